@@ -1,0 +1,67 @@
+//! The boundary between what to compute and who computes it.
+//!
+//! Only token ids, hidden states (T, dim) f32 and logits cross it. All allocation happens in
+//! [`Backend::load`]; [`Backend::run`] allocates and creates nothing.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    error::Result,
+    model::Model,
+    plan::{Segment, Sizes},
+};
+
+/// Which logits a step must produce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: an early part of a prompt. The head is not run.
+    Nothing,
+    /// Those of the last token.
+    Last,
+    /// Those of every token (perplexity).
+    All,
+}
+
+/// What crosses a segment's edge; reused from step to step.
+#[derive(Debug, Default)]
+pub struct Activations {
+    /// Input of a segment with `embed`: (T) token ids below the vocabulary size.
+    pub ids: Vec<u32>,
+    /// Input and output between segments: (T, dim).
+    pub hidden: Vec<f32>,
+    /// Output of a segment with `head`: (0, 1 or T rows by [`Wanted`], vocab).
+    pub logits: Vec<f32>,
+}
+
+/// Names a loaded segment of one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentId(pub usize);
+
+/// Runs consecutive layers of a model and holds their KV cache.
+pub trait Backend {
+    /// A name for summaries: "CPU (avx2, 2 threads)", "GPU (AMD Radeon 780M, Vulkan)".
+    fn name(&self) -> &str;
+
+    /// Uploads the weights of `segment`, allocates its cache, buffers and pipelines.
+    /// `progress` is told the bytes of weights finished since the last call.
+    fn load(
+        &mut self,
+        model: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SegmentId>;
+
+    /// Runs T = `positions.len()` tokens (1 ..= `batch_tokens`) at those positions. `positions.start` must
+    /// not exceed the tokens already cached: what the cache held from there on is overwritten.
+    ///
+    /// Reads `ids` or `hidden` and replaces `hidden` or `logits`, by the segment's `embed` and `head`.
+    /// NaN or infinity is [`crate::Error::NotFinite`], naming the layer.
+    fn run(
+        &mut self,
+        segment: SegmentId,
+        activations: &mut Activations,
+        positions: Range<usize>,
+        wanted: Wanted,
+    ) -> Result<()>;
+}

@@ -1,0 +1,119 @@
+//! A shared, read-only range of bytes: of a memory-mapped file, of the program itself, or owned.
+//!
+//! Weights are read in place from the memory map; cloning a [`Bytes`] never copies data.
+
+use std::{
+    fmt,
+    fs::File,
+    ops::{Deref, Range},
+    path::Path,
+    sync::Arc,
+};
+
+use crate::error::{Error, Result};
+
+/// Read-only bytes with shared ownership. Cheap to clone and to slice.
+#[derive(Clone)]
+pub struct Bytes {
+    source: Source,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Mapped(Arc<memmap2::Mmap>),
+    Static(&'static [u8]),
+    Owned(Arc<[u8]>),
+}
+
+impl Bytes {
+    /// Maps a file read-only. An empty file gives empty bytes.
+    ///
+    /// A file that is truncated by another process while it is mapped makes the operating system stop
+    /// this process (SIGBUS) when the missing part is read: do not write to a model file in use.
+    pub fn map(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
+        if meta.is_dir() {
+            return Err(Error::malformed("file", "a regular file", "a directory").in_file(path.display().to_string()));
+        }
+        if meta.len() == 0 {
+            return Ok(Self::from_static(&[]));
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: the map is private and read-only and `Bytes` hands out `&[u8]` only. Another process may
+        // still change the file underneath: all values read from it are validated as untrusted, and none
+        // is read twice with the second reading trusted.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        let range = 0..map.len();
+        Ok(Self { source: Source::Mapped(Arc::new(map)), range })
+    }
+
+    /// Bytes that are part of the program.
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self { source: Source::Static(bytes), range: 0..bytes.len() }
+    }
+
+    /// The part `range` of these bytes, or `None` when it is out of bounds.
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.len() {
+            return None;
+        }
+        let start = self.range.start + range.start;
+        Some(Self { source: self.source.clone(), range: start..start + range.len() })
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { source: Source::Owned(bytes.into()), range }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let all: &[u8] = match &self.source {
+            Source::Mapped(map) => map,
+            Source::Static(bytes) => bytes,
+            Source::Owned(bytes) => bytes,
+        };
+        &all[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.source {
+            Source::Mapped(_) => "mapped",
+            Source::Static(_) => "static",
+            Source::Owned(_) => "owned",
+        };
+        write!(f, "Bytes({kind}, {} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_stay_inside() {
+        let bytes = Bytes::from(vec![1, 2, 3, 4]);
+        let middle = bytes.slice(1..3).unwrap();
+        assert_eq!(&*middle, &[2, 3]);
+        assert_eq!(&*middle.slice(1..2).unwrap(), &[3]);
+        assert!(middle.slice(1..3).is_none());
+        #[allow(clippy::reversed_empty_ranges)]
+        let reversed = 2..1;
+        assert!(bytes.slice(reversed).is_none());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Bytes::map(Path::new("no-such-file.gguf")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot open no-such-file.gguf"), "{error}");
+    }
+}

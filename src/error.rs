@@ -1,0 +1,168 @@
+//! One error type for the whole program.
+//!
+//! Every message names the thing at fault, what was expected and what was found, and fits on one line.
+
+use std::path::{Path, PathBuf};
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. `Display` gives one line fit for a user.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to open, read, map or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "open", "map", "write", ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// An error inside a file: adds the file's name in front of the reason.
+    #[error("{file}: {source}")]
+    InFile {
+        /// The path as the user gave it, or the name of an embedded file.
+        file: String,
+        /// The reason.
+        source: Box<Error>,
+    },
+
+    /// Data that breaks its format's rules, or contradicts other data.
+    #[error("{thing}: expected {expected}, found {found}")]
+    Malformed {
+        /// Key, tensor, field or offset at fault.
+        thing: String,
+        /// What the format asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// Valid data that this program cannot run.
+    #[error("{thing} is not supported: {reason}")]
+    Unsupported {
+        /// Key, tensor, type or architecture.
+        thing: String,
+        /// Why, and what to do instead where something can be done.
+        reason: String,
+    },
+
+    /// Something the model needs is absent.
+    #[error("{thing} is missing{}", hint(.needed_for))]
+    Missing {
+        /// Key, tensor or file.
+        thing: String,
+        /// What it is needed for; may be empty.
+        needed_for: String,
+    },
+
+    /// A wrong combination of flags or a bad flag value that the argument parser cannot see.
+    #[error("{0}")]
+    Usage(String),
+
+    /// The prompt or the answer does not fit the context.
+    #[error("the context is full: {needed} tokens needed, {context} tokens available (raise it with -c)")]
+    ContextFull {
+        /// Tokens that would have to be held.
+        needed: usize,
+        /// Tokens that can be held.
+        context: usize,
+    },
+
+    /// No GPU adapter fits the request.
+    #[error("no usable GPU adapter: {reason}")]
+    NoAdapter {
+        /// What was looked for and what was found.
+        reason: String,
+    },
+
+    /// The GPU driver or the validation layer refused an operation.
+    #[error("GPU error while {action}: {reason}")]
+    Gpu {
+        /// What was being done.
+        action: String,
+        /// The driver's words.
+        reason: String,
+    },
+
+    /// The GPU went away: driver reset, removal, time-out.
+    #[error("GPU device lost: {reason}")]
+    DeviceLost {
+        /// The driver's words.
+        reason: String,
+    },
+
+    /// The numbers went bad: text made of them would be garbage.
+    #[error("not a finite number in {place} on {backend}: the weights are damaged or a kernel is wrong")]
+    NotFinite {
+        /// The layer or stage.
+        place: String,
+        /// The backend that computed it.
+        backend: String,
+    },
+}
+
+fn hint(needed_for: &str) -> String {
+    if needed_for.is_empty() { String::new() } else { format!(" (needed for {needed_for})") }
+}
+
+impl Error {
+    /// Data at fault, with what the format asks for and what is there.
+    pub fn malformed(thing: impl Into<String>, expected: impl ToString, found: impl ToString) -> Self {
+        Self::Malformed { thing: thing.into(), expected: expected.to_string(), found: found.to_string() }
+    }
+
+    /// Valid data that cannot be run, and why.
+    pub fn unsupported(thing: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unsupported { thing: thing.into(), reason: reason.into() }
+    }
+
+    /// An absent key, tensor or file; `needed_for` may be empty.
+    pub fn missing(thing: impl Into<String>, needed_for: impl Into<String>) -> Self {
+        Self::Missing { thing: thing.into(), needed_for: needed_for.into() }
+    }
+
+    /// A failed system call on `path`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// Puts the file's name in front, once: an error that already names its file stays as it is.
+    #[must_use]
+    pub fn in_file(self, file: impl Into<String>) -> Self {
+        match self {
+            named @ (Self::InFile { .. } | Self::Io { .. }) => named,
+            other => Self::InFile { file: file.into(), source: Box::new(other) },
+        }
+    }
+
+    /// The process exit code: 2 for usage, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_file_thing_expected_and_found() {
+        let error = Error::malformed("tensor blk.0.attn_q.weight", "2560 columns", 2559).in_file("m.gguf");
+        assert_eq!(error.to_string(), "m.gguf: tensor blk.0.attn_q.weight: expected 2560 columns, found 2559");
+        assert_eq!(error.in_file("again.gguf").to_string().matches(".gguf").count(), 1);
+    }
+
+    #[test]
+    fn only_usage_errors_exit_with_two() {
+        assert_eq!(Error::Usage("x".into()).exit_code(), 2);
+        assert_eq!(Error::missing("key", "").exit_code(), 1);
+    }
+}

@@ -1,0 +1,18 @@
+//! Runs ternary (1.58-bit) language models on any GPU through wgpu, or on the CPU with SIMD kernels.
+//!
+//! The modules below stand in the order data flows through them; imports point upwards only.
+#![deny(unsafe_code)]
+
+pub mod error;
+
+pub mod bytes;
+
+pub mod gguf;
+
+pub mod model;
+
+pub mod plan;
+
+pub mod backend;
+
+pub use error::{Error, Result};

@@ -1,0 +1,16 @@
+//! A model: validated hyperparameters and its tensors by role.
+
+mod config;
+mod weights;
+
+pub use config::{Activation, Config, Family, Rope, RopeStyle};
+pub use weights::{Block, DenseMatrix, Linear, Norm, TernaryMatrix, Weights};
+
+/// A model ready to be planned and loaded.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Hyperparameters.
+    pub config: Config,
+    /// Tensors; large ones still in the memory map.
+    pub weights: Weights,
+}

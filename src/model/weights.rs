@@ -1,0 +1,147 @@
+//! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
+
+use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, Scales, TernaryView};
+
+use crate::bytes::Bytes;
+
+/// A ternary projection of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Linear {
+    /// (heads * head_dim, dim)
+    Q,
+    /// (kv_heads * head_dim, dim)
+    K,
+    /// (kv_heads * head_dim, dim)
+    V,
+    /// (dim, heads * head_dim)
+    O,
+    /// (ffn_dim, dim)
+    Gate,
+    /// (ffn_dim, dim)
+    Up,
+    /// (dim, ffn_dim)
+    Down,
+}
+
+impl Linear {
+    /// All projections, in storage order.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+}
+
+/// An RMSNorm weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Norm {
+    /// Before q, k, v; (dim)
+    Attn,
+    /// On each head of q; (head_dim); Qwen3 only
+    QHead,
+    /// On each head of k; (head_dim); Qwen3 only
+    KHead,
+    /// Before o; (heads * head_dim); BitNet only
+    AttnSub,
+    /// Before gate and up; (dim)
+    Ffn,
+    /// Before down; (ffn_dim); BitNet only
+    FfnSub,
+    /// After the last block; (dim). The only one outside the blocks.
+    Output,
+}
+
+impl Norm {
+    /// The norms that belong to a block.
+    pub const BLOCK: [Self; 6] = [Self::Attn, Self::QHead, Self::KHead, Self::AttnSub, Self::Ffn, Self::FfnSub];
+}
+
+/// A matrix of codes 0, 1, 2 = -1, 0, +1 with one scale: value = scale * (code - 1).
+#[derive(Clone, Debug)]
+pub struct TernaryMatrix {
+    /// Output features.
+    pub rows: usize,
+    /// Input features; the layout says how a last partial block is padded.
+    pub cols: usize,
+    /// Packed codes, possibly still in the memory map.
+    pub codes: Bytes,
+    /// How the codes are packed.
+    pub layout: Layout,
+    /// One scale for the whole matrix.
+    pub scale: f32,
+}
+
+impl TernaryMatrix {
+    /// What the kernels take.
+    pub fn view(&self) -> TernaryView<'_> {
+        TernaryView {
+            rows: self.rows,
+            cols: self.cols,
+            codes: &self.codes,
+            layout: self.layout,
+            scales: Scales::PerTensor(self.scale),
+        }
+    }
+}
+
+/// An unquantised or conventionally quantised matrix: the embedding table or the output head.
+#[derive(Clone, Debug)]
+pub struct DenseMatrix {
+    /// Output features: the vocabulary.
+    pub rows: usize,
+    /// Input features: `dim`.
+    pub cols: usize,
+    /// Rows in file order.
+    pub data: Bytes,
+    /// Element or block type.
+    pub ty: DenseType,
+}
+
+impl DenseMatrix {
+    /// What the kernels take.
+    pub fn view(&self) -> DenseView<'_> {
+        DenseView { rows: self.rows, cols: self.cols, data: &self.data, ty: self.ty }
+    }
+}
+
+/// The weights of one transformer block.
+#[derive(Clone, Debug)]
+pub struct Block {
+    pub(super) linears: [TernaryMatrix; Linear::ALL.len()],
+    pub(super) norms: [Option<Vec<f32>>; Norm::BLOCK.len()],
+}
+
+impl Block {
+    /// The matrix of a projection.
+    pub fn linear(&self, role: Linear) -> &TernaryMatrix {
+        &self.linears[role as usize]
+    }
+
+    /// The norm of that role, where the family has one.
+    pub fn norm(&self, role: Norm) -> Option<&[f32]> {
+        self.norms.get(role as usize)?.as_deref()
+    }
+
+    /// Bytes of the ternary codes.
+    pub fn ternary_bytes(&self) -> usize {
+        self.linears.iter().map(|m| m.codes.len()).sum()
+    }
+}
+
+/// All weights of a model.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    /// (vocab, dim)
+    pub token_embd: DenseMatrix,
+    /// One entry per layer.
+    pub blocks: Vec<Block>,
+    /// (dim)
+    pub output_norm: Vec<f32>,
+    /// (vocab, dim); `None` = the embedding table serves as the head.
+    pub output: Option<DenseMatrix>,
+    /// Divides each RoPE frequency; (rope.dims / 2), where the file has `rope_freqs.weight`.
+    pub rope_factors: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// The output head, tied or not.
+    pub fn head(&self) -> &DenseMatrix {
+        self.output.as_ref().unwrap_or(&self.token_embd)
+    }
+}

@@ -1,0 +1,65 @@
+//! What runs where: pure data, printable and testable without hardware.
+//!
+//! In: a [`crate::model::Config`], tensor sizes, and what each backend can do. Out: a [`Plan`].
+
+pub mod graph;
+pub mod op;
+
+use std::{fmt, ops::Range};
+
+pub use bitnet_cpu_kernels::attention::KvType;
+
+/// Which engine runs a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BackendKind {
+    /// SIMD kernels on the processor.
+    Cpu,
+    /// Compute shaders through wgpu.
+    Gpu,
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "CPU",
+            Self::Gpu => "GPU",
+        })
+    }
+}
+
+/// Consecutive layers on one backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The layers, half-open.
+    pub layers: Range<usize>,
+    /// Who runs them.
+    pub backend: BackendKind,
+    /// Begins with [`op::Op::Embed`]: takes ids instead of hidden states.
+    pub embed: bool,
+    /// Ends with [`op::Op::Head`]: gives logits instead of hidden states.
+    pub head: bool,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// The segments of a model in order, and the sizes their caches are made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Contiguous, covering all layers; the first has `embed`, the last has `head`.
+    pub segments: Vec<Segment>,
+    /// What every backend is loaded with.
+    pub sizes: Sizes,
+}
+
+/// Sizes chosen before loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Positions the KV cache holds.
+    pub context_tokens: usize,
+    /// Most tokens of one [`crate::backend::Backend::run`].
+    pub batch_tokens: usize,
+    /// Element type of the key cache.
+    pub k_type: KvType,
+    /// Element type of the value cache.
+    pub v_type: KvType,
+}
