@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::{
-    json::{Object, one_line, read_json},
+    json::{Object, read_json},
     safetensors::{self, Tensor},
 };
 use crate::{
     bytes::Bytes,
-    error::{Error, Result},
+    error::{Error, Result, shown},
 };
 
 const WHOLE: &str = "model.safetensors";
@@ -62,13 +62,13 @@ impl Checkpoint {
             let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
             // A backslash separates folders on Windows only, so it is refused everywhere.
             if !plain || shard.contains(['\\', '/', ':']) {
-                let found = format!("\"{}\"", one_line(shard));
+                let found = format!("\"{}\"", shown(shard));
                 return Err(Error::malformed("shard", "the name of a file beside the index", found));
             }
             let path = dir.join(shard);
             self.add_file(path.clone())?;
             if let Some(missing) = wanted.iter().find(|name| self.get(without_prefix(name)).is_none()) {
-                let error = Error::missing(format!("tensor {}", one_line(missing)), format!("{INDEX} says it is here"));
+                let error = Error::missing(format!("tensor {}", shown(missing)), format!("{INDEX} says it is here"));
                 return Err(error.in_file(path.display().to_string()));
             }
         }

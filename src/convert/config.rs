@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::json::{Object, one_line};
+use super::json::Object;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, shown},
     model::{Activation, Config, Family, Rope, RopeStyle},
 };
 
@@ -105,7 +105,7 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
         "LlamaForCausalLM" | "llama" => Ok(("llama", Family::Llama)),
         "Qwen3ForCausalLM" | "qwen3" => Ok(("qwen3", Family::Qwen3)),
         other => Err(Error::unsupported(
-            format!("architecture {}", one_line(other)),
+            format!("architecture {}", shown(other)),
             "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM are",
         )),
     }
@@ -141,7 +141,7 @@ fn refuse_unsupported(top: &Object) -> Result<()> {
 fn name(top: &Object) -> Result<String> {
     let path = top.str("_name_or_path")?.unwrap_or("");
     let last = path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or("");
-    Ok(if last == "." || last == ".." { String::new() } else { one_line(last) })
+    Ok(if last == "." || last == ".." { String::new() } else { shown(last) })
 }
 
 fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
@@ -151,7 +151,7 @@ fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
         ("silu" | "swish", _) => Ok(Activation::Silu),
         (other, _) => {
             let expected = if family == Family::BitNet { "relu2 or silu" } else { "silu" };
-            Err(Error::malformed(top.key("hidden_act"), expected, one_line(other)))
+            Err(Error::malformed(top.key("hidden_act"), expected, shown(other)))
         }
     }
 }
@@ -160,7 +160,7 @@ fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
     let Some(quantisation) = top.object("quantization_config")? else { return Ok(None) };
     let method = quantisation.str("quant_method")?.unwrap_or("absent");
     if method != "bitnet" {
-        return Err(Error::unsupported(format!("quant_method {}", one_line(method)), "only bitnet is"));
+        return Err(Error::unsupported(format!("quant_method {}", shown(method)), "only bitnet is"));
     }
     if quantisation.bool("use_rms_norm")? == Some(true) {
         return Err(Error::unsupported(
@@ -170,7 +170,7 @@ fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
     }
     let kept = quantisation.strings("modules_to_not_convert")?;
     if let Some(module) = kept.iter().find(|module| module.contains("_proj")) {
-        let thing = format!("{} with {}", quantisation.key("modules_to_not_convert"), one_line(module));
+        let thing = format!("{} with {}", quantisation.key("modules_to_not_convert"), shown(module));
         return Err(Error::unsupported(thing, "every projection of a block has to be ternary"));
     }
     match quantisation.str("linear_class")?.unwrap_or("bitlinear") {
@@ -178,19 +178,13 @@ fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
         "autobitlinear" => Ok(Some(ScaleReading::Multiply)),
         other => {
             let key = quantisation.key("linear_class");
-            Err(Error::malformed(key, "bitlinear or autobitlinear", one_line(other)))
+            Err(Error::malformed(key, "bitlinear or autobitlinear", shown(other)))
         }
     }
 }
 
 /// RoPE from `rope_parameters` (transformers 5), `rope_scaling` and `rope_theta`; the first wins.
-fn rope(
-    top: &Object,
-    arch: &str,
-    family: Family,
-    head_dim: usize,
-    context: usize,
-) -> Result<(Rope, Option<Vec<f32>>)> {
+fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usize) -> Result<(Rope, Option<Vec<f32>>)> {
     let parameters = top.object("rope_parameters")?;
     let scaling = match parameters {
         Some(parameters) => Some(parameters),
@@ -239,7 +233,7 @@ fn rope(
             Ok((rope, Some(factors)))
         }
         other => Err(Error::unsupported(
-            format!("RoPE scaling {}", one_line(other)),
+            format!("RoPE scaling {}", shown(other)),
             "only linear and llama3 are; without the entry in config.json the model runs at its original context",
         )),
     }

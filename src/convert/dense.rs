@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 
 /// Reads `out.len()` elements from element `start` on. The caller has checked dtype and size.
 pub(super) fn read(tensor: &Tensor, start: usize, out: &mut [f32]) {
-    let bytes = |size: usize| &tensor.data[start * size..(start + out.len()) * size];
+    let end = start + out.len();
+    let bytes = |size: usize| &tensor.data[start * size..end * size];
     match tensor.dtype {
         Dtype::F32 => {
             for (value, raw) in out.iter_mut().zip(bytes(4).as_chunks::<4>().0) {

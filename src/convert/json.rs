@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     bytes::Bytes,
-    error::{Error, Result},
+    error::{Error, Result, shown},
 };
 
 /// An object and the path of keys that leads to it, for messages.
@@ -87,9 +87,7 @@ impl<'a> Object<'a> {
     pub fn strings(&self, key: &str) -> Result<Vec<&'a str>> {
         let Some(list) = self.typed(key, "a list of strings", Value::as_array)? else { return Ok(Vec::new()) };
         list.iter()
-            .map(|item| {
-                item.as_str().ok_or_else(|| Error::malformed(self.key(key), "a list of strings", kind(item)))
-            })
+            .map(|item| item.as_str().ok_or_else(|| Error::malformed(self.key(key), "a list of strings", kind(item))))
             .collect()
     }
 
@@ -97,7 +95,7 @@ impl<'a> Object<'a> {
     pub fn strings_by_key(&self) -> Result<Vec<(&'a str, &'a str)>> {
         let pair = |(key, value): (&'a String, &'a Value)| match value.as_str() {
             Some(text) => Ok((key.as_str(), text)),
-            None => Err(Error::malformed(self.key(&one_line(key)), "a string", kind(value))),
+            None => Err(Error::malformed(self.key(&shown(key)), "a string", kind(value))),
         };
         self.map.iter().map(pair).collect()
     }
@@ -133,18 +131,5 @@ pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let bytes = Bytes::map(path)?;
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|e| Error::malformed("file", "JSON", one_line(&e.to_string())).in_file(path.display().to_string()))
-}
-
-/// Text from a file, fit for one line of a message: control characters escaped, cut after 120 characters.
-pub(super) fn one_line(text: &str) -> String {
-    const LONGEST: usize = 120;
-    let mut line = String::new();
-    for c in text.chars().take(LONGEST) {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    if text.chars().nth(LONGEST).is_some() {
-        line.push_str("...");
-    }
-    line
+        .map_err(|e| Error::malformed("file", "JSON", shown(&e.to_string())).in_file(path.display().to_string()))
 }

@@ -13,10 +13,10 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::json::one_line;
 use crate::{
     bytes::Bytes,
-    error::{Error, Result},
+    error::{Error, Result, shown},
+    gguf,
 };
 
 /// Longest tensor name accepted: real ones have under 100 bytes, and every message repeats them.
@@ -73,20 +73,23 @@ impl<'de> Deserialize<'de> for Header {
 
 /// Reads the tensor table of a whole file.
 pub(super) fn parse(file: &Bytes) -> Result<Vec<Tensor>> {
-    if let Some(found) = other_format(file) {
-        return Err(Error::malformed("file", "a safetensors file", found));
-    }
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Error::malformed("file", "at least 8 bytes", format!("{} bytes", file.len())));
     };
     let length = u64::from_le_bytes(*length);
     let most = MAX_HEADER_BYTES.min(rest.len() as u64);
     if length > most {
+        // What is saved as .safetensors by accident reads as an absurd length.
+        if rest.first() != Some(&b'{')
+            && let Some(found) = gguf::recognise(file)
+        {
+            return Err(Error::malformed("file", "a safetensors file", found));
+        }
         return Err(Error::malformed("header length", format!("at most {most} bytes"), length));
     }
     let (header, data) = rest.split_at(length as usize);
     let header: Header = serde_json::from_slice(header)
-        .map_err(|e| Error::malformed("header", "a JSON table of tensors", one_line(&e.to_string())))?;
+        .map_err(|e| Error::malformed("header", "a JSON table of tensors", shown(&e.to_string())))?;
 
     let mut entries = header.0;
     check_names(&entries)?;
@@ -125,7 +128,7 @@ fn check_names(entries: &[(String, TensorInfo)]) -> Result<()> {
     for (name, _) in entries {
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
             let expected = format!("1 to {MAX_NAME_BYTES} bytes without control characters");
-            return Err(Error::malformed("tensor name", expected, format!("\"{}\"", one_line(name))));
+            return Err(Error::malformed("tensor name", expected, format!("\"{}\"", shown(name))));
         }
         if !seen.insert(name.as_str()) {
             return Err(Error::malformed(format!("tensor {name}"), "one entry", "the name twice"));
@@ -162,21 +165,5 @@ pub(super) fn shape(sizes: &[usize]) -> String {
     match sizes.len() {
         0..=8 => format!("{sizes:?}"),
         many => format!("a shape of {many} dimensions"),
-    }
-}
-
-/// What people save as `.safetensors` by accident; all of these read as absurd header lengths otherwise.
-fn other_format(file: &[u8]) -> Option<&'static str> {
-    let starts = |magic: &[u8]| file.starts_with(magic);
-    if starts(b"version https://git-lfs") {
-        Some("a Git LFS pointer: fetch the file itself with `git lfs pull` or from its web page")
-    } else if starts(b"<!DOCTYPE") || starts(b"<!doctype") || starts(b"<html") || starts(b"<?xml") {
-        Some("a web page")
-    } else if starts(b"PK\x03\x04") {
-        Some("a zip archive (a PyTorch checkpoint?)")
-    } else if starts(b"GGUF") {
-        Some("a GGUF file, which needs no conversion")
-    } else {
-        None
     }
 }

@@ -162,7 +162,9 @@ fn not_ternary(tensor: &Tensor, cols: usize) -> Error {
         values.len() > *group && values.chunks(*group).all(|chunk| common_magnitude(0.0, chunk).is_some())
     });
     let reason = match grouped {
-        Some(group) => format!("its values are ternary in groups of {group} with a scale each, and I2_S has one scale a matrix; use the model's own GGUF file"),
+        Some(group) => format!(
+            "its values are ternary in groups of {group} with a scale each, and I2_S has one scale a matrix; use the model's own GGUF file"
+        ),
         None => "its values are not ternary and config.json has no quantization_config of method bitnet; rounding \
                  a model that was not trained for it destroys it (--ternarise does it all the same)"
             .to_owned(),
