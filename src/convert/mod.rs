@@ -4,13 +4,14 @@
 //! that this program and others read in place. Nothing is held in memory but a few rows and the tokenizer.
 
 mod checkpoint;
-mod config;
+pub(crate) mod config;
 mod dense;
-mod json;
+pub(crate) mod json;
 mod layout;
-mod metadata;
+pub(crate) mod metadata;
 mod report;
 mod safetensors;
+pub(crate) mod target;
 mod ternary;
 mod tokens;
 mod write;
@@ -80,9 +81,9 @@ pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Repor
     let mut inputs: Vec<PathBuf> = checkpoint.files.clone();
     inputs.push(config_path);
     inputs.extend(tokens.files);
-    let target = write::Target::create(out, &inputs, options.force)?;
+    let target = target::Target::create(out, &inputs, options.force)?;
     let mut findings = write::Findings::default();
-    let bytes_out = target.write(&metadata, &items, &config, options, &mut findings).map_err(in_source)?;
+    let bytes_out = write::write(target, &metadata, &items, &config, options, &mut findings).map_err(in_source)?;
 
     let mut report = Report::new(out.to_path_buf(), &config.model, &items, checkpoint.bytes);
     report.rounded = findings.rounded;

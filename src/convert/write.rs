@@ -1,14 +1,12 @@
 //! Tensors of the layout -> the GGUF file, a few rows at a time.
 
 use std::{
-    fs,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     ops::ControlFlow,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use bitnet_cpu_kernels::format::{I2S_BLOCK, Layout, pack};
-use tempfile::NamedTempFile;
 
 use super::{
     ConvertOptions, Progress,
@@ -16,6 +14,7 @@ use super::{
     dense,
     layout::{Content, Item, Projection},
     safetensors::Tensor,
+    target::Target,
     ternary::Origin,
 };
 use crate::{
@@ -28,96 +27,28 @@ const CHUNK_ELEMENTS: usize = 1 << 16;
 /// What follows the codes of an I2_S tensor: the scale as f32, and zeros.
 const I2S_TRAILER_BYTES: usize = 32;
 
-/// A file that takes its name only when it is complete; until then it is a temporary file beside it, which
-/// vanishes when this is dropped.
-pub(super) struct Target {
-    path: PathBuf,
-    force: bool,
-    file: NamedTempFile,
-}
-
-impl Target {
-    /// Refuses a path that must not be written, then opens the temporary file.
-    pub fn create(path: &Path, inputs: &[PathBuf], force: bool) -> Result<Self> {
-        if let Ok(found) = fs::metadata(path) {
-            let shown = path.display();
-            if !found.is_file() {
-                return Err(Error::Usage(format!("{shown} is not a regular file, so the model cannot go there")));
-            }
-            let same = |input: &PathBuf| fs::canonicalize(input).ok() == fs::canonicalize(path).ok();
-            if inputs.iter().any(same) {
-                return Err(Error::Usage(format!("{shown} is part of the input; choose another output")));
-            }
-            if !force {
-                return Err(Error::Usage(format!("{shown} exists; --force overwrites it")));
-            }
-        }
-        let name = path.file_name().ok_or_else(|| {
-            Error::Usage(format!("the output has to be the path of a file, not \"{}\"", path.display()))
-        })?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let prefix = format!(".{}.", name.to_string_lossy());
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".part");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // What an ordinary new file gets; the system takes the user's umask off. Temporary files are private.
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(folder).map_err(|e| Error::io("write", path, e))?;
-        Ok(Self { path: path.to_path_buf(), force, file })
-    }
-
-    /// Writes the whole model and gives the file its name. Returns its size.
-    pub fn write(
-        self,
-        metadata: &Metadata,
-        items: &[Item],
-        config: &SourceConfig,
-        options: &ConvertOptions,
-        findings: &mut Findings,
-    ) -> Result<u64> {
-        self.fill(metadata, items, config, options, findings)?;
-        let failed = |e| Error::io("write", &self.path, e);
-        // Without this, a power cut after the rename could leave the name without the data.
-        self.file.as_file().sync_all().map_err(failed)?;
-        let bytes = self.file.as_file().metadata().map_err(failed)?.len();
-        let kept = if self.force { self.file.persist(&self.path) } else { self.file.persist_noclobber(&self.path) };
-        kept.map_err(|e| Error::io("write", &self.path, e.error))?;
-        Ok(bytes)
-    }
-
-    fn fill(
-        &self,
-        metadata: &Metadata,
-        items: &[Item],
-        config: &SourceConfig,
-        options: &ConvertOptions,
-        findings: &mut Findings,
-    ) -> Result<()> {
-        let specs = items.iter().map(|item| item.spec.clone()).collect();
-        let out = BufWriter::with_capacity(1 << 20, self.file.as_file());
-        let writer = Writer::create(metadata, specs, out).map_err(|e| renamed(e, &self.path))?.named(&self.path);
-        let total = items.iter().map(Item::bytes).sum();
-        let mut run = Run { writer, config, options, findings, path: &self.path, total, done: 0 };
+/// Writes the whole model and gives the file its name. Returns its size.
+pub(super) fn write(
+    target: Target,
+    metadata: &Metadata,
+    items: &[Item],
+    config: &SourceConfig,
+    options: &ConvertOptions,
+    findings: &mut Findings,
+) -> Result<u64> {
+    let total = items.iter().map(Item::bytes).sum();
+    target.check_space(total)?;
+    let specs = items.iter().map(|item| item.spec.clone()).collect();
+    {
+        let writer = Writer::create(metadata, specs, target.buffered()).map_err(|e| target.blame(e))?;
+        let writer = writer.named(target.path());
+        let mut run = Run { writer, config, options, findings, path: target.path(), total, done: 0 };
         for item in items {
             run.write(item)?;
         }
         run.writer.finish()?;
-        Ok(())
     }
-}
-
-/// An error of the writer's first step, which does not know the file's name yet.
-fn renamed(error: Error, path: &Path) -> Error {
-    match error {
-        Error::Io { action, source, .. } => Error::io(action, path, source),
-        other => other.in_file(path.display().to_string()),
-    }
+    target.finish()
 }
 
 /// What is learnt about the matrices on the way.
