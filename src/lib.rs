@@ -17,4 +17,6 @@ pub mod backend;
 
 pub mod convert;
 
+pub mod dummy;
+
 pub use error::{Error, Result};

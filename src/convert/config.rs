@@ -10,7 +10,7 @@ use crate::{
 
 /// How `weight_scale` of a packed matrix enters (formats.md 3.4); `linear_class` decides, not the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScaleReading {
+pub(crate) enum ScaleReading {
     /// `linear_class: autobitlinear`: the product is multiplied by it; it is mean|W|.
     Multiply,
     /// `linear_class: bitlinear`, also when the key is absent: the product is divided by it; it is 1 / mean|W|.
@@ -19,7 +19,7 @@ pub(super) enum ScaleReading {
 
 /// What the directory says about its model.
 #[derive(Clone, Debug)]
-pub(super) struct SourceConfig {
+pub(crate) struct SourceConfig {
     /// Hyperparameters as the GGUF will state them.
     pub model: Config,
     /// `tie_word_embeddings`, where stated.
@@ -33,7 +33,7 @@ pub(super) struct SourceConfig {
 }
 
 /// Reads and checks `config.json`.
-pub(super) fn read_config(json: &Value) -> Result<SourceConfig> {
+pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
     let top = Object::top(json)?;
     let (arch, family) = architecture(&top)?;
     refuse_unsupported(&top)?;

@@ -1,6 +1,6 @@
 //! Real numbers of a checkpoint (F32, F16, BF16) -> f32, and f16 or f32 bytes for the output.
 
-use half::{bf16, f16};
+use half::f16;
 use safetensors::Dtype;
 
 use super::safetensors::Tensor;
@@ -18,7 +18,8 @@ pub(super) fn read(tensor: &Tensor, start: usize, out: &mut [f32]) {
         }
         Dtype::BF16 => {
             for (value, raw) in out.iter_mut().zip(bytes(2).as_chunks::<2>().0) {
-                *value = bf16::from_le_bytes(*raw).to_f32();
+                // BF16 is the upper half of an f32.
+                *value = f32::from_bits(u32::from(u16::from_le_bytes(*raw)) << 16);
             }
         }
         Dtype::F16 => {

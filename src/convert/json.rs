@@ -124,7 +124,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// Reads a JSON file; `None` when it does not exist.
-pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }

@@ -8,6 +8,7 @@ use super::{
     checkpoint::Checkpoint,
     config::SourceConfig,
     dense,
+    names::{norm_names, norms, projection_names, spec},
     safetensors::{Tensor, shape},
     ternary::{self, Ternary},
 };
@@ -70,13 +71,6 @@ impl<'a> Projection<'a> {
 pub(super) struct Item<'a> {
     pub spec: TensorSpec,
     pub content: Content<'a>,
-}
-
-impl Item<'_> {
-    /// Bytes in the file, without padding.
-    pub fn bytes(&self) -> u64 {
-        self.spec.ty.size_bytes(&self.spec.dims).expect("the layout has checked the shape")
-    }
 }
 
 /// Finds every tensor the model needs, with the shape it needs, and nothing else.
@@ -201,50 +195,6 @@ impl<'a> Builder<'a> {
 /// What old transformers versions saved with the weights and no longer read.
 fn is_buffer(name: &str) -> bool {
     [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"].iter().any(|end| name.ends_with(end))
-}
-
-/// The norms of a block, in the order they are used.
-fn norms(family: Family) -> impl Iterator<Item = Norm> {
-    Norm::BLOCK.into_iter().filter(move |norm| match norm {
-        Norm::QHead | Norm::KHead => family == Family::Qwen3,
-        Norm::AttnSub | Norm::FfnSub => family == Family::BitNet,
-        Norm::Attn | Norm::Ffn => true,
-        Norm::Output => false,
-    })
-}
-
-/// GGUF name, checkpoint names (the second is 1bitLLM's), size (formats.md 4.10).
-fn norm_names(model: &Config, role: Norm) -> (&'static str, &'static [&'static str], usize) {
-    match role {
-        Norm::Attn => ("attn_norm", &["input_layernorm"], model.dim),
-        Norm::QHead => ("attn_q_norm", &["self_attn.q_norm"], model.head_dim),
-        Norm::KHead => ("attn_k_norm", &["self_attn.k_norm"], model.head_dim),
-        Norm::AttnSub => {
-            ("attn_sub_norm", &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"], model.heads * model.head_dim)
-        }
-        Norm::Ffn => ("ffn_norm", &["post_attention_layernorm"], model.dim),
-        Norm::FfnSub => ("ffn_sub_norm", &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"], model.ffn_dim),
-        Norm::Output => ("output_norm", &["norm"], model.dim),
-    }
-}
-
-/// GGUF name, checkpoint name, rows, columns (formats.md 4.10).
-fn projection_names(model: &Config, role: Linear) -> (&'static str, &'static str, usize, usize) {
-    let (q, kv) = (model.heads * model.head_dim, model.kv_heads * model.head_dim);
-    match role {
-        Linear::Q => ("attn_q", "self_attn.q_proj", q, model.dim),
-        Linear::K => ("attn_k", "self_attn.k_proj", kv, model.dim),
-        Linear::V => ("attn_v", "self_attn.v_proj", kv, model.dim),
-        Linear::O => ("attn_output", "self_attn.o_proj", model.dim, q),
-        Linear::Gate => ("ffn_gate", "mlp.gate_proj", model.ffn_dim, model.dim),
-        Linear::Up => ("ffn_up", "mlp.up_proj", model.ffn_dim, model.dim),
-        Linear::Down => ("ffn_down", "mlp.down_proj", model.dim, model.ffn_dim),
-    }
-}
-
-/// A tensor of the output; `sizes` slowest first, as in the checkpoint.
-fn spec(name: String, sizes: &[usize], ty: TensorType) -> TensorSpec {
-    TensorSpec { name, dims: sizes.iter().rev().map(|&size| size as u64).collect(), ty }
 }
 
 fn check(tensor: &Tensor, expected: &[usize]) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::{
 const FILE_TYPE_I2_S: u32 = 40;
 
 /// The pairs that describe the model, in the order of the official 2B-4T file (formats.md 1.2).
-pub(super) fn describe(model: &Config) -> Metadata {
+pub(crate) fn describe(model: &Config) -> Metadata {
     let mut metadata = Metadata::default();
     let arch = &model.arch;
     metadata.set("general.architecture", Value::String(arch.clone()));

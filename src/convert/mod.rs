@@ -9,6 +9,7 @@ mod dense;
 pub(crate) mod json;
 mod layout;
 pub(crate) mod metadata;
+pub(crate) mod names;
 mod report;
 mod safetensors;
 pub(crate) mod target;
@@ -85,8 +86,9 @@ pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Repor
     let mut findings = write::Findings::default();
     let bytes_out = write::write(target, &metadata, &items, &config, options, &mut findings).map_err(in_source)?;
 
-    let mut report = Report::new(out.to_path_buf(), &config.model, &items, checkpoint.bytes);
+    let mut report = Report::new(out.to_path_buf(), &config.model, items.iter().map(|item| &item.spec));
     report.rounded = findings.rounded;
+    report.bytes_in = checkpoint.bytes;
     report.bytes_out = bytes_out;
     report.warnings = warnings;
     report.warnings.extend(findings.warnings);

@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::layout::Item;
-use crate::{gguf::TensorType, model::Config};
+use super::names::bytes;
+use crate::{
+    gguf::{TensorSpec, TensorType},
+    model::Config,
+};
 
 /// Tensors of one type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,7 +36,7 @@ pub struct Report {
     pub types: BTreeMap<&'static str, TypeCount>,
     /// Projections rounded to ternary; the others were ternary or packed already.
     pub rounded: usize,
-    /// Bytes of the weight files read.
+    /// Bytes of the weight files read; 0 when the weights were made up.
     pub bytes_in: u64,
     /// Bytes of the file written.
     pub bytes_out: u64,
@@ -42,13 +45,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(output: PathBuf, model: &Config, items: &[Item], bytes_in: u64) -> Self {
+    pub(crate) fn new<'a>(output: PathBuf, model: &Config, specs: impl Iterator<Item = &'a TensorSpec>) -> Self {
         let mut types = BTreeMap::<_, TypeCount>::new();
-        for item in items {
-            let count = types.entry(item.spec.ty.name()).or_default();
+        for spec in specs {
+            let count = types.entry(spec.ty.name()).or_default();
             count.tensors += 1;
-            count.elements += item.spec.dims.iter().product::<u64>();
-            count.bytes += item.bytes();
+            count.elements += spec.dims.iter().product::<u64>();
+            count.bytes += bytes(spec);
         }
         Self {
             output,
@@ -57,7 +60,7 @@ impl Report {
             parameters: types.values().map(|count| count.elements).sum(),
             types,
             rounded: 0,
-            bytes_in,
+            bytes_in: 0,
             bytes_out: 0,
             warnings: Vec::new(),
         }
@@ -73,7 +76,9 @@ impl fmt::Display for Report {
             let TypeCount { tensors, elements, bytes } = count;
             writeln!(f, "  {ty:<5} {tensors:>5} tensors {elements:>14} elements {:>10.2} MB", mb(*bytes))?;
         }
-        if let Some(ternary) = self.types.get(TensorType::I2_S.name()) {
+        if self.bytes_in > 0
+            && let Some(ternary) = self.types.get(TensorType::I2_S.name())
+        {
             let kept = ternary.tensors - self.rounded;
             writeln!(f, "  {} matrices rounded to ternary, {kept} ternary already", self.rounded)?;
         }

@@ -13,6 +13,7 @@ use super::{
     config::SourceConfig,
     dense,
     layout::{Content, Item, Projection},
+    names::bytes,
     safetensors::Tensor,
     target::Target,
     ternary::Origin,
@@ -36,7 +37,7 @@ pub(super) fn write(
     options: &ConvertOptions,
     findings: &mut Findings,
 ) -> Result<u64> {
-    let total = items.iter().map(Item::bytes).sum();
+    let total = items.iter().map(|item| bytes(&item.spec)).sum();
     target.check_space(total)?;
     let specs = items.iter().map(|item| item.spec.clone()).collect();
     {
