@@ -10,7 +10,7 @@ use std::{fmt, ops::Range};
 
 pub use bitnet_cpu_kernels::attention::KvType;
 
-pub use schedule::{Demand, GpuFacts, LayerCosts, Request, schedule};
+pub use schedule::{Demand, GpuFacts, Measured, Request, StepCost, schedule};
 
 use crate::model::Config;
 

@@ -92,18 +92,33 @@ pub struct GpuFacts {
     pub budget_bytes: u64,
 }
 
-/// Measured milliseconds of one layer for one new token.
+/// Measured milliseconds of a decode step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LayerCosts {
+pub struct StepCost {
+    /// Once per step: submission, synchronisation.
+    pub fixed_ms: f64,
+    /// For each layer.
+    pub layer_ms: f64,
+}
+
+impl StepCost {
+    fn of(self, layers: usize) -> f64 {
+        self.fixed_ms + self.layer_ms * layers as f64
+    }
+}
+
+/// The same step on both backends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
     /// On the CPU.
-    pub cpu_decode_ms: f64,
+    pub cpu: StepCost,
     /// On the GPU.
-    pub gpu_decode_ms: f64,
+    pub gpu: StepCost,
 }
 
 /// Decides the segments.
 ///
-/// `gpu` is `Err(reason)` where no adapter may be used. `costs` is needed for [`Request::Auto`] with a GPU.
+/// `gpu` is `Err(reason)` where no adapter may be used. `measured` is needed for [`Request::Auto`] with a GPU.
 ///
 /// # Errors
 /// [`Error::NoAdapter`] when the GPU was asked for and there is none.
@@ -112,7 +127,7 @@ pub fn schedule(
     demand: &Demand,
     sizes: Sizes,
     gpu: Result<&GpuFacts, &str>,
-    costs: Option<LayerCosts>,
+    measured: Option<Measured>,
 ) -> Result<Plan> {
     let layers = demand.layer_weight_bytes.len();
     let all_cpu = |reason: String| Plan { segments: segments(layers, 0, reason, String::new()), sizes };
@@ -123,19 +138,15 @@ pub fn schedule(
         (_, Err(reason)) => return Err(Error::NoAdapter { reason: reason.to_owned() }),
         (Request::Gpu, Ok(gpu)) => (gpu, layers, "asked for the GPU".to_owned()),
         (Request::GpuLayers(n), Ok(gpu)) => (gpu, n.min(layers), format!("asked for {n} layers on the GPU")),
-        (Request::Auto, Ok(gpu)) => match costs {
-            Some(c) if c.gpu_decode_ms < c.cpu_decode_ms => {
-                let why = format!("{:.2} ms a layer against {:.2} ms on the CPU", c.gpu_decode_ms, c.cpu_decode_ms);
-                (gpu, layers, why)
+        (Request::Auto, Ok(gpu)) => {
+            let Some(measured) = measured else { return Ok(all_cpu(format!("{} was not measured", gpu.name))) };
+            let (cpu_ms, gpu_ms) = (measured.cpu.of(layers), measured.gpu.of(layers));
+            if gpu_ms >= cpu_ms {
+                let against = format!("{cpu_ms:.2} ms for all layers against {gpu_ms:.2} ms on {}", gpu.name);
+                return Ok(all_cpu(against));
             }
-            Some(c) => {
-                return Ok(all_cpu(format!(
-                    "{:.2} ms a layer against {:.2} ms on {}",
-                    c.cpu_decode_ms, c.gpu_decode_ms, gpu.name
-                )));
-            }
-            None => return Ok(all_cpu(format!("{} was not measured", gpu.name))),
-        },
+            (gpu, layers, format!("{gpu_ms:.2} ms for all layers against {cpu_ms:.2} ms on the CPU"))
+        }
     };
 
     let fits = |n: usize| demand.segment_bytes(layers - n..layers, n == layers, true) <= gpu.budget_bytes;
@@ -197,9 +208,10 @@ mod tests {
         GpuFacts { name: "Test GPU".into(), budget_bytes: budget_mib * MIB }
     }
 
-    fn plan(request: Request, gpu: Result<&GpuFacts, &str>, costs: Option<(f64, f64)>) -> Plan {
-        let costs = costs.map(|(cpu_decode_ms, gpu_decode_ms)| LayerCosts { cpu_decode_ms, gpu_decode_ms });
-        schedule(request, &demand(), SIZES, gpu, costs).unwrap()
+    fn plan(request: Request, gpu: Result<&GpuFacts, &str>, ms: Option<[(f64, f64); 2]>) -> Plan {
+        let cost = |(fixed_ms, layer_ms)| StepCost { fixed_ms, layer_ms };
+        let measured = ms.map(|[cpu, gpu]| Measured { cpu: cost(cpu), gpu: cost(gpu) });
+        schedule(request, &demand(), SIZES, gpu, measured).unwrap()
     }
 
     fn layout(plan: &Plan) -> Vec<(BackendKind, Range<usize>, bool, bool)> {
@@ -242,12 +254,14 @@ mod tests {
     #[test]
     fn auto_takes_the_faster_backend_and_says_the_figures() {
         let roomy = gpu(10_000);
-        let faster = plan(Request::Auto, Ok(&roomy), Some((0.64, 0.21)));
+        let faster = plan(Request::Auto, Ok(&roomy), Some([(0.0, 0.64), (1.0, 0.21)]));
         assert_eq!(layout(&faster), [(BackendKind::Gpu, 0..10, true, true)]);
-        assert_eq!(faster.segments[0].reason, "0.21 ms a layer against 0.64 ms on the CPU");
-        let slower = plan(Request::Auto, Ok(&roomy), Some((0.20, 0.90)));
-        assert_eq!(layout(&slower), [(BackendKind::Cpu, 0..10, true, true)]);
-        assert_eq!(slower.segments[0].reason, "0.20 ms a layer against 0.90 ms on Test GPU");
+        assert_eq!(faster.segments[0].reason, "3.10 ms for all layers against 6.40 ms on the CPU");
+        let slower = plan(Request::Auto, Ok(&roomy), Some([(0.0, 0.20), (1.0, 0.15)]));
+        assert_eq!(layout(&slower), [(BackendKind::Cpu, 0..10, true, true)], "the cost of a step counts");
+        assert_eq!(slower.segments[0].reason, "2.00 ms for all layers against 2.50 ms on Test GPU");
+        let unmeasured = plan(Request::Auto, Ok(&roomy), None);
+        assert_eq!(unmeasured.segments[0].reason, "Test GPU was not measured");
     }
 
     #[test]

@@ -5,8 +5,7 @@ use std::{ops::Range, sync::Arc};
 use bitnet_cpu_kernels::{
     Cpu,
     attention::{self, KvCache},
-    dense, gate,
-    norm, quantize,
+    dense, gate, norm, quantize,
     quantize::QuantizedActs,
     rope::{self, RopeTable},
     ternary,
