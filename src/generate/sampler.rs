@@ -200,9 +200,9 @@ impl Sampler {
         for same in self.sorted_window.chunk_by(|a, b| a == b) {
             let Some(logit) = logits.get_mut(same[0] as usize) else { continue };
             let scaled = if *logit <= 0.0 { *logit * o.repeat_penalty } else { *logit / o.repeat_penalty };
-            let lowered = scaled - same.len() as f32 * o.frequency_penalty - o.presence_penalty;
-            // Extreme penalties must not turn a finite logit into an infinite one or NaN (which `max` drops).
-            *logit = lowered.max(f32::MIN).min(f32::MAX);
+            // Clamped twice, as extreme penalties must not turn a finite logit into an infinite one or NaN.
+            let lowered = scaled.clamp(f32::MIN, f32::MAX) - same.len() as f32 * o.frequency_penalty;
+            *logit = (lowered - o.presence_penalty).clamp(f32::MIN, f32::MAX);
         }
     }
 
