@@ -15,4 +15,6 @@ pub mod plan;
 
 pub mod backend;
 
+pub mod generate;
+
 pub use error::{Error, Result};
