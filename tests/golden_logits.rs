@@ -58,7 +58,13 @@ fn plan(layers: usize, split: &[(BackendKind, usize)], sizes: Sizes) -> Plan {
         .map(|&(backend, count)| {
             let range = start..start + count;
             start = range.end;
-            Segment { embed: range.start == 0, head: range.end == layers, layers: range, backend, reason: "test".into() }
+            Segment {
+                embed: range.start == 0,
+                head: range.end == layers,
+                layers: range,
+                backend,
+                reason: "test".into(),
+            }
         })
         .collect();
     assert_eq!(start, layers, "the split covers the model");
