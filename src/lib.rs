@@ -17,4 +17,6 @@ pub mod backend;
 
 pub mod generate;
 
+pub mod convert;
+
 pub use error::{Error, Result};
