@@ -15,6 +15,8 @@ pub mod plan;
 
 pub mod backend;
 
+pub mod generate;
+
 pub mod convert;
 
 pub mod dummy;

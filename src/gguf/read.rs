@@ -279,7 +279,11 @@ fn read_strings(cursor: &mut Cursor, key: &str, count: u64) -> Result<Vec<String
         let expected = format!("at most {most} strings in the {} bytes left in the file", cursor.left());
         return Err(Error::malformed(format!("array length of key {}", shown(key)), expected, count));
     }
-    (0..count).map(|at| Ok(cursor.str(|| format!("element {at} of key {}", shown(key)))?.to_owned())).collect()
+    let mut strings = Vec::with_capacity(count as usize);
+    for at in 0..count {
+        strings.push(cursor.str(|| format!("element {at} of key {}", shown(key)))?.to_owned());
+    }
+    Ok(strings)
 }
 
 /// No writer aligns by more than a page or so; a bound keeps arithmetic and padding small.

@@ -293,6 +293,11 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     if name.contains('\0') {
         return Err(Error::malformed(format!("name of {what}"), "no NUL", format!("\"{}\"", shown(name))));
     }
+    // Nothing here takes a name for a path, but tools that unpack tensors into files do.
+    if name.split(['/', '\\']).any(|part| part == "..") {
+        let expected = "no \"..\" between slashes";
+        return Err(Error::malformed(format!("name of {what}"), expected, format!("\"{}\"", shown(name))));
+    }
     Ok(())
 }
 
