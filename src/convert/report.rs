@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::names::bytes;
+use super::layout::bytes;
 use crate::{
     gguf::{TensorSpec, TensorType},
     model::Config,

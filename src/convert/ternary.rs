@@ -42,7 +42,7 @@ impl<'a> Ternary<'a> {
             ScaleReading::Multiply => stated,
             ScaleReading::Divide => 1.0 / stated,
         };
-        if !(stated > 0.0 && scale > 0.0 && scale.is_finite()) {
+        if !(stated > 0.0 && scale.is_normal()) {
             let thing = format!("weight_scale of tensor {}", tensor.name);
             return Err(Error::malformed(thing, "a finite number above zero", stated));
         }

@@ -12,13 +12,14 @@ pub use shapes::Shape;
 
 use crate::{
     convert::{
-        Progress, Report, metadata,
-        names::{bytes, norm_names, norms, projection_names, spec},
+        Progress, ProgressFn, Report,
+        layout::{bytes, spec},
+        metadata,
         target::Target,
     },
     error::{Error, Result},
     gguf::{TensorSpec, TensorType, Writer},
-    model::{Linear, Norm},
+    model::{Linear, Norm, names},
 };
 
 /// Type of the embedding table and the head.
@@ -41,7 +42,7 @@ pub struct DummyOptions<'a> {
     /// Overwrite an existing output.
     pub force: bool,
     /// Called after every part of a tensor; `Break` ends the work and leaves no file behind.
-    pub progress: Option<&'a dyn Fn(&Progress) -> ControlFlow<()>>,
+    pub progress: Option<&'a ProgressFn<'a>>,
 }
 
 /// Makes a model of that shape.
@@ -100,24 +101,22 @@ fn tensors(shape: &Shape, head: HeadType) -> Result<Vec<(TensorSpec, Content)>> 
         tensors.push((spec, content));
         Ok(())
     };
-    add("token_embd.weight".into(), &[model.vocab, model.dim], ty, table)?;
+    add(names::TOKEN_EMBD.into(), &[model.vocab, model.dim], ty, table)?;
     if !shape.tied {
-        add("output.weight".into(), &[model.vocab, model.dim], ty, table)?;
+        add(names::OUTPUT.into(), &[model.vocab, model.dim], ty, table)?;
     }
     for layer in 0..model.layers {
-        for role in norms(model.family) {
-            let (name, _, size) = norm_names(model, role);
-            add(format!("blk.{layer}.{name}.weight"), &[size], TensorType::F32, Content::Ones)?;
+        for &role in model.family.block_norms() {
+            add(names::norm(layer, role), &[model.norm_len(role)], TensorType::F32, Content::Ones)?;
         }
         for role in Linear::ALL {
-            let (name, _, rows, cols) = projection_names(model, role);
+            let (rows, cols) = model.linear_shape(role);
             // Two thirds of the weights are not 0, so this scale keeps the variance of what comes in.
             let content = Content::Ternary { scale: (1.5 / cols as f32).sqrt() };
-            add(format!("blk.{layer}.{name}.weight"), &[rows, cols], TensorType::I2_S, content)?;
+            add(names::linear(layer, role), &[rows, cols], TensorType::I2_S, content)?;
         }
     }
-    let (name, _, size) = norm_names(model, Norm::Output);
-    add(format!("{name}.weight"), &[size], TensorType::F32, Content::Ones)?;
+    add(names::norm(0, Norm::Output), &[model.norm_len(Norm::Output)], TensorType::F32, Content::Ones)?;
     Ok(tensors)
 }
 
@@ -172,7 +171,7 @@ fn fill(chunk: &mut [u8], content: Content, random: &mut Random) {
             for part in chunk.chunks_mut(4) {
                 let bits = random.next();
                 for (at, byte) in part.iter_mut().enumerate() {
-                    let choice = (bits >> (16 * at) & 0xffff) * 81 >> 16;
+                    let choice = (((bits >> (16 * at)) & 0xffff) * 81) >> 16;
                     *byte = FOUR_CODES[choice as usize];
                 }
             }
@@ -201,7 +200,7 @@ const FOUR_CODES: [u8; 81] = {
     let mut bytes = [0; 81];
     let mut i = 0;
     while i < 81 {
-        bytes[i] = (i % 3 | i / 3 % 3 << 2 | i / 9 % 3 << 4 | i / 27 << 6) as u8;
+        bytes[i] = ((i % 3) | ((i / 3 % 3) << 2) | ((i / 9 % 3) << 4) | ((i / 27) << 6)) as u8;
         i += 1;
     }
     bytes

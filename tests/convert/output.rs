@@ -15,7 +15,7 @@ use super::support::{Case, DIM, FFN, Model, Source, VOCAB, noise, reals, scale, 
 fn numbered_rows(rows: usize, cols: usize) -> Source {
     Source::f32(
         &[rows, cols],
-        (0..rows * cols).map(|e| if e / cols >> (e % cols).min(31) & 1 == 1 { 1.0 } else { 0.0 }),
+        (0..rows * cols).map(|e| if ((e / cols) >> (e % cols).min(31)) & 1 == 1 { 1.0 } else { 0.0 }),
     )
 }
 
