@@ -17,4 +17,10 @@ pub mod plan;
 
 pub mod backend;
 
+pub mod generate;
+
+pub mod convert;
+
+pub mod dummy;
+
 pub use error::{Error, Result};

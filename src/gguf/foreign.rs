@@ -21,7 +21,8 @@ pub(super) fn check_magic(bytes: &[u8]) -> Result<()> {
     Err(Error::malformed("file", EXPECTED, found))
 }
 
-fn recognise(bytes: &[u8]) -> Option<&'static str> {
+/// The format that the first bytes give away, where it is a well-known one.
+pub(crate) fn recognise(bytes: &[u8]) -> Option<&'static str> {
     const MAGICS: &[(&[u8], &str)] = &[
         (b"FUGG", "a big-endian GGUF file (convert it to little-endian)"),
         // The old formats wrote their magic as a little-endian u32, so it reads backwards.

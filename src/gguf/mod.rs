@@ -6,6 +6,7 @@ mod tensor;
 mod types;
 mod write;
 
+pub(crate) use foreign::recognise;
 pub use read::File;
 pub use tensor::{TensorInfo, TensorSpec, TensorType};
 pub use types::{Array, Metadata, Value};
