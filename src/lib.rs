@@ -11,6 +11,8 @@ pub mod gguf;
 
 pub mod model;
 
+pub mod inspect;
+
 pub mod plan;
 
 pub mod backend;

@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use report::{Report, TypeCount};
+pub use report::Report;
 
 use crate::error::{Error, Result};
 

@@ -5,18 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::Serialize;
 
 use super::layout::Item;
-use crate::{gguf::TensorType, model::Config};
-
-/// Tensors of one type.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct TypeCount {
-    /// How many.
-    pub tensors: usize,
-    /// Elements in all of them.
-    pub elements: u64,
-    /// Bytes of all of them.
-    pub bytes: u64,
-}
+use crate::{gguf::TensorType, inspect::TypeCount, model::Config};
 
 /// What a conversion wrote. `Display` gives a few lines for a user.
 #[derive(Clone, Debug, PartialEq, Serialize)]
