@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use report::{Report, TypeCount};
+pub use report::Report;
 
 use crate::{
     error::{Error, Result},

@@ -7,19 +7,9 @@ use serde::Serialize;
 use super::layout::bytes;
 use crate::{
     gguf::{TensorSpec, TensorType},
+    inspect::TypeCount,
     model::Config,
 };
-
-/// Tensors of one type.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct TypeCount {
-    /// How many.
-    pub tensors: usize,
-    /// Elements in all of them.
-    pub elements: u64,
-    /// Bytes of all of them.
-    pub bytes: u64,
-}
 
 /// What a conversion wrote. `Display` gives a few lines for a user.
 #[derive(Clone, Debug, PartialEq, Serialize)]
