@@ -1,5 +1,82 @@
-//! SIMD kernels for ternary (1.58-bit) language models.
+//! Kernels for ternary (1.58-bit) language models on the processor.
+//!
+//! In: packed weights ([`mod@format`]), activations as `f32` slices. Out: `f32` slices. Each operation has one
+//! folder: `mod.rs` holds the formula, the shapes, the checks at entry and the choice of variant, `scalar.rs`
+//! the reference, and one file per instruction set the fast variants. The reference is the specification: every
+//! variant is compared with it by the same tests.
+//!
+//! T is the number of tokens of a step. A wrong length is a bug of the caller and panics with both lengths;
+//! data from files is checked by the constructors in [`mod@format`], which return errors.
+//!
+//! A token flows through the operations in this order:
+//! [`dense::gather`] (embedding), [`quantize::norm_quantize`], [`ternary::matmul`], [`rope::apply`],
+//! [`attention::KvCache::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`] (head).
+
+pub mod isa;
+
+pub mod threads;
+
+pub mod format;
+
+pub mod quantize;
+
+pub mod ternary;
+
+pub mod norm;
+
+pub mod rope;
 
 pub mod attention;
 
-pub mod format;
+pub mod gate;
+
+pub mod dense;
+
+pub mod testing;
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use isa::Isa;
+pub use threads::Pool;
+
+/// What runs an operation: an instruction set that this processor has, and threads.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// `threads` (at least 1) includes the calling thread.
+    pub fn new(isa: Isa, threads: usize) -> Self {
+        log::debug!("CPU kernels: {}, {threads} threads", isa.name());
+        Self { isa, pool: Pool::new(threads) }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads in use, the calling one included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// Tokens of `x`, a (T, width) matrix.
+///
+/// # Panics
+/// If `x` is not a whole number of rows.
+#[track_caller]
+fn tokens_of(what: &str, x: &[f32], width: usize) -> usize {
+    assert!(width > 0, "{what}: a width of 0");
+    assert!(x.len().is_multiple_of(width), "{what}: {} values are not whole rows of {width}", x.len());
+    x.len() / width
+}

@@ -1,0 +1,238 @@
+use half::f16;
+
+use super::*;
+use crate::testing::{Rng, assert_close, cpus};
+
+const TYPES: [(KvType, KvType); 3] =
+    [(KvType::F16, KvType::F16), (KvType::F32, KvType::F32), (KvType::F16, KvType::F32)];
+
+fn rounded(ty: KvType, x: f32) -> f64 {
+    match ty {
+        KvType::F16 => f16::from_f32(x).to_f64(),
+        KvType::F32 => f64::from(x),
+    }
+}
+
+struct Case {
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    start_pos: usize,
+}
+
+/// Two passes in f64, straight from the formula.
+fn expected(case: &Case, types: (KvType, KvType), q: &[f32], k: &[f32], v: &[f32], scale: f32) -> Vec<f32> {
+    let &Case { tokens, heads, kv_heads, head_dim, start_pos } = case;
+    let mut out = Vec::new();
+    for (t, head) in (0..tokens).flat_map(|t| (0..heads).map(move |head| (t, head))) {
+        let at = |position: usize| (position * kv_heads + head / (heads / kv_heads)) * head_dim;
+        let q = &q[(t * heads + head) * head_dim..][..head_dim];
+        let score = |p: usize| -> f64 {
+            let k = &k[at(p)..][..head_dim];
+            f64::from(scale) * q.iter().zip(k).map(|(&q, &k)| f64::from(q) * rounded(types.0, k)).sum::<f64>()
+        };
+        let scores: Vec<f64> = (0..=start_pos + t).map(score).collect();
+        let max = scores.iter().fold(f64::NEG_INFINITY, |max, &score| max.max(score));
+        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        out.extend((0..head_dim).map(|i| {
+            let mixed: f64 = weights.iter().enumerate().map(|(p, w)| w * rounded(types.1, v[at(p) + i])).sum();
+            (mixed / sum) as f32
+        }));
+    }
+    out
+}
+
+/// Appends everything before the tokens in uneven steps, then the tokens, then attends.
+fn attend_all(
+    cpu: &Cpu,
+    case: &Case,
+    types: (KvType, KvType),
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    scale: f32,
+) -> Vec<f32> {
+    let &Case { tokens, heads, kv_heads, head_dim, start_pos } = case;
+    let width = kv_heads * head_dim;
+    // One position more than is used, which holds infinities: nothing may read it into a result.
+    let mut cache = KvCache::new(kv_heads, head_dim, start_pos + tokens + 1, types.0, types.1);
+    cache.append(cpu, start_pos + tokens, &vec![f32::INFINITY; width], &vec![f32::INFINITY; width]);
+    let middle = start_pos / 3;
+    for (from, to) in [(0, middle), (middle, start_pos), (start_pos, start_pos + tokens)] {
+        cache.append(cpu, from, &k[from * width..to * width], &v[from * width..to * width]);
+    }
+    let mut out = vec![f32::NAN; q.len()];
+    attend(cpu, q, heads, &cache, start_pos, scale, &mut out);
+    out
+}
+
+fn check(cpus: &[Cpu], rng: &mut Rng, case: Case, types: (KvType, KvType), sharpness: f32) {
+    let &Case { tokens, heads, kv_heads, head_dim, start_pos } = &case;
+    let positions = start_pos + tokens;
+    let q = rng.floats(tokens * heads * head_dim);
+    let (k, v) = (rng.floats(positions * kv_heads * head_dim), rng.floats(positions * kv_heads * head_dim));
+    let scale = sharpness / (head_dim as f32).sqrt();
+    let expected = expected(&case, types, &q, &k, &v, scale);
+    // Relative errors of the weights: those of the scores (below sharpness * sqrt(head_dim)) and of e^x; the values
+    // are below 1.
+    let tolerance = 8.0 * f32::EPSILON * (4.0 + sharpness * (head_dim as f32).sqrt());
+    for cpu in cpus {
+        let actual = attend_all(cpu, &case, types, &q, &k, &v, scale);
+        let what = format!(
+            "{cpu:?}, {types:?}, {tokens} tokens at {start_pos}, {heads}/{kv_heads} heads of {head_dim}, x{sharpness}"
+        );
+        assert_close(&what, &actual, &expected, tolerance);
+    }
+}
+
+#[test]
+fn hand_computed() {
+    // Head of 2, keys (0, 0), (ln 3, 0), (0, 5), values (4, 0), (0, 8), (1, 1). The query (1, 0) scores 0, ln 3, 0.
+    let k = [0.0, 0.0, 3.0_f32.ln(), 0.0, 0.0, 5.0];
+    let v = [4.0, 0.0, 0.0, 8.0, 1.0, 1.0];
+    for cpu in cpus() {
+        let mut cache = KvCache::new(1, 2, 3, KvType::F32, KvType::F32);
+        cache.append(&cpu, 0, &k, &v);
+        // Two heads at positions 1 and 2: weights 1/4, 3/4, then 1/5, 3/5, 1/5. The second head has a query of 0.
+        let q = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+        let mut out = [f32::NAN; 8];
+        attend(&cpu, &q, 2, &cache, 1, 1.0, &mut out);
+        let expected = [1.0, 6.0, 2.0, 4.0, 1.0, 5.0, 5.0 / 3.0, 3.0];
+        assert_close(&format!("{cpu:?}"), &out, &expected, 1e-5);
+    }
+}
+
+#[test]
+fn all_variants_are_right_for_all_head_widths_and_groups() {
+    let mut rng = Rng::new(13);
+    let cpus = cpus();
+    for head_dim in [2, 6, 10, 14, 16, 18, 30, 64, 80, 96, 100, 128, 256, 320] {
+        for (heads, kv_heads) in [(1, 1), (3, 3), (4, 1), (6, 2), (10, 2), (9, 1)] {
+            for (tokens, start_pos) in [(1, 0), (1, 1), (1, 70), (2, 0), (5, 3), (33, 31)] {
+                let case = Case { tokens, heads, kv_heads, head_dim, start_pos };
+                check(&cpus, &mut rng, case, TYPES[(head_dim + tokens) % 3], 1.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_variants_are_right_for_all_lengths() {
+    let mut rng = Rng::new(14);
+    let cpus = cpus();
+    for types in TYPES {
+        for start_pos in [0, 6, 7, 8, 9, 15, 16, 30, 31, 32, 33, 63, 64, 65, 127, 128, 255, 300, 1000, 4500] {
+            for tokens in [1, 2, 17] {
+                check(&cpus, &mut rng, Case { tokens, heads: 4, kv_heads: 1, head_dim: 16, start_pos }, types, 1.0);
+            }
+        }
+        check(&cpus, &mut rng, Case { tokens: 150, heads: 8, kv_heads: 2, head_dim: 128, start_pos: 20 }, types, 1.0);
+    }
+}
+
+#[test]
+fn sharp_and_flat_scores() {
+    // Scores far apart: most weights underflow, and the maximum moves from block to block.
+    let mut rng = Rng::new(15);
+    let cpus = cpus();
+    for sharpness in [0.0, 30.0, 300.0] {
+        for tokens in [1, 20] {
+            let case = Case { tokens, heads: 4, kv_heads: 2, head_dim: 64, start_pos: 200 };
+            check(&cpus, &mut rng, case, (KvType::F32, KvType::F32), sharpness);
+        }
+    }
+}
+
+#[test]
+fn rising_scores_move_the_maximum_at_every_key() {
+    for cpu in cpus() {
+        for tokens in [1, 20] {
+            let positions = 100 + tokens;
+            let k: Vec<f32> = (0..positions).flat_map(|p| [p as f32, 0.0]).collect();
+            let v: Vec<f32> = (0..positions).flat_map(|p| [p as f32, 1.0]).collect();
+            let mut cache = KvCache::new(1, 2, positions, KvType::F32, KvType::F32);
+            cache.append(&cpu, 0, &k, &v);
+            let mut out = vec![0.0; 2 * tokens];
+            attend(&cpu, &[1.0, 0.0].repeat(tokens), 1, &cache, 100, 50.0, &mut out);
+            // The newest key outweighs the next by e^50.
+            let expected: Vec<f32> = (0..tokens).flat_map(|t| [(100 + t) as f32, 1.0]).collect();
+            assert_close(&format!("{cpu:?}"), &out, &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn f16_rounds_to_nearest_even_on_writing() {
+    // One position: the output is the stored value. 2048 + 1 lies halfway between 2048 and 2050, 2050 + 1 between
+    // 2050 and 2052; 65519.9 is below the halfway point to infinity.
+    let v = [2049.0, 2051.0, 2049.001, -2049.0, 65519.9, 5.960_464_5e-8, 2.9e-8, 1.0];
+    for cpu in cpus() {
+        let mut cache = KvCache::new(1, 8, 1, KvType::F16, KvType::F16);
+        cache.append(&cpu, 0, &[0.0; 8], &v);
+        let mut out = [f32::NAN; 8];
+        attend(&cpu, &[0.0; 8], 1, &cache, 0, 1.0, &mut out);
+        assert_eq!(out, [2048.0, 2052.0, 2050.0, -2048.0, 65504.0, 5.960_464_5e-8, 0.0, 1.0], "{cpu:?}");
+    }
+}
+
+#[test]
+fn nan_and_infinity_show() {
+    let (kv_heads, head_dim, positions) = (1, 6, 40);
+    for cpu in cpus() {
+        for types in TYPES {
+            // In a query, a key (of either sign of score), a value; also by overflow of f16.
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for (which, tokens) in [(0, 1), (1, 1), (2, 1), (0, 20), (1, 20), (2, 20)] {
+                    for position in [0, 17, positions - tokens] {
+                        let mut k = vec![0.5; positions * head_dim];
+                        let mut v = vec![0.5; positions * head_dim];
+                        let mut q = vec![0.5; tokens * head_dim];
+                        let at = position * head_dim + 1;
+                        match which {
+                            0 => q[1] = bad,
+                            1 => k[at] = bad,
+                            _ => v[at] = bad,
+                        }
+                        let mut cache = KvCache::new(kv_heads, head_dim, positions, types.0, types.1);
+                        cache.append(&cpu, 0, &k, &v);
+                        let mut out = vec![0.0; q.len()];
+                        attend(&cpu, &q, 1, &cache, positions - tokens, 1.0, &mut out);
+                        assert!(
+                            !crate::norm::all_finite(&out[..head_dim]),
+                            "{cpu:?}, {types:?}: {bad} in {} at {position}, {tokens} tokens",
+                            ["q", "k", "v"][which]
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_append_overwrites_and_the_size_is_as_told() {
+    let cpu = &cpus()[0];
+    let mut cache = KvCache::new(2, 4, 8, KvType::F16, KvType::F32);
+    assert_eq!((cache.kv_heads(), cache.head_dim(), cache.capacity()), (2, 4, 8));
+    assert_eq!(KvCache::bytes(2, 4, 8, KvType::F16, KvType::F32), 2 * 16 * 8 * 6);
+    cache.append(cpu, 0, &[1.0; 24], &[1.0; 24]);
+    cache.append(cpu, 1, &[1.0; 8], &[5.0; 8]);
+    let mut out = [0.0; 8];
+    attend(cpu, &[0.0; 8], 2, &cache, 1, 1.0, &mut out);
+    assert_eq!(out, [3.0; 8]);
+}
+
+#[test]
+#[should_panic(expected = "positions 3 .. 5 of 4")]
+fn an_append_past_the_capacity_panics() {
+    KvCache::new(1, 2, 4, KvType::F32, KvType::F32).append(&cpus()[0], 3, &[0.0; 4], &[0.0; 4]);
+}
+
+#[test]
+#[should_panic(expected = "3 heads over 2 key/value heads")]
+fn partial_groups_panic() {
+    let cache = KvCache::new(2, 2, 4, KvType::F32, KvType::F32);
+    attend(&cpus()[0], &[0.0; 6], 3, &cache, 0, 1.0, &mut [0.0; 6]);
+}

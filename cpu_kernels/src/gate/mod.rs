@@ -1,0 +1,43 @@
+//! The function between the two halves of the feed-forward block: g = f(g) * u.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod scalar;
+
+use crate::{Cpu, Isa, threads::Disjoint};
+
+/// f.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// max(g, 0)^2
+    Relu2,
+    /// g / (1 + e^-g)
+    Silu,
+}
+
+/// Values of a chunk: about 2 us of work.
+const CHUNK: usize = 4096;
+
+/// `gate` = f(`gate`) * `up`, element by element. NaN stays NaN.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn apply(cpu: &Cpu, kind: Kind, gate: &mut [f32], up: &[f32]) {
+    let n = gate.len();
+    assert_eq!(n, up.len(), "gate: values of `up`");
+    let isa = cpu.isa();
+    let gate = Disjoint::new(gate);
+    cpu.pool().run(n.div_ceil(CHUNK), |chunk| {
+        let range = chunk * CHUNK..n.min((chunk + 1) * CHUNK);
+        // SAFETY: chunks are disjoint ranges.
+        let part = unsafe { gate.part(range.clone()) };
+        match isa {
+            Isa::Scalar => scalar::apply(kind, part, &up[range]),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(avx2) => avx2::apply(avx2, kind, part, &up[range]),
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+use super::*;
+use crate::testing::{Rng, assert_close, cpus, edge_lengths};
+
+#[test]
+fn hand_computed() {
+    for cpu in cpus() {
+        let up = [2.0, 2.0, 2.0, -1.0];
+        let mut gate = [3.0, -3.0, 0.0, 0.5];
+        apply(&cpu, Kind::Relu2, &mut gate, &up);
+        assert_eq!(gate, [18.0, 0.0, 0.0, -0.25]);
+        // silu(1) = 1 / (1 + 1/e) = 0.731 058 58; silu(-1) = silu(1) - 1; silu(0) = 0; silu(ln 3) = ln 3 * 3/4.
+        let mut gate = [1.0, -1.0, 0.0, 3.0_f32.ln()];
+        apply(&cpu, Kind::Silu, &mut gate, &up);
+        assert_close("silu", &gate, &[1.462_117_2, -0.537_882_8, 0.0, -0.823_959_2], 3e-7);
+    }
+}
+
+#[test]
+fn all_variants_agree_with_the_reference() {
+    let mut rng = Rng::new(6);
+    for n in edge_lengths(8).into_iter().chain([4095, 4096, 4097, 9000]) {
+        let gate: Vec<f32> = rng.floats(n).iter().map(|g| g * 20.0).collect();
+        let up = rng.floats(n);
+        for kind in [Kind::Relu2, Kind::Silu] {
+            let mut expected = gate.clone();
+            scalar::apply(kind, &mut expected, &up);
+            for cpu in cpus() {
+                let mut actual = gate.clone();
+                apply(&cpu, kind, &mut actual, &up);
+                for i in 0..n {
+                    let tolerance = 4.0 * f32::EPSILON * expected[i].abs() + f32::MIN_POSITIVE;
+                    assert_close(
+                        &format!("{cpu:?}, {kind:?}, {i} of {n}"),
+                        &actual[i..=i],
+                        &expected[i..=i],
+                        tolerance,
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn extremes_are_finite_and_nan_stays() {
+    for cpu in cpus() {
+        for n in [1, 8, 9] {
+            let up = vec![1.0; n];
+            for (g, expected) in [(-1000.0, 0.0), (1000.0, 1000.0), (-88.0, 0.0), (f32::MIN, 0.0)] {
+                let mut gate = vec![g; n];
+                apply(&cpu, Kind::Silu, &mut gate, &up);
+                assert_close(&format!("{cpu:?}, silu({g})"), &gate, &vec![expected; n], 1e-30);
+            }
+            for kind in [Kind::Relu2, Kind::Silu] {
+                for i in 0..n {
+                    let mut gate = vec![1.0; n];
+                    gate[i] = f32::NAN;
+                    apply(&cpu, kind, &mut gate, &up);
+                    assert!((0..n).all(|j| gate[j].is_nan() == (i == j)), "{cpu:?}, {kind:?}: {gate:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which instruction sets this processor has.
+//!
+//! A variant of a kernel takes a capability token, [`Avx2`] say. Its field is private and its only constructor asks
+//! the processor, so a token in hand proves that the instructions exist: the `unsafe` calls cite it.
+
+use std::fmt;
+
+/// Proof that the processor has AVX2, FMA and F16C (Intel Haswell 2013, AMD Excavator 2015 and later).
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    /// Asks the processor.
+    pub fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Self(()))
+    }
+}
+
+/// The variant that the kernels run: the least one that has a given operation stands in for those above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// The reference: plain loops.
+    Scalar,
+    /// 256-bit vectors.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+impl Isa {
+    /// The best one here.
+    pub fn detect() -> Self {
+        *Self::available().last().expect("the scalar variant is always there")
+    }
+
+    /// All that run here, slowest first.
+    pub fn available() -> Vec<Self> {
+        let mut found = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        found.extend(Avx2::detect().map(Self::Avx2));
+        found
+    }
+
+    /// Names of all variants this program was built with, whether they run here or not; slowest first.
+    pub const NAMES: &[&str] = &[
+        "scalar",
+        #[cfg(target_arch = "x86_64")]
+        "avx2",
+    ];
+
+    /// The name that [`Isa::by_name`] takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+        }
+    }
+
+    /// `None` if there is no such variant or this processor cannot run it.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::available().into_iter().find(|isa| isa.name() == name)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_variant_is_found_by_its_name() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::by_name(isa.name()), Some(isa));
+            assert!(Isa::NAMES.contains(&isa.name()));
+        }
+        assert_eq!(Isa::by_name("no such variant"), None);
+    }
+
+    #[test]
+    fn the_best_variant_is_the_last_available_one() {
+        let order = |isa: Isa| Isa::NAMES.iter().position(|&name| name == isa.name());
+        assert!(Isa::available().into_iter().all(|isa| order(isa) <= order(Isa::detect())));
+    }
+}

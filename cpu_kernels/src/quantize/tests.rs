@@ -1,0 +1,120 @@
+use super::*;
+use crate::testing::{Rng, TOKEN_COUNTS, cpus, edge_lengths};
+
+fn quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>) -> QuantizedActs {
+    let mut out = QuantizedActs::new(x.len() / cols, cols);
+    norm_quantize(cpu, x, cols, weight, 1e-5, &mut out);
+    out
+}
+
+#[test]
+fn halves_round_to_even_and_the_largest_becomes_127() {
+    for cpu in cpus() {
+        // a = 127, so q = round(x).
+        let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -126.5, -127.0, 0.49999997, 3.0];
+        let acts = quantize(&cpu, &x, x.len(), None);
+        assert_eq!(acts.values(0)[..x.len()], [127, 0, 2, 2, 0, -2, -2, 126, -126, -127, 0, 3], "{cpu:?}");
+        assert_eq!(acts.step(0), 1.0);
+        assert_eq!(acts.sum(0), 3);
+    }
+}
+
+#[test]
+fn tiny_tokens_are_scaled_by_the_smallest_absmax() {
+    for cpu in cpus() {
+        let acts = quantize(&cpu, &[0.0; 40], 40, None);
+        assert_eq!((acts.step(0), acts.sum(0)), (1e-5 / 127.0, 0));
+        assert!(acts.values(0).iter().all(|&q| q == 0));
+        // Half of 1e-5 becomes 63.5 or, as f32, something beside it.
+        let acts = quantize(&cpu, &[5e-6, -5e-6], 2, None);
+        assert_eq!(acts.step(0), 1e-5 / 127.0);
+        assert!(matches!(acts.values(0)[0], 63 | 64), "{}", acts.values(0)[0]);
+    }
+}
+
+#[test]
+fn the_norm_comes_first() {
+    for cpu in cpus() {
+        // mean(x^2) = 25: x / 5 * w = [6, -8, 0, 0] / 5 * [1, 1, ..]; absmax 1.6.
+        let acts = quantize(&cpu, &[6.0, -8.0, 0.0, 0.0], 4, Some(&[1.0, 1.0, 5.0, 5.0]));
+        assert_eq!(acts.values(0)[..4], [95, -127, 0, 0]);
+        assert!((acts.step(0) - 1.6 / 127.0).abs() < 1e-7, "{}", acts.step(0));
+        let acts = quantize(&cpu, &[6.0, -8.0, 0.0, 0.0], 4, Some(&[2.0, 0.5, 5.0, 5.0]));
+        assert_eq!(acts.values(0)[..4], [127, -42, 0, 0]);
+    }
+}
+
+#[test]
+fn all_variants_agree_with_the_reference() {
+    let mut rng = Rng::new(3);
+    for cols in edge_lengths(32).into_iter().chain([100, 640, 6912]).filter(|&cols| cols > 0) {
+        for tokens in TOKEN_COUNTS.into_iter().filter(|t| t * cols < 100_000) {
+            let x = rng.floats(tokens * cols);
+            let weight = rng.floats(cols);
+            for cpu in cpus() {
+                for weight in [None, Some(&weight[..])] {
+                    let acts = quantize(&cpu, &x, cols, weight);
+                    assert_eq!((acts.tokens(), acts.cols(), acts.stride()), (tokens, cols, padded_cols(cols)));
+                    for t in 0..tokens {
+                        let mut expected = vec![0; cols];
+                        let (step, sum) = scalar::token(&x[t * cols..][..cols], weight, 1e-5, &mut expected);
+                        let what = format!("{cpu:?}, {cols} columns, token {t} of {tokens}, {weight:?}");
+                        let (values, padding) = acts.values(t).split_at(cols);
+                        assert!(padding.iter().all(|&q| q == 0), "{what}: padding");
+                        assert_eq!(acts.sum(t), values.iter().map(|&q| i32::from(q)).sum::<i32>(), "{what}: sum");
+                        // The sums of squares are f64 in every variant: their order moves no f32 result.
+                        assert_eq!((values, acts.step(t), acts.sum(t)), (&expected[..], step, sum), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinity_poison_their_token_only() {
+    for cpu in cpus() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for cols in [1, 7, 8, 9, 33, 128] {
+                for at in [0, cols / 2, cols - 1] {
+                    let mut x = vec![1.0; 3 * cols];
+                    x[cols + at] = bad;
+                    let ones = vec![1.0; cols];
+                    for weight in [None, Some(&ones[..])] {
+                        let acts = quantize(&cpu, &x, cols, weight);
+                        let nan = [0, 1, 2].map(|t| acts.step(t).is_nan());
+                        assert_eq!(nan, [false, true, false], "{cpu:?}, {bad} at {at} of {cols}");
+                    }
+                    let mut weight = ones;
+                    weight[at] = bad;
+                    assert!(quantize(&cpu, &x, cols, Some(&weight)).step(0).is_nan(), "{cpu:?}, {bad} in the weight");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn huge_finite_values_do_not_vanish() {
+    // The squares overflow f32.
+    for cpu in cpus() {
+        let acts = quantize(&cpu, &[1e30, -4e30, 0.0], 3, Some(&[1.0; 3]));
+        assert_eq!(acts.values(0)[..3], [32, -127, 0], "{cpu:?}");
+    }
+}
+
+#[test]
+fn a_second_smaller_shape_clears_what_the_first_left() {
+    let mut acts = QuantizedActs::new(4, 256);
+    acts.set_raw(256, &[-128; 1024], &[1.0; 4]);
+    assert_eq!(acts.sum(3), -128 * 256);
+    acts.set_raw(100, &[1; 200], &[2.0; 2]);
+    assert_eq!((acts.tokens(), acts.cols(), acts.stride(), acts.step(1), acts.sum(1)), (2, 100, 128, 2.0, 100));
+    assert!(acts.values(1)[100..].iter().all(|&q| q == 0));
+}
+
+#[test]
+#[should_panic(expected = "do not fit in the room")]
+fn too_many_tokens_panic() {
+    QuantizedActs::new(2, 128).set_raw(128, &[0; 384], &[1.0; 3]);
+}

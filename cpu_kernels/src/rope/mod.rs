@@ -1,0 +1,123 @@
+//! Rotary position embedding: each pair (a, b) of a head is turned by the angle of its position and frequency,
+//! (a cos - b sin, a sin + b cos) (formats.md 4.9).
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod scalar;
+
+use crate::{Cpu, Isa, threads::Disjoint, tokens_of};
+
+/// Which elements of a head rotate together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// x\[i\] with x\[i + dims/2\] ("neox").
+    HalfSplit,
+    /// x\[2i\] with x\[2i + 1\] ("norm").
+    Interleaved,
+}
+
+/// cos and sin of every angle.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    half: usize,
+    /// (positions, dims / 2)
+    cos: Vec<f32>,
+    /// (positions, dims / 2)
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// Angle of position p and pair i: (p * `position_scale`) * frequency, in f32 as models are trained with;
+    /// frequency = `base`^(-2i / `dims`), divided by `factors[i]` where given.
+    ///
+    /// # Panics
+    /// If `dims` is odd, or `factors` has not `dims / 2` values.
+    pub fn new(dims: usize, base: f32, position_scale: f32, factors: Option<&[f32]>, positions: usize) -> Self {
+        assert!(dims.is_multiple_of(2), "rope: {dims} dimensions are not pairs");
+        let half = dims / 2;
+        if let Some(factors) = factors {
+            assert_eq!(factors.len(), half, "rope: frequency factors of {half} pairs");
+        }
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| {
+                let frequency = f64::from(base).powf(-2.0 * i as f64 / dims as f64) as f32;
+                factors.map_or(frequency, |factors| frequency / factors[i])
+            })
+            .collect();
+        let angles =
+            (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * position_scale * f)));
+        let (sin, cos) = angles.map(f64::sin_cos).map(|(sin, cos)| (sin as f32, cos as f32)).unzip();
+        Self { half, cos, sin }
+    }
+
+    /// Elements of a head that rotate.
+    pub fn dims(&self) -> usize {
+        2 * self.half
+    }
+
+    /// Positions it holds.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+
+    /// Of each pair at that position, (dims / 2).
+    pub fn cos(&self, position: usize) -> &[f32] {
+        &self.cos[position * self.half..][..self.half]
+    }
+
+    /// Of each pair at that position, (dims / 2).
+    pub fn sin(&self, position: usize) -> &[f32] {
+        &self.sin[position * self.half..][..self.half]
+    }
+
+    /// All cosines and all sines, each (positions, dims / 2).
+    pub fn data(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+}
+
+/// Rotates `x` (T, heads, head_dim) in place; token t stands at position `start_pos` + t. Elements of a head from
+/// the table's `dims` on stay as they are.
+///
+/// # Panics
+/// If `x` is not whole tokens, a head is narrower than the table, or a position is past its end.
+pub fn apply(
+    cpu: &Cpu,
+    x: &mut [f32],
+    heads: usize,
+    head_dim: usize,
+    start_pos: usize,
+    table: &RopeTable,
+    style: Style,
+) {
+    let width = heads * head_dim;
+    let tokens = tokens_of("rope", x, width);
+    assert!(table.dims() <= head_dim, "rope: {} dimensions of heads of {head_dim}", table.dims());
+    let end = start_pos + tokens;
+    assert!(tokens == 0 || end <= table.positions(), "rope: position {end} of a table of {}", table.positions());
+    if table.half == 0 {
+        return;
+    }
+    let isa = cpu.isa();
+    let x = Disjoint::new(x);
+    cpu.pool().run(tokens, |t| {
+        // SAFETY: chunk t alone touches token t.
+        let token = unsafe { x.part(t * width..(t + 1) * width) };
+        let (cos, sin) = (table.cos(start_pos + t), table.sin(start_pos + t));
+        for head in token.chunks_exact_mut(head_dim) {
+            rotate(isa, &mut head[..2 * cos.len()], cos, sin, style);
+        }
+    });
+}
+
+/// Rotates one head; `x` has twice as many elements as `cos` and `sin`.
+fn rotate(isa: Isa, x: &mut [f32], cos: &[f32], sin: &[f32], style: Style) {
+    match isa {
+        Isa::Scalar => scalar::rotate(x, cos, sin, style),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(avx2) => avx2::rotate(avx2, x, cos, sin, style),
+    }
+}
+
+#[cfg(test)]
+mod tests;

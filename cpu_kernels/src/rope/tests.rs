@@ -1,0 +1,82 @@
+use std::f32::consts::FRAC_1_SQRT_2;
+
+use super::*;
+use crate::testing::{Rng, assert_close, cpus};
+
+const STYLES: [Style; 2] = [Style::HalfSplit, Style::Interleaved];
+
+#[test]
+fn table_angles_follow_the_formula() {
+    // dims 4, base 100: frequencies 1 and 1/10.
+    let table = RopeTable::new(4, 100.0, 1.0, None, 4);
+    assert_eq!((table.dims(), table.positions()), (4, 4));
+    assert_eq!((table.cos(0), table.sin(0)), (&[1.0, 1.0][..], &[0.0, 0.0][..]));
+    assert_close("cos", table.cos(3), &[-0.989_992_5, 0.955_336_5], 1e-6);
+    assert_close("sin", table.sin(3), &[0.141_12, 0.295_520_2], 1e-6);
+    assert_eq!(table.data().0.len(), 8);
+    // Half the position scale and doubled frequencies cancel.
+    let scaled = RopeTable::new(4, 100.0, 0.5, Some(&[0.5, 0.5]), 4);
+    assert_close("scaled", scaled.cos(3), table.cos(3), 1e-6);
+}
+
+#[test]
+fn hand_computed_quarter_turns() {
+    // One pair whose angle at position 1 is 1 radian, forced to pi/4 by a factor.
+    let table = RopeTable::new(2, 10000.0, 1.0, Some(&[4.0 / std::f32::consts::PI]), 3);
+    for cpu in cpus() {
+        for style in STYLES {
+            // Head (1, 0, 7) at positions 1 and 2; the third element does not rotate.
+            let mut x = [1.0, 0.0, 7.0, 1.0, 0.0, 7.0];
+            apply(&cpu, &mut x, 1, 3, 1, &table, style);
+            assert_close("pair", &x, &[FRAC_1_SQRT_2, FRAC_1_SQRT_2, 7.0, 0.0, 1.0, 7.0], 1e-6);
+        }
+    }
+}
+
+#[test]
+fn the_styles_pair_different_elements() {
+    let table = RopeTable::new(4, 1.0, std::f32::consts::FRAC_PI_2, None, 2);
+    for cpu in cpus() {
+        // A quarter turn of every pair: (a, b) -> (-b, a).
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        apply(&cpu, &mut x, 1, 4, 1, &table, Style::HalfSplit);
+        assert_close("half split", &x, &[-3.0, -4.0, 1.0, 2.0], 1e-6);
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        apply(&cpu, &mut x, 1, 4, 1, &table, Style::Interleaved);
+        assert_close("interleaved", &x, &[-2.0, 1.0, -4.0, 3.0], 1e-6);
+    }
+}
+
+#[test]
+fn all_variants_agree_with_the_reference() {
+    let mut rng = Rng::new(5);
+    for (dims, head_dim) in
+        [(2, 2), (6, 6), (14, 16), (16, 16), (18, 18), (64, 128), (100, 100), (128, 128), (256, 256)]
+    {
+        let table = RopeTable::new(dims, 10000.0, 1.0, None, 24);
+        for (tokens, heads) in [(0, 1), (1, 1), (1, 5), (9, 3), (17, 2)] {
+            let x = rng.floats(tokens * heads * head_dim);
+            for style in STYLES {
+                let mut expected = x.clone();
+                for (i, head) in expected.chunks_exact_mut(head_dim).enumerate() {
+                    let p = 7 + i / heads;
+                    scalar::rotate(&mut head[..dims], table.cos(p), table.sin(p), style);
+                }
+                for cpu in cpus() {
+                    let mut actual = x.clone();
+                    apply(&cpu, &mut actual, heads, head_dim, 7, &table, style);
+                    // Inputs below 1: an error of two roundings, with or without a fused one.
+                    let what = format!("{cpu:?}, {style:?}, {tokens} x {heads} x {head_dim}, {dims} dims");
+                    assert_close(&what, &actual, &expected, 2.0 * f32::EPSILON);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "position 5 of a table of 4")]
+fn positions_past_the_table_panic() {
+    let table = RopeTable::new(2, 10000.0, 1.0, None, 4);
+    apply(&cpus()[0], &mut [0.0; 4], 1, 2, 3, &table, Style::HalfSplit);
+}

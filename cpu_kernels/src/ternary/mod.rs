@@ -1,0 +1,196 @@
+//! Ternary matrix times int8 activations, exact in i32.
+//!
+//! With codes c = 0, 1, 2 for the weights -1, 0, +1, and values q of a token:
+//! D = sum(c * q), S = sum(q), so that sum((c - 1) * q) = D - S and out = (D - S) * (scale * step).
+//! Kernels compute D for a tile of rows and tokens; the rest is here, once.
+//!
+//! One token reads every weight once and is bound by memory; a few tokens share each unpacked weight in registers;
+//! many tokens are bound by multiply-adds, so a tile of rows is unpacked once and meets all tokens.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod panel;
+mod scalar;
+
+use std::ops::Range;
+
+use crate::{
+    Cpu, Isa,
+    format::{Layout, Scales, TernaryView, ternary_bytes},
+    quantize::QuantizedActs,
+    threads::Disjoint,
+};
+
+/// One matrix of a [`matmul`] and where its product goes.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// (rows, cols)
+    pub weights: TernaryView<'a>,
+    /// (T, rows)
+    pub out: &'a mut [f32],
+    /// Add to what `out` holds instead of overwriting it.
+    pub add: bool,
+}
+
+/// Most matrices of one [`matmul`]: q, k and v.
+pub const MAX_PARTS: usize = 4;
+
+/// Sums D of a tile, (tokens, rows) i32: on the stack of the thread that computes it, 16 KiB, so that it stays in the
+/// first-level cache together with the weights of the tile.
+const TILE_SUMS: usize = 4096;
+
+/// Packed weights of a tile of few tokens: enough that claiming a tile (0.1 us) does not show, few enough that the
+/// last tile of an operation does not keep the other threads waiting (5 us at 13 GB/s).
+const TILE_BYTES: usize = 64 << 10;
+
+/// Rows of a tile of many tokens.
+const PREFILL_ROWS: usize = 32;
+
+/// Tokens of such a tile: its rows are unpacked once for all of them.
+const PREFILL_TOKENS: usize = TILE_SUMS / PREFILL_ROWS;
+
+/// Most tokens that share weights in registers.
+const SMALL_BATCH: usize = 8;
+
+/// Some rows of a matrix and some tokens: what a kernel multiplies.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    /// (rows, blocks) packed as [`Layout::I2sP128`]
+    codes: &'a [u8],
+    rows: usize,
+    /// (tokens, stride), zero where a row's last block is padding
+    values: &'a [i8],
+    tokens: usize,
+    /// Columns, a multiple of 128.
+    stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Tile<'_> {
+    /// The values of a token at columns `cols`, four to an i32.
+    fn quads(&self, token: usize, cols: &Range<usize>) -> &[i32] {
+        bytemuck::cast_slice(&self.values[token * self.stride..][cols.clone()])
+    }
+}
+
+/// Products of `acts` with each of `parts`, which share it: out = (D - S) * (scale * step).
+///
+/// # Panics
+/// If a matrix has not the columns of `acts`, or its codes or output have another length than its shape says, or
+/// there are more than [`MAX_PARTS`].
+pub fn matmul(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
+    assert!(parts.len() <= MAX_PARTS, "ternary::matmul: {} parts", parts.len());
+    let mut parts = parts.iter_mut();
+    let works: [Option<Work<f32>>; MAX_PARTS] = std::array::from_fn(|_| {
+        let part = parts.next()?;
+        Some(Work::new(acts, part.weights, part.out, part.add))
+    });
+    run(cpu, acts, &works, |sum, t, work: &Work<f32>, out: &mut f32| {
+        let Scales::PerTensor(scale) = work.weights.scales;
+        let product = (sum - acts.sum(t)) as f32 * (scale * acts.step(t));
+        *out = if work.add { *out + product } else { product };
+    });
+}
+
+/// The exact sums D - S, `out` (T, rows): the same kernels, for self-checks and tests.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_i32(cpu: &Cpu, acts: &QuantizedActs, weights: TernaryView, out: &mut [i32]) {
+    let work = Work::new(acts, weights, out, false);
+    run(cpu, acts, &[Some(work)], |sum, t, _, out| *out = sum - acts.sum(t));
+}
+
+/// A checked matrix, its output, and how it is cut into tiles.
+struct Work<'a, T> {
+    weights: TernaryView<'a>,
+    out: Disjoint<'a, T>,
+    add: bool,
+    rows_per_tile: usize,
+    tiles: usize,
+}
+
+impl<'a, T> Work<'a, T> {
+    fn new(acts: &QuantizedActs, weights: TernaryView<'a>, out: &'a mut [T], add: bool) -> Self {
+        let TernaryView { rows, cols, codes, layout, .. } = weights;
+        assert_eq!(cols, acts.cols(), "ternary::matmul: columns of the matrix and of the activations");
+        assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
+        assert_eq!(out.len(), acts.tokens() * rows, "ternary::matmul: {} x {rows} outputs", acts.tokens());
+        let rows_per_tile = if acts.tokens() > SMALL_BATCH {
+            PREFILL_ROWS
+        } else {
+            // A multiple of 8, so that only the last tile has rows left over after the passes of several rows.
+            let fitting = TILE_BYTES / weights.row_bytes().max(1) / 8 * 8;
+            fitting.clamp(8, TILE_SUMS / SMALL_BATCH)
+        };
+        Self { weights, out: Disjoint::new(out), add, rows_per_tile, tiles: rows.div_ceil(rows_per_tile) }
+    }
+}
+
+/// Computes D of every tile of every work and hands each to `finish(D, token, work, out)`.
+fn run<T: Send>(
+    cpu: &Cpu,
+    acts: &QuantizedActs,
+    works: &[Option<Work<T>>],
+    finish: impl Fn(i32, usize, &Work<T>, &mut T) + Sync,
+) {
+    let isa = cpu.isa();
+    let works = || works.iter().flatten();
+    cpu.pool().run(works().map(|work| work.tiles).sum(), |chunk| {
+        let (work, tile) = nth_tile(works(), chunk);
+        let rows = work.weights.rows;
+        let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
+        let mut sums = [0; TILE_SUMS];
+        for tokens in token_tiles(acts.tokens()) {
+            let sums = &mut sums[..tokens.len() * range.len()];
+            tile_sums(isa, work.weights, acts, range.clone(), tokens.clone(), sums);
+            for (t, sums) in tokens.zip(sums.chunks_exact(range.len())) {
+                // SAFETY: chunks are disjoint ranges of the rows of disjoint outputs, and tokens follow each other.
+                let out = unsafe { work.out.part(t * rows + range.start..t * rows + range.end) };
+                out.iter_mut().zip(sums).for_each(|(out, &sum)| finish(sum, t, work, out));
+            }
+        }
+    });
+}
+
+/// The work that holds tile number `n`, counted through all works, and the tile's number within it.
+fn nth_tile<'a, T: 'a>(mut works: impl Iterator<Item = &'a Work<'a, T>>, mut n: usize) -> (&'a Work<'a, T>, usize) {
+    let work = works.find(|work| {
+        let here = n < work.tiles;
+        n -= if here { 0 } else { work.tiles };
+        here
+    });
+    (work.expect("chunks are the tiles of all works"), n)
+}
+
+fn token_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..tokens).step_by(PREFILL_TOKENS).map(move |start| start..tokens.min(start + PREFILL_TOKENS))
+}
+
+/// D of a tile into `sums` (tokens, rows).
+fn tile_sums(
+    isa: Isa,
+    weights: TernaryView,
+    acts: &QuantizedActs,
+    rows: Range<usize>,
+    tokens: Range<usize>,
+    sums: &mut [i32],
+) {
+    let (row_bytes, stride) = (weights.row_bytes(), acts.stride());
+    let tile = Tile {
+        codes: &weights.codes[rows.start * row_bytes..rows.end * row_bytes],
+        rows: rows.len(),
+        values: &acts.all_values()[tokens.start * stride..tokens.end * stride],
+        tokens: tokens.len(),
+        stride,
+    };
+    match (weights.layout, isa) {
+        (Layout::I2sP128, Isa::Scalar) => scalar::sums(tile, sums),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::sums(avx2, tile, sums),
+    }
+}
+
+#[cfg(test)]
+mod tests;

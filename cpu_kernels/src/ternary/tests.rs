@@ -1,0 +1,208 @@
+use super::*;
+use crate::{
+    format::{pack, unpack},
+    testing::{MODEL_COLS, Rng, TOKEN_COUNTS, assert_close, cpus, edge_lengths},
+};
+
+const LAYOUT: Layout = Layout::I2sP128;
+
+/// D - S from unpacked codes: independent of the packed layout's kernels and of the tiling.
+fn expected_sums(codes: &[u8], values: &[i8], cols: usize, rows: usize) -> Vec<i32> {
+    let dot = |token: &[i8], row: usize| {
+        let row = &codes[row * cols..][..cols];
+        row.iter().zip(token).map(|(&c, &q)| (i32::from(c) - 1) * i32::from(q)).sum()
+    };
+    values.chunks_exact(cols).flat_map(|token| (0..rows).map(move |row| dot(token, row))).collect()
+}
+
+fn acts(cols: usize, values: &[i8]) -> QuantizedActs {
+    let tokens = values.len() / cols;
+    let mut acts = QuantizedActs::new(tokens, cols);
+    let steps: Vec<f32> = (0..tokens).map(|t| 0.01 + t as f32).collect();
+    acts.set_raw(cols, values, &steps);
+    acts
+}
+
+fn check(cpu: &Cpu, rows: usize, cols: usize, packed: &[u8], values: &[i8], expected: &[i32], what: &str) {
+    let weights = TernaryView::new(rows, cols, packed, LAYOUT, Scales::PerTensor(1.0)).unwrap();
+    let acts = acts(cols, values);
+    let mut sums = vec![i32::MIN; expected.len()];
+    matmul_i32(cpu, &acts, weights, &mut sums);
+    if let Some(at) = (0..sums.len()).find(|&i| sums[i] != expected[i]) {
+        panic!(
+            "{cpu:?}, {what}, {rows} x {cols}, {} tokens: token {}, row {}: {} instead of {}",
+            acts.tokens(),
+            at / rows,
+            at % rows,
+            sums[at],
+            expected[at]
+        );
+    }
+}
+
+#[test]
+fn hand_computed() {
+    // Weights [1, -1, 0], [0, 0, -1]; tokens [5, 3, 100], [-128, 127, 1].
+    let packed = pack(LAYOUT, 2, 3, &[2, 0, 1, 1, 1, 0]);
+    let values = [5, 3, 100, -128, 127, 1];
+    for cpu in cpus() {
+        check(&cpu, 2, 3, &packed, &values, &[2, -100, -255, -1], "by hand");
+        let weights = TernaryView::new(2, 3, &packed, LAYOUT, Scales::PerTensor(0.5)).unwrap();
+        let mut acts = QuantizedActs::new(2, 3);
+        acts.set_raw(3, &values, &[2.0, 0.25]);
+        let mut out = [10.0; 4];
+        matmul(&cpu, &acts, &mut [Part { weights, out: &mut out, add: true }]);
+        assert_eq!(out, [12.0, -90.0, 10.0 - 255.0 * 0.125, 10.0 - 0.125]);
+        matmul(&cpu, &acts, &mut [Part { weights, out: &mut out, add: false }]);
+        assert_eq!(out, [2.0, -100.0, -255.0 * 0.125, -0.125]);
+    }
+}
+
+#[test]
+fn all_variants_are_exact_on_all_shapes() {
+    let mut rng = Rng::new(7);
+    for cols in edge_lengths(128).into_iter().chain(MODEL_COLS).filter(|&cols| cols > 0) {
+        for rows in edge_lengths(8) {
+            for tokens in TOKEN_COUNTS {
+                // Every column count with few rows and tokens, and the wide shapes with few of each.
+                if tokens * rows * cols > 1_500_000 {
+                    continue;
+                }
+                let codes = rng.codes(rows * cols);
+                let packed = pack(LAYOUT, rows, cols, &codes);
+                let values = rng.i8s(tokens * cols);
+                let expected = expected_sums(&codes, &values, cols, rows);
+                for cpu in cpus_once() {
+                    check(cpu, rows, cols, &packed, &values, &expected, "random");
+                }
+            }
+        }
+    }
+}
+
+/// The suite calls kernels some thousand times: the pools are made once.
+fn cpus_once() -> &'static [Cpu] {
+    static CPUS: std::sync::OnceLock<Vec<Cpu>> = std::sync::OnceLock::new();
+    CPUS.get_or_init(cpus)
+}
+
+#[test]
+fn extreme_activations_do_not_overflow() {
+    let mut rng = Rng::new(8);
+    for cols in [128, 1280, 1408, 2560, 6912, 23040] {
+        for tokens in [1, 2, 4, 8, 9, 17] {
+            let rows = 9;
+            for (name, value) in [("+127", 127), ("-128", -128), ("0", 0)] {
+                for (weights, codes) in
+                    [("-1", vec![0; rows * cols]), ("+1", vec![2; rows * cols]), ("random", rng.codes(rows * cols))]
+                {
+                    let packed = pack(LAYOUT, rows, cols, &codes);
+                    let values = vec![value; tokens * cols];
+                    let expected = expected_sums(&codes, &values, cols, rows);
+                    for cpu in cpus_once() {
+                        check(cpu, rows, cols, &packed, &values, &expected, &format!("all {name}, weights {weights}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn code_3_is_plus_two_without_overflow() {
+    let (rows, cols) = (5, 6912);
+    let packed = vec![0xFF; rows * cols / 4];
+    let codes = unpack(LAYOUT, rows, cols, &packed);
+    for tokens in [1, 3, 9] {
+        for value in [127, -128] {
+            let values = vec![value; tokens * cols];
+            let expected = vec![2 * i32::from(value) * cols as i32; tokens * rows];
+            assert_eq!(expected_sums(&codes, &values, cols, rows), expected);
+            for cpu in cpus_once() {
+                check(cpu, rows, cols, &packed, &values, &expected, "all codes 3");
+            }
+        }
+    }
+}
+
+#[test]
+fn prefill_equals_decode() {
+    let (rows, cols, tokens) = (45, 2560, 33);
+    let mut rng = Rng::new(9);
+    let packed = pack(LAYOUT, rows, cols, &rng.codes(rows * cols));
+    let values = rng.i8s(tokens * cols);
+    let weights = TernaryView::new(rows, cols, &packed, LAYOUT, Scales::PerTensor(0.037)).unwrap();
+    for cpu in cpus_once() {
+        let mut together = vec![0.0; tokens * rows];
+        let all = acts(cols, &values);
+        matmul(cpu, &all, &mut [Part { weights, out: &mut together, add: false }]);
+        for t in 0..tokens {
+            let mut one = QuantizedActs::new(1, cols);
+            one.set_raw(cols, &values[t * cols..][..cols], &[all.step(t)]);
+            let mut alone = vec![0.0; rows];
+            matmul(cpu, &one, &mut [Part { weights, out: &mut alone, add: false }]);
+            assert_eq!(alone, together[t * rows..][..rows], "{cpu:?}, token {t}");
+        }
+    }
+}
+
+#[test]
+fn parts_share_one_call() {
+    let cols = 256;
+    let mut rng = Rng::new(10);
+    let shapes = [20, 0, 5, 700];
+    let packed = shapes.map(|rows| pack(LAYOUT, rows, cols, &rng.codes(rows * cols)));
+    for tokens in [1, 5, 20] {
+        let acts = acts(cols, &rng.i8s(tokens * cols));
+        for cpu in cpus_once() {
+            let view = |i: usize| {
+                TernaryView::new(shapes[i], cols, &packed[i], LAYOUT, Scales::PerTensor(1.0 + i as f32)).unwrap()
+            };
+            let mut outs = shapes.map(|rows| vec![3.0; tokens * rows]);
+            let mut i = 0;
+            let mut parts = outs.each_mut().map(|out| {
+                i += 1;
+                Part { weights: view(i - 1), out, add: i % 2 == 0 }
+            });
+            matmul(cpu, &acts, &mut parts);
+            for (i, out) in outs.iter().enumerate() {
+                let mut sums = vec![0; tokens * shapes[i]];
+                matmul_i32(cpu, &acts, view(i), &mut sums);
+                let start = if i % 2 == 1 { 3.0 } else { 0.0 };
+                let expected: Vec<f32> = sums
+                    .iter()
+                    .enumerate()
+                    .map(|(at, &sum)| start + sum as f32 * ((1.0 + i as f32) * acts.step(at / shapes[i])))
+                    .collect();
+                assert_close(&format!("{cpu:?}, part {i}"), out, &expected, 0.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_step_makes_every_product_nan() {
+    let packed = pack(LAYOUT, 3, 128, &[1; 384]);
+    let weights = TernaryView::new(3, 128, &packed, LAYOUT, Scales::PerTensor(1.0)).unwrap();
+    let mut acts = QuantizedActs::new(2, 128);
+    acts.set_raw(128, &[0; 256], &[f32::NAN, 1.0]);
+    for cpu in cpus_once() {
+        let mut out = [0.0; 6];
+        matmul(cpu, &acts, &mut [Part { weights, out: &mut out, add: false }]);
+        assert_eq!(out.map(f32::is_nan), [true, true, true, false, false, false], "{cpu:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "columns of the matrix and of the activations")]
+fn other_columns_panic() {
+    let weights = TernaryView::new(1, 128, &[0; 32], LAYOUT, Scales::PerTensor(1.0)).unwrap();
+    matmul_i32(&cpus_once()[0], &acts(256, &[0; 256]), weights, &mut [0]);
+}
+
+#[test]
+#[should_panic(expected = "bytes of 2 x 128 codes")]
+fn short_codes_panic() {
+    let weights = TernaryView { rows: 2, cols: 128, codes: &[0; 63], layout: LAYOUT, scales: Scales::PerTensor(1.0) };
+    matmul_i32(&cpus_once()[0], &acts(128, &[0; 128]), weights, &mut [0; 2]);
+}
