@@ -68,27 +68,6 @@ pub(super) fn groups(parts: &[Part]) -> Vec<&[Part]> {
     parts.chunk_by(joins).flat_map(|run| run.chunks(MAX_PARTS)).collect()
 }
 
-/// Rows and columns of a projection.
-fn linear_shape(config: &Config, role: Linear) -> (usize, usize) {
-    let (q, kv) = (Slot::Q.width(config), Slot::K.width(config));
-    match role {
-        Linear::Q => (q, config.dim),
-        Linear::K | Linear::V => (kv, config.dim),
-        Linear::O => (config.dim, q),
-        Linear::Gate | Linear::Up => (config.ffn_dim, config.dim),
-        Linear::Down => (config.dim, config.ffn_dim),
-    }
-}
-
-fn norm_width(config: &Config, role: Norm) -> usize {
-    match role {
-        Norm::Attn | Norm::Ffn | Norm::Output => config.dim,
-        Norm::QHead | Norm::KHead => config.head_dim,
-        Norm::AttnSub => Slot::Attn.width(config),
-        Norm::FfnSub => config.ffn_dim,
-    }
-}
-
 /// Checks the configuration against what the kernels can index: they run without bounds checks.
 pub(super) fn check_config(config: &Config) -> Result<()> {
     let fits = |thing: &str, value: usize, range: std::ops::RangeInclusive<usize>| {
@@ -118,7 +97,7 @@ pub(super) fn check_config(config: &Config) -> Result<()> {
 fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> Result<()> {
     let matrix = block.linear(role);
     let thing = || format!("{role:?} of layer {layer}");
-    let (rows, cols) = linear_shape(config, role);
+    let (rows, cols) = config.linear_shape(role);
     if (matrix.rows, matrix.cols) != (rows, cols) {
         return Err(Error::malformed(
             thing(),
@@ -159,8 +138,8 @@ impl Weights {
         let (config, weights) = (&model.config, &model.weights);
         check_config(config)?;
         let norm_region = |layout: &mut Layout, what: &str, role: Norm, values: &[f32]| {
-            if values.len() != norm_width(config, role) {
-                return Err(Error::malformed(what, norm_width(config, role), values.len()));
+            if values.len() != config.norm_len(role) {
+                return Err(Error::malformed(what, config.norm_len(role), values.len()));
             }
             layout.place(what, 1, 4 * values.len() as u64)
         };

@@ -1,0 +1,62 @@
+//! Token ids of llama.cpp's vocabularies against its own expected ids (shared `vocab/`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bitnet_gpu::{
+    gguf,
+    tokenizer::{EncodeOptions, Tokenizer},
+};
+
+const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
+
+/// A file or folder of the shared data; `None` is printed as a skip.
+fn shared(name: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("BITNET_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let path = root.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: no {}", path.display());
+    None
+}
+
+/// Every vocabulary with test strings, by path.
+fn vocabularies() -> Vec<PathBuf> {
+    let Some(folder) = shared("vocab") else { return Vec::new() };
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|e| e == "gguf") && with_suffix(path, ".inp").exists())
+        .collect();
+    files.sort();
+    files
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[test]
+fn ids_are_those_of_llama_cpp() {
+    for path in vocabularies() {
+        let name = path.display();
+        let tokenizer = Tokenizer::from_gguf(gguf::File::open(&path).unwrap().metadata()).unwrap();
+        let texts = fs::read_to_string(with_suffix(&path, ".inp")).unwrap();
+        let expected = fs::read_to_string(with_suffix(&path, ".out")).unwrap();
+        // The separator also ends the last string.
+        let texts: Vec<_> = texts.strip_suffix(SEPARATOR).unwrap().split(SEPARATOR).collect();
+        let expected: Vec<_> = expected.lines().collect();
+        assert!(texts.len() > 40 && texts.len() == expected.len(), "{name}: {} {}", texts.len(), expected.len());
+        for (text, expected) in texts.iter().zip(expected) {
+            let expected: Vec<u32> = expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            let ids = tokenizer.encode(text, &EncodeOptions::default()).unwrap();
+            assert_eq!(ids, expected, "{name}: {text:?}");
+            assert_eq!(&tokenizer.decode(&ids, false), text, "{name}");
+        }
+    }
+}
