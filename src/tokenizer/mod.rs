@@ -19,7 +19,7 @@ pub use facts::JsonOptions;
 pub use stream::TokenStream;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, shown},
     gguf::Metadata,
 };
 
@@ -88,9 +88,8 @@ impl Tokenizer {
             "gpt2" => Self::from_gguf_bpe(metadata),
             "llama" => Self::from_gguf_spm(metadata),
             other => {
-                let shown: String = other.chars().take(40).collect();
                 let reason = "known models are gpt2 (byte-level BPE) and llama (SentencePiece BPE)";
-                Err(Error::unsupported(format!("tokenizer.ggml.model \"{shown}\""), reason))
+                Err(Error::unsupported(format!("tokenizer.ggml.model \"{}\"", shown(other)), reason))
             }
         }
     }
@@ -261,9 +260,14 @@ impl Tokenizer {
         self.special.eos
     }
 
-    /// True for each token after which generation stops: EOS, end of turn, end of message.
+    /// True for a token after which generation stops: EOS, end of turn, end of message.
     pub fn is_end(&self, id: u32) -> bool {
         self.special.ends.binary_search(&id).is_ok()
+    }
+
+    /// Every token after which generation stops, in ascending order.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.special.ends
     }
 
     /// Number of token ids, holes included.
