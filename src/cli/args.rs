@@ -40,6 +40,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Make a model of any shape with random weights, for measurements
     Dummy(DummyArgs),
+    /// Show how well the model predicts a text
+    Perplexity(PerplexityArgs),
 }
 
 /// Which model.
@@ -349,6 +351,27 @@ pub struct TokenizeArgs {
     /// Print {"ids":[1,2,3]}
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub prompt: Option<String>,
+
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub file: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
 }
 
 #[derive(Args, Debug)]
