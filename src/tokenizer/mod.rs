@@ -264,7 +264,8 @@ impl SpecialIds {
         let id = |name: &str| vocab.id_from(metadata, &format!("tokenizer.ggml.{name}_token_id"));
         let flag = |name: &str| metadata.bool(&format!("tokenizer.ggml.add_{name}_token"));
         // Never used, but an id out of range means that the file is damaged.
-        (id("padding")?, id("unknown")?);
+        id("padding")?;
+        id("unknown")?;
         let (bos, eos) = (id("bos")?.or(default.bos), id("eos")?.or(default.eos));
         let (add_bos, add_eos) = (flag("bos")?.unwrap_or(default.add_bos), flag("eos")?.unwrap_or(default.add_eos));
         for (name, add, token) in [("bos", add_bos, bos), ("eos", add_eos, eos)] {
