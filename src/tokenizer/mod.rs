@@ -117,9 +117,14 @@ impl Tokenizer {
 
     fn from_embedded_json(json: &str, metadata: &Metadata) -> Result<Self> {
         let mut tokenizer = Self::from_json(json.as_bytes())?;
-        // The JSON may end before the model's last row.
-        let len = metadata.strings("tokenizer.ggml.tokens")?.map_or(0, <[String]>::len);
-        tokenizer.vocab.pad(len);
+        // The JSON may end before the model's last row, but not go on after it.
+        if let Some(tokens) = metadata.strings("tokenizer.ggml.tokens")? {
+            if tokenizer.vocab_size() > tokens.len() {
+                let expected = format!("at most {} tokens, as in tokenizer.ggml.tokens", tokens.len());
+                return Err(Error::malformed("vocabulary", expected, tokenizer.vocab_size()));
+            }
+            tokenizer.vocab.pad(tokens.len());
+        }
         tokenizer.special = SpecialIds::read(metadata, &tokenizer.vocab, tokenizer.special)?;
         if let Some(template) = metadata.str(CHAT_TEMPLATE)? {
             tokenizer.chat_template = Some(template.to_string());

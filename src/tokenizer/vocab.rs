@@ -127,9 +127,8 @@ impl Vocab {
         self.texts.len()
     }
 
-    /// Adds unused tokens up to `len`.
+    /// Adds unused tokens up to `len`, which is not below the present length.
     pub fn pad(&mut self, len: usize) {
-        let len = len.max(self.len());
         self.texts.resize(len, String::new());
         self.kinds.resize(len, Kind::Unused);
         self.printed_ends.resize(len, self.printed.len());
