@@ -13,6 +13,8 @@ pub mod model;
 
 pub mod tokenizer;
 
+pub mod inspect;
+
 pub mod plan;
 
 pub mod backend;
@@ -22,5 +24,7 @@ pub mod generate;
 pub mod convert;
 
 pub mod dummy;
+
+pub mod cli;
 
 pub use error::{Error, Result};

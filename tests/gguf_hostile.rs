@@ -107,8 +107,12 @@ fn metadata_keys() {
         row("14 empty key", key(b""), &["metadata key 7: expected 1 to 65535 bytes, found 0 bytes"]),
         row("14 key of 64 KiB", key(&[b'k'; 65536]), &["metadata key 7", "found 65536 bytes"]),
         row("16 not UTF-8", key(b"ab\xff"), &["metadata key 7: expected UTF-8 text, found byte 0xff"]),
-        row("16 NUL", key(b"a\0b"), &["metadata key 7: expected no NUL", r#""a\0b""#]),
-        row("16 NUL and line break", key(b"a\0\nb"), &["metadata key 7: expected no NUL", r#""a\0\nb""#]),
+        row("16 NUL", key(b"a\0b"), &["metadata key 7: expected no control characters", r#""a\0b""#]),
+        row(
+            "16 NUL and line break",
+            key(b"a\0\nb"),
+            &["metadata key 7: expected no control characters", r#""a\0\nb""#],
+        ),
         row("17 twice", key(b"test.rate"), &["key test.rate: expected each key once", "places 2 and 7"]),
         row("17 twice, same type", key(b"test.count"), &["key test.count: expected each key once"]),
     ];
@@ -229,7 +233,12 @@ fn tensor_names_and_dimensions() {
     let mut rows = vec![
         row("48 empty", named(b""), &["name of tensor 4: expected 1 to 63 bytes, found 0 bytes"]),
         row("48 64 bytes", named(&[b'n'; 64]), &["name of tensor 4: expected 1 to 63 bytes, found 64 bytes"]),
-        row("48 NUL", named(b"a\0"), &["name of tensor 4: expected no NUL"]),
+        row(
+            "48 escape sequence",
+            named(b"a\x1b[2J"),
+            &["name of tensor 4: expected no control characters", r#""a\u{1b}[2J""#],
+        ),
+        row("48 NUL", named(b"a\0"), &["name of tensor 4: expected no control characters"]),
         row("48 not UTF-8", named(b"\x80"), &["name of tensor 4: expected UTF-8"]),
         row("48 twice", named(b"token_embd.weight"), &["tensor token_embd.weight: expected each name once", "2 and 4"]),
         row("48 path", named(b"../../.bashrc"), &["name of tensor 4: expected no \"..\" between slashes"]),
@@ -293,12 +302,12 @@ fn tensor_types_and_sizes() {
         row(
             "54 42, no reading fits",
             typed(42, &[128, 2], 67),
-            &["tensor t of type id 42", "72 bytes of Q2_0", "68 bytes of Q2_0 (groups of 128)"],
+            &["tensor t of type id 42", "72 bytes of Q2_0", "68 bytes of Q2_0_G128"],
         ),
         row(
             "54 42, two readings fit",
             typed(42, &[128], 64),
-            &["tensor t of type id 42 is not supported", "Q2_0, Q2_0 (groups of 128)"],
+            &["tensor t of type id 42 is not supported", "Q2_0, Q2_0_G128"],
         ),
     ];
     let mixed = sample()

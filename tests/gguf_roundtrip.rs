@@ -186,7 +186,7 @@ fn type_ids_39_and_42_are_told_apart_by_the_distances() {
     let mut writer = Writer::create(&Metadata::default(), vec![spec("a", &[128], Q2_0)], Vec::new()).unwrap();
     writer.write_tensor("a", &[0; 36]).unwrap();
     let error = File::parse(writer.finish().unwrap().into()).unwrap_err().to_string();
-    assert!(error.contains("tensor a of type id 42") && error.contains("Q2_0, Q2_0 (groups of 128)"), "{error}");
+    assert!(error.contains("tensor a of type id 42") && error.contains("Q2_0, Q2_0_G128"), "{error}");
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub mod dense;
 
 pub mod testing;
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 pub use isa::Isa;
 pub use threads::Pool;
 

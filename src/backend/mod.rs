@@ -5,6 +5,7 @@
 
 pub mod calibrate;
 pub mod cpu;
+pub mod gpu;
 
 use std::{ops::Range, sync::Arc};
 

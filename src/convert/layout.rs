@@ -2,20 +2,20 @@
 
 use std::collections::HashSet;
 
+use bitnet_cpu_kernels::format::I2S_BLOCK;
 use safetensors::Dtype;
 
 use super::{
     checkpoint::Checkpoint,
     config::SourceConfig,
-    dense,
-    names::{norm_names, norms, projection_names, spec},
+    dense, names,
     safetensors::{Tensor, shape},
     ternary::{self, Ternary},
 };
 use crate::{
     error::{Error, Result},
     gguf::{TensorSpec, TensorType},
-    model::{Config, Family, Linear, Norm},
+    model::{Config, Family, Linear, Norm, names as gguf_names},
 };
 
 /// What a tensor of the output is made of.
@@ -77,23 +77,33 @@ pub(super) struct Item<'a> {
 pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> Result<(Vec<Item<'a>>, Vec<String>)> {
     let mut builder = Builder { checkpoint, used: HashSet::new(), items: Vec::new(), warnings: Vec::new() };
     let model = &config.model;
-    builder.table("token_embd.weight", "embed_tokens.weight", model)?;
+    builder.table(gguf_names::TOKEN_EMBD, names::TOKEN_EMBD, model)?;
     builder.head(config)?;
     if let Some(factors) = &config.rope_factors {
-        let spec = spec("rope_freqs.weight".into(), &[factors.len()], TensorType::F32);
+        let spec = spec(gguf_names::ROPE_FREQS.into(), &[factors.len()], TensorType::F32);
         builder.items.push(Item { spec, content: Content::Computed(factors.clone()) });
     }
     for layer in 0..model.layers {
-        for role in norms(model.family) {
-            builder.norm(model, role, Some(layer))?;
+        for &role in model.family.block_norms() {
+            builder.norm(model, layer, role)?;
         }
         for role in Linear::ALL {
-            builder.projection(model, role, layer)?;
+            builder.projection(model, layer, role)?;
         }
     }
-    builder.norm(model, Norm::Output, None)?;
+    builder.norm(model, 0, Norm::Output)?;
     builder.refuse_unknown()?;
     Ok((builder.items, builder.warnings))
+}
+
+/// A tensor of the output; `sizes` slowest first, as in a checkpoint.
+pub(crate) fn spec(name: String, sizes: &[usize], ty: TensorType) -> TensorSpec {
+    TensorSpec { name, dims: sizes.iter().rev().map(|&size| size as u64).collect(), ty }
+}
+
+/// Bytes of a tensor in the file, without padding.
+pub(crate) fn bytes(spec: &TensorSpec) -> u64 {
+    spec.ty.size_bytes(&spec.dims).expect("the shape was checked when the tensor was planned")
 }
 
 struct Builder<'a> {
@@ -126,38 +136,35 @@ impl<'a> Builder<'a> {
 
     /// The output head. A tied one is not written: the reader takes the embedding table.
     fn head(&mut self, config: &SourceConfig) -> Result<()> {
-        const HEAD: &str = "lm_head.weight";
-        let present = self.find(HEAD).is_some();
+        let present = self.find(names::OUTPUT).is_some();
         match (config.tied, present) {
             (Some(true), true) => {
-                let note = "lm_head.weight is left out: config.json ties the head to the embedding table";
-                self.warnings.push(note.to_owned());
+                let head = names::OUTPUT;
+                self.warnings.push(format!("{head} is left out: config.json ties the head to the embedding table"));
                 Ok(())
             }
             (Some(true) | None, false) => Ok(()),
-            (Some(false), false) => Err(Error::missing(format!("tensor {HEAD}"), "tie_word_embeddings = false")),
-            (Some(false) | None, true) => self.table("output.weight", HEAD, &config.model),
+            (Some(false), false) => {
+                Err(Error::missing(format!("tensor {}", names::OUTPUT), "tie_word_embeddings = false"))
+            }
+            (Some(false) | None, true) => self.table(gguf_names::OUTPUT, names::OUTPUT, &config.model),
         }
     }
 
-    fn norm(&mut self, model: &Config, role: Norm, layer: Option<usize>) -> Result<()> {
-        let (to, from, size) = norm_names(model, role);
-        let place = |name: &str, blocks: &str| match layer {
-            Some(layer) => format!("{blocks}.{layer}.{name}.weight"),
-            None => format!("{name}.weight"),
-        };
-        let candidates: Vec<String> = from.iter().map(|name| place(name, "layers")).collect();
+    fn norm(&mut self, model: &Config, layer: usize, role: Norm) -> Result<()> {
+        let candidates = names::norm(layer, role);
         let present = candidates.iter().find(|name| self.checkpoint.get(name).is_some());
         let tensor = self.need(present.unwrap_or(&candidates[0]))?;
-        check(tensor, &[size])?;
-        let spec = spec(place(to, "blk"), &[size], TensorType::F32);
+        let size = [model.norm_len(role)];
+        check(tensor, &size)?;
+        let spec = spec(gguf_names::norm(layer, role), &size, TensorType::F32);
         self.items.push(Item { spec, content: Content::Norm(tensor) });
         Ok(())
     }
 
-    fn projection(&mut self, model: &Config, role: Linear, layer: usize) -> Result<()> {
-        let (to, from, rows, cols) = projection_names(model, role);
-        let from = format!("layers.{layer}.{from}");
+    fn projection(&mut self, model: &Config, layer: usize, role: Linear) -> Result<()> {
+        let (rows, cols) = model.linear_shape(role);
+        let from = names::linear(layer, role);
         let weight = self.need(&format!("{from}.weight"))?;
         let stated_scale = if weight.dtype == Dtype::U8 {
             check_shape(weight, &[rows.div_ceil(4), cols], "packed")?;
@@ -166,13 +173,13 @@ impl<'a> Builder<'a> {
             check(weight, &[rows, cols])?;
             None
         };
-        if rows * cols % 128 != 0 {
-            let reason = format!("{rows} x {cols} weights are not a multiple of 128, the block of I2_S");
+        if rows * cols % I2S_BLOCK != 0 {
+            let reason = format!("{rows} x {cols} weights are not a multiple of {I2S_BLOCK}, the block of I2_S");
             return Err(Error::unsupported(format!("tensor {}", weight.name), reason));
         }
         let turned = model.family == Family::Llama && matches!(role, Linear::Q | Linear::K);
         let interleave = turned.then_some(model.head_dim);
-        let spec = spec(format!("blk.{layer}.{to}.weight"), &[rows, cols], TensorType::I2_S);
+        let spec = spec(gguf_names::linear(layer, role), &[rows, cols], TensorType::I2_S);
         let projection = Projection { weight, stated_scale, rows, cols, interleave };
         self.items.push(Item { spec, content: Content::Projection(projection) });
         Ok(())
@@ -180,7 +187,7 @@ impl<'a> Builder<'a> {
 
     /// A tensor with no place in the output would change the model if it were dropped.
     fn refuse_unknown(&self) -> Result<()> {
-        let unknown = |name: &str| !self.used.contains(name) && !is_buffer(name);
+        let unknown = |name: &str| !self.used.contains(name) && !names::is_buffer(name);
         let mut left = self.checkpoint.iter().filter(|(name, _)| unknown(name)).map(|(_, tensor)| tensor);
         let Some(first) = left.next() else { return Ok(()) };
         let more = match left.count() {
@@ -190,11 +197,6 @@ impl<'a> Builder<'a> {
         let reason = format!("the architecture in config.json has no place for it{more}");
         Err(Error::unsupported(format!("tensor {} {}", first.name, shape(&first.shape)), reason))
     }
-}
-
-/// What old transformers versions saved with the weights and no longer read.
-fn is_buffer(name: &str) -> bool {
-    [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"].iter().any(|end| name.ends_with(end))
 }
 
 fn check(tensor: &Tensor, expected: &[usize]) -> Result<()> {

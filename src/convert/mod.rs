@@ -7,9 +7,9 @@ mod checkpoint;
 pub(crate) mod config;
 mod dense;
 pub(crate) mod json;
-mod layout;
+pub(crate) mod layout;
 pub(crate) mod metadata;
-pub(crate) mod names;
+mod names;
 mod report;
 mod safetensors;
 pub(crate) mod target;
@@ -22,9 +22,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use report::{Report, TypeCount};
+pub use report::Report;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::Config,
+};
 
 /// How to convert. The default is right for every model that says what it is.
 #[derive(Clone, Copy, Default)]
@@ -36,8 +39,11 @@ pub struct ConvertOptions<'a> {
     /// Round real-valued projections to ternary even where nothing says that the model was trained for it.
     pub ternarise: bool,
     /// Called after every few rows; `Break` ends the conversion and leaves no file behind.
-    pub progress: Option<&'a dyn Fn(&Progress) -> ControlFlow<()>>,
+    pub progress: Option<&'a ProgressFn<'a>>,
 }
+
+/// Is told how far the work is; `Break` ends it.
+pub type ProgressFn<'a> = dyn Fn(&Progress) -> ControlFlow<()> + 'a;
 
 /// How far a conversion is.
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +79,14 @@ pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Repor
     let checkpoint = checkpoint::Checkpoint::open(src)?;
     let (items, mut warnings) = layout::layout(&config, &checkpoint).map_err(in_source)?;
     let mut metadata = metadata::describe(&config.model);
-    let tokens = tokens::read(src, config.model.vocab)?;
+    let tokens = tokens::read(src, config.model.vocab).map_err(in_source)?;
     for (key, value) in tokens.pairs {
         metadata.set(key, value);
     }
     warnings.extend(tokens.warnings);
+
+    // What is written has to be what this program runs; its own checks know the limits.
+    Config::from_metadata(&metadata, config.model.vocab).map_err(in_source)?;
 
     let mut inputs: Vec<PathBuf> = checkpoint.files.clone();
     inputs.push(config_path);

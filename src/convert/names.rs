@@ -1,55 +1,39 @@
-//! Which tensors a model has: their names in a GGUF file and in a checkpoint, and their shapes (formats.md 4.10).
+//! Tensor names of Hugging Face checkpoints by role, without the prefix `model.` (formats.md 4.10).
 
-use crate::{
-    gguf::{TensorSpec, TensorType},
-    model::{Config, Family, Linear, Norm},
-};
+use crate::model::{Linear, Norm};
 
-/// The norms of a block, in the order they are used.
-pub(crate) fn norms(family: Family) -> impl Iterator<Item = Norm> {
-    Norm::BLOCK.into_iter().filter(move |norm| match norm {
-        Norm::QHead | Norm::KHead => family == Family::Qwen3,
-        Norm::AttnSub | Norm::FfnSub => family == Family::BitNet,
-        Norm::Attn | Norm::Ffn => true,
-        Norm::Output => false,
-    })
+pub(super) const TOKEN_EMBD: &str = "embed_tokens.weight";
+pub(super) const OUTPUT: &str = "lm_head.weight";
+
+/// The names a norm may have: 1bitLLM's models call the sub-norms differently.
+pub(super) fn norm(layer: usize, role: Norm) -> Vec<String> {
+    let names: &[&str] = match role {
+        Norm::Attn => &["input_layernorm"],
+        Norm::QHead => &["self_attn.q_norm"],
+        Norm::KHead => &["self_attn.k_norm"],
+        Norm::AttnSub => &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"],
+        Norm::Ffn => &["post_attention_layernorm"],
+        Norm::FfnSub => &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
+        Norm::Output => return vec!["norm.weight".to_owned()],
+    };
+    names.iter().map(|name| format!("layers.{layer}.{name}.weight")).collect()
 }
 
-/// GGUF name, checkpoint names (the second is 1bitLLM's), size (formats.md 4.10).
-pub(crate) fn norm_names(model: &Config, role: Norm) -> (&'static str, &'static [&'static str], usize) {
-    match role {
-        Norm::Attn => ("attn_norm", &["input_layernorm"], model.dim),
-        Norm::QHead => ("attn_q_norm", &["self_attn.q_norm"], model.head_dim),
-        Norm::KHead => ("attn_k_norm", &["self_attn.k_norm"], model.head_dim),
-        Norm::AttnSub => {
-            ("attn_sub_norm", &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"], model.heads * model.head_dim)
-        }
-        Norm::Ffn => ("ffn_norm", &["post_attention_layernorm"], model.dim),
-        Norm::FfnSub => ("ffn_sub_norm", &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"], model.ffn_dim),
-        Norm::Output => ("output_norm", &["norm"], model.dim),
-    }
+/// The name of a projection, without `.weight` or `.weight_scale`.
+pub(super) fn linear(layer: usize, role: Linear) -> String {
+    let name = match role {
+        Linear::Q => "self_attn.q_proj",
+        Linear::K => "self_attn.k_proj",
+        Linear::V => "self_attn.v_proj",
+        Linear::O => "self_attn.o_proj",
+        Linear::Gate => "mlp.gate_proj",
+        Linear::Up => "mlp.up_proj",
+        Linear::Down => "mlp.down_proj",
+    };
+    format!("layers.{layer}.{name}")
 }
 
-/// GGUF name, checkpoint name, rows, columns (formats.md 4.10).
-pub(crate) fn projection_names(model: &Config, role: Linear) -> (&'static str, &'static str, usize, usize) {
-    let (q, kv) = (model.heads * model.head_dim, model.kv_heads * model.head_dim);
-    match role {
-        Linear::Q => ("attn_q", "self_attn.q_proj", q, model.dim),
-        Linear::K => ("attn_k", "self_attn.k_proj", kv, model.dim),
-        Linear::V => ("attn_v", "self_attn.v_proj", kv, model.dim),
-        Linear::O => ("attn_output", "self_attn.o_proj", model.dim, q),
-        Linear::Gate => ("ffn_gate", "mlp.gate_proj", model.ffn_dim, model.dim),
-        Linear::Up => ("ffn_up", "mlp.up_proj", model.ffn_dim, model.dim),
-        Linear::Down => ("ffn_down", "mlp.down_proj", model.dim, model.ffn_dim),
-    }
-}
-
-/// A tensor of the output; `sizes` slowest first, as in the checkpoint.
-pub(crate) fn spec(name: String, sizes: &[usize], ty: TensorType) -> TensorSpec {
-    TensorSpec { name, dims: sizes.iter().rev().map(|&size| size as u64).collect(), ty }
-}
-
-/// Bytes of a tensor in the file, without padding. The shape has been checked against the type.
-pub(crate) fn bytes(spec: &TensorSpec) -> u64 {
-    spec.ty.size_bytes(&spec.dims).expect("the shape was checked when the tensor was planned")
+/// What old transformers versions saved with the weights and no longer read.
+pub(super) fn is_buffer(name: &str) -> bool {
+    [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"].iter().any(|end| name.ends_with(end))
 }

@@ -4,22 +4,12 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::names::bytes;
+use super::layout::bytes;
 use crate::{
     gguf::{TensorSpec, TensorType},
+    inspect::TypeCount,
     model::Config,
 };
-
-/// Tensors of one type.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct TypeCount {
-    /// How many.
-    pub tensors: usize,
-    /// Elements in all of them.
-    pub elements: u64,
-    /// Bytes of all of them.
-    pub bytes: u64,
-}
 
 /// What a conversion wrote. `Display` gives a few lines for a user.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,6 +4,7 @@
 //! head type and seed give the same file.
 
 mod shapes;
+mod words;
 
 use std::{io, io::Write, ops::ControlFlow, path::Path};
 
@@ -12,13 +13,14 @@ pub use shapes::Shape;
 
 use crate::{
     convert::{
-        Progress, Report, metadata,
-        names::{bytes, norm_names, norms, projection_names, spec},
+        Progress, ProgressFn, Report,
+        layout::{bytes, spec},
+        metadata,
         target::Target,
     },
     error::{Error, Result},
-    gguf::{TensorSpec, TensorType, Writer},
-    model::{Linear, Norm},
+    gguf::{I2S_TRAILER_BYTES, TensorSpec, TensorType, Writer},
+    model::{Linear, Norm, names},
 };
 
 /// Type of the embedding table and the head.
@@ -41,7 +43,7 @@ pub struct DummyOptions<'a> {
     /// Overwrite an existing output.
     pub force: bool,
     /// Called after every part of a tensor; `Break` ends the work and leaves no file behind.
-    pub progress: Option<&'a dyn Fn(&Progress) -> ControlFlow<()>>,
+    pub progress: Option<&'a ProgressFn<'a>>,
 }
 
 /// Makes a model of that shape.
@@ -52,7 +54,10 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
     target.check_space(total)?;
     {
         let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
-        let metadata = metadata::describe(&shape.model);
+        let mut metadata = metadata::describe(&shape.model);
+        for (key, value) in words::vocabulary(shape.model.vocab) {
+            metadata.set(key, value);
+        }
         let writer = Writer::create(&metadata, specs, target.buffered()).map_err(|e| target.blame(e))?;
         let writer = writer.named(target.path());
         let mut run = Run { writer, options, path: target.path(), total, done: 0 };
@@ -100,31 +105,27 @@ fn tensors(shape: &Shape, head: HeadType) -> Result<Vec<(TensorSpec, Content)>> 
         tensors.push((spec, content));
         Ok(())
     };
-    add("token_embd.weight".into(), &[model.vocab, model.dim], ty, table)?;
+    add(names::TOKEN_EMBD.into(), &[model.vocab, model.dim], ty, table)?;
     if !shape.tied {
-        add("output.weight".into(), &[model.vocab, model.dim], ty, table)?;
+        add(names::OUTPUT.into(), &[model.vocab, model.dim], ty, table)?;
     }
     for layer in 0..model.layers {
-        for role in norms(model.family) {
-            let (name, _, size) = norm_names(model, role);
-            add(format!("blk.{layer}.{name}.weight"), &[size], TensorType::F32, Content::Ones)?;
+        for &role in model.family.block_norms() {
+            add(names::norm(layer, role), &[model.norm_len(role)], TensorType::F32, Content::Ones)?;
         }
         for role in Linear::ALL {
-            let (name, _, rows, cols) = projection_names(model, role);
+            let (rows, cols) = model.linear_shape(role);
             // Two thirds of the weights are not 0, so this scale keeps the variance of what comes in.
             let content = Content::Ternary { scale: (1.5 / cols as f32).sqrt() };
-            add(format!("blk.{layer}.{name}.weight"), &[rows, cols], TensorType::I2_S, content)?;
+            add(names::linear(layer, role), &[rows, cols], TensorType::I2_S, content)?;
         }
     }
-    let (name, _, size) = norm_names(model, Norm::Output);
-    add(format!("{name}.weight"), &[size], TensorType::F32, Content::Ones)?;
+    add(names::norm(0, Norm::Output), &[model.norm_len(Norm::Output)], TensorType::F32, Content::Ones)?;
     Ok(tensors)
 }
 
 /// Bytes made at a time; a multiple of every block.
 const CHUNK_BYTES: u64 = 34 << 14;
-/// What follows the codes of an I2_S tensor.
-const I2S_TRAILER_BYTES: u64 = 32;
 
 struct Run<'a, W: Write> {
     writer: Writer<W>,
@@ -137,7 +138,7 @@ struct Run<'a, W: Write> {
 impl<W: Write> Run<'_, W> {
     fn write(&mut self, spec: &TensorSpec, content: Content, mut random: Random) -> Result<()> {
         let trailer = if let Content::Ternary { .. } = content { I2S_TRAILER_BYTES } else { 0 };
-        let mut left = bytes(spec) - trailer;
+        let mut left = bytes(spec) - trailer as u64;
         let mut chunk = Vec::new();
         while left > 0 {
             chunk.clear();
@@ -147,7 +148,7 @@ impl<W: Write> Run<'_, W> {
             self.put(&spec.name, &chunk)?;
         }
         if let Content::Ternary { scale } = content {
-            let mut trailer = [0; I2S_TRAILER_BYTES as usize];
+            let mut trailer = [0; I2S_TRAILER_BYTES];
             trailer[..4].copy_from_slice(&scale.to_le_bytes());
             self.put(&spec.name, &trailer)?;
         }
@@ -172,7 +173,7 @@ fn fill(chunk: &mut [u8], content: Content, random: &mut Random) {
             for part in chunk.chunks_mut(4) {
                 let bits = random.next();
                 for (at, byte) in part.iter_mut().enumerate() {
-                    let choice = (bits >> (16 * at) & 0xffff) * 81 >> 16;
+                    let choice = (((bits >> (16 * at)) & 0xffff) * 81) >> 16;
                     *byte = FOUR_CODES[choice as usize];
                 }
             }
@@ -201,7 +202,7 @@ const FOUR_CODES: [u8; 81] = {
     let mut bytes = [0; 81];
     let mut i = 0;
     while i < 81 {
-        bytes[i] = (i % 3 | i / 3 % 3 << 2 | i / 9 % 3 << 4 | i / 27 << 6) as u8;
+        bytes[i] = ((i % 3) | ((i / 3 % 3) << 2) | ((i / 9 % 3) << 4) | ((i / 27) << 6)) as u8;
         i += 1;
     }
     bytes

@@ -154,7 +154,7 @@ mod tests {
     fn projections(shape: &Shape) -> f64 {
         let model = &shape.model;
         let elements = |role| {
-            let (_, _, rows, cols) = crate::convert::names::projection_names(model, role);
+            let (rows, cols) = model.linear_shape(role);
             (rows * cols) as f64
         };
         model.layers as f64 * Linear::ALL.map(elements).iter().sum::<f64>() / 1e9

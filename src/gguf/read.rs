@@ -205,8 +205,8 @@ pub(super) fn check_key(key: &str) -> Result<(), (&'static str, String)> {
     if key.is_empty() || key.len() > 65535 {
         return Err(("1 to 65535 bytes", format!("{} bytes", key.len())));
     }
-    if key.contains('\0') {
-        return Err(("no NUL", format!("\"{}\"", shown(key))));
+    if key.contains(char::is_control) {
+        return Err(("no control characters", format!("\"{}\"", shown(key))));
     }
     Ok(())
 }

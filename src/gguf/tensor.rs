@@ -141,13 +141,16 @@ const SPECS: &[Spec] = &[
     spec(T::NVFP4, "NVFP4", &[40], blocks(64, 36)),
     spec(T::Q1_0, "Q1_0", &[41], blocks(128, 18)),
     spec(T::Q2_0, "Q2_0", &[42], blocks(64, 18)),
-    spec(T::Q2_0_G128, "Q2_0 (groups of 128)", &[42], blocks(128, 34)),
+    spec(T::Q2_0_G128, "Q2_0_G128", &[42], blocks(128, 34)),
     spec(T::IQ1_BN, "IQ1_BN", &[134], rows(2, 13, 1)),
     spec(T::IQ2_BN, "IQ2_BN", &[135], rows(4, 16, 1)),
     spec(T::IQ2_BN_R4, "IQ2_BN_R4", &[335], rows(4, 16, 4)),
     spec(T::PQ2_0, "PQ2_0", &[142], blocks(128, 34)),
     spec(T::PTQ1_0, "PTQ1_0", &[143], blocks(128, 28)),
 ];
+
+/// Bytes behind the codes of an I2_S tensor: the scale as f32, the rest zero or undefined.
+pub const I2S_TRAILER_BYTES: usize = 32;
 
 /// A shape that a type cannot have.
 pub(super) struct BadShape {
@@ -213,7 +216,7 @@ impl TensorType {
             }
             Size::I2s => {
                 need("the number of elements", n, 4)?;
-                n / 4 + 32
+                n / 4 + I2S_TRAILER_BYTES as u128
             }
             Size::Tl1 => {
                 need("the number of elements", n, 4)?;
@@ -290,8 +293,9 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
         let found = format!("{} bytes", name.len());
         return Err(Error::malformed(format!("name of {what}"), format!("1 to {MAX_NAME_BYTES} bytes"), found));
     }
-    if name.contains('\0') {
-        return Err(Error::malformed(format!("name of {what}"), "no NUL", format!("\"{}\"", shown(name))));
+    if name.contains(char::is_control) {
+        let found = format!("\"{}\"", shown(name));
+        return Err(Error::malformed(format!("name of {what}"), "no control characters", found));
     }
     // Nothing here takes a name for a path, but tools that unpack tensors into files do.
     if name.split(['/', '\\']).any(|part| part == "..") {

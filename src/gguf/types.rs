@@ -173,6 +173,13 @@ impl Metadata {
         if arch.is_empty() || arch.len() > 64 {
             return Err(Error::malformed(format!("key {KEY}"), "1 to 64 bytes", format!("{} bytes", arch.len())));
         }
+        if arch.contains(char::is_control) {
+            return Err(Error::malformed(
+                format!("key {KEY}"),
+                "no control characters",
+                format!("\"{}\"", shown(arch)),
+            ));
+        }
         Ok(arch)
     }
 

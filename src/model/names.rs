@@ -2,10 +2,10 @@
 
 use super::{Linear, Norm};
 
-pub(super) const TOKEN_EMBD: &str = "token_embd.weight";
-pub(super) const OUTPUT_NORM: &str = "output_norm.weight";
-pub(super) const OUTPUT: &str = "output.weight";
-pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+pub(crate) const TOKEN_EMBD: &str = "token_embd.weight";
+pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
+pub(crate) const OUTPUT: &str = "output.weight";
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// Name of a projection of block `layer`.
 pub fn linear(layer: usize, role: Linear) -> String {

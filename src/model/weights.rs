@@ -108,6 +108,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// A block from its matrices in the order of [`Linear::ALL`] and its norms in that of [`Norm::BLOCK`].
+    pub fn new(linears: [TernaryMatrix; Linear::ALL.len()], norms: [Option<Vec<f32>>; Norm::BLOCK.len()]) -> Self {
+        Self { linears, norms }
+    }
+
     /// The matrix of a projection.
     pub fn linear(&self, role: Linear) -> &TernaryMatrix {
         &self.linears[role as usize]

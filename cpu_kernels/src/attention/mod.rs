@@ -5,6 +5,8 @@
 //! some rows (token, head of the group) that meet the keys of their head block by block, with a running maximum and
 //! sum (online softmax, Milakov and Gimelshein 2018), so that no row of scores is ever stored whole.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod cache;
 mod scalar;
 
@@ -33,6 +35,18 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    #[cfg(target_arch = "x86_64")]
+    fn rows(&self) -> usize {
+        self.queries.len() / self.cache.stride
+    }
+
+    /// `keys` positions from `start` on of one of the cache's arrays, (keys, stride).
+    #[cfg(target_arch = "x86_64")]
+    fn block<'a, T>(&self, store: &'a [T], start: usize, keys: usize) -> &'a [T] {
+        let stride = self.cache.stride;
+        &store[(self.kv_head * self.cache.capacity + start) * stride..][..keys * stride]
+    }
+
     fn query(&self, row: usize) -> &[f32] {
         &self.queries[row * self.cache.stride..][..self.cache.stride]
     }
@@ -91,7 +105,7 @@ fn attend_tile(isa: Isa, tile: &Tile, results: &mut [f32]) {
     match isa {
         Isa::Scalar => scalar::attend(tile, results),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => scalar::attend(tile, results),
+        Isa::Avx2(avx2) => avx2::attend(avx2, tile, results),
     }
 }
 

@@ -108,7 +108,7 @@ fn hand_computed() {
 fn all_variants_are_right_for_all_head_widths_and_groups() {
     let mut rng = Rng::new(13);
     let cpus = cpus();
-    for head_dim in [2, 6, 10, 14, 16, 18, 30, 64, 80, 96, 100, 128, 256] {
+    for head_dim in [2, 6, 10, 14, 16, 18, 30, 64, 80, 96, 100, 128, 256, 320] {
         for (heads, kv_heads) in [(1, 1), (3, 3), (4, 1), (6, 2), (10, 2), (9, 1)] {
             for (tokens, start_pos) in [(1, 0), (1, 1), (1, 70), (2, 0), (5, 3), (33, 31)] {
                 let case = Case { tokens, heads, kv_heads, head_dim, start_pos };

@@ -1,5 +1,7 @@
 //! The function between the two halves of the feed-forward block: g = f(g) * u.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod scalar;
 
 use crate::{Cpu, Isa, threads::Disjoint};
@@ -32,7 +34,7 @@ pub fn apply(cpu: &Cpu, kind: Kind, gate: &mut [f32], up: &[f32]) {
         match isa {
             Isa::Scalar => scalar::apply(kind, part, &up[range]),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(_) => scalar::apply(kind, part, &up[range]),
+            Isa::Avx2(avx2) => avx2::apply(avx2, kind, part, &up[range]),
         }
     });
 }

@@ -3,6 +3,8 @@
 //! The squares are summed in f64, so that their order does not show in the f32 result and no finite input overflows;
 //! the rest is f32: y = (x * factor) * w.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
 pub(crate) mod scalar;
 
 use crate::{Cpu, Isa, threads::Disjoint, tokens_of};
@@ -43,7 +45,7 @@ fn norm_row(isa: Isa, row: &mut [f32], weight: &[f32], eps: f32) {
     match isa {
         Isa::Scalar => scalar::row(row, weight, eps),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => scalar::row(row, weight, eps),
+        Isa::Avx2(avx2) => avx2::row(avx2, row, weight, eps),
     }
 }
 

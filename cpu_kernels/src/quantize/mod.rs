@@ -3,6 +3,8 @@
 //! With a = max(max|y|, 1e-5): q = clamp(round_half_even(y * (127 / a)), -128, 127), step = a / 127, so that
 //! y ~ q * step (formats.md 3.2). y is the RMS norm of the input, or the input itself.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod scalar;
 
 use bytemuck::{Pod, Zeroable};
@@ -149,7 +151,7 @@ fn token(isa: Isa, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) 
     match isa {
         Isa::Scalar => scalar::token(x, weight, eps, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => scalar::token(x, weight, eps, out),
+        Isa::Avx2(avx2) => avx2::token(avx2, x, weight, eps, out),
     }
 }
 

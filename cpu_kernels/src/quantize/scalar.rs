@@ -10,17 +10,45 @@ pub fn token(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) -> (f3
         (Some(weight), Some(factor)) => x[i] * factor * weight[i],
         _ => x[i],
     };
-    let mut absmax = MIN_ABSMAX;
-    let mut finite = true;
-    for i in 0..x.len() {
-        absmax = absmax.max(y(i).abs());
-        finite &= y(i).is_finite();
-    }
-    let inverse_step = 127.0 / absmax;
+    let mut range = Range::default();
+    (0..x.len()).for_each(|i| range.add(y(i)));
+    let inverse_step = range.inverse_step();
     let mut sum = 0;
     for (i, q) in out.iter_mut().enumerate() {
-        *q = (y(i) * inverse_step).round_ties_even().clamp(-128.0, 127.0) as i8;
+        *q = round(y(i), inverse_step);
         sum += i32::from(*q);
     }
-    (if finite { absmax / 127.0 } else { f32::NAN }, sum)
+    (range.step(), sum)
+}
+
+/// What the step of a token depends on.
+pub struct Range {
+    pub absmax: f32,
+    pub finite: bool,
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self { absmax: MIN_ABSMAX, finite: true }
+    }
+}
+
+impl Range {
+    pub fn add(&mut self, y: f32) {
+        self.absmax = self.absmax.max(y.abs());
+        self.finite &= y.is_finite();
+    }
+
+    pub fn inverse_step(&self) -> f32 {
+        127.0 / self.absmax
+    }
+
+    pub fn step(&self) -> f32 {
+        if self.finite { self.absmax / 127.0 } else { f32::NAN }
+    }
+}
+
+/// Half to even; the clamp acts only where `y * inverse_step` was itself rounded up.
+pub fn round(y: f32, inverse_step: f32) -> i8 {
+    (y * inverse_step).round_ties_even().clamp(-128.0, 127.0) as i8
 }

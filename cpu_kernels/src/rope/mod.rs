@@ -1,6 +1,8 @@
 //! Rotary position embedding: each pair (a, b) of a head is turned by the angle of its position and frequency,
 //! (a cos - b sin, a sin + b cos) (formats.md 4.9).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod scalar;
 
 use crate::{Cpu, Isa, threads::Disjoint, tokens_of};
@@ -113,7 +115,7 @@ fn rotate(isa: Isa, x: &mut [f32], cos: &[f32], sin: &[f32], style: Style) {
     match isa {
         Isa::Scalar => scalar::rotate(x, cos, sin, style),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => scalar::rotate(x, cos, sin, style),
+        Isa::Avx2(avx2) => avx2::rotate(avx2, x, cos, sin, style),
     }
 }
 

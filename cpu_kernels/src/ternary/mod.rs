@@ -7,6 +7,10 @@
 //! One token reads every weight once and is bound by memory; a few tokens share each unpacked weight in registers;
 //! many tokens are bound by multiply-adds, so a tile of rows is unpacked once and meets all tokens.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 mod scalar;
 
 use std::ops::Range;
@@ -60,6 +64,14 @@ struct Tile<'a> {
     tokens: usize,
     /// Columns, a multiple of 128.
     stride: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Tile<'_> {
+    /// The values of a token at columns `cols`, four to an i32.
+    fn quads(&self, token: usize, cols: &Range<usize>) -> &[i32] {
+        bytemuck::cast_slice(&self.values[token * self.stride..][cols.clone()])
+    }
 }
 
 /// Products of `acts` with each of `parts`, which share it: out = (D - S) * (scale * step).
@@ -176,7 +188,7 @@ fn tile_sums(
     match (weights.layout, isa) {
         (Layout::I2sP128, Isa::Scalar) => scalar::sums(tile, sums),
         #[cfg(target_arch = "x86_64")]
-        (Layout::I2sP128, Isa::Avx2(_)) => scalar::sums(tile, sums),
+        (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::sums(avx2, tile, sums),
     }
 }
 

@@ -6,7 +6,7 @@
 //! - Chunks are claimed one by one from a counter: a slow thread takes fewer.
 //! - The caller works too, and never waits for a worker that has not begun: when no chunk is left it closes the
 //!   job, and a worker that wakes up late finds it closed.
-//! - Workers wait for the next job by spinning for [`SPIN`], then sleep. Nobody spins without end.
+//! - Workers wait for the next job by spinning for 50 us, then sleep. Nobody spins without end.
 //! - Nothing is allocated per operation.
 
 mod split;

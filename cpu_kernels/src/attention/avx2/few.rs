@@ -1,0 +1,114 @@
+//! Few rows: each key and value is loaded once for up to four rows.
+
+use std::{arch::x86_64::*, array};
+
+use super::{BLOCK, Softmax, scale};
+use crate::{
+    attention::{Tile, cache::Store},
+    x86::{self, LANES, load, load_f16},
+};
+
+/// Rows above which converting a block for all of them pays.
+pub const MOST_ROWS: usize = 8;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn attend(tile: &Tile, results: &mut [f32]) {
+    let stride = tile.cache.stride;
+    let rows = tile.rows();
+    for first in (0..rows).step_by(4) {
+        let results = &mut results[first * stride..rows.min(first + 4) * stride];
+        match rows - first {
+            1 => attend_rows::<1>(tile, first, results),
+            2 => attend_rows::<2>(tile, first, results),
+            3 => attend_rows::<3>(tile, first, results),
+            _ => attend_rows::<4>(tile, first, results),
+        }
+    }
+}
+
+/// `R` rows from `first` on, `results` (R, stride).
+#[target_feature(enable = "avx2,fma,f16c")]
+fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32]) {
+    let stride = tile.cache.stride;
+    let queries: [&[[f32; LANES]]; R] = array::from_fn(|r| tile.query(first + r).as_chunks().0);
+    let mut states = [Softmax::START; R];
+    // Positions rise with the row: the last one sees the most keys.
+    let all_keys = tile.keys(first + R - 1);
+    for start in (0..all_keys).step_by(BLOCK) {
+        let keys = BLOCK.min(all_keys - start);
+        let mut weights = [[0.0; BLOCK]; R];
+        match &tile.cache.k {
+            Store::F16(bits) => scores(&queries, tile.block(bits, start, keys), &mut weights, |x| load_f16(x)),
+            Store::F32(values) => scores(&queries, tile.block(values, start, keys), &mut weights, |x| load(x)),
+        }
+        for r in 0..R {
+            let visible = tile.keys(first + r).saturating_sub(start).min(keys);
+            if visible == 0 {
+                weights[r] = [0.0; BLOCK];
+            } else if let Some(shrink) = states[r].weigh(&mut weights[r], visible) {
+                scale(&mut results[r * stride..][..stride], shrink);
+            }
+        }
+        match &tile.cache.v {
+            Store::F16(bits) => mix(&weights, tile.block(bits, start, keys), stride, results, |x| load_f16(x)),
+            Store::F32(values) => mix(&weights, tile.block(values, start, keys), stride, results, |x| load(x)),
+        }
+    }
+    for (result, state) in results.chunks_exact_mut(stride).zip(states) {
+        scale(result, 1.0 / state.sum);
+    }
+}
+
+/// scores\[r\]\[key\] = query r * key.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scores<const R: usize, T>(
+    queries: &[&[[f32; LANES]]; R],
+    keys: &[T],
+    scores: &mut [[f32; BLOCK]; R],
+    load_key: impl Fn(&[T; LANES]) -> __m256,
+) {
+    let vectors = queries[0].len();
+    let queries: [_; R] = array::from_fn(|r| &queries[r][..vectors]);
+    for (at, key) in keys.chunks_exact(vectors * LANES).enumerate() {
+        let mut sums = [_mm256_setzero_ps(); R];
+        for (i, key) in key.as_chunks().0[..vectors].iter().enumerate() {
+            let key = load_key(key);
+            for r in 0..R {
+                sums[r] = _mm256_fmadd_ps(load(&queries[r][i]), key, sums[r]);
+            }
+        }
+        for r in 0..R {
+            scores[r][at] = x86::sum(sums[r]);
+        }
+    }
+}
+
+/// results\[r\] += sum over keys of weights\[r\]\[key\] * value, two vectors of columns at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn mix<const R: usize, T>(
+    weights: &[[f32; BLOCK]; R],
+    values: &[T],
+    stride: usize,
+    results: &mut [f32],
+    load_value: impl Fn(&[T; LANES]) -> __m256,
+) {
+    for col in (0..stride).step_by(2 * LANES) {
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        for (key, value) in values.chunks_exact(stride).enumerate() {
+            let value = value[col..][..2 * LANES].as_chunks().0;
+            let value = [load_value(&value[0]), load_value(&value[1])];
+            for r in 0..R {
+                let weight = _mm256_set1_ps(weights[r][key]);
+                sums[r] = array::from_fn(|i| _mm256_fmadd_ps(weight, value[i], sums[r][i]));
+            }
+        }
+        for r in 0..R {
+            let result = results[r * stride + col..][..2 * LANES].as_chunks_mut().0;
+            for i in 0..2 {
+                x86::add_to(&mut result[i], sums[r][i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Many rows: a block of keys and values is converted to f32 once, and two small matrix products serve all rows.
+
+use std::{arch::x86_64::*, array};
+
+use super::{BLOCK, Softmax, scale};
+use crate::{
+    attention::{TILE_ROWS, Tile, cache::Store},
+    x86::{self, LANES, load, load_f16, store},
+};
+
+/// Widest head whose converted block is small enough to keep on the stack and in the second-level cache.
+pub const MOST_DIMS: usize = 256;
+
+/// A block as f32, at most 32 KiB.
+#[repr(align(64))]
+struct Converted([f32; BLOCK * MOST_DIMS]);
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn attend(tile: &Tile, results: &mut [f32]) {
+    let stride = tile.cache.stride;
+    let rows = tile.rows();
+    let mut states = [Softmax::START; TILE_ROWS];
+    let mut weights = [[0.0; BLOCK]; TILE_ROWS];
+    let (mut keys_t, mut values) = (Converted([0.0; _]), Converted([0.0; _]));
+    let all_keys = tile.keys(rows - 1);
+    for start in (0..all_keys).step_by(BLOCK) {
+        let keys = BLOCK.min(all_keys - start);
+        // (stride, BLOCK) and (keys, stride)
+        let (keys_t, values) = (&mut keys_t.0[..stride * BLOCK], &mut values.0[..keys * stride]);
+        match &tile.cache.k {
+            Store::F16(bits) => transpose(tile.block(bits, start, keys), stride, keys_t, |x| load_f16(x)),
+            Store::F32(floats) => transpose(tile.block(floats, start, keys), stride, keys_t, |x| load(x)),
+        }
+        match &tile.cache.v {
+            Store::F16(bits) => convert(tile.block(bits, start, keys), values, |x| load_f16(x)),
+            Store::F32(floats) => convert(tile.block(floats, start, keys), values, |x| load(x)),
+        }
+        // Positions rise with the row: rows that see none of the block's keys stand before all that do.
+        let first = (0..rows).find(|&row| tile.keys(row) > start).expect("the last row sees every block");
+        let results = &mut results[first * stride..];
+        let weights = &mut weights[first..rows];
+        weights.fill([0.0; BLOCK]);
+        multiply_add(&tile.queries[first * stride..], stride, keys_t, weights.as_flattened_mut(), BLOCK);
+        for (i, weights) in weights.iter_mut().enumerate() {
+            let visible = (tile.keys(first + i) - start).min(keys);
+            if let Some(shrink) = states[first + i].weigh(weights, visible) {
+                scale(&mut results[i * stride..][..stride], shrink);
+            }
+        }
+        multiply_add(weights.as_flattened(), BLOCK, values, results, stride);
+    }
+    for (result, state) in results.chunks_exact_mut(stride).zip(states) {
+        scale(result, 1.0 / state.sum);
+    }
+}
+
+/// `from` (keys, stride) as f32, (stride, BLOCK) in `to`; columns past the keys are left as they are or zero.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; LANES]) -> __m256) {
+    let keys: usize = from.len() / stride;
+    for first in (0..keys).step_by(LANES) {
+        for dim in (0..stride).step_by(LANES) {
+            let key = |i: usize| {
+                let at = (first + i) * stride + dim;
+                if first + i < keys {
+                    load(from[at..].first_chunk().expect("a whole vector"))
+                } else {
+                    _mm256_setzero_ps()
+                }
+            };
+            let columns = x86::transpose(array::from_fn(|i| _mm256_castps_si256(key(i))));
+            for (i, column) in columns.into_iter().enumerate() {
+                let to = to[(dim + i) * BLOCK + first..].first_chunk_mut().expect("a block is whole vectors");
+                store(to, _mm256_castsi256_ps(column));
+            }
+        }
+    }
+}
+
+/// `from` as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn convert<T>(from: &[T], to: &mut [f32], load: impl Fn(&[T; LANES]) -> __m256) {
+    for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
+        store(to, load(from));
+    }
+}
+
+/// `c` (rows, cols) += `a` (rows, a_stride) * `b` (n, cols), with the first n columns of `a`; `cols` is a multiple of
+/// two vectors.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_add(a: &[f32], a_stride: usize, b: &[f32], c: &mut [f32], cols: usize) {
+    /// Rows that share a load of `b`: with four vectors of columns 12 of the 16 registers are accumulators.
+    const ROWS: usize = 3;
+    let rows = c.len() / cols;
+    let wide = cols / (4 * LANES) * (4 * LANES);
+    for row in (0..rows).step_by(ROWS) {
+        let c = &mut c[row * cols..rows.min(row + ROWS) * cols];
+        let a = &a[row * a_stride..];
+        for col in (0..wide).step_by(4 * LANES) {
+            match rows - row {
+                1 => multiply_add_block::<1, 4>(a, a_stride, b, c, cols, col),
+                2 => multiply_add_block::<2, 4>(a, a_stride, b, c, cols, col),
+                _ => multiply_add_block::<ROWS, 4>(a, a_stride, b, c, cols, col),
+            }
+        }
+        for col in (wide..cols).step_by(2 * LANES) {
+            match rows - row {
+                1 => multiply_add_block::<1, 2>(a, a_stride, b, c, cols, col),
+                2 => multiply_add_block::<2, 2>(a, a_stride, b, c, cols, col),
+                _ => multiply_add_block::<ROWS, 2>(a, a_stride, b, c, cols, col),
+            }
+        }
+    }
+}
+
+/// `R` rows and `V` vectors of columns from `col` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_add_block<const R: usize, const V: usize>(
+    a: &[f32],
+    a_stride: usize,
+    b: &[f32],
+    c: &mut [f32],
+    cols: usize,
+    col: usize,
+) {
+    let n = b.len() / cols;
+    let a: [&[f32]; R] = array::from_fn(|r| &a[r * a_stride..][..n]);
+    let mut sums = [[_mm256_setzero_ps(); V]; R];
+    for (i, b) in b.chunks_exact(cols).enumerate() {
+        let b = &b[col..][..V * LANES].as_chunks::<LANES>().0;
+        let factors: [_; R] = array::from_fn(|r| _mm256_set1_ps(a[r][i]));
+        for v in 0..V {
+            let b = load(&b[v]);
+            for r in 0..R {
+                sums[r][v] = _mm256_fmadd_ps(factors[r], b, sums[r][v]);
+            }
+        }
+    }
+    for r in 0..R {
+        let c = c[r * cols + col..][..V * LANES].as_chunks_mut().0;
+        for v in 0..V {
+            x86::add_to(&mut c[v], sums[r][v]);
+        }
+    }
+}

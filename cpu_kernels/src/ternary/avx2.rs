@@ -1,0 +1,193 @@
+//! AVX2: 32 products by one `maddubs`, which multiplies unsigned codes by signed values and adds pairs into i16.
+
+use std::{arch::x86_64::*, array, ops::Range};
+
+use super::{
+    SMALL_BATCH, Tile,
+    panel::{PANEL_ROWS, Panel, STEP_COLS},
+};
+use crate::{
+    isa::Avx2,
+    x86::{load_i8, load_i32, load_u8, store_i32, sum_i32},
+};
+
+/// Most that one lane of a `maddubs` result holds: two products of at most 3 * -128 (code 3 may stand in a file).
+const LANE_MAX: usize = 2 * 3 * 128;
+
+/// `maddubs` results that fit in an i16 lane before it is widened: 42.
+const FITTING: usize = i16::MAX as usize / LANE_MAX;
+
+/// Blocks of a row between widenings; each adds four results to a lane.
+const WIDEN_BLOCKS: usize = FITTING / 4;
+
+/// Tokens that meet a panel in registers: with two vectors of rows, 8 accumulators, 2 vectors of codes, 1 of values
+/// and a product leave some of the 16 registers for the compiler.
+const PANEL_TOKENS: usize = 4;
+
+/// D of each token and row, `sums` (tokens, rows).
+pub fn sums(_: Avx2, tile: Tile, sums: &mut [i32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe { if tile.tokens <= SMALL_BATCH { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, sums) } }
+}
+
+/// Row by row, unpacked in registers: for up to [`SMALL_BATCH`] tokens, and for the rows that fill no panel.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn few_tokens(tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
+    for first in (0..tile.tokens).step_by(SMALL_BATCH) {
+        // Rows that share a load of the values, as far as the accumulators fit in registers.
+        match tile.tokens - first {
+            1 => pass::<4, 1>(tile, rows.clone(), first, sums),
+            2 => pass::<4, 2>(tile, rows.clone(), first, sums),
+            3 => pass::<2, 3>(tile, rows.clone(), first, sums),
+            4 => pass::<2, 4>(tile, rows.clone(), first, sums),
+            5 => pass::<1, 5>(tile, rows.clone(), first, sums),
+            6 => pass::<1, 6>(tile, rows.clone(), first, sums),
+            7 => pass::<1, 7>(tile, rows.clone(), first, sums),
+            _ => pass::<1, 8>(tile, rows.clone(), first, sums),
+        }
+    }
+}
+
+/// All rows against `N` tokens, `R` rows at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pass<const R: usize, const N: usize>(tile: Tile, rows: Range<usize>, first_token: usize, sums: &mut [i32]) {
+    let values = array::from_fn(|n| tile.values[(first_token + n) * tile.stride..][..tile.stride].as_chunks().0);
+    let codes = |row: usize| tile.codes[row * tile.stride / 4..][..tile.stride / 4].as_chunks().0;
+    let mut put = |row: usize, products: [i32; N]| {
+        for (n, product) in products.into_iter().enumerate() {
+            sums[(first_token + n) * tile.rows + row] = product;
+        }
+    };
+    let whole = rows.len() / R * R;
+    for row in (rows.start..rows.start + whole).step_by(R) {
+        let products = multiply::<R, N>(array::from_fn(|r| codes(row + r)), values);
+        (0..R).for_each(|r| put(row + r, products[r]));
+    }
+    for row in rows.start + whole..rows.end {
+        put(row, multiply::<1, N>([codes(row)], values)[0]);
+    }
+}
+
+/// `R` rows times `N` tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply<const R: usize, const N: usize>(codes: [&[[u8; 32]]; R], values: [&[[i8; 128]]; N]) -> [[i32; N]; R] {
+    let blocks = codes[0].len();
+    // The same length for all, in sight of the compiler, which then checks no index below.
+    let codes: [_; R] = array::from_fn(|r| &codes[r][..blocks]);
+    let values: [_; N] = array::from_fn(|n| &values[n][..blocks]);
+    let zero = _mm256_setzero_si256();
+    let mut wide = [[zero; N]; R];
+    for start in (0..blocks).step_by(WIDEN_BLOCKS) {
+        let mut narrow = [[zero; N]; R];
+        for block in start..blocks.min(start + WIDEN_BLOCKS) {
+            for r in 0..R {
+                let codes = unpack(load_u8(&codes[r][block]));
+                for n in 0..N {
+                    let values = values[n][block].as_chunks().0;
+                    let product = |part: usize| _mm256_maddubs_epi16(codes[part], load_i8(&values[part]));
+                    let pairs = (_mm256_add_epi16(product(0), product(1)), _mm256_add_epi16(product(2), product(3)));
+                    narrow[r][n] = _mm256_add_epi16(narrow[r][n], _mm256_add_epi16(pairs.0, pairs.1));
+                }
+            }
+        }
+        for r in 0..R {
+            for n in 0..N {
+                wide[r][n] = _mm256_add_epi32(wide[r][n], widen(narrow[r][n]));
+            }
+        }
+    }
+    wide.map(|row| row.map(|lanes| sum_i32(lanes)))
+}
+
+/// The codes of a block, 32 columns a vector.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn unpack(block: __m256i) -> [__m256i; 4] {
+    let mask = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(_mm256_srli_epi16::<6>(block), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(block), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(block), mask),
+        _mm256_and_si256(block, mask),
+    ]
+}
+
+/// Sums of pairs of i16 lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(narrow: __m256i) -> __m256i {
+    _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))
+}
+
+/// Panel by panel: 16 rows are unpacked once for all tokens.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn many_tokens(tile: Tile, sums: &mut [i32]) {
+    let mut panel = Panel::new();
+    let whole = tile.rows / PANEL_ROWS * PANEL_ROWS;
+    for row in (0..whole).step_by(PANEL_ROWS) {
+        for cols in Panel::col_ranges(tile.stride) {
+            let steps = panel.fill(&tile, row, cols.clone());
+            for first in (0..tile.tokens).step_by(PANEL_TOKENS) {
+                let at = PanelTokens { row, first, cols: cols.clone() };
+                match tile.tokens - first {
+                    1 => multiply_panel::<1>(&tile, at, steps, sums),
+                    2 => multiply_panel::<2>(&tile, at, steps, sums),
+                    3 => multiply_panel::<3>(&tile, at, steps, sums),
+                    _ => multiply_panel::<PANEL_TOKENS>(&tile, at, steps, sums),
+                }
+            }
+        }
+    }
+    few_tokens(tile, whole..tile.rows, sums);
+}
+
+/// Where a panel and some tokens stand in a tile.
+pub struct PanelTokens {
+    /// First row of the panel.
+    pub row: usize,
+    /// First token.
+    pub first: usize,
+    /// Columns of the panel.
+    pub cols: Range<usize>,
+}
+
+/// A panel times `N` tokens, added to `sums` (or written there, by the first panel of the row).
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiply_panel<const N: usize>(tile: &Tile, at: PanelTokens, steps: &[[u8; 64]], sums: &mut [i32]) {
+    let values: [&[i32]; N] = array::from_fn(|n| &tile.quads(at.first + n, &at.cols)[..steps.len()]);
+    let zero = _mm256_setzero_si256();
+    let mut wide = [[zero; 2]; N];
+    if at.cols.start > 0 {
+        for n in 0..N {
+            let sums = sums[(at.first + n) * tile.rows + at.row..].first_chunk::<PANEL_ROWS>().expect("whole panels");
+            wide[n] = array::from_fn(|half| load_i32(&sums.as_chunks().0[half]));
+        }
+    }
+    for start in (0..steps.len()).step_by(FITTING) {
+        let mut narrow = [[zero; 2]; N];
+        for step in start..steps.len().min(start + FITTING) {
+            let codes = steps[step].as_chunks().0;
+            let codes = [load_u8(&codes[0]), load_u8(&codes[1])];
+            for n in 0..N {
+                let values = _mm256_set1_epi32(values[n][step]);
+                for half in 0..2 {
+                    narrow[n][half] = _mm256_add_epi16(narrow[n][half], _mm256_maddubs_epi16(codes[half], values));
+                }
+            }
+        }
+        for n in 0..N {
+            for half in 0..2 {
+                wide[n][half] = _mm256_add_epi32(wide[n][half], widen(narrow[n][half]));
+            }
+        }
+    }
+    for n in 0..N {
+        let sums = &mut sums[(at.first + n) * tile.rows + at.row..][..PANEL_ROWS];
+        for (half, sums) in sums.as_chunks_mut().0.iter_mut().enumerate() {
+            store_i32(sums, wide[n][half]);
+        }
+    }
+}
+
+const _: () = assert!(STEP_COLS == 4, "an i32 of values meets the 4 columns of a step");

@@ -1,0 +1,177 @@
+//! 256-bit vectors from slices and back.
+//!
+//! The functions are safe to call where their target features are on: the arrays they take have the bytes they read.
+//! Kernels are written with them and with the register-only intrinsics, which are safe there too, so that `unsafe`
+//! stands only here and where a capability token is turned into a call.
+
+pub mod exp;
+
+use std::{arch::x86_64::*, array};
+
+/// f32 values of a vector.
+pub const LANES: usize = 8;
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load_u8(from: &[u8; 32]) -> __m256i {
+    // SAFETY: the array has 32 bytes; unaligned loads are allowed.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load_i8(from: &[i8; 32]) -> __m256i {
+    // SAFETY: the array has 32 bytes; unaligned loads are allowed.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+/// 8 x i32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load_i32(from: &[i32; 8]) -> __m256i {
+    // SAFETY: the array has 32 bytes; unaligned loads are allowed.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+/// 8 x i32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store_i32(to: &mut [i32; 8], x: __m256i) {
+    // SAFETY: the array has 32 bytes; unaligned stores are allowed.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store_u8(to: &mut [u8; 32], x: __m256i) {
+    // SAFETY: the array has 32 bytes; unaligned stores are allowed.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
+}
+
+/// 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store_i8(to: &mut [i8; 32], x: __m256i) {
+    // SAFETY: the array has 32 bytes; unaligned stores are allowed.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
+}
+
+/// 8 x f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load(from: &[f32; LANES]) -> __m256 {
+    // SAFETY: the array has 32 bytes; unaligned loads are allowed.
+    unsafe { _mm256_loadu_ps(from.as_ptr()) }
+}
+
+/// 8 x f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store(to: &mut [f32; LANES], x: __m256) {
+    // SAFETY: the array has 32 bytes; unaligned stores are allowed.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+}
+
+/// 8 x f32, to what is there.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn add_to(to: &mut [f32; LANES], x: __m256) {
+    let sum = _mm256_add_ps(load(to), x);
+    store(to, sum);
+}
+
+/// 8 x binary16 as f32.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub fn load_f16(from: &[u16; LANES]) -> __m256 {
+    // SAFETY: the array has 16 bytes; unaligned loads are allowed.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+}
+
+/// 16 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load_u8x16(from: &[u8; 16]) -> __m128i {
+    // SAFETY: the array has 16 bytes; unaligned loads are allowed.
+    unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
+}
+
+/// 32 x i8 as f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn widen_i8(x: __m256i) -> [__m256; 4] {
+    let (low, high) = (_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    [low, _mm_srli_si128::<8>(low), high, _mm_srli_si128::<8>(high)]
+        .map(|x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
+}
+
+/// Sum of the lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn sum(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+}
+
+/// Sum of the lanes of 4 x f64.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn sum_f64(x: __m256d) -> f64 {
+    let x = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd::<1>(x));
+    _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)))
+}
+
+/// Sum of the lanes of 8 x i32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn sum_i32(x: __m256i) -> i32 {
+    let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
+    _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
+}
+
+/// Largest lane; NaN lanes are skipped.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn max(x: __m256) -> f32 {
+    let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+}
+
+/// Lanes 0 .. n - 1 all ones, the others zero.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn first_lanes(n: usize) -> __m256 {
+    let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n.min(LANES) as i32), lane))
+}
+
+/// Vector i of the result has element i (of 4 bytes) of each of the 8 vectors, in their order.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
+    // After both unpacks, vector (quad, i) has elements i and i + 4 of the four rows of a quad.
+    let quad = |rows: &[__m256i]| {
+        let (low01, high01) = (_mm256_unpacklo_epi32(rows[0], rows[1]), _mm256_unpackhi_epi32(rows[0], rows[1]));
+        let (low23, high23) = (_mm256_unpacklo_epi32(rows[2], rows[3]), _mm256_unpackhi_epi32(rows[2], rows[3]));
+        [
+            _mm256_unpacklo_epi64(low01, low23),
+            _mm256_unpackhi_epi64(low01, low23),
+            _mm256_unpacklo_epi64(high01, high23),
+            _mm256_unpackhi_epi64(high01, high23),
+        ]
+    };
+    let (a, b) = (quad(&rows[..4]), quad(&rows[4..]));
+    array::from_fn(|i| {
+        if i < 4 {
+            _mm256_permute2x128_si256::<0x20>(a[i], b[i])
+        } else {
+            _mm256_permute2x128_si256::<0x31>(a[i - 4], b[i - 4])
+        }
+    })
+}
