@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, calibrate,
         cpu::CpuBackend,
-        gpu::{Gpu, GpuBackend, OpenOptions},
+        gpu::{GpuBackend, OpenOptions},
     },
     bytes::Bytes,
     error::{Error, Result},
@@ -86,14 +86,14 @@ pub struct Engine {
 /// A plan, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
-    gpu: Option<Gpu>,
+    gpu: Option<GpuBackend>,
 }
 
 impl Placement {
     /// What will compute, as far as it is known before loading.
     pub fn device(&self, backend: BackendKind) -> &str {
         match (backend, &self.gpu) {
-            (BackendKind::Gpu, Some(gpu)) => &gpu.caps().name,
+            (BackendKind::Gpu, Some(gpu)) => &gpu.gpu().caps().name,
             _ => "CPU",
         }
     }
@@ -156,15 +156,17 @@ impl Engine {
             Err(error) if request == Request::Auto => (None, None, error.to_string()),
             Err(error) => return Err(error),
         };
-        let facts =
-            gpu.as_ref().map(|gpu| GpuFacts { name: gpu.caps().name.clone(), budget_bytes: gpu.caps().memory.bytes });
+        let facts = gpu
+            .as_ref()
+            .map(|gpu| gpu.gpu())
+            .map(|gpu| GpuFacts { name: gpu.caps().name.clone(), budget_bytes: gpu.memory_bytes() });
         let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
         Ok(Placement { plan, gpu })
     }
 
-    fn measure(&self, args: &EngineArgs, gpu: &Gpu, sizes: &Sizes) -> Result<Measured> {
+    fn measure(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Measured> {
         let cpu = calibrate::decode_cost(&mut cpu_backend(args), &self.model, sizes)?;
-        let gpu = calibrate::decode_cost(&mut GpuBackend::new(gpu), &self.model, sizes)?;
+        let gpu = calibrate::decode_cost(&mut GpuBackend::on(Arc::clone(gpu.gpu())), &self.model, sizes)?;
         Ok(Measured { cpu, gpu })
     }
 
@@ -187,7 +189,7 @@ impl Engine {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
         }
         if let Some(gpu) = gpu {
-            backends.push((BackendKind::Gpu, Box::new(GpuBackend::new(gpu))));
+            backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
         let demand = Demand::of(&self.model, &plan.sizes);
         let bar = progress_bar(demand.layer_weight_bytes.iter().sum());
@@ -216,10 +218,11 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 }
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
-fn open_gpu(request: Request) -> Result<Gpu> {
-    let gpu = Gpu::open(&OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() })?;
-    if gpu.caps().software {
-        log::warn!("{} computes on the processor: --backend cpu is faster", gpu.caps().name);
+fn open_gpu(request: Request) -> Result<GpuBackend> {
+    let gpu = GpuBackend::open(&OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() })?;
+    let caps = gpu.gpu().caps();
+    if caps.software {
+        log::warn!("{} computes on the processor: --backend cpu is faster", caps.name);
     }
     Ok(gpu)
 }
