@@ -93,7 +93,7 @@ impl Placement {
     /// What will compute, as far as it is known before loading.
     pub fn device(&self, backend: BackendKind) -> &str {
         match (backend, &self.gpu) {
-            (BackendKind::Gpu, Some(gpu)) => &gpu.gpu().caps().name,
+            (BackendKind::Gpu, Some(gpu)) => gpu.name(),
             _ => "CPU",
         }
     }
@@ -146,7 +146,7 @@ impl Engine {
             return Ok(Placement { plan, gpu: None });
         }
         let opened = open_gpu(request).and_then(|gpu| {
-            let measured = if request == Request::Auto { Some(self.measure(args, &gpu, &sizes)?) } else { None };
+            let measured = if request == Request::Auto { Some(self.measure(args, &sizes)?) } else { None };
             Ok((gpu, measured))
         });
         let (gpu, measured, reason) = match opened {
@@ -158,15 +158,15 @@ impl Engine {
         };
         let facts = gpu
             .as_ref()
-            .map(|gpu| gpu.gpu())
-            .map(|gpu| GpuFacts { name: gpu.caps().name.clone(), budget_bytes: gpu.memory_bytes() });
+            .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
         let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
         Ok(Placement { plan, gpu })
     }
 
-    fn measure(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Measured> {
+    /// On backends of its own, as a backend keeps the layers it was measured with.
+    fn measure(&self, args: &EngineArgs, sizes: &Sizes) -> Result<Measured> {
         let cpu = calibrate::decode_cost(&mut cpu_backend(args), &self.model, sizes)?;
-        let gpu = calibrate::decode_cost(&mut GpuBackend::on(Arc::clone(gpu.gpu())), &self.model, sizes)?;
+        let gpu = calibrate::decode_cost(&mut open_gpu(Request::Auto)?, &self.model, sizes)?;
         Ok(Measured { cpu, gpu })
     }
 
@@ -185,10 +185,11 @@ impl Engine {
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
         let Placement { plan, gpu } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
-        if plan.segments.iter().any(|s| s.backend == BackendKind::Cpu) {
+        let runs_on = |kind| plan.segments.iter().any(|s| s.backend == kind);
+        if runs_on(BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
         }
-        if let Some(gpu) = gpu {
+        if let Some(gpu) = gpu.filter(|_| runs_on(BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
         let demand = Demand::of(&self.model, &plan.sizes);
@@ -219,12 +220,13 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(request: Request) -> Result<GpuBackend> {
-    let gpu = GpuBackend::open(&OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() })?;
-    let caps = gpu.gpu().caps();
+    let options = OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() };
+    let backend = GpuBackend::open(&options)?;
+    let caps = backend.gpu().caps();
     if caps.software {
         log::warn!("{} computes on the processor: --backend cpu is faster", caps.name);
     }
-    Ok(gpu)
+    Ok(backend)
 }
 
 /// Physical memory, where the system tells it in a file.
