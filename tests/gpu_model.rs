@@ -324,13 +324,32 @@ fn a_lost_device_is_an_error_of_every_later_call() {
     let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
     let ids = random_ids(&BITNET, 20, 30);
     gpu.run(&ids[..3], 0, Wanted::Last).unwrap();
-    gpu.backend.gpu().destroy();
+    gpu.backend.gpu().destroyer()();
     for tokens in [1, 20] {
         let error = gpu.run(&ids[3..3 + tokens], 3, Wanted::Last).unwrap_err();
         assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
     }
     let error = gpu.backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
+}
+
+/// Whatever the step is doing when the device goes away, it ends with that error.
+#[test]
+fn a_device_lost_within_a_step_is_an_error() {
+    let model = Arc::new(random_model(&BITNET, 26));
+    for delay_us in [0, 300, 1000, 3000, 10_000] {
+        let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+        let ids = random_ids(&BITNET, 27, 80);
+        gpu.run(&ids, 0, Wanted::Last).unwrap();
+        let destroy = gpu.backend.gpu().destroyer();
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_micros(delay_us));
+            destroy();
+        });
+        let error = (0..1000).find_map(|_| gpu.run(&ids, 0, Wanted::Last).err());
+        thread.join().unwrap();
+        assert!(matches!(error, Some(Error::DeviceLost { .. })), "after {delay_us} us: {error:?}");
+    }
 }
 
 #[test]

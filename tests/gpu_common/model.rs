@@ -90,7 +90,7 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         activation: spec.activation,
     };
     let norm = |rng: &mut Rng, n: usize| (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect::<Vec<f32>>();
-    let mut block = |rng: &mut Rng| {
+    let block = |rng: &mut Rng| {
         let linears = Linear::ALL.map(|role| {
             let (rows, cols) = config.linear_shape(role);
             TernaryMatrix {

@@ -177,9 +177,11 @@ impl Gpu {
         self.objects.load(Ordering::Relaxed)
     }
 
-    /// Makes the device be lost, as a driver reset would. For tests of what follows.
-    pub fn destroy(&self) {
-        self.device.destroy();
+    /// A function that makes the device be lost, as a driver reset would, even while a step runs. For tests of what
+    /// follows.
+    pub fn destroyer(&self) -> impl Fn() + Send + 'static {
+        let device = self.device.clone();
+        move || device.destroy()
     }
 
     /// The first failure since the last check. A lost device stays lost.
@@ -347,10 +349,9 @@ impl Gpu {
             lock(&self.health).lost.get_or_insert_with(|| format!("no answer for {} s", timeout.as_secs()));
         }
         self.check("running kernels")?;
-        result.map(drop).map_err(|e| Error::Gpu {
-            action: "waiting for the GPU".to_owned(),
-            reason: one_line(&e.to_string()),
-        })
+        result
+            .map(drop)
+            .map_err(|e| Error::Gpu { action: "waiting for the GPU".to_owned(), reason: one_line(&e.to_string()) })
     }
 }
 
