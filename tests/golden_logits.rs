@@ -4,12 +4,13 @@
 //! cache up to 0.032, the bf16 `weight_scale` of packed checkpoints up to 0.031. A wrong formula gives far more.
 
 mod common;
+mod gpu_common;
 
 use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, cpu::CpuBackend},
+    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
     convert::{ConvertOptions, convert},
     generate::Session,
     model::Model,
@@ -71,13 +72,6 @@ fn plan(layers: usize, split: &[(BackendKind, usize)], sizes: Sizes) -> Plan {
     Plan { segments, sizes }
 }
 
-fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len());
-    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
-    let error = squares(&mut got.iter().zip(expected).map(|(a, b)| a - b));
-    (error / squares(&mut expected.iter().copied())).sqrt()
-}
-
 fn top1(logits: &[f32]) -> usize {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap()
 }
@@ -87,7 +81,7 @@ fn check(what: &str, session: &mut Session, cases: &[Case], bound: f64) {
     for (index, case) in cases.iter().enumerate() {
         session.truncate(0);
         let logits = session.prefill(&case.ids).unwrap();
-        let error = relative_l2(logits, &case.last_logits);
+        let error = gpu_common::relative_l2(logits, &case.last_logits);
         eprintln!("{what} case {index} ({} ids): relative L2 {error:.4}", case.ids.len());
         assert!(error <= bound, "{what} case {index}: relative L2 error {error:.4} is over {bound}");
         assert_eq!(top1(logits), top1(&case.last_logits), "{what} case {index}: another most likely token");
@@ -117,6 +111,24 @@ fn cpu_logits_match_transformers() {
                 let mut session = Session::load(&model, &plan, vec![cpu(isa)], &mut |_| {}).unwrap();
                 check(&format!("{name} {} {kv:?} cache", isa.name()), &mut session, &cases, bound);
             }
+        }
+    }
+}
+
+#[test]
+fn gpu_and_split_logits_match_transformers() {
+    for (name, _, f16_bound) in MODELS {
+        let Some((_scratch, model, cases)) = converted(name) else { return };
+        let layers = model.config.layers;
+        for (what, split) in [
+            ("on the GPU", vec![(BackendKind::Gpu, layers)]),
+            ("split", vec![(BackendKind::Cpu, 1), (BackendKind::Gpu, layers - 1)]),
+        ] {
+            let Some(gpu) = gpu_common::open_backend(Tuning::default()) else { return };
+            let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
+            let plan = plan(layers, &split, sizes(KvType::F16));
+            let mut session = Session::load(&model, &plan, backends, &mut |_| {}).unwrap();
+            check(&format!("{name} {what}"), &mut session, &cases, f16_bound);
         }
     }
 }

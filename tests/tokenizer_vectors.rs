@@ -1,5 +1,7 @@
 //! Token ids of llama.cpp's vocabularies against its own expected ids (shared `vocab/`).
 
+mod common;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,20 +11,9 @@ use bitnet_gpu::{
     gguf,
     tokenizer::{EncodeOptions, Tokenizer},
 };
+use common::shared;
 
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
-
-/// A file or folder of the shared data; `None` is printed as a skip.
-fn shared(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("BITNET_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let path = root.join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no {}", path.display());
-    None
-}
 
 /// Every vocabulary with test strings, by path.
 fn vocabularies() -> Vec<PathBuf> {

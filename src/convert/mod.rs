@@ -79,7 +79,7 @@ pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Repor
     let checkpoint = checkpoint::Checkpoint::open(src)?;
     let (items, mut warnings) = layout::layout(&config, &checkpoint).map_err(in_source)?;
     let mut metadata = metadata::describe(&config.model);
-    let tokens = tokens::read(src, config.model.vocab)?;
+    let tokens = tokens::read(src, config.model.vocab).map_err(in_source)?;
     for (key, value) in tokens.pairs {
         metadata.set(key, value);
     }

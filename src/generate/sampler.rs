@@ -140,6 +140,11 @@ impl Sampler {
         self.seed
     }
 
+    /// True when the draw is no draw: the seed has no influence.
+    pub fn is_greedy(&self) -> bool {
+        self.options.temperature <= 0.0
+    }
+
     /// These ids, and no others, are never chosen, unless there is nothing else.
     pub fn ban(&mut self, ids: &[u32]) {
         self.banned.clear();
@@ -181,7 +186,7 @@ impl Sampler {
                 *logit = f32::MIN;
             }
         }
-        if self.options.temperature <= 0.0 {
+        if self.is_greedy() {
             return Ok(argmax(logits));
         }
         self.rank(logits);

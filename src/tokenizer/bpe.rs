@@ -12,7 +12,7 @@ use tokenizers::{
     models::bpe::{BPE, Merges, Vocab as IdMap},
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 use super::{
     pre::{Pre, Splitter},
@@ -90,8 +90,11 @@ impl Bpe {
 
 /// The error for a text that two ids claim.
 pub(super) fn duplicate(text: &str, first: u32, second: u32) -> Error {
-    let shown: String = text.chars().take(40).collect();
-    Error::malformed(format!("token {second}"), format!("a text other than token {first}'s"), format!("\"{shown}\""))
+    Error::malformed(
+        format!("token {second}"),
+        format!("a text other than token {first}'s"),
+        format!("\"{}\"", shown(text)),
+    )
 }
 
 /// Splits "left right" entries and checks them. Of a pair listed twice the first counts.
@@ -103,8 +106,7 @@ fn read_merges(entries: &[String], ids: &IdMap) -> Result<Merges> {
         let space = entry.char_indices().skip(1).find(|&(_, c)| c == ' ');
         let (left, right) = space.map(|(at, _)| (&entry[..at], &entry[at + 1..])).unwrap_or((entry, ""));
         let pair = check_merge(left, right, ids).map_err(|expected| {
-            let shown: String = entry.chars().take(40).collect();
-            Error::malformed(format!("tokenizer.ggml.merges[{rank}]"), expected, format!("\"{shown}\""))
+            Error::malformed(format!("tokenizer.ggml.merges[{rank}]"), expected, format!("\"{}\"", shown(entry)))
         })?;
         if seen.insert(pair) {
             merges.push((left.to_string(), right.to_string()));

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 use super::json::Json;
 
@@ -67,7 +67,8 @@ impl Facts {
 
 fn parse(name: &str, bytes: Option<&[u8]>) -> Result<Value> {
     let Some(bytes) = bytes else { return Ok(Value::Null) };
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| Error::malformed(name, "JSON", e))?;
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|e| Error::malformed(name, "JSON", shown(&e.to_string())))?;
     if value.is_object() { Ok(value) } else { Err(Error::malformed(name, "a JSON object", "something else")) }
 }
 
@@ -82,7 +83,7 @@ fn ids(generation: &Value, key: &str, json: &Json) -> Result<Vec<u32>> {
     let read = |value: &Value| {
         let id = value.as_u64().filter(|&id| id < limit as u64).map(|id| id as u32);
         let thing = format!("generation_config.json: {key}");
-        id.ok_or_else(|| Error::malformed(thing, format!("token ids below {limit}"), value))
+        id.ok_or_else(|| Error::malformed(thing, format!("token ids below {limit}"), shown(&value.to_string())))
     };
     list.iter().map(read).collect()
 }

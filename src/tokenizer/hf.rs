@@ -10,7 +10,7 @@ use tokenizers::{
     utils::SysRegex,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 use super::{json::Json, pre::check_space_runs};
 
@@ -31,7 +31,7 @@ pub(super) struct Hf {
 impl Hf {
     pub fn new(json: &Json) -> Result<Self> {
         let broken = |part: &str, e: &dyn std::fmt::Display| {
-            Error::malformed(format!("tokenizer.json: {part}"), "a valid setting", e)
+            Error::malformed(format!("tokenizer.json: {part}"), "a valid setting", shown(&e.to_string()))
         };
         let mut model = BPE::builder()
             .vocab_and_merges(json.ids.clone(), json.merges.clone())
@@ -56,7 +56,7 @@ impl Hf {
             let id = added.token_to_id(&token.content, &model);
             if id != Some(token.id) {
                 let expected = format!("id {} in the order of the file", id.unwrap_or_default());
-                let thing = format!("tokenizer.json: added token \"{}\"", token.content);
+                let thing = format!("tokenizer.json: added token \"{}\"", shown(&token.content));
                 return Err(Error::malformed(thing, expected, token.id));
             }
         }
@@ -67,7 +67,9 @@ impl Hf {
 
     pub fn encode(&self, text: &str, parse_special: bool, out: &mut Vec<u32>) -> Result<()> {
         check_space_runs(text)?;
-        let failed = |e| Error::malformed("text to tokenize", "text the tokenizer.json can cut", e);
+        let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
+            Error::malformed("text to tokenize", "text the tokenizer.json can cut", shown(&e.to_string()))
+        };
         let added = if parse_special { &self.added } else { &self.added_plain };
         let mut pieces = added.extract_and_normalize(self.normalizer.as_ref(), text);
         let until = Instant::now() + Duration::from_secs(5) + Duration::from_micros(10) * text.len() as u32;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{Merges, Vocab as IdMap};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 use super::{
     bpe::check_merge,
@@ -112,7 +112,9 @@ struct ProbeModel {
 
 impl Json {
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let broken = |e: serde_json::Error| Error::malformed("tokenizer.json", "a Hugging Face tokenizer", e);
+        let broken = |e: serde_json::Error| {
+            Error::malformed("tokenizer.json", "a Hugging Face tokenizer", shown(&e.to_string()))
+        };
         let probe: Probe = serde_json::from_slice(json).map_err(broken)?;
         if let Some(name) = probe.model.name.filter(|name| name != "BPE") {
             return Err(unsupported("model", &name, "only BPE models are"));
@@ -185,7 +187,7 @@ fn number(ids: &IdMap, added: &[Added]) -> Result<(Vec<String>, Vec<Kind>)> {
     for (text, id, kind) in model.chain(more) {
         let at = id as usize;
         if !texts[at].is_empty() && texts[at] != *text {
-            return Err(malformed(&format!("token {id}"), &format!("one text, \"{}\"", short(&texts[at])), text));
+            return Err(malformed(&format!("token {id}"), &format!("one text, \"{}\"", shown(&texts[at])), text));
         }
         if kind != Kind::Normal && ids.get(text).is_some_and(|&other| other != id) {
             return Err(malformed(&format!("added_tokens id {id}"), "the id it has in the vocabulary", text));
@@ -335,14 +337,10 @@ fn read_template(processor: Option<&Value>, tokens: usize) -> Result<(Vec<u32>, 
     Ok((before, after))
 }
 
-fn short(text: &str) -> String {
-    text.chars().take(40).collect()
-}
-
 fn malformed(thing: &str, expected: &str, found: &str) -> Error {
-    Error::malformed(format!("tokenizer.json: {thing}"), expected, format!("\"{}\"", short(found)))
+    Error::malformed(format!("tokenizer.json: {thing}"), expected, format!("\"{}\"", shown(found)))
 }
 
 fn unsupported(thing: &str, name: &str, reason: &str) -> Error {
-    Error::unsupported(format!("tokenizer.json: {thing} \"{}\"", short(name)), reason)
+    Error::unsupported(format!("tokenizer.json: {thing} \"{}\"", shown(name)), reason)
 }

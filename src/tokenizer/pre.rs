@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use tokenizers::utils::SysRegex;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// The longest run of white space a pattern is run over. `\s+(?!\S)` keeps one backtracking state per
 /// character, and the regex engine gives up, silently, at a million.
@@ -149,11 +149,10 @@ impl Pre {
     /// The pre-tokenizer with this name. An unknown name is an error: any guess would give wrong ids silently.
     pub fn by_name(name: &str) -> Result<&'static Self> {
         TABLE.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| {
-            let known: Vec<_> = TABLE.iter().flat_map(|pre| pre.names).copied().collect();
-            let shown: String = name.chars().take(40).collect();
+            let known: Vec<_> = TABLE.iter().map(|pre| pre.names[0]).collect();
             Error::unsupported(
-                format!("tokenizer.ggml.pre \"{shown}\""),
-                format!("known pre-tokenizers are {}", known.join(", ")),
+                format!("tokenizer.ggml.pre \"{}\"", shown(name)),
+                format!("known pre-tokenizers are {} and other names of these", known.join(", ")),
             )
         })
     }

@@ -1,7 +1,7 @@
 //! The vocabulary: the text and the kind of every token, and the bytes each one prints.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, shown},
     gguf::{Array, Metadata, Value},
 };
 
@@ -224,8 +224,7 @@ fn print(id: usize, text: &str, kind: Kind, spelling: Spelling, out: &mut Vec<u8
         (Kind::Unused, _) => {}
         (Kind::Unknown | Kind::Control | Kind::UserDefined, _) => out.extend_from_slice(text.as_bytes()),
         (Kind::Byte, _) => out.push(parse_byte(text).ok_or_else(|| {
-            let shown: String = text.chars().take(20).collect();
-            Error::malformed(format!("byte token {id}"), "a text of the form <0xHH>", format!("\"{shown}\""))
+            Error::malformed(format!("byte token {id}"), "a text of the form <0xHH>", format!("\"{}\"", shown(text)))
         })?),
         (Kind::Normal, Spelling::Marks) => {
             let mut utf8 = [0; 4];

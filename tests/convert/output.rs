@@ -4,7 +4,8 @@ use std::{cell::RefCell, fs, ops::ControlFlow};
 
 use bitnet_gpu::{
     convert::{ConvertOptions, convert},
-    gguf::{TensorType, Value},
+    gguf::{File, TensorType, Value},
+    tokenizer::{EncodeOptions, Tokenizer},
 };
 use safetensors::Dtype;
 use serde_json::json;
@@ -228,7 +229,7 @@ fn an_ordinary_model_is_rounded_only_on_request() {
     }
     let case = Case::of(&model);
     assert_eq!(case.convert().unwrap().rounded, 0);
-    assert_eq!(scale(&bitnet_gpu::gguf::File::open(&case.output()).unwrap(), "blk.0.attn_v.weight"), 0.75);
+    assert_eq!(scale(&File::open(&case.output()).unwrap(), "blk.0.attn_v.weight"), 0.75);
 }
 
 #[test]
@@ -253,25 +254,66 @@ fn a_model_without_a_tokenizer_says_so() {
     assert!(report.warnings.iter().any(|w| w.contains("tokenizer.json")), "{:?}", report.warnings);
 }
 
+/// A byte-level vocabulary of the letters a to w, and one token for the end.
+fn letters() -> serde_json::Value {
+    let vocab: serde_json::Map<_, _> = ('a'..='w').zip(1..).map(|(c, id)| (c.to_string(), json!(id))).collect();
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let end = json!({"id": 0, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    json!({"version": "1.0", "added_tokens": [end], "normalizer": null, "pre_tokenizer": bytes, "decoder": bytes,
+        "post_processor": null, "model": {"type": "BPE", "vocab": vocab, "merges": []}})
+}
+
+#[test]
+fn the_tokenizer_comes_with_the_model() {
+    let case = Case::of(&Model::bitnet());
+    let write = |name: &str, value: serde_json::Value| fs::write(case.input().join(name), value.to_string()).unwrap();
+    write("tokenizer.json", letters());
+    write("tokenizer_config.json", json!({"eos_token": "<end>", "bos_token": "<end>", "add_bos_token": true}));
+    let report = case.convert().unwrap();
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    let file = File::open(&case.output()).unwrap();
+    let tokenizer = Tokenizer::from_gguf(file.metadata()).unwrap();
+    let options = EncodeOptions { add_special: true, ..Default::default() };
+    assert_eq!(tokenizer.encode("cab", &options).unwrap(), [0, 3, 1, 2]);
+    assert!(tokenizer.is_end(0));
+
+    // A vocabulary of more tokens than the embedding has rows does not belong to the model.
+    let mut large = letters();
+    large["model"]["vocab"]["x"] = json!(24);
+    write("tokenizer.json", large);
+    fs::remove_file(case.output()).unwrap();
+    assert!(case.failure().contains("tokenizer.json"));
+}
+
+#[test]
+fn the_end_token_may_stand_in_config_json_alone() {
+    let mut model = Model::bitnet();
+    model.config["eos_token_id"] = json!(5);
+    let case = Case::of(&model);
+    fs::write(case.input().join("tokenizer.json"), letters().to_string()).unwrap();
+    assert_eq!(case.file().metadata().uint("tokenizer.ggml.eos_token_id").unwrap(), Some(5));
+}
+
 #[test]
 fn chat_templates_are_found_in_each_of_their_places() {
     let case = Case::of(&Model::bitnet());
     let write = |name: &str, text: &str| fs::write(case.input().join(name), text).unwrap();
-    let template = |key: &str| {
+    write("tokenizer.json", &letters().to_string());
+    let template = || {
         let options = ConvertOptions { force: true, ..Default::default() };
         convert(&case.input(), &case.output(), &options).unwrap();
-        let file = bitnet_gpu::gguf::File::open(&case.output()).unwrap();
-        file.metadata().str(key).unwrap().map(str::to_owned)
+        let file = File::open(&case.output()).unwrap();
+        file.metadata().str("tokenizer.chat_template").unwrap().map(str::to_owned)
     };
-    assert_eq!(template("tokenizer.chat_template"), None);
+    assert_eq!(template(), None);
     write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
-    assert_eq!(template("tokenizer.chat_template").as_deref(), Some("one"));
-    let list = r#"[{"name": "default", "template": "two"}, {"name": "tool_use", "template": "three"}]"#;
+    assert_eq!(template().as_deref(), Some("one"));
+    let list = r#"[{"name": "tool_use", "template": "two"}, {"name": "default", "template": "three"}]"#;
     write("tokenizer_config.json", &format!(r#"{{"chat_template": {list}}}"#));
-    assert_eq!(template("tokenizer.chat_template").as_deref(), Some("two"));
-    assert_eq!(template("tokenizer.chat_template.tool_use").as_deref(), Some("three"));
+    assert_eq!(template().as_deref(), Some("three"));
     write("chat_template.jinja", "four");
-    assert_eq!(template("tokenizer.chat_template").as_deref(), Some("four"));
+    assert_eq!(template().as_deref(), Some("four"));
 }
 
 #[test]
@@ -282,7 +324,7 @@ fn the_name_can_be_given() {
     assert_eq!(case.file().metadata().str("general.name").unwrap(), Some("Small-Model"));
     let options = ConvertOptions { name: Some("Other"), force: true, ..Default::default() };
     assert_eq!(convert(&case.input(), &case.output(), &options).unwrap().name, "Other");
-    let file = bitnet_gpu::gguf::File::open(&case.output()).unwrap();
+    let file = File::open(&case.output()).unwrap();
     assert_eq!(file.metadata().str("general.name").unwrap(), Some("Other"));
 }
 
