@@ -1,4 +1,5 @@
 //! Runs the program as a process, away from the settings of whoever runs the tests.
+#![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::{
     env,
