@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     dummy::HeadType,
@@ -434,7 +434,7 @@ pub struct ConvertArgs {
 }
 
 #[derive(Args, Debug)]
-#[group(id = "shape", required = true, multiple = false, args = ["size", "like", "config"])]
+#[command(group(ArgGroup::new("shape").required(true).args(["size", "like", "config"])))]
 pub struct DummyArgs {
     /// About that many parameters: 125M, 350M, 1B, 1.5B, 2.7B, 3.8B, 7B, 13B, 30B, 70B, 100B
     #[arg(long, visible_alias = "model-size", value_name = "SIZE")]
