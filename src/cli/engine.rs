@@ -210,6 +210,13 @@ pub fn progress_bar(total_bytes: u64) -> ProgressBar {
     ProgressBar::new(total_bytes).with_style(style)
 }
 
+/// The same for things that are counted, with a message.
+pub fn count_bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
 fn cpu_backend(args: &EngineArgs) -> CpuBackend {
     let threads = match usize::try_from(args.threads) {
         Ok(count) if count > 0 => count,
