@@ -1,5 +1,5 @@
 //! Runs the program as a process, away from the settings of whoever runs the tests.
-#![allow(dead_code, reason = "each test file uses its own part of this module")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     env,
