@@ -9,7 +9,7 @@ use serde_json::Value;
 fn json_has_llama_benchs_names_and_the_same_logits_for_any_number_of_threads() {
     let done = run(&["bench", "-p", "8", "-n", "4", "-t", "1,2", "-r", "2", "--backend", "cpu", "-o", "json"]);
     assert_eq!(done.code, Some(0), "{done:?}");
-    let rows = done.json();
+    let rows: Value = serde_json::from_str(&done.stdout).unwrap();
     let rows = rows.as_array().unwrap();
     let tests: Vec<(&str, u64)> =
         rows.iter().map(|row| (row["test"].as_str().unwrap(), row["n_threads"].as_u64().unwrap())).collect();
