@@ -20,8 +20,8 @@ use crate::{
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
 
-/// Columns of a step.
-pub const STEP_COLS: usize = 4;
+/// Columns of a step: an i32 of values.
+const STEP_COLS: usize = 4;
 
 /// Columns of a panel: 16 KiB of codes, which stay in a first-level cache of 32 KiB beside the values of a few tokens.
 const PANEL_COLS: usize = 1024;
@@ -62,5 +62,23 @@ impl Panel {
             }
         }
         steps
+    }
+}
+
+/// Where a panel and some tokens stand in a tile.
+pub struct PanelTokens {
+    /// First row of the panel.
+    pub row: usize,
+    /// First token.
+    pub first: usize,
+    /// Columns of the panel.
+    pub cols: Range<usize>,
+}
+
+impl PanelTokens {
+    /// Where the sums of token `n` of these are, for the rows of one panel, in `sums` of the tile.
+    pub fn sums(&self, tile: &Tile, n: usize) -> Range<usize> {
+        let start = (self.first + n) * tile.rows + self.row;
+        start..start + PANEL_ROWS
     }
 }
