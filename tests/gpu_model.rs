@@ -270,7 +270,8 @@ fn not_enough_memory_is_known_before_loading() {
 #[test]
 fn damaged_weights_are_named_with_their_layer() {
     let Some(_) = open_backend(Tuning::default()) else { return };
-    let damage: [(&str, fn(&mut Model)); 6] = [
+    type Damage = fn(&mut Model);
+    let damage: [(&str, Damage); 6] = [
         ("the embedding", |m| m.weights.token_embd.data = vec![0xff; m.weights.token_embd.data.len()].into()),
         ("layer 1", |m| replace(m, 1, |role, norm| (role == Norm::Attn).then(|| norm[7] = f32::NAN))),
         ("layer 2", |m| replace(m, 2, |role, norm| (role == Norm::FfnSub).then(|| norm[0] = f32::INFINITY))),

@@ -30,13 +30,13 @@ enum Pattern {
 fn ternary_case(rng: &mut Rng, rows: usize, cols: usize, tokens: usize, pattern: Pattern) -> (Vec<u8>, Vec<i8>) {
     let codes = match pattern {
         // Random bytes of the file: code 3 too, which counts as +2.
-        Pattern::Random if rows % 2 == 0 => {
+        Pattern::Random if rows.is_multiple_of(2) => {
             (0..ternary_bytes(Layout::I2sP128, rows, cols)).map(|_| rng.next_u64() as u8).collect()
         }
         Pattern::Random => pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols)),
         // The largest sums there are.
         Pattern::AllMax | Pattern::AllMin => {
-            let row_code = |i: usize| if i / cols % 3 == 0 { 2 } else { i as u8 % 3 };
+            let row_code = |i: usize| if (i / cols).is_multiple_of(3) { 2 } else { i as u8 % 3 };
             pack(Layout::I2sP128, rows, cols, &(0..rows * cols).map(row_code).collect::<Vec<_>>())
         }
     };
