@@ -230,6 +230,22 @@ fn every_placement_gives_the_same_tokens() {
     assert_eq!(backends, [(&Value::from("cpu"), &first), (&Value::from("gpu"), &second)]);
 }
 
+/// As on a machine without a GPU: `auto` says so in the summary and goes on, `gpu` fails.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_driver_it_runs_on_the_cpu_and_says_so() {
+    let without = |backend: &str| {
+        let mut command = program(&["run", "-p", "Once upon a time", "-n", "3", "--backend", backend]);
+        command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output().unwrap()
+    };
+    let auto = without("auto");
+    let summary = String::from_utf8(auto.stderr).unwrap();
+    assert!(auto.status.success(), "{summary}");
+    assert!(summary.contains("and the head (no Vulkan, Metal or DirectX 12 driver was found)"), "{summary}");
+    let gpu = cli_support::Finished::from(without("gpu"));
+    assert!(gpu.one_line_error(1).contains("no usable GPU adapter"), "{gpu:?}");
+}
+
 /// A run that goes on for long; returns when its first text has come.
 fn long_run(more: &[&str]) -> Child {
     let args = ["run", "-p", "Once upon a time", "--ignore-eos", "-c", "30000", "--backend", "cpu"];

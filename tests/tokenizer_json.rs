@@ -7,7 +7,7 @@ mod tiny;
 use std::fs;
 
 use bitnet_gpu::{
-    gguf::{self, Metadata, Value},
+    gguf::{self, Array, Metadata, Value},
     tokenizer::{EncodeOptions, JsonOptions, Tokenizer, to_gguf},
 };
 use common::shared;
@@ -88,6 +88,19 @@ fn the_files_beside_it_say_how_a_text_begins_and_ends() {
 }
 
 #[test]
+fn ids_of_another_models_configuration_are_left_out() {
+    let json = bytes(&byte_level_json(gpt2_json()));
+    let generation = br#"{"bos_token_id": 128000, "eos_token_id": [-1, 7], "pad_token_id": -1}"#;
+    let options = JsonOptions { config: None, generation: Some(generation) };
+    let tokenizer = Tokenizer::from_json_with(&json, &options).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.notes().len()), (None, Some(7), 3));
+    assert!(tokenizer.notes()[0].starts_with("bos_token_id 128000"), "{:?}", tokenizer.notes());
+    let metadata = export(&json, &options, 265);
+    assert_eq!(metadata.uint("tokenizer.ggml.eos_token_id").unwrap(), Some(7));
+    assert!(metadata.get("tokenizer.ggml.bos_token_id").is_none());
+}
+
+#[test]
 fn the_post_processor_says_it_where_no_file_does() {
     let mut json = byte_level_json(gpt2_json());
     json["post_processor"] = json!({ "type": "Sequence", "processors": [
@@ -156,8 +169,14 @@ fn an_embedded_json_comes_first_and_the_keys_beside_it_count() {
     metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
     let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
     assert_eq!(tokenizer.encode("hello", &ALL).unwrap(), [BOS, HELL, 111]);
-    assert_eq!(tokenizer.vocab_size(), 265);
     assert!(tokenizer.notes()[0].contains("tokenizer.json inside the file"));
+    let mut tokens = string_array(&metadata, "tokenizer.ggml.tokens").to_vec();
+    tokens.push("[PAD265]".into());
+    metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens.clone())));
+    assert_eq!(Tokenizer::from_gguf(&metadata).unwrap().vocab_size(), 266);
+    metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens[..9].to_vec())));
+    let error = Tokenizer::from_gguf(&metadata).unwrap_err().to_string();
+    assert!(error.contains("expected at most 9 tokens, as in tokenizer.ggml.tokens, found 265"), "{error}");
 }
 
 /// The tiny SentencePiece vocabulary as a `tokenizer.json`, merges in the order of the scores.

@@ -1,6 +1,6 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{num::NonZero, path::Path, sync::Arc, thread};
+use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -146,7 +146,7 @@ impl Engine {
             return Ok(Placement { plan, gpu: None });
         }
         let opened = open_gpu(request).and_then(|gpu| {
-            let measured = if request == Request::Auto { Some(self.measure(args, &sizes)?) } else { None };
+            let measured = if request == Request::Auto { Some(self.measure(args, &gpu, &sizes)?) } else { None };
             Ok((gpu, measured))
         });
         let (gpu, measured, reason) = match opened {
@@ -164,9 +164,9 @@ impl Engine {
     }
 
     /// On backends of its own, as a backend keeps the layers it was measured with.
-    fn measure(&self, args: &EngineArgs, sizes: &Sizes) -> Result<Measured> {
+    fn measure(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Measured> {
         let cpu = calibrate::decode_cost(&mut cpu_backend(args), &self.model, sizes)?;
-        let gpu = calibrate::decode_cost(&mut open_gpu(Request::Auto)?, &self.model, sizes)?;
+        let gpu = calibrate::decode_cost(&mut GpuBackend::on(Arc::clone(gpu.gpu())), &self.model, sizes)?;
         Ok(Measured { cpu, gpu })
     }
 
@@ -210,12 +210,15 @@ pub fn progress_bar(total_bytes: u64) -> ProgressBar {
     ProgressBar::new(total_bytes).with_style(style)
 }
 
+/// The same for things that are counted, with a message.
+pub fn count_bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
 fn cpu_backend(args: &EngineArgs) -> CpuBackend {
-    let threads = match usize::try_from(args.threads) {
-        Ok(count) if count > 0 => count,
-        _ => thread::available_parallelism().map_or(1, NonZero::get),
-    };
-    CpuBackend::new(Isa::detect(), threads)
+    CpuBackend::new(Isa::detect(), args.threads())
 }
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
