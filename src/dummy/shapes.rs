@@ -17,7 +17,8 @@ pub struct Shape {
     pub tied: bool,
 }
 
-/// Name, hidden size, FFN size, layers, heads: the sizes of bitnet.cpp's dummy generator (`generate-dummy-bitnet-model.py`).
+/// Name, hidden size, FFN size, layers, heads: the sizes of bitnet.cpp's dummy generator
+/// (`generate-dummy-bitnet-model.py`).
 const SIZES: [(&str, usize, usize, usize, usize); 11] = [
     ("125M", 768, 3072, 11, 12),
     ("350M", 1024, 3072, 24, 16),
