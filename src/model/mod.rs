@@ -6,7 +6,7 @@ pub mod names;
 mod weights;
 
 pub use config::{Activation, Config, Family, Rope, RopeStyle};
-pub use weights::{Block, DenseMatrix, Linear, Norm, TernaryMatrix, Weights};
+pub use weights::{Block, DenseMatrix, Linear, MatrixScales, Norm, TernaryMatrix, Weights};
 
 /// A model ready to be planned and loaded.
 #[derive(Clone, Debug)]

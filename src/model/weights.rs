@@ -1,6 +1,9 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
+use std::sync::Arc;
+
 use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, Scales, TernaryView};
+use half::f16;
 
 use crate::bytes::Bytes;
 
@@ -52,7 +55,43 @@ impl Norm {
     pub const BLOCK: [Self; 6] = [Self::Attn, Self::QHead, Self::KHead, Self::AttnSub, Self::Ffn, Self::FfnSub];
 }
 
-/// A matrix of codes 0, 1, 2 = -1, 0, +1 with one scale: value = scale * (code - 1).
+/// The scales of a [`TernaryMatrix`]; see [`Scales`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum MatrixScales {
+    /// One for the whole matrix.
+    PerTensor(f32),
+    /// (rows)
+    PerRow(Arc<[f32]>),
+    /// One for every `size` columns of a row.
+    PerGroup {
+        /// 64, 128 or 256; divides the columns.
+        size: usize,
+        /// (rows, cols / size)
+        values: Arc<[f16]>,
+    },
+}
+
+impl MatrixScales {
+    /// What the kernels take.
+    pub fn view(&self) -> Scales<'_> {
+        match self {
+            Self::PerTensor(scale) => Scales::PerTensor(*scale),
+            Self::PerRow(values) => Scales::PerRow(values),
+            Self::PerGroup { size, values } => Scales::PerGroup { size: *size, values },
+        }
+    }
+
+    /// Bytes they take in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::PerTensor(_) => 0,
+            Self::PerRow(values) => size_of_val(&values[..]),
+            Self::PerGroup { values, .. } => size_of_val(&values[..]),
+        }
+    }
+}
+
+/// A matrix of codes 0, 1, 2 = -1, 0, +1: value = scale * (code - 1).
 #[derive(Clone, Debug)]
 pub struct TernaryMatrix {
     /// Output features.
@@ -63,8 +102,8 @@ pub struct TernaryMatrix {
     pub codes: Bytes,
     /// How the codes are packed.
     pub layout: Layout,
-    /// One scale for the whole matrix.
-    pub scale: f32,
+    /// What they are multiplied by.
+    pub scales: MatrixScales,
 }
 
 impl TernaryMatrix {
@@ -75,7 +114,7 @@ impl TernaryMatrix {
             cols: self.cols,
             codes: &self.codes,
             layout: self.layout,
-            scales: Scales::PerTensor(self.scale),
+            scales: self.scales.view(),
         }
     }
 }
@@ -123,9 +162,9 @@ impl Block {
         self.norms.get(role as usize)?.as_deref()
     }
 
-    /// Bytes of the ternary codes.
+    /// Bytes of the ternary codes and their scales.
     pub fn ternary_bytes(&self) -> usize {
-        self.linears.iter().map(|m| m.codes.len()).sum()
+        self.linears.iter().map(|m| m.codes.len() + m.scales.bytes()).sum()
     }
 }
 
@@ -145,6 +184,12 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Columns that share a scale of the quantised activations; `None` = one scale per token. The same for all
+    /// matrices of a model.
+    pub fn act_group(&self) -> Option<usize> {
+        self.blocks.first().and_then(|block| block.linear(Linear::Q).scales.view().group())
+    }
+
     /// The output head, tied or not.
     pub fn head(&self) -> &DenseMatrix {
         self.output.as_ref().unwrap_or(&self.token_embd)
