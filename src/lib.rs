@@ -25,4 +25,6 @@ pub mod convert;
 
 pub mod dummy;
 
+pub mod cli;
+
 pub use error::{Error, Result};

@@ -19,13 +19,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    gguf::{Metadata, Writer},
+    gguf::{I2S_TRAILER_BYTES, Metadata, Writer},
 };
 
 /// Elements converted at a time.
 const CHUNK_ELEMENTS: usize = 1 << 16;
-/// What follows the codes of an I2_S tensor: the scale as f32, and zeros.
-const I2S_TRAILER_BYTES: usize = 32;
 
 /// Writes the whole model and gives the file its name. Returns its size.
 pub(super) fn write(

@@ -4,6 +4,7 @@
 //! head type and seed give the same file.
 
 mod shapes;
+mod words;
 
 use std::{io, io::Write, ops::ControlFlow, path::Path};
 
@@ -18,7 +19,7 @@ use crate::{
         target::Target,
     },
     error::{Error, Result},
-    gguf::{TensorSpec, TensorType, Writer},
+    gguf::{I2S_TRAILER_BYTES, TensorSpec, TensorType, Writer},
     model::{Linear, Norm, names},
 };
 
@@ -53,7 +54,10 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
     target.check_space(total)?;
     {
         let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
-        let metadata = metadata::describe(&shape.model);
+        let mut metadata = metadata::describe(&shape.model);
+        for (key, value) in words::vocabulary(shape.model.vocab) {
+            metadata.set(key, value);
+        }
         let writer = Writer::create(&metadata, specs, target.buffered()).map_err(|e| target.blame(e))?;
         let writer = writer.named(target.path());
         let mut run = Run { writer, options, path: target.path(), total, done: 0 };
@@ -122,8 +126,6 @@ fn tensors(shape: &Shape, head: HeadType) -> Result<Vec<(TensorSpec, Content)>> 
 
 /// Bytes made at a time; a multiple of every block.
 const CHUNK_BYTES: u64 = 34 << 14;
-/// What follows the codes of an I2_S tensor.
-const I2S_TRAILER_BYTES: u64 = 32;
 
 struct Run<'a, W: Write> {
     writer: Writer<W>,
@@ -136,7 +138,7 @@ struct Run<'a, W: Write> {
 impl<W: Write> Run<'_, W> {
     fn write(&mut self, spec: &TensorSpec, content: Content, mut random: Random) -> Result<()> {
         let trailer = if let Content::Ternary { .. } = content { I2S_TRAILER_BYTES } else { 0 };
-        let mut left = bytes(spec) - trailer;
+        let mut left = bytes(spec) - trailer as u64;
         let mut chunk = Vec::new();
         while left > 0 {
             chunk.clear();
@@ -146,7 +148,7 @@ impl<W: Write> Run<'_, W> {
             self.put(&spec.name, &chunk)?;
         }
         if let Content::Ternary { scale } = content {
-            let mut trailer = [0; I2S_TRAILER_BYTES as usize];
+            let mut trailer = [0; I2S_TRAILER_BYTES];
             trailer[..4].copy_from_slice(&scale.to_le_bytes());
             self.put(&spec.name, &trailer)?;
         }

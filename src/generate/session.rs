@@ -6,17 +6,23 @@ use crate::{
     backend::{Activations, Backend, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
-    plan::{BackendKind, Plan, Sizes},
+    plan::{BackendKind, Plan, Segment, Sizes},
 };
 
 /// One sequence of tokens on the backends of a plan.
 pub struct Session {
     backends: Vec<Box<dyn Backend>>,
-    segments: Vec<(usize, SegmentId)>, // index into `backends`
+    segments: Vec<Loaded>,
     sizes: Sizes,
     vocab: usize,
     tokens: Vec<u32>, // what the caches hold
     activations: Activations,
+}
+
+struct Loaded {
+    segment: Segment,
+    backend: usize, // index into `backends`
+    id: SegmentId,
 }
 
 impl Session {
@@ -34,7 +40,8 @@ impl Session {
             let at = kinds.iter().position(|&kind| kind == segment.backend).ok_or_else(|| {
                 Error::missing(format!("the {} backend", segment.backend), format!("layers {:?}", segment.layers))
             })?;
-            segments.push((at, backends[at].load(model, segment, &plan.sizes, progress)?));
+            let id = backends[at].load(model, segment, &plan.sizes, progress)?;
+            segments.push(Loaded { segment: segment.clone(), backend: at, id });
         }
         Ok(Self {
             backends,
@@ -61,9 +68,14 @@ impl Session {
         self.tokens.len() >= self.sizes.context_tokens
     }
 
+    /// The segments in order, each with the name of its backend.
+    pub fn segments(&self) -> impl Iterator<Item = (&Segment, &str)> {
+        self.segments.iter().map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+    }
+
     /// The name of the backend that gives the logits.
     pub fn head_backend(&self) -> &str {
-        self.segments.last().map_or("no backend", |&(at, _)| self.backends[at].name())
+        self.segments().last().map_or("no backend", |(_, name)| name)
     }
 
     /// Logits of the last step that wanted some: (wanted tokens, vocab).
@@ -113,6 +125,16 @@ impl Session {
         Ok(self.logits_mut())
     }
 
+    /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
+    pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
+        self.check(ids)?;
+        for batch in ids.chunks(self.sizes.batch_tokens) {
+            self.run(batch, Wanted::All)?;
+            self.activations.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
+        }
+        Ok(())
+    }
+
     fn check(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::malformed("prompt", "at least one token", "none"));
@@ -133,12 +155,18 @@ impl Session {
         let start = self.tokens.len();
         self.activations.ids.clear();
         self.activations.ids.extend_from_slice(batch);
-        for &(at, segment) in &self.segments {
-            self.backends[at].run(segment, &mut self.activations, start..start + batch.len(), wanted)?;
+        for loaded in &self.segments {
+            let backend = &mut self.backends[loaded.backend];
+            backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted)?;
         }
-        if wanted == Wanted::Last && self.activations.logits.len() != self.vocab {
-            let found = self.activations.logits.len();
-            return Err(Error::malformed(format!("logits of {}", self.head_backend()), self.vocab, found));
+        let rows = match wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last => 1,
+            Wanted::All => batch.len(),
+        };
+        let found = self.activations.logits.len();
+        if rows > 0 && found != rows * self.vocab {
+            return Err(Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found));
         }
         self.tokens.extend_from_slice(batch);
         Ok(())

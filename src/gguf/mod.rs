@@ -8,7 +8,7 @@ mod write;
 
 pub(crate) use foreign::recognise;
 pub use read::File;
-pub use tensor::{TensorInfo, TensorSpec, TensorType};
+pub use tensor::{I2S_TRAILER_BYTES, TensorInfo, TensorSpec, TensorType};
 pub use types::{Array, Metadata, Value};
 pub use write::Writer;
 

@@ -149,6 +149,9 @@ const SPECS: &[Spec] = &[
     spec(T::PTQ1_0, "PTQ1_0", &[143], blocks(128, 28)),
 ];
 
+/// Bytes behind the codes of an I2_S tensor: the scale as f32, the rest zero or undefined.
+pub const I2S_TRAILER_BYTES: usize = 32;
+
 /// A shape that a type cannot have.
 pub(super) struct BadShape {
     expected: String,
@@ -213,7 +216,7 @@ impl TensorType {
             }
             Size::I2s => {
                 need("the number of elements", n, 4)?;
-                n / 4 + 32
+                n / 4 + I2S_TRAILER_BYTES as u128
             }
             Size::Tl1 => {
                 need("the number of elements", n, 4)?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::gguf::TensorType;
+use crate::gguf::{I2S_TRAILER_BYTES, TensorType};
 
 /// How often each 2-bit code occurs. The packing does not matter: every byte holds four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,12 +24,9 @@ impl Codes {
     }
 }
 
-/// Bytes behind the codes of an I2_S tensor; the first four are the scale.
-const I2_S_TRAILER_BYTES: usize = 32;
-
 /// The scale of an I2_S tensor.
 pub(super) fn i2_s_scale(data: &[u8]) -> f32 {
-    let trailer = data.last_chunk::<I2_S_TRAILER_BYTES>().expect("the reader checked the length");
+    let trailer = data.last_chunk::<I2S_TRAILER_BYTES>().expect("the reader checked the length");
     f32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]])
 }
 
@@ -55,7 +52,7 @@ pub(super) fn wrong_scale(scale: f32) -> Option<String> {
 pub(super) fn codes(ty: TensorType, data: &[u8]) -> Option<Codes> {
     let mut bytes = [0u64; 256];
     match ty {
-        TensorType::I2_S => count_bytes(&data[..data.len() - I2_S_TRAILER_BYTES], &mut bytes),
+        TensorType::I2_S => count_bytes(&data[..data.len() - I2S_TRAILER_BYTES], &mut bytes),
         // f16 scale in front
         TensorType::Q2_0 => data.as_chunks::<18>().0.iter().for_each(|block| count_bytes(&block[2..], &mut bytes)),
         TensorType::Q2_0_G128 | TensorType::PQ2_0 => {

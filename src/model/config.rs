@@ -1,7 +1,7 @@
 //! Hyperparameters of a model, read from GGUF metadata and validated before anything is sized by them.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, shown},
     gguf::Metadata,
 };
 
@@ -94,9 +94,7 @@ impl Config {
     /// # Errors
     /// Names the key, what is allowed and what was found.
     pub fn from_metadata(metadata: &Metadata, vocab: usize) -> Result<Self> {
-        let arch = metadata
-            .str("general.architecture")?
-            .ok_or_else(|| Error::missing("key general.architecture", "choosing the model family"))?;
+        let arch = metadata.architecture()?;
         let family = family(arch)?;
         refuse_variants(metadata, arch)?;
         let keys = Keys { metadata, arch };
@@ -159,13 +157,10 @@ fn family(arch: &str) -> Result<Family> {
         "bitnet-b1.58" | "bitnet-25" | "bitnet" => Ok(Family::BitNet),
         "llama" => Ok(Family::Llama),
         "qwen3" => Ok(Family::Qwen3),
-        other => {
-            let shown: String = other.chars().take(64).collect();
-            Err(Error::unsupported(
-                format!("architecture '{shown}'"),
-                "known are bitnet-b1.58, bitnet-25, bitnet, llama and qwen3",
-            ))
-        }
+        other => Err(Error::unsupported(
+            format!("architecture '{}'", shown(other)),
+            "known are bitnet-b1.58, bitnet-25, bitnet, llama and qwen3",
+        )),
     }
 }
 
@@ -173,7 +168,7 @@ fn family(arch: &str) -> Result<Family> {
 fn refuse_variants(metadata: &Metadata, arch: &str) -> Result<()> {
     if let Some((key, _)) = metadata.iter().find(|(key, _)| key.starts_with("prism.hadamard.")) {
         return Err(Error::unsupported(
-            format!("key {key}"),
+            format!("key {}", shown(key)),
             "these weights are stored in a rotated basis that needs a Hadamard transform before each product",
         ));
     }
@@ -257,7 +252,7 @@ impl Keys<'_> {
             Some("linear") => 1.0 / factor,
             Some(other) => {
                 return Err(Error::unsupported(
-                    format!("key {} = '{other}'", self.name("rope.scaling.type")),
+                    format!("key {} = '{}'", self.name("rope.scaling.type"), shown(other)),
                     "known are none and linear",
                 ));
             }
@@ -272,7 +267,7 @@ impl Keys<'_> {
         match self.metadata.str(&self.name("hidden_activation"))? {
             Some("relu2") => return Ok(Activation::Relu2),
             Some("silu") => return Ok(Activation::Silu),
-            Some(other) => return Err(self.wrong("hidden_activation", "relu2 or silu", other)),
+            Some(other) => return Err(self.wrong("hidden_activation", "relu2 or silu", shown(other))),
             None => {}
         }
         let is_1bitllm = vocab == 32002 && (layers == 24 || layers == 26);

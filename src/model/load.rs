@@ -8,15 +8,12 @@ use super::{Block, Config, DenseMatrix, Family, Linear, MatrixScales, Model, Nor
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
-    gguf::{File, TensorInfo, TensorType},
+    gguf::{File, I2S_TRAILER_BYTES, TensorInfo, TensorType},
 };
 
 /// Codes are scanned for the invalid value 3 at load up to this many bytes of ternary weights (0.1 s at
 /// 20 GB/s). Scanning more would make a model that is larger than memory unusable; `inspect --check` does it.
 const CODE_SCAN_LIMIT_BYTES: usize = 2 << 30;
-
-/// Bytes after the codes of an I2_S tensor: an f32 scale, the rest undefined.
-const I2S_TRAILER_BYTES: usize = 32;
 
 impl Model {
     /// Maps and validates a GGUF file.

@@ -33,6 +33,8 @@ use spm::Spm;
 use stream::Start;
 use vocab::{Spelling, Vocab};
 
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
 /// What [`Tokenizer::encode`] does besides splitting text; nothing by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
@@ -115,12 +117,16 @@ impl Tokenizer {
 
     fn from_embedded_json(json: &str, metadata: &Metadata) -> Result<Self> {
         let mut tokenizer = Self::from_json(json.as_bytes())?;
-        // The JSON may end before the model's last row.
-        let len = metadata.strings("tokenizer.ggml.tokens")?.map_or(0, <[String]>::len);
-        tokenizer.vocab.pad(len);
-        let default = tokenizer.special.clone();
-        tokenizer.read_special_ids(metadata, default)?;
-        if let Some(template) = metadata.str("tokenizer.chat_template")? {
+        // The JSON may end before the model's last row, but not go on after it.
+        if let Some(tokens) = metadata.strings("tokenizer.ggml.tokens")? {
+            if tokenizer.vocab_size() > tokens.len() {
+                let expected = format!("at most {} tokens, as in tokenizer.ggml.tokens", tokens.len());
+                return Err(Error::malformed("vocabulary", expected, tokenizer.vocab_size()));
+            }
+            tokenizer.vocab.pad(tokens.len());
+        }
+        tokenizer.special = SpecialIds::read(metadata, &tokenizer.vocab, tokenizer.special)?;
+        if let Some(template) = metadata.str(CHAT_TEMPLATE)? {
             tokenizer.chat_template = Some(template.to_string());
         }
         tokenizer.notes.push("the tokenizer.json inside the file is used".to_string());
@@ -138,14 +144,15 @@ impl Tokenizer {
             Some(name) => Pre::by_name(name)?,
             None => guess_pre(&vocab, bos, &mut notes)?,
         };
-        let bpe = Bpe::new(&vocab, merges, pre)?;
         let mut default = SpecialIds { add_bos: pre.add_bos, ..SpecialIds::default() };
         if bos.is_none() && pre.add_bos {
             default.bos = vocab.find("<|begin_of_text|>");
             default.add_bos = default.bos.is_some();
         }
-        let engine = Engine::Bpe(Box::new(bpe), Specials::new(&vocab));
-        Self::with_engine(vocab, engine, metadata, default, notes)
+        let special = SpecialIds::read(metadata, &vocab, default)?;
+        let engine = Engine::Bpe(Box::new(Bpe::new(&vocab, merges, pre)?), Specials::new(&vocab));
+        let chat_template = metadata.str(CHAT_TEMPLATE)?.map(str::to_string);
+        Ok(Self { vocab, engine, special, space_first: false, chat_template, notes })
     }
 
     fn from_gguf_spm(metadata: &Metadata) -> Result<Self> {
@@ -155,46 +162,11 @@ impl Tokenizer {
         let usual = |id: u32| vocab.text(id).map(|_| id);
         let unknown = vocab.id_from(metadata, "tokenizer.ggml.unknown_token_id")?.or(usual(0));
         let default = SpecialIds { bos: usual(1), eos: usual(2), add_bos: usual(1).is_some(), ..SpecialIds::default() };
-        let spm = Spm::new(&vocab, scores, unknown)?;
-        let engine = Engine::Spm(spm, Specials::new(&vocab));
-        let mut tokenizer = Self::with_engine(vocab, engine, metadata, default, Vec::new())?;
-        tokenizer.space_first = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-        Ok(tokenizer)
-    }
-
-    fn with_engine(
-        vocab: Vocab,
-        engine: Engine,
-        metadata: &Metadata,
-        default: SpecialIds,
-        notes: Vec<String>,
-    ) -> Result<Self> {
-        let chat_template = metadata.str("tokenizer.chat_template")?.map(str::to_string);
-        let special = SpecialIds::default();
-        let mut tokenizer = Self { vocab, engine, special, space_first: false, chat_template, notes };
-        tokenizer.read_special_ids(metadata, default)?;
-        Ok(tokenizer)
-    }
-
-    /// Reads the ids and flags of the metadata; `default` holds where a key is absent.
-    fn read_special_ids(&mut self, metadata: &Metadata, default: SpecialIds) -> Result<()> {
-        let id = |name: &str| self.vocab.id_from(metadata, &format!("tokenizer.ggml.{name}_token_id"));
-        let flag = |name: &str| metadata.bool(&format!("tokenizer.ggml.add_{name}_token"));
-        // Never used, but an id out of range means that the file is damaged.
-        (id("padding")?, id("unknown")?);
-        let (bos, eos) = (id("bos")?.or(default.bos), id("eos")?.or(default.eos));
-        let (add_bos, add_eos) = (flag("bos")?.unwrap_or(default.add_bos), flag("eos")?.unwrap_or(default.add_eos));
-        for (name, add, token) in [("bos", add_bos, bos), ("eos", add_eos, eos)] {
-            if add && token.is_none() {
-                let needed_for = format!("tokenizer.ggml.add_{name}_token");
-                return Err(Error::missing(format!("key tokenizer.ggml.{name}_token_id"), needed_for));
-            }
-        }
-        let mut ends = self.vocab.ends_by_text();
-        ends.extend(default.ends);
-        ends.extend([eos, id("eot")?, id("eom")?].into_iter().flatten());
-        self.special = SpecialIds { bos, eos, add_bos, add_eos, ends: sorted(ends) };
-        Ok(())
+        let special = SpecialIds::read(metadata, &vocab, default)?;
+        let space_first = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+        let engine = Engine::Spm(Spm::new(&vocab, scores, unknown)?, Specials::new(&vocab));
+        let chat_template = metadata.str(CHAT_TEMPLATE)?.map(str::to_string);
+        Ok(Self { vocab, engine, special, space_first, chat_template, notes: Vec::new() })
     }
 
     /// Turns text into token ids.
@@ -288,6 +260,29 @@ impl Tokenizer {
     /// The chat template, in Jinja.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+}
+
+impl SpecialIds {
+    /// Reads the ids and flags of the metadata; `default` holds where a key is absent.
+    fn read(metadata: &Metadata, vocab: &Vocab, default: Self) -> Result<Self> {
+        let id = |name: &str| vocab.id_from(metadata, &format!("tokenizer.ggml.{name}_token_id"));
+        let flag = |name: &str| metadata.bool(&format!("tokenizer.ggml.add_{name}_token"));
+        // Never used, but an id out of range means that the file is damaged.
+        id("padding")?;
+        id("unknown")?;
+        let (bos, eos) = (id("bos")?.or(default.bos), id("eos")?.or(default.eos));
+        let (add_bos, add_eos) = (flag("bos")?.unwrap_or(default.add_bos), flag("eos")?.unwrap_or(default.add_eos));
+        for (name, add, token) in [("bos", add_bos, bos), ("eos", add_eos, eos)] {
+            if add && token.is_none() {
+                let needed_for = format!("tokenizer.ggml.add_{name}_token");
+                return Err(Error::missing(format!("key tokenizer.ggml.{name}_token_id"), needed_for));
+            }
+        }
+        let mut ends = vocab.ends_by_text();
+        ends.extend(default.ends);
+        ends.extend([eos, id("eot")?, id("eom")?].into_iter().flatten());
+        Ok(Self { bos, eos, add_bos, add_eos, ends: sorted(ends) })
     }
 }
 

@@ -45,3 +45,18 @@ fn autobitlinear_scales_multiply() {
 fn bitlinear_scales_divide() {
     same_model("bitnet-c", "bitnet-c-bitlinear", |mean| 1.0 / bf16::from_f32(1.0 / mean).to_f32());
 }
+
+/// The model inside the program is what `convert` makes of the trained checkpoint (assets/README.md).
+#[test]
+fn the_demo_model_is_made_from_its_checkpoint() {
+    const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llama-stories-ternary-4m.gguf");
+    let Some(source) = shared("demo-model/export") else { return };
+    let case = Case::new();
+    let options = ConvertOptions { name: Some("Llama-stories-ternary-4M"), ..Default::default() };
+    let report = convert(&source, &case.output(), &options).unwrap();
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    // 4 layers of q, k, v, o (256 x 256 and 128 x 256 twice each) and gate, up, down (768 x 256).
+    assert_eq!(report.types["I2_S"].elements, 3_145_728);
+    let same = std::fs::read(case.output()).unwrap() == std::fs::read(COMMITTED).unwrap();
+    assert!(same, "another file: renew {COMMITTED} with the command in assets/README.md");
+}

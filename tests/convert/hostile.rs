@@ -205,3 +205,42 @@ fn a_tensor_in_two_shards_is_refused() {
     .unwrap();
     assert!(case.failure().contains("expected a name used once"));
 }
+
+/// Damages of one to three bytes anywhere: a conversion may succeed or be refused, and never anything else.
+#[test]
+fn damaged_files_never_panic() {
+    let model = Model::bitnet();
+    let case = Case::new();
+    model.write_shards(&case.input(), 2);
+    let files: Vec<_> = fs::read_dir(case.input()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let (mut refused, mut rounds) = (0, 0);
+    for file in &files {
+        let good = fs::read(file).unwrap();
+        // The head of a weight file is where its structure is; the rest is numbers.
+        let reach = good.len().min(2000);
+        for _ in 0..150 {
+            let mut bad = good.clone();
+            for _ in 0..=random(3) {
+                bad[random(reach)] = random(256) as u8;
+            }
+            fs::write(file, &bad).unwrap();
+            rounds += 1;
+            match case.convert() {
+                Ok(_) => fs::remove_file(case.output()).unwrap(),
+                Err(error) => {
+                    refused += 1;
+                    let message = error.to_string();
+                    assert!(message.lines().count() == 1 && message.len() < 1000, "{message}");
+                    assert_eq!(case.names(), ["in"], "{message}");
+                }
+            }
+        }
+        fs::write(file, &good).unwrap();
+    }
+    assert!(files.len() == 4 && refused > rounds / 2, "{refused} of {rounds} refused");
+}

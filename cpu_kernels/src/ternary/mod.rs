@@ -21,7 +21,7 @@ use half::f16;
 
 use crate::{
     Cpu, Isa,
-    format::{Layout, Scales, TernaryView, ternary_bytes},
+    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, Scales, TernaryView, ternary_bytes},
     quantize::QuantizedActs,
     threads::Disjoint,
 };
@@ -84,9 +84,19 @@ impl<'a> Tile<'a> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Tile<'_> {
+impl<'a> Tile<'a> {
+    /// The blocks of a row.
+    fn row(&self, row: usize) -> &'a [[u8; I2S_BLOCK_BYTES]] {
+        self.codes[row * self.stride / 4..][..self.stride / 4].as_chunks().0
+    }
+
+    /// The values of a token, by blocks.
+    fn token(&self, token: usize) -> &'a [[i8; I2S_BLOCK]] {
+        self.values[token * self.stride..][..self.stride].as_chunks().0
+    }
+
     /// The values of a token at columns `cols`, four to an i32.
-    fn quads(&self, token: usize, cols: &Range<usize>) -> &[i32] {
+    fn quads(&self, token: usize, cols: &Range<usize>) -> &'a [i32] {
         bytemuck::cast_slice(&self.values[token * self.stride..][cols.clone()])
     }
 }
