@@ -81,10 +81,7 @@ impl<'a> Tile<'a> {
             stride,
         }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-impl<'a> Tile<'a> {
     /// The blocks of a row.
     fn row(&self, row: usize) -> &'a [[u8; I2S_BLOCK_BYTES]] {
         self.codes[row * self.stride / 4..][..self.stride / 4].as_chunks().0
@@ -96,6 +93,7 @@ impl<'a> Tile<'a> {
     }
 
     /// The values of a token at columns `cols`, four to an i32.
+    #[cfg(target_arch = "x86_64")]
     fn quads(&self, token: usize, cols: &Range<usize>) -> &'a [i32] {
         bytemuck::cast_slice(&self.values[token * self.stride..][cols.clone()])
     }
