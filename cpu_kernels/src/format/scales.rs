@@ -1,0 +1,220 @@
+//! The scales of a matrix as values of their own, and the exact ways from one granularity to another.
+
+use std::fmt;
+
+use half::f16;
+
+/// The scales of a ternary matrix (rows, cols): value = scale * (code - 1). Equal means equal bits.
+#[derive(Clone, Debug)]
+pub enum OwnedScales {
+    /// One for the whole matrix.
+    PerTensor(f32),
+    /// (rows)
+    PerRow(Vec<f32>),
+    /// One for each `size` columns of a row.
+    PerGroup {
+        /// Columns of a group; divides cols.
+        size: usize,
+        /// (rows, cols / size)
+        values: Vec<f16>,
+    },
+}
+
+/// Which scales a dialect has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleKind {
+    /// An f32.
+    PerTensor,
+    /// An f32 for each row.
+    PerRow,
+    /// An f16 for each row.
+    PerRowF16,
+    /// An f16 for each group of that many columns.
+    PerGroup(usize),
+}
+
+impl fmt::Display for ScaleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerTensor => write!(f, "one scale for the whole matrix"),
+            Self::PerRow => write!(f, "one scale for each row"),
+            Self::PerRowF16 => write!(f, "one f16 scale for each row"),
+            Self::PerGroup(size) => write!(f, "one f16 scale for each {size} columns"),
+        }
+    }
+}
+
+/// Why scales do not fit a [`ScaleKind`] without a change of value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScaleLoss {
+    /// Two scales where there is room for one.
+    Differ(f32, f32),
+    /// A scale that f16 rounds.
+    Rounded(f32),
+}
+
+impl fmt::Display for ScaleLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Differ(one, other) => write!(f, "the two scales {one:e} and {other:e} would have to become one"),
+            Self::Rounded(value) => write!(f, "f16 would round the scale {value:e} to {:e}", f16::from_f32(*value)),
+        }
+    }
+}
+
+impl PartialEq for OwnedScales {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::PerTensor(a), Self::PerTensor(b)) => a.to_bits() == b.to_bits(),
+            (Self::PerRow(a), Self::PerRow(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+            }
+            (Self::PerGroup { size: m, values: a }, Self::PerGroup { size: n, values: b }) => {
+                m == n && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+            }
+            _ => false,
+        }
+    }
+}
+
+impl OwnedScales {
+    /// The one scale that all are, to the bit; `None` where they differ or there are none.
+    pub fn collapsed(&self) -> Option<f32> {
+        self.one().ok()
+    }
+
+    fn one(&self) -> Result<f32, ScaleLoss> {
+        match self {
+            Self::PerTensor(scale) => Ok(*scale),
+            Self::PerRow(values) => equal(values.iter().copied()),
+            Self::PerGroup { values, .. } => equal(values.iter().map(|value| value.to_f32())),
+        }
+    }
+
+    /// The same scales in the form that `kind` has room for. With `round`, an f16 may differ from the f32 it stands
+    /// for; scales that differ never become one.
+    ///
+    /// # Errors
+    /// What would change.
+    ///
+    /// # Panics
+    /// If the number of scales is not that of a (rows, cols) matrix.
+    pub fn fitted(&self, kind: ScaleKind, rows: usize, cols: usize, round: bool) -> Result<Self, ScaleLoss> {
+        let half = |value: f32| {
+            let half = f16::from_f32(value);
+            if round || half.to_f32().to_bits() == value.to_bits() { Ok(half) } else { Err(ScaleLoss::Rounded(value)) }
+        };
+        match kind {
+            ScaleKind::PerTensor => self.one().map(Self::PerTensor),
+            ScaleKind::PerRow => self.by_row(rows, cols).map(Self::PerRow),
+            ScaleKind::PerRowF16 => {
+                let values = self.by_row(rows, cols)?.into_iter().map(|value| half(value).map(f16::to_f32));
+                values.collect::<Result<_, _>>().map(Self::PerRow)
+            }
+            ScaleKind::PerGroup(size) => {
+                let per_row = cols / size;
+                let values = match self {
+                    Self::PerTensor(scale) => vec![half(*scale)?; rows * per_row],
+                    Self::PerRow(values) => {
+                        assert_eq!(values.len(), rows, "scales of {rows} rows");
+                        let mut out = Vec::with_capacity(rows * per_row);
+                        for value in values {
+                            out.resize(out.len() + per_row, half(*value)?);
+                        }
+                        out
+                    }
+                    Self::PerGroup { size: from, values } => {
+                        assert_eq!(values.len(), rows * (cols / from), "scales of {rows} x {cols} in groups of {from}");
+                        regroup(values, *from, size)?
+                    }
+                };
+                Ok(Self::PerGroup { size, values })
+            }
+        }
+    }
+
+    fn by_row(&self, rows: usize, cols: usize) -> Result<Vec<f32>, ScaleLoss> {
+        match self {
+            Self::PerTensor(scale) => Ok(vec![*scale; rows]),
+            Self::PerRow(values) => {
+                assert_eq!(values.len(), rows, "scales of {rows} rows");
+                Ok(values.clone())
+            }
+            Self::PerGroup { size, values } => {
+                assert_eq!(values.len(), rows * (cols / size), "scales of {rows} x {cols} in groups of {size}");
+                values.chunks(cols / size).map(|row| equal(row.iter().map(|value| value.to_f32()))).collect()
+            }
+        }
+    }
+}
+
+/// The value that all have.
+fn equal(mut values: impl Iterator<Item = f32>) -> Result<f32, ScaleLoss> {
+    let first = values.next().ok_or(ScaleLoss::Differ(f32::NAN, f32::NAN))?;
+    match values.find(|value| value.to_bits() != first.to_bits()) {
+        Some(other) => Err(ScaleLoss::Differ(first, other)),
+        None => Ok(first),
+    }
+}
+
+/// Groups of `from` columns as groups of `to`; one size divides the other, as all are powers of two.
+fn regroup(values: &[f16], from: usize, to: usize) -> Result<Vec<f16>, ScaleLoss> {
+    if to <= from {
+        return Ok(values.iter().flat_map(|&value| std::iter::repeat_n(value, from / to)).collect());
+    }
+    let wide = values.chunks(to / from).map(|part| equal(part.iter().map(|value| value.to_f32())).map(|_| part[0]));
+    wide.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups(size: usize, values: &[f32]) -> OwnedScales {
+        OwnedScales::PerGroup { size, values: values.iter().map(|&value| f16::from_f32(value)).collect() }
+    }
+
+    #[test]
+    fn equal_scales_collapse_and_others_do_not() {
+        assert_eq!(OwnedScales::PerTensor(0.1).collapsed(), Some(0.1));
+        assert_eq!(groups(64, &[0.5; 6]).collapsed(), Some(0.5));
+        assert_eq!(OwnedScales::PerRow(vec![0.3; 3]).collapsed(), Some(0.3));
+        assert_eq!(groups(64, &[0.5, 0.5, 0.25]).collapsed(), None);
+        assert_eq!(OwnedScales::PerRow(vec![0.0, -0.0]).collapsed(), None, "other bits");
+        assert_eq!(OwnedScales::PerRow(vec![]).collapsed(), None);
+    }
+
+    #[test]
+    fn groups_are_split_and_joined_without_a_change() {
+        let wide = groups(128, &[1.0, 2.0, 3.0, 4.0]);
+        let narrow = groups(64, &[1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
+        assert_eq!(wide.fitted(ScaleKind::PerGroup(64), 2, 256, false), Ok(narrow.clone()));
+        assert_eq!(narrow.fitted(ScaleKind::PerGroup(128), 2, 256, false), Ok(wide.clone()));
+        assert_eq!(wide.fitted(ScaleKind::PerGroup(256), 2, 256, true), Err(ScaleLoss::Differ(1.0, 2.0)));
+        assert_eq!(wide.fitted(ScaleKind::PerRow, 2, 256, false), Err(ScaleLoss::Differ(1.0, 2.0)));
+        assert_eq!(
+            groups(128, &[1.0, 1.0, 3.0, 3.0]).fitted(ScaleKind::PerRow, 2, 256, false),
+            Ok(OwnedScales::PerRow(vec![1.0, 3.0]))
+        );
+    }
+
+    #[test]
+    fn f16_is_used_where_it_is_exact_or_asked_for() {
+        let third = OwnedScales::PerTensor(1.0 / 3.0);
+        assert_eq!(third.fitted(ScaleKind::PerGroup(64), 1, 128, false), Err(ScaleLoss::Rounded(1.0 / 3.0)));
+        // 1/3 in binary16 is 1365 / 4096.
+        assert_eq!(third.fitted(ScaleKind::PerGroup(64), 1, 128, true), Ok(groups(64, &[1365.0 / 4096.0; 2])));
+        let rows = OwnedScales::PerRow(vec![0.75, 1.0 / 3.0]);
+        assert_eq!(rows.fitted(ScaleKind::PerRowF16, 2, 64, false), Err(ScaleLoss::Rounded(1.0 / 3.0)));
+        assert_eq!(
+            rows.fitted(ScaleKind::PerRowF16, 2, 64, true),
+            Ok(OwnedScales::PerRow(vec![0.75, 1365.0 / 4096.0]))
+        );
+        assert_eq!(
+            OwnedScales::PerRow(vec![0.75, 0.5]).fitted(ScaleKind::PerGroup(64), 2, 128, false),
+            Ok(groups(64, &[0.75, 0.75, 0.5, 0.5]))
+        );
+        assert_eq!(third.fitted(ScaleKind::PerRow, 2, 64, false), Ok(OwnedScales::PerRow(vec![1.0 / 3.0; 2])));
+        assert_eq!(rows.fitted(ScaleKind::PerTensor, 2, 64, true), Err(ScaleLoss::Differ(0.75, 1.0 / 3.0)));
+    }
+}
