@@ -48,7 +48,7 @@ pub(super) fn check_by_hand(
 
 /// Digit `n` of a fixed-point byte by its definition: the largest v with ceil(256 v / 243) <= byte, taken apart.
 fn digit(byte: u8, n: u32) -> u8 {
-    let v = (0..243).rev().find(|v| (256 * v).div_ceil(243) <= u32::from(byte)).unwrap();
+    let v = (0..243_u32).rev().find(|v| (256 * v).div_ceil(243) <= u32::from(byte)).unwrap();
     (v / 3_u32.pow(4 - n) % 3) as u8
 }
 
