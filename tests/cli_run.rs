@@ -177,7 +177,10 @@ fn bench_prints_a_table_of_both_backends() {
     assert!(json["runs"][0]["memory_bytes"].as_u64().unwrap() > 1_000_000);
 }
 
-/// The program's greedy tokens against those that transformers computed for the same weights, in f32.
+/// The program's greedy tokens against those that transformers computed for the same weights, all in f32.
+///
+/// The default cache rounds to f16, which moves logits of this model by up to 0.1. The first prompt is free of
+/// ties that close; the second has one of 0.01 (between tokens 1965 and 529, 45th of the answer).
 #[test]
 fn greedy_tokens_of_the_story_model_are_those_of_transformers() {
     let root = env::var_os("BITNET_SHARED")
@@ -187,14 +190,60 @@ fn greedy_tokens_of_the_story_model_are_those_of_transformers() {
         return;
     };
     let reference: Value = serde_json::from_slice(&reference).unwrap();
+    let exact = ["-ctk", "f32", "-ctv", "f32"];
     for (prompt, expected) in reference["greedy"].as_object().unwrap() {
-        let json = run(&["run", "-p", prompt, "-n", "48", "--temp", "0", "--backend", "cpu", "--json"]).json();
-        assert_eq!(json["prompt_ids"], expected["prompt_ids"], "{prompt:?}");
-        let first_48 = &expected["greedy_ids"].as_array().unwrap()[..48];
-        assert_eq!(json["tokens"].as_array().unwrap(), first_48, "{prompt:?}");
-        let text = expected["text"].as_str().unwrap();
-        assert!(text.starts_with(json["text"].as_str().unwrap()), "{prompt:?}: {}", json["text"]);
+        let args = ["run", "-p", prompt, "-n", "48", "--temp", "0", "--backend", "cpu", "--json"];
+        let mut answers = vec![run(&[&args[..], &exact].concat()).json()];
+        if prompt == "Once upon a time" {
+            answers.push(run(&args).json());
+        }
+        for json in answers {
+            assert_eq!(json["prompt_ids"], expected["prompt_ids"], "{prompt:?}");
+            let first_48 = &expected["greedy_ids"].as_array().unwrap()[..48];
+            assert_eq!(json["tokens"].as_array().unwrap(), first_48, "{prompt:?}");
+            let text = expected["text"].as_str().unwrap();
+            assert!(text.starts_with(json["text"].as_str().unwrap()), "{prompt:?}: {}", json["text"]);
+        }
     }
+}
+
+/// On the GPU, and with layers on both, the same text; skipped where there is no adapter.
+#[test]
+fn every_placement_gives_the_same_tokens() {
+    let run_with = |placement: &[&str]| {
+        run(&[&["run", "-p", "Once upon a time", "-n", "48", "--temp", "0", "--json"], placement].concat())
+    };
+    let cpu = run_with(&["--backend", "cpu"]).json();
+    assert_eq!(run_with(&["--backend", "auto"]).json()["tokens"], cpu["tokens"]);
+    let gpu = run_with(&["--backend", "gpu"]);
+    if gpu.code == Some(1) && gpu.stderr.contains("no usable GPU adapter") {
+        assert!(env::var_os("BITNET_REQUIRE_GPU").is_none(), "{gpu:?}");
+        eprintln!("skipped: {}", gpu.stderr);
+        return;
+    }
+    assert_eq!(gpu.json()["tokens"], cpu["tokens"]);
+    assert_eq!(gpu.json()["plan"][0]["backend"], "gpu");
+    let both = run_with(&["-ngl", "2"]).json();
+    assert_eq!(both["tokens"], cpu["tokens"]);
+    let backends: Vec<_> = both["plan"].as_array().unwrap().iter().map(|s| (&s["backend"], &s["layers"])).collect();
+    let (first, second) = (serde_json::json!([0, 2]), serde_json::json!([2, 4]));
+    assert_eq!(backends, [(&Value::from("cpu"), &first), (&Value::from("gpu"), &second)]);
+}
+
+/// As on a machine without a GPU: `auto` says so in the summary and goes on, `gpu` fails.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_driver_it_runs_on_the_cpu_and_says_so() {
+    let without = |backend: &str| {
+        let mut command = program(&["run", "-p", "Once upon a time", "-n", "3", "--backend", backend]);
+        command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output().unwrap()
+    };
+    let auto = without("auto");
+    let summary = String::from_utf8(auto.stderr).unwrap();
+    assert!(auto.status.success(), "{summary}");
+    assert!(summary.contains("and the head (no Vulkan, Metal or DirectX 12 driver was found)"), "{summary}");
+    let gpu = cli_support::Finished::from(without("gpu"));
+    assert!(gpu.one_line_error(1).contains("no usable GPU adapter"), "{gpu:?}");
 }
 
 /// A run that goes on for long; returns when its first text has come.

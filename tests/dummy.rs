@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// A shape of a few thousand weights.
 fn small(folder: &Path, class: &str) -> Shape {
     let config = json!({
-        "architectures": [class], "vocab_size": 40, "hidden_size": 64, "intermediate_size": 192,
+        "architectures": [class], "vocab_size": 300, "hidden_size": 64, "intermediate_size": 192,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
         "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
     });
@@ -85,7 +85,7 @@ fn what_does_not_fill_blocks_is_refused_and_stopping_leaves_nothing() {
     assert!(make(&shape, &out, &DummyOptions { progress: Some(&stop), ..Default::default() }).is_err());
     shape.model.dim = 50;
     let error = make(&shape, &out, &DummyOptions { head: HeadType::Q8_0, ..Default::default() }).unwrap_err();
-    assert!(error.to_string().contains("token_embd.weight is not supported: its shape [40, 50]"), "{error}");
+    assert!(error.to_string().contains("token_embd.weight is not supported: its shape [300, 50]"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
@@ -95,6 +95,27 @@ fn what_the_disk_cannot_hold_is_not_begun() {
     let mut shape = Shape::by_size("100B").unwrap();
     shape.model.vocab = 1 << 40;
     let error = make(&shape, &folder.path().join("m.gguf"), &DummyOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("GB free on the disk"), "{error}");
+    assert!(error.contains("MB free on the disk"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_command_makes_a_model_that_takes_text() {
+    let folder = TempDir::new().unwrap();
+    small(folder.path(), "BitNetForCausalLM");
+    let run = |args: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_bitnet-gpu");
+        std::process::Command::new(program).current_dir(folder.path()).args(args).output().unwrap()
+    };
+    let made = run(&["dummy", "--config", "config.json", "--head", "q8_0", "--seed", "3", "-o", "m.gguf"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let answer = run(&["run", "-m", "m.gguf", "--backend", "cpu", "-p", "Hi", "-n", "8", "--temp", "0"]);
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    assert!(!answer.stdout.is_empty());
+
+    let again = run(&["dummy", "--config", "config.json", "-o", "m.gguf"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("m.gguf exists; --force overwrites it"));
+    assert_eq!(run(&["dummy", "--size", "1B", "--like", "2b-4t", "-o", "n.gguf"]).status.code(), Some(2));
+    assert_eq!(run(&["dummy", "-o", "n.gguf"]).status.code(), Some(2));
 }

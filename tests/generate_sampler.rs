@@ -126,6 +126,26 @@ fn greedy_takes_the_lowest_of_the_highest() {
     }
 }
 
+/// Against a plain loop, with many equal values and lengths around the blocks of the fast one.
+#[test]
+fn greedy_and_the_check_find_the_first_in_any_length() {
+    let mut sampler = sampler(SampleOptions::greedy());
+    for len in [1, 2, 15, 16, 17, 1023, 1024, 1025, 2048, 5000] {
+        for levels in [1.0, 3.0, 1000.0] {
+            let mut logits: Vec<f32> = (0..len).map(|i| (uniform(len, i) * levels).floor() - 5.0).collect();
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let first = logits.iter().position(|&l| l == highest).unwrap();
+            assert_eq!(sampler.sample(&mut logits, 0).unwrap(), first as u32, "{len} logits, {levels} levels");
+            for bad in [len - 1, len / 2] {
+                logits[bad as usize] = f32::NAN;
+                let error = sampler.sample(&mut logits, 0).unwrap_err().to_string();
+                assert!(error.contains(&format!("token {bad} ")), "{error}");
+            }
+        }
+    }
+    assert_eq!(sampler.sample(&mut [f32::MIN; 40], 0).unwrap(), 0);
+}
+
 #[test]
 fn banned_ids_never_come_while_there_are_others() {
     for temperature in [0.0, 1.0] {

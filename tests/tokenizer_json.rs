@@ -7,7 +7,7 @@ mod tiny;
 use std::fs;
 
 use bitnet_gpu::{
-    gguf::{self, Metadata, Value},
+    gguf::{self, Array, Metadata, Value},
     tokenizer::{EncodeOptions, JsonOptions, Tokenizer, to_gguf},
 };
 use common::shared;
@@ -156,8 +156,14 @@ fn an_embedded_json_comes_first_and_the_keys_beside_it_count() {
     metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
     let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
     assert_eq!(tokenizer.encode("hello", &ALL).unwrap(), [BOS, HELL, 111]);
-    assert_eq!(tokenizer.vocab_size(), 265);
     assert!(tokenizer.notes()[0].contains("tokenizer.json inside the file"));
+    let mut tokens = string_array(&metadata, "tokenizer.ggml.tokens").to_vec();
+    tokens.push("[PAD265]".into());
+    metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens.clone())));
+    assert_eq!(Tokenizer::from_gguf(&metadata).unwrap().vocab_size(), 266);
+    metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens[..9].to_vec())));
+    let error = Tokenizer::from_gguf(&metadata).unwrap_err().to_string();
+    assert!(error.contains("expected at most 9 tokens, as in tokenizer.ggml.tokens, found 265"), "{error}");
 }
 
 /// The tiny SentencePiece vocabulary as a `tokenizer.json`, merges in the order of the scores.

@@ -22,6 +22,12 @@ fn with(mut metadata: Metadata, key: &str, value: Value) -> Metadata {
     metadata
 }
 
+/// A tokenizer is shared between threads, as servers do.
+const _: fn(Tokenizer) = |tokenizer| {
+    fn shared<T: Send + Sync>(_: T) {}
+    shared(tokenizer);
+};
+
 #[test]
 fn byte_level_merging_by_rank() {
     let tokenizer = load(&byte_level("gpt-2"));

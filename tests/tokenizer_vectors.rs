@@ -32,6 +32,14 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// The text as it comes, token by token.
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut stream = tokenizer.stream();
+    let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+    text.push_str(&stream.flush());
+    text
+}
+
 #[test]
 fn ids_are_those_of_llama_cpp() {
     for path in vocabularies() {
@@ -48,6 +56,20 @@ fn ids_are_those_of_llama_cpp() {
             let ids = tokenizer.encode(text, &EncodeOptions::default()).unwrap();
             assert_eq!(ids, expected, "{name}: {text:?}");
             assert_eq!(&tokenizer.decode(&ids, false), text, "{name}");
+            assert_eq!(&streamed(&tokenizer, &ids), text, "{name}");
         }
+    }
+}
+
+#[test]
+fn a_long_text_comes_back_from_its_ids() {
+    let Some(path) = shared("demo-model/valid.txt") else { return };
+    let text = fs::read_to_string(path).unwrap();
+    let text = &text[..text.floor_char_boundary(100_000)];
+    for path in vocabularies() {
+        let tokenizer = Tokenizer::from_gguf(gguf::File::open(&path).unwrap().metadata()).unwrap();
+        let ids = tokenizer.encode(text, &EncodeOptions::default()).unwrap();
+        assert!(tokenizer.decode(&ids, false) == text, "{}", path.display());
+        assert!(streamed(&tokenizer, &ids) == text, "{}", path.display());
     }
 }

@@ -40,6 +40,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Make a model of any shape with random weights, for measurements
     Dummy(DummyArgs),
+    /// Show how well the model predicts a text
+    Perplexity(PerplexityArgs),
 }
 
 /// Which model.
@@ -352,6 +354,27 @@ pub struct TokenizeArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub prompt: Option<String>,
+
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub file: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
 pub struct LogitsArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -434,7 +457,7 @@ pub struct ConvertArgs {
 }
 
 #[derive(Args, Debug)]
-#[group(id = "shape", required = true, multiple = false, args = ["size", "like", "config"])]
+#[command(group = clap::ArgGroup::new("shape").required(true).args(["size", "like", "config"]))]
 pub struct DummyArgs {
     /// About that many parameters: 125M, 350M, 1B, 1.5B, 2.7B, 3.8B, 7B, 13B, 30B, 70B, 100B
     #[arg(long, visible_alias = "model-size", value_name = "SIZE")]

@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, calibrate,
         cpu::CpuBackend,
-        gpu::{Gpu, GpuBackend, OpenOptions},
+        gpu::{GpuBackend, OpenOptions},
     },
     bytes::Bytes,
     error::{Error, Result},
@@ -86,14 +86,14 @@ pub struct Engine {
 /// A plan, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
-    gpu: Option<Gpu>,
+    gpu: Option<GpuBackend>,
 }
 
 impl Placement {
     /// What will compute, as far as it is known before loading.
     pub fn device(&self, backend: BackendKind) -> &str {
         match (backend, &self.gpu) {
-            (BackendKind::Gpu, Some(gpu)) => &gpu.caps().name,
+            (BackendKind::Gpu, Some(gpu)) => gpu.name(),
             _ => "CPU",
         }
     }
@@ -156,15 +156,17 @@ impl Engine {
             Err(error) if request == Request::Auto => (None, None, error.to_string()),
             Err(error) => return Err(error),
         };
-        let facts =
-            gpu.as_ref().map(|gpu| GpuFacts { name: gpu.caps().name.clone(), budget_bytes: gpu.caps().memory.bytes });
+        let facts = gpu
+            .as_ref()
+            .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
         let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
         Ok(Placement { plan, gpu })
     }
 
-    fn measure(&self, args: &EngineArgs, gpu: &Gpu, sizes: &Sizes) -> Result<Measured> {
+    /// On backends of its own, as a backend keeps the layers it was measured with.
+    fn measure(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Measured> {
         let cpu = calibrate::decode_cost(&mut cpu_backend(args), &self.model, sizes)?;
-        let gpu = calibrate::decode_cost(&mut GpuBackend::new(gpu), &self.model, sizes)?;
+        let gpu = calibrate::decode_cost(&mut GpuBackend::on(Arc::clone(gpu.gpu())), &self.model, sizes)?;
         Ok(Measured { cpu, gpu })
     }
 
@@ -183,11 +185,12 @@ impl Engine {
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
         let Placement { plan, gpu } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
-        if plan.segments.iter().any(|s| s.backend == BackendKind::Cpu) {
+        let runs_on = |kind| plan.segments.iter().any(|s| s.backend == kind);
+        if runs_on(BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
         }
-        if let Some(gpu) = gpu {
-            backends.push((BackendKind::Gpu, Box::new(GpuBackend::new(gpu))));
+        if let Some(gpu) = gpu.filter(|_| runs_on(BackendKind::Gpu)) {
+            backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
         let demand = Demand::of(&self.model, &plan.sizes);
         let bar = progress_bar(demand.layer_weight_bytes.iter().sum());
@@ -207,6 +210,13 @@ pub fn progress_bar(total_bytes: u64) -> ProgressBar {
     ProgressBar::new(total_bytes).with_style(style)
 }
 
+/// The same for things that are counted, with a message.
+pub fn count_bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
 fn cpu_backend(args: &EngineArgs) -> CpuBackend {
     let threads = match usize::try_from(args.threads) {
         Ok(count) if count > 0 => count,
@@ -216,12 +226,14 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 }
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
-fn open_gpu(request: Request) -> Result<Gpu> {
-    let gpu = Gpu::open(&OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() })?;
-    if gpu.caps().software {
-        log::warn!("{} computes on the processor: --backend cpu is faster", gpu.caps().name);
+fn open_gpu(request: Request) -> Result<GpuBackend> {
+    let options = OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() };
+    let backend = GpuBackend::open(&options)?;
+    let caps = backend.gpu().caps();
+    if caps.software {
+        log::warn!("{} computes on the processor: --backend cpu is faster", caps.name);
     }
-    Ok(gpu)
+    Ok(backend)
 }
 
 /// Physical memory, where the system tells it in a file.

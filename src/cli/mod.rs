@@ -27,6 +27,8 @@ mod logits;
 
 mod output;
 
+mod perplexity;
+
 mod plan;
 
 mod run;
@@ -82,6 +84,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
+        Command::Perplexity(args) => perplexity::run(args),
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) fn not_finite(tensor: &Tensor, start: usize, values: &[f32]) -> Error
 /// Appends `values`, which begin at element `start`, as f16. A number too large for f16 is an error: as infinity it
 /// would make every logit infinite.
 pub(super) fn push_f16(tensor: &Tensor, start: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
-    for (at, value) in values.iter().enumerate() {
+    let begin = out.len();
+    out.resize(begin + 2 * values.len(), 0);
+    for ((at, value), raw) in values.iter().enumerate().zip(out[begin..].as_chunks_mut::<2>().0) {
         let half = f16::from_f32(*value);
         if !half.is_finite() {
             if !value.is_finite() {
@@ -50,7 +52,7 @@ pub(super) fn push_f16(tensor: &Tensor, start: usize, values: &[f32], out: &mut 
             let found = format!("{value} at element {}", start + at);
             return Err(Error::malformed(format!("tensor {}", tensor.name), "numbers that fit f16 (±65504)", found));
         }
-        out.extend(half.to_le_bytes());
+        *raw = half.to_le_bytes();
     }
     Ok(())
 }

@@ -62,8 +62,8 @@ impl Target {
         if free >= needed {
             return Ok(());
         }
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        let reason = format!("{:.3} GB needed, {:.3} GB free on the disk", gb(needed), gb(free));
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        let reason = format!("{:.1} MB needed, {:.1} MB free on the disk", mb(needed), mb(free));
         Err(Error::io("write", &self.path, io::Error::new(io::ErrorKind::StorageFull, reason)))
     }
 
@@ -108,7 +108,7 @@ mod tests {
         let target = Target::create(&folder.path().join("out.gguf"), &[], false).unwrap();
         target.check_space(1).unwrap();
         let error = target.check_space(u64::MAX).unwrap_err().to_string();
-        assert!(error.contains("out.gguf: 18446744073.710 GB needed"), "{error}");
+        assert!(error.contains("out.gguf: 18446744073709.6 MB needed"), "{error}");
         drop(target);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }

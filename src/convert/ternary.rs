@@ -75,8 +75,10 @@ impl<'a> Ternary<'a> {
         match self.origin {
             Origin::Rounded { inverse } => {
                 dense::read(self.tensor, row * self.cols, values);
+                // Half rounds to even, which is 0, and what rounds to 2 or more is cut to 1.
                 for (code, value) in codes.iter_mut().zip(values) {
-                    *code = ((*value * inverse).round_ties_even().clamp(-1.0, 1.0) + 1.0) as u8;
+                    let ratio = *value * inverse;
+                    *code = 1 + u8::from(ratio > 0.5) - u8::from(ratio < -0.5);
                 }
             }
             Origin::Exact => {

@@ -6,6 +6,8 @@
 
 mod answer;
 
+mod perplexity;
+
 mod sampler;
 
 mod session;
@@ -15,6 +17,7 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{SampleOptions, Sampler, uniform};
 pub use session::Session;
 pub use stats::Stats;

@@ -125,6 +125,16 @@ impl Session {
         Ok(self.logits_mut())
     }
 
+    /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
+    pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
+        self.check(ids)?;
+        for batch in ids.chunks(self.sizes.batch_tokens) {
+            self.run(batch, Wanted::All)?;
+            self.activations.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
+        }
+        Ok(())
+    }
+
     fn check(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::malformed("prompt", "at least one token", "none"));
@@ -149,9 +159,14 @@ impl Session {
             let backend = &mut self.backends[loaded.backend];
             backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted)?;
         }
-        if wanted == Wanted::Last && self.activations.logits.len() != self.vocab {
-            let found = self.activations.logits.len();
-            return Err(Error::malformed(format!("logits of {}", self.head_backend()), self.vocab, found));
+        let rows = match wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last => 1,
+            Wanted::All => batch.len(),
+        };
+        let found = self.activations.logits.len();
+        if rows > 0 && found != rows * self.vocab {
+            return Err(Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found));
         }
         self.tokens.extend_from_slice(batch);
         Ok(())

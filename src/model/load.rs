@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path};
 
 use bitnet_cpu_kernels::format::{self, DenseType, I2S_BLOCK, Layout};
 
-use super::{Block, Config, DenseMatrix, Family, Linear, Model, Norm, TernaryMatrix, Weights, names};
+use super::{Block, Config, DenseMatrix, Family, Linear, MatrixScales, Model, Norm, TernaryMatrix, Weights, names};
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
@@ -159,7 +159,7 @@ impl Loader<'_> {
         } else {
             Bytes::from(format::i2s_rows_from_flat(rows, cols, flat))
         };
-        Ok(TernaryMatrix { rows, cols, codes, layout: Layout::I2sP128, scale })
+        Ok(TernaryMatrix { rows, cols, codes, layout: Layout::I2sP128, scales: MatrixScales::PerTensor(scale) })
     }
 
     fn dense(&self, name: &str) -> Result<DenseMatrix> {

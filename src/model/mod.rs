@@ -5,6 +5,7 @@ mod load;
 pub mod names;
 mod weights;
 
+pub use bitnet_cpu_kernels::format::MatrixScales;
 pub use config::{Activation, Config, Family, Rope, RopeStyle};
 pub use weights::{Block, DenseMatrix, Linear, Norm, TernaryMatrix, Weights};
 

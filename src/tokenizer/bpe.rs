@@ -49,9 +49,13 @@ pub(super) fn byte_of(c: char) -> Option<u8> {
     match u8::try_from(c) {
         Ok(byte) => is_printable(byte).then_some(byte),
         Err(_) => {
-            let other = (c as usize).checked_sub(0x100)?;
-            // The bytes that do not stand for themselves: 0 to 32, 127 to 160, 173.
-            [0..=32, 127..=160, 173..=173].into_iter().flatten().nth(other)
+            // The bytes that do not stand for themselves are 0 to 32, 127 to 160 and 173.
+            match u8::try_from((c as u32).checked_sub(0x100)?).ok()? {
+                other @ 0..=32 => Some(other),
+                other @ 33..=66 => Some(other - 33 + 127),
+                67 => Some(173),
+                _ => None,
+            }
         }
     }
 }
@@ -100,12 +104,14 @@ pub(super) fn duplicate(text: &str, first: u32, second: u32) -> Error {
 /// Splits "left right" entries and checks them. Of a pair listed twice the first counts.
 fn read_merges(entries: &[String], ids: &IdMap) -> Result<Merges> {
     let mut merges = Vec::with_capacity(entries.len());
-    let mut seen = HashSet::with_capacity(entries.len());
+    // The vocabulary's hash function, which is faster than the default one and keyed as well.
+    let mut seen = HashSet::with_capacity_and_hasher(entries.len(), ids.hasher().clone());
+    let mut buffer = String::new();
     for (rank, entry) in entries.iter().enumerate() {
         // The first character may itself be a space.
         let space = entry.char_indices().skip(1).find(|&(_, c)| c == ' ');
         let (left, right) = space.map(|(at, _)| (&entry[..at], &entry[at + 1..])).unwrap_or((entry, ""));
-        let pair = check_merge(left, right, ids).map_err(|expected| {
+        let pair = check_merge(left, right, ids, &mut buffer).map_err(|expected| {
             Error::malformed(format!("tokenizer.ggml.merges[{rank}]"), expected, format!("\"{}\"", shown(entry)))
         })?;
         if seen.insert(pair) {
@@ -116,12 +122,20 @@ fn read_merges(entries: &[String], ids: &IdMap) -> Result<Merges> {
 }
 
 /// The ids of a merge's parts. All three texts must be tokens: the `tokenizers` crate cannot do without, and no
-/// converter writes anything else. The error is what was expected.
-pub(super) fn check_merge(left: &str, right: &str, ids: &IdMap) -> Result<(u32, u32), &'static str> {
+/// converter writes anything else. The error is what was expected. `buffer` saves an allocation per merge.
+pub(super) fn check_merge(
+    left: &str,
+    right: &str,
+    ids: &IdMap,
+    buffer: &mut String,
+) -> Result<(u32, u32), &'static str> {
     if left.is_empty() || right.is_empty() {
         return Err("two tokens with a space between them");
     }
-    match (ids.get(left), ids.get(right), ids.contains_key(&[left, right].concat())) {
+    buffer.clear();
+    buffer.push_str(left);
+    buffer.push_str(right);
+    match (ids.get(left), ids.get(right), ids.contains_key(buffer)) {
         (Some(&left), Some(&right), true) => Ok((left, right)),
         (Some(_), Some(_), false) => Err("two tokens that together are a token"),
         _ => Err("two tokens of the vocabulary"),

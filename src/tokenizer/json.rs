@@ -224,6 +224,7 @@ fn check_added(added: &[Added]) -> Result<()> {
 
 fn read_merges(entries: Vec<Merge>, ids: &IdMap) -> Result<Merges> {
     let mut merges = Vec::with_capacity(entries.len());
+    let mut buffer = String::new();
     for (rank, entry) in entries.into_iter().enumerate() {
         let (left, right) = match entry {
             Merge::Pair(left, right) => (left, right),
@@ -233,7 +234,7 @@ fn read_merges(entries: Vec<Merge>, ids: &IdMap) -> Result<Merges> {
                 _ => return Err(malformed(&format!("model.merges[{rank}]"), "two texts with a space between", &line)),
             },
         };
-        check_merge(&left, &right, ids)
+        check_merge(&left, &right, ids, &mut buffer)
             .map_err(|expected| malformed(&format!("model.merges[{rank}]"), expected, &format!("{left} {right}")))?;
         merges.push((left, right));
     }

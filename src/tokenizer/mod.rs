@@ -117,9 +117,14 @@ impl Tokenizer {
 
     fn from_embedded_json(json: &str, metadata: &Metadata) -> Result<Self> {
         let mut tokenizer = Self::from_json(json.as_bytes())?;
-        // The JSON may end before the model's last row.
-        let len = metadata.strings("tokenizer.ggml.tokens")?.map_or(0, <[String]>::len);
-        tokenizer.vocab.pad(len);
+        // The JSON may end before the model's last row, but not go on after it.
+        if let Some(tokens) = metadata.strings("tokenizer.ggml.tokens")? {
+            if tokenizer.vocab_size() > tokens.len() {
+                let expected = format!("at most {} tokens, as in tokenizer.ggml.tokens", tokens.len());
+                return Err(Error::malformed("vocabulary", expected, tokenizer.vocab_size()));
+            }
+            tokenizer.vocab.pad(tokens.len());
+        }
         tokenizer.special = SpecialIds::read(metadata, &tokenizer.vocab, tokenizer.special)?;
         if let Some(template) = metadata.str(CHAT_TEMPLATE)? {
             tokenizer.chat_template = Some(template.to_string());
@@ -264,7 +269,8 @@ impl SpecialIds {
         let id = |name: &str| vocab.id_from(metadata, &format!("tokenizer.ggml.{name}_token_id"));
         let flag = |name: &str| metadata.bool(&format!("tokenizer.ggml.add_{name}_token"));
         // Never used, but an id out of range means that the file is damaged.
-        (id("padding")?, id("unknown")?);
+        id("padding")?;
+        id("unknown")?;
         let (bos, eos) = (id("bos")?.or(default.bos), id("eos")?.or(default.eos));
         let (add_bos, add_eos) = (flag("bos")?.unwrap_or(default.add_bos), flag("eos")?.unwrap_or(default.add_eos));
         for (name, add, token) in [("bos", add_bos, bos), ("eos", add_eos, eos)] {

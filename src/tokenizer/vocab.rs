@@ -38,7 +38,7 @@ const END_TEXTS: &[&str] = &[
 
 /// True for the text of a token that ends an answer.
 pub(super) fn is_end_text(text: &str) -> bool {
-    END_TEXTS.contains(&text)
+    text.starts_with(['<', '[', '_']) && END_TEXTS.contains(&text)
 }
 
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
@@ -127,9 +127,8 @@ impl Vocab {
         self.texts.len()
     }
 
-    /// Adds unused tokens up to `len`.
+    /// Adds unused tokens up to `len`, which is not below the present length.
     pub fn pad(&mut self, len: usize) {
-        let len = len.max(self.len());
         self.texts.resize(len, String::new());
         self.kinds.resize(len, Kind::Unused);
         self.printed_ends.resize(len, self.printed.len());
@@ -234,11 +233,16 @@ fn print(id: usize, text: &str, kind: Kind, spelling: Spelling, out: &mut Vec<u8
         }
         (Kind::Normal, Spelling::Bytes) => {
             let start = out.len();
-            out.extend(text.chars().map_while(byte_of));
-            // A token with a character outside the alphabet was added as plain text.
-            if out.len() - start != text.chars().count() {
-                out.truncate(start);
-                out.extend_from_slice(text.as_bytes());
+            for c in text.chars() {
+                match byte_of(c) {
+                    Some(byte) => out.push(byte),
+                    // A token with a character outside the alphabet was added as plain text.
+                    None => {
+                        out.truncate(start);
+                        out.extend_from_slice(text.as_bytes());
+                        break;
+                    }
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! 32 columns at a time: decoded once to four vectors of f32, multiplied with up to four tokens.
 
-use std::{arch::x86_64::*, array, ops::Range};
+use std::{arch::x86_64::*, ops::Range};
 
 use half::f16;
 
@@ -65,11 +65,16 @@ fn each_row<const BYTES: usize, const STEPS: usize, const N: usize, D: Fn(&[u8; 
     products: &mut [f32],
     decode: D,
 ) {
+    let mut tokens: [&[f32]; N] = [&[]; N];
+    for n in 0..N {
+        tokens[n] = &x[n * w.cols..][..w.cols];
+    }
     let row_count = rows.len();
-    let x: [&[f32]; N] = array::from_fn(|n| &x[n * w.cols..][..w.cols]);
     for (at, row) in rows.enumerate() {
-        let row = row_products::<BYTES, STEPS, N, D>(w.ty, w.row(row), x, &decode);
-        (0..N).for_each(|n| products[n * row_count + at] = row[n]);
+        let row = row_products::<BYTES, STEPS, N, D>(w.ty, w.row(row), tokens, &decode);
+        for n in 0..N {
+            products[n * row_count + at] = row[n];
+        }
     }
 }
 
@@ -83,14 +88,13 @@ fn row_products<const BYTES: usize, const STEPS: usize, const N: usize, D: Fn(&[
     decode: &D,
 ) -> [f32; N] {
     let (units, row_tail) = row.as_chunks::<BYTES>();
-    let steps: [&[[f32; STEP]]; N] = x.map(|x| &x.as_chunks().0[..units.len() * STEPS]);
     // Four chains of additions for one token, one each for four: enough to keep the multipliers busy either way.
     let mut sums = [[_mm256_setzero_ps(); 4]; N];
     for (unit, bytes) in units.iter().enumerate() {
         for step in 0..STEPS {
             let weights = decode(bytes, step);
             for n in 0..N {
-                let x = steps[n][unit * STEPS + step].as_chunks().0;
+                let x = x[n][(unit * STEPS + step) * STEP..][..STEP].as_chunks().0;
                 for part in 0..4 {
                     let chain = if N == 1 { part } else { part % 2 };
                     sums[n][chain] = _mm256_fmadd_ps(weights[part], load(&x[part]), sums[n][chain]);
@@ -102,34 +106,42 @@ fn row_products<const BYTES: usize, const STEPS: usize, const N: usize, D: Fn(&[
     let mut tail = [0.0; STEP];
     let tail_cols = row_tail.len() / ty.block_bytes();
     decode_row(ty, row_tail, &mut tail[..tail_cols]);
-    array::from_fn(|n| {
+    let mut products = [0.0; N];
+    for n in 0..N {
         let [a, b, c, d] = sums[n];
         let sum = x86::sum(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
         let x_tail = &x[n][x[n].len() - tail_cols..];
-        sum + tail.iter().zip(x_tail).map(|(w, x)| w * x).sum::<f32>()
-    })
+        products[n] = sum + tail.iter().zip(x_tail).map(|(w, x)| w * x).sum::<f32>();
+    }
+    products
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f32_step(bytes: &[u8; 128]) -> Weights {
-    array::from_fn(|part| _mm256_castsi256_ps(load_u8(&bytes.as_chunks().0[part])))
+    let vectors = bytes.as_chunks().0;
+    let weights = |part: usize| _mm256_castsi256_ps(load_u8(&vectors[part]));
+    [weights(0), weights(1), weights(2), weights(3)]
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f16_step(bytes: &[u8; 64]) -> Weights {
-    array::from_fn(|part| _mm256_cvtph_ps(x86::load_u8x16(&bytes.as_chunks().0[part])))
+    let vectors = bytes.as_chunks().0;
+    let weights = |part: usize| _mm256_cvtph_ps(x86::load_u8x16(&vectors[part]));
+    [weights(0), weights(1), weights(2), weights(3)]
 }
 
 /// A bf16 is the upper half of its f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn bf16_step(bytes: &[u8; 64]) -> Weights {
-    array::from_fn(|part| {
-        let halves = _mm256_cvtepu16_epi32(x86::load_u8x16(&bytes.as_chunks().0[part]));
+    let vectors = bytes.as_chunks().0;
+    let weights = |part: usize| {
+        let halves = _mm256_cvtepu16_epi32(x86::load_u8x16(&vectors[part]));
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
-    })
+    };
+    [weights(0), weights(1), weights(2), weights(3)]
 }
 
 #[inline]
@@ -137,7 +149,8 @@ fn bf16_step(bytes: &[u8; 64]) -> Weights {
 fn q8_0_step(bytes: &[u8; Q8_0_BYTES]) -> Weights {
     let d = _mm256_set1_ps(f16_at(bytes, 0));
     let values = bytes[2..].first_chunk().expect("32 values after the scale");
-    x86::widen_i8(load_u8(values)).map(|values| _mm256_mul_ps(d, values))
+    let [a, b, c, e] = x86::widen_i8(load_u8(values));
+    [_mm256_mul_ps(d, a), _mm256_mul_ps(d, b), _mm256_mul_ps(d, c), _mm256_mul_ps(d, e)]
 }
 
 /// See `format::dense`: step = 4 * half + quarter.
@@ -156,7 +169,8 @@ fn q6k_step(bytes: &[u8; Q6K_BYTES], step: usize) -> Weights {
     let q = x86::widen_i8(_mm256_sub_epi8(q, _mm256_set1_epi8(32)));
     let d = f16_at(bytes, 208);
     let scale = |at: usize| _mm256_set1_ps(d * f32::from(bytes[192 + 2 * step + at] as i8));
-    array::from_fn(|part| _mm256_mul_ps(scale(part / 2), q[part]))
+    let (first, second) = (scale(0), scale(1));
+    [_mm256_mul_ps(first, q[0]), _mm256_mul_ps(first, q[1]), _mm256_mul_ps(second, q[2]), _mm256_mul_ps(second, q[3])]
 }
 
 #[inline]

@@ -14,7 +14,8 @@ pub mod ternary;
 use std::{error, fmt};
 
 pub use dialect::{Codec, Dialect, I2sPacking, Tile, TileTable};
-pub use scales::{OwnedScales, ScaleKind, ScaleLoss};
+use half::f16;
+pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, i2s_rows_from_flat, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
@@ -38,9 +39,32 @@ pub enum Layout {
 
 /// The scales of a ternary matrix: value = scale * (code - 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scales {
-    /// One for the whole matrix.
+pub enum Scales<'a> {
+    /// One for the whole matrix: models trained with it, which quantise activations with one scale per token.
     PerTensor(f32),
+    /// One per row: (rows). Activations as above.
+    PerRow(&'a [f32]),
+    /// One for every `size` consecutive columns of a row, where the row is whole groups. Activations have one scale
+    /// for each of these groups, too.
+    PerGroup {
+        /// One of [`GROUP_SIZES`].
+        size: usize,
+        /// (rows, cols / size)
+        values: &'a [f16],
+    },
+}
+
+/// Columns that can share a scale: 64 and 128 (Q2_0), 256 (TQ1_0, TQ2_0).
+pub const GROUP_SIZES: [usize; 3] = [64, 128, 256];
+
+impl Scales<'_> {
+    /// Columns that share a scale of the activations; `None` = the whole row.
+    pub fn group(&self) -> Option<usize> {
+        match *self {
+            Self::PerTensor(_) | Self::PerRow(_) => None,
+            Self::PerGroup { size, .. } => Some(size),
+        }
+    }
 }
 
 /// A borrowed ternary matrix (rows, cols).
@@ -55,18 +79,44 @@ pub struct TernaryView<'a> {
     /// How they are packed.
     pub layout: Layout,
     /// What they are multiplied by.
-    pub scales: Scales,
+    pub scales: Scales<'a>,
 }
 
 impl<'a> TernaryView<'a> {
     /// # Errors
-    /// If `codes` has not exactly the bytes of such a matrix.
-    pub fn new(rows: usize, cols: usize, codes: &'a [u8], layout: Layout, scales: Scales) -> Result<Self, FormatError> {
+    /// If `codes` has not exactly the bytes of such a matrix, or `scales` not its number of scales.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        codes: &'a [u8],
+        layout: Layout,
+        scales: Scales<'a>,
+    ) -> Result<Self, FormatError> {
+        let view = Self { rows, cols, codes, layout, scales };
+        view.check().map(|()| view)
+    }
+
+    /// What [`Self::new`] checks, for a view made without it.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn check(&self) -> Result<(), FormatError> {
+        let Self { rows, cols, codes, layout, scales } = *self;
         let expected_bytes = ternary_bytes(layout, rows, cols);
         if codes.len() != expected_bytes {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
         }
-        Ok(Self { rows, cols, codes, layout, scales })
+        let (expected, found) = match scales {
+            Scales::PerTensor(_) => return Ok(()),
+            Scales::PerRow(values) => (rows, values.len()),
+            Scales::PerGroup { size, values } => {
+                if !GROUP_SIZES.contains(&size) || !cols.is_multiple_of(size) {
+                    return Err(FormatError::Groups { cols, size });
+                }
+                (rows.saturating_mul(cols / size), values.len())
+            }
+        };
+        if found == expected { Ok(()) } else { Err(FormatError::Scales { rows, cols, expected, found }) }
     }
 
     /// Bytes from one row to the next.
@@ -165,6 +215,24 @@ pub enum FormatError {
         /// What is there.
         found_bytes: usize,
     },
+    /// The wrong number of scales.
+    Scales {
+        /// Of the matrix.
+        rows: usize,
+        /// Of the matrix.
+        cols: usize,
+        /// By its shape.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// Groups of another size than the kernels know, or that do not make up a row.
+    Groups {
+        /// Of the matrix.
+        cols: usize,
+        /// Columns of a group.
+        size: usize,
+    },
     /// Rows that end within a block.
     PartialBlock {
         /// Of the matrix.
@@ -221,6 +289,12 @@ impl fmt::Display for FormatError {
             Self::Size { rows, cols, expected_bytes, found_bytes } => {
                 write!(f, "a {rows} x {cols} matrix: expected {expected_bytes} bytes, found {found_bytes}")
             }
+            Self::Scales { rows, cols, expected, found } => {
+                write!(f, "a {rows} x {cols} matrix: expected {expected} scales, found {found}")
+            }
+            Self::Groups { cols, size } => {
+                write!(f, "a row of {cols} columns: expected whole groups of 64, 128 or 256, found groups of {size}")
+            }
             Self::PartialBlock { cols, block_len } => {
                 write!(f, "a row of {cols} columns: expected a multiple of {block_len}")
             }
@@ -258,6 +332,26 @@ mod tests {
         let error = ternary(2, 129, 64).unwrap_err();
         assert_eq!(error.to_string(), "a 2 x 129 matrix: expected 128 bytes, found 64");
         assert!(ternary(usize::MAX, usize::MAX, 64).is_err());
+
+        let grouped = |rows, cols, size, scales: usize| {
+            let codes = vec![0; ternary_bytes(Layout::I2sP128, rows, cols)];
+            let values = vec![f16::ONE; scales];
+            let scales = Scales::PerGroup { size, values: &values };
+            TernaryView::new(rows, cols, &codes, Layout::I2sP128, scales).map(|v| v.scales.group())
+        };
+        assert_eq!(grouped(3, 192, 64, 9), Ok(Some(64)));
+        assert_eq!(grouped(2, 512, 256, 4), Ok(Some(256)));
+        let error = grouped(3, 192, 64, 8).unwrap_err();
+        assert_eq!(error.to_string(), "a 3 x 192 matrix: expected 9 scales, found 8");
+        let error = grouped(3, 192, 128, 3).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a row of 192 columns: expected whole groups of 64, 128 or 256, found groups of 128"
+        );
+        assert!(grouped(1, 32, 32, 1).is_err() && grouped(1, 64, 0, 1).is_err());
+        let per_row = Scales::PerRow(&[1.0; 3]);
+        let error = TernaryView::new(2, 128, &[0; 64], Layout::I2sP128, per_row).unwrap_err();
+        assert_eq!(error.to_string(), "a 2 x 128 matrix: expected 2 scales, found 3");
 
         let dense = |rows, cols, bytes: usize, ty| {
             DenseView::new(rows, cols, &vec![0; bytes], ty).map(|v| v.row(rows - 1).len())

@@ -1,22 +1,24 @@
 //! The scales of a matrix as values of their own, and the exact ways from one granularity to another.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use half::f16;
 
-/// The scales of a ternary matrix (rows, cols): value = scale * (code - 1). Equal means equal bits.
+use super::Scales;
+
+/// The scales of a ternary matrix (rows, cols), shared when cloned: see [`Scales`]. Equal means equal bits.
 #[derive(Clone, Debug)]
-pub enum OwnedScales {
+pub enum MatrixScales {
     /// One for the whole matrix.
     PerTensor(f32),
     /// (rows)
-    PerRow(Vec<f32>),
+    PerRow(Arc<[f32]>),
     /// One for each `size` columns of a row.
     PerGroup {
         /// Columns of a group; divides cols.
         size: usize,
         /// (rows, cols / size)
-        values: Vec<f16>,
+        values: Arc<[f16]>,
     },
 }
 
@@ -62,22 +64,40 @@ impl fmt::Display for ScaleLoss {
     }
 }
 
-impl PartialEq for OwnedScales {
+impl PartialEq for MatrixScales {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::PerTensor(a), Self::PerTensor(b)) => a.to_bits() == b.to_bits(),
             (Self::PerRow(a), Self::PerRow(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
             }
             (Self::PerGroup { size: m, values: a }, Self::PerGroup { size: n, values: b }) => {
-                m == n && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+                m == n && a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
             }
             _ => false,
         }
     }
 }
 
-impl OwnedScales {
+impl MatrixScales {
+    /// What the kernels take.
+    pub fn view(&self) -> Scales<'_> {
+        match self {
+            Self::PerTensor(scale) => Scales::PerTensor(*scale),
+            Self::PerRow(values) => Scales::PerRow(values),
+            Self::PerGroup { size, values } => Scales::PerGroup { size: *size, values },
+        }
+    }
+
+    /// Bytes of the rows' or groups' scales.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::PerTensor(_) => 0,
+            Self::PerRow(values) => size_of_val(&values[..]),
+            Self::PerGroup { values, .. } => size_of_val(&values[..]),
+        }
+    }
+
     /// The one scale that all are, to the bit; `None` where they differ or there are none.
     pub fn collapsed(&self) -> Option<f32> {
         self.one().ok()
@@ -106,10 +126,10 @@ impl OwnedScales {
         };
         match kind {
             ScaleKind::PerTensor => self.one().map(Self::PerTensor),
-            ScaleKind::PerRow => self.by_row(rows, cols).map(Self::PerRow),
+            ScaleKind::PerRow => self.by_row(rows, cols).map(|values| Self::PerRow(values.into())),
             ScaleKind::PerRowF16 => {
                 let values = self.by_row(rows, cols)?.into_iter().map(|value| half(value).map(f16::to_f32));
-                values.collect::<Result<_, _>>().map(Self::PerRow)
+                values.collect::<Result<Arc<[_]>, _>>().map(Self::PerRow)
             }
             ScaleKind::PerGroup(size) => {
                 let per_row = cols / size;
@@ -118,7 +138,7 @@ impl OwnedScales {
                     Self::PerRow(values) => {
                         assert_eq!(values.len(), rows, "scales of {rows} rows");
                         let mut out = Vec::with_capacity(rows * per_row);
-                        for value in values {
+                        for value in values.iter() {
                             out.resize(out.len() + per_row, half(*value)?);
                         }
                         out
@@ -128,7 +148,7 @@ impl OwnedScales {
                         regroup(values, *from, size)?
                     }
                 };
-                Ok(Self::PerGroup { size, values })
+                Ok(Self::PerGroup { size, values: values.into() })
             }
         }
     }
@@ -138,7 +158,7 @@ impl OwnedScales {
             Self::PerTensor(scale) => Ok(vec![*scale; rows]),
             Self::PerRow(values) => {
                 assert_eq!(values.len(), rows, "scales of {rows} rows");
-                Ok(values.clone())
+                Ok(values.to_vec())
             }
             Self::PerGroup { size, values } => {
                 assert_eq!(values.len(), rows * (cols / size), "scales of {rows} x {cols} in groups of {size}");
@@ -170,18 +190,18 @@ fn regroup(values: &[f16], from: usize, to: usize) -> Result<Vec<f16>, ScaleLoss
 mod tests {
     use super::*;
 
-    fn groups(size: usize, values: &[f32]) -> OwnedScales {
-        OwnedScales::PerGroup { size, values: values.iter().map(|&value| f16::from_f32(value)).collect() }
+    fn groups(size: usize, values: &[f32]) -> MatrixScales {
+        MatrixScales::PerGroup { size, values: values.iter().map(|&value| f16::from_f32(value)).collect() }
     }
 
     #[test]
     fn equal_scales_collapse_and_others_do_not() {
-        assert_eq!(OwnedScales::PerTensor(0.1).collapsed(), Some(0.1));
+        assert_eq!(MatrixScales::PerTensor(0.1).collapsed(), Some(0.1));
         assert_eq!(groups(64, &[0.5; 6]).collapsed(), Some(0.5));
-        assert_eq!(OwnedScales::PerRow(vec![0.3; 3]).collapsed(), Some(0.3));
+        assert_eq!(MatrixScales::PerRow([0.3; 3].into()).collapsed(), Some(0.3));
         assert_eq!(groups(64, &[0.5, 0.5, 0.25]).collapsed(), None);
-        assert_eq!(OwnedScales::PerRow(vec![0.0, -0.0]).collapsed(), None, "other bits");
-        assert_eq!(OwnedScales::PerRow(vec![]).collapsed(), None);
+        assert_eq!(MatrixScales::PerRow([0.0, -0.0].into()).collapsed(), None, "other bits");
+        assert_eq!(MatrixScales::PerRow([].into()).collapsed(), None);
     }
 
     #[test]
@@ -194,27 +214,27 @@ mod tests {
         assert_eq!(wide.fitted(ScaleKind::PerRow, 2, 256, false), Err(ScaleLoss::Differ(1.0, 2.0)));
         assert_eq!(
             groups(128, &[1.0, 1.0, 3.0, 3.0]).fitted(ScaleKind::PerRow, 2, 256, false),
-            Ok(OwnedScales::PerRow(vec![1.0, 3.0]))
+            Ok(MatrixScales::PerRow([1.0, 3.0].into()))
         );
     }
 
     #[test]
     fn f16_is_used_where_it_is_exact_or_asked_for() {
-        let third = OwnedScales::PerTensor(1.0 / 3.0);
+        let third = MatrixScales::PerTensor(1.0 / 3.0);
         assert_eq!(third.fitted(ScaleKind::PerGroup(64), 1, 128, false), Err(ScaleLoss::Rounded(1.0 / 3.0)));
         // 1/3 in binary16 is 1365 / 4096.
         assert_eq!(third.fitted(ScaleKind::PerGroup(64), 1, 128, true), Ok(groups(64, &[1365.0 / 4096.0; 2])));
-        let rows = OwnedScales::PerRow(vec![0.75, 1.0 / 3.0]);
+        let rows = MatrixScales::PerRow([0.75, 1.0 / 3.0].into());
         assert_eq!(rows.fitted(ScaleKind::PerRowF16, 2, 64, false), Err(ScaleLoss::Rounded(1.0 / 3.0)));
         assert_eq!(
             rows.fitted(ScaleKind::PerRowF16, 2, 64, true),
-            Ok(OwnedScales::PerRow(vec![0.75, 1365.0 / 4096.0]))
+            Ok(MatrixScales::PerRow([0.75, 1365.0 / 4096.0].into()))
         );
         assert_eq!(
-            OwnedScales::PerRow(vec![0.75, 0.5]).fitted(ScaleKind::PerGroup(64), 2, 128, false),
+            MatrixScales::PerRow([0.75, 0.5].into()).fitted(ScaleKind::PerGroup(64), 2, 128, false),
             Ok(groups(64, &[0.75, 0.75, 0.5, 0.5]))
         );
-        assert_eq!(third.fitted(ScaleKind::PerRow, 2, 64, false), Ok(OwnedScales::PerRow(vec![1.0 / 3.0; 2])));
+        assert_eq!(third.fitted(ScaleKind::PerRow, 2, 64, false), Ok(MatrixScales::PerRow([1.0 / 3.0; 2].into())));
         assert_eq!(rows.fitted(ScaleKind::PerTensor, 2, 64, true), Err(ScaleLoss::Differ(0.75, 1.0 / 3.0)));
     }
 }

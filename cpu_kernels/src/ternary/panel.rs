@@ -9,11 +9,11 @@
 //! and meets the 4 values of a token broadcast to all lanes. The sums of 16 rows then come out side by side, without
 //! adding across lanes.
 
-use std::{array, ops::Range};
+use std::{arch::x86_64::*, ops::Range};
 
 use super::{Tile, avx2::unpack};
 use crate::{
-    format::{I2S_BLOCK, I2S_BLOCK_BYTES},
+    format::I2S_BLOCK,
     x86::{load_u8, store_u8, transpose},
 };
 
@@ -24,7 +24,7 @@ pub const PANEL_ROWS: usize = 16;
 pub const STEP_COLS: usize = 4;
 
 /// Columns of a panel: 16 KiB of codes, which stay in a first-level cache of 32 KiB beside the values of a few tokens.
-const PANEL_COLS: usize = 1024;
+pub const PANEL_COLS: usize = 1024;
 
 /// See the module.
 #[repr(align(64))]
@@ -43,20 +43,20 @@ impl Panel {
     /// Unpacks columns `cols` of the 16 rows of `tile` from `row` on; returns their steps.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn fill(&mut self, tile: &Tile, row: usize, cols: Range<usize>) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
-        let row_bytes = tile.stride / 4;
         let steps = &mut self.0[..cols.len() / STEP_COLS];
-        for half in 0..2 {
-            let blocks: [&[[u8; I2S_BLOCK_BYTES]]; 8] = array::from_fn(|r| {
-                let row = &tile.codes[(row + 8 * half + r) * row_bytes..][..row_bytes];
-                row[cols.start / 4..cols.end / 4].as_chunks().0
-            });
-            for (block, steps) in steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS).enumerate() {
+        for (block, steps) in steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS).enumerate() {
+            for half in 0..2 {
+                let mut packed = [_mm256_setzero_si256(); 8];
+                for r in 0..8 {
+                    packed[r] = load_u8(&tile.row(row + 8 * half + r)[cols.start / I2S_BLOCK + block]);
+                }
                 // Column c of a block is in byte c % 32: 4 neighbouring bytes hold 4 neighbouring columns of each of the
                 // block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
-                let packed = transpose(array::from_fn(|r| load_u8(&blocks[r][block])));
-                for (group, packed) in packed.into_iter().enumerate() {
-                    for (quarter, codes) in unpack(packed).into_iter().enumerate() {
-                        store_u8(&mut steps[8 * quarter + group].as_chunks_mut().0[half], codes);
+                let packed = transpose(packed);
+                for group in 0..8 {
+                    let codes = unpack(packed[group]);
+                    for quarter in 0..4 {
+                        store_u8(&mut steps[8 * quarter + group].as_chunks_mut().0[half], codes[quarter]);
                     }
                 }
             }

@@ -6,7 +6,7 @@
 
 pub mod exp;
 
-use std::{arch::x86_64::*, array};
+use std::arch::x86_64::*;
 
 /// f32 values of a vector.
 pub const LANES: usize = 8;
@@ -104,8 +104,8 @@ pub fn load_u8x16(from: &[u8; 16]) -> __m128i {
 #[target_feature(enable = "avx2")]
 pub fn widen_i8(x: __m256i) -> [__m256; 4] {
     let (low, high) = (_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    [low, _mm_srli_si128::<8>(low), high, _mm_srli_si128::<8>(high)]
-        .map(|x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
+    let widen = |eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+    [widen(low), widen(_mm_srli_si128::<8>(low)), widen(high), widen(_mm_srli_si128::<8>(high))]
 }
 
 /// Sum of the lanes.
@@ -155,23 +155,21 @@ pub fn first_lanes(n: usize) -> __m256 {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
-    // After both unpacks, vector (quad, i) has elements i and i + 4 of the four rows of a quad.
-    let quad = |rows: &[__m256i]| {
-        let (low01, high01) = (_mm256_unpacklo_epi32(rows[0], rows[1]), _mm256_unpackhi_epi32(rows[0], rows[1]));
-        let (low23, high23) = (_mm256_unpacklo_epi32(rows[2], rows[3]), _mm256_unpackhi_epi32(rows[2], rows[3]));
-        [
-            _mm256_unpacklo_epi64(low01, low23),
-            _mm256_unpackhi_epi64(low01, low23),
-            _mm256_unpacklo_epi64(high01, high23),
-            _mm256_unpackhi_epi64(high01, high23),
-        ]
-    };
-    let (a, b) = (quad(&rows[..4]), quad(&rows[4..]));
-    array::from_fn(|i| {
-        if i < 4 {
-            _mm256_permute2x128_si256::<0x20>(a[i], b[i])
-        } else {
-            _mm256_permute2x128_si256::<0x31>(a[i - 4], b[i - 4])
-        }
-    })
+    let mut out = [_mm256_setzero_si256(); 8];
+    for i in 0..4 {
+        // Elements i and i + 4 of rows 0..3 and of rows 4..7.
+        let quad = |at: usize| {
+            let (a, b, c, d) = (rows[at], rows[at + 1], rows[at + 2], rows[at + 3]);
+            let (ab, cd) = if i < 2 {
+                (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d))
+            } else {
+                (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d))
+            };
+            if i % 2 == 0 { _mm256_unpacklo_epi64(ab, cd) } else { _mm256_unpackhi_epi64(ab, cd) }
+        };
+        let (first, second) = (quad(0), quad(4));
+        out[i] = _mm256_permute2x128_si256::<0x20>(first, second);
+        out[i + 4] = _mm256_permute2x128_si256::<0x31>(first, second);
+    }
+    out
 }

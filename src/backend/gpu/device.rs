@@ -177,9 +177,11 @@ impl Gpu {
         self.objects.load(Ordering::Relaxed)
     }
 
-    /// Makes the device be lost, as a driver reset would. For tests of what follows.
-    pub fn destroy(&self) {
-        self.device.destroy();
+    /// A function that makes the device be lost, as a driver reset would, even while a step runs. For tests of what
+    /// follows.
+    pub fn destroyer(&self) -> impl Fn() + Send + 'static {
+        let device = self.device.clone();
+        move || device.destroy()
     }
 
     /// The first failure since the last check. A lost device stays lost.
@@ -337,13 +339,19 @@ impl Gpu {
     /// Waits for a submission, and reports what went wrong until then.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
         let timeout = if self.caps.software { SOFTWARE_TIMEOUT } else { HARDWARE_TIMEOUT };
-        let result =
-            self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) });
+        let poll = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
+        let result = self.device.poll(poll);
+        if result.is_err() {
+            // A lost device refuses the wait; that it is lost is told by the callbacks, which run when polled.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
+        if matches!(result, Err(wgpu::PollError::Timeout)) {
+            lock(&self.health).lost.get_or_insert_with(|| format!("no answer for {} s", timeout.as_secs()));
+        }
         self.check("running kernels")?;
-        result.map(drop).map_err(|e| match e {
-            wgpu::PollError::Timeout => Error::DeviceLost { reason: format!("no answer for {} s", timeout.as_secs()) },
-            other => Error::Gpu { action: "waiting for the GPU".to_owned(), reason: one_line(&other.to_string()) },
-        })
+        result
+            .map(drop)
+            .map_err(|e| Error::Gpu { action: "waiting for the GPU".to_owned(), reason: one_line(&e.to_string()) })
     }
 }
 

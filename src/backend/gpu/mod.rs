@@ -47,7 +47,7 @@ pub use segment::{Counters, SegmentBytes};
 /// Runs segments on one GPU.
 pub struct GpuBackend {
     name: String,
-    gpu: Gpu,
+    gpu: Arc<Gpu>,
     segments: Vec<segment::Loaded>,
 }
 
@@ -56,12 +56,17 @@ impl GpuBackend {
     pub fn open(options: &OpenOptions) -> Result<Self> {
         let gpu = Gpu::open(options)?;
         debug::self_test(&gpu)?;
+        Ok(Self::on(Arc::new(gpu)))
+    }
+
+    /// An empty backend on a GPU that is open already; it shares the compiled kernels.
+    pub fn on(gpu: Arc<Gpu>) -> Self {
         let name = format!("GPU ({}, {})", gpu.caps().name, gpu.caps().backend);
-        Ok(Self { name, gpu, segments: Vec::new() })
+        Self { name, gpu, segments: Vec::new() }
     }
 
     /// The device, for its capabilities and for tests.
-    pub fn gpu(&self) -> &Gpu {
+    pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 

@@ -237,6 +237,7 @@ impl Loaded {
             }
             let last = chunk.end == positions.len();
             let rows = match wanted {
+                _ if !self.segment.head => 0..0,
                 Wanted::Last if last => tokens - 1..tokens,
                 Wanted::All => 0..tokens,
                 Wanted::Last | Wanted::Nothing => 0..0,

@@ -1,6 +1,6 @@
 //! Few rows: each key and value is loaded once for up to four rows.
 
-use std::{arch::x86_64::*, array};
+use std::arch::x86_64::*;
 
 use super::{BLOCK, Softmax, scale};
 use crate::{
@@ -30,7 +30,10 @@ pub fn attend(tile: &Tile, results: &mut [f32]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32]) {
     let stride = tile.cache.stride;
-    let queries: [&[[f32; LANES]]; R] = array::from_fn(|r| tile.query(first + r).as_chunks().0);
+    let mut queries: [&[[f32; LANES]]; R] = [&[]; R];
+    for r in 0..R {
+        queries[r] = tile.query(first + r).as_chunks().0;
+    }
     let mut states = [Softmax::START; R];
     // Positions rise with the row: the last one sees the most keys.
     let all_keys = tile.keys(first + R - 1);
@@ -69,7 +72,6 @@ fn scores<const R: usize, T>(
     load_key: impl Fn(&[T; LANES]) -> __m256,
 ) {
     let vectors = queries[0].len();
-    let queries: [_; R] = array::from_fn(|r| &queries[r][..vectors]);
     for (at, key) in keys.chunks_exact(vectors * LANES).enumerate() {
         let mut sums = [_mm256_setzero_ps(); R];
         for (i, key) in key.as_chunks().0[..vectors].iter().enumerate() {
@@ -101,7 +103,9 @@ fn mix<const R: usize, T>(
             let value = [load_value(&value[0]), load_value(&value[1])];
             for r in 0..R {
                 let weight = _mm256_set1_ps(weights[r][key]);
-                sums[r] = array::from_fn(|i| _mm256_fmadd_ps(weight, value[i], sums[r][i]));
+                for i in 0..2 {
+                    sums[r][i] = _mm256_fmadd_ps(weight, value[i], sums[r][i]);
+                }
             }
         }
         for r in 0..R {

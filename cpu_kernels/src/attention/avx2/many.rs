@@ -1,6 +1,6 @@
 //! Many rows: a block of keys and values is converted to f32 once, and two small matrix products serve all rows.
 
-use std::{arch::x86_64::*, array};
+use std::arch::x86_64::*;
 
 use super::{BLOCK, Softmax, scale};
 use crate::{
@@ -61,18 +61,15 @@ fn transpose<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; LA
     let keys: usize = from.len() / stride;
     for first in (0..keys).step_by(LANES) {
         for dim in (0..stride).step_by(LANES) {
-            let key = |i: usize| {
+            let mut rows = [_mm256_setzero_si256(); LANES];
+            for i in 0..LANES.min(keys - first) {
                 let at = (first + i) * stride + dim;
-                if first + i < keys {
-                    load(from[at..].first_chunk().expect("a whole vector"))
-                } else {
-                    _mm256_setzero_ps()
-                }
-            };
-            let columns = x86::transpose(array::from_fn(|i| _mm256_castps_si256(key(i))));
-            for (i, column) in columns.into_iter().enumerate() {
+                rows[i] = _mm256_castps_si256(load(from[at..].first_chunk().expect("a stride is whole vectors")));
+            }
+            let columns = x86::transpose(rows);
+            for i in 0..LANES {
                 let to = to[(dim + i) * BLOCK + first..].first_chunk_mut().expect("a block is whole vectors");
-                store(to, _mm256_castsi256_ps(column));
+                store(to, _mm256_castsi256_ps(columns[i]));
             }
         }
     }
@@ -127,11 +124,17 @@ fn multiply_add_block<const R: usize, const V: usize>(
     col: usize,
 ) {
     let n = b.len() / cols;
-    let a: [&[f32]; R] = array::from_fn(|r| &a[r * a_stride..][..n]);
+    let mut rows: [&[f32]; R] = [&[]; R];
+    for r in 0..R {
+        rows[r] = &a[r * a_stride..][..n];
+    }
     let mut sums = [[_mm256_setzero_ps(); V]; R];
     for (i, b) in b.chunks_exact(cols).enumerate() {
         let b = &b[col..][..V * LANES].as_chunks::<LANES>().0;
-        let factors: [_; R] = array::from_fn(|r| _mm256_set1_ps(a[r][i]));
+        let mut factors = [_mm256_setzero_ps(); R];
+        for r in 0..R {
+            factors[r] = _mm256_set1_ps(rows[r][i]);
+        }
         for v in 0..V {
             let b = load(&b[v]);
             for r in 0..R {

@@ -20,7 +20,7 @@ pub(super) fn coding(cols: usize) -> Flat<32, 128> {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::{I2sPacking, OwnedScales};
+    use crate::format::{I2sPacking, MatrixScales};
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -32,7 +32,7 @@ mod tests {
         bytes[95] = 0b01_01_01_10;
         // 0.5 = 0x3f000000, then zeros.
         bytes[96..][..4].copy_from_slice(&[0, 0, 0, 0x3f]);
-        let scales = OwnedScales::PerTensor(0.5);
+        let scales = MatrixScales::PerTensor(0.5);
         check_by_hand(
             Dialect::I2S(I2sPacking::P128),
             (2, 192),

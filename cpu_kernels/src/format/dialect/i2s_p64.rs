@@ -35,7 +35,7 @@ fn pack(codes: &[u8; 64], bytes: &mut [u8; 16]) {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::{I2sPacking, OwnedScales};
+    use crate::format::{I2sPacking, MatrixScales};
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -47,7 +47,7 @@ mod tests {
         bytes[16] = 0b01_01_10_01;
         // 0.5 = 0x3f000000, then zeros.
         bytes[48..][..4].copy_from_slice(&[0, 0, 0, 0x3f]);
-        let scales = OwnedScales::PerTensor(0.5);
+        let scales = MatrixScales::PerTensor(0.5);
         check_by_hand(Dialect::I2S(I2sPacking::P64), (2, 96), &[(0, 17, 1), (1, 95, -1), (1, 0, 1)], scales, &bytes);
     }
 }

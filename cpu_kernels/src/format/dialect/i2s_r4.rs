@@ -49,7 +49,7 @@ impl Coding for R4 {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::{I2sPacking, OwnedScales};
+    use crate::format::{I2sPacking, MatrixScales};
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -59,7 +59,7 @@ mod tests {
         bytes[3] = 0b01_01_01_10;
         // 0.5 = 0x3f000000, then zeros.
         bytes[6..][..4].copy_from_slice(&[0, 0, 0, 0x3f]);
-        let scales = OwnedScales::PerTensor(0.5);
+        let scales = MatrixScales::PerTensor(0.5);
         check_by_hand(Dialect::I2S(I2sPacking::R4), (8, 3), &[(0, 2, -1), (2, 2, 1), (7, 0, 1)], scales, &bytes);
     }
 }

@@ -27,7 +27,7 @@ fn pack(codes: &[u8; 4], bytes: &mut [u8; 1]) {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::{I2sPacking, OwnedScales};
+    use crate::format::{I2sPacking, MatrixScales};
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -36,7 +36,7 @@ mod tests {
         let mut bytes = [vec![0b10_01_01_00, 0b01_00_10_01, 0b01_01_01_10], vec![0; 32]].concat();
         // 0.5 = 0x3f000000, then zeros.
         bytes[3..][..4].copy_from_slice(&[0, 0, 0, 0x3f]);
-        let scales = OwnedScales::PerTensor(0.5);
+        let scales = MatrixScales::PerTensor(0.5);
         check_by_hand(
             Dialect::I2S(I2sPacking::Seq),
             (2, 6),

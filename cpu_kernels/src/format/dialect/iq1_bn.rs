@@ -65,7 +65,7 @@ fn fixed_point(digits: &[u8]) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -81,7 +81,7 @@ mod tests {
         // 1 = 0x3c00, 0.5 = 0x3800.
         bytes[..2].copy_from_slice(&[0x00, 0x3c]);
         bytes[15..17].copy_from_slice(&[0x00, 0x38]);
-        let scales = OwnedScales::PerRow(vec![1.0, 0.5]);
+        let scales = MatrixScales::PerRow([1.0, 0.5].into());
         check_by_hand(Dialect::IQ1BN, (2, 64), &[(0, 22, 1), (1, 31, -1)], scales, &bytes);
     }
 }

@@ -37,7 +37,7 @@ fn pack(codes: &[u8; 64], block: &mut [u8; BYTES]) {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -48,7 +48,7 @@ mod tests {
         // 0.5 = 0x3f000000, -2 = 0xc0000000.
         bytes[..4].copy_from_slice(&[0, 0, 0, 0x3f]);
         bytes[36..40].copy_from_slice(&[0, 0, 0, 0xc0]);
-        let scales = OwnedScales::PerRow(vec![0.5, -2.0]);
+        let scales = MatrixScales::PerRow([0.5, -2.0].into());
         check_by_hand(Dialect::IQ2BN, (2, 128), &[(1, 20, 1), (1, 127, -1)], scales, &bytes);
     }
 }

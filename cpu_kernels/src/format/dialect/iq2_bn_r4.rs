@@ -77,7 +77,7 @@ impl Coding for R4 {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -91,7 +91,7 @@ mod tests {
             let scale = if row == 6 { [0, 0, 0, 0x40] } else { [0, 0, 0, 0x3f] };
             bytes[80 * (row / 4) + 4 * (row % 4)..][..4].copy_from_slice(&scale);
         }
-        let scales = OwnedScales::PerRow(vec![0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 2.0, 0.5]);
+        let scales = MatrixScales::PerRow([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 2.0, 0.5].into());
         check_by_hand(Dialect::IQ2BNR4, (8, 64), &[(2, 5, 1), (7, 63, -1)], scales, &bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! Ternary dialects of model files -> [`Layout::I2sP128`](super::Layout::I2sP128) and [`OwnedScales`], and back.
+//! Ternary dialects of model files -> [`Layout::I2sP128`](super::Layout::I2sP128) and [`MatrixScales`], and back.
 //!
 //! A [`Codec`] is a dialect with a shape. Each file here draws one dialect and turns its bytes into codes (0, 1, 2 =
 //! -1, 0, +1; 3 where the bytes hold no ternary value) for a few rows at a time; what all share is in this file:
@@ -33,7 +33,7 @@ pub use tile::{Tile, TileTable};
 
 use super::{
     FormatError, Layout,
-    scales::{OwnedScales, ScaleKind},
+    scales::{MatrixScales, ScaleKind},
     ternary_bytes,
 };
 
@@ -217,7 +217,7 @@ impl Codec {
     ///
     /// # Panics
     /// If `bytes` are not [`Self::bytes`] many.
-    pub fn scales(&self, bytes: &[u8]) -> Result<OwnedScales, FormatError> {
+    pub fn scales(&self, bytes: &[u8]) -> Result<MatrixScales, FormatError> {
         self.check(bytes);
         let f32_at = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let f16_at = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -228,14 +228,14 @@ impl Codec {
         self.with(|coding| {
             let at = |index| coding.scale_at(index, bytes.len());
             Ok(match self.scale_kind() {
-                ScaleKind::PerTensor => OwnedScales::PerTensor(finite(0, 0, f32_at(at(0)))?),
+                ScaleKind::PerTensor => MatrixScales::PerTensor(finite(0, 0, f32_at(at(0)))?),
                 ScaleKind::PerRow => {
                     let row = |row| finite(row, self.cols, f32_at(at(row)));
-                    OwnedScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
+                    MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
                 }
                 ScaleKind::PerRowF16 => {
                     let row = |row| finite(row, self.cols, f16_at(at(row)).to_f32());
-                    OwnedScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
+                    MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
                 }
                 ScaleKind::PerGroup(size) => {
                     let group = |group| {
@@ -243,7 +243,7 @@ impl Codec {
                         finite(group, size, value.to_f32()).map(|_| value)
                     };
                     let groups = self.rows * (self.cols / size);
-                    OwnedScales::PerGroup { size, values: (0..groups).map(group).collect::<Result<_, _>>()? }
+                    MatrixScales::PerGroup { size, values: (0..groups).map(group).collect::<Result<_, _>>()? }
                 }
             })
         })
@@ -300,8 +300,8 @@ impl Codec {
     ///
     /// # Panics
     /// If `packed` has not the bytes of such a matrix, or `scales` are not of [`Self::scale_kind`], in number and in
-    /// values ([`OwnedScales::fitted`] makes them so).
-    pub fn encode(&self, packed: &[u8], scales: &OwnedScales) -> Result<Vec<u8>, FormatError> {
+    /// values ([`MatrixScales::fitted`] makes them so).
+    pub fn encode(&self, packed: &[u8], scales: &MatrixScales) -> Result<Vec<u8>, FormatError> {
         let row_bytes = ternary_bytes(Layout::I2sP128, 1, self.cols);
         assert_eq!(packed.len(), self.rows * row_bytes, "bytes of a {} x {} matrix", self.rows, self.cols);
         let fitted = scales.fitted(self.scale_kind(), self.rows, self.cols, false);
@@ -321,14 +321,14 @@ impl Codec {
                 bytes[coding.scale_at(index, len)..][..value.len()].copy_from_slice(value);
             };
             match scales {
-                OwnedScales::PerTensor(scale) => put(0, &scale.to_le_bytes()),
-                OwnedScales::PerRow(values) => values.iter().enumerate().for_each(|(row, value)| {
+                MatrixScales::PerTensor(scale) => put(0, &scale.to_le_bytes()),
+                MatrixScales::PerRow(values) => values.iter().enumerate().for_each(|(row, value)| {
                     match self.scale_kind() {
                         ScaleKind::PerRowF16 => put(row, &f16::from_f32(*value).to_le_bytes()),
                         _ => put(row, &value.to_le_bytes()),
                     };
                 }),
-                OwnedScales::PerGroup { values, .. } => {
+                MatrixScales::PerGroup { values, .. } => {
                     values.iter().enumerate().for_each(|(group, value)| put(group, &value.to_le_bytes()));
                 }
             }

@@ -38,7 +38,7 @@ mod tests {
     use super::super::{Dialect, tests::check_by_hand};
     use half::f16;
 
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -53,7 +53,7 @@ mod tests {
         // Weight 125 = 120 + 2 * 2 + 1 = 1, digit 2 of byte 24 + 1: v = 11210 = 129, ceil(135.9) = 136.
         bytes[25] = 136;
         bytes[26..].copy_from_slice(&[0x00, 0x38]);
-        let scales = OwnedScales::PerGroup { size: 128, values: vec![f16::from_f32(0.5)] };
+        let scales = MatrixScales::PerGroup { size: 128, values: [f16::from_f32(0.5)].into() };
         check_by_hand(Dialect::PTQ1_0, (1, 128), &[(0, 17, 1), (0, 99, -1), (0, 125, 1)], scales, &bytes);
     }
 }

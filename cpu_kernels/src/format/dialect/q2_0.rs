@@ -40,21 +40,23 @@ fn pack<const B: usize, const N: usize>(codes: &[u8; N], block: &mut [u8; B]) {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
+    use std::sync::Arc;
+
     use half::f16;
 
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
         // d = 1 and d = 0, as a block of zeros has: 0x3c00 and 0x0000. Weight 5 of the first block: byte 2 + 1, shift 2.
         // Weight 63, or 127, the last: shift 6.
-        let values = [1.0, 0.0].map(f16::from_f32).to_vec();
+        let values: Arc<[_]> = [1.0, 0.0].map(f16::from_f32).into();
         let mut bytes = [0b01_01_01_01; 36];
         bytes[3] = 0b01_01_10_01;
         bytes[17] = 0b00_01_01_01;
         bytes[..2].copy_from_slice(&[0x00, 0x3c]);
         bytes[18..20].copy_from_slice(&[0, 0]);
-        let scales = OwnedScales::PerGroup { size: 64, values: values.clone() };
+        let scales = MatrixScales::PerGroup { size: 64, values: values.clone() };
         check_by_hand(Dialect::Q2_0, (2, 64), &[(0, 5, 1), (0, 63, -1)], scales, &bytes);
 
         let mut bytes = [0b01_01_01_01; 68];
@@ -62,7 +64,7 @@ mod tests {
         bytes[33] = 0b00_01_01_01;
         bytes[..2].copy_from_slice(&[0x00, 0x3c]);
         bytes[34..36].copy_from_slice(&[0, 0]);
-        let scales = OwnedScales::PerGroup { size: 128, values };
+        let scales = MatrixScales::PerGroup { size: 128, values };
         check_by_hand(Dialect::Q2_0G128, (1, 256), &[(0, 5, 1), (0, 127, -1)], scales, &bytes);
     }
 }

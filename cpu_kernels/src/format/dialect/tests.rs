@@ -7,20 +7,20 @@ use super::{Codec, Dialect, I2sPacking, Tile, TileTable};
 use crate::{
     format::{
         FormatError, Layout, pack,
-        scales::{OwnedScales, ScaleKind},
+        scales::{MatrixScales, ScaleKind},
         unpack,
     },
     testing::Rng,
 };
 
 /// The bytes of a matrix of codes.
-pub(super) fn encoded(dialect: Dialect, rows: usize, cols: usize, codes: &[u8], scales: &OwnedScales) -> Vec<u8> {
+pub(super) fn encoded(dialect: Dialect, rows: usize, cols: usize, codes: &[u8], scales: &MatrixScales) -> Vec<u8> {
     let codec = Codec::new(dialect, rows, cols).unwrap();
     codec.encode(&pack(Layout::I2sP128, rows, cols, codes), scales).unwrap()
 }
 
 /// The codes and scales of the bytes of a matrix.
-pub(super) fn decoded(dialect: Dialect, rows: usize, cols: usize, bytes: &[u8]) -> (Vec<u8>, OwnedScales) {
+pub(super) fn decoded(dialect: Dialect, rows: usize, cols: usize, bytes: &[u8]) -> (Vec<u8>, MatrixScales) {
     let codec = Codec::new(dialect, rows, cols).unwrap();
     let packed = codec.decode(bytes).unwrap();
     (unpack(Layout::I2sP128, rows, cols, &packed), codec.scales(bytes).unwrap())
@@ -31,7 +31,7 @@ pub(super) fn check_by_hand(
     dialect: Dialect,
     (rows, cols): (usize, usize),
     weights: &[(usize, usize, i8)],
-    scales: OwnedScales,
+    scales: MatrixScales,
     bytes: &[u8],
 ) {
     let mut codes = vec![1; rows * cols];
@@ -176,14 +176,14 @@ fn cases() -> Vec<(Dialect, usize, usize)> {
     cases
 }
 
-fn random_scales(codec: &Codec, rng: &mut Rng) -> OwnedScales {
+fn random_scales(codec: &Codec, rng: &mut Rng) -> MatrixScales {
     let mut half = || f16::from_f32(rng.f32());
     match codec.scale_kind() {
-        ScaleKind::PerTensor => OwnedScales::PerTensor(rng.f32()),
-        ScaleKind::PerRow => OwnedScales::PerRow(rng.floats(codec.rows())),
-        ScaleKind::PerRowF16 => OwnedScales::PerRow((0..codec.rows()).map(|_| half().to_f32()).collect()),
+        ScaleKind::PerTensor => MatrixScales::PerTensor(rng.f32()),
+        ScaleKind::PerRow => MatrixScales::PerRow(rng.floats(codec.rows()).into()),
+        ScaleKind::PerRowF16 => MatrixScales::PerRow((0..codec.rows()).map(|_| half().to_f32()).collect()),
         ScaleKind::PerGroup(size) => {
-            OwnedScales::PerGroup { size, values: (0..codec.rows() * (codec.cols() / size)).map(|_| half()).collect() }
+            MatrixScales::PerGroup { size, values: (0..codec.rows() * (codec.cols() / size)).map(|_| half()).collect() }
         }
     }
 }
@@ -285,7 +285,7 @@ fn a_code_3_is_not_written() {
     let codec = Codec::new(Dialect::TQ2_0, 2, 256).unwrap();
     let mut packed = pack(Layout::I2sP128, 2, 256, &[1; 512]);
     packed[64 + 7] |= 0b11;
-    let scales = OwnedScales::PerGroup { size: 256, values: vec![f16::ONE; 2] };
+    let scales = MatrixScales::PerGroup { size: 256, values: [f16::ONE; 2].into() };
     assert_eq!(codec.encode(&packed, &scales), Err(FormatError::Code { element: 256 + 96 + 7 }));
 }
 

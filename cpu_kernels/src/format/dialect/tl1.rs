@@ -100,7 +100,7 @@ impl Coding for Tl1 {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, Tile, tests::check_by_hand};
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -115,6 +115,6 @@ mod tests {
         bytes[(32 + 16 + 1) * 16 + 8] = 0x45;
         bytes[1024..1028].copy_from_slice(&[0, 0, 0, 0x3f]);
         let weights = [(17, 12, 1), (17, 13, -1), (40, 39, 1)];
-        check_by_hand(Dialect::TL1(tile), (64, 64), &weights, OwnedScales::PerTensor(0.5), &bytes);
+        check_by_hand(Dialect::TL1(tile), (64, 64), &weights, MatrixScales::PerTensor(0.5), &bytes);
     }
 }

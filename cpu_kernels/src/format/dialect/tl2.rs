@@ -209,7 +209,7 @@ impl Coding for Tl2 {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, Tile, tests::check_by_hand};
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -231,6 +231,6 @@ mod tests {
         bytes[1280 + 8 * 32 + 3] = 0x43;
         bytes[2048..2052].copy_from_slice(&[0, 0, 0, 0x3f]);
         let weights = [(9, 99, -1), (9, 101, 1), (20, 0, 1), (20, 1, 1), (20, 2, 1), (31, 26, -1), (3, 227, -1)];
-        check_by_hand(Dialect::TL2(tile), (32, 256), &weights, OwnedScales::PerTensor(0.5), &bytes);
+        check_by_hand(Dialect::TL2(tile), (32, 256), &weights, MatrixScales::PerTensor(0.5), &bytes);
     }
 }

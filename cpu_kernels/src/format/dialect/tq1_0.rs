@@ -58,7 +58,7 @@ mod tests {
     use super::super::{Dialect, tests::check_by_hand};
     use half::f16;
 
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -73,7 +73,7 @@ mod tests {
         // Weight 253 = -1, digit 3 of byte 48 + 1: v = 11100 = 117, ceil(123.26) = 124.
         bytes[49] = 124;
         bytes[52..].copy_from_slice(&[0x00, 0x38]);
-        let scales = OwnedScales::PerGroup { size: 256, values: vec![f16::from_f32(0.5)] };
+        let scales = MatrixScales::PerGroup { size: 256, values: [f16::from_f32(0.5)].into() };
         check_by_hand(Dialect::TQ1_0, (1, 256), &[(0, 32, 1), (0, 239, -1), (0, 253, -1)], scales, &bytes);
     }
 }

@@ -47,7 +47,7 @@ mod tests {
     use super::super::{Dialect, tests::check_by_hand};
     use half::f16;
 
-    use crate::format::OwnedScales;
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {
@@ -58,7 +58,7 @@ mod tests {
         // d = 1 and d = 0.5: 0x3c00 and 0x3800.
         bytes[64..66].copy_from_slice(&[0x00, 0x3c]);
         bytes[130..].copy_from_slice(&[0x00, 0x38]);
-        let scales = OwnedScales::PerGroup { size: 256, values: [1.0, 0.5].map(f16::from_f32).to_vec() };
+        let scales = MatrixScales::PerGroup { size: 256, values: [1.0, 0.5].map(f16::from_f32).into() };
         check_by_hand(Dialect::TQ2_0, (1, 512), &[(0, 70, 1), (0, 511, -1)], scales, &bytes);
     }
 }

@@ -1,0 +1,272 @@
+//! Times every kernel variant beside the machine's ceilings, on shapes of BitNet b1.58 2B-4T.
+//!
+//! `cargo bench -p bitnet-cpu-kernels` runs Criterion's statistics; `-- --table` prints one table instead, made of
+//! short runs in which the variants take turns, so that another process on the machine disturbs all alike: best and
+//! median, and their shares of the ceilings measured in the same rounds. `-- --table 2 head` uses two threads and
+//! times only the cases with "head" in their names.
+//!
+//! Each case checks its answer against the scalar reference once before it is timed.
+
+use std::{hint::black_box, time::Instant};
+
+use bitnet_cpu_kernels::{
+    Cpu, Isa,
+    attention::{KvCache, KvType, attend},
+    ceiling, dense,
+    format::{DenseType, DenseView, Layout, Scales, TernaryView, ternary_bytes},
+    gate, norm,
+    quantize::{QuantizedActs, norm_quantize},
+    ternary,
+    testing::Rng,
+};
+use criterion::{Criterion, Throughput};
+
+/// Something to time.
+struct Case {
+    name: String,
+    isa: Isa,
+    work: Work,
+    run: Box<dyn FnMut(&Cpu)>,
+}
+
+/// What one run of a case amounts to, and so which ceiling it has.
+#[derive(Clone, Copy, PartialEq)]
+enum Work {
+    /// Reads this many bytes that are in no cache.
+    Bytes(u64),
+    /// Adds this many products of a code and a value.
+    TernaryMacs(u64),
+    /// Neither: f32 arithmetic on cached data.
+    Values(u64),
+}
+
+const COLS: usize = 2560;
+
+/// Weights that a cold case reads in one run: few enough that most runs are not interrupted.
+const COLD_BYTES: usize = 8 << 20;
+
+/// Successive runs read successive stretches of this much, far more than the caches hold.
+const ALL_BYTES: usize = 256 << 20;
+
+fn random_acts(tokens: usize, cols: usize) -> QuantizedActs {
+    let mut acts = QuantizedActs::new(tokens, cols);
+    acts.set_raw(cols, &Rng::new(1).i8s(tokens * cols), &vec![0.01; tokens]);
+    acts
+}
+
+fn random_codes(rows: usize, cols: usize) -> Vec<u8> {
+    let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
+    let mut rng = Rng::new(2);
+    // Ternary codes four to a byte: no pair of bits is 3.
+    let words = (0..bytes.div_ceil(8)).flat_map(|_| {
+        let bits = rng.next_u64();
+        let threes = bits & bits >> 1 & 0x5555_5555_5555_5555;
+        (bits & !(threes | threes << 1)).to_le_bytes()
+    });
+    words.take(bytes).collect()
+}
+
+/// The same rows of codes over and over if there are several tokens, else rows that are in no cache.
+fn ternary_case(isa: Isa, name: &str, tokens: usize, rows: usize, cols: usize, codes: &'static [u8]) -> Case {
+    let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
+    let view =
+        move |rows, codes| TernaryView::new(rows, cols, codes, Layout::I2sP128, Scales::PerTensor(1.0)).expect("sizes");
+    let acts = random_acts(tokens, cols);
+    let mut out = vec![0.0; tokens * rows];
+    // Some rows and all tokens, against the reference.
+    let check = 40.min(rows);
+    let mut sums = [vec![0; tokens * check], vec![0; tokens * check]];
+    for (isa, sums) in [Isa::Scalar, isa].into_iter().zip(&mut sums) {
+        ternary::matmul_i32(&Cpu::new(isa, 1), &acts, view(check, &codes[..bytes / rows * check]), sums);
+    }
+    assert_eq!(sums[0], sums[1], "{name}, {isa}");
+    let mut stretches = codes.chunks_exact(bytes).cycle();
+    let mut stretch = &codes[..bytes];
+    Case {
+        name: name.to_owned(),
+        isa,
+        work: if tokens == 1 { Work::Bytes(bytes as u64) } else { Work::TernaryMacs((tokens * rows * cols) as u64) },
+        run: Box::new(move |cpu| {
+            if tokens == 1 {
+                stretch = stretches.next().expect("a cycle");
+            }
+            ternary::matmul(
+                cpu,
+                &acts,
+                &mut [ternary::Part { weights: view(rows, stretch), out: &mut out, add: false }],
+            );
+        }),
+    }
+}
+
+fn head_case(isa: Isa, name: &str, ty: DenseType, data: &'static [u8]) -> Case {
+    let rows = COLD_BYTES / ty.row_bytes(COLS);
+    let bytes = rows * ty.row_bytes(COLS);
+    let x = Rng::new(3).floats(COLS);
+    let mut out = vec![0.0; rows];
+    let mut stretches = data.chunks_exact(bytes).cycle();
+    Case {
+        name: name.to_owned(),
+        isa,
+        work: Work::Bytes(bytes as u64),
+        run: Box::new(move |cpu| {
+            let stretch = stretches.next().expect("a cycle");
+            dense::matmul(cpu, DenseView::new(rows, COLS, stretch, ty).expect("sizes"), &x, &mut out);
+        }),
+    }
+}
+
+fn attention_case(isa: Isa, name: &str, tokens: usize, before: usize) -> Case {
+    let (heads, kv_heads, head_dim) = (20, 5, 128);
+    let mut rng = Rng::new(4);
+    let cpu = Cpu::new(isa, 1);
+    let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, KvType::F16, KvType::F16);
+    let width = kv_heads * head_dim;
+    let (k, v) = (rng.floats((before + tokens) * width), rng.floats((before + tokens) * width));
+    cache.append(&cpu, 0, &k, &v);
+    let q = rng.floats(tokens * heads * head_dim);
+    let mut out = vec![0.0; q.len()];
+    // Each pair of a query and a key costs two products an element.
+    let pairs = (0..tokens).map(|t| before + t + 1).sum::<usize>();
+    Case {
+        name: name.to_owned(),
+        isa,
+        work: Work::Values((pairs * heads * head_dim * 2) as u64),
+        run: Box::new(move |cpu| attend(cpu, &q, heads, &cache, before, 0.088, &mut out)),
+    }
+}
+
+fn small_cases(isa: Isa) -> [Case; 3] {
+    let mut rng = Rng::new(5);
+    let (x, weight, up) = (rng.floats(6912), rng.floats(6912), rng.floats(6912));
+    let (mut acts, mut normed, mut gate_values) = (QuantizedActs::new(1, 6912), vec![0.0; 6912], rng.floats(6912));
+    let (x2, weight2) = (x.clone(), weight.clone());
+    let case =
+        |name: &str, run: Box<dyn FnMut(&Cpu)>| Case { name: name.to_owned(), isa, work: Work::Values(6912), run };
+    [
+        case("norm_quantize 6912", Box::new(move |cpu| norm_quantize(cpu, &x, 6912, Some(&weight), 1e-5, &mut acts))),
+        case("rms_norm 6912", Box::new(move |cpu| norm::rms_norm(cpu, &x2, 6912, &weight2, 1e-5, &mut normed))),
+        case(
+            "silu 6912",
+            Box::new(move |cpu| {
+                gate_values.copy_from_slice(&up);
+                gate::apply(cpu, gate::Kind::Silu, &mut gate_values, &up);
+            }),
+        ),
+    ]
+}
+
+fn cases(filter: &str) -> Vec<Case> {
+    let cold: &'static [u8] = random_codes(ALL_BYTES / (COLS / 4), COLS).leak();
+    let mut cases = Vec::new();
+    for isa in Isa::available() {
+        let mut stretches = cold.chunks_exact(COLD_BYTES).cycle();
+        cases.push(Case {
+            name: "ceiling: read".to_owned(),
+            isa,
+            work: Work::Bytes(COLD_BYTES as u64),
+            run: Box::new(move |cpu| _ = black_box(ceiling::read(cpu, stretches.next().expect("a cycle")))),
+        });
+        cases.push(Case {
+            name: "ceiling: multiply-add".to_owned(),
+            isa,
+            work: Work::TernaryMacs(30_000 * 4096),
+            run: Box::new(|cpu| _ = black_box(ceiling::multiply_add(cpu, 30_000))),
+        });
+        if isa == Isa::Scalar {
+            continue;
+        }
+        for (tokens, rows, cols) in [
+            (1, COLD_BYTES / (COLS / 4), COLS),
+            (1, COLD_BYTES / (6912 / 4), 6912),
+            (2, 2560, COLS),
+            (4, 2560, COLS),
+            (8, 2560, COLS),
+            (16, 1280, COLS),
+            (128, 320, COLS),
+            (128, 128, 6912),
+        ] {
+            let cold_mark = if tokens == 1 { ", cold" } else { "" };
+            let name = format!("ternary {tokens} x {rows} x {cols}{cold_mark}");
+            cases.push(ternary_case(isa, &name, tokens, rows, cols, cold));
+        }
+        cases.push(head_case(isa, "head f16, cold", DenseType::F16, cold));
+        cases.push(head_case(isa, "head q8_0, cold", DenseType::Q8_0, cold));
+        cases.push(head_case(isa, "head q6_k, cold", DenseType::Q6K, cold));
+        cases.push(attention_case(isa, "attention 1 at 4096", 1, 4096));
+        cases.push(attention_case(isa, "attention 64 at 64", 64, 64));
+        cases.extend(small_cases(isa));
+    }
+    cases.retain(|case| case.name.contains("ceiling") || case.name.contains(filter));
+    cases
+}
+
+/// Rounds in which each case takes its turn; every single run is timed.
+fn table(threads: usize, filter: &str) {
+    const ROUNDS: usize = 15;
+    const TURN_S: f64 = 0.02;
+    let mut cases = cases(filter);
+    let cpus: Vec<Cpu> = cases.iter().map(|case| Cpu::new(case.isa, threads)).collect();
+    let mut seconds = vec![Vec::new(); cases.len()];
+    for _ in 0..ROUNDS {
+        for ((case, cpu), seconds) in cases.iter_mut().zip(&cpus).zip(&mut seconds) {
+            // Wakes the workers, and brings what fits into the caches.
+            (case.run)(cpu);
+            let turn = Instant::now();
+            while turn.elapsed().as_secs_f64() < TURN_S {
+                let start = Instant::now();
+                (case.run)(cpu);
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    seconds.iter_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
+    let rates = |i: usize| {
+        let (Work::Bytes(n) | Work::TernaryMacs(n) | Work::Values(n)) = cases[i].work;
+        [seconds[i][0], seconds[i][seconds[i].len() / 2]].map(|seconds| n as f64 / seconds / 1e9)
+    };
+    println!("{threads} threads; best and median run, and their shares of the best and median ceiling");
+    println!("{:36} {:11} {:>10} {:>9} {:>9} {:6} {:>5} {:>5}", "case", "variant", "us", "G/s", "G/s", "", "%", "%");
+    for (i, case) in cases.iter().enumerate() {
+        let ceiling = cases.iter().position(|other| {
+            other.isa == case.isa
+                && match case.work {
+                    Work::Bytes(_) => other.name == "ceiling: read",
+                    Work::TernaryMacs(_) => other.name == "ceiling: multiply-add",
+                    Work::Values(_) => false,
+                }
+        });
+        let [best, median] = rates(i);
+        let shares = ceiling.map_or(String::new(), |ceiling| {
+            let of = rates(ceiling);
+            format!("{:5.0} {:5.0}", 100.0 * best / of[0], 100.0 * median / of[1])
+        });
+        let unit = match case.work {
+            Work::Bytes(_) => "B",
+            Work::TernaryMacs(_) => "MAC",
+            Work::Values(_) => "values",
+        };
+        let us = seconds[i][0] * 1e6;
+        println!("{:36} {:11} {us:10.2} {best:9.2} {median:9.2} {unit:6} {shares}", case.name, case.isa.name());
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--table") {
+        let threads = args.get(at + 1).and_then(|n| n.parse().ok()).unwrap_or(1);
+        return table(threads, args.get(at + 2).map_or("", String::as_str));
+    }
+    let mut criterion = Criterion::default().configure_from_args();
+    for case in &mut cases("") {
+        let mut group = criterion.benchmark_group(&case.name);
+        group.throughput(match case.work {
+            Work::Bytes(n) => Throughput::Bytes(n),
+            Work::TernaryMacs(n) | Work::Values(n) => Throughput::Elements(n),
+        });
+        let cpu = Cpu::new(case.isa, 1);
+        group.bench_function(case.isa.name(), |bencher| bencher.iter(|| (case.run)(&cpu)));
+        group.finish();
+    }
+    criterion.final_summary();
+}

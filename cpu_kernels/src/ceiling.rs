@@ -1,0 +1,125 @@
+//! What the machine can do at most: the figures that kernels are measured against, in the same run.
+
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::{Cpu, Isa};
+
+/// Reads all of `data` once, on all threads, and returns the sum of its bytes. A stretch much larger than the caches
+/// takes the time that a decode step over as many bytes of weights needs at least.
+pub fn read(cpu: &Cpu, data: &[u8]) -> u64 {
+    /// Small enough to share out evenly, large enough to stream.
+    const CHUNK: usize = 256 << 10;
+    let total = AtomicU64::new(0);
+    cpu.pool().run(data.len().div_ceil(CHUNK), |chunk| {
+        let part = &data[chunk * CHUNK..data.len().min((chunk + 1) * CHUNK)];
+        let sum = match cpu.isa() {
+            Isa::Scalar => part.iter().map(|&byte| u64::from(byte)).sum(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(avx2) => x86::read(avx2, part),
+        };
+        total.fetch_add(sum, Ordering::Relaxed);
+    });
+    total.into_inner()
+}
+
+/// Values that a round of [`multiply_add`] goes through: 4 KiB, in the first-level cache.
+const VALUES: usize = 4096;
+
+/// Runs the multiply-add instructions of the ternary kernels, and nothing else, on all threads; returns how many
+/// products of a code and a value were added: 4096 for each round.
+pub fn multiply_add(cpu: &Cpu, rounds: usize) -> u64 {
+    /// Of a chunk: some us, so that the threads end together.
+    const ROUNDS: usize = 64;
+    cpu.pool().run(rounds.div_ceil(ROUNDS), |chunk| {
+        let rounds = ROUNDS.min(rounds - chunk * ROUNDS);
+        match cpu.isa() {
+            Isa::Scalar => multiply_add_scalar(rounds),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(avx2) => x86::multiply_add(avx2, rounds),
+        }
+    });
+    (rounds * VALUES) as u64
+}
+
+fn multiply_add_scalar(rounds: usize) {
+    let (codes, values) = ([1_u8; VALUES], [3_i8; VALUES]);
+    for _ in 0..rounds {
+        let products = black_box(&codes).iter().zip(black_box(&values));
+        black_box(products.map(|(&c, &q)| i32::from(c) * i32::from(q)).sum::<i32>());
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::{arch::x86_64::*, hint::black_box};
+
+    use super::VALUES;
+    use crate::{
+        isa::Avx2,
+        x86::{load_i8, load_u8},
+    };
+
+    pub fn read(_: Avx2, data: &[u8]) -> u64 {
+        // SAFETY: the capability token proves the features.
+        unsafe { read_avx2(data) }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn read_avx2(data: &[u8]) -> u64 {
+        let mut sums = [_mm256_setzero_si256(); 8];
+        let (lines, tail) = data.as_chunks::<256>();
+        for line in lines {
+            for (sum, part) in sums.iter_mut().zip(line.as_chunks().0) {
+                *sum = _mm256_add_epi64(*sum, _mm256_sad_epu8(load_u8(part), _mm256_setzero_si256()));
+            }
+        }
+        let sum = sums.into_iter().fold(_mm256_setzero_si256(), |sum, part| _mm256_add_epi64(sum, part));
+        let halves = _mm_add_epi64(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+        let sum = _mm_extract_epi64::<0>(halves) + _mm_extract_epi64::<1>(halves);
+        sum as u64 + tail.iter().map(|&byte| u64::from(byte)).sum::<u64>()
+    }
+
+    pub fn multiply_add(_: Avx2, rounds: usize) {
+        // SAFETY: the capability token proves the features.
+        unsafe { multiply_add_avx2(rounds) }
+    }
+
+    /// maddubs and a 16-bit addition for each 32 products; the sums wrap.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn multiply_add_avx2(rounds: usize) {
+        let values = [3_i8; VALUES];
+        let codes = black_box(_mm256_set1_epi8(2));
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for _ in 0..rounds {
+            for values in black_box(&values).as_chunks::<256>().0 {
+                for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
+                    *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(codes, load_i8(values)));
+                }
+            }
+        }
+        black_box(sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rng, cpus};
+
+    #[test]
+    fn every_byte_is_read_once_and_every_product_counted() {
+        for n in [0, 3, 255, 256, 257, 600_001] {
+            let data: Vec<u8> = Rng::new(16).i8s(n).iter().map(|&x| x as u8).collect();
+            let expected: u64 = data.iter().map(|&byte| u64::from(byte)).sum();
+            for cpu in cpus() {
+                assert_eq!(read(&cpu, &data), expected, "{cpu:?}: {n} bytes");
+            }
+        }
+        for cpu in cpus() {
+            assert_eq!(multiply_add(&cpu, 100), 409_600, "{cpu:?}");
+        }
+    }
+}
