@@ -16,7 +16,7 @@ use std::{error, fmt};
 pub use dialect::{Codec, Dialect, I2sPacking, Tile, TileTable};
 use half::f16;
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
-pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, i2s_rows_from_flat, pack, padded_cols, ternary_bytes, unpack};
+pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,8 +276,8 @@ pub enum FormatError {
     },
     /// A scale that is not finite.
     Scale {
-        /// The first weight it is for, in the flattened matrix.
-        element: usize,
+        /// The first weight it is for, in the flattened matrix; `None` where it is for all.
+        element: Option<usize>,
         /// The scale.
         found: String,
     },
@@ -308,7 +308,8 @@ impl fmt::Display for FormatError {
             }
             Self::TooLarge { rows, cols } => write!(f, "a {rows} x {cols} matrix: too many weights"),
             Self::Code { element } => write!(f, "weight {element}: expected -1, 0 or +1, found another code"),
-            Self::Scale { element, found } => {
+            Self::Scale { element: None, found } => write!(f, "the scale: expected a finite number, found {found}"),
+            Self::Scale { element: Some(element), found } => {
                 write!(f, "the scale of weight {element}: expected a finite number, found {found}")
             }
         }

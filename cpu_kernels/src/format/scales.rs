@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use half::f16;
 
-use super::Scales;
+use super::{Layout, Scales, ternary::code_at, ternary_bytes};
 
 /// The scales of a ternary matrix (rows, cols), shared when cloned: see [`Scales`]. Equal means equal bits.
 #[derive(Clone, Debug)]
@@ -103,6 +103,32 @@ impl MatrixScales {
         self.one().ok()
     }
 
+    /// The one scale that leaves every weight of the matrix its value: as [`Self::collapsed`], but a scale of 0 may
+    /// become another where all its weights are 0. `packed` is the matrix as [`Layout::I2sP128`].
+    ///
+    /// # Panics
+    /// If the number of scales, or of bytes, is not that of a (rows, cols) matrix.
+    pub fn one_for(&self, rows: usize, cols: usize, packed: &[u8]) -> Option<f32> {
+        assert_eq!(packed.len(), ternary_bytes(Layout::I2sP128, rows, cols), "bytes of a {rows} x {cols} matrix");
+        let (size, values): (_, Vec<f32>) = match self {
+            Self::PerTensor(scale) => return Some(*scale),
+            Self::PerRow(values) => (cols, values.to_vec()),
+            Self::PerGroup { size, values } => (*size, values.iter().map(|value| value.to_f32()).collect()),
+        };
+        let per_row = cols / size;
+        assert_eq!(values.len(), rows * per_row, "scales of {rows} x {cols} in groups of {size}");
+        let row_bytes = packed.len() / rows.max(1);
+        let is_zero = |group: usize| {
+            let row = &packed[group / per_row * row_bytes..][..row_bytes];
+            let first = group % per_row * size;
+            (first..first + size).all(|col| code_at(Layout::I2sP128, row, col) == 1)
+        };
+        let free = |group: usize, value: f32| value == 0.0 && is_zero(group);
+        let scale = values.iter().copied().find(|value| *value != 0.0).unwrap_or(values.first().copied()?);
+        let same = |(group, value): (usize, &f32)| value.to_bits() == scale.to_bits() || free(group, *value);
+        values.iter().enumerate().all(same).then_some(scale)
+    }
+
     fn one(&self) -> Result<f32, ScaleLoss> {
         match self {
             Self::PerTensor(scale) => Ok(*scale),
@@ -189,6 +215,7 @@ fn regroup(values: &[f16], from: usize, to: usize) -> Result<Vec<f16>, ScaleLoss
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::pack;
 
     fn groups(size: usize, values: &[f32]) -> MatrixScales {
         MatrixScales::PerGroup { size, values: values.iter().map(|&value| f16::from_f32(value)).collect() }
@@ -202,6 +229,26 @@ mod tests {
         assert_eq!(groups(64, &[0.5, 0.5, 0.25]).collapsed(), None);
         assert_eq!(MatrixScales::PerRow([0.0, -0.0].into()).collapsed(), None, "other bits");
         assert_eq!(MatrixScales::PerRow([].into()).collapsed(), None);
+    }
+
+    #[test]
+    fn a_scale_of_zero_takes_any_value_where_its_weights_are_zero() {
+        let mut codes = vec![2; 2 * 256];
+        codes[256 + 64..256 + 128].fill(1);
+        let packed = pack(Layout::I2sP128, 2, 256, &codes);
+        let mut values = [0.5; 8];
+        values[5] = 0.0;
+        assert_eq!(groups(64, &values).collapsed(), None);
+        assert_eq!(groups(64, &values).one_for(2, 256, &packed), Some(0.5));
+        assert_eq!(groups(64, &[0.5; 8]).one_for(2, 256, &packed), Some(0.5));
+        // The group beside it has other weights.
+        values[4] = 0.0;
+        assert_eq!(groups(64, &values).one_for(2, 256, &packed), None);
+        values[4] = 0.25;
+        assert_eq!(groups(64, &values).one_for(2, 256, &packed), None);
+        let zeros = pack(Layout::I2sP128, 2, 64, &[1; 128]);
+        assert_eq!(MatrixScales::PerRow([0.0, 3.0].into()).one_for(2, 64, &zeros), Some(3.0));
+        assert_eq!(MatrixScales::PerRow([0.0, 0.0].into()).one_for(2, 64, &zeros), Some(0.0));
     }
 
     #[test]

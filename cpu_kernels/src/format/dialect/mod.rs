@@ -221,26 +221,26 @@ impl Codec {
         self.check(bytes);
         let f32_at = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let f16_at = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        let finite = |index: usize, weights: usize, value: f32| match value.is_finite() {
+        let finite = |element: Option<usize>, value: f32| match value.is_finite() {
             true => Ok(value),
-            false => Err(FormatError::Scale { element: index * weights, found: value.to_string() }),
+            false => Err(FormatError::Scale { element, found: value.to_string() }),
         };
         self.with(|coding| {
             let at = |index| coding.scale_at(index, bytes.len());
             Ok(match self.scale_kind() {
-                ScaleKind::PerTensor => MatrixScales::PerTensor(finite(0, 0, f32_at(at(0)))?),
+                ScaleKind::PerTensor => MatrixScales::PerTensor(finite(None, f32_at(at(0)))?),
                 ScaleKind::PerRow => {
-                    let row = |row| finite(row, self.cols, f32_at(at(row)));
+                    let row = |row| finite(Some(row * self.cols), f32_at(at(row)));
                     MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
                 }
                 ScaleKind::PerRowF16 => {
-                    let row = |row| finite(row, self.cols, f16_at(at(row)).to_f32());
+                    let row = |row| finite(Some(row * self.cols), f16_at(at(row)).to_f32());
                     MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
                 }
                 ScaleKind::PerGroup(size) => {
                     let group = |group| {
                         let value = f16_at(at(group));
-                        finite(group, size, value.to_f32()).map(|_| value)
+                        finite(Some(group * size), value.to_f32()).map(|_| value)
                     };
                     let groups = self.rows * (self.cols / size);
                     MatrixScales::PerGroup { size, values: (0..groups).map(group).collect::<Result<_, _>>()? }
