@@ -1,9 +1,6 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
-use std::sync::Arc;
-
-use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, Scales, TernaryView};
-use half::f16;
+use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, MatrixScales, TernaryView};
 
 use crate::bytes::Bytes;
 
@@ -53,42 +50,6 @@ pub enum Norm {
 impl Norm {
     /// The norms that belong to a block.
     pub const BLOCK: [Self; 6] = [Self::Attn, Self::QHead, Self::KHead, Self::AttnSub, Self::Ffn, Self::FfnSub];
-}
-
-/// The scales of a [`TernaryMatrix`]; see [`Scales`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum MatrixScales {
-    /// One for the whole matrix.
-    PerTensor(f32),
-    /// (rows)
-    PerRow(Arc<[f32]>),
-    /// One for every `size` columns of a row.
-    PerGroup {
-        /// 64, 128 or 256; divides the columns.
-        size: usize,
-        /// (rows, cols / size)
-        values: Arc<[f16]>,
-    },
-}
-
-impl MatrixScales {
-    /// What the kernels take.
-    pub fn view(&self) -> Scales<'_> {
-        match self {
-            Self::PerTensor(scale) => Scales::PerTensor(*scale),
-            Self::PerRow(values) => Scales::PerRow(values),
-            Self::PerGroup { size, values } => Scales::PerGroup { size: *size, values },
-        }
-    }
-
-    /// Bytes they take in memory.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::PerTensor(_) => 0,
-            Self::PerRow(values) => size_of_val(&values[..]),
-            Self::PerGroup { values, .. } => size_of_val(&values[..]),
-        }
-    }
 }
 
 /// A matrix of codes 0, 1, 2 = -1, 0, +1: value = scale * (code - 1).

@@ -1,16 +1,22 @@
 //! Packed weight layouts, drawn bit by bit: the one definition used by kernels, shaders and converters.
 //!
-//! [`ternary`]'s functions pack and unpack codes, [`dense`]'s turn rows of other types into `f32`.
+//! [`ternary`]'s functions pack and unpack codes, [`dense`]'s turn rows of other types into `f32`, [`dialect`] reads
+//! and writes the ternary types of model files.
 
 pub mod dense;
+
+pub mod dialect;
+
+pub mod scales;
 
 pub mod ternary;
 
 use std::{error, fmt};
 
+pub use dialect::{Codec, Dialect, I2sPacking, Tile, TileTable};
 use half::f16;
-
-pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, i2s_rows_from_flat, pack, padded_cols, ternary_bytes, unpack};
+pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
+pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +240,47 @@ pub enum FormatError {
         /// Columns of a block of its type.
         block_len: usize,
     },
+    /// A shape that a dialect cannot have.
+    Shape {
+        /// Its name.
+        dialect: &'static str,
+        /// Rows, columns or weights.
+        what: &'static str,
+        /// What their number has to be a multiple of.
+        multiple: usize,
+        /// Their number.
+        found: usize,
+    },
+    /// A shape that a tile of TL1 or TL2 does not cut up.
+    Tile {
+        /// TL1 or TL2.
+        dialect: &'static str,
+        /// Of the matrix.
+        rows: usize,
+        /// Of the matrix.
+        cols: usize,
+        /// The tile.
+        tile: Tile,
+    },
+    /// More weights than can be addressed.
+    TooLarge {
+        /// Of the matrix.
+        rows: usize,
+        /// Of the matrix.
+        cols: usize,
+    },
+    /// A weight whose code means none of -1, 0, +1.
+    Code {
+        /// Its place in the flattened matrix.
+        element: usize,
+    },
+    /// A scale that is not finite.
+    Scale {
+        /// The first weight it is for, in the flattened matrix; `None` where it is for all.
+        element: Option<usize>,
+        /// The scale.
+        found: String,
+    },
 }
 
 impl fmt::Display for FormatError {
@@ -250,6 +297,20 @@ impl fmt::Display for FormatError {
             }
             Self::PartialBlock { cols, block_len } => {
                 write!(f, "a row of {cols} columns: expected a multiple of {block_len}")
+            }
+            Self::Shape { dialect, what, multiple: 1, found } => write!(f, "{what} of {dialect}: found {found}"),
+            Self::Shape { dialect, what, multiple, found } => {
+                write!(f, "{what} of {dialect}: expected a multiple of {multiple}, found {found}")
+            }
+            Self::Tile { dialect, rows, cols, tile } => {
+                let Tile { rows: bm, cols: bk, lanes } = tile;
+                write!(f, "a {rows} x {cols} matrix: {dialect} tiles of BM {bm}, BK {bk}, bm {lanes} do not fit it")
+            }
+            Self::TooLarge { rows, cols } => write!(f, "a {rows} x {cols} matrix: too many weights"),
+            Self::Code { element } => write!(f, "weight {element}: expected -1, 0 or +1, found another code"),
+            Self::Scale { element: None, found } => write!(f, "the scale: expected a finite number, found {found}"),
+            Self::Scale { element: Some(element), found } => {
+                write!(f, "the scale of weight {element}: expected a finite number, found {found}")
             }
         }
     }
