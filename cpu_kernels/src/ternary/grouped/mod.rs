@@ -16,6 +16,7 @@ use super::Tile;
 use crate::{
     Isa,
     format::{I2S_BLOCK, Layout, Scales, TernaryView},
+    isa::Base,
     quantize::QuantizedActs,
 };
 
@@ -78,10 +79,10 @@ pub(super) fn tile_products(
         size,
         groups,
     };
-    match (weights.layout, isa) {
-        (Layout::I2sP128, Isa::Scalar) => scalar::products(&tile, out),
+    match (weights.layout, isa.base()) {
+        (Layout::I2sP128, Base::Scalar) => scalar::products(&tile, out),
         #[cfg(target_arch = "x86_64")]
-        (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::products(avx2, &tile, out),
+        (Layout::I2sP128, Base::Avx2(avx2)) => avx2::products(avx2, &tile, out),
     }
 }
 
