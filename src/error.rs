@@ -106,6 +106,22 @@ pub enum Error {
     },
 }
 
+/// Text from a file, made fit for a one-line message: control characters escaped, long text cut.
+pub fn shown(text: &str) -> String {
+    const MAX_CHARS: usize = 80;
+    let mut out = String::new();
+    for c in text.chars().take(MAX_CHARS) {
+        match c {
+            '"' | '\'' | '\\' => out.push(c),
+            _ => out.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(MAX_CHARS).is_some() {
+        out += "...";
+    }
+    out
+}
+
 fn hint(needed_for: &str) -> String {
     if needed_for.is_empty() { String::new() } else { format!(" (needed for {needed_for})") }
 }
@@ -158,6 +174,12 @@ mod tests {
         let error = Error::malformed("tensor blk.0.attn_q.weight", "2560 columns", 2559).in_file("m.gguf");
         assert_eq!(error.to_string(), "m.gguf: tensor blk.0.attn_q.weight: expected 2560 columns, found 2559");
         assert_eq!(error.in_file("again.gguf").to_string().matches(".gguf").count(), 1);
+    }
+
+    #[test]
+    fn text_from_files_stays_on_one_line() {
+        assert_eq!(shown("it's\n\x1b[2J"), "it's\\n\\u{1b}[2J");
+        assert_eq!(shown(&"x".repeat(100)), "x".repeat(80) + "...");
     }
 
     #[test]

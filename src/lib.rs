@@ -11,8 +11,20 @@ pub mod gguf;
 
 pub mod model;
 
+pub mod tokenizer;
+
+pub mod inspect;
+
 pub mod plan;
 
 pub mod backend;
+
+pub mod generate;
+
+pub mod convert;
+
+pub mod dummy;
+
+pub mod cli;
 
 pub use error::{Error, Result};

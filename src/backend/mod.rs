@@ -3,6 +3,10 @@
 //! Only token ids, hidden states (T, dim) f32 and logits cross it. All allocation happens in
 //! [`Backend::load`]; [`Backend::run`] allocates and creates nothing.
 
+pub mod calibrate;
+pub mod cpu;
+pub mod gpu;
+
 use std::{ops::Range, sync::Arc};
 
 use crate::{

@@ -1,5 +1,19 @@
-//! GGUF container: bytes -> metadata and tensor table. Knows no model.
+//! GGUF container: bytes -> metadata and tensor table, and back. Knows no model.
 
+mod foreign;
+mod read;
+mod tensor;
 mod types;
+mod write;
 
+pub(crate) use foreign::recognise;
+pub use read::File;
+pub use tensor::{I2S_TRAILER_BYTES, TensorInfo, TensorSpec, TensorType};
 pub use types::{Array, Metadata, Value};
+pub use write::Writer;
+
+/// Alignment of tensor data where the file does not give `general.alignment`.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The key that overrides [`DEFAULT_ALIGNMENT`].
+const ALIGNMENT_KEY: &str = "general.alignment";

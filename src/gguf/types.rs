@@ -1,11 +1,8 @@
-//! The vocabulary of a GGUF file: metadata values, tensor types, tensor infos.
+//! Metadata of a GGUF file: keys and typed values.
 //!
-//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; type ids of ternary tensors come
-//! from bitnet.cpp and ik_llama.cpp, whose ids overlap with newer upstream ones.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use std::collections::HashMap;
-
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,17 +108,38 @@ impl Value {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
-    index: HashMap<String, usize>,
+    /// Places in `entries`, ordered by key: a few bytes per key, however many a hostile file has.
+    by_key: Vec<usize>,
 }
 
 impl Metadata {
+    /// Pairs in file order; a key that occurs twice is an error.
+    pub(super) fn from_entries(entries: Vec<(String, Value)>) -> Result<Self> {
+        let mut by_key: Vec<usize> = (0..entries.len()).collect();
+        by_key.sort_unstable_by(|&a, &b| entries[a].0.cmp(&entries[b].0));
+        if let Some(pair) = by_key.windows(2).find(|pair| entries[pair[0]].0 == entries[pair[1]].0) {
+            let key = shown(&entries[pair[0]].0);
+            let [first, second] = [pair[0].min(pair[1]), pair[0].max(pair[1])];
+            return Err(Error::malformed(
+                format!("key {key}"),
+                "each key once",
+                format!("it at places {first} and {second}"),
+            ));
+        }
+        Ok(Self { entries, by_key })
+    }
+
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.by_key.binary_search_by(|&at| self.entries[at].0.as_str().cmp(key))
+    }
+
     /// Appends a pair; a key that exists keeps its place and takes the new value.
     pub fn set(&mut self, key: impl Into<String>, value: Value) {
         let key = key.into();
-        match self.index.get(&key) {
-            Some(&at) => self.entries[at].1 = value,
-            None => {
-                self.index.insert(key.clone(), self.entries.len());
+        match self.find(&key) {
+            Ok(found) => self.entries[self.by_key[found]].1 = value,
+            Err(place) => {
+                self.by_key.insert(place, self.entries.len());
                 self.entries.push((key, value));
             }
         }
@@ -144,7 +162,25 @@ impl Metadata {
 
     /// The raw value.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.index.get(key).map(|&at| &self.entries[at].1)
+        self.find(key).ok().map(|found| &self.entries[self.by_key[found]].1)
+    }
+
+    /// `general.architecture`: the prefix of the model's own keys.
+    pub fn architecture(&self) -> Result<&str> {
+        const KEY: &str = "general.architecture";
+        let arch =
+            self.str(KEY)?.ok_or_else(|| Error::missing(format!("key {KEY}"), "choosing how to run the model"))?;
+        if arch.is_empty() || arch.len() > 64 {
+            return Err(Error::malformed(format!("key {KEY}"), "1 to 64 bytes", format!("{} bytes", arch.len())));
+        }
+        if arch.contains(char::is_control) {
+            return Err(Error::malformed(
+                format!("key {KEY}"),
+                "no control characters",
+                format!("\"{}\"", shown(arch)),
+            ));
+        }
+        Ok(arch)
     }
 
     /// A non-negative integer of any integer type; `None` when absent.

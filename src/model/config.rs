@@ -1,5 +1,10 @@
 //! Hyperparameters of a model, read from GGUF metadata and validated before anything is sized by them.
 
+use crate::{
+    error::{Error, Result, shown},
+    gguf::Metadata,
+};
+
 /// The model families this program has an op list for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -20,7 +25,7 @@ pub enum Activation {
     Silu,
 }
 
-/// Which elements of a head rotate together (formats.md 4.9).
+/// Which elements of a head rotate together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RopeStyle {
     /// x\[i\] with x\[i + d/2\] ("neox").
@@ -73,4 +78,319 @@ pub struct Config {
     pub rope: Rope,
     /// Feed-forward activation.
     pub activation: Activation,
+}
+
+/// Upper bounds no real model comes near; they keep sizes computed from a hostile file small.
+const MAX_LAYERS: u64 = 512;
+const MAX_WIDTH: u64 = 1 << 20;
+const MAX_CONTEXT: u64 = (1 << 31) - 1;
+
+impl Config {
+    /// Reads and validates the hyperparameters.
+    ///
+    /// `vocab` is the number of rows of the embedding table: the file's other statements about the
+    /// vocabulary must agree with it.
+    ///
+    /// # Errors
+    /// Names the key, what is allowed and what was found.
+    pub fn from_metadata(metadata: &Metadata, vocab: usize) -> Result<Self> {
+        let arch = metadata.architecture()?;
+        let family = family(arch)?;
+        refuse_variants(metadata, arch)?;
+        let keys = Keys { metadata, arch };
+
+        let layers = keys.count("block_count", None, MAX_LAYERS)?;
+        let dim = keys.count("embedding_length", None, MAX_WIDTH)?;
+        let ffn_dim = keys.count("feed_forward_length", None, MAX_WIDTH)?;
+        let context = keys.count("context_length", None, MAX_CONTEXT)?;
+        let heads = keys.count("attention.head_count", None, MAX_WIDTH)?;
+        let kv_heads = keys.count("attention.head_count_kv", Some(heads), MAX_WIDTH)?;
+        if kv_heads > heads || heads % kv_heads != 0 {
+            return Err(keys.wrong("attention.head_count_kv", format!("a divisor of the {heads} heads"), kv_heads));
+        }
+        let head_dim = keys.head_dim(dim, heads)?;
+
+        let stated = keys.count("vocab_size", Some(vocab), u64::from(u32::MAX))?;
+        if stated != vocab {
+            return Err(keys.wrong("vocab_size", format!("{vocab}, the rows of token_embd.weight"), stated));
+        }
+        if let Some(tokens) = metadata.strings("tokenizer.ggml.tokens")?
+            && tokens.len() != vocab
+        {
+            return Err(Error::malformed(
+                "key tokenizer.ggml.tokens",
+                format!("{vocab} tokens, the rows of token_embd.weight"),
+                tokens.len(),
+            ));
+        }
+
+        let rms_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
+        let rope = keys.rope(family, head_dim)?;
+        let activation = keys.activation(family, vocab, layers, dim)?;
+        let name = metadata.str("general.name")?.unwrap_or_default().to_owned();
+        Ok(Self {
+            arch: arch.to_owned(),
+            family,
+            name,
+            layers,
+            dim,
+            ffn_dim,
+            heads,
+            kv_heads,
+            head_dim,
+            vocab,
+            context,
+            rms_eps,
+            rope,
+            activation,
+        })
+    }
+
+    /// Values of one position in the key (or value) cache of one layer.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+fn family(arch: &str) -> Result<Family> {
+    match arch {
+        "bitnet-b1.58" | "bitnet-25" | "bitnet" => Ok(Family::BitNet),
+        "llama" => Ok(Family::Llama),
+        "qwen3" => Ok(Family::Qwen3),
+        other => Err(Error::unsupported(
+            format!("architecture '{}'", shown(other)),
+            "known are bitnet-b1.58, bitnet-25, bitnet, llama and qwen3",
+        )),
+    }
+}
+
+/// Graph variants that would run and give fluent but wrong text.
+fn refuse_variants(metadata: &Metadata, arch: &str) -> Result<()> {
+    if let Some((key, _)) = metadata.iter().find(|(key, _)| key.starts_with("prism.hadamard.")) {
+        return Err(Error::unsupported(
+            format!("key {}", shown(key)),
+            "these weights are stored in a rotated basis that needs a Hadamard transform before each product",
+        ));
+    }
+    if metadata.bool(&format!("{arch}.attention.causal"))? == Some(false) {
+        return Err(Error::unsupported(format!("key {arch}.attention.causal = false"), "only causal attention is"));
+    }
+    if metadata.uint(&format!("{arch}.expert_count"))?.unwrap_or(0) > 0 {
+        return Err(Error::unsupported(
+            format!("key {arch}.expert_count"),
+            "mixture-of-experts models have no op list",
+        ));
+    }
+    Ok(())
+}
+
+/// Typed access to the keys of one architecture.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    arch: &'a str,
+}
+
+impl Keys<'_> {
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.arch)
+    }
+
+    fn wrong(&self, key: &str, expected: impl ToString, found: impl ToString) -> Error {
+        Error::malformed(format!("key {}", self.name(key)), expected, found)
+    }
+
+    /// A count in 1 ..= `max`.
+    fn count(&self, key: &str, default: Option<usize>, max: u64) -> Result<usize> {
+        let name = self.name(key);
+        match (self.metadata.uint(&name)?, default) {
+            (Some(value), _) if (1..=max).contains(&value) => {
+                usize::try_from(value).map_err(|_| self.wrong(key, "a count that fits this machine", value))
+            }
+            (Some(value), _) => Err(self.wrong(key, format!("1 to {max}"), value)),
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(Error::missing(format!("key {name}"), "the model's dimensions")),
+        }
+    }
+
+    /// A finite number above zero that f32 can hold.
+    fn positive(&self, key: &str, default: Option<f32>) -> Result<f32> {
+        let name = self.name(key);
+        match (self.metadata.float(&name)?, default) {
+            (Some(value), _) if (value as f32).is_normal() && value > 0.0 => Ok(value as f32),
+            (Some(value), _) => Err(self.wrong(key, "a finite number above 0", value)),
+            (None, Some(default)) => Ok(default),
+            (None, None) => Err(Error::missing(format!("key {name}"), "the model's formulas")),
+        }
+    }
+
+    fn head_dim(&self, dim: usize, heads: usize) -> Result<usize> {
+        let derived = match self.metadata.get(&self.name("attention.key_length")) {
+            Some(_) => None,
+            None if dim.is_multiple_of(heads) => Some(dim / heads),
+            None => return Err(self.wrong("embedding_length", format!("a multiple of the {heads} heads"), dim)),
+        };
+        let head_dim = self.count("attention.key_length", derived, MAX_WIDTH)?;
+        let value_length = self.count("attention.value_length", Some(head_dim), MAX_WIDTH)?;
+        if value_length != head_dim {
+            return Err(self.wrong("attention.value_length", format!("{head_dim}, the key length"), value_length));
+        }
+        if heads.saturating_mul(head_dim) > MAX_WIDTH as usize {
+            return Err(self.wrong("attention.key_length", format!("heads x length at most {MAX_WIDTH}"), head_dim));
+        }
+        Ok(head_dim)
+    }
+
+    fn rope(&self, family: Family, head_dim: usize) -> Result<Rope> {
+        let dims = self.count("rope.dimension_count", Some(head_dim), MAX_WIDTH)?;
+        if dims % 2 != 0 || dims > head_dim {
+            return Err(self.wrong("rope.dimension_count", format!("an even number up to {head_dim}"), dims));
+        }
+        let base = self.positive("rope.freq_base", Some(10_000.0))?;
+        let factor = self.positive("rope.scaling.factor", Some(1.0))?;
+        let position_scale = match self.metadata.str(&self.name("rope.scaling.type"))? {
+            None | Some("none") => 1.0,
+            Some("linear") => 1.0 / factor,
+            Some(other) => {
+                return Err(Error::unsupported(
+                    format!("key {} = '{}'", self.name("rope.scaling.type"), shown(other)),
+                    "known are none and linear",
+                ));
+            }
+        };
+        // llama.cpp's converter permutes the q and k rows of llama models; all others keep Hugging Face's order.
+        let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
+        Ok(Rope { dims, base, position_scale, style })
+    }
+
+    /// The architecture name alone is not trustworthy: bitnet.cpp's converter of 2026 writes one name for models with
+    /// either activation, and its releases disagree about which activation a name means.
+    fn activation(&self, family: Family, vocab: usize, layers: usize, dim: usize) -> Result<Activation> {
+        match self.metadata.str(&self.name("hidden_activation"))? {
+            Some("relu2") => return Ok(Activation::Relu2),
+            Some("silu") => return Ok(Activation::Silu),
+            Some(other) => return Err(self.wrong("hidden_activation", "relu2 or silu", shown(other))),
+            None => {}
+        }
+        let is_1bitllm = vocab == 32002 && (layers == 24 || layers == 26);
+        let is_2b4t = vocab == 128_256 && layers == 30 && dim == 2560;
+        Ok(match (family, self.arch) {
+            (Family::BitNet, "bitnet") if is_2b4t => Activation::Relu2,
+            (Family::BitNet, "bitnet") => Activation::Silu,
+            (Family::BitNet, _) if is_1bitllm => Activation::Silu,
+            (Family::BitNet, _) => Activation::Relu2,
+            (Family::Llama | Family::Qwen3, _) => Activation::Silu,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Value;
+
+    fn metadata(arch: &str, changes: &[(&str, Value)]) -> Metadata {
+        let mut m = Metadata::default();
+        m.set("general.architecture", Value::String(arch.into()));
+        for (key, value) in [
+            ("block_count", 30),
+            ("context_length", 4096),
+            ("embedding_length", 2560),
+            ("feed_forward_length", 6912),
+            ("attention.head_count", 20),
+            ("attention.head_count_kv", 5),
+        ] {
+            m.set(format!("{arch}.{key}"), Value::U32(value));
+        }
+        m.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
+        m.set(format!("{arch}.rope.freq_base"), Value::F32(500_000.0));
+        for (key, value) in changes {
+            m.set(format!("{arch}.{key}"), value.clone());
+        }
+        m
+    }
+
+    #[test]
+    fn the_official_2b4t_file_is_understood() {
+        for arch in ["bitnet-b1.58", "bitnet-25", "bitnet"] {
+            let config = Config::from_metadata(&metadata(arch, &[]), 128_256).unwrap();
+            assert_eq!((config.head_dim, config.kv_width()), (128, 640));
+            assert_eq!(config.activation, Activation::Relu2, "{arch}");
+            assert_eq!(config.rope.style, RopeStyle::HalfSplit);
+        }
+    }
+
+    #[test]
+    fn the_activation_follows_the_model_not_the_name() {
+        let large = [("block_count", Value::U32(24)), ("vocab_size", Value::U32(32002))];
+        for arch in ["bitnet", "bitnet-b1.58"] {
+            let config = Config::from_metadata(&metadata(arch, &large), 32002).unwrap();
+            assert_eq!(config.activation, Activation::Silu, "{arch}");
+        }
+        let stated = [("hidden_activation", Value::String("silu".into()))];
+        let config = Config::from_metadata(&metadata("bitnet-b1.58", &stated), 128_256).unwrap();
+        assert_eq!(config.activation, Activation::Silu);
+    }
+
+    #[test]
+    fn an_explicit_head_dim_wins() {
+        let changes = [("attention.key_length", Value::U32(64)), ("attention.value_length", Value::U32(64))];
+        let config = Config::from_metadata(&metadata("qwen3", &changes), 1000).unwrap();
+        assert_eq!((config.head_dim, config.rope.dims), (64, 64));
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        let cases: &[(&str, Value, &str)] = &[
+            ("block_count", Value::U32(0), "1 to 512"),
+            ("block_count", Value::U32(513), "1 to 512"),
+            ("block_count", Value::U32(1_000_000_000), "1 to 512"),
+            ("block_count", Value::F32(30.0), "an integer"),
+            ("block_count", Value::I32(-1), "a non-negative integer"),
+            ("block_count", Value::String("30".into()), "an integer"),
+            ("attention.head_count", Value::U32(0), "1 to"),
+            ("attention.head_count", Value::U32(3), "a divisor"),
+            ("attention.head_count_kv", Value::U32(0), "1 to"),
+            ("attention.head_count_kv", Value::U32(40), "a divisor"),
+            ("attention.head_count_kv", Value::U32(3), "a divisor"),
+            ("embedding_length", Value::U32(0), "1 to"),
+            ("embedding_length", Value::U32(2561), "a multiple of the 20 heads"),
+            ("embedding_length", Value::U32(1 << 31), "1 to"),
+            ("feed_forward_length", Value::U32(0), "1 to"),
+            ("context_length", Value::U32(0), "1 to"),
+            ("context_length", Value::U32(1 << 31), "1 to"),
+            ("rope.dimension_count", Value::U32(0), "1 to"),
+            ("rope.dimension_count", Value::U32(127), "an even number up to 128"),
+            ("rope.dimension_count", Value::U32(130), "an even number up to 128"),
+            ("rope.freq_base", Value::F32(0.0), "above 0"),
+            ("rope.freq_base", Value::F32(-1.0), "above 0"),
+            ("rope.freq_base", Value::F32(f32::NAN), "above 0"),
+            ("rope.freq_base", Value::F32(f32::INFINITY), "above 0"),
+            ("attention.layer_norm_rms_epsilon", Value::F32(0.0), "above 0"),
+            ("attention.layer_norm_rms_epsilon", Value::F32(-1e-5), "above 0"),
+            ("attention.layer_norm_rms_epsilon", Value::F32(f32::NAN), "above 0"),
+            ("attention.value_length", Value::U32(64), "128, the key length"),
+            ("vocab_size", Value::U32(5), "the rows of token_embd.weight"),
+            ("rope.scaling.type", Value::String("longrope".into()), "known are"),
+            ("hidden_activation", Value::String("gelu".into()), "relu2 or silu"),
+        ];
+        for (key, value, expected) in cases {
+            let error = Config::from_metadata(&metadata("bitnet-b1.58", &[(key, value.clone())]), 128_256).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(expected), "{key} = {value:?} gave: {text}");
+            assert!(text.contains("bitnet-b1.58."), "{key} = {value:?} gave: {text}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_rotated_models_are_refused_with_a_reason() {
+        let error = Config::from_metadata(&metadata("qwen35", &[]), 100).unwrap_err().to_string();
+        assert!(error.contains("architecture 'qwen35'"), "{error}");
+        let mut rotated = metadata("qwen3", &[]);
+        rotated.set("prism.hadamard.version", Value::U32(1));
+        let error = Config::from_metadata(&rotated, 100).unwrap_err().to_string();
+        assert!(error.contains("Hadamard"), "{error}");
+        let empty = Metadata::default();
+        let error = Config::from_metadata(&empty, 100).unwrap_err().to_string();
+        assert!(error.contains("general.architecture is missing"), "{error}");
+    }
 }

@@ -1,6 +1,8 @@
 //! A model: validated hyperparameters and its tensors by role.
 
 mod config;
+mod load;
+pub mod names;
 mod weights;
 
 pub use config::{Activation, Config, Family, Rope, RopeStyle};

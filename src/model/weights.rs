@@ -108,6 +108,11 @@ pub struct Block {
 }
 
 impl Block {
+    /// A block from its matrices in the order of [`Linear::ALL`] and its norms in that of [`Norm::BLOCK`].
+    pub fn new(linears: [TernaryMatrix; Linear::ALL.len()], norms: [Option<Vec<f32>>; Norm::BLOCK.len()]) -> Self {
+        Self { linears, norms }
+    }
+
     /// The matrix of a projection.
     pub fn linear(&self, role: Linear) -> &TernaryMatrix {
         &self.linears[role as usize]
@@ -116,6 +121,11 @@ impl Block {
     /// The norm of that role, where the family has one.
     pub fn norm(&self, role: Norm) -> Option<&[f32]> {
         self.norms.get(role as usize)?.as_deref()
+    }
+
+    /// Ternary weights: each is one multiply-add a token.
+    pub fn ternary_weights(&self) -> usize {
+        self.linears.iter().map(|m| m.rows * m.cols).sum()
     }
 
     /// Bytes of the ternary codes.

@@ -4,10 +4,15 @@
 
 pub mod graph;
 pub mod op;
+mod schedule;
 
 use std::{fmt, ops::Range};
 
 pub use bitnet_cpu_kernels::attention::KvType;
+
+pub use schedule::{Demand, GpuFacts, Measured, Request, StepCost, schedule};
+
+use crate::model::Config;
 
 /// Which engine runs a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,4 +67,31 @@ pub struct Sizes {
     pub k_type: KvType,
     /// Element type of the value cache.
     pub v_type: KvType,
+}
+
+impl Sizes {
+    /// Bytes of keys and values of one layer at the full context.
+    pub fn kv_bytes_per_layer(&self, config: &Config) -> u64 {
+        let element_bytes = |ty| match ty {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+        };
+        (self.context_tokens * config.kv_width()) as u64 * (element_bytes(self.k_type) + element_bytes(self.v_type))
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.layers.end.saturating_sub(1);
+        write!(f, "{}: ", self.backend)?;
+        if self.layers.len() == 1 {
+            write!(f, "layer {last}")?;
+        } else {
+            write!(f, "layers {}-{last}", self.layers.start)?;
+        }
+        if self.head {
+            write!(f, " and the head")?;
+        }
+        write!(f, " ({})", self.reason)
+    }
 }

@@ -1,7 +1,8 @@
 //! int8 activations, one scale per token: the right operand of the ternary product.
 //!
 //! With a = max(max|y|, 1e-5): q = clamp(round_half_even(y * (127 / a)), -128, 127), step = a / 127, so that
-//! y ~ q * step (formats.md 3.2). y is the RMS norm of the input, or the input itself.
+//! y ~ q * step (BitNet b1.58, arXiv:2402.17764; `ActQuant` in transformers' `integrations/bitnet.py`). y is the RMS
+//! norm of the input, or the input itself.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

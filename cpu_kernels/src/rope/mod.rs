@@ -1,5 +1,5 @@
 //! Rotary position embedding: each pair (a, b) of a head is turned by the angle of its position and frequency,
-//! (a cos - b sin, a sin + b cos) (formats.md 4.9).
+//! (a cos - b sin, a sin + b cos) (RoFormer, arXiv:2104.09864).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,0 +1,36 @@
+// out[i] = x[first + i] / sqrt(mean(x[first + i]^2) + eps) * weight
+// In: x (tokens, stride) f32; weight (cols) f32.
+// Out: out (tokens wanted, cols) f32, densely packed.
+// Grid: (1, tokens wanted). One workgroup a token.
+// Reference: bitnet_cpu_kernels::norm::rms_norm. Test: tests/gpu_ops/.
+
+struct Params {
+  tokens: u32,
+  start: u32,
+  splits: u32,
+  first: u32,
+  cols: u32,
+  stride: u32,
+  eps: f32,
+  place: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(3) var<storage, read_write> damage: atomic<u32>;
+
+fn kernel(group: vec3<u32>, lane: Lane) {
+  let base = (p.first + group.y) * p.stride;
+  var squares = 0.0;
+  for (var c = lane.index; c < p.cols; c += WG) {
+    let v = x[base + c];
+    squares += v * v;
+  }
+  let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.cols) + p.eps);
+  for (var c = lane.index; c < p.cols; c += WG) {
+    let n = x[base + c] * norm * weight[c];
+    note(n);
+    out[group.y * p.cols + c] = n;
+  }
+}

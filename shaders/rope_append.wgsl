@@ -1,0 +1,112 @@
+// q, k: (RMSNorm over the head, where the model has it) then rotated by position; k, v: appended to the cache
+// In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then (positions, half) sin; norms (head_dim).
+// Out: q in place; k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32 at start + t.
+// Grid: (heads + 2 * kv_heads, tokens). One workgroup a head, two adjacent elements an invocation.
+// Reference: bitnet_cpu_kernels::rope::apply, attention::KvCache::append. Test: tests/gpu_ops/.
+
+struct Params {
+  tokens: u32,
+  start: u32,
+  splits: u32,
+  first: u32,
+  heads: u32,
+  kv_heads: u32,
+  head_dim: u32,     // even, at most 256
+  stride: u32,
+  q_offset: u32,
+  k_offset: u32,
+  v_offset: u32,
+  half: u32,         // rotated pairs of a head; 0 rotates nothing
+  sines: u32,        // f32 of the table before the sines
+  eps: f32,
+  place: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> k_cache: array<u32>;
+@group(0) @binding(2) var<storage, read_write> v_cache: array<u32>;
+@group(0) @binding(3) var<storage, read> rope: array<f32>;
+@group(0) @binding(4) var<storage, read> q_norm: array<f32>;
+@group(0) @binding(5) var<storage, read> k_norm: array<f32>;
+@group(0) @binding(6) var<storage, read_write> damage: atomic<u32>;
+
+override Q_NORM: bool = false;
+override K_NORM: bool = false;
+override INTERLEAVED: bool = false; // pairs (2i, 2i + 1) instead of (i, i + half)
+
+var<workgroup> part: array<f32, 256>;
+
+fn kernel(group: vec3<u32>, lane: Lane) {
+  let token = group.y;
+  let position = p.start + token;
+  let is_q = group.x < p.heads;
+  let is_k = !is_q && group.x < p.heads + p.kv_heads;
+  var base = token * p.stride;
+  var kv_head = 0u;
+  if (is_q) {
+    base += p.q_offset + group.x * p.head_dim;
+  } else if (is_k) {
+    kv_head = group.x - p.heads;
+    base += p.k_offset + kv_head * p.head_dim;
+  } else {
+    kv_head = group.x - p.heads - p.kv_heads;
+    base += p.v_offset + kv_head * p.head_dim;
+  }
+
+  var squares = 0.0;
+  for (var e = lane.index; e < p.head_dim; e += WG) {
+    let v = x[base + e];
+    part[e] = v;
+    squares += v * v;
+  }
+  workgroupBarrier();
+  if (Q_NORM || K_NORM) {
+    let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.head_dim) + p.eps);
+    for (var e = lane.index; e < p.head_dim; e += WG) {
+      if (Q_NORM && is_q) { part[e] = part[e] * norm * q_norm[e]; }
+      if (K_NORM && is_k) { part[e] = part[e] * norm * k_norm[e]; }
+    }
+    workgroupBarrier();
+  }
+
+  for (var pair = lane.index; pair < p.head_dim / 2u; pair += WG) {
+    let e = 2u * pair;
+    var result = vec2(part[e], part[e + 1u]);
+    if (is_q || is_k) { result = vec2(rotated(e, position), rotated(e + 1u, position)); }
+    note(result.x);
+    note(result.y);
+    let at = ((position * p.kv_heads + kv_head) * p.head_dim) / 2u + pair;
+    if (is_q) {
+      x[base + e] = result.x;
+      x[base + e + 1u] = result.y;
+    } else if (is_k) {
+      if (K_F32) {
+        k_cache[2u * at] = bitcast<u32>(result.x);
+        k_cache[2u * at + 1u] = bitcast<u32>(result.y);
+      } else {
+        k_cache[at] = f16_pack(result);
+      }
+    } else if (V_F32) {
+      v_cache[2u * at] = bitcast<u32>(result.x);
+      v_cache[2u * at + 1u] = bitcast<u32>(result.y);
+    } else {
+      v_cache[at] = f16_pack(result);
+    }
+  }
+}
+
+fn rotated(e: u32, position: u32) -> f32 {
+  if (e >= 2u * p.half) { return part[e]; }
+  var pair = e % p.half;
+  var second = e >= p.half;
+  var other = select(e + p.half, pair, second);
+  if (INTERLEAVED) {
+    pair = e / 2u;
+    second = (e & 1u) == 1u;
+    other = e ^ 1u;
+  }
+  let c = rope[position * p.half + pair];
+  let s = rope[p.sines + position * p.half + pair];
+  if (second) { return part[e] * c + part[other] * s; }
+  return part[e] * c - part[other] * s;
+}

@@ -1,0 +1,64 @@
+//! Runs op lists with the SIMD kernels: each op is one kernel call on pre-allocated buffers.
+
+mod segment;
+
+use std::{ops::Range, sync::Arc};
+
+use bitnet_cpu_kernels::{Cpu, isa::Isa};
+
+use self::segment::CpuSegment;
+use super::{Activations, Backend, SegmentId, Wanted};
+use crate::{
+    error::Result,
+    model::Model,
+    plan::{Segment, Sizes},
+};
+
+/// The processor, with a fixed set of kernels and threads.
+#[derive(Debug)]
+pub struct CpuBackend {
+    name: String,
+    cpu: Cpu,
+    segments: Vec<CpuSegment>,
+}
+
+impl CpuBackend {
+    /// The kernels of `isa` on `threads` threads (at least 1).
+    pub fn new(isa: Isa, threads: usize) -> Self {
+        let cpu = Cpu::new(isa, threads.max(1));
+        let plural = if cpu.threads() == 1 { "" } else { "s" };
+        let name = format!("CPU ({}, {} thread{plural})", isa.name(), cpu.threads());
+        Self { name, cpu, segments: Vec::new() }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn load(
+        &mut self,
+        model: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SegmentId> {
+        // Weights stay in the memory map: there is nothing to copy.
+        for layer in segment.layers.clone() {
+            progress(model.weights.blocks[layer].ternary_bytes() as u64);
+        }
+        self.segments.push(CpuSegment::new(model, segment, sizes));
+        Ok(SegmentId(self.segments.len() - 1))
+    }
+
+    fn run(
+        &mut self,
+        segment: SegmentId,
+        activations: &mut Activations,
+        positions: Range<usize>,
+        wanted: Wanted,
+    ) -> Result<()> {
+        self.segments[segment.0].run(&self.cpu, &self.name, activations, positions, wanted)
+    }
+}

@@ -1,0 +1,360 @@
+//! An open GPU: the only place that creates wgpu objects and submits work.
+//!
+//! In: [`OpenOptions`]. Out: a [`Gpu`], whose failures (validation, out of memory, device lost) become errors
+//! of the call that met them instead of aborting the program, which is wgpu's default.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    adapter::{self, AdapterCaps, OpenOptions, Tuning},
+    params::PARAM_BYTES,
+    pipelines::{Access, Choices, Lanes, ParamSource, Product, Shader, Variant},
+};
+use crate::error::{Error, Result};
+
+/// The longest wait for one submission. Drivers reset a hung GPU after 2 to 10 s themselves; this is for those
+/// that do not.
+const HARDWARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A software adapter on a busy machine may need minutes for a chunk of a large model.
+const SOFTWARE_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Most bytes of one buffer of weights: drivers place buffers below 1 GiB more easily than larger ones.
+const ARENA_BYTES: u64 = 1 << 30;
+
+/// What went wrong since the last look; filled by wgpu's callbacks.
+#[derive(Debug, Default)]
+struct Health {
+    lost: Option<String>,
+    error: Option<String>,
+}
+
+/// A compute pipeline and the layout of its bind group 0.
+#[derive(Clone, Debug)]
+pub(super) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+struct CachedPipeline {
+    variant: Variant,
+    constants: Vec<(&'static str, f64)>,
+    pipeline: Pipeline,
+}
+
+#[derive(Default)]
+struct Caches {
+    layouts: Vec<(&'static [Access], wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
+    modules: Vec<(Variant, wgpu::ShaderModule)>,
+    pipelines: Vec<CachedPipeline>,
+}
+
+/// An open GPU.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    caps: AdapterCaps,
+    choices: Choices,
+    tuning: Tuning,
+    /// Alignment of binding offsets.
+    offset_alignment: u64,
+    /// Layout of bind group 1, where parameters go through a uniform buffer.
+    pub(super) uniform_layout: Option<wgpu::BindGroupLayout>,
+    health: Arc<Mutex<Health>>,
+    objects: AtomicU64,
+    caches: Mutex<Caches>,
+}
+
+/// A panic while one of our locks was held leaves plain data behind: it stays usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Gpu {
+    /// Opens the adapter that `options` ask for.
+    pub fn open(options: &OpenOptions) -> Result<Self> {
+        let (adapter, caps) = adapter::select(options)?;
+        let tuning = options.tuning.clone();
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::IMMEDIATES | wgpu::Features::TIMESTAMP_QUERY;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("bitnet-gpu"),
+            required_features: wanted & adapter.features(),
+            required_limits: adapter.limits(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Gpu { action: format!("opening {}", caps.name), reason: one_line(&e.to_string()) })?;
+
+        let health = Arc::new(Mutex::new(Health::default()));
+        let errors = Arc::clone(&health);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&errors).error.get_or_insert_with(|| one_line(&error.to_string()));
+        }));
+        let losses = Arc::clone(&health);
+        device.set_device_lost_callback(move |reason, message| {
+            lock(&losses).lost.get_or_insert_with(|| one_line(&format!("{reason:?} {message}")));
+        });
+
+        // Four adjacent invocations share a subgroup only if there are four in it.
+        let can_subgroup = caps.subgroups.is_some_and(|(least, _)| least >= 4);
+        // Metal has no int8 dot product: naga writes it as four multiplications there, and f32 is no slower.
+        let int8 = tuning.int8_dot.unwrap_or(caps.backend != "Metal");
+        let immediates = caps.immediates && tuning.immediates != Some(false);
+        let choices = Choices {
+            lanes: if can_subgroup && tuning.subgroups != Some(false) { Lanes::Subgroup } else { Lanes::Workgroup },
+            product: if int8 { Product::Int8 } else { Product::F32 },
+            params: if immediates { ParamSource::Immediate } else { ParamSource::Uniform },
+        };
+        let limits = device.limits();
+        let mut gpu = Self {
+            offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(32),
+            device,
+            queue,
+            caps,
+            choices,
+            tuning,
+            uniform_layout: None,
+            health,
+            objects: AtomicU64::new(0),
+            caches: Mutex::new(Caches::default()),
+        };
+        if choices.params == ParamSource::Uniform {
+            gpu.uniform_layout = Some(gpu.create_uniform_layout());
+        }
+        gpu.check("opening the device")?;
+        Ok(gpu)
+    }
+
+    /// What the adapter can do.
+    pub fn caps(&self) -> &AdapterCaps {
+        &self.caps
+    }
+
+    /// The choices made for this device.
+    pub fn choices(&self) -> Choices {
+        self.choices
+    }
+
+    /// Departures asked for when it was opened.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Most bytes of one binding.
+    pub fn max_binding_bytes(&self) -> u64 {
+        let limit = self.caps.max_binding_bytes.min(u64::from(u32::MAX));
+        self.tuning.max_binding_bytes.map_or(limit, |lower| lower.min(limit)) / 32 * 32
+    }
+
+    /// Most bytes of one buffer of weights.
+    pub fn max_arena_bytes(&self) -> u64 {
+        self.tuning.max_arena_bytes.unwrap_or(ARENA_BYTES).min(self.caps.max_buffer_bytes) / 256 * 256
+    }
+
+    /// Bytes of device memory that may be used.
+    pub fn memory_bytes(&self) -> u64 {
+        self.tuning.memory_bytes.unwrap_or(self.caps.memory.bytes)
+    }
+
+    /// What the offset of a binding must be a multiple of.
+    pub fn offset_alignment(&self) -> u64 {
+        self.offset_alignment
+    }
+
+    /// wgpu objects (buffers, layouts, bind groups, modules, pipelines) created so far. Command encoders, which
+    /// wgpu cannot reuse, are not counted.
+    pub fn objects_created(&self) -> u64 {
+        self.objects.load(Ordering::Relaxed)
+    }
+
+    /// A function that makes the device be lost, as a driver reset would, even while a step runs. For tests of what
+    /// follows.
+    pub fn destroyer(&self) -> impl Fn() + Send + 'static {
+        let device = self.device.clone();
+        move || device.destroy()
+    }
+
+    /// The first failure since the last check. A lost device stays lost.
+    pub(super) fn check(&self, action: &str) -> Result<()> {
+        let mut health = lock(&self.health);
+        if let Some(reason) = &health.lost {
+            return Err(Error::DeviceLost { reason: reason.clone() });
+        }
+        match health.error.take() {
+            Some(reason) => Err(Error::Gpu { action: action.to_owned(), reason }),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&self) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A buffer; out of memory is an error of this call and leaves the device usable.
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.count();
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.next_multiple_of(4).max(4),
+            usage,
+            mapped_at_creation: false,
+        });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(Error::Gpu {
+                action: format!("allocating {bytes} bytes for {label}"),
+                reason: one_line(&error.to_string()),
+            });
+        }
+        self.check(&format!("allocating {bytes} bytes for {label}"))?;
+        Ok(buffer)
+    }
+
+    /// A bind group 0 with one buffer range (buffer, offset, bytes) for each binding.
+    pub(super) fn bind_group(
+        &self,
+        layout: &wgpu::BindGroupLayout,
+        buffers: &[wgpu::BufferBinding<'_>],
+    ) -> wgpu::BindGroup {
+        self.count();
+        let entries: Vec<_> = (0..)
+            .zip(buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(buffer.clone()),
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+    }
+
+    fn create_uniform_layout(&self) -> wgpu::BindGroupLayout {
+        self.count();
+        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("parameters"),
+            entries: &[layout_entry(
+                0,
+                wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Uniform,
+                    has_dynamic_offset: true,
+                    min_binding_size: None,
+                },
+            )],
+        })
+    }
+
+    /// The pipeline of a kernel; built on first use, then shared.
+    pub(super) fn pipeline(&self, variant: Variant, constants: &[(&'static str, f64)]) -> Result<Pipeline> {
+        let mut caches = lock(&self.caches);
+        if let Some(cached) = caches.pipelines.iter().find(|c| c.variant == variant && c.constants == constants) {
+            return Ok(cached.pipeline.clone());
+        }
+        let (layout, pipeline_layout) = self.layouts(&mut caches, variant.shader);
+        let module = self.module(&mut caches, variant);
+        let kernel = variant.shader.kernel();
+        let mut all = constants.to_vec();
+        all.push(("WG", f64::from(kernel.workgroup)));
+        self.count();
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &all,
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        self.check(&format!("building the kernel {}", variant.name()))?;
+        let pipeline = Pipeline { pipeline, layout };
+        caches.pipelines.push(CachedPipeline { variant, constants: constants.to_vec(), pipeline: pipeline.clone() });
+        Ok(pipeline)
+    }
+
+    fn layouts(&self, caches: &mut Caches, shader: Shader) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+        let bindings = shader.kernel().bindings;
+        if let Some((_, layout, pipeline_layout)) = caches.layouts.iter().find(|(have, ..)| *have == bindings) {
+            return (layout.clone(), pipeline_layout.clone());
+        }
+        let entries: Vec<_> = (0..)
+            .zip(bindings)
+            .map(|(binding, &access)| {
+                let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
+                let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
+                layout_entry(binding, ty)
+            })
+            .collect();
+        self.count();
+        let layout =
+            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        self.count();
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: &[Some(&layout), self.uniform_layout.as_ref()]
+                [..1 + usize::from(self.uniform_layout.is_some())],
+            immediate_size: if self.choices.params == ParamSource::Immediate { PARAM_BYTES as u32 } else { 0 },
+        });
+        caches.layouts.push((bindings, layout.clone(), pipeline_layout.clone()));
+        (layout, pipeline_layout)
+    }
+
+    fn module(&self, caches: &mut Caches, variant: Variant) -> wgpu::ShaderModule {
+        if let Some((_, module)) = caches.modules.iter().find(|(have, _)| *have == variant) {
+            return module.clone();
+        }
+        self.count();
+        let name = variant.name();
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&name),
+            source: wgpu::ShaderSource::Wgsl(variant.compose().into()),
+        };
+        let module = if self.tuning.checked_shaders {
+            self.device.create_shader_module(descriptor)
+        } else {
+            #[allow(unsafe_code)]
+            // SAFETY: the text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks
+            // the shape of every tensor against the configuration and sizes buffers by it, `run` checks ids,
+            // positions and token counts, and windows end inside their region. Its loops end: each counts up to
+            // such a size. Its divisors are counts of heads, splits and columns, which `load` checks to be at least 1.
+            // tests/gpu_model.rs runs the whole model with checks on as well and compares.
+            unsafe {
+                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+            }
+        };
+        caches.modules.push((variant, module.clone()));
+        module
+    }
+
+    /// Waits for a submission, and reports what went wrong until then.
+    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        let timeout = if self.caps.software { SOFTWARE_TIMEOUT } else { HARDWARE_TIMEOUT };
+        let poll = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
+        let result = self.device.poll(poll);
+        if result.is_err() {
+            // A lost device refuses the wait; that it is lost is told by the callbacks, which run when polled.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
+        if matches!(result, Err(wgpu::PollError::Timeout)) {
+            lock(&self.health).lost.get_or_insert_with(|| format!("no answer for {} s", timeout.as_secs()));
+        }
+        self.check("running kernels")?;
+        result
+            .map(drop)
+            .map_err(|e| Error::Gpu { action: "waiting for the GPU".to_owned(), reason: one_line(&e.to_string()) })
+    }
+}
+
+fn layout_entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
+}

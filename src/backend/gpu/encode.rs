@@ -1,0 +1,162 @@
+//! Dispatches prepared at load, and their recording: per step only parameters change.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    device::{Gpu, Pipeline},
+    params::{Dynamic, PARAM_BYTES, Params},
+    pipelines::{Shader, Variant},
+};
+use crate::error::Result;
+
+/// How many workgroups one dimension of a dispatch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Always this many.
+    Fixed(usize),
+    /// One for each `n` tokens of the step.
+    PerTokens(u32),
+    /// One for each split of the keys.
+    Splits,
+}
+
+impl Extent {
+    fn count(self, dynamic: &Dynamic) -> u32 {
+        match self {
+            Self::Fixed(count) => u32::try_from(count).unwrap_or(u32::MAX),
+            Self::PerTokens(n) => dynamic.tokens.div_ceil(n),
+            Self::Splits => dynamic.splits,
+        }
+    }
+}
+
+/// A dispatch whose pipeline, bind group, grid and fixed parameters are made at load.
+pub(super) struct Dispatch {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    params: Params,
+    grid: [Extent; 3],
+    /// Place of its parameters in the uniform buffer, where that is used.
+    slot: u32,
+}
+
+/// Uniform buffers are bound at multiples of this on every device.
+const UNIFORM_ALIGNMENT: usize = 256;
+
+/// Makes dispatches, and gives each its place in the uniform buffer.
+pub(super) struct Builder<'a> {
+    pub gpu: &'a Gpu,
+    slots: u32,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(gpu: &'a Gpu) -> Self {
+        Self { gpu, slots: 0 }
+    }
+
+    /// A dispatch of the table's kernel with one buffer range for each of its bindings.
+    pub fn dispatch(
+        &mut self,
+        variant: Variant,
+        constants: &[(&'static str, f64)],
+        params: impl Into<Params>,
+        buffers: &[wgpu::BufferBinding<'_>],
+        grid: [Extent; 3],
+    ) -> Result<Dispatch> {
+        let Pipeline { pipeline, layout } = self.gpu.pipeline(variant, constants)?;
+        let bind_group = self.gpu.bind_group(&layout, buffers);
+        self.gpu.check(&format!("binding the buffers of {}", variant.name()))?;
+        let slot = self.slots;
+        self.slots += 1;
+        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, slot })
+    }
+
+    /// A variant of `shader` with the choices of the device.
+    pub fn variant(&self, shader: Shader) -> Variant {
+        Variant::new(shader, self.gpu.choices(), None)
+    }
+
+    /// The buffer for the parameters of all dispatches made, where the device needs one.
+    pub fn uniforms(self) -> Result<Option<Uniforms>> {
+        match &self.gpu.uniform_layout {
+            Some(layout) => Uniforms::new(self.gpu, layout, self.slots as usize).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Parameters of every dispatch of a segment, for devices without immediates.
+pub(super) struct Uniforms {
+    buffer: wgpu::Buffer,
+    bind_group: wgpu::BindGroup,
+    bytes: Vec<u8>,
+}
+
+impl Uniforms {
+    fn new(gpu: &Gpu, layout: &wgpu::BindGroupLayout, slots: usize) -> Result<Self> {
+        let bytes = vec![0; slots.max(1) * UNIFORM_ALIGNMENT];
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = gpu.buffer("parameters", bytes.len() as u64, usage)?;
+        let size = wgpu::BufferSize::new(PARAM_BYTES as u64);
+        let bind_group = gpu.bind_group(layout, &[wgpu::BufferBinding { buffer: &buffer, offset: 0, size }]);
+        Ok(Self { buffer, bind_group, bytes })
+    }
+}
+
+/// Records steps and submits them; counts what it does.
+#[derive(Debug, Default)]
+pub(super) struct Recorder {
+    pub dispatches: u64,
+    pub submits: u64,
+    /// Time of the processor spent on recording and submitting.
+    pub recording: Duration,
+}
+
+impl Recorder {
+    /// Records `dispatches` as one compute pass.
+    pub fn record<'d>(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        dispatches: impl IntoIterator<Item = &'d Dispatch>,
+        dynamic: &Dynamic,
+        uniforms: &mut Option<Uniforms>,
+    ) {
+        let begin = Instant::now();
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for dispatch in dispatches {
+            let params = dispatch.params.with(dynamic);
+            pass.set_pipeline(&dispatch.pipeline);
+            pass.set_bind_group(0, &dispatch.bind_group, &[]);
+            match uniforms {
+                Some(uniforms) => {
+                    let offset = dispatch.slot as usize * UNIFORM_ALIGNMENT;
+                    uniforms.bytes[offset..offset + PARAM_BYTES].copy_from_slice(&params);
+                    pass.set_bind_group(1, &uniforms.bind_group, &[offset as u32]);
+                }
+                None => pass.set_immediates(0, &params),
+            }
+            let [x, y, z] = dispatch.grid.map(|extent| extent.count(dynamic));
+            pass.dispatch_workgroups(x, y, z);
+            self.dispatches += 1;
+        }
+        drop(pass);
+        self.recording += begin.elapsed();
+    }
+
+    /// Submits what was recorded. Each dispatch may be recorded once between two submits.
+    pub fn submit(
+        &mut self,
+        gpu: &Gpu,
+        encoder: wgpu::CommandEncoder,
+        uniforms: &Option<Uniforms>,
+    ) -> wgpu::SubmissionIndex {
+        let begin = Instant::now();
+        if let Some(uniforms) = uniforms {
+            gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
+        }
+        let submission = gpu.queue.submit([encoder.finish()]);
+        self.submits += 1;
+        self.recording += begin.elapsed();
+        submission
+    }
+}

@@ -1,0 +1,121 @@
+//! The forward pass as compute shaders through wgpu (Vulkan, Metal, DirectX 12).
+//!
+//! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
+//! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
+//! [`pipelines`] (the table of kernels) and [`params`], `weights` and `buffers` (upload), `slots` (activations),
+//! `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), [`debug`].
+//!
+//! Nothing is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
+//! records the prepared dispatches, submits once, and reads the logits back.
+
+pub mod adapter;
+
+mod buffers;
+
+pub mod debug;
+
+pub mod device;
+
+mod encode;
+
+mod lower;
+
+pub mod params;
+
+pub mod pipelines;
+
+mod readback;
+
+mod segment;
+
+mod slots;
+
+mod weights;
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    backend::{Activations, Backend, SegmentId, Wanted},
+    error::{Error, Result},
+    model::Model,
+    plan::{Segment, Sizes},
+};
+pub use adapter::{AdapterCaps, Memory, OpenOptions, Tuning, adapters};
+pub use device::Gpu;
+pub use segment::{Counters, SegmentBytes};
+
+/// Runs segments on one GPU.
+pub struct GpuBackend {
+    name: String,
+    gpu: Arc<Gpu>,
+    segments: Vec<segment::Loaded>,
+}
+
+impl GpuBackend {
+    /// Opens the adapter that `options` ask for, and refuses it when it fails the self-test.
+    pub fn open(options: &OpenOptions) -> Result<Self> {
+        let gpu = Gpu::open(options)?;
+        debug::self_test(&gpu)?;
+        Ok(Self::on(Arc::new(gpu)))
+    }
+
+    /// An empty backend on a GPU that is open already; it shares the compiled kernels.
+    pub fn on(gpu: Arc<Gpu>) -> Self {
+        let name = format!("GPU ({}, {})", gpu.caps().name, gpu.caps().backend);
+        Self { name, gpu, segments: Vec::new() }
+    }
+
+    /// The device, for its capabilities and for tests.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Device memory that `segment` would take; also an error when it could not be loaded.
+    pub fn segment_bytes(&self, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<SegmentBytes> {
+        segment::segment_bytes(&self.gpu, model, segment, sizes)
+    }
+
+    /// What has been done so far: the difference of two readings describes a step.
+    pub fn counters(&self) -> Counters {
+        let mut all = Counters { objects_created: self.gpu.objects_created(), ..Counters::default() };
+        for counters in self.segments.iter().map(segment::Loaded::counters) {
+            all.dispatches += counters.dispatches;
+            all.submits += counters.submits;
+            all.readback_bytes += counters.readback_bytes;
+            all.recording += counters.recording;
+        }
+        all
+    }
+}
+
+impl Backend for GpuBackend {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn load(
+        &mut self,
+        model: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SegmentId> {
+        self.segments.push(segment::Loaded::new(&self.gpu, model, segment, sizes, progress)?);
+        Ok(SegmentId(self.segments.len() - 1))
+    }
+
+    fn run(
+        &mut self,
+        segment: SegmentId,
+        activations: &mut Activations,
+        positions: Range<usize>,
+        wanted: Wanted,
+    ) -> Result<()> {
+        let count = self.segments.len();
+        let loaded = self
+            .segments
+            .get_mut(segment.0)
+            .ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
+        loaded.run(&self.gpu, activations, positions, wanted)
+    }
+}

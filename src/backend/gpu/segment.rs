@@ -1,0 +1,348 @@
+//! A loaded segment: buffers, dispatch lists, and the steps that run them.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use super::{
+    buffers::{Arenas, Layout},
+    device::Gpu,
+    encode::{Builder, Dispatch, Recorder, Uniforms},
+    lower::{LayerCache, Lowering, Phase, damaged_place},
+    params::Dynamic,
+    readback::Readback,
+    slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
+    weights::Weights,
+};
+use crate::{
+    backend::{Activations, Wanted},
+    error::{Error, Result},
+    model::Model,
+    plan::{Segment, Sizes, graph::block_ops},
+};
+
+/// Tokens that share a reading of the head's weights when the logits of many are wanted.
+const HEAD_TILE: u32 = 4;
+
+/// Device memory of a segment, known before anything is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentBytes {
+    /// Weights, norms and the table of rotations.
+    pub weights: u64,
+    /// Key/value caches.
+    pub kv: u64,
+    /// Activations.
+    pub activations: u64,
+}
+
+impl SegmentBytes {
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.activations
+    }
+}
+
+/// What steps have done so far; differences between two readings describe a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// wgpu objects created.
+    pub objects_created: u64,
+    /// Kernels started.
+    pub dispatches: u64,
+    /// Command buffers submitted.
+    pub submits: u64,
+    /// Bytes read back.
+    pub readback_bytes: u64,
+    /// Time of the processor spent on recording and submitting.
+    pub recording: Duration,
+}
+
+/// The sizes of a segment, checked against what the device binds.
+struct Planned {
+    layout: Layout,
+    weights: Weights,
+    shape: Shape,
+}
+
+fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
+    let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.offset_alignment());
+    let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
+    let shape = Shape::new(&model.config, segment, sizes, gpu.max_binding_bytes(), gpu.tuning().chunk_tokens)?;
+    Ok(Planned { layout, weights, shape })
+}
+
+/// Device memory that `segment` would take.
+pub fn segment_bytes(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<SegmentBytes> {
+    let planned = plan(gpu, model, segment, sizes)?;
+    Ok(bytes_of(&planned, model, segment))
+}
+
+fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentBytes {
+    SegmentBytes {
+        weights: planned.layout.bytes(),
+        kv: planned.shape.kv_bytes(segment.layers.len()),
+        activations: planned.shape.activation_bytes(&model.config),
+    }
+}
+
+/// A segment on the device.
+pub(super) struct Loaded {
+    model: Arc<Model>,
+    segment: Segment,
+    sizes: Sizes,
+    shape: Shape,
+    slots: Slots,
+    /// Ids to hidden states; empty when hidden states come in.
+    embed: Vec<Dispatch>,
+    /// One list a layer.
+    decode: Vec<Vec<Dispatch>>,
+    prefill: Vec<Vec<Dispatch>>,
+    /// Logits of one token, and of several; empty when hidden states go out.
+    head_one: Vec<Dispatch>,
+    head_many: Vec<Dispatch>,
+    uniforms: Option<Uniforms>,
+    readback: Readback,
+    recorder: Recorder,
+    readback_bytes: u64,
+    /// Tokens the caches hold.
+    cached_tokens: usize,
+}
+
+impl Loaded {
+    pub fn new(
+        gpu: &Gpu,
+        model: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let planned = plan(gpu, model, segment, sizes)?;
+        let bytes = bytes_of(&planned, model, segment);
+        if bytes.total() > gpu.memory_bytes() {
+            return Err(Error::Gpu {
+                action: format!("planning memory for layers {:?}", segment.layers),
+                reason: format!("{} bytes needed, {} available", bytes.total(), gpu.memory_bytes()),
+            });
+        }
+        let Planned { layout, weights, shape } = planned;
+        let config = &model.config;
+        let arenas = Arenas::new(gpu, &layout)?;
+        let slots = Slots::new(gpu, config, &shape)?;
+        let usage = wgpu::BufferUsages::STORAGE;
+        let caches = segment
+            .layers
+            .clone()
+            .map(|_| {
+                Ok(LayerCache {
+                    k: gpu.buffer("key cache", shape.k_bytes.max(16), usage)?,
+                    v: gpu.buffer("value cache", shape.v_bytes.max(16), usage)?,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+
+        let builder = Builder::new(gpu);
+        let mut lowering = Lowering { builder, config, sizes, slots: &slots, arenas: &arenas, weights: &weights };
+        let ops = block_ops(config);
+        let mut lists = |phase| {
+            let layers = segment.layers.clone().zip(weights.layers.iter().zip(&caches));
+            layers
+                .map(|(layer, (weights, cache))| lowering.layer(&ops, layer, weights, cache, phase))
+                .collect::<Result<Vec<_>>>()
+        };
+        let decode = lists(Phase::Decode)?;
+        let prefill = if shape.chunk_tokens > shape.small_batch { lists(Phase::Prefill)? } else { Vec::new() };
+        let embed = match &weights.embed {
+            Some(region) => lowering.embed(&model.weights.token_embd, region)?,
+            None => Vec::new(),
+        };
+        let (mut head_one, mut head_many) = (Vec::new(), Vec::new());
+        if let (Some(region), Some(norm)) = (&weights.head, &weights.output_norm) {
+            head_one = lowering.head(model.weights.head(), region, norm, 1)?;
+            head_many = lowering.head(model.weights.head(), region, norm, HEAD_TILE)?;
+        }
+        let uniforms = lowering.builder.uniforms()?;
+        let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
+            0
+        } else {
+            4 * shape.chunk_tokens * config.dim
+        });
+        let readback = Readback::new(gpu, 4 + result_bytes as u64)?;
+        weights.upload(gpu, &arenas, model, segment, progress)?;
+        gpu.check("loading weights")?;
+
+        Ok(Self {
+            model: Arc::clone(model),
+            segment: segment.clone(),
+            sizes: *sizes,
+            shape,
+            slots,
+            embed,
+            decode,
+            prefill,
+            head_one,
+            head_many,
+            uniforms,
+            readback,
+            recorder: Recorder::default(),
+            readback_bytes: 0,
+            cached_tokens: 0,
+        })
+    }
+
+    /// What this segment has done so far, without the objects created.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            objects_created: 0,
+            dispatches: self.recorder.dispatches,
+            submits: self.recorder.submits,
+            readback_bytes: self.readback_bytes,
+            recording: self.recorder.recording,
+        }
+    }
+
+    /// As [`crate::backend::Backend::run`].
+    pub fn run(
+        &mut self,
+        gpu: &Gpu,
+        activations: &mut Activations,
+        positions: Range<usize>,
+        wanted: Wanted,
+    ) -> Result<()> {
+        gpu.check("an earlier step")?;
+        self.check_input(activations, &positions)?;
+        if self.segment.head {
+            activations.logits.clear();
+        }
+        let mut hidden = std::mem::take(&mut activations.hidden);
+        let dim = self.model.config.dim;
+        let mut done = 0;
+        while done < positions.len() {
+            let tokens = self.shape.chunk(&self.model.config, positions.start + done, positions.len() - done);
+            let chunk = done..done + tokens;
+            if self.segment.embed {
+                gpu.queue.write_buffer(&self.slots.ids, 0, bytemuck::cast_slice(&activations.ids[chunk.clone()]));
+                if !self.segment.head {
+                    hidden.resize(positions.len() * dim, 0.0);
+                }
+            } else {
+                let input = &hidden[chunk.start * dim..chunk.end * dim];
+                gpu.queue.write_buffer(&self.slots.hidden, 0, bytemuck::cast_slice(input));
+            }
+            let last = chunk.end == positions.len();
+            let rows = match wanted {
+                _ if !self.segment.head => 0..0,
+                Wanted::Last if last => tokens - 1..tokens,
+                Wanted::All => 0..tokens,
+                Wanted::Last | Wanted::Nothing => 0..0,
+            };
+            let output = &mut hidden[if self.segment.head { 0..0 } else { chunk.start * dim..chunk.end * dim }];
+            self.step(gpu, positions.start + done, tokens, rows, output, &mut activations.logits)?;
+            done += tokens;
+        }
+        activations.hidden = hidden;
+        self.cached_tokens = positions.end;
+        Ok(())
+    }
+
+    fn check_input(&self, activations: &Activations, positions: &Range<usize>) -> Result<()> {
+        let config = &self.model.config;
+        let tokens = positions.len();
+        if positions.end > self.sizes.context_tokens {
+            return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
+        }
+        if positions.start > self.cached_tokens {
+            let found = format!("position {}", positions.start);
+            return Err(Error::malformed("the step", format!("at most position {}", self.cached_tokens), found));
+        }
+        if tokens == 0 || tokens > self.sizes.batch_tokens {
+            return Err(Error::malformed("the step", format!("1 to {} tokens", self.sizes.batch_tokens), tokens));
+        }
+        if !self.segment.embed {
+            let (expected, found) = (tokens * config.dim, activations.hidden.len());
+            return if found == expected { Ok(()) } else { Err(Error::malformed("hidden states", expected, found)) };
+        }
+        if activations.ids.len() != tokens {
+            return Err(Error::malformed("token ids", tokens, activations.ids.len()));
+        }
+        match activations.ids.iter().find(|&&id| id as usize >= config.vocab) {
+            Some(id) => Err(Error::malformed("a token id", format!("below {}", config.vocab), id)),
+            None => Ok(()),
+        }
+    }
+
+    /// One chunk of tokens: one submit for a single token, several bounded ones for a prompt.
+    fn step(
+        &mut self,
+        gpu: &Gpu,
+        start: usize,
+        tokens: usize,
+        rows: Range<usize>,
+        hidden: &mut [f32],
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Self { recorder, uniforms, .. } = self;
+        let small = tokens <= self.shape.small_batch;
+        let dynamic = Dynamic {
+            tokens: tokens as u32,
+            start: start as u32,
+            splits: (start + tokens).div_ceil(SPLIT_KEYS).clamp(1, self.shape.max_splits) as u32,
+            first: 0,
+        };
+        let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = new_encoder();
+        encoder.clear_buffer(&self.slots.damage, 0, None);
+        recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
+        let layers = if small { &self.decode } else { &self.prefill };
+        // A single token goes into one submit, whatever its size.
+        let layers_per_submit = match tokens {
+            1 => layers.len(),
+            _ => {
+                let config = &self.model.config;
+                let macs = layer_macs(config) + attention_macs(config, start + tokens);
+                (SUBMIT_MACS / (macs * tokens as u64).max(1)) as usize
+            }
+        };
+        for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
+            if i > 0 {
+                let full = std::mem::replace(&mut encoder, new_encoder());
+                recorder.submit(gpu, full, uniforms);
+            }
+            recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
+        }
+
+        let config = &self.model.config;
+        let mut first = rows.start;
+        loop {
+            let count = self.shape.logit_rows.min(rows.end - first);
+            let mut sources = vec![(&self.slots.damage, 4)];
+            if count > 0 {
+                let dynamic = Dynamic { tokens: count as u32, first: first as u32, ..dynamic };
+                let head = if count == 1 { &self.head_one } else { &self.head_many };
+                recorder.record(&mut encoder, head, &dynamic, uniforms);
+                sources.push((&self.slots.logits, 4 * (count * config.vocab) as u64));
+            }
+            if !hidden.is_empty() {
+                sources.push((&self.slots.hidden, 4 * hidden.len() as u64));
+            }
+            let pending = self.readback.record(&mut encoder, &sources);
+            self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
+            let full = std::mem::replace(&mut encoder, new_encoder());
+            let submission = recorder.submit(gpu, full, uniforms);
+            let damage = self.readback.read(gpu, pending, submission, |bytes| {
+                let (damage, results) = bytes.split_at(4);
+                let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                if hidden.is_empty() {
+                    logits.extend(floats);
+                } else {
+                    hidden.iter_mut().zip(floats).for_each(|(to, from)| *to = from);
+                }
+                u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]])
+            })?;
+            if let Some(place) = damaged_place(damage, config.layers) {
+                return Err(Error::NotFinite { place, backend: format!("the GPU ({})", gpu.caps().name) });
+            }
+            first += count;
+            if first >= rows.end {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
+
+use bitnet_cpu_kernels::{
+    format::{DenseView, Layout as Codes, TernaryView},
+    rope::RopeTable,
+};
+
+use super::{
+    buffers::{Arenas, Layout, Region, Uploader},
+    device::Gpu,
+    pipelines,
+};
+use crate::{
+    error::{Error, Result},
+    model::{Block, Config, DenseMatrix, Linear, Model, Norm},
+    plan::{
+        Segment, Sizes,
+        op::{Op, Part, Slot},
+    },
+};
+
+/// Matrices whose rows lie one after the other and are multiplied by one dispatch.
+pub(super) struct Group {
+    pub parts: Vec<Part>,
+    /// Output features of each part.
+    pub rows: Vec<usize>,
+    pub scales: Vec<f32>,
+    pub cols: usize,
+    pub region: Region,
+}
+
+/// The weights of one block.
+pub(super) struct LayerWeights {
+    /// In the order of the op list.
+    pub groups: Vec<Group>,
+    pub norms: Vec<(Norm, Region)>,
+}
+
+impl LayerWeights {
+    pub fn norm(&self, role: Norm) -> Option<&Region> {
+        self.norms.iter().find(|(have, _)| *have == role).map(|(_, region)| region)
+    }
+}
+
+/// All weights of a segment, with their places.
+pub(super) struct Weights {
+    pub layers: Vec<LayerWeights>,
+    /// (vocab, dim): the table of ids.
+    pub embed: Option<Region>,
+    /// (vocab, dim); the same place as `embed` when one table serves as both.
+    pub head: Option<Region>,
+    /// (dim)
+    pub output_norm: Option<Region>,
+    /// (positions, half) cosines, then sines.
+    pub rope: Region,
+    rope_table: RopeTable,
+}
+
+/// What a dispatch may multiply at once: three scales fit in its parameters.
+const MAX_PARTS: usize = 3;
+
+/// The parts of a [`Op::Linear`] that one dispatch can do: their outputs lie one after the other.
+pub(super) fn groups(parts: &[Part]) -> Vec<&[Part]> {
+    let joins = |a: &Part, b: &Part| {
+        let follows = matches!((a.out, b.out), (Slot::Q, Slot::K) | (Slot::K, Slot::V) | (Slot::Gate, Slot::Up));
+        follows && !a.add && !b.add
+    };
+    parts.chunk_by(joins).flat_map(|run| run.chunks(MAX_PARTS)).collect()
+}
+
+/// Checks the configuration against what the kernels can index: they run without bounds checks.
+pub(super) fn check_config(config: &Config) -> Result<()> {
+    let fits = |thing: &str, value: usize, range: std::ops::RangeInclusive<usize>| {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let reason = format!("it is {value}, and the GPU kernels take {} to {}", range.start(), range.end());
+        Err(Error::unsupported(thing, reason))
+    };
+    fits("the head size", config.head_dim, 2..=256)?;
+    if !config.head_dim.is_multiple_of(2) {
+        return Err(Error::unsupported("the head size", format!("it is {}, which is odd", config.head_dim)));
+    }
+    fits("the number of key/value heads", config.kv_heads, 1..=config.heads)?;
+    if !config.heads.is_multiple_of(config.kv_heads) {
+        let reason = format!("{} heads do not share {} key/value heads evenly", config.heads, config.kv_heads);
+        return Err(Error::unsupported("the number of heads", reason));
+    }
+    fits("the number of heads", config.heads + 2 * config.kv_heads, 1..=65535)?;
+    fits("the rotated part of a head", config.rope.dims, 0..=config.head_dim)?;
+    if !config.rope.dims.is_multiple_of(2) {
+        return Err(Error::unsupported(
+            "the rotated part of a head",
+            format!("it is {}, which is odd", config.rope.dims),
+        ));
+    }
+    // 65535 columns keep the sums of the ternary products below 2^24, where f32 is exact.
+    fits("the width of the model", config.dim, 1..=65535)?;
+    fits("the width of the feed-forward block", config.ffn_dim, 1..=65535)?;
+    fits("the width of all heads", Slot::Q.width(config), 1..=65535)
+}
+
+fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> Result<()> {
+    let matrix = block.linear(role);
+    let thing = || format!("{role:?} of layer {layer}");
+    let (rows, cols) = config.linear_shape(role);
+    if (matrix.rows, matrix.cols) != (rows, cols) {
+        return Err(Error::malformed(
+            thing(),
+            format!("{rows} x {cols}"),
+            format!("{} x {}", matrix.rows, matrix.cols),
+        ));
+    }
+    let TernaryView { codes, layout, scales, .. } = matrix.view();
+    TernaryView::new(rows, cols, codes, layout, scales)
+        .map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))?;
+    match layout {
+        Codes::I2sP128 => Ok(()),
+    }
+}
+
+fn check_dense(what: &str, matrix: &DenseMatrix, config: &Config) -> Result<()> {
+    if (matrix.rows, matrix.cols) != (config.vocab, config.dim) {
+        return Err(Error::malformed(
+            what,
+            format!("{} x {}", config.vocab, config.dim),
+            format!("{} x {}", matrix.rows, matrix.cols),
+        ));
+    }
+    DenseView::new(matrix.rows, matrix.cols, &matrix.data, matrix.ty)
+        .map_err(|e| Error::malformed(what, "whole rows", e.to_string()))?;
+    if !pipelines::reads(matrix.ty) {
+        return Err(Error::unsupported(what, format!("the GPU kernels do not read {:?}", matrix.ty)));
+    }
+    if !matrix.cols.is_multiple_of(2) {
+        return Err(Error::unsupported(what, format!("{} columns: the GPU kernels read pairs", matrix.cols)));
+    }
+    Ok(())
+}
+
+impl Weights {
+    /// Checks every tensor of the segment against the configuration and gives it a place.
+    pub fn place(layout: &mut Layout, model: &Model, ops: &[Op], segment: &Segment, sizes: &Sizes) -> Result<Self> {
+        let (config, weights) = (&model.config, &model.weights);
+        check_config(config)?;
+        let norm_region = |layout: &mut Layout, what: &str, role: Norm, values: &[f32]| {
+            if values.len() != config.norm_len(role) {
+                return Err(Error::malformed(what, config.norm_len(role), values.len()));
+            }
+            layout.place(what, 1, 4 * values.len() as u64)
+        };
+        let mut layers = Vec::new();
+        for layer in segment.layers.clone() {
+            let block =
+                weights.blocks.get(layer).ok_or_else(|| Error::missing(format!("layer {layer}"), "the model"))?;
+            let mut placed = LayerWeights { groups: Vec::new(), norms: Vec::new() };
+            for role in Norm::BLOCK {
+                if let Some(values) = block.norm(role) {
+                    let what = format!("norm {role:?} of layer {layer}");
+                    placed.norms.push((role, norm_region(layout, &what, role, values)?));
+                }
+            }
+            for op in ops {
+                let Op::Linear { parts } = op else { continue };
+                for parts in groups(parts) {
+                    for part in parts {
+                        check_linear(layer, part.weight, block, config)?;
+                    }
+                    placed.groups.push(place_group(layout, layer, block, parts)?);
+                }
+            }
+            layers.push(placed);
+        }
+
+        let mut dense = |what: &str, matrix: &DenseMatrix| {
+            check_dense(what, matrix, config)?;
+            layout.place(what, matrix.rows, matrix.ty.row_bytes(matrix.cols) as u64)
+        };
+        let embed = if segment.embed { Some(dense("the embedding table", &weights.token_embd)?) } else { None };
+        let head = match (&embed, &weights.output) {
+            _ if !segment.head => None,
+            (Some(shared), None) => Some(shared.clone()),
+            _ => Some(dense("the output head", weights.head())?),
+        };
+        let output_norm = if segment.head {
+            Some(norm_region(layout, "the output norm", Norm::Output, &weights.output_norm)?)
+        } else {
+            None
+        };
+
+        let rope = &config.rope;
+        let factors = weights.rope_factors.as_deref();
+        if let Some(factors) = factors.filter(|f| f.len() != rope.dims / 2) {
+            return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, factors.len()));
+        }
+        let rope_table = RopeTable::new(rope.dims, rope.base, rope.position_scale, factors, sizes.context_tokens);
+        // Never empty, so that it can be bound for models without rotation.
+        let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
+        let rope = layout.place("the table of rotations", 1, rope_bytes)?;
+        Ok(Self { layers, embed, head, output_norm, rope, rope_table })
+    }
+
+    /// Copies everything to the device.
+    pub fn upload(
+        &self,
+        gpu: &Gpu,
+        arenas: &Arenas,
+        model: &Model,
+        segment: &Segment,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let weights = &model.weights;
+        let mut uploader = Uploader::new(gpu, arenas, progress);
+        for (layer, placed) in segment.layers.clone().zip(&self.layers) {
+            let block = &weights.blocks[layer];
+            for (role, region) in &placed.norms {
+                uploader.write(region, &[bytemuck::cast_slice(block.norm(*role).unwrap_or_default())])?;
+            }
+            for group in &placed.groups {
+                let codes: Vec<&[u8]> = group.parts.iter().map(|part| &*block.linear(part.weight).codes).collect();
+                uploader.write(&group.region, &codes)?;
+            }
+        }
+        if let Some(region) = &self.embed {
+            uploader.write(region, &[&weights.token_embd.data])?;
+        }
+        if let Some(region) = self.head.as_ref().filter(|head| Some(*head) != self.embed.as_ref()) {
+            uploader.write(region, &[&weights.head().data])?;
+        }
+        if let Some(region) = &self.output_norm {
+            uploader.write(region, &[bytemuck::cast_slice(&weights.output_norm)])?;
+        }
+        let (cos, sin) = self.rope_table.data();
+        if !cos.is_empty() {
+            uploader.write(&self.rope, &[bytemuck::cast_slice(cos), bytemuck::cast_slice(sin)])?;
+        }
+        uploader.finish()
+    }
+}
+
+fn place_group(layout: &mut Layout, layer: usize, block: &Block, parts: &[Part]) -> Result<Group> {
+    let matrices: Vec<_> = parts.iter().map(|part| block.linear(part.weight)).collect();
+    let cols = matrices[0].cols;
+    if let Some(other) = matrices.iter().find(|m| m.cols != cols) {
+        return Err(Error::malformed(format!("layer {layer}"), format!("{cols} columns"), other.cols));
+    }
+    let rows: Vec<usize> = matrices.iter().map(|m| m.rows).collect();
+    let scales = matrices.iter().map(|m| m.scale).collect();
+    let row_bytes = matrices[0].view().row_bytes() as u64;
+    let what = format!("{:?} of layer {layer}", parts[0].weight);
+    let region = layout.place(&what, rows.iter().sum(), row_bytes)?;
+    Ok(Group { parts: parts.to_vec(), rows, scales, cols, region })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_lie_together_are_one_group() {
+        let part = |weight, out, add| Part { weight, out, add };
+        let qkv = [part(Linear::Q, Slot::Q, false), part(Linear::K, Slot::K, false), part(Linear::V, Slot::V, false)];
+        assert_eq!(groups(&qkv), [&qkv[..]]);
+        let apart = [part(Linear::V, Slot::V, false), part(Linear::Q, Slot::Q, false), part(Linear::K, Slot::K, false)];
+        assert_eq!(groups(&apart), [&apart[..1], &apart[1..]]);
+        let adding = [part(Linear::Gate, Slot::Gate, true), part(Linear::Up, Slot::Up, false)];
+        assert_eq!(groups(&adding), [&adding[..1], &adding[1..]]);
+    }
+}

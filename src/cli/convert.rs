@@ -1,0 +1,56 @@
+//! `convert` and `dummy`: make GGUF files.
+
+use std::{cell::OnceCell, ops::ControlFlow, sync::atomic::Ordering};
+
+use super::{
+    args::{ConvertArgs, DummyArgs},
+    engine::progress_bar,
+    interrupt, output,
+};
+use crate::{
+    convert::{self, ConvertOptions, Progress, ProgressFn, Report},
+    dummy::{self, DummyOptions, Shape},
+    error::{Error, Result},
+};
+
+pub fn convert(args: &ConvertArgs) -> Result<()> {
+    let out = args.output.clone().unwrap_or_else(|| args.dir.join("ggml-model-i2_s.gguf"));
+    with_progress(args.json, |progress| {
+        let options = ConvertOptions {
+            name: args.name.as_deref(),
+            force: args.force,
+            ternarise: args.ternarise,
+            progress: Some(progress),
+        };
+        convert::convert(&args.dir, &out, &options)
+    })
+}
+
+pub fn dummy(args: &DummyArgs) -> Result<()> {
+    let shape = match (&args.size, &args.like, &args.config) {
+        (Some(size), ..) => Shape::by_size(size)?,
+        (_, Some(name), _) => Shape::like(name)?,
+        (_, _, Some(path)) => Shape::from_config(path)?,
+        _ => return Err(Error::Usage("a shape is needed: --size, --like or --config".into())),
+    };
+    with_progress(args.json, |progress| {
+        let options =
+            DummyOptions { seed: args.seed, head: args.head.into(), force: args.force, progress: Some(progress) };
+        dummy::make(&shape, &args.output, &options)
+    })
+}
+
+/// Shows a bar, lets Ctrl-C end the work, and prints the report.
+fn with_progress(json: bool, work: impl FnOnce(&ProgressFn<'_>) -> Result<Report>) -> Result<()> {
+    let cancel = interrupt::catch();
+    let bar = OnceCell::new();
+    let report = work(&|at: &Progress<'_>| {
+        bar.get_or_init(|| progress_bar(at.total_bytes)).set_position(at.done_bytes);
+        if cancel.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if let Some(bar) = bar.get() {
+        bar.finish_and_clear();
+    }
+    let report = report?;
+    if json { output::print_json(&report) } else { output::print(&format!("{report}\n")) }
+}

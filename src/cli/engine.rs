@@ -1,0 +1,261 @@
+//! From flags to a loaded session: the one place where commands open models, plan and create backends.
+
+use std::{path::Path, sync::Arc};
+
+use bitnet_cpu_kernels::isa::Isa;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value as Json, json};
+
+use super::{
+    args::{EngineArgs, ModelArgs},
+    format,
+};
+use crate::{
+    backend::{
+        Backend, calibrate,
+        cpu::CpuBackend,
+        gpu::{GpuBackend, OpenOptions},
+    },
+    bytes::Bytes,
+    error::{Error, Result},
+    generate::Session,
+    gguf::File,
+    model::Model,
+    plan::{self, BackendKind, Demand, GpuFacts, Measured, Plan, Request, Segment, Sizes},
+    tokenizer::Tokenizer,
+};
+
+/// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
+const DEFAULT_CONTEXT_TOKENS: usize = 4096;
+
+/// Weights below this load too fast for a progress bar to be read.
+const PROGRESS_FROM_BYTES: u64 = 256 << 20;
+
+/// The model that is part of the program. Aligned as a memory map is, as some kernels read wide words.
+static BUILT_IN: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/llama-stories-ternary-4m.gguf"));
+const BUILT_IN_NAME: &str = "built-in story model";
+
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
+
+/// A GGUF file and what to call it.
+pub struct Source {
+    pub name: String,
+    pub file: File,
+}
+
+impl Source {
+    /// The file of `-m`, or the built-in model.
+    pub fn open(args: &ModelArgs) -> Result<Self> {
+        match &args.model {
+            Some(path) => Self::open_path(path),
+            None => Ok(Self { name: BUILT_IN_NAME.into(), file: File::parse(Bytes::from_static(&BUILT_IN.0))? }),
+        }
+    }
+
+    pub fn open_path(path: &Path) -> Result<Self> {
+        let source = Self { name: path.display().to_string(), file: File::open(path)? };
+        for warning in source.file.warnings() {
+            log::warn!("{}: {warning}", source.name);
+        }
+        Ok(source)
+    }
+
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::from_gguf(self.file.metadata()).map_err(|e| self.named(e))?;
+        for choice in tokenizer.notes() {
+            log::info!("{}: {choice}", self.name);
+        }
+        Ok(tokenizer)
+    }
+
+    pub fn model(&self) -> Result<Arc<Model>> {
+        Model::from_gguf(&self.file).map(Arc::new).map_err(|e| self.named(e))
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.in_file(self.name.clone())
+    }
+}
+
+/// A model that can be planned and loaded.
+pub struct Engine {
+    pub model: Arc<Model>,
+}
+
+/// A plan, and the GPU it needs.
+pub struct Placement {
+    pub plan: Plan,
+    gpu: Option<GpuBackend>,
+}
+
+impl Placement {
+    /// What will compute, as far as it is known before loading.
+    pub fn device(&self, backend: BackendKind) -> &str {
+        match (backend, &self.gpu) {
+            (BackendKind::Gpu, Some(gpu)) => gpu.name(),
+            _ => "CPU",
+        }
+    }
+}
+
+impl Engine {
+    pub fn new(source: &Source) -> Result<Self> {
+        Ok(Self { model: source.model()? })
+    }
+
+    /// Sizes from flags, checked against the model and this machine.
+    pub fn sizes(&self, args: &EngineArgs) -> Result<Sizes> {
+        let config = &self.model.config;
+        let context_tokens = match args.ctx_size {
+            None if config.context > DEFAULT_CONTEXT_TOKENS => {
+                log::info!("context of {DEFAULT_CONTEXT_TOKENS} tokens; the model allows {} (-c 0)", config.context);
+                DEFAULT_CONTEXT_TOKENS
+            }
+            None | Some(0) => config.context,
+            Some(wanted) => {
+                if wanted as usize > config.context {
+                    log::warn!("the model was trained for {} tokens: text beyond may be poor", config.context);
+                }
+                wanted as usize
+            }
+        };
+        let sizes = Sizes {
+            context_tokens,
+            batch_tokens: (args.batch_size as usize).min(context_tokens),
+            k_type: args.cache_type_k.into(),
+            v_type: args.cache_type_v.into(),
+        };
+        let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
+        // An allocation that fails ends the process without a word, so it is not tried.
+        match memory_bytes() {
+            Some(memory) if cache_bytes > memory => Err(Error::malformed(
+                format!("cache for {context_tokens} tokens"),
+                format!("at most the memory of this machine, {}", format::bytes(memory)),
+                format!("{} (lower it with -c)", format::bytes(cache_bytes)),
+            )),
+            _ => Ok(sizes),
+        }
+    }
+
+    /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
+    pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
+        let demand = Demand::of(&self.model, &sizes);
+        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
+            let plan = plan::schedule(request, &demand, sizes, Err("not looked for"), None)?;
+            return Ok(Placement { plan, gpu: None });
+        }
+        let opened = open_gpu(request).and_then(|gpu| {
+            let measured = if request == Request::Auto { Some(self.measure(args, &gpu, &sizes)?) } else { None };
+            Ok((gpu, measured))
+        });
+        let (gpu, measured, reason) = match opened {
+            Ok((gpu, measured)) => (Some(gpu), measured, String::new()),
+            Err(Error::NoAdapter { reason }) => (None, None, reason),
+            // A driver that fails at the first touch is as good as none.
+            Err(error) if request == Request::Auto => (None, None, error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let facts = gpu
+            .as_ref()
+            .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
+        let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
+        Ok(Placement { plan, gpu })
+    }
+
+    /// On backends of its own, as a backend keeps the layers it was measured with.
+    fn measure(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Measured> {
+        let cpu = calibrate::decode_cost(&mut cpu_backend(args), &self.model, sizes)?;
+        let gpu = calibrate::decode_cost(&mut GpuBackend::on(Arc::clone(gpu.gpu())), &self.model, sizes)?;
+        Ok(Measured { cpu, gpu })
+    }
+
+    /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
+    pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
+        let placement = self.place(args, request, sizes)?;
+        match self.session(args, placement) {
+            Err(error @ (Error::Gpu { .. } | Error::DeviceLost { .. })) if request == Request::Auto => {
+                log::warn!("the GPU is not used: {error}");
+                self.session(args, self.place(args, Request::Cpu, sizes)?)
+            }
+            loaded => loaded,
+        }
+    }
+
+    fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
+        let Placement { plan, gpu } = placement;
+        let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
+        let runs_on = |kind| plan.segments.iter().any(|s| s.backend == kind);
+        if runs_on(BackendKind::Cpu) {
+            backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
+        }
+        if let Some(gpu) = gpu.filter(|_| runs_on(BackendKind::Gpu)) {
+            backends.push((BackendKind::Gpu, Box::new(gpu)));
+        }
+        let demand = Demand::of(&self.model, &plan.sizes);
+        let bar = progress_bar(demand.layer_weight_bytes.iter().sum());
+        let session = Session::load(&self.model, &plan, backends, &mut |bytes| bar.inc(bytes));
+        bar.finish_and_clear();
+        session
+    }
+}
+
+/// On standard error, and only where that is a terminal.
+pub fn progress_bar(total_bytes: u64) -> ProgressBar {
+    if total_bytes < PROGRESS_FROM_BYTES {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total_bytes).with_style(style)
+}
+
+/// The same for things that are counted, with a message.
+pub fn count_bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
+}
+
+fn cpu_backend(args: &EngineArgs) -> CpuBackend {
+    CpuBackend::new(Isa::detect(), args.threads())
+}
+
+/// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
+fn open_gpu(request: Request) -> Result<GpuBackend> {
+    let options = OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() };
+    let backend = GpuBackend::open(&options)?;
+    let caps = backend.gpu().caps();
+    if caps.software {
+        log::warn!("{} computes on the processor: --backend cpu is faster", caps.name);
+    }
+    Ok(backend)
+}
+
+/// Physical memory, where the system tells it in a file.
+fn memory_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    Some(kib.trim().parse::<u64>().ok()? << 10)
+}
+
+/// "CPU (avx2, 2 threads): layers 0-3 and the head (reason)".
+pub fn segment_line(segment: &Segment, device: &str) -> String {
+    segment.to_string().replacen(&segment.backend.to_string(), device, 1)
+}
+
+/// The segments for `--json`: half-open layer ranges.
+pub fn segments_json<'a>(segments: impl Iterator<Item = (&'a Segment, &'a str)>) -> Vec<Json> {
+    segments
+        .map(|(s, device)| {
+            json!({
+                "layers": [s.layers.start, s.layers.end],
+                "backend": match s.backend { BackendKind::Cpu => "cpu", BackendKind::Gpu => "gpu" },
+                "device": device,
+                "embed": s.embed,
+                "head": s.head,
+                "reason": s.reason,
+            })
+        })
+        .collect()
+}

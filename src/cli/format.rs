@@ -1,0 +1,84 @@
+//! Numbers as people read them.
+
+use std::time::Duration;
+
+/// "521.0 MiB"; whole bytes below 1 KiB.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} bytes");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would be shown as 1024.0.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// "1 token", "2 tokens".
+pub fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// "12.3 ms", "4.5 s".
+pub fn duration(time: Duration) -> String {
+    let ms = milliseconds(time);
+    if ms < 1000.0 { format!("{ms:.1} ms") } else { format!("{:.1} s", ms / 1000.0) }
+}
+
+/// For tables and JSON.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// "406.5", or "-" where nothing was measured.
+pub fn rate(per_second: Option<f64>) -> String {
+    per_second.map_or_else(|| "-".into(), |rate| format!("{rate:.1}"))
+}
+
+/// Columns padded to their widest cell; the first row is the heading.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = (0..columns)
+            .map(|column| format!("{:<width$}", row.get(column).map_or("", String::as_str), width = widths[column]))
+            .collect();
+        text += &format!("| {} |\n", cells.join(" | "));
+        if at == 0 {
+            let dashes: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
+            text += &format!("| {} |\n", dashes.join(" | "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(bytes(1023), "1023 bytes");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
+        assert_eq!(bytes(5 << 40), "5.0 TiB");
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!(duration(Duration::from_micros(12_340)), "12.3 ms");
+        assert_eq!(duration(Duration::from_millis(4_500)), "4.5 s");
+        assert_eq!((count(1, "token"), count(0, "token")), ("1 token".into(), "0 tokens".into()));
+        assert_eq!((rate(None), rate(Some(406.54))), ("-".into(), "406.5".into()));
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [vec!["a".into(), "heading".into()], vec!["éé".to_string(), "1".into()], vec!["x".into()]];
+        assert_eq!(table(&rows), "| a  | heading |\n| -- | ------- |\n| éé | 1       |\n| x  |         |\n");
+    }
+}

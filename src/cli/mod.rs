@@ -1,0 +1,161 @@
+//! The command line: the only place that reads arguments and prints.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong
+//! usage, 130 ended by Ctrl-C.
+
+mod args;
+
+mod argv;
+
+mod bench;
+
+mod compare;
+
+mod convert;
+
+mod devices;
+
+mod engine;
+
+mod format;
+
+mod input;
+
+mod inspect;
+
+mod interrupt;
+
+mod logits;
+
+mod output;
+
+mod perplexity;
+
+mod plan;
+
+mod run;
+
+mod tokenize;
+
+use std::{
+    any::Any,
+    env,
+    io::Write,
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Command};
+use crate::error::{Error, Result};
+
+/// Runs the program on the process's arguments and returns its exit code.
+pub fn main() -> ExitCode {
+    panic::set_hook(Box::new(print_panic));
+    let argv = argv::rewrite(env::args_os(), &Cli::command());
+    let cli = match Cli::try_parse_from(argv) {
+        Ok(cli) => cli,
+        // Help and --version come this way too, with exit code 0.
+        Err(answer) => {
+            let _ = answer.print();
+            return ExitCode::from(answer.exit_code() as u8);
+        }
+    };
+    init_log(cli.verbose);
+    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli.command))) {
+        Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            output::note(one_line(&format!("error: {error}")));
+            ExitCode::from(if interrupt::raised() { interrupt::EXIT_CODE } else { error.exit_code() })
+        }
+        // The hook has printed it.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn dispatch(command: &Command) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Convert(args) => convert::convert(args),
+        Command::Dummy(args) => convert::dummy(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+    }
+}
+
+/// RUST_LOG decides; without it warnings are shown, and with -v more. The graphics stack speaks up at
+/// `warn` about adapters that are merely absent, so it is silent unless asked.
+fn init_log(verbose: u8) {
+    let default = match verbose {
+        0 => "warn,wgpu_core=off,wgpu_hal=off,naga=off",
+        1 => "info,wgpu_core=error,wgpu_hal=error,naga=error",
+        _ => "debug",
+    };
+    let in_detail = verbose > 1 || env::var_os("RUST_LOG").is_some();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default))
+        .format(move |out, record| {
+            let level = match record.level() {
+                log::Level::Error => "error",
+                log::Level::Warn => "warning",
+                log::Level::Info => "info",
+                log::Level::Debug => "debug",
+                log::Level::Trace => "trace",
+            };
+            let target = if in_detail { format!(" [{}]", record.target()) } else { String::new() };
+            writeln!(out, "{level}{target}: {}", one_line(&record.args().to_string()))
+        })
+        .init();
+}
+
+/// A panic is a bug here: it is said in one line, with the place, and ends the program like an error.
+/// RUST_BACKTRACE=1 adds the backtrace.
+fn print_panic(info: &panic::PanicHookInfo<'_>) {
+    let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
+    let message = one_line(panic_message(info.payload()));
+    output::note(format_args!("error: internal error at {place}: {message} (this is a bug: please report it)"));
+    if env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+        output::note(std::backtrace::Backtrace::force_capture());
+    }
+}
+
+fn panic_message(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// Control characters, which a hostile file can bring into a message, are escaped.
+fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+/// A usage error that shows how it is done.
+fn usage(message: &str, example: &str) -> Error {
+    Error::Usage(format!("{message}, for example: {example}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn messages_stay_on_one_line_and_harmless() {
+        assert_eq!(one_line("tensor a\nb\x1b[31m é"), "tensor a\\nb\\u{1b}[31m é");
+    }
+}

@@ -1,0 +1,44 @@
+//! Standard output for results, standard error for everything else. Neither may panic: both can be closed,
+//! or full, at any time.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+const STDOUT: &str = "standard output";
+
+/// Writes `text` and flushes, so that a reader sees each piece at once.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
+}
+
+/// Writes one JSON object and a line break.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer(&mut out, value)
+        .map_err(io::Error::from)
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+        .map_err(stdout_error)
+}
+
+/// Writes a line to standard error; a failure to do so is nobody's concern.
+pub fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn stdout_error(error: io::Error) -> Error {
+    Error::io("write", STDOUT, error)
+}
+
+/// True for the error of a reader that has seen enough (`| head -1`): a quiet end.
+pub fn is_closed_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source, .. }
+        if path.as_os_str() == STDOUT && source.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,62 @@
+//! `perplexity`: how well the model predicts a text, as llama-perplexity defines it.
+
+use serde_json::json;
+
+use super::{
+    args::PerplexityArgs,
+    engine::{self, Engine, Source},
+    input, interrupt, output, usage,
+};
+use crate::{
+    error::Result,
+    generate::{Likelihood, perplexity},
+    tokenizer::EncodeOptions,
+};
+
+/// Tokens of a chunk where -c is absent, as in llama-perplexity.
+const DEFAULT_CHUNK_TOKENS: usize = 512;
+
+pub fn run(args: &PerplexityArgs) -> Result<()> {
+    let text = input::text(args.prompt.as_deref(), args.file.as_deref())?
+        .ok_or_else(|| usage("no text", "bitnet-gpu perplexity -m model.gguf -f text.txt"))?;
+    let source = Source::open(&args.model)?;
+    let tokenizer = source.tokenizer()?;
+    let engine = Engine::new(&source)?;
+    let mut sizes = engine.sizes(&args.engine)?;
+    let context = args.engine.ctx_size.map_or(DEFAULT_CHUNK_TOKENS, |n| n as usize).min(sizes.context_tokens);
+    sizes.context_tokens = context;
+    sizes.batch_tokens = sizes.batch_tokens.min(context);
+
+    // Text collections separate their documents by the end-of-text token, written out.
+    let ids = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
+    let bos = tokenizer.bos().filter(|&bos| ids.first() == Some(&bos));
+    let mut session = engine.load(&args.engine, args.engine.request(), sizes)?;
+    let cancel = interrupt::catch();
+    let bar = engine::count_bar((ids.len() / context) as u64);
+    let likelihood = perplexity(&mut session, &ids, context, bos, |done, _, so_far| {
+        bar.set_position(done as u64);
+        bar.set_message(format!("perplexity {:.4}", so_far.perplexity()));
+        !cancel.load(std::sync::atomic::Ordering::Relaxed)
+    })?;
+    bar.finish_and_clear();
+    print(args, &source.name, context, &likelihood)
+}
+
+fn print(args: &PerplexityArgs, model: &str, context: usize, likelihood: &Likelihood) -> Result<()> {
+    if args.json {
+        return output::print_json(&json!({
+            "model": model,
+            "context": context,
+            "tokens_scored": likelihood.tokens(),
+            "mean_nll": likelihood.mean_nll(),
+            "perplexity": likelihood.perplexity(),
+            "standard_error": likelihood.standard_error(),
+        }));
+    }
+    output::print(&format!(
+        "perplexity {:.4} +/- {:.4} ({} tokens scored, context {context})\n",
+        likelihood.perplexity(),
+        likelihood.standard_error(),
+        likelihood.tokens(),
+    ))
+}

@@ -1,0 +1,211 @@
+//! `run`: continues a text.
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    args::RunArgs,
+    compare,
+    engine::{Engine, Source, segment_line, segments_json},
+    format, input, interrupt, output, usage,
+};
+use crate::{
+    error::{Error, Result},
+    generate::{Answer, AnswerOptions, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
+    tokenizer::{EncodeOptions, TokenStream, Tokenizer},
+};
+
+/// For a first run without any arguments.
+const DEFAULT_PROMPT: &str = "Once upon a time";
+const DEFAULT_TEMPERATURE: f32 = 0.8;
+
+impl TextDecoder for TokenStream<'_> {
+    fn push(&mut self, id: u32) -> String {
+        TokenStream::push(self, id)
+    }
+
+    fn flush(&mut self) -> String {
+        TokenStream::flush(self)
+    }
+}
+
+/// What to run, after the files are open and before anything is loaded.
+pub struct Job<'a> {
+    pub args: &'a RunArgs,
+    pub source: Source,
+    pub tokenizer: Tokenizer,
+    pub engine: Engine,
+    pub text: String,
+    pub prompt: Vec<u32>,
+    pub options: AnswerOptions,
+}
+
+pub fn run(args: &RunArgs) -> Result<()> {
+    let text = prompt_text(args)?;
+    let source = Source::open(&args.model)?;
+    let engine = Engine::new(&source)?;
+    let tokenizer = source.tokenizer()?;
+    let prompt = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
+    let options = answer_options(args, &tokenizer)?;
+    let job = Job { args, source, tokenizer, engine, text, prompt, options };
+    if args.bench { compare::run(&job) } else { generate(&job) }
+}
+
+fn prompt_text(args: &RunArgs) -> Result<String> {
+    if let Some(given) = args.text.as_ref().or(args.prompt.as_ref()) {
+        return unescape(args, given);
+    }
+    let read = match &args.file {
+        None if args.model.model.is_none() => match input::standard_input_if_any()? {
+            Some(text) => text,
+            None => DEFAULT_PROMPT.into(),
+        },
+        file => input::text(None, file.as_deref())?.unwrap_or_default(),
+    };
+    let text = input::without_last_line_break(read);
+    if text.is_empty() {
+        return Err(usage("no prompt", "bitnet-gpu run -m model.gguf -p \"Once upon a time\""));
+    }
+    Ok(text)
+}
+
+fn unescape(args: &RunArgs, text: &str) -> Result<String> {
+    if args.no_escape { Ok(text.to_owned()) } else { input::unescape(text) }
+}
+
+fn answer_options(args: &RunArgs, tokenizer: &Tokenizer) -> Result<AnswerOptions> {
+    let stop = args.stop.iter().map(|text| unescape(args, text)).collect::<Result<Vec<_>>>()?;
+    // Refused before anything is loaded.
+    StopStrings::new(stop.iter().cloned())?;
+    Ok(AnswerOptions {
+        max_tokens: args.n_predict.and_then(|n| usize::try_from(n).ok()),
+        end_ids: (0..tokenizer.vocab_size() as u32).filter(|&id| tokenizer.is_end(id)).collect(),
+        ignore_end: args.ignore_eos,
+        stop,
+    })
+}
+
+/// What an answer came to.
+pub struct Answered {
+    pub ids: Vec<u32>,
+    pub text: String,
+    pub finish: Finish,
+    pub stats: Stats,
+}
+
+/// Runs `job` on `session` and hands each piece of text to `show`.
+pub fn answer(
+    job: &Job<'_>,
+    session: &mut Session,
+    sampler: &mut Sampler,
+    options: AnswerOptions,
+    mut show: impl FnMut(&str) -> Result<()>,
+) -> Result<Answered> {
+    let decoder = Box::new(job.tokenizer.stream_after(&job.prompt));
+    let mut answer = Answer::new(session, sampler, decoder, &job.prompt, options, interrupt::catch())?;
+    let (mut ids, mut text) = (Vec::new(), String::new());
+    for event in &mut answer {
+        let event = event?;
+        ids.extend(event.id);
+        text += &event.text;
+        if !event.text.is_empty() {
+            show(&event.text)?;
+        }
+    }
+    let finish = answer.finish().cloned().unwrap_or(Finish::Cancelled);
+    Ok(Answered { ids, text, finish, stats: answer.stats().clone() })
+}
+
+fn generate(job: &Job<'_>) -> Result<()> {
+    let args = job.args;
+    let sizes = job.engine.sizes(&args.engine)?;
+    // Said before minutes are spent on loading.
+    if job.prompt.len() > sizes.context_tokens {
+        return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
+    }
+    let mut sampler = Sampler::new(args.sample.options(DEFAULT_TEMPERATURE), sizes.context_tokens)?;
+    let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let options = job.options.clone();
+    // Before the first output: who sees it may rely on Ctrl-C giving a summary.
+    interrupt::catch();
+    if args.json {
+        let answered = answer(job, &mut session, &mut sampler, options, |_| Ok(()))?;
+        return output::print_json(&to_json(job, &session, &sampler, &answered));
+    }
+    if !args.no_display_prompt {
+        output::print(&job.text)?;
+    }
+    let answered = answer(job, &mut session, &mut sampler, options, output::print);
+    // An error, too, begins on a line of its own.
+    output::print("\n")?;
+    summary(job, &session, &sampler, &answered?);
+    Ok(())
+}
+
+fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) -> Json {
+    json!({
+        "model": job.source.name,
+        "prompt_tokens": job.prompt.len(),
+        "prompt_ids": job.prompt,
+        "tokens": answered.ids,
+        "text": answered.text,
+        "finish": answered.finish.name(),
+        "seed": sampler.seed(),
+        "context_tokens": session.context_tokens(),
+        "timings": timings_json(&answered.stats),
+        "plan": segments_json(session.segments()),
+    })
+}
+
+/// Times in milliseconds, rates in tokens per second; null where nothing was measured.
+pub fn timings_json(stats: &Stats) -> Json {
+    json!({
+        "prefill_ms": format::milliseconds(stats.prefill),
+        "prefill_rate": stats.prefill_rate(),
+        "decode_ms": format::milliseconds(stats.decode()),
+        "decode_rate": stats.decode_rate(),
+        "token_ms_p50": stats.latency_quantile(0.5).map(format::milliseconds),
+        "token_ms_p95": stats.latency_quantile(0.95).map(format::milliseconds),
+    })
+}
+
+fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) {
+    let stats = &answered.stats;
+    let trained = job.engine.model.config.context;
+    let limited = if session.context_tokens() < trained {
+        format!(" of the model's {trained} (-c 0: all)")
+    } else {
+        String::new()
+    };
+    output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name, session.context_tokens()));
+    for (segment, device) in session.segments() {
+        output::note(format_args!("backend  {}", segment_line(segment, device)));
+    }
+    output::note(format_args!(
+        "prompt   {}, {} tok/s ({})",
+        format::count(stats.prompt_tokens, "token"),
+        format::rate(stats.prefill_rate()),
+        format::duration(stats.prefill)
+    ));
+    let quantile = |q| stats.latency_quantile(q).map_or_else(|| "-".into(), format::duration);
+    output::note(format_args!(
+        "answer   {}, {} tok/s (p50 {}, p95 {} a token), {}",
+        format::count(stats.generated_tokens, "token"),
+        format::rate(stats.decode_rate()),
+        quantile(0.5),
+        quantile(0.95),
+        ending(&answered.finish)
+    ));
+    if !sampler.is_greedy() {
+        output::note(format_args!("seed     {}", sampler.seed()));
+    }
+}
+
+fn ending(finish: &Finish) -> String {
+    match finish {
+        Finish::EndToken(_) => "ended by the model".into(),
+        Finish::StopString(stop) => format!("ended by the stop text {stop:?}"),
+        Finish::MaxTokens => "ended by -n".into(),
+        Finish::ContextFull => "ended by the context (-c)".into(),
+        Finish::Cancelled => "ended by Ctrl-C".into(),
+    }
+}

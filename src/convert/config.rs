@@ -1,0 +1,372 @@
+//! `config.json` -> hyperparameters, and what it says about the weights.
+
+use serde_json::Value;
+
+use super::json::Object;
+use crate::{
+    error::{Error, Result, shown},
+    model::{Activation, Config, Family, Rope, RopeStyle},
+};
+
+/// How `weight_scale` of a packed matrix enters (`BitLinear` and `AutoBitLinear` of transformers); `linear_class`
+/// decides, not the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScaleReading {
+    /// `linear_class: autobitlinear`: the product is multiplied by it; it is mean|W|.
+    Multiply,
+    /// `linear_class: bitlinear`, also when the key is absent: the product is divided by it; it is 1 / mean|W|.
+    Divide,
+}
+
+/// What the directory says about its model.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceConfig {
+    /// Hyperparameters as the GGUF will state them.
+    pub model: Config,
+    /// `tie_word_embeddings`, where stated.
+    pub tied: Option<bool>,
+    /// Divides each RoPE frequency; (head_dim / 2), for `rope_type: llama3`.
+    pub rope_factors: Option<Vec<f32>>,
+    /// Meaning of `weight_scale`; `None` without `quantization_config`.
+    pub scale_reading: Option<ScaleReading>,
+    /// The model was trained to be rounded to ternary, so real-valued matrices may be.
+    pub masters_are_ternary: bool,
+}
+
+/// Reads and checks `config.json`.
+pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
+    let top = Object::top(json)?;
+    let (arch, family) = architecture(&top)?;
+    refuse_unsupported(&top)?;
+
+    let heads = top.count("num_attention_heads")?;
+    let dim = top.count("hidden_size")?;
+    let kv_heads = top.optional_count("num_key_value_heads")?.unwrap_or(heads);
+    if heads % kv_heads != 0 {
+        let expected = format!("a divisor of num_attention_heads ({heads})");
+        return Err(Error::malformed(top.key("num_key_value_heads"), expected, kv_heads));
+    }
+    let head_dim = match top.optional_count("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if dim % heads == 0 => dim / heads,
+        None => {
+            let expected = format!("a multiple of num_attention_heads ({heads})");
+            return Err(Error::malformed(top.key("hidden_size"), expected, dim));
+        }
+    };
+    if head_dim % 2 != 0 {
+        return Err(Error::malformed("head dimension", "an even number, as RoPE turns pairs", head_dim));
+    }
+    let layers = top.count("num_hidden_layers")?;
+    if layers > MAX_LAYERS {
+        return Err(Error::malformed(top.key("num_hidden_layers"), format!("at most {MAX_LAYERS}"), layers));
+    }
+    let context = top.count("max_position_embeddings")?;
+    let (rope, rope_factors) = rope(&top, arch, family, head_dim, context)?;
+    let missing = |key: &str, what: &str| Error::missing(top.key(key), what);
+    let model = Config {
+        arch: arch.to_owned(),
+        family,
+        name: name(&top)?,
+        layers,
+        dim,
+        ffn_dim: top.count("intermediate_size")?,
+        heads,
+        kv_heads,
+        head_dim,
+        vocab: top.count("vocab_size")?,
+        context,
+        rms_eps: top.positive("rms_norm_eps")?.ok_or_else(|| missing("rms_norm_eps", "every norm"))?,
+        rope,
+        activation: activation(&top, arch, family)?,
+    };
+    let scale_reading = scale_reading(&top)?;
+    Ok(SourceConfig {
+        model,
+        tied: top.bool("tie_word_embeddings")?,
+        rope_factors,
+        scale_reading,
+        masters_are_ternary: family == Family::BitNet || scale_reading.is_some(),
+    })
+}
+
+/// The most blocks llama.cpp loads; more is a damaged file.
+const MAX_LAYERS: usize = 512;
+
+/// The GGUF architecture. The class name decides: 1bitLLM's files say `model_type: llama`.
+fn architecture(top: &Object) -> Result<(&'static str, Family)> {
+    let classes = top.strings("architectures")?;
+    let found = match classes.first() {
+        Some(&class) => class,
+        None => top.str("model_type")?.ok_or_else(|| Error::missing(top.key("architectures"), "the model's graph"))?,
+    };
+    match found {
+        "BitNetForCausalLM" | "bitnet" => Ok(("bitnet-b1.58", Family::BitNet)),
+        "BitnetForCausalLM" => Ok(("bitnet", Family::BitNet)),
+        "LlamaForCausalLM" | "llama" => Ok(("llama", Family::Llama)),
+        "Qwen3ForCausalLM" | "qwen3" => Ok(("qwen3", Family::Qwen3)),
+        other => Err(Error::unsupported(
+            format!("architecture {}", shown(other)),
+            "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM are",
+        )),
+    }
+}
+
+/// Settings that change the graph in ways no op list has.
+fn refuse_unsupported(top: &Object) -> Result<()> {
+    for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
+        if top.bool(key)? == Some(true) {
+            return Err(Error::unsupported(format!("{} = true", top.key(key)), "no ternary model is known to use it"));
+        }
+    }
+    if top.strings("layer_types")?.iter().any(|&kind| kind != "full_attention") {
+        return Err(Error::unsupported(top.key("layer_types"), "only full attention in every layer is"));
+    }
+    if let Some(share) = top.float("partial_rotary_factor")?
+        && share != 1.0
+    {
+        return Err(Error::unsupported(format!("{} = {share}", top.key("partial_rotary_factor")), "only 1 is"));
+    }
+    for (key, trained) in [("weight_bits", 1), ("input_bits", 8)] {
+        if let Some(bits) = top.uint(key)?
+            && bits != trained
+        {
+            return Err(Error::unsupported(format!("{} = {bits}", top.key(key)), format!("only {trained} is")));
+        }
+    }
+    Ok(())
+}
+
+/// The last part of `_name_or_path`. The directory's name is not used: it would make the output depend on where
+/// the input lies, and in a download cache it is a hash.
+fn name(top: &Object) -> Result<String> {
+    let path = top.str("_name_or_path")?.unwrap_or("");
+    let last = path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or("");
+    Ok(if last == "." || last == ".." { String::new() } else { shown(last) })
+}
+
+fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
+    let default = if arch == "bitnet-b1.58" { "relu2" } else { "silu" };
+    match (top.str("hidden_act")?.unwrap_or(default), family) {
+        ("relu2", Family::BitNet) => Ok(Activation::Relu2),
+        ("silu" | "swish", _) => Ok(Activation::Silu),
+        (other, _) => {
+            let expected = if family == Family::BitNet { "relu2 or silu" } else { "silu" };
+            Err(Error::malformed(top.key("hidden_act"), expected, shown(other)))
+        }
+    }
+}
+
+fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
+    let Some(quantisation) = top.object("quantization_config")? else { return Ok(None) };
+    let method = quantisation.str("quant_method")?.unwrap_or("absent");
+    if method != "bitnet" {
+        return Err(Error::unsupported(format!("quant_method {}", shown(method)), "only bitnet is"));
+    }
+    if quantisation.bool("use_rms_norm")? == Some(true) {
+        return Err(Error::unsupported(
+            format!("{} = true", quantisation.key("use_rms_norm")),
+            "it puts a norm in front of every projection; no published model does",
+        ));
+    }
+    let kept = quantisation.strings("modules_to_not_convert")?;
+    if let Some(module) = kept.iter().find(|module| module.contains("_proj")) {
+        let thing = format!("{} with {}", quantisation.key("modules_to_not_convert"), shown(module));
+        return Err(Error::unsupported(thing, "every projection of a block has to be ternary"));
+    }
+    match quantisation.str("linear_class")?.unwrap_or("bitlinear") {
+        "bitlinear" => Ok(Some(ScaleReading::Divide)),
+        "autobitlinear" => Ok(Some(ScaleReading::Multiply)),
+        other => {
+            let key = quantisation.key("linear_class");
+            Err(Error::malformed(key, "bitlinear or autobitlinear", shown(other)))
+        }
+    }
+}
+
+/// RoPE from `rope_parameters` (transformers 5), `rope_scaling` and `rope_theta`; the first wins.
+fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usize) -> Result<(Rope, Option<Vec<f32>>)> {
+    let parameters = top.object("rope_parameters")?;
+    let scaling = match parameters {
+        Some(parameters) => Some(parameters),
+        None => top.object("rope_scaling")?,
+    };
+    let stated = match &scaling {
+        Some(scaling) => scaling.positive("rope_theta")?,
+        None => None,
+    };
+    // The defaults of the configuration classes in transformers.
+    let default = if arch == "bitnet-b1.58" { 500_000.0 } else { 10_000.0 };
+    let base = match stated {
+        Some(base) => base,
+        None => top.positive("rope_theta")?.unwrap_or(default),
+    };
+    let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
+    let mut rope = Rope { dims: head_dim, base, position_scale: 1.0, style };
+    let Some(scaling) = scaling else { return Ok((rope, None)) };
+
+    let kind = match scaling.str("rope_type")? {
+        Some(kind) => kind,
+        None => scaling.str("type")?.unwrap_or("default"),
+    };
+    let required = |key: &str| -> Result<f64> {
+        let value = scaling.positive(key)?.ok_or_else(|| Error::missing(scaling.key(key), "RoPE scaling"))?;
+        Ok(value.into())
+    };
+    match kind {
+        "default" | "none" => Ok((rope, None)),
+        "linear" => {
+            rope.position_scale = (1.0 / required("factor")?) as f32;
+            Ok((rope, None))
+        }
+        "llama3" => {
+            let old_context = match scaling.positive("original_max_position_embeddings")? {
+                Some(value) => value.into(),
+                None => context as f64,
+            };
+            let [factor, low, high] =
+                [required("factor")?, required("low_freq_factor")?, required("high_freq_factor")?];
+            if high <= low {
+                let expected = format!("more than low_freq_factor ({low})");
+                return Err(Error::malformed(scaling.key("high_freq_factor"), expected, high));
+            }
+            let factors = llama3_factors(head_dim, base.into(), factor, low, high, old_context);
+            Ok((rope, Some(factors)))
+        }
+        other => Err(Error::unsupported(
+            format!("RoPE scaling {}", shown(other)),
+            "only linear and llama3 are; without the entry in config.json the model runs at its original context",
+        )),
+    }
+}
+
+/// The divisors of Llama 3.1's long-context scaling (`Llama3RotaryEmbedding`): long wavelengths are stretched by
+/// `factor`,
+/// short ones are kept, and between the two the frequency is interpolated.
+fn llama3_factors(head_dim: usize, base: f64, factor: f64, low: f64, high: f64, old_context: f64) -> Vec<f32> {
+    (0..head_dim / 2)
+        .map(|i| {
+            let wavelength = std::f64::consts::TAU * base.powf(2.0 * i as f64 / head_dim as f64);
+            let divisor = if wavelength < old_context / high {
+                1.0
+            } else if wavelength > old_context / low {
+                factor
+            } else {
+                let smooth = (old_context / wavelength - low) / (high - low);
+                1.0 / ((1.0 - smooth) / factor + smooth)
+            };
+            divisor as f32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(changes: Value) -> Result<SourceConfig> {
+        let mut config = json!({
+            "architectures": ["BitNetForCausalLM"], "vocab_size": 512, "hidden_size": 256, "intermediate_size": 640,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "relu2",
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
+            "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"},
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        read_config(&config)
+    }
+
+    fn message(changes: Value) -> String {
+        config(changes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_class_decides_the_architecture() {
+        let arch = |class: &str| {
+            let found = config(json!({"architectures": [class], "model_type": "llama", "hidden_act": "silu"})).unwrap();
+            (found.model.arch, found.model.family, found.model.rope.style, found.model.rope.base)
+        };
+        let bitnet = ("bitnet-b1.58".to_owned(), Family::BitNet, RopeStyle::HalfSplit, 500_000.0);
+        assert_eq!(arch("BitNetForCausalLM"), bitnet);
+        assert_eq!(arch("BitnetForCausalLM"), ("bitnet".to_owned(), Family::BitNet, RopeStyle::HalfSplit, 10_000.0));
+        assert_eq!(arch("LlamaForCausalLM"), ("llama".to_owned(), Family::Llama, RopeStyle::Interleaved, 10_000.0));
+        assert_eq!(arch("Qwen3ForCausalLM"), ("qwen3".to_owned(), Family::Qwen3, RopeStyle::HalfSplit, 10_000.0));
+        assert!(message(json!({"architectures": ["GPT2LMHeadModel"]})).contains("GPT2LMHeadModel is not supported"));
+        let by_type = config(json!({"architectures": null, "model_type": "bitnet"})).unwrap();
+        assert_eq!(by_type.model.arch, "bitnet-b1.58");
+    }
+
+    #[test]
+    fn rope_theta_is_found_in_all_three_places() {
+        let base = |changes| config(changes).unwrap().model.rope.base;
+        assert_eq!(base(json!({"rope_theta": 1000.0})), 1000.0);
+        assert_eq!(base(json!({"rope_parameters": {"rope_theta": 2000.0, "rope_type": "default"}})), 2000.0);
+        assert_eq!(base(json!({"rope_theta": 1000.0, "rope_parameters": {"rope_theta": 2000.0}})), 2000.0);
+        assert_eq!(base(json!({"rope_theta": 1000.0, "rope_scaling": null})), 1000.0);
+    }
+
+    #[test]
+    fn rope_scaling_is_linear_llama3_or_refused() {
+        let linear = config(json!({"rope_scaling": {"type": "linear", "factor": 4.0}})).unwrap();
+        assert_eq!(linear.model.rope.position_scale, 0.25);
+        let error = message(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}));
+        assert!(error.starts_with("RoPE scaling yarn is not supported"), "{error}");
+
+        // head_dim 64, base 10000: wavelengths 2 pi * 10000^(i/32). With old context 8192, low 1 and high 4, those
+        // below 2048 are kept (i <= 20: 2 pi * 10^2.5 = 1987), those above 8192 divided by 8 (i >= 25: 8379), and
+        // i = 22 (3533.3, smooth = (2.31852 - 1) / 3 = 0.43951) is divided by 1 / (0.56049 / 8 + 0.43951) = 1.96245.
+        let llama3 = json!({"rope_theta": 10000.0, "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}});
+        let factors = config(llama3).unwrap().rope_factors.unwrap();
+        assert_eq!(factors.len(), 32);
+        assert!(factors[..=20].iter().all(|&f| f == 1.0) && factors[21] > 1.0, "{factors:?}");
+        assert!(factors[25..].iter().all(|&f| f == 8.0) && factors[24] < 8.0, "{factors:?}");
+        assert!((factors[22] - 1.96245).abs() < 1e-4, "{}", factors[22]);
+    }
+
+    #[test]
+    fn linear_class_decides_how_the_scale_is_read() {
+        let reading = |quantisation: Value| config(json!({"quantization_config": quantisation})).unwrap().scale_reading;
+        let auto = json!({"quant_method": "bitnet", "linear_class": "autobitlinear"});
+        assert_eq!(reading(auto), Some(ScaleReading::Multiply));
+        assert_eq!(reading(json!({"quant_method": "bitnet"})), Some(ScaleReading::Divide));
+        assert_eq!(reading(Value::Null), None);
+        let normed = json!({"quant_method": "bitnet", "use_rms_norm": true});
+        assert!(message(json!({"quantization_config": normed})).contains("use_rms_norm = true is not supported"));
+        let other = message(json!({"quantization_config": {"quant_method": "gptq"}}));
+        assert_eq!(other, "quant_method gptq is not supported: only bitnet is");
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_what_was_expected() {
+        for (changes, expected) in [
+            (json!({"vocab_size": "512"}), "key vocab_size: expected a non-negative integer, found a string"),
+            (json!({"vocab_size": -1}), "key vocab_size: expected a non-negative integer, found -1"),
+            (json!({"vocab_size": null}), "key vocab_size is missing (needed for the model's shape)"),
+            (json!({"num_hidden_layers": 0}), "key num_hidden_layers: expected 1 to 2147483647, found 0"),
+            (json!({"num_hidden_layers": 513}), "key num_hidden_layers: expected at most 512, found 513"),
+            (json!({"num_key_value_heads": 3}), "expected a divisor of num_attention_heads (4), found 3"),
+            (json!({"hidden_size": 255}), "key hidden_size: expected a multiple of num_attention_heads (4), found 255"),
+            (json!({"head_dim": 63}), "head dimension: expected an even number"),
+            (json!({"rms_norm_eps": 0}), "key rms_norm_eps: expected a positive number, found 0"),
+            (json!({"hidden_act": "gelu"}), "key hidden_act: expected relu2 or silu, found gelu"),
+            (json!({"attention_bias": true}), "key attention_bias = true is not supported"),
+            (json!({"rope_parameters": {"rope_theta": 0}}), "key rope_parameters.rope_theta: expected a positive"),
+        ] {
+            let found = message(changes);
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn the_name_is_the_last_part_of_its_path() {
+        let name = |path: &str| config(json!({"_name_or_path": path})).unwrap().model.name;
+        assert_eq!(name("1bitLLM/bitnet_b1_58-3B"), "bitnet_b1_58-3B");
+        assert_eq!(name("/data/models/small/"), "small");
+        assert_eq!([name(""), name(".")], [String::new(), String::new()]);
+    }
+}

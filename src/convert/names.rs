@@ -1,0 +1,39 @@
+//! Tensor names of Hugging Face checkpoints by role, without the prefix `model.`.
+
+use crate::model::{Linear, Norm};
+
+pub(super) const TOKEN_EMBD: &str = "embed_tokens.weight";
+pub(super) const OUTPUT: &str = "lm_head.weight";
+
+/// The names a norm may have: 1bitLLM's models call the sub-norms differently.
+pub(super) fn norm(layer: usize, role: Norm) -> Vec<String> {
+    let names: &[&str] = match role {
+        Norm::Attn => &["input_layernorm"],
+        Norm::QHead => &["self_attn.q_norm"],
+        Norm::KHead => &["self_attn.k_norm"],
+        Norm::AttnSub => &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"],
+        Norm::Ffn => &["post_attention_layernorm"],
+        Norm::FfnSub => &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
+        Norm::Output => return vec!["norm.weight".to_owned()],
+    };
+    names.iter().map(|name| format!("layers.{layer}.{name}.weight")).collect()
+}
+
+/// The name of a projection, without `.weight` or `.weight_scale`.
+pub(super) fn linear(layer: usize, role: Linear) -> String {
+    let name = match role {
+        Linear::Q => "self_attn.q_proj",
+        Linear::K => "self_attn.k_proj",
+        Linear::V => "self_attn.v_proj",
+        Linear::O => "self_attn.o_proj",
+        Linear::Gate => "mlp.gate_proj",
+        Linear::Up => "mlp.up_proj",
+        Linear::Down => "mlp.down_proj",
+    };
+    format!("layers.{layer}.{name}")
+}
+
+/// What old transformers versions saved with the weights and no longer read.
+pub(super) fn is_buffer(name: &str) -> bool {
+    [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"].iter().any(|end| name.ends_with(end))
+}

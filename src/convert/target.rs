@@ -1,0 +1,115 @@
+//! The output: a temporary file that takes its name only when it is complete.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter},
+    path::{Path, PathBuf},
+};
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result};
+
+/// Bytes gathered before a system call.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file being written. It lies beside its final place, and vanishes when this is dropped unfinished.
+pub(crate) struct Target {
+    path: PathBuf,
+    force: bool,
+    file: NamedTempFile,
+}
+
+impl Target {
+    /// Refuses a path that must not be written, then opens the temporary file.
+    pub fn create(path: &Path, inputs: &[PathBuf], force: bool) -> Result<Self> {
+        if let Ok(found) = fs::metadata(path) {
+            let shown = path.display();
+            if !found.is_file() {
+                return Err(Error::Usage(format!("{shown} is not a regular file, so the model cannot go there")));
+            }
+            let same = |input: &PathBuf| fs::canonicalize(input).ok() == fs::canonicalize(path).ok();
+            if inputs.iter().any(same) {
+                return Err(Error::Usage(format!("{shown} is part of the input; choose another output")));
+            }
+            if !force {
+                return Err(Error::Usage(format!("{shown} exists; --force overwrites it")));
+            }
+        }
+        let name = path.file_name().ok_or_else(|| {
+            Error::Usage(format!("the output has to be the path of a file, not \"{}\"", path.display()))
+        })?;
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let prefix = format!(".{}.", name.to_string_lossy());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".part");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // What an ordinary new file gets; the system takes the user's umask off. Temporary files are private.
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(folder).map_err(|e| Error::io("write", path, e))?;
+        Ok(Self { path: path.to_path_buf(), force, file })
+    }
+
+    /// Refuses to begin what the disk cannot hold. Where the system does not tell, writing tells.
+    pub fn check_space(&self, needed: u64) -> Result<()> {
+        let free = fs4::available_space(self.file.path()).unwrap_or(u64::MAX);
+        if free >= needed {
+            return Ok(());
+        }
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        let reason = format!("{:.1} MB needed, {:.1} MB free on the disk", mb(needed), mb(free));
+        Err(Error::io("write", &self.path, io::Error::new(io::ErrorKind::StorageFull, reason)))
+    }
+
+    /// The final path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where to write.
+    pub fn buffered(&self) -> BufWriter<&File> {
+        BufWriter::with_capacity(BUFFER_BYTES, self.file.as_file())
+    }
+
+    /// Puts the final path in front of an error.
+    pub fn blame(&self, error: Error) -> Error {
+        match error {
+            Error::Io { action, source, .. } => Error::io(action, &self.path, source),
+            other => other.in_file(self.path.display().to_string()),
+        }
+    }
+
+    /// Gives the complete file its name. Returns its size.
+    pub fn finish(self) -> Result<u64> {
+        let Self { path, force, file } = self;
+        let failed = |e| Error::io("write", &path, e);
+        // Without this, a power cut after the rename could leave the name without the data.
+        file.as_file().sync_all().map_err(failed)?;
+        let bytes = file.as_file().metadata().map_err(failed)?.len();
+        let kept = if force { file.persist(&path) } else { file.persist_noclobber(&path) };
+        kept.map_err(|e| failed(e.error))?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_cannot_hold_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::create(&folder.path().join("out.gguf"), &[], false).unwrap();
+        target.check_space(1).unwrap();
+        let error = target.check_space(u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("out.gguf: 18446744073709.6 MB needed"), "{error}");
+        drop(target);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

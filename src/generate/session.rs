@@ -1,0 +1,184 @@
+//! A loaded model: runs tokens through the segments of its plan and knows what their caches hold.
+
+use std::sync::Arc;
+
+use crate::{
+    backend::{Activations, Backend, SegmentId, Wanted},
+    error::{Error, Result},
+    model::Model,
+    plan::{BackendKind, Plan, Segment, Sizes},
+};
+
+/// One sequence of tokens on the backends of a plan.
+pub struct Session {
+    backends: Vec<Box<dyn Backend>>,
+    segments: Vec<Loaded>,
+    sizes: Sizes,
+    vocab: usize,
+    tokens: Vec<u32>, // what the caches hold
+    activations: Activations,
+}
+
+struct Loaded {
+    segment: Segment,
+    backend: usize, // index into `backends`
+    id: SegmentId,
+}
+
+impl Session {
+    /// Loads every segment of `plan` on its backend. `progress` is told the bytes of weights finished
+    /// since the last call.
+    pub fn load(
+        model: &Arc<Model>,
+        plan: &Plan,
+        backends: Vec<(BackendKind, Box<dyn Backend>)>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let (kinds, mut backends): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
+        let mut segments = Vec::with_capacity(plan.segments.len());
+        for segment in &plan.segments {
+            let at = kinds.iter().position(|&kind| kind == segment.backend).ok_or_else(|| {
+                Error::missing(format!("the {} backend", segment.backend), format!("layers {:?}", segment.layers))
+            })?;
+            let id = backends[at].load(model, segment, &plan.sizes, progress)?;
+            segments.push(Loaded { segment: segment.clone(), backend: at, id });
+        }
+        Ok(Self {
+            backends,
+            segments,
+            sizes: plan.sizes,
+            vocab: model.config.vocab,
+            tokens: Vec::with_capacity(plan.sizes.context_tokens),
+            activations: Activations::default(),
+        })
+    }
+
+    /// The tokens whose keys and values the caches hold.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens the caches can hold.
+    pub fn context_tokens(&self) -> usize {
+        self.sizes.context_tokens
+    }
+
+    /// True when not one more token fits.
+    pub fn is_full(&self) -> bool {
+        self.tokens.len() >= self.sizes.context_tokens
+    }
+
+    /// The segments in order, each with the name of its backend.
+    pub fn segments(&self) -> impl Iterator<Item = (&Segment, &str)> {
+        self.segments.iter().map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+    }
+
+    /// The name of the backend that gives the logits.
+    pub fn head_backend(&self) -> &str {
+        self.segments().last().map_or("no backend", |(_, name)| name)
+    }
+
+    /// The names of the backends in the order of the layers, "+" between them.
+    pub fn devices(&self) -> String {
+        self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// What the caches were made for.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Logits of the last step that wanted some: (wanted tokens, vocab).
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.activations.logits
+    }
+
+    /// Forgets all tokens from position `len` on; does nothing when there are fewer.
+    pub fn truncate(&mut self, len: usize) {
+        // The backends overwrite their caches from the position of the next run on.
+        self.tokens.truncate(len);
+    }
+
+    /// Forgets what differs from `prompt`, and its last token in any case, as that one has to run to give
+    /// logits. Returns how many tokens of `prompt` are kept.
+    pub fn keep_common_prefix(&mut self, prompt: &[u32]) -> usize {
+        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        self.truncate(common.min(prompt.len().saturating_sub(1)));
+        self.tokens.len()
+    }
+
+    /// Runs all of `ids`, in batches; the logits are those of the last one.
+    pub fn prefill(&mut self, ids: &[u32]) -> Result<&mut [f32]> {
+        self.prefill_while(ids, || true)?;
+        Ok(self.logits_mut())
+    }
+
+    /// As [`prefill`](Self::prefill), asking `go_on` before each batch. False when it was stopped: then
+    /// there are no logits, and [`tokens`](Self::tokens) tells how far it came.
+    pub fn prefill_while(&mut self, ids: &[u32], mut go_on: impl FnMut() -> bool) -> Result<bool> {
+        // All is checked before anything runs: a prompt that cannot fit must not cost minutes first.
+        self.check(ids)?;
+        let mut batches = ids.chunks(self.sizes.batch_tokens).peekable();
+        while let Some(batch) = batches.next() {
+            if !go_on() {
+                return Ok(false);
+            }
+            self.run(batch, if batches.peek().is_some() { Wanted::Nothing } else { Wanted::Last })?;
+        }
+        Ok(true)
+    }
+
+    /// Runs one token; the logits are for the one after it.
+    pub fn step(&mut self, id: u32) -> Result<&mut [f32]> {
+        self.check(&[id])?;
+        self.run(&[id], Wanted::Last)?;
+        Ok(self.logits_mut())
+    }
+
+    /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
+    pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
+        self.check(ids)?;
+        for batch in ids.chunks(self.sizes.batch_tokens) {
+            self.run(batch, Wanted::All)?;
+            self.activations.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
+        }
+        Ok(())
+    }
+
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::malformed("prompt", "at least one token", "none"));
+        }
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
+            return Err(Error::malformed("token id", format!("below {} (the vocabulary)", self.vocab), id));
+        }
+        let needed = self.tokens.len() + ids.len();
+        if needed > self.sizes.context_tokens {
+            return Err(Error::ContextFull { needed, context: self.sizes.context_tokens });
+        }
+        Ok(())
+    }
+
+    /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is
+    /// harmless: the next run overwrites them.
+    fn run(&mut self, batch: &[u32], wanted: Wanted) -> Result<()> {
+        let start = self.tokens.len();
+        self.activations.ids.clear();
+        self.activations.ids.extend_from_slice(batch);
+        for loaded in &self.segments {
+            let backend = &mut self.backends[loaded.backend];
+            backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted)?;
+        }
+        let rows = match wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last => 1,
+            Wanted::All => batch.len(),
+        };
+        let found = self.activations.logits.len();
+        if rows > 0 && found != rows * self.vocab {
+            return Err(Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found));
+        }
+        self.tokens.extend_from_slice(batch);
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! GGUF tensor names by role: the only place with such strings, as llama.cpp's and bitnet.cpp's converters write them.
+
+use super::{Linear, Norm};
+
+pub(crate) const TOKEN_EMBD: &str = "token_embd.weight";
+pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
+pub(crate) const OUTPUT: &str = "output.weight";
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// Name of a projection of block `layer`.
+pub fn linear(layer: usize, role: Linear) -> String {
+    let name = match role {
+        Linear::Q => "attn_q",
+        Linear::K => "attn_k",
+        Linear::V => "attn_v",
+        Linear::O => "attn_output",
+        Linear::Gate => "ffn_gate",
+        Linear::Up => "ffn_up",
+        Linear::Down => "ffn_down",
+    };
+    format!("blk.{layer}.{name}.weight")
+}
+
+/// Name of a norm; `layer` is ignored for the output norm.
+pub fn norm(layer: usize, role: Norm) -> String {
+    let name = match role {
+        Norm::Attn => "attn_norm",
+        Norm::QHead => "attn_q_norm",
+        Norm::KHead => "attn_k_norm",
+        Norm::AttnSub => "attn_sub_norm",
+        Norm::Ffn => "ffn_norm",
+        Norm::FfnSub => "ffn_sub_norm",
+        Norm::Output => return OUTPUT_NORM.to_owned(),
+    };
+    format!("blk.{layer}.{name}.weight")
+}

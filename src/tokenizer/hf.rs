@@ -1,0 +1,124 @@
+//! The pipeline of a `tokenizer.json`, run by the `tokenizers` crate.
+
+use std::time::{Duration, Instant};
+
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper,
+    models::bpe::BPE,
+    pattern::{Invert, Pattern},
+    utils::SysRegex,
+};
+
+use crate::error::{Error, Result, shown};
+
+use super::{json::Json, pre::check_space_runs};
+
+type Any<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Normalizer, pre-tokenizers and model, each built from a checked part of the file.
+#[derive(Debug)]
+pub(super) struct Hf {
+    model: BPE,
+    normalizer: Option<NormalizerWrapper>,
+    steps: Vec<PreTokenizerWrapper>,
+    /// Finds all added tokens.
+    added: AddedVocabulary,
+    /// Finds only those that are not special.
+    added_plain: AddedVocabulary,
+}
+
+impl Hf {
+    pub fn new(json: &Json) -> Result<Self> {
+        let broken = |part: &str, e: &dyn std::fmt::Display| {
+            Error::malformed(format!("tokenizer.json: {part}"), "a valid setting", shown(&e.to_string()))
+        };
+        let mut model = BPE::builder()
+            .vocab_and_merges(json.ids.clone(), json.merges.clone())
+            .fuse_unk(json.fuse_unknown)
+            .byte_fallback(json.byte_fallback)
+            .ignore_merges(json.ignore_merges);
+        if let Some(unknown) = &json.unknown {
+            model = model.unk_token(unknown.clone());
+        }
+        let model = model.build().map_err(|e| broken("model", &e))?;
+        let normalizer = json.normalizer.clone().map(serde_json::from_value).transpose();
+        let normalizer: Option<NormalizerWrapper> = normalizer.map_err(|e| broken("normalizer", &e))?;
+        let steps = json.steps.iter().cloned().map(serde_json::from_value).collect::<std::result::Result<_, _>>();
+        let steps = steps.map_err(|e| broken("pre_tokenizer", &e))?;
+        let mut added = AddedVocabulary::new();
+        let tokens = json.added.iter().map(|token| {
+            AddedToken::from(token.content.clone(), token.special).normalized(token.normalized).rstrip(token.rstrip)
+        });
+        added.add_tokens(tokens, &model, normalizer.as_ref()).map_err(|e| broken("added_tokens", &e))?;
+        // The crate numbers tokens that the model does not know by itself, whatever the file says.
+        for token in &json.added {
+            let id = added.token_to_id(&token.content, &model);
+            if id != Some(token.id) {
+                let expected = format!("id {} in the order of the file", id.unwrap_or_default());
+                let thing = format!("tokenizer.json: added token \"{}\"", shown(&token.content));
+                return Err(Error::malformed(thing, expected, token.id));
+            }
+        }
+        let mut added_plain = added.clone();
+        added_plain.set_encode_special_tokens(true);
+        Ok(Self { model, normalizer, steps, added, added_plain })
+    }
+
+    pub fn encode(&self, text: &str, parse_special: bool, out: &mut Vec<u32>) -> Result<()> {
+        check_space_runs(text)?;
+        let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
+            Error::malformed("text to tokenize", "text the tokenizer.json can cut", shown(&e.to_string()))
+        };
+        let added = if parse_special { &self.added } else { &self.added_plain };
+        let mut pieces = added.extract_and_normalize(self.normalizer.as_ref(), text);
+        let until = Instant::now() + Duration::from_secs(5) + Duration::from_micros(10) * text.len() as u32;
+        for step in &self.steps {
+            run_step(step, &mut pieces, until).map_err(failed)?;
+        }
+        pieces.tokenize(|piece| self.model.tokenize(piece.get())).map_err(failed)?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(failed)?;
+        out.extend_from_slice(encoding.get_ids());
+        Ok(())
+    }
+}
+
+/// Runs one pre-tokenizer; patterns from the file run against the clock.
+fn run_step(step: &PreTokenizerWrapper, pieces: &mut PreTokenizedString, until: Instant) -> Any<()> {
+    let PreTokenizerWrapper::Split(split) = step else { return step.pre_tokenize(pieces) };
+    let timed = Timed { regex: &split.regex, until };
+    if split.invert {
+        pieces.split(|_, piece| piece.split(Invert(timed), split.behavior))
+    } else {
+        pieces.split(|_, piece| piece.split(timed, split.behavior))
+    }
+}
+
+/// A pattern that gives up at a point in time. The regex engine bounds each single match (a million steps back);
+/// this bounds their number.
+#[derive(Clone, Copy)]
+struct Timed<'r> {
+    regex: &'r SysRegex,
+    until: Instant,
+}
+
+impl Pattern for Timed<'_> {
+    fn find_matches(&self, text: &str) -> Any<Vec<((usize, usize), bool)>> {
+        let mut parts = Vec::new();
+        let mut done = 0;
+        for (start, end) in self.regex.find_iter(text) {
+            if Instant::now() > self.until {
+                return Err("a pattern of the pre-tokenizer takes too long".into());
+            }
+            if done < start {
+                parts.push(((done, start), false));
+            }
+            parts.push(((start, end), true));
+            done = end;
+        }
+        if done < text.len() || text.is_empty() {
+            parts.push(((done, text.len()), false));
+        }
+        Ok(parts)
+    }
+}

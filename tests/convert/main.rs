@@ -1,0 +1,7 @@
+//! Converting Hugging Face directories: what comes out, and what is refused.
+
+mod golden;
+mod hostile;
+mod output;
+mod refused;
+mod support;

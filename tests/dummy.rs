@@ -1,0 +1,121 @@
+//! Dummy models: readable, reproducible, of the shape asked for.
+
+use std::{fs, ops::ControlFlow, path::Path};
+
+use bitnet_gpu::{
+    convert::Progress,
+    dummy::{DummyOptions, HeadType, Shape, make},
+    gguf::{File, TensorType, Value},
+};
+use half::f16;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A shape of a few thousand weights.
+fn small(folder: &Path, class: &str) -> Shape {
+    let config = json!({
+        "architectures": [class], "vocab_size": 300, "hidden_size": 64, "intermediate_size": 192,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    });
+    let path = folder.join("config.json");
+    fs::write(&path, config.to_string()).unwrap();
+    Shape::from_config(&path).unwrap()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file_and_another_another() {
+    let folder = TempDir::new().unwrap();
+    let shape = small(folder.path(), "BitNetForCausalLM");
+    let bytes = |name: &str, seed| {
+        let out = folder.path().join(name);
+        make(&shape, &out, &DummyOptions { seed, ..Default::default() }).unwrap();
+        fs::read(out).unwrap()
+    };
+    let first = bytes("1.gguf", 7);
+    assert!(first == bytes("2.gguf", 7));
+    assert!(first != bytes("3.gguf", 8));
+}
+
+#[test]
+fn every_tensor_holds_sensible_numbers() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("m.gguf");
+    for head in [HeadType::F16, HeadType::Q8_0] {
+        let shape = small(folder.path(), "LlamaForCausalLM");
+        let report = make(&shape, &out, &DummyOptions { head, force: true, ..Default::default() }).unwrap();
+        let file = File::open(&out).unwrap();
+        assert_eq!(file.metadata().get("llama.block_count"), Some(&Value::U32(2)));
+        assert_eq!(file.tensors().len(), 2 * 9 + 3);
+        assert_eq!(report.bytes_out, fs::metadata(&out).unwrap().len());
+        for tensor in file.tensors() {
+            let data = file.data(tensor);
+            let largest = (3.0_f32 / 64.0).sqrt() * 1.001;
+            match tensor.ty {
+                TensorType::I2_S => {
+                    let (codes, trailer) = data.split_at(data.len() - 32);
+                    assert!(codes.iter().all(|byte| byte & byte >> 1 & 0x55 == 0), "{}: a code 3", tensor.name);
+                    let scale = f32::from_le_bytes(trailer[..4].try_into().unwrap());
+                    assert_eq!(scale, (1.5 / tensor.dims[0] as f32).sqrt(), "{}", tensor.name);
+                }
+                TensorType::F16 => {
+                    let values = data.chunks(2).map(|raw| f16::from_le_bytes(raw.try_into().unwrap()).to_f32());
+                    assert!(values.clone().all(|v| v.abs() <= largest));
+                    assert!(values.clone().any(|v| v > largest / 2.0) && values.clone().any(|v| v < -largest / 2.0));
+                }
+                TensorType::Q8_0 => {
+                    for block in data.chunks(34) {
+                        let scale = f16::from_le_bytes(block[..2].try_into().unwrap()).to_f32();
+                        assert!(scale > 0.0 && 127.0 * scale <= largest, "{scale}");
+                    }
+                }
+                TensorType::F32 => assert!(data.chunks(4).all(|raw| raw == 1.0_f32.to_le_bytes())),
+                other => panic!("{} has type {}", tensor.name, other.name()),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fill_blocks_is_refused_and_stopping_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("m.gguf");
+    let mut shape = small(folder.path(), "BitNetForCausalLM");
+    let stop = |_: &Progress| ControlFlow::Break(());
+    assert!(make(&shape, &out, &DummyOptions { progress: Some(&stop), ..Default::default() }).is_err());
+    shape.model.dim = 50;
+    let error = make(&shape, &out, &DummyOptions { head: HeadType::Q8_0, ..Default::default() }).unwrap_err();
+    assert!(error.to_string().contains("token_embd.weight is not supported: its shape [300, 50]"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_the_disk_cannot_hold_is_not_begun() {
+    let folder = TempDir::new().unwrap();
+    let mut shape = Shape::by_size("100B").unwrap();
+    shape.model.vocab = 1 << 40;
+    let error = make(&shape, &folder.path().join("m.gguf"), &DummyOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("MB free on the disk"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_command_makes_a_model_that_takes_text() {
+    let folder = TempDir::new().unwrap();
+    small(folder.path(), "BitNetForCausalLM");
+    let run = |args: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_bitnet-gpu");
+        std::process::Command::new(program).current_dir(folder.path()).args(args).output().unwrap()
+    };
+    let made = run(&["dummy", "--config", "config.json", "--head", "q8_0", "--seed", "3", "-o", "m.gguf"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let answer = run(&["run", "-m", "m.gguf", "--backend", "cpu", "-p", "Hi", "-n", "8", "--temp", "0"]);
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    assert!(!answer.stdout.is_empty());
+
+    let again = run(&["dummy", "--config", "config.json", "-o", "m.gguf"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("m.gguf exists; --force overwrites it"));
+    assert_eq!(run(&["dummy", "--size", "1B", "--like", "2b-4t", "-o", "n.gguf"]).status.code(), Some(2));
+    assert_eq!(run(&["dummy", "-o", "n.gguf"]).status.code(), Some(2));
+}

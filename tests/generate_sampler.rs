@@ -1,0 +1,300 @@
+//! The sampler against distributions worked out by hand, and against a plain sort.
+
+use bitnet_gpu::{
+    Error,
+    generate::{SampleOptions, Sampler, uniform},
+};
+
+/// All stages off, temperature 1.
+fn plain() -> SampleOptions {
+    SampleOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: Some(11), ..SampleOptions::default() }
+}
+
+fn sampler(options: SampleOptions) -> Sampler {
+    Sampler::new(options, 4096).unwrap()
+}
+
+/// Probabilities 1/8, 1/2, 1/8, 1/4 as logits; the shift must not matter.
+fn eighths() -> Vec<f32> {
+    [0.125f32, 0.5, 0.125, 0.25].map(|p| p.ln() + 3.0).to_vec()
+}
+
+/// Draws often and compares the frequencies with `expected`, within 5 standard deviations; an id of
+/// probability 0 must never come.
+fn assert_distribution(options: SampleOptions, logits: &[f32], expected: &[f64]) {
+    let draws = 40_000;
+    let mut counts = vec![0usize; logits.len()];
+    let mut sampler = sampler(options.clone());
+    for position in 0..draws {
+        counts[sampler.sample(&mut logits.to_vec(), position).unwrap() as usize] += 1;
+    }
+    for (id, (&count, &p)) in counts.iter().zip(expected).enumerate() {
+        let sigma = (draws as f64 * p * (1.0 - p)).sqrt();
+        let off = (count as f64 - draws as f64 * p).abs();
+        assert!(off <= 5.0 * sigma, "id {id}: {count} of {draws} draws, expected a share of {p}: {options:?}");
+    }
+}
+
+#[test]
+fn each_stage_gives_the_hand_worked_distribution() {
+    let third = 1.0 / 3.0;
+    let p2 = 0.25 + 0.0625 + 2.0 * 0.015625; // sum of the squared probabilities
+    let cases = [
+        (plain(), [0.125, 0.5, 0.125, 0.25]),
+        // p^(1/t), normalised.
+        (SampleOptions { temperature: 0.5, ..plain() }, [0.015625 / p2, 0.25 / p2, 0.015625 / p2, 0.0625 / p2]),
+        (SampleOptions { top_k: 2, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
+        // Of the two ids of probability 1/8 the lower one is the third.
+        (SampleOptions { top_k: 3, ..plain() }, [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        (SampleOptions { top_k: 1000, ..plain() }, [0.125, 0.5, 0.125, 0.25]),
+        (SampleOptions { top_p: 0.0, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
+        (SampleOptions { top_p: 0.45, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
+        (SampleOptions { top_p: 0.7, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
+        (SampleOptions { top_p: 0.8, ..plain() }, [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        (SampleOptions { min_p: 0.4, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
+        (SampleOptions { min_p: 0.2, ..plain() }, [0.125, 0.5, 0.125, 0.25]),
+        (SampleOptions { min_p: 1.0, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
+    ];
+    for (options, expected) in cases {
+        assert_distribution(options, &eighths(), &expected);
+    }
+}
+
+#[test]
+fn the_stages_run_in_the_order_of_llama_cpp() {
+    // top-k before top-p: of 2/3 and 1/3 the first is enough for 0.6; of 1/2 and 1/4 it is not.
+    assert_distribution(SampleOptions { top_k: 2, top_p: 0.6, ..plain() }, &eighths(), &[0.0, 1.0, 0.0, 0.0]);
+    // min-p before temperature: at temperature 1/2 the second id would be at 1/4 of the first.
+    let options = SampleOptions { min_p: 0.4, temperature: 0.5, ..plain() };
+    assert_distribution(options, &eighths(), &[0.0, 0.8, 0.0, 0.2]);
+    // Penalties before top-k: the highest logit falls behind the second.
+    let options = SampleOptions { presence_penalty: 5.0, top_k: 1, ..plain() };
+    let mut sampler = sampler(options);
+    sampler.accept(1);
+    assert_eq!(sampler.sample(&mut eighths(), 0).unwrap(), 3);
+}
+
+#[test]
+fn penalties_change_the_logits_as_computed_by_hand() {
+    let after = |options: SampleOptions, history: &[u32]| {
+        let mut sampler = sampler(SampleOptions { temperature: 0.0, ..options });
+        sampler.reset(history);
+        let mut logits = vec![2.0, -2.0, 1.0, 0.5];
+        sampler.sample(&mut logits, history.len()).unwrap();
+        logits
+    };
+    let off = SampleOptions::default();
+    let repeat = SampleOptions { repeat_penalty: 2.0, ..off.clone() };
+    assert_eq!(after(off.clone(), &[0, 0, 1]), [2.0, -2.0, 1.0, 0.5]);
+    assert_eq!(after(repeat.clone(), &[0, 0, 1]), [1.0, -4.0, 1.0, 0.5]);
+    let frequency = SampleOptions { frequency_penalty: 0.5, ..off.clone() };
+    assert_eq!(after(frequency, &[0, 0, 1]), [1.0, -2.5, 1.0, 0.5]);
+    let presence = SampleOptions { presence_penalty: 0.25, ..off.clone() };
+    assert_eq!(after(presence, &[0, 0, 1]), [1.75, -2.25, 1.0, 0.5]);
+    let all = SampleOptions { repeat_penalty: 2.0, frequency_penalty: 0.5, presence_penalty: 0.25, ..off };
+    assert_eq!(after(all, &[0, 0, 1]), [-0.25, -4.75, 1.0, 0.5]);
+
+    // The window: the last two, none, everything. An id outside the vocabulary is ignored.
+    let last_two = SampleOptions { repeat_last_n: Some(2), ..repeat.clone() };
+    assert_eq!(after(last_two, &[0, 1, 2]), [2.0, -4.0, 0.5, 0.5]);
+    assert_eq!(after(SampleOptions { repeat_last_n: Some(0), ..repeat.clone() }, &[0, 1]), [2.0, -2.0, 1.0, 0.5]);
+    let long: Vec<u32> = std::iter::once(0).chain(std::iter::repeat_n(99, 4000)).collect();
+    assert_eq!(after(repeat.clone(), &long), [2.0, -2.0, 1.0, 0.5]);
+    assert_eq!(after(SampleOptions { repeat_last_n: None, ..repeat }, &long), [1.0, -2.0, 1.0, 0.5]);
+}
+
+#[test]
+fn accepted_ids_push_old_ones_out_of_the_window() {
+    let options = SampleOptions { temperature: 0.0, presence_penalty: 10.0, repeat_last_n: Some(2), ..plain() };
+    let mut sampler = sampler(options);
+    let picks: Vec<u32> = (0..6)
+        .map(|position| {
+            let id = sampler.sample(&mut [3.0, 2.0, 1.0], position).unwrap();
+            sampler.accept(id);
+            id
+        })
+        .collect();
+    assert_eq!(picks, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn greedy_takes_the_lowest_of_the_highest() {
+    for temperature in [0.0, -1.0] {
+        let mut sampler = sampler(SampleOptions { temperature, ..plain() });
+        assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0, -3.0], 0).unwrap(), 1);
+        assert_eq!(sampler.sample(&mut [-2.0], 0).unwrap(), 0);
+    }
+}
+
+/// Against a plain loop, with many equal values and lengths around the blocks of the fast one.
+#[test]
+fn greedy_and_the_check_find_the_first_in_any_length() {
+    let mut sampler = sampler(SampleOptions::greedy());
+    for len in [1, 2, 15, 16, 17, 1023, 1024, 1025, 2048, 5000] {
+        for levels in [1.0, 3.0, 1000.0] {
+            let mut logits: Vec<f32> = (0..len).map(|i| (uniform(len, i) * levels).floor() - 5.0).collect();
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let first = logits.iter().position(|&l| l == highest).unwrap();
+            assert_eq!(sampler.sample(&mut logits, 0).unwrap(), first as u32, "{len} logits, {levels} levels");
+            for bad in [len - 1, len / 2] {
+                logits[bad as usize] = f32::NAN;
+                let error = sampler.sample(&mut logits, 0).unwrap_err().to_string();
+                assert!(error.contains(&format!("token {bad} ")), "{error}");
+            }
+        }
+    }
+    assert_eq!(sampler.sample(&mut [f32::MIN; 40], 0).unwrap(), 0);
+}
+
+#[test]
+fn banned_ids_never_come_while_there_are_others() {
+    for temperature in [0.0, 1.0] {
+        let mut sampler = sampler(SampleOptions { temperature, ..plain() });
+        sampler.ban(&[1, 3, 99]);
+        for position in 0..200 {
+            assert!([0, 2].contains(&sampler.sample(&mut eighths(), position).unwrap()));
+        }
+        sampler.ban(&[]);
+        assert_eq!(sampler.sample(&mut [0.0, 50.0], 0).unwrap(), 1);
+    }
+}
+
+#[test]
+fn a_logit_that_is_not_finite_is_an_error_that_names_it() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for temperature in [0.0, 0.8] {
+            let mut sampler = sampler(SampleOptions { temperature, ..plain() });
+            let error = sampler.sample(&mut [0.0, 1.0, bad, 2.0], 0).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { .. }));
+            assert!(error.to_string().contains("token 2"), "{error}");
+        }
+    }
+    assert!(sampler(plain()).sample(&mut [], 0).is_err());
+}
+
+#[test]
+fn extreme_but_finite_numbers_are_no_error() {
+    let wide = [f32::MAX, f32::MIN, 0.0, f32::MIN_POSITIVE];
+    for temperature in [1e-40, 1e-3, 1.0, f32::MAX] {
+        for penalty in [1e-30, 1.0, f32::MAX] {
+            let options = SampleOptions {
+                temperature,
+                repeat_penalty: penalty,
+                frequency_penalty: if penalty > 1.0 { -f32::MAX } else { 0.0 },
+                ..plain()
+            };
+            let mut sampler = sampler(options);
+            sampler.reset(&[0, 0, 1, 1, 2, 3]);
+            assert!(sampler.sample(&mut wide.to_vec(), 0).unwrap() < 4);
+        }
+    }
+}
+
+#[test]
+fn bad_options_are_usage_errors() {
+    let bad = [
+        SampleOptions { temperature: f32::NAN, ..plain() },
+        SampleOptions { top_p: 1.5, ..plain() },
+        SampleOptions { top_p: f32::NAN, ..plain() },
+        SampleOptions { min_p: -0.1, ..plain() },
+        SampleOptions { repeat_penalty: 0.0, ..plain() },
+        SampleOptions { repeat_penalty: f32::INFINITY, ..plain() },
+        SampleOptions { frequency_penalty: f32::NAN, ..plain() },
+        SampleOptions { presence_penalty: f32::INFINITY, ..plain() },
+    ];
+    for options in bad {
+        assert!(matches!(Sampler::new(options.clone(), 16), Err(Error::Usage(_))), "{options:?}");
+    }
+}
+
+#[test]
+fn a_draw_depends_on_seed_and_position_alone() {
+    let stream = |seed, order: &[usize]| -> Vec<u32> {
+        let mut sampler = sampler(SampleOptions { seed: Some(seed), ..plain() });
+        let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32 * 0.1).collect();
+        order.iter().map(|&position| sampler.sample(&mut logits.clone(), position).unwrap()).collect()
+    };
+    let forwards: Vec<usize> = (0..50).collect();
+    let backwards: Vec<usize> = (0..50).rev().collect();
+    let ids = stream(5, &forwards);
+    let mut reversed = stream(5, &backwards);
+    reversed.reverse();
+    assert_eq!(ids, reversed);
+    assert_ne!(ids, stream(6, &forwards));
+
+    let random = sampler(SampleOptions { seed: None, ..plain() });
+    let drawn = (0..4).map(|_| sampler(SampleOptions { seed: None, ..plain() }).seed());
+    assert!(drawn.into_iter().any(|seed| seed != random.seed()), "a drawn seed never changes");
+    assert_eq!(sampler(SampleOptions { seed: Some(9), ..plain() }).seed(), 9);
+}
+
+/// The values of the formula in the documentation of `uniform`, computed by a separate program: what a
+/// shader must give as well.
+#[test]
+fn the_counter_hash_is_the_documented_one() {
+    let known = [(0, 0, 11157083), (1, 0, 10043853), (0, 1, 7277352), (42, 7, 8117868), (u32::MAX, 4095, 2687558)];
+    for (seed, position, upper_24_bits) in known {
+        assert_eq!(uniform(seed, position), upper_24_bits as f32 / 16_777_216.0, "seed {seed}, position {position}");
+    }
+    let n = 1u32 << 16;
+    for seed in [0, 1, 2, 0xDEAD_BEEF] {
+        let mut buckets = [0usize; 64];
+        for position in 0..n {
+            let u = uniform(seed, position);
+            assert!((0.0..1.0).contains(&u));
+            buckets[(u * 64.0) as usize] += 1;
+        }
+        let expected = f64::from(n) / 64.0;
+        let chi2: f64 = buckets.iter().map(|&b| (b as f64 - expected).powi(2) / expected).sum();
+        // 63 degrees of freedom: mean 63, standard deviation 11.2.
+        assert!(chi2 < 63.0 + 6.0 * 11.2, "seed {seed}: chi-squared {chi2}");
+    }
+}
+
+/// Top-k by threshold and selection against a full sort, with many equal logits and sizes around the
+/// internal buffer's.
+#[test]
+fn top_k_keeps_what_a_full_sort_keeps() {
+    for (len, k, levels) in [
+        (1, 1, 3),
+        (2, 1, 1),
+        (255, 40, 5),
+        (256, 40, 300),
+        (257, 64, 4),
+        (1000, 1, 10),
+        (1000, 999, 10),
+        (5000, 40, 7),
+        (5000, 40, 100_000),
+        (5000, 300, 50),
+        (5000, 5000, 50),
+    ] {
+        let logits: Vec<f32> = (0..len).map(|i| (uniform(len * 31 + k, i) * levels as f32).floor() * 0.01).collect();
+        let mut sorted: Vec<u32> = (0..len).collect();
+        sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        let kept = &sorted[..k as usize];
+        let mut seen = vec![false; len as usize];
+        // A high temperature makes all kept ids equally probable: each comes within 40 k draws but for
+        // a chance of k * e^-40.
+        let options = SampleOptions { top_k: k as usize, temperature: 1e6, ..plain() };
+        let mut sampler = sampler(options);
+        let draws = if k <= 300 { 40 * k as usize } else { 200 };
+        for position in 0..draws {
+            let id = sampler.sample(&mut logits.clone(), position).unwrap();
+            assert!(kept.contains(&id), "{id} is not in the top {k} of {len}");
+            seen[id as usize] = true;
+        }
+        if k <= 300 {
+            assert!(kept.iter().all(|&id| seen[id as usize]), "top {k} of {len} lost an id");
+        }
+    }
+}
+
+#[test]
+fn top_k_of_everything_is_top_k_off() {
+    let logits: Vec<f32> = (0..3000).map(|i| uniform(3, i) * 8.0).collect();
+    for position in 0..100 {
+        let draw =
+            |top_k| sampler(SampleOptions { top_k, top_p: 0.9, ..plain() }).sample(&mut logits.clone(), position);
+        assert_eq!(draw(0).unwrap(), draw(3000).unwrap());
+    }
+}

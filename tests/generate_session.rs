@@ -1,0 +1,476 @@
+//! Sessions and answers over a fake backend: what is run at which position, when an answer ends, and
+//! what text comes out.
+
+use std::{
+    cell::RefCell,
+    ops::Range,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bitnet_cpu_kernels::format::DenseType;
+use bitnet_gpu::{
+    Error, Result,
+    backend::{Activations, Backend, SegmentId, Wanted},
+    bytes::Bytes,
+    generate::{Answer, AnswerOptions, Event, Finish, NoText, SampleOptions, Sampler, Session, Stats, TextDecoder},
+    model::{Activation, Config, DenseMatrix, Family, Model, Rope, RopeStyle, Weights},
+    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+};
+
+const VOCAB: usize = 50;
+const END: u32 = 49;
+
+/// One call of a backend.
+#[derive(Clone, Debug, PartialEq)]
+struct Call {
+    backend: &'static str,
+    positions: Range<usize>,
+    wanted: Wanted,
+}
+
+type Log = Rc<RefCell<Vec<Call>>>;
+
+/// Chooses the logits of the last position from all ids up to it.
+type Script = Rc<dyn Fn(&[u32]) -> Vec<f32>>;
+
+/// Passes ids on as hidden states and keeps them as its cache, as a real segment keeps keys and values.
+struct Fake {
+    name: &'static str,
+    segments: Vec<(Segment, Vec<f32>)>,
+    log: Log,
+    script: Script,
+}
+
+impl Backend for Fake {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn load(
+        &mut self,
+        _: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SegmentId> {
+        progress(segment.layers.len() as u64);
+        self.segments.push((segment.clone(), Vec::with_capacity(sizes.context_tokens)));
+        Ok(SegmentId(self.segments.len() - 1))
+    }
+
+    fn run(&mut self, id: SegmentId, x: &mut Activations, positions: Range<usize>, wanted: Wanted) -> Result<()> {
+        self.log.borrow_mut().push(Call { backend: self.name, positions: positions.clone(), wanted });
+        let (segment, cache) = &mut self.segments[id.0];
+        if segment.embed {
+            x.hidden = x.ids.iter().map(|&id| id as f32).collect();
+        }
+        assert_eq!(x.hidden.len(), positions.len(), "one hidden state for each position");
+        assert!(positions.start <= cache.len(), "a gap in the cache: {} < {}", cache.len(), positions.start);
+        cache.truncate(positions.start);
+        cache.extend(&x.hidden);
+        if segment.head && wanted == Wanted::Last {
+            let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
+            x.logits = (self.script)(&ids);
+        }
+        Ok(())
+    }
+}
+
+fn model() -> Arc<Model> {
+    let rope = Rope { dims: 2, base: 1e4, position_scale: 1.0, style: RopeStyle::HalfSplit };
+    let config = Config {
+        arch: "fake".into(),
+        family: Family::Llama,
+        name: String::new(),
+        layers: 4,
+        dim: 1,
+        ffn_dim: 1,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        vocab: VOCAB,
+        context: 1000,
+        rms_eps: 1e-5,
+        rope,
+        activation: Activation::Silu,
+    };
+    let token_embd = DenseMatrix { rows: VOCAB, cols: 1, data: Bytes::from(vec![0; 4 * VOCAB]), ty: DenseType::F32 };
+    let weights = Weights { token_embd, blocks: Vec::new(), output_norm: vec![1.0], output: None, rope_factors: None };
+    Arc::new(Model { config, weights })
+}
+
+/// Layers 0..3 on a fake GPU, layer 3 and the head on a fake CPU.
+fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
+    let segment = |layers: Range<usize>, backend, embed, head| Segment {
+        layers,
+        backend,
+        embed,
+        head,
+        reason: "the test says so".into(),
+    };
+    Plan {
+        segments: vec![segment(0..3, BackendKind::Gpu, true, false), segment(3..4, BackendKind::Cpu, false, true)],
+        sizes: Sizes { context_tokens, batch_tokens, k_type: KvType::F16, v_type: KvType::F16 },
+    }
+}
+
+fn session(context: usize, batch: usize, script: impl Fn(&[u32]) -> Vec<f32> + 'static) -> (Session, Log) {
+    let (log, script): (Log, Script) = (Log::default(), Rc::new(script));
+    let fake = |name| -> Box<dyn Backend> {
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone() })
+    };
+    let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
+    let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
+    (session, log)
+}
+
+fn one_hot(id: u32) -> Vec<f32> {
+    let mut logits = vec![0.0; VOCAB];
+    logits[id as usize] = 1.0;
+    logits
+}
+
+/// The next id is the sum of all ids so far (in any order: 4, 5 -> 9 -> 18 -> 36 ...), below END.
+fn summing(ids: &[u32]) -> Vec<f32> {
+    one_hot(ids.iter().sum::<u32>() % END)
+}
+
+/// After a prompt of `prompt` tokens, says `answer`, then END for ever.
+fn saying(prompt: usize, answer: &'static [u32]) -> impl Fn(&[u32]) -> Vec<f32> {
+    move |ids| one_hot(answer.get(ids.len() - prompt).copied().unwrap_or(END))
+}
+
+fn greedy() -> Sampler {
+    Sampler::new(SampleOptions::greedy(), 1000).unwrap()
+}
+
+fn options() -> AnswerOptions {
+    AnswerOptions { end_ids: vec![END], ..AnswerOptions::default() }
+}
+
+/// Bytes of each id, put together to characters.
+struct Spelling {
+    pieces: &'static [&'static [u8]],
+    bytes: Vec<u8>,
+}
+
+impl Spelling {
+    fn boxed(pieces: &'static [&'static [u8]]) -> Box<dyn TextDecoder> {
+        Box::new(Self { pieces, bytes: Vec::new() })
+    }
+}
+
+impl TextDecoder for Spelling {
+    fn push(&mut self, id: u32) -> String {
+        self.bytes.extend_from_slice(self.pieces[id as usize]);
+        let complete = match std::str::from_utf8(&self.bytes) {
+            Ok(all) => all.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        String::from_utf8(self.bytes.drain(..complete).collect()).unwrap()
+    }
+
+    fn flush(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned()
+    }
+}
+
+struct Outcome {
+    ids: Vec<u32>,
+    texts: Vec<String>,
+    finish: Option<Finish>,
+    stats: Stats,
+}
+
+fn collect(mut answer: Answer<'_>) -> Result<Outcome> {
+    let (mut ids, mut texts) = (Vec::new(), Vec::new());
+    for event in &mut answer {
+        let Event { id, text } = event?;
+        ids.extend(id);
+        texts.push(text);
+    }
+    Ok(Outcome { ids, texts, finish: answer.finish().cloned(), stats: answer.stats().clone() })
+}
+
+fn run(
+    session: &mut Session,
+    prompt: &[u32],
+    options: AnswerOptions,
+    decoder: Box<dyn TextDecoder>,
+) -> Result<Outcome> {
+    let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
+    collect(Answer::new(session, &mut sampler, decoder, prompt, options, &cancel)?)
+}
+
+#[test]
+fn a_prompt_runs_in_batches_and_only_the_last_one_wants_logits() {
+    let (mut session, log) = session(100, 4, summing);
+    let prompt: Vec<u32> = (1..=10).collect();
+    session.prefill(&prompt).unwrap();
+    let both = |positions: Range<usize>, wanted| {
+        ["gpu", "cpu"].map(|backend| Call { backend, positions: positions.clone(), wanted })
+    };
+    let expected = [both(0..4, Wanted::Nothing), both(4..8, Wanted::Nothing), both(8..10, Wanted::Last)].concat();
+    assert_eq!(log.take(), expected);
+    assert_eq!(session.tokens(), prompt);
+
+    // A prompt that fills its batches exactly wants logits from the last full one.
+    session.truncate(0);
+    session.prefill(&prompt[..8]).unwrap();
+    assert_eq!(log.take(), [both(0..4, Wanted::Nothing), both(4..8, Wanted::Last)].concat());
+
+    let logits = session.step(11).unwrap().to_vec();
+    assert_eq!(log.take(), both(8..9, Wanted::Last));
+    assert_eq!(logits, one_hot((36 + 11) % END));
+}
+
+#[test]
+fn loading_reports_progress_and_names_a_backend_that_is_missing() {
+    let log = Log::default();
+    let fake = |name| -> Box<dyn Backend> {
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing) })
+    };
+    let mut loaded = 0;
+    let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
+    let session = Session::load(&model(), &plan(10, 4), backends, &mut |bytes| loaded += bytes).unwrap();
+    assert_eq!(loaded, 4);
+    assert_eq!(session.head_backend(), "cpu");
+
+    let only_cpu = vec![(BackendKind::Cpu, fake("cpu"))];
+    let error = Session::load(&model(), &plan(10, 4), only_cpu, &mut |_| {}).err().unwrap();
+    assert_eq!(error.to_string(), "the GPU backend is missing (needed for layers 0..3)");
+}
+
+#[test]
+fn an_answer_ends_at_the_end_token_which_is_no_part_of_it() {
+    let (mut session, log) = session(100, 8, saying(3, &[7, 8]));
+    let outcome = run(&mut session, &[1, 2, 3], options(), Box::new(NoText)).unwrap();
+    assert_eq!(outcome.ids, [7, 8]);
+    assert_eq!(outcome.finish, Some(Finish::EndToken(END)));
+    // The prompt, then one step for each token of the answer.
+    let positions: Vec<_> = log.take().into_iter().filter(|c| c.backend == "cpu").map(|c| c.positions).collect();
+    assert_eq!(positions, [0..3, 3..4, 4..5]);
+}
+
+#[test]
+fn an_ignored_end_token_is_never_chosen() {
+    let (mut session, _) = session(10, 8, saying(3, &[7, 8]));
+    let ignoring = AnswerOptions { ignore_end: true, ..options() };
+    let outcome = run(&mut session, &[1, 2, 3], ignoring, Box::new(NoText)).unwrap();
+    // END has the only high logit, so with END out of the way the lowest id wins.
+    assert_eq!(outcome.ids, [7, 8, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(outcome.finish, Some(Finish::ContextFull));
+}
+
+#[test]
+fn max_tokens_ends_without_running_the_last_token() {
+    for max in 0..4 {
+        let (mut session, log) = session(100, 8, summing);
+        let limited = AnswerOptions { max_tokens: Some(max), ..options() };
+        let outcome = run(&mut session, &[4, 5], limited, Box::new(NoText)).unwrap();
+        assert_eq!(outcome.ids, [9, 18, 36][..max]);
+        assert_eq!(outcome.finish, Some(Finish::MaxTokens));
+        let steps = log.take().iter().filter(|c| c.backend == "cpu").count();
+        assert_eq!(steps, max.max(1), "the prompt, and a step for each token but the last");
+    }
+}
+
+#[test]
+fn the_context_limits_the_answer_and_refuses_a_longer_prompt() {
+    let (mut session, log) = session(6, 4, summing);
+    let outcome = run(&mut session, &[4, 5], options(), Box::new(NoText)).unwrap();
+    // Four more positions, and one token sampled from the last of them.
+    assert_eq!(outcome.ids, [9, 18, 36, 72 % END, (72 + 23) % END]);
+    assert_eq!(outcome.finish, Some(Finish::ContextFull));
+    assert!(session.is_full());
+    assert!(matches!(session.step(1), Err(Error::ContextFull { needed: 7, context: 6 })));
+
+    let exact = run(&mut session, &[1; 6], options(), Box::new(NoText)).unwrap();
+    assert_eq!((exact.ids.len(), exact.finish), (1, Some(Finish::ContextFull)));
+
+    log.take();
+    let error = run(&mut session, &[1; 7], options(), Box::new(NoText)).err().unwrap();
+    assert!(matches!(error, Error::ContextFull { needed: 7, context: 6 }));
+    assert_eq!(error.to_string(), "the context is full: 7 tokens needed, 6 tokens available (raise it with -c)");
+    assert!(log.take().is_empty(), "nothing runs for a prompt that does not fit");
+}
+
+#[test]
+fn stop_strings_split_over_tokens_end_the_text_before_them() {
+    const PIECES: &[&[u8]] = &[b"", b"Hello", b" wo", b"rld EN", b"D of text", b" ENO"];
+    let stopping = AnswerOptions { stop: vec!["END".into()], ..options() };
+
+    let (mut session, _) = session(100, 8, saying(1, &[1, 2, 3, 4, 1]));
+    let outcome = run(&mut session, &[0], stopping.clone(), Spelling::boxed(PIECES)).unwrap();
+    assert_eq!(outcome.texts, ["Hello", " wo", "rld ", ""]);
+    assert_eq!(outcome.ids, [1, 2, 3, 4]);
+    assert_eq!(outcome.finish, Some(Finish::StopString("END".into())));
+}
+
+#[test]
+fn text_held_back_for_a_stop_string_comes_out_at_the_end() {
+    const PIECES: &[&[u8]] = &[b"", b"Hello", b" wo", b"rld EN"];
+    let stopping = AnswerOptions { stop: vec!["END".into()], ..options() };
+
+    // At an end token there is no token to carry it.
+    let (mut session, _) = session(100, 8, saying(1, &[1, 3]));
+    let outcome = run(&mut session, &[0], stopping.clone(), Spelling::boxed(PIECES)).unwrap();
+    assert_eq!(outcome.texts, ["Hello", "rld ", "EN"]);
+    assert_eq!(outcome.ids, [1, 3]);
+
+    // At a limit the last token carries it.
+    let limited = AnswerOptions { max_tokens: Some(2), ..stopping };
+    let outcome = run(&mut session, &[0], limited, Spelling::boxed(PIECES)).unwrap();
+    assert_eq!(outcome.texts, ["Hello", "rld EN"]);
+    assert_eq!(outcome.finish, Some(Finish::MaxTokens));
+}
+
+#[test]
+fn characters_split_over_tokens_come_out_whole() {
+    // "né€😀" in pieces that cut every character, then an incomplete one at the end.
+    const PIECES: &[&[u8]] = &[b"", b"n\xC3", b"\xA9\xE2\x82", b"\xAC\xF0\x9F", b"\x98", b"\x80", b"!\xE2\x82"];
+    let (mut session, _) = session(100, 8, saying(1, &[1, 2, 3, 4, 5, 6]));
+    let outcome = run(&mut session, &[0], options(), Spelling::boxed(PIECES)).unwrap();
+    assert_eq!(outcome.texts, ["n", "é", "€", "", "😀", "!", "\u{FFFD}"]);
+
+    // A stop string may consist of such characters, and the flushed rest may complete one.
+    let stopping = AnswerOptions { stop: vec!["€😀".into()], ..options() };
+    let outcome = run(&mut session, &[0], stopping, Spelling::boxed(PIECES)).unwrap();
+    assert_eq!(outcome.texts.concat(), "né");
+    let stopping = AnswerOptions { stop: vec!["!\u{FFFD}".into()], ..options() };
+    let outcome = run(&mut session, &[0], stopping, Spelling::boxed(PIECES)).unwrap();
+    assert_eq!(outcome.texts.concat(), "né€😀");
+    assert_eq!(outcome.finish, Some(Finish::StopString("!\u{FFFD}".into())));
+}
+
+#[test]
+fn a_raised_flag_ends_the_answer_after_the_token_at_hand() {
+    let (mut session, _) = session(100, 8, summing);
+    let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
+    let mut answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[4, 5], options(), &cancel).unwrap();
+    assert_eq!(answer.next().unwrap().unwrap().id, Some(9));
+    assert_eq!(answer.next().unwrap().unwrap().id, Some(18));
+    cancel.store(true, Ordering::Relaxed);
+    assert!(answer.next().is_none());
+    assert_eq!(answer.finish(), Some(&Finish::Cancelled));
+    assert_eq!(answer.stats().generated_tokens, 2);
+    assert!(answer.next().is_none(), "the end is final");
+    drop(answer);
+    assert_eq!(session.tokens(), [4, 5, 9]);
+}
+
+#[test]
+fn a_raised_flag_stops_a_long_prompt_between_batches() {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let (mut session, log) = session(100, 2, summing);
+    // Raised while the second batch is asked for.
+    let mut asked = 0;
+    let complete = session.prefill_while(&[1; 9], || {
+        asked += 1;
+        asked < 3
+    });
+    assert!(!complete.unwrap());
+    assert_eq!(session.tokens().len(), 4);
+
+    log.take();
+    cancel.store(true, Ordering::Relaxed);
+    let mut sampler = greedy();
+    let mut answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1; 9], options(), &cancel).unwrap();
+    assert!(answer.next().is_none());
+    assert_eq!(answer.finish(), Some(&Finish::Cancelled));
+    assert!(log.take().is_empty());
+}
+
+#[test]
+fn a_second_turn_runs_only_what_is_new_and_answers_as_a_fresh_session_does() {
+    let limited = |max| AnswerOptions { max_tokens: Some(max), ..options() };
+    let (mut session, log) = session(100, 8, summing);
+    let first = run(&mut session, &[4, 5], limited(3), Box::new(NoText)).unwrap();
+    // The last token of the first answer was never run.
+    assert_eq!(session.tokens(), [4, 5, first.ids[0], first.ids[1]]);
+
+    let turn: Vec<u32> = [&[4, 5], &first.ids[..], &[1, 2]].concat();
+    log.take();
+    let second = run(&mut session, &turn, limited(2), Box::new(NoText)).unwrap();
+    assert_eq!((second.stats.prompt_tokens, second.stats.reused_tokens), (7, 4));
+    assert_eq!((second.stats.generated_tokens, second.stats.latencies.len()), (2, 1));
+    assert_eq!(log.take()[0].positions, 4..7);
+
+    let (mut fresh, _) = self::session(100, 8, summing);
+    assert_eq!(second.ids, run(&mut fresh, &turn, limited(2), Box::new(NoText)).unwrap().ids);
+
+    // Another beginning: everything from the difference on is forgotten.
+    let other = [4, 6, 1];
+    let again = run(&mut session, &other, limited(2), Box::new(NoText)).unwrap();
+    assert_eq!(log.take()[0].positions, 1..3);
+    let (mut fresh, _) = self::session(100, 8, summing);
+    assert_eq!(again.ids, run(&mut fresh, &other, limited(2), Box::new(NoText)).unwrap().ids);
+
+    // The same prompt again: its last token has to run, to give logits.
+    run(&mut session, &other, limited(1), Box::new(NoText)).unwrap();
+    assert_eq!(log.take()[0].positions, 2..3);
+}
+
+#[test]
+fn truncation_forgets_the_end() {
+    let (mut session, _) = session(100, 8, summing);
+    session.prefill(&[1, 2, 3, 4]).unwrap();
+    session.truncate(2);
+    assert_eq!(session.step(10).unwrap(), one_hot(13));
+    session.truncate(50);
+    assert_eq!(session.tokens(), [1, 2, 10]);
+}
+
+#[test]
+fn bad_prompts_are_errors_that_say_what_is_wrong() {
+    let (mut session, log) = session(100, 8, summing);
+    let error = session.prefill(&[1, VOCAB as u32]).unwrap_err();
+    assert_eq!(error.to_string(), "token id: expected below 50 (the vocabulary), found 50");
+    assert!(session.prefill(&[]).is_err());
+    assert!(run(&mut session, &[], options(), Box::new(NoText)).is_err());
+    assert!(log.take().is_empty());
+}
+
+#[test]
+fn nan_logits_end_the_answer_with_an_error_that_names_the_backend() {
+    let (mut session, _) = session(100, 8, |ids| {
+        let mut logits = one_hot(5);
+        if ids.len() == 4 {
+            logits[17] = f32::NAN;
+        }
+        logits
+    });
+    let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
+    let mut answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1, 2, 3], options(), &cancel).unwrap();
+    assert_eq!(answer.next().unwrap().unwrap().id, Some(5));
+    let error = answer.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("token 17") && error.contains("on cpu"), "{error}");
+    assert!(answer.next().is_none());
+    assert_eq!(answer.finish(), None);
+}
+
+#[test]
+fn logits_of_a_wrong_length_are_an_error() {
+    let (mut session, _) = session(100, 8, |_| vec![0.0; VOCAB - 1]);
+    let error = session.prefill(&[1]).unwrap_err();
+    assert_eq!(error.to_string(), "logits of cpu: expected 50, found 49");
+}
+
+#[test]
+fn penalties_see_the_prompt_and_the_answer() {
+    // Every position likes 3 best, then 4, then 5.
+    let (mut session, _) = session(100, 8, |_| {
+        let mut logits = vec![0.0; VOCAB];
+        logits[3..6].copy_from_slice(&[3.0, 2.0, 1.0]);
+        logits
+    });
+    let penal = SampleOptions { presence_penalty: 10.0, ..SampleOptions::greedy() };
+    let (mut sampler, cancel) = (Sampler::new(penal, 100).unwrap(), AtomicBool::new(false));
+    let limited = AnswerOptions { max_tokens: Some(2), ..options() };
+    let answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1, 3], limited, &cancel).unwrap();
+    assert_eq!(collect(answer).unwrap().ids, [4, 5]);
+}

@@ -1,0 +1,134 @@
+//! The engine against logits computed by transformers in f32 (shared `golden/`, see its README).
+//!
+//! These random models amplify rounding: float order alone gives a relative L2 error up to 0.018, an f16
+//! cache up to 0.032, the bf16 `weight_scale` of packed checkpoints up to 0.031. A wrong formula gives far more.
+
+mod common;
+mod gpu_common;
+
+use std::{path::Path, sync::Arc};
+
+use bitnet_cpu_kernels::isa::Isa;
+use bitnet_gpu::{
+    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
+    convert::{ConvertOptions, convert},
+    generate::Session,
+    model::Model,
+    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+};
+use serde_json::Value;
+
+struct Case {
+    ids: Vec<u32>,
+    last_logits: Vec<f32>,
+}
+
+fn cases(directory: &Path) -> Vec<Case> {
+    let text = std::fs::read_to_string(directory.join("expected_logits.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let numbers = |v: &Value| v.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>();
+    json["cases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|case| Case {
+            ids: numbers(&case["ids"]).into_iter().map(|id| id as u32).collect(),
+            last_logits: numbers(&case["last_logits"]).into_iter().map(|x| x as f32).collect(),
+        })
+        .collect()
+}
+
+fn converted(name: &str) -> Option<(tempfile::TempDir, Arc<Model>, Vec<Case>)> {
+    let directory = common::shared(&format!("golden/{name}"))?;
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("model.gguf");
+    convert(&directory, &file, &ConvertOptions::default()).unwrap();
+    let model = Arc::new(Model::open(&file).unwrap());
+    Some((scratch, model, cases(&directory)))
+}
+
+fn sizes(kv: KvType) -> Sizes {
+    Sizes { context_tokens: 256, batch_tokens: 64, k_type: kv, v_type: kv }
+}
+
+/// Segments of the given layers, in order.
+fn plan(layers: usize, split: &[(BackendKind, usize)], sizes: Sizes) -> Plan {
+    let mut start = 0;
+    let segments = split
+        .iter()
+        .map(|&(backend, count)| {
+            let range = start..start + count;
+            start = range.end;
+            Segment {
+                embed: range.start == 0,
+                head: range.end == layers,
+                layers: range,
+                backend,
+                reason: "test".into(),
+            }
+        })
+        .collect();
+    assert_eq!(start, layers, "the split covers the model");
+    Plan { segments, sizes }
+}
+
+fn top1(logits: &[f32]) -> usize {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap()
+}
+
+/// Runs every case in a fresh position and holds it against the reference.
+fn check(what: &str, session: &mut Session, cases: &[Case], bound: f64) {
+    for (index, case) in cases.iter().enumerate() {
+        session.truncate(0);
+        let logits = session.prefill(&case.ids).unwrap();
+        let error = gpu_common::relative_l2(logits, &case.last_logits);
+        eprintln!("{what} case {index} ({} ids): relative L2 {error:.4}", case.ids.len());
+        assert!(error <= bound, "{what} case {index}: relative L2 error {error:.4} is over {bound}");
+        assert_eq!(top1(logits), top1(&case.last_logits), "{what} case {index}: another most likely token");
+    }
+}
+
+fn cpu(isa: Isa) -> (BackendKind, Box<dyn Backend>) {
+    (BackendKind::Cpu, Box::new(CpuBackend::new(isa, 2)))
+}
+
+/// Bounds with an f32 and an f16 cache: (masters), (packed with a bf16 scale).
+const MODELS: [(&str, f64, f64); 4] = [
+    ("bitnet-a", 0.025, 0.05),
+    ("bitnet-c", 0.025, 0.05),
+    ("bitnet-a-offline", 0.045, 0.06),
+    ("bitnet-c-bitlinear", 0.045, 0.06),
+];
+
+#[test]
+fn cpu_logits_match_transformers() {
+    for (name, f32_bound, f16_bound) in MODELS {
+        let Some((_scratch, model, cases)) = converted(name) else { return };
+        for isa in Isa::available() {
+            for (kv, bound) in [(KvType::F32, f32_bound), (KvType::F16, f16_bound)] {
+                let layers = model.config.layers;
+                let plan = plan(layers, &[(BackendKind::Cpu, layers)], sizes(kv));
+                let mut session = Session::load(&model, &plan, vec![cpu(isa)], &mut |_| {}).unwrap();
+                check(&format!("{name} {} {kv:?} cache", isa.name()), &mut session, &cases, bound);
+            }
+        }
+    }
+}
+
+#[test]
+fn gpu_and_split_logits_match_transformers() {
+    for (name, _, f16_bound) in MODELS {
+        let Some((_scratch, model, cases)) = converted(name) else { return };
+        let layers = model.config.layers;
+        for (what, split) in [
+            ("on the GPU", vec![(BackendKind::Gpu, layers)]),
+            ("split", vec![(BackendKind::Cpu, 1), (BackendKind::Gpu, layers - 1)]),
+        ] {
+            let Some(gpu) = gpu_common::open_backend(Tuning::default()) else { return };
+            let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
+            let plan = plan(layers, &split, sizes(KvType::F16));
+            let mut session = Session::load(&model, &plan, backends, &mut |_| {}).unwrap();
+            check(&format!("{name} {what}"), &mut session, &cases, f16_bound);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Small random models, and their forward pass as plain loops: the formulas of the papers, no kernel shared with
+//! the program.
+
+use bitnet_cpu_kernels::{
+    format::{DenseType, Layout, dense::decode_row, pack, unpack},
+    testing::Rng,
+};
+use bitnet_gpu::{
+    model::{
+        Activation, Block, Config, DenseMatrix, Family, Linear, Model, Norm, Rope, RopeStyle, TernaryMatrix, Weights,
+    },
+    plan::KvType,
+};
+
+/// What varies between test models.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    pub family: Family,
+    pub activation: Activation,
+    pub style: RopeStyle,
+    pub dim: usize,
+    pub ffn_dim: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab: usize,
+    pub layers: usize,
+    pub table: DenseType,
+    /// `None`: the table is the head.
+    pub head: Option<DenseType>,
+}
+
+/// The smallest of each family, with odd shapes: grouped heads, a head size of no power of two, partial blocks.
+pub const BITNET: Spec = Spec {
+    family: Family::BitNet,
+    activation: Activation::Relu2,
+    style: RopeStyle::HalfSplit,
+    dim: 256,
+    ffn_dim: 320,
+    heads: 8,
+    kv_heads: 2,
+    head_dim: 32,
+    vocab: 301,
+    layers: 3,
+    table: DenseType::F16,
+    head: None,
+};
+pub const LLAMA: Spec = Spec {
+    family: Family::Llama,
+    activation: Activation::Silu,
+    style: RopeStyle::Interleaved,
+    dim: 192,
+    ffn_dim: 450,
+    heads: 6,
+    kv_heads: 6,
+    head_dim: 36,
+    table: DenseType::BF16,
+    head: Some(DenseType::Q8_0),
+    ..BITNET
+};
+pub const QWEN3: Spec = Spec {
+    family: Family::Qwen3,
+    activation: Activation::Silu,
+    dim: 256,
+    heads: 10,
+    kv_heads: 2,
+    head_dim: 100,
+    table: DenseType::Q6K,
+    head: Some(DenseType::F32),
+    ..BITNET
+};
+
+/// A model with random weights, scaled so that activations keep their size.
+pub fn random_model(spec: &Spec, seed: u64) -> Model {
+    let mut rng = Rng::new(seed);
+    let config = Config {
+        arch: "test".to_owned(),
+        family: spec.family,
+        name: "random".to_owned(),
+        layers: spec.layers,
+        dim: spec.dim,
+        ffn_dim: spec.ffn_dim,
+        heads: spec.heads,
+        kv_heads: spec.kv_heads,
+        head_dim: spec.head_dim,
+        vocab: spec.vocab,
+        context: 256,
+        rms_eps: 1e-5,
+        rope: Rope { dims: spec.head_dim, base: 10000.0, position_scale: 1.0, style: spec.style },
+        activation: spec.activation,
+    };
+    let norm = |rng: &mut Rng, n: usize| (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect::<Vec<f32>>();
+    let block = |rng: &mut Rng| {
+        let linears = Linear::ALL.map(|role| {
+            let (rows, cols) = config.linear_shape(role);
+            TernaryMatrix {
+                rows,
+                cols,
+                codes: pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols)).into(),
+                layout: Layout::I2sP128,
+                scale: (1.5 / cols as f32).sqrt(),
+            }
+        });
+        let norms =
+            Norm::BLOCK.map(|role| spec.family.block_norms().contains(&role).then(|| norm(rng, config.norm_len(role))));
+        Block::new(linears, norms)
+    };
+    let blocks = (0..spec.layers).map(|_| block(&mut rng)).collect();
+    let mut dense = |ty| DenseMatrix {
+        rows: spec.vocab,
+        cols: spec.dim,
+        data: dense_bytes(&mut rng, ty, spec.vocab * spec.dim).into(),
+        ty,
+    };
+    let (token_embd, output) = (dense(spec.table), spec.head.map(&mut dense));
+    let output_norm = norm(&mut rng, spec.dim);
+    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None } }
+}
+
+pub fn random_ids(spec: &Spec, seed: u64, n: usize) -> Vec<u32> {
+    let mut rng = Rng::new(seed);
+    (0..n).map(|_| rng.below(spec.vocab) as u32).collect()
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
+    let factor = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+    x.iter().zip(weight).map(|(&v, &w)| v * factor * w).collect()
+}
+
+/// Quantises `x` to int8 and multiplies it with every row.
+fn bit_linear(matrix: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
+    let top = x.iter().fold(1e-5f32, |top, v| top.max(v.abs()));
+    let q: Vec<i32> = x.iter().map(|v| (v * (127.0 / top)).round_ties_even().clamp(-128.0, 127.0) as i32).collect();
+    let codes = unpack(matrix.layout, matrix.rows, matrix.cols, &matrix.codes);
+    codes
+        .chunks(matrix.cols)
+        .map(|row| {
+            let sum: i32 = row.iter().zip(&q).map(|(&code, &q)| (i32::from(code) - 1) * q).sum();
+            sum as f32 * (matrix.scale * (top / 127.0))
+        })
+        .collect()
+}
+
+fn rotate(head: &mut [f32], position: usize, rope: &Rope) {
+    let half = rope.dims / 2;
+    for i in 0..half {
+        let frequency = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) as f32;
+        let (sin, cos) = f64::from(position as f32 * rope.position_scale * frequency).sin_cos();
+        let (a, b) = match rope.style {
+            RopeStyle::HalfSplit => (i, i + half),
+            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+        };
+        let (x, y) = (f64::from(head[a]), f64::from(head[b]));
+        head[a] = (x * cos - y * sin) as f32;
+        head[b] = (x * sin + y * cos) as f32;
+    }
+}
+
+fn attention(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], config: &Config) -> Vec<f32> {
+    let (width, shared) = (config.head_dim, config.heads / config.kv_heads);
+    let mut out = Vec::new();
+    for head in 0..config.heads {
+        let kv = head / shared * width..(head / shared + 1) * width;
+        let q = &q[head * width..(head + 1) * width];
+        let score = |k: &Vec<f32>| {
+            let dot: f64 = q.iter().zip(&k[kv.clone()]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            dot / (width as f64).sqrt()
+        };
+        let scores: Vec<f64> = keys.iter().map(score).collect();
+        let top = scores.iter().copied().fold(f64::MIN, f64::max);
+        let shares: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+        let total: f64 = shares.iter().sum();
+        for e in kv {
+            let sum: f64 = shares.iter().zip(values).map(|(p, v)| p * f64::from(v[e])).sum();
+            out.push((sum / total) as f32);
+        }
+    }
+    out
+}
+
+fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::Relu2 => x.max(0.0).powi(2),
+        Activation::Silu => (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32,
+    }
+}
+
+fn add(to: &mut [f32], what: &[f32]) {
+    to.iter_mut().zip(what).for_each(|(a, b)| *a += b);
+}
+
+/// The logits after each token: (ids, vocab).
+pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
+    let Model { config, weights } = model;
+    let stored = |x: Vec<f32>| match kv {
+        KvType::F32 => x,
+        KvType::F16 => x.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
+    };
+    let row = |matrix: &DenseMatrix, r: usize| {
+        let mut out = vec![0.0; matrix.cols];
+        decode_row(matrix.ty, matrix.view().row(r), &mut out);
+        out
+    };
+    let head: Vec<Vec<f32>> = (0..config.vocab).map(|r| row(weights.head(), r)).collect();
+    let mut caches = vec![(Vec::new(), Vec::new()); config.layers];
+    let mut logits = Vec::new();
+    for (position, &id) in ids.iter().enumerate() {
+        let mut h = row(&weights.token_embd, id as usize);
+        for (block, (keys, values)) in weights.blocks.iter().zip(&mut caches) {
+            let sub = |x: Vec<f32>, role| match block.norm(role) {
+                Some(weight) => rms_norm(&x, weight, config.rms_eps),
+                None => x,
+            };
+            let a = sub(h.clone(), Norm::Attn);
+            let mut q = bit_linear(block.linear(Linear::Q), &a);
+            let mut k = bit_linear(block.linear(Linear::K), &a);
+            let v = bit_linear(block.linear(Linear::V), &a);
+            for (x, role) in [(&mut q, Norm::QHead), (&mut k, Norm::KHead)] {
+                for head in x.chunks_mut(config.head_dim) {
+                    let normed = sub(head.to_vec(), role);
+                    head.copy_from_slice(&normed);
+                    rotate(head, position, &config.rope);
+                }
+            }
+            keys.push(stored(k));
+            values.push(stored(v));
+            let o = sub(attention(&q, keys, values, config), Norm::AttnSub);
+            add(&mut h, &bit_linear(block.linear(Linear::O), &o));
+            let f = sub(h.clone(), Norm::Ffn);
+            let (gate, up) = (bit_linear(block.linear(Linear::Gate), &f), bit_linear(block.linear(Linear::Up), &f));
+            let gated = gate.iter().zip(&up).map(|(&g, &u)| activate(config.activation, g) * u).collect();
+            add(&mut h, &bit_linear(block.linear(Linear::Down), &sub(gated, Norm::FfnSub)));
+        }
+        let normed = rms_norm(&h, &weights.output_norm, config.rms_eps);
+        logits.extend(head.iter().map(|row| row.iter().zip(&normed).map(|(w, x)| w * x).sum::<f32>()));
+    }
+    logits
+}
+
+/// Random values of a dense type: finite, of size about 1 / 8.
+pub fn dense_bytes(rng: &mut Rng, ty: DenseType, values: usize) -> Vec<u8> {
+    let f16 = |value: f32| half::f16::from_f32(value).to_le_bytes();
+    let blocks = values / ty.block_len();
+    match ty {
+        DenseType::F32 => (0..values).flat_map(|_| (rng.f32() / 4.0).to_le_bytes()).collect(),
+        DenseType::F16 => (0..values).flat_map(|_| f16(rng.f32() / 4.0)).collect(),
+        DenseType::BF16 => (0..values).flat_map(|_| half::bf16::from_f32(rng.f32() / 4.0).to_le_bytes()).collect(),
+        DenseType::Q8_0 => (0..blocks)
+            .flat_map(|_| {
+                let mut block = f16(rng.f32() / 256.0).to_vec();
+                block.extend((0..32).map(|_| rng.next_u64() as u8));
+                block
+            })
+            .collect(),
+        DenseType::Q6K => (0..blocks)
+            .flat_map(|_| {
+                let mut block: Vec<u8> = (0..208).map(|_| rng.next_u64() as u8).collect();
+                block.extend(f16(rng.f32() / 8192.0));
+                block
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,392 @@
+//! Whole random models on the GPU: against plain loops and the CPU backend, one token at a time and in batches,
+//! with every way of forcing the kernels into another path, and with things going wrong in the middle.
+
+mod gpu_common;
+
+use std::sync::Arc;
+
+use bitnet_cpu_kernels::isa::Isa;
+use bitnet_gpu::{
+    Error,
+    backend::{
+        Activations, Backend, SegmentId, Wanted,
+        cpu::CpuBackend,
+        gpu::{Counters, GpuBackend, Tuning},
+    },
+    model::{Linear, Model, Norm},
+    plan::{BackendKind, KvType, Segment, Sizes},
+};
+use gpu_common::{
+    model::{BITNET, LLAMA, QWEN3, Spec, random_ids, random_model, reference_logits},
+    open_backend, relative_l2,
+};
+
+/// Most relative L2 error over all tokens compared, and of one token. Float order alone flips an activation between
+/// two integers now and then, which random weights amplify and the cache carries on: tokens without a flip agree to
+/// 1e-6, those after one were off by up to 0.02. A wrong formula gives 0.3 and more.
+const CLOSE: f64 = 2e-2;
+const CLOSE_TOKEN: f64 = 5e-2;
+
+fn sizes(kv: KvType) -> Sizes {
+    Sizes { context_tokens: 160, batch_tokens: 80, k_type: kv, v_type: kv }
+}
+
+fn segment(layers: std::ops::Range<usize>, embed: bool, head: bool) -> Segment {
+    Segment { layers, backend: BackendKind::Gpu, embed, head, reason: "test".to_owned() }
+}
+
+fn whole(model: &Model) -> Segment {
+    segment(0..model.config.layers, true, true)
+}
+
+/// A model loaded as one segment.
+struct Loaded<B> {
+    backend: B,
+    segment: SegmentId,
+    activations: Activations,
+}
+
+impl<B: Backend> Loaded<B> {
+    fn new(mut backend: B, model: &Arc<Model>, sizes: &Sizes) -> Self {
+        let segment = backend.load(model, &whole(model), sizes, &mut |_| {}).unwrap();
+        Self { backend, segment, activations: Activations::default() }
+    }
+
+    fn run(&mut self, ids: &[u32], start: usize, wanted: Wanted) -> Result<Vec<f32>, Error> {
+        self.activations.ids = ids.to_vec();
+        self.backend.run(self.segment, &mut self.activations, start..start + ids.len(), wanted)?;
+        Ok(self.activations.logits.clone())
+    }
+
+    /// The logits after each token, one step a token.
+    fn decode(&mut self, ids: &[u32]) -> Vec<f32> {
+        ids.iter().enumerate().flat_map(|(at, &id)| self.run(&[id], at, Wanted::Last).unwrap()).collect()
+    }
+}
+
+fn open(model: &Arc<Model>, kv: KvType, tuning: Tuning) -> Option<Loaded<GpuBackend>> {
+    Some(Loaded::new(open_backend(tuning)?, model, &sizes(kv)))
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f32], expected: &[f32], vocab: usize) {
+    let rows = found.chunks(vocab).zip(expected.chunks(vocab));
+    let errors: Vec<f64> = rows.map(|(a, b)| relative_l2(a, b)).collect();
+    assert_eq!(found.len(), expected.len(), "{what}: logits");
+    let worst = errors.iter().copied().fold(0.0, f64::max);
+    let all = relative_l2(found, expected);
+    eprintln!("{what}: relative L2 {all:.1e}, worst token {worst:.1e}");
+    assert!(all <= CLOSE && worst <= CLOSE_TOKEN, "{what}: relative L2 {all}, of each token {errors:?}");
+}
+
+#[test]
+fn decode_and_prefill_equal_plain_loops() {
+    for (name, spec) in [("BitNet", BITNET), ("Llama", LLAMA), ("Qwen3", QWEN3)] {
+        let model = Arc::new(random_model(&spec, 1));
+        for kv in [KvType::F16, KvType::F32] {
+            let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };
+            // 70 tokens: more than one tile of the matrix product and of attention.
+            let ids = random_ids(&spec, 2, 70);
+            let expected = reference_logits(&model, &ids, kv);
+            let decoded = gpu.decode(&ids[..20]);
+            assert_close(&format!("{name} {kv:?} decode"), &decoded, &expected[..20 * spec.vocab], spec.vocab);
+            let prefilled = gpu.run(&ids, 0, Wanted::All).unwrap();
+            assert_close(&format!("{name} {kv:?} prefill"), &prefilled, &expected, spec.vocab);
+
+            let mut cpu = Loaded::new(CpuBackend::new(Isa::Scalar, 1), &model, &sizes(kv));
+            let on_cpu = cpu.run(&ids, 0, Wanted::All).unwrap();
+            assert_close(&format!("{name} {kv:?} against the CPU backend"), &prefilled, &on_cpu, spec.vocab);
+        }
+    }
+}
+
+/// Steps of every size over a cache that is already filled, rewound and overwritten.
+#[test]
+fn steps_of_every_size_agree() {
+    let model = Arc::new(random_model(&BITNET, 3));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let vocab = BITNET.vocab;
+    let ids = random_ids(&BITNET, 4, 150);
+    let mut expected = Vec::new();
+    for start in (0..150).step_by(75) {
+        expected.extend(gpu.run(&ids[start..start + 75], start, Wanted::All).unwrap());
+    }
+    let last = |n: usize| &expected[(n - 1) * vocab..n * vocab];
+    // Other tokens in the same positions first: what the cache held must not matter.
+    gpu.run(&random_ids(&BITNET, 5, 80), 0, Wanted::Nothing).unwrap();
+    let mut at = 0;
+    for tokens in [1, 2, 3, 4, 5, 17, 1, 64, 40, 1, 4, 8] {
+        let found = gpu.run(&ids[at..at + tokens], at, Wanted::Last).unwrap();
+        at += tokens;
+        assert_close(&format!("{tokens} tokens up to {at}"), &found, last(at), vocab);
+    }
+    assert_eq!(at, 150);
+    assert!(gpu.run(&ids[10..12], 10, Wanted::Nothing).unwrap().is_empty(), "no logits were wanted");
+    let again = gpu.run(&ids[12..13], 12, Wanted::Last).unwrap();
+    assert_close("after going back", &again, last(13), vocab);
+}
+
+/// Every way to compute the same: without subgroups, in f32, with uniform parameters, with bounds checks, with
+/// windows over rows, many small buffers, and small chunks.
+#[test]
+fn every_path_gives_the_same_logits() {
+    for spec in [BITNET, QWEN3] {
+        let model = Arc::new(random_model(&spec, 6));
+        let ids = random_ids(&spec, 7, 40);
+        let Some(mut plain) = open(&model, KvType::F16, Tuning::default()) else { return };
+        let expected = plain.run(&ids, 0, Wanted::All).unwrap();
+        let paths = [
+            ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
+            ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
+            ("uniform parameters", Tuning { immediates: Some(false), ..Tuning::default() }),
+            ("checked shaders", Tuning { checked_shaders: true, ..Tuning::default() }),
+            // Two thirds of a gate-and-up pair, a fifth of the table.
+            ("windows", Tuning { max_binding_bytes: Some(26 << 10), ..Tuning::default() }),
+            ("small arenas", Tuning { max_arena_bytes: Some(40 << 10), ..Tuning::default() }),
+            ("chunks of 7", Tuning { chunk_tokens: Some(7), ..Tuning::default() }),
+            ("chunks of 1", Tuning { chunk_tokens: Some(1), ..Tuning::default() }),
+        ];
+        for (name, tuning) in paths {
+            // Caches of f32 and 160 positions would not fit in a binding of 26 KiB.
+            let small = Sizes { context_tokens: 48, ..sizes(KvType::F16) };
+            let Some(backend) = open_backend(tuning) else { return };
+            let mut other = Loaded::new(backend, &model, &small);
+            assert_close(name, &other.run(&ids, 0, Wanted::All).unwrap(), &expected, spec.vocab);
+            let last = other.run(&ids, 0, Wanted::Last).unwrap();
+            assert_close(&format!("{name}, last"), &last, &expected[39 * spec.vocab..], spec.vocab);
+            let decoded = other.decode(&ids[..6]);
+            assert_close(&format!("{name}, decode"), &decoded, &expected[..6 * spec.vocab], spec.vocab);
+        }
+    }
+}
+
+/// Two segments with hidden states between them, on the GPU alone and after the CPU.
+#[test]
+fn segments_pass_hidden_states() {
+    let model = Arc::new(random_model(&LLAMA, 8));
+    let Some(mut one) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let ids = random_ids(&LLAMA, 9, 12);
+    let expected = one.run(&ids, 0, Wanted::All).unwrap();
+    let Some(gpu) = open_backend(Tuning::default()) else { return };
+    let mut gpu = gpu;
+    let cpu = CpuBackend::new(Isa::Scalar, 1);
+    let mut first: [Box<dyn Backend>; 2] = [Box::new(cpu), Box::new(open_backend(Tuning::default()).unwrap())];
+    for first in &mut first {
+        let sizes = sizes(KvType::F16);
+        let a = first.load(&model, &segment(0..1, true, false), &sizes, &mut |_| {}).unwrap();
+        let b = gpu.load(&model, &segment(1..2, false, false), &sizes, &mut |_| {}).unwrap();
+        let c = gpu.load(&model, &segment(2..3, false, true), &sizes, &mut |_| {}).unwrap();
+        let mut found = Vec::new();
+        for range in [0..7, 7..8, 8..12] {
+            let mut activations = Activations { ids: ids[range.clone()].to_vec(), ..Activations::default() };
+            first.run(a, &mut activations, range.clone(), Wanted::All).unwrap();
+            assert_eq!(activations.hidden.len(), range.len() * LLAMA.dim);
+            gpu.run(b, &mut activations, range.clone(), Wanted::All).unwrap();
+            gpu.run(c, &mut activations, range, Wanted::All).unwrap();
+            found.extend(activations.logits);
+        }
+        assert_close(&format!("{} first", first.name()), &found, &expected, LLAMA.vocab);
+    }
+}
+
+/// A head whose logits do not fit in one piece for all tokens.
+#[test]
+fn logits_of_many_tokens_come_in_pieces() {
+    let spec = Spec { vocab: 70_000, dim: 64, ffn_dim: 64, heads: 2, kv_heads: 1, layers: 1, ..BITNET };
+    let model = Arc::new(random_model(&spec, 10));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let ids = random_ids(&spec, 11, 65);
+    let all = gpu.run(&ids, 0, Wanted::All).unwrap();
+    assert_eq!(all.len(), 65 * spec.vocab);
+    let submits = gpu.backend.counters().submits;
+    let last = gpu.run(&ids, 0, Wanted::Last).unwrap();
+    assert_eq!(gpu.backend.counters().submits, submits + 1);
+    assert_close("last of all", &all[64 * spec.vocab..], &last, spec.vocab);
+    let one = gpu.run(&ids[20..21], 20, Wanted::Last).unwrap();
+    assert_close("one of all", &all[20 * spec.vocab..21 * spec.vocab], &one, spec.vocab);
+}
+
+fn difference(after: Counters, before: Counters) -> Counters {
+    Counters {
+        objects_created: after.objects_created - before.objects_created,
+        dispatches: after.dispatches - before.dispatches,
+        submits: after.submits - before.submits,
+        readback_bytes: after.readback_bytes - before.readback_bytes,
+        recording: after.recording - before.recording,
+    }
+}
+
+/// A step creates nothing, submits once, and has ten dispatches a layer.
+#[test]
+fn a_decode_step_creates_nothing() {
+    for spec in [BITNET, LLAMA, QWEN3] {
+        for immediates in [true, false] {
+            let tuning = Tuning { immediates: Some(immediates), ..Tuning::default() };
+            let model = Arc::new(random_model(&spec, 12));
+            let Some(mut gpu) = open(&model, KvType::F16, tuning) else { return };
+            let ids = random_ids(&spec, 13, 10);
+            for (at, &id) in ids.iter().enumerate() {
+                let before = gpu.backend.counters();
+                gpu.run(&[id], at, Wanted::Last).unwrap();
+                let step = difference(gpu.backend.counters(), before);
+                assert_eq!(step.objects_created, 0, "{:?}, token {at}", spec.family);
+                assert_eq!(step.submits, 1);
+                // The embedding, ten a layer, the last norm and the head.
+                assert_eq!(step.dispatches, 10 * spec.layers as u64 + 3, "{:?}", spec.family);
+                assert_eq!(step.readback_bytes, 4 + 4 * spec.vocab as u64);
+            }
+            let before = gpu.backend.counters();
+            gpu.run(&random_ids(&spec, 14, 70), 10, Wanted::Last).unwrap();
+            assert_eq!(difference(gpu.backend.counters(), before).objects_created, 0, "a prompt");
+        }
+    }
+}
+
+#[test]
+fn progress_adds_up_to_the_weights() {
+    let model = Arc::new(random_model(&QWEN3, 15));
+    let Some(mut backend) = open_backend(Tuning::default()) else { return };
+    let sizes = sizes(KvType::F16);
+    let needed = backend.segment_bytes(&model, &whole(&model), &sizes).unwrap();
+    let mut done = 0;
+    backend.load(&model, &whole(&model), &sizes, &mut |bytes| done += bytes).unwrap();
+    let ternary: u64 = model.weights.blocks.iter().map(|b| b.ternary_bytes() as u64).sum();
+    assert!(done > ternary && done <= needed.weights, "{done} bytes uploaded, {needed:?}");
+    // Two caches, three layers, 160 positions, 2 heads of 100, f16.
+    assert_eq!(needed.kv, 2 * 3 * 160 * 200 * 2);
+    assert_eq!(needed.total(), needed.weights + needed.kv + needed.activations);
+}
+
+#[test]
+fn not_enough_memory_is_known_before_loading() {
+    let model = Arc::new(random_model(&BITNET, 16));
+    let Some(mut backend) = open_backend(Tuning { memory_bytes: Some(100_000), ..Tuning::default() }) else { return };
+    let before = backend.counters().objects_created;
+    let error = backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("100000 available"), "{error}");
+    assert_eq!(backend.counters().objects_created, before, "nothing was created");
+}
+
+#[test]
+fn damaged_weights_are_named_with_their_layer() {
+    let Some(_) = open_backend(Tuning::default()) else { return };
+    type Damage = fn(&mut Model);
+    let damage: [(&str, Damage); 6] = [
+        ("the embedding", |m| m.weights.token_embd.data = vec![0xff; m.weights.token_embd.data.len()].into()),
+        ("layer 1", |m| replace(m, 1, |role, norm| (role == Norm::Attn).then(|| norm[7] = f32::NAN))),
+        ("layer 2", |m| replace(m, 2, |role, norm| (role == Norm::FfnSub).then(|| norm[0] = f32::INFINITY))),
+        ("layer 0", |m| scale(m, 0, Linear::V)),
+        ("layer 2", |m| scale(m, 2, Linear::Down)),
+        ("the output head", |m| m.weights.output_norm[3] = f32::NAN),
+    ];
+    for (place, damage) in damage {
+        // A head of its own, so that a damaged table only damages the embedding.
+        let spec = Spec { head: Some(bitnet_cpu_kernels::format::DenseType::F32), ..BITNET };
+        let mut model = random_model(&spec, 17);
+        damage(&mut model);
+        let Some(mut gpu) = open(&Arc::new(model), KvType::F16, Tuning::default()) else { return };
+        for tokens in [1, 20] {
+            let error = gpu.run(&random_ids(&spec, 18, tokens), 0, Wanted::Last).unwrap_err();
+            match &error {
+                Error::NotFinite { place: found, .. } => assert_eq!(found, place, "{tokens} tokens"),
+                other => panic!("{place}: {other}"),
+            }
+        }
+    }
+}
+
+/// Rebuilds a block with its norms changed.
+fn replace(model: &mut Model, layer: usize, change: impl Fn(Norm, &mut Vec<f32>) -> Option<()>) {
+    let block = &model.weights.blocks[layer];
+    let linears = Linear::ALL.map(|role| block.linear(role).clone());
+    let norms = Norm::BLOCK.map(|role| {
+        let mut norm = block.norm(role).map(<[f32]>::to_vec);
+        if let Some(norm) = &mut norm {
+            change(role, norm);
+        }
+        norm
+    });
+    model.weights.blocks[layer] = bitnet_gpu::model::Block::new(linears, norms);
+}
+
+fn scale(model: &mut Model, layer: usize, damaged: Linear) {
+    let block = &model.weights.blocks[layer];
+    let linears = Linear::ALL.map(|role| {
+        let mut matrix = block.linear(role).clone();
+        if role == damaged {
+            matrix.scale = f32::NAN;
+        }
+        matrix
+    });
+    let norms = Norm::BLOCK.map(|role| block.norm(role).map(<[f32]>::to_vec));
+    model.weights.blocks[layer] = bitnet_gpu::model::Block::new(linears, norms);
+}
+
+#[test]
+fn a_lost_device_is_an_error_of_every_later_call() {
+    let model = Arc::new(random_model(&BITNET, 19));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let ids = random_ids(&BITNET, 20, 30);
+    gpu.run(&ids[..3], 0, Wanted::Last).unwrap();
+    gpu.backend.gpu().destroyer()();
+    for tokens in [1, 20] {
+        let error = gpu.run(&ids[3..3 + tokens], 3, Wanted::Last).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
+    }
+    let error = gpu.backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
+}
+
+/// Whatever the step is doing when the device goes away, it ends with that error.
+#[test]
+fn a_device_lost_within_a_step_is_an_error() {
+    let model = Arc::new(random_model(&BITNET, 26));
+    for delay_us in [0, 300, 1000, 3000, 10_000] {
+        let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+        let ids = random_ids(&BITNET, 27, 80);
+        gpu.run(&ids, 0, Wanted::Last).unwrap();
+        let destroy = gpu.backend.gpu().destroyer();
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_micros(delay_us));
+            destroy();
+        });
+        let error = (0..1000).find_map(|_| gpu.run(&ids, 0, Wanted::Last).err());
+        thread.join().unwrap();
+        assert!(matches!(error, Some(Error::DeviceLost { .. })), "after {delay_us} us: {error:?}");
+    }
+}
+
+#[test]
+fn wrong_input_is_refused_before_it_reaches_the_device() {
+    let model = Arc::new(random_model(&BITNET, 21));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let mut refused = |ids: &[u32], start, needle: &str| {
+        let error = gpu.run(ids, start, Wanted::Last).unwrap_err().to_string();
+        assert!(error.contains(needle), "{error}");
+    };
+    refused(&[BITNET.vocab as u32], 0, "below 301, found 301");
+    refused(&[1, 2], 1, "at most position 0");
+    refused(&[], 0, "1 to 80 tokens");
+    refused(&[0; 81], 0, "1 to 80 tokens, found 81");
+    refused(&[0; 161], 0, "161 tokens needed, 160");
+}
+
+#[test]
+fn models_the_kernels_cannot_index_are_refused() {
+    let Some(mut backend) = open_backend(Tuning::default()) else { return };
+    let mut refused = |model: Model, needle: &str| {
+        let error =
+            backend.load(&Arc::new(model.clone()), &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains(needle), "{error}");
+    };
+    refused(random_model(&Spec { head_dim: 258, heads: 1, kv_heads: 1, ..BITNET }, 22), "the head size");
+    let mut short = random_model(&BITNET, 23);
+    short.weights.output_norm.pop();
+    refused(short, "the output norm: expected 256, found 255");
+    let mut short = random_model(&BITNET, 24);
+    short.weights.token_embd.rows -= 1;
+    refused(short, "the embedding table: expected 301 x 256, found 300 x 256");
+    let mut narrow = random_model(&BITNET, 25);
+    narrow.config.ffn_dim += 128;
+    refused(narrow, "layer 0");
+}
