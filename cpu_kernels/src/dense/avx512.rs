@@ -1,7 +1,7 @@
 //! As [`super::avx2`], with vectors twice as wide, for the types whose decoding is more work than their reading.
 //!
-//! The plain types stay with AVX2: it streams them as fast, and 512-bit loads of tokens and of mapped weights, which begin
-//! anywhere, touch two cache lines each (f16, cold: 28 GB/s against 31 on Zen 5).
+//! The plain types stay with AVX2: it streams them as fast, and 512-bit loads of tokens and of mapped weights, which
+//! begin anywhere, touch two cache lines each (f16, cold: 28 GB/s against 31 on Zen 5).
 
 use std::{arch::x86_64::*, ops::Range};
 
