@@ -13,6 +13,8 @@ pub mod model;
 
 pub mod tokenizer;
 
+pub mod chat;
+
 pub mod inspect;
 
 pub mod plan;
