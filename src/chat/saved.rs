@@ -28,7 +28,7 @@ struct Saved {
 impl Conversation {
     /// Writes the messages to `path`, which is replaced in one step or not at all.
     pub fn save(&self, path: &Path, model: &str) -> Result<()> {
-        let saved = Saved { version: VERSION, model: model.into(), messages: self.messages.clone() };
+        let saved = Saved { version: VERSION, model: model.into(), messages: self.messages().to_vec() };
         let write = || {
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let mut file = NamedTempFile::new_in(dir)?;
@@ -42,7 +42,7 @@ impl Conversation {
     /// Reads what [`save`](Self::save) wrote; a conversation with another model is refused.
     pub fn load(path: &Path, model: &str) -> Result<Self> {
         let mut bytes = Vec::new();
-        let read = || fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+        let mut read = || fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes);
         read().map_err(|e| Error::io("read", path, e))?;
         Self::parse(&bytes, model).map_err(|e| e.in_file(path.display().to_string()))
     }

@@ -7,6 +7,8 @@ mod args;
 
 mod argv;
 
+mod chat;
+
 mod compare;
 
 mod convert;
@@ -61,7 +63,7 @@ pub fn main() -> ExitCode {
         }
     };
     init_log(cli.verbose);
-    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli.command))) {
+    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli.command, cli.verbose > 0))) {
         Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -74,9 +76,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: &Command) -> Result<()> {
+fn dispatch(command: &Command, verbose: bool) -> Result<()> {
     match command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, verbose),
+        Command::Chat(args) => chat::run(args, verbose),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),
