@@ -170,8 +170,8 @@ fn cases(filter: &str) -> Vec<Case> {
         cases.push(Case {
             name: "ceiling: multiply-add".to_owned(),
             isa,
-            work: Work::TernaryMacs(30_000 * 4096),
-            run: Box::new(|cpu| _ = black_box(ceiling::multiply_add(cpu, 30_000))),
+            work: Work::TernaryMacs(40_000 * 3072),
+            run: Box::new(|cpu| _ = black_box(ceiling::multiply_add(cpu, 40_000))),
         });
         if isa == Isa::Scalar {
             continue;
@@ -180,7 +180,10 @@ fn cases(filter: &str) -> Vec<Case> {
             (1, COLD_BYTES / (COLS / 4), COLS),
             (1, COLD_BYTES / (6912 / 4), 6912),
             (2, 2560, COLS),
+            (3, 2560, COLS),
             (4, 2560, COLS),
+            (5, 2560, COLS),
+            (6, 2560, COLS),
             (8, 2560, COLS),
             (16, 1280, COLS),
             (128, 320, COLS),

@@ -10,7 +10,8 @@
 //!
 //! A token flows through the operations in this order:
 //! [`dense::gather`] (embedding), [`quantize::norm_quantize`], [`ternary::matmul`], [`rope::apply`],
-//! [`attention::KvCache::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`] (head).
+//! [`attention::KvCache::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`]
+//! (head).
 #![allow(clippy::needless_range_loop, reason = "kernels index several arrays of registers by one number")]
 
 pub mod isa;

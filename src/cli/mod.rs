@@ -7,6 +7,8 @@ mod args;
 
 mod argv;
 
+mod bench;
+
 mod chat;
 
 mod compare;
@@ -87,6 +89,7 @@ fn dispatch(command: &Command, verbose: bool) -> Result<()> {
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
+        Command::Bench(args) => bench::run(args),
         Command::Perplexity(args) => perplexity::run(args),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 /// should decide anything by it.
 const FILE_TYPE_I2_S: u32 = 40;
 
-/// The pairs that describe the model, in the order of the official 2B-4T file (formats.md 1.2).
+/// The pairs that describe the model, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
 pub(crate) fn describe(model: &Config) -> Metadata {
     let mut metadata = Metadata::default();
     let arch = &model.arch;

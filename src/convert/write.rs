@@ -99,7 +99,7 @@ impl<W: Write> Run<'_, W> {
         Ok(())
     }
 
-    /// Codes in blocks of 128 over the flattened matrix, then the scale (formats.md 2.1).
+    /// Codes in blocks of 128 over the flattened matrix, then the scale (bitnet.cpp's I2_S).
     fn projection(&mut self, name: &str, projection: &Projection) -> Result<()> {
         let may_round = self.config.masters_are_ternary || self.options.ternarise;
         let matrix = projection.open(self.config, may_round)?;

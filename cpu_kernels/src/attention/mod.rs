@@ -12,7 +12,7 @@ mod scalar;
 
 pub use cache::{KvCache, KvType};
 
-use crate::{Cpu, Isa, threads::Disjoint, tokens_of};
+use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
 /// Values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
 const TILE_VALUES: usize = 8192;
@@ -69,7 +69,7 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
     assert!(start_pos + tokens <= capacity, "attend: positions {start_pos} .. {} of {capacity}", start_pos + tokens);
     assert_eq!(out.len(), q.len(), "attend: values of the output");
 
-    let isa = cpu.isa();
+    let base = cpu.isa().base();
     let group = heads / kv_heads;
     let rows = tokens * group;
     let rows_per_tile = TILE_ROWS.min(TILE_VALUES / stride);
@@ -92,7 +92,7 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
         }
         let tile = Tile { cache, kv_head, queries: &queries[..rows * stride], first_row, group, start_pos };
         let mut results = [0.0; TILE_VALUES];
-        attend_tile(isa, &tile, &mut results[..rows * stride]);
+        attend_tile(base, &tile, &mut results[..rows * stride]);
         for (row, result) in results.chunks_exact(stride).take(rows).enumerate() {
             // SAFETY: chunks are disjoint sets of (token, head), and rows of a tile are different ones.
             unsafe { out.part(place(row)) }.copy_from_slice(&result[..head_dim]);
@@ -101,11 +101,11 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
 }
 
 /// One tile into `results` (rows, stride), which is zero.
-fn attend_tile(isa: Isa, tile: &Tile, results: &mut [f32]) {
-    match isa {
-        Isa::Scalar => scalar::attend(tile, results),
+fn attend_tile(base: Base, tile: &Tile, results: &mut [f32]) {
+    match base {
+        Base::Scalar => scalar::attend(tile, results),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(avx2) => avx2::attend(avx2, tile, results),
+        Base::Avx2(avx2) => avx2::attend(avx2, tile, results),
     }
 }
 

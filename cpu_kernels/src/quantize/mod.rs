@@ -1,7 +1,8 @@
 //! int8 activations, one scale per token: the right operand of the ternary product.
 //!
 //! With a = max(max|y|, 1e-5): q = clamp(round_half_even(y * (127 / a)), -128, 127), step = a / 127, so that
-//! y ~ q * step (formats.md 3.2). y is the RMS norm of the input, or the input itself.
+//! y ~ q * step (BitNet b1.58, arXiv:2402.17764; `ActQuant` in transformers' `integrations/bitnet.py`). y is the RMS
+//! norm of the input, or the input itself.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -9,7 +10,7 @@ mod scalar;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Cpu, Isa, format::padded_cols, threads::Disjoint, tokens_of};
+use crate::{Cpu, format::padded_cols, isa::Base, threads::Disjoint, tokens_of};
 
 /// Smallest absmax that a token is scaled by: a token of zeros gives zeros.
 pub(crate) const MIN_ABSMAX: f32 = 1e-5;
@@ -136,22 +137,22 @@ pub fn norm_quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>, 
         assert_eq!(weight.len(), cols, "norm_quantize: norm weights of {cols} columns");
     }
     let rows = out.resize(tokens, cols);
-    let (stride, isa) = (rows.stride, cpu.isa());
+    let (stride, base) = (rows.stride, cpu.isa().base());
     let (values, steps, sums) = (Disjoint::new(rows.values), Disjoint::new(rows.steps), Disjoint::new(rows.sums));
     cpu.pool().run(tokens, |t| {
         // SAFETY: chunk t alone touches the elements of token t.
         let (values, step, sum) =
             unsafe { (values.part(t * stride..t * stride + cols), steps.part(t..t + 1), sums.part(t..t + 1)) };
-        (step[0], sum[0]) = token(isa, &x[t * cols..][..cols], weight, eps, values);
+        (step[0], sum[0]) = token(base, &x[t * cols..][..cols], weight, eps, values);
     });
 }
 
 /// One token with the chosen variant: step and sum.
-fn token(isa: Isa, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) -> (f32, i32) {
-    match isa {
-        Isa::Scalar => scalar::token(x, weight, eps, out),
+fn token(base: Base, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) -> (f32, i32) {
+    match base {
+        Base::Scalar => scalar::token(x, weight, eps, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(avx2) => avx2::token(avx2, x, weight, eps, out),
+        Base::Avx2(avx2) => avx2::token(avx2, x, weight, eps, out),
     }
 }
 

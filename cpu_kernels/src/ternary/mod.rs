@@ -10,6 +10,10 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "x86_64")]
 mod panel;
 mod scalar;
 
@@ -130,9 +134,9 @@ impl<'a, T> Work<'a, T> {
         let rows_per_tile = if acts.tokens() > SMALL_BATCH {
             PREFILL_ROWS
         } else {
-            // A multiple of 8, so that only the last tile has rows left over after the passes of several rows.
-            let fitting = TILE_BYTES / weights.row_bytes().max(1) / 8 * 8;
-            fitting.clamp(8, TILE_SUMS / SMALL_BATCH)
+            // A multiple, so that only the last tile has rows that fill no panel.
+            let fitting = TILE_BYTES / weights.row_bytes().max(1) / PREFILL_ROWS * PREFILL_ROWS;
+            fitting.clamp(PREFILL_ROWS, TILE_SUMS / SMALL_BATCH)
         };
         Self { weights, out: Disjoint::new(out), add, rows_per_tile, tiles: rows.div_ceil(rows_per_tile) }
     }
@@ -199,6 +203,10 @@ fn tile_sums(
         (Layout::I2sP128, Isa::Scalar) => scalar::sums(tile, sums),
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::sums(avx2, tile, sums),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::sums(vnni, tile, sums),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::sums(vnni, tile, sums),
     }
 }
 

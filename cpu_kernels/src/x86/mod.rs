@@ -6,6 +6,8 @@
 
 pub mod exp;
 
+pub mod wide;
+
 use std::arch::x86_64::*;
 
 /// f32 values of a vector.

@@ -29,7 +29,8 @@ pub fn attend(_: Avx2, tile: &Tile, results: &mut [f32]) {
     }
 }
 
-/// The online softmax of one row: after each block, with m the largest score so far, sum = sum of e^(score - m), and the
+/// The online softmax of one row: after each block, with m the largest score so far, sum = sum of e^(score - m), and
+/// the
 /// row's result = sum of e^(score - m) * v.
 #[derive(Clone, Copy)]
 struct Softmax {
