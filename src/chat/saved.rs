@@ -91,7 +91,7 @@ mod tests {
         let system = r#"{"role":"system","content":""}"#;
         let cases = [
             (String::new(), "JSON"),
-            ("[[[[".repeat(10_000), "recursion"),
+            ("[[[[".repeat(10_000), "JSON as /save writes it"),
             (r#"{"version":2,"model":"m","messages":[]}"#.into(), "version: expected 1, found 2"),
             (r#"{"version":1,"model":"m","messages":[{"role":"tool","content":""}]}"#.into(), "tool"),
             (r#"{"version":1,"model":"m","messages":[],"more":1}"#.into(), "more"),

@@ -36,6 +36,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the processor and the GPU adapters
     Devices(DevicesArgs),
+    /// Test the kernels and the GPU drivers, and say what to do
+    Doctor(DoctorArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
     /// Make a GGUF file of a Hugging Face model directory
@@ -548,6 +550,13 @@ pub enum BenchFormat {
     Json,
     Jsonl,
     Csv,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -39,7 +39,7 @@ fn names(features: &[(&'static str, bool)], present: bool) -> String {
     if names.is_empty() { "none".into() } else { names.join(" ") }
 }
 
-fn to_text(adapters: &[AdapterCaps]) -> String {
+pub fn to_text(adapters: &[AdapterCaps]) -> String {
     let features = cpu_features();
     let mut text = format!(
         "CPU: {}, {}, kernels: {}\n  features: {}; not here: {}\n",
@@ -83,7 +83,7 @@ fn verdict(gpu: &AdapterCaps) -> String {
     }
 }
 
-fn to_json(adapters: &[AdapterCaps]) -> Json {
+pub fn to_json(adapters: &[AdapterCaps]) -> Json {
     let features = cpu_features();
     let present: Vec<_> = features.iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
     let gpus: Vec<Json> = adapters

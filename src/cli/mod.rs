@@ -17,6 +17,8 @@ mod convert;
 
 mod devices;
 
+mod doctor;
+
 mod engine;
 
 mod format;
@@ -28,6 +30,8 @@ mod inspect;
 mod interrupt;
 
 mod logits;
+
+mod machine;
 
 mod output;
 
@@ -86,6 +90,7 @@ fn dispatch(command: &Command, verbose: bool) -> Result<()> {
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
