@@ -38,6 +38,8 @@ pub enum Command {
     Devices(DevicesArgs),
     /// Test the kernels and the GPU drivers, and say what to do
     Doctor(DoctorArgs),
+    /// Compare the GPU with the CPU on a model: products, layers, answers
+    Verify(VerifyArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
     /// Make a GGUF file of a Hugging Face model directory
@@ -554,6 +556,24 @@ pub enum BenchFormat {
 
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// A file with one prompt to a line, instead of three built-in ones
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+
+    /// Tokens to compare after each prompt
+    #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096))]
+    pub n_predict: u32,
+
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -16,7 +16,8 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
     if args.json { output::print_json(&to_json(&adapters)) } else { output::print(&to_text(&adapters)) }
 }
 
-fn threads() -> usize {
+/// As many as the machine runs at once.
+pub fn threads() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 

@@ -43,6 +43,8 @@ mod run;
 
 mod tokenize;
 
+mod verify;
+
 use std::{
     any::Any,
     env,
@@ -91,6 +93,7 @@ fn dispatch(command: &Command, verbose: bool) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
