@@ -21,10 +21,10 @@ use crate::{
 pub const PANEL_ROWS: usize = 16;
 
 /// Columns of a step: an i32 of values.
-const STEP_COLS: usize = 4;
+pub const STEP_COLS: usize = 4;
 
 /// Columns of a panel: 16 KiB of codes, which stay in a first-level cache of 32 KiB beside the values of a few tokens.
-const PANEL_COLS: usize = 1024;
+pub const PANEL_COLS: usize = 1024;
 
 /// See the module.
 #[repr(align(64))]
@@ -51,8 +51,7 @@ impl Panel {
                     packed[r] = load_u8(&tile.row(row + 8 * half + r)[cols.start / I2S_BLOCK + block]);
                 }
                 // Column c of a block is in byte c % 32: 4 neighbouring bytes hold 4 neighbouring columns of each of
-                // the
-                // block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
+                // the block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
                 let packed = transpose(packed);
                 for group in 0..8 {
                     let codes = unpack(packed[group]);
