@@ -26,6 +26,8 @@ pub struct Cli {
 pub enum Command {
     /// Continue a text
     Run(RunArgs),
+    /// Talk with the model
+    Chat(ChatArgs),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Show the logits after a sequence of token ids
@@ -34,6 +36,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the processor and the GPU adapters
     Devices(DevicesArgs),
+    /// Test the kernels and the GPU drivers, and say what to do
+    Doctor(DoctorArgs),
+    /// Compare the GPU with the CPU on a model: products, layers, answers
+    Verify(VerifyArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
     /// Make a GGUF file of a Hugging Face model directory
@@ -310,9 +316,16 @@ pub struct RunArgs {
     #[arg(short, long, overrides_with = "no_escape")]
     pub escape: bool,
 
-    /// Never a conversation, which is what `run` does anyway
-    #[arg(long)]
+    /// Talk with the model, as `chat` does; the prompt is then the system prompt [llama.cpp: -cnv]
+    #[arg(long, overrides_with = "no_conversation", conflicts_with_all = ["json", "bench", "no_display_prompt"])]
+    pub conversation: bool,
+
+    /// No conversation, which is the default
+    #[arg(long, overrides_with = "conversation")]
     pub no_conversation: bool,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
 
     /// Print the answer without the prompt before it
     #[arg(long)]
@@ -325,6 +338,58 @@ pub struct RunArgs {
     /// Run the prompt on the CPU and on the GPU (with -ngl, that many layers of it) and print a table of both
     #[arg(long)]
     pub bench: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    #[command(flatten)]
+    pub sample: SampleArgs,
+}
+
+/// How a conversation is held.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Conversation")]
+pub struct ConversationArgs {
+    /// What the model is told before the first question [llama.cpp: -sys]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system_prompt: Option<String>,
+
+    /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
+    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE")]
+    pub chat_template: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu chat -m model.gguf -sys \"Be brief.\"")]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Most tokens of an answer; -1 = until the model ends or the context is full
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    pub n_predict: Option<i64>,
+
+    /// End answers before this text; can be given several times
+    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Take \n, \t, \" and the like in the system prompt and in stop texts literally
+    #[arg(long)]
+    pub no_escape: bool,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
 
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -487,6 +552,31 @@ pub enum BenchFormat {
     Json,
     Jsonl,
     Csv,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// A file with one prompt to a line, instead of three built-in ones
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+
+    /// Tokens to compare after each prompt
+    #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096))]
+    pub n_predict: u32,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]
