@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32.
 // Out: parts (tokens, splits, heads, head_dim + 2) f32: o, then m and l. input_attention.wgsl merges the splits.
 // Grid: (kv_heads * ceil(heads / kv_heads / 4), splits, tokens). A workgroup takes up to four query heads of one kv head.
-// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu_ops.rs.
+// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu_ops/.
 
 struct Params {
   tokens: u32,

@@ -2,7 +2,7 @@
 // In: x (tokens, in_stride) f32 or the partial results of attention (input_*.wgsl); weight (cols) f32.
 // Out: xq (tokens, words) four int8 each, zero past cols; acts (tokens) step and sum.
 // Grid: (1, tokens). One workgroup a token; an invocation takes four adjacent columns at a time.
-// Reference: bitnet_cpu_kernels::quantize::norm_quantize. Test: tests/gpu_ops.rs.
+// Reference: bitnet_cpu_kernels::quantize::norm_quantize. Test: tests/gpu_ops/.
 
 @group(0) @binding(1) var<storage, read> weight: array<f32>;       // (cols)
 @group(0) @binding(2) var<storage, read_write> xq: array<u32>;     // (tokens, words)

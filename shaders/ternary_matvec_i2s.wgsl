@@ -2,7 +2,7 @@
 // In: codes (rows, row_quads) I2_S; x (tokens, 4 * row_quads) vec4 of int8; acts (tokens) step and sum.
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / (WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
-// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops.rs.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/.
 
 fn block(q: vec4<u32>, x0: vec4<u32>, x1: vec4<u32>, x2: vec4<u32>, x3: vec4<u32>) -> Acc {
   let m = vec4(0x03030303u);

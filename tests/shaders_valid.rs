@@ -97,6 +97,33 @@ fn every_variant_validates_and_matches_the_table() {
     }
 }
 
+/// Each kernel's file says what it computes, and no file lies there unused.
+#[test]
+fn every_file_is_used_and_kernels_have_their_header() {
+    let texts: Vec<String> = all_variants().iter().map(Variant::compose).collect();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut kernels = 0;
+    for (folder, is_kernel) in [(folder.join("common"), false), (folder, true)] {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                continue;
+            }
+            let (name, source) = (path.display(), std::fs::read_to_string(&path).unwrap());
+            assert!(texts.iter().any(|text| text.contains(&source)), "{name} is in no kernel");
+            assert!(source.starts_with("// "), "{name} does not say what it is");
+            if is_kernel {
+                kernels += 1;
+                let header: Vec<&str> = source.lines().take(5).collect();
+                for (line, start) in header.iter().zip(["// ", "// In: ", "// Out: ", "// Grid: ", "// Reference: "]) {
+                    assert!(line.starts_with(start), "{name}: expected a line \"{start}..\", found \"{line}\"");
+                }
+            }
+        }
+    }
+    assert!(kernels >= 10, "only {kernels} kernels found");
+}
+
 #[test]
 fn workgroup_memory_fits_the_smallest_devices() {
     for variant in all_variants() {

@@ -88,6 +88,19 @@ fn the_files_beside_it_say_how_a_text_begins_and_ends() {
 }
 
 #[test]
+fn ids_of_another_models_configuration_are_left_out() {
+    let json = bytes(&byte_level_json(gpt2_json()));
+    let generation = br#"{"bos_token_id": 128000, "eos_token_id": [-1, 7], "pad_token_id": -1}"#;
+    let options = JsonOptions { config: None, generation: Some(generation) };
+    let tokenizer = Tokenizer::from_json_with(&json, &options).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.notes().len()), (None, Some(7), 3));
+    assert!(tokenizer.notes()[0].starts_with("bos_token_id 128000"), "{:?}", tokenizer.notes());
+    let metadata = export(&json, &options, 265);
+    assert_eq!(metadata.uint("tokenizer.ggml.eos_token_id").unwrap(), Some(7));
+    assert!(metadata.get("tokenizer.ggml.bos_token_id").is_none());
+}
+
+#[test]
 fn the_post_processor_says_it_where_no_file_does() {
     let mut json = byte_level_json(gpt2_json());
     json["post_processor"] = json!({ "type": "Sequence", "processors": [

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::{Cpu, Isa};
+use crate::{Cpu, Isa, isa::Base};
 
 /// Reads all of `data` once, on all threads, and returns the sum of its bytes. A stretch much larger than the caches
 /// takes the time that a decode step over as many bytes of weights needs at least.
@@ -15,21 +15,25 @@ pub fn read(cpu: &Cpu, data: &[u8]) -> u64 {
     let total = AtomicU64::new(0);
     cpu.pool().run(data.len().div_ceil(CHUNK), |chunk| {
         let part = &data[chunk * CHUNK..data.len().min((chunk + 1) * CHUNK)];
-        let sum = match cpu.isa() {
-            Isa::Scalar => part.iter().map(|&byte| u64::from(byte)).sum(),
+        let sum = match cpu.isa().base() {
+            Base::Scalar => part.iter().map(|&byte| u64::from(byte)).sum(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(avx2) => x86::read(avx2, part),
+            Base::Avx2(avx2) => x86::read(avx2, part),
         };
         total.fetch_add(sum, Ordering::Relaxed);
     });
     total.into_inner()
 }
 
-/// Values that a round of [`multiply_add`] goes through: 4 KiB, in the first-level cache.
-const VALUES: usize = 4096;
+/// Values that a round of [`multiply_add`] goes through, in the first-level cache: a multiple of what each loop takes.
+const VALUES: usize = 3072;
+
+/// They begin on a cache line, so that no load touches two.
+#[repr(align(64))]
+struct Values([i8; VALUES]);
 
 /// Runs the multiply-add instructions of the ternary kernels, and nothing else, on all threads; returns how many
-/// products of a code and a value were added: 4096 for each round.
+/// products of a code and a value were added.
 pub fn multiply_add(cpu: &Cpu, rounds: usize) -> u64 {
     /// Of a chunk: some us, so that the threads end together.
     const ROUNDS: usize = 64;
@@ -39,6 +43,10 @@ pub fn multiply_add(cpu: &Cpu, rounds: usize) -> u64 {
             Isa::Scalar => multiply_add_scalar(rounds),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(avx2) => x86::multiply_add(avx2, rounds),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni(vnni) => x86::multiply_add_vnni(vnni, rounds),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni(vnni) => x86::multiply_add_512(vnni, rounds),
         }
     });
     (rounds * VALUES) as u64
@@ -56,10 +64,10 @@ fn multiply_add_scalar(rounds: usize) {
 mod x86 {
     use std::{arch::x86_64::*, hint::black_box};
 
-    use super::VALUES;
+    use super::{VALUES, Values};
     use crate::{
-        isa::Avx2,
-        x86::{load_i8, load_u8},
+        isa::{Avx2, Avx512Vnni, AvxVnni},
+        x86::{load_i8, load_u8, wide},
     };
 
     pub fn read(_: Avx2, data: &[u8]) -> u64 {
@@ -90,13 +98,55 @@ mod x86 {
     /// maddubs and a 16-bit addition for each 32 products; the sums wrap.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn multiply_add_avx2(rounds: usize) {
-        let values = [3_i8; VALUES];
+        let values = Values([3; VALUES]);
         let codes = black_box(_mm256_set1_epi8(2));
         let mut sums = [_mm256_setzero_si256(); 8];
         for _ in 0..rounds {
-            for values in black_box(&values).as_chunks::<256>().0 {
+            for values in black_box(&values).0.as_chunks::<256>().0 {
                 for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
                     *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(codes, load_i8(values)));
+                }
+            }
+        }
+        black_box(sums);
+    }
+
+    pub fn multiply_add_vnni(_: AvxVnni, rounds: usize) {
+        // SAFETY: the capability token proves the features.
+        unsafe { multiply_add_avxvnni(rounds) }
+    }
+
+    /// vpdpbusd for each 32 products.
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn multiply_add_avxvnni(rounds: usize) {
+        let values = Values([3; VALUES]);
+        let codes = black_box(_mm256_set1_epi8(2));
+        let mut sums = [_mm256_setzero_si256(); 12];
+        for _ in 0..rounds {
+            for values in black_box(&values).0.as_chunks::<384>().0 {
+                for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
+                    *sum = _mm256_dpbusd_avx_epi32(*sum, codes, load_i8(values));
+                }
+            }
+        }
+        black_box(sums);
+    }
+
+    pub fn multiply_add_512(_: Avx512Vnni, rounds: usize) {
+        // SAFETY: the capability token proves the features.
+        unsafe { multiply_add_avx512vnni(rounds) }
+    }
+
+    /// vpdpbusd for each 64 products.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn multiply_add_avx512vnni(rounds: usize) {
+        let values = Values([3; VALUES]);
+        let codes = black_box(_mm512_set1_epi8(2));
+        let mut sums = [_mm512_setzero_si512(); 12];
+        for _ in 0..rounds {
+            for values in black_box(&values).0.as_chunks::<768>().0 {
+                for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
+                    *sum = _mm512_dpbusd_epi32(*sum, codes, wide::load_i8(values));
                 }
             }
         }
@@ -119,7 +169,7 @@ mod tests {
             }
         }
         for cpu in cpus() {
-            assert_eq!(multiply_add(&cpu, 100), 409_600, "{cpu:?}");
+            assert_eq!(multiply_add(&cpu, 100), 100 * VALUES as u64, "{cpu:?}");
         }
     }
 }

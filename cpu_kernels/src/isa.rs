@@ -19,9 +19,57 @@ impl Avx2 {
     }
 }
 
-/// The variant that the kernels run: the least one that has a given operation stands in for those above it.
+/// Proof that the processor has AVX-VNNI, the 256-bit `vpdpbusd` without AVX-512 (Intel Alder Lake 2021, AMD Zen 5
+/// 2024), and what [`Avx2`] proves.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AvxVnni(Avx2);
+
+#[cfg(target_arch = "x86_64")]
+impl AvxVnni {
+    /// Asks the processor.
+    pub fn detect() -> Option<Self> {
+        is_x86_feature_detected!("avxvnni").then(Avx2::detect).flatten().map(Self)
+    }
+}
+
+/// Proof that the processor has AVX-512 F, BW, VL and VNNI (Intel Cascade Lake 2019, AMD Zen 4 2022), and what
+/// [`Avx2`] proves.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512Vnni(Avx2);
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Vnni {
+    /// Asks the processor.
+    pub fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        all.then(Avx2::detect).flatten().map(Self)
+    }
+}
+
+/// The variant that the kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// The reference: plain loops.
+    Scalar,
+    /// 256-bit vectors.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// 256-bit vectors, and one instruction for four products and their sum.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(AvxVnni),
+    /// 512-bit vectors, and the same instruction.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(Avx512Vnni),
+}
+
+/// The variants that have every operation; the others have their own kernels only where it pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
     /// The reference: plain loops.
     Scalar,
     /// 256-bit vectors.
@@ -39,7 +87,11 @@ impl Isa {
     pub fn available() -> Vec<Self> {
         let mut found = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
-        found.extend(Avx2::detect().map(Self::Avx2));
+        {
+            found.extend(Avx2::detect().map(Self::Avx2));
+            found.extend(AvxVnni::detect().map(Self::AvxVnni));
+            found.extend(Avx512Vnni::detect().map(Self::Avx512Vnni));
+        }
         found
     }
 
@@ -48,6 +100,10 @@ impl Isa {
         "scalar",
         #[cfg(target_arch = "x86_64")]
         "avx2",
+        #[cfg(target_arch = "x86_64")]
+        "avxvnni",
+        #[cfg(target_arch = "x86_64")]
+        "avx512vnni",
     ];
 
     /// The name that [`Isa::by_name`] takes.
@@ -56,6 +112,19 @@ impl Isa {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(_) => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(_) => "avx512vnni",
+        }
+    }
+
+    /// What runs an operation that this variant has no own kernel for.
+    pub fn base(self) -> Base {
+        match self {
+            Self::Scalar => Base::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(avx2) | Self::AvxVnni(AvxVnni(avx2)) | Self::Avx512Vnni(Avx512Vnni(avx2)) => Base::Avx2(avx2),
         }
     }
 

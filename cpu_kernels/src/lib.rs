@@ -10,7 +10,8 @@
 //!
 //! A token flows through the operations in this order:
 //! [`dense::gather`] (embedding), [`quantize::norm_quantize`], [`ternary::matmul`], [`rope::apply`],
-//! [`attention::KvCache::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`] (head).
+//! [`attention::KvCache::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`]
+//! (head).
 #![allow(clippy::needless_range_loop, reason = "kernels index several arrays of registers by one number")]
 
 pub mod isa;
@@ -40,6 +41,8 @@ pub mod testing;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::sync::Mutex;
+
 pub use isa::Isa;
 pub use threads::Pool;
 
@@ -48,13 +51,15 @@ pub use threads::Pool;
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
+    /// For partial results of operations: grown by the first step that needs more, used again by the later ones.
+    scratch: Mutex<Vec<f32>>,
 }
 
 impl Cpu {
     /// `threads` (at least 1) includes the calling thread.
     pub fn new(isa: Isa, threads: usize) -> Self {
         log::debug!("CPU kernels: {}, {threads} threads", isa.name());
-        Self { isa, pool: Pool::new(threads) }
+        Self { isa, pool: Pool::new(threads), scratch: Mutex::default() }
     }
 
     /// The instruction set in use.

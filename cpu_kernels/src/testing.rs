@@ -53,7 +53,7 @@ impl Rng {
     }
 }
 
-/// Columns of the matrices of real models (formats.md 4.7).
+/// Columns of the matrices of real models (BitNet 2B-4T, Falcon3, Llama 3, 1bitLLM).
 pub const MODEL_COLS: [usize; 9] = [256, 640, 768, 2560, 3072, 6912, 8640, 14336, 23040];
 
 /// Lengths around the edges of a kernel that works in blocks: 0, 1, block - 1, block, block + 1, several blocks.

@@ -1,6 +1,6 @@
 //! The flags: llama.cpp's names and meanings, its environment variables where it has them.
 
-use std::path::PathBuf;
+use std::{num::NonZero, path::PathBuf, thread};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -42,6 +42,8 @@ pub enum Command {
     Dummy(DummyArgs),
     /// Show how well the model predicts a text
     Perplexity(PerplexityArgs),
+    /// Measure speed, and how near it comes to what the machine can do
+    Bench(BenchArgs),
 }
 
 /// Which model.
@@ -160,6 +162,14 @@ impl From<CacheType> for KvType {
 }
 
 impl EngineArgs {
+    /// Threads of the CPU backend.
+    pub fn threads(&self) -> usize {
+        match usize::try_from(self.threads) {
+            Ok(count) if count > 0 => count,
+            _ => thread::available_parallelism().map_or(1, NonZero::get),
+        }
+    }
+
     /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.
     pub fn request(&self) -> Request {
         match (self.backend, self.n_gpu_layers) {
@@ -414,6 +424,69 @@ pub struct DevicesArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Lengths of the prompts, separated by commas; 0 = none
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512", value_parser = bench_tokens())]
+    pub n_prompt: Vec<u32>,
+
+    /// Lengths of the answers, separated by commas; 0 = none
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = bench_tokens())]
+    pub n_gen: Vec<u32>,
+
+    /// Numbers of CPU threads, separated by commas; -1 = as many as the machine runs at once
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "-1",
+        value_parser = clap::value_parser!(i64).range(-1..=512),
+        allow_negative_numbers = true
+    )]
+    pub threads: Vec<i64>,
+
+    /// How often each test is run, after one run to warm up
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repetitions: u32,
+
+    /// What computes, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
+    pub backend: Vec<BackendChoice>,
+
+    /// Most tokens of a prompt computed at once
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch_size: u32,
+
+    /// Type of the key cache [llama.cpp: -ctk]
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
+    pub cache_type_k: CacheType,
+
+    /// Type of the value cache [llama.cpp: -ctv]
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
+    pub cache_type_v: CacheType,
+
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value = "md")]
+    pub output: BenchFormat,
+}
+
+/// A length that fits any context.
+fn bench_tokens() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(..=MAX_CONTEXT)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    Md,
+    Json,
+    Jsonl,
+    Csv,
 }
 
 #[derive(Args, Debug)]

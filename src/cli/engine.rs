@@ -1,6 +1,6 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{num::NonZero, path::Path, sync::Arc, thread};
+use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -218,11 +218,7 @@ pub fn count_bar(total: u64) -> ProgressBar {
 }
 
 fn cpu_backend(args: &EngineArgs) -> CpuBackend {
-    let threads = match usize::try_from(args.threads) {
-        Ok(count) if count > 0 => count,
-        _ => thread::available_parallelism().map_or(1, NonZero::get),
-    };
-    CpuBackend::new(Isa::detect(), threads)
+    CpuBackend::new(Isa::detect(), args.threads())
 }
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.

@@ -7,6 +7,8 @@ mod args;
 
 mod argv;
 
+mod bench;
+
 mod compare;
 
 mod convert;
@@ -84,6 +86,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
+        Command::Bench(args) => bench::run(args),
         Command::Perplexity(args) => perplexity::run(args),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     model::{Activation, Config, Family},
 };
 
-/// The pairs that describe a model of I2_S matrices, in the order of the official 2B-4T file (formats.md 1.2).
+/// The pairs that describe a model of I2_S matrices, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
 pub(crate) fn describe(model: &Config) -> Metadata {
     let mut metadata = Metadata::default();
     let arch = &model.arch;

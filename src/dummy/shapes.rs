@@ -17,7 +17,8 @@ pub struct Shape {
     pub tied: bool,
 }
 
-/// Name, hidden size, FFN size, layers, heads: the sizes of bitnet.cpp's dummy generator (formats.md 7).
+/// Name, hidden size, FFN size, layers, heads: the sizes of bitnet.cpp's dummy generator
+/// (`generate-dummy-bitnet-model.py`).
 const SIZES: [(&str, usize, usize, usize, usize); 11] = [
     ("125M", 768, 3072, 11, 12),
     ("350M", 1024, 3072, 24, 16),
@@ -32,7 +33,7 @@ const SIZES: [(&str, usize, usize, usize, usize); 11] = [
     ("100B", 8192, 45568, 72, 64),
 ];
 
-/// A published model (formats.md 4.7).
+/// A published model: the dimensions of its `config.json`.
 struct Published {
     name: &'static str,
     arch: &'static str,

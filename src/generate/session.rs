@@ -78,6 +78,16 @@ impl Session {
         self.segments().last().map_or("no backend", |(_, name)| name)
     }
 
+    /// The names of the backends in the order of the layers, "+" between them.
+    pub fn devices(&self) -> String {
+        self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// What the caches were made for.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
     /// Logits of the last step that wanted some: (wanted tokens, vocab).
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.activations.logits

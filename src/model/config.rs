@@ -25,7 +25,7 @@ pub enum Activation {
     Silu,
 }
 
-/// Which elements of a head rotate together (formats.md 4.9).
+/// Which elements of a head rotate together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RopeStyle {
     /// x\[i\] with x\[i + d/2\] ("neox").
@@ -257,12 +257,13 @@ impl Keys<'_> {
                 ));
             }
         };
-        // formats.md 4.9: llama GGUFs have permuted q and k rows, all others keep Hugging Face's order.
+        // llama.cpp's converter permutes the q and k rows of llama models; all others keep Hugging Face's order.
         let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
         Ok(Rope { dims, base, position_scale, style })
     }
 
-    /// The rule of formats.md 4.8: the architecture name alone is not trustworthy.
+    /// The architecture name alone is not trustworthy: bitnet.cpp's converter of 2026 writes one name for models with
+    /// either activation, and its releases disagree about which activation a name means.
     fn activation(&self, family: Family, vocab: usize, layers: usize, dim: usize) -> Result<Activation> {
         match self.metadata.str(&self.name("hidden_activation"))? {
             Some("relu2") => return Ok(Activation::Relu2),

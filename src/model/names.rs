@@ -1,4 +1,4 @@
-//! GGUF tensor names by role: the only place with such strings (formats.md 4.10).
+//! GGUF tensor names by role: the only place with such strings, as llama.cpp's and bitnet.cpp's converters write them.
 
 use super::{Linear, Norm};
 

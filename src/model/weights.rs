@@ -123,6 +123,11 @@ impl Block {
         self.norms.get(role as usize)?.as_deref()
     }
 
+    /// Ternary weights: each is one multiply-add a token.
+    pub fn ternary_weights(&self) -> usize {
+        self.linears.iter().map(|m| m.rows * m.cols).sum()
+    }
+
     /// Bytes of the ternary codes and their scales.
     pub fn ternary_bytes(&self) -> usize {
         self.linears.iter().map(|m| m.codes.len() + m.scales.bytes()).sum()

@@ -39,8 +39,8 @@ impl Facts {
             let value = &config[key];
             value.as_str().or(value["content"].as_str()).and_then(|text| json.id(text))
         };
-        let bos_of_generation = ids(&generation, "bos_token_id", json)?.first().copied();
-        let generation_ends = ids(&generation, "eos_token_id", json)?;
+        let bos_of_generation = ids(&generation, "bos_token_id", json, &mut notes)?.first().copied();
+        let generation_ends = ids(&generation, "eos_token_id", json, &mut notes)?;
         let (before, after) = &json.around;
         let single = |side: &[u32]| if let [id] = side { Some(*id) } else { None };
         let bos = named("bos_token").or(single(before)).or(bos_of_generation);
@@ -60,7 +60,7 @@ impl Facts {
         }
         let mut ends: Vec<_> = eos.into_iter().collect();
         ends.extend(generation_ends.into_iter().filter(|&id| Some(id) != eos));
-        let pad = named("pad_token").or(ids(&generation, "pad_token_id", json)?.first().copied());
+        let pad = named("pad_token").or(ids(&generation, "pad_token_id", json, &mut notes)?.first().copied());
         Ok(Self { bos, eos, pad, add_bos, add_eos, ends, chat_template: template(&config["chat_template"]), notes })
     }
 }
@@ -72,20 +72,26 @@ fn parse(name: &str, bytes: Option<&[u8]>) -> Result<Value> {
     if value.is_object() { Ok(value) } else { Err(Error::malformed(name, "a JSON object", "something else")) }
 }
 
-/// One id or a list of ids.
-fn ids(generation: &Value, key: &str, json: &Json) -> Result<Vec<u32>> {
+/// One id or a list of ids. Ids that are no token are left out with a note: configurations carry defaults of other
+/// models, and -1 for "none".
+fn ids(generation: &Value, key: &str, json: &Json, notes: &mut Vec<String>) -> Result<Vec<u32>> {
     let list = match &generation[key] {
         Value::Null => return Ok(Vec::new()),
         Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
-    let limit = json.texts.len();
-    let read = |value: &Value| {
-        let id = value.as_u64().filter(|&id| id < limit as u64).map(|id| id as u32);
-        let thing = format!("generation_config.json: {key}");
-        id.ok_or_else(|| Error::malformed(thing, format!("token ids below {limit}"), shown(&value.to_string())))
-    };
-    list.iter().map(read).collect()
+    let mut ids = Vec::new();
+    for value in list {
+        let Some(id) = value.as_i64() else {
+            let thing = format!("generation_config.json: {key}");
+            return Err(Error::malformed(thing, "token ids", shown(&value.to_string())));
+        };
+        match u32::try_from(id).ok().filter(|&id| json.texts.get(id as usize).is_some_and(|text| !text.is_empty())) {
+            Some(id) => ids.push(id),
+            None => notes.push(format!("{key} {id} of the configuration is no token and is left out")),
+        }
+    }
+    Ok(ids)
 }
 
 /// The template, or of several the one called "default".

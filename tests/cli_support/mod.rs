@@ -1,4 +1,5 @@
 //! Runs the program as a process, away from the settings of whoever runs the tests.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     env,

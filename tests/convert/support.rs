@@ -285,7 +285,7 @@ impl Case {
     }
 }
 
-/// The weights -1, 0, +1 of an I2_S tensor in the order of the flattened matrix, by the rule of formats.md 2.1:
+/// The weights -1, 0, +1 of an I2_S tensor in the order of the flattened matrix, by the rule of bitnet.cpp's quantiser:
 /// element e lies in byte 32 * (e / 128) + e % 32 at shift 6 - 2 * ((e % 128) / 32).
 pub fn ternary(file: &gguf::File, name: &str) -> Vec<i8> {
     let tensor = file.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));

@@ -5,13 +5,16 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 use std::ops::Range;
 
 use crate::{
     Cpu, Isa,
-    format::{DenseView, dense::decode_row},
+    format::{DenseType, DenseView, dense::decode_row},
+    isa::Base,
     threads::Disjoint,
     tokens_of,
 };
@@ -71,10 +74,16 @@ fn check(w: &DenseView) {
 
 /// Products of some rows with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
 fn dot(isa: Isa, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
-    match isa {
-        Isa::Scalar => scalar::dot(w, rows, x, products),
+    #[cfg(target_arch = "x86_64")]
+    match (isa, w.ty) {
+        (Isa::Avx512Vnni(avx512), DenseType::Q8_0) => return avx512::dot_q8_0(avx512, w, rows, x, products),
+        (Isa::Avx512Vnni(avx512), DenseType::Q6K) => return avx512::dot_q6k(avx512, w, rows, x, products),
+        _ => {}
+    }
+    match isa.base() {
+        Base::Scalar => scalar::dot(w, rows, x, products),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(avx2) => avx2::dot(avx2, w, rows, x, products),
+        Base::Avx2(avx2) => avx2::dot(avx2, w, rows, x, products),
     }
 }
 

@@ -77,7 +77,8 @@ mod tests {
     use super::*;
     use crate::testing::Rng;
 
-    /// Byte b of a block holds columns b, b + 32, b + 64, b + 96, most significant first (`quantize_i2_s` of bitnet.cpp).
+    /// Byte b of a block holds columns b, b + 32, b + 64, b + 96, most significant first (bitnet.cpp's
+    /// `quantize_i2_s`).
     #[test]
     fn i2s_bytes_are_those_of_the_format() {
         // Columns 0, 32, 64, 96 = codes 2, 1, 0, 2; columns 31, 63, 95, 127 = 0, 2, 2, 1; all others 1.

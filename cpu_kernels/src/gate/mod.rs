@@ -4,7 +4,7 @@
 mod avx2;
 mod scalar;
 
-use crate::{Cpu, Isa, threads::Disjoint};
+use crate::{Cpu, isa::Base, threads::Disjoint};
 
 /// f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +25,16 @@ const CHUNK: usize = 4096;
 pub fn apply(cpu: &Cpu, kind: Kind, gate: &mut [f32], up: &[f32]) {
     let n = gate.len();
     assert_eq!(n, up.len(), "gate: values of `up`");
-    let isa = cpu.isa();
+    let base = cpu.isa().base();
     let gate = Disjoint::new(gate);
     cpu.pool().run(n.div_ceil(CHUNK), |chunk| {
         let range = chunk * CHUNK..n.min((chunk + 1) * CHUNK);
         // SAFETY: chunks are disjoint ranges.
         let part = unsafe { gate.part(range.clone()) };
-        match isa {
-            Isa::Scalar => scalar::apply(kind, part, &up[range]),
+        match base {
+            Base::Scalar => scalar::apply(kind, part, &up[range]),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2(avx2) => avx2::apply(avx2, kind, part, &up[range]),
+            Base::Avx2(avx2) => avx2::apply(avx2, kind, part, &up[range]),
         }
     });
 }

@@ -7,7 +7,7 @@
 pub(crate) mod avx2;
 pub(crate) mod scalar;
 
-use crate::{Cpu, Isa, threads::Disjoint, tokens_of};
+use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
 /// Values below which a row set is not worth waking a thread for (about 2 us of work).
 const MIN_VALUES_PER_CHUNK: usize = 4096;
@@ -29,7 +29,7 @@ pub fn rms_norm(cpu: &Cpu, x: &[f32], cols: usize, weight: &[f32], eps: f32, out
 pub fn rms_norm_in_place(cpu: &Cpu, x: &mut [f32], cols: usize, weight: &[f32], eps: f32) {
     let rows = tokens_of("rms_norm", x, cols);
     assert_eq!(weight.len(), cols, "rms_norm: weights of {cols} columns");
-    let isa = cpu.isa();
+    let base = cpu.isa().base();
     let rows_per_chunk = MIN_VALUES_PER_CHUNK.div_ceil(cols);
     let x = Disjoint::new(x);
     cpu.pool().run(rows.div_ceil(rows_per_chunk), |chunk| {
@@ -37,15 +37,15 @@ pub fn rms_norm_in_place(cpu: &Cpu, x: &mut [f32], cols: usize, weight: &[f32], 
         let last = rows.min(first + rows_per_chunk);
         // SAFETY: chunks are disjoint ranges of rows.
         let part = unsafe { x.part(first * cols..last * cols) };
-        part.chunks_exact_mut(cols).for_each(|row| norm_row(isa, row, weight, eps));
+        part.chunks_exact_mut(cols).for_each(|row| norm_row(base, row, weight, eps));
     });
 }
 
-fn norm_row(isa: Isa, row: &mut [f32], weight: &[f32], eps: f32) {
-    match isa {
-        Isa::Scalar => scalar::row(row, weight, eps),
+fn norm_row(base: Base, row: &mut [f32], weight: &[f32], eps: f32) {
+    match base {
+        Base::Scalar => scalar::row(row, weight, eps),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(avx2) => avx2::row(avx2, row, weight, eps),
+        Base::Avx2(avx2) => avx2::row(avx2, row, weight, eps),
     }
 }
 

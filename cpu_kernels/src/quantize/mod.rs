@@ -1,8 +1,8 @@
 //! int8 activations, one scale per token or per group of columns: the right operand of the ternary product.
 //!
 //! With a = max(max|y|, 1e-5): q = clamp(round_half_even(y * (127 / a)), -128, 127), step = a / 127, so that
-//! y ~ q * step, as the BitNet b1.58 paper and Hugging Face's `BitLinear` have it. y is the RMS norm of the input, or
-//! the input itself.
+//! y ~ q * step (BitNet b1.58, arXiv:2402.17764; `ActQuant` in transformers' `integrations/bitnet.py`). y is the RMS
+//! norm of the input, or the input itself.
 //!
 //! Models with one weight scale per group of 64, 128 or 256 columns were trained with float activations: a maximum
 //! over the same group is closer to those than one over the row (on random Qwen3-shaped models of 256 columns, logits
@@ -15,8 +15,9 @@ mod scalar;
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    Cpu, Isa,
+    Cpu,
     format::{GROUP_SIZES, padded_cols},
+    isa::Base,
     threads::Disjoint,
     tokens_of,
 };
@@ -227,7 +228,7 @@ pub fn norm_quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>, 
         assert_eq!(weight.len(), cols, "norm_quantize: norm weights of {cols} columns");
     }
     let rows = out.resize(tokens, cols);
-    let (stride, groups, group, isa) = (rows.stride, rows.groups, rows.group, cpu.isa());
+    let (stride, groups, group, base) = (rows.stride, rows.groups, rows.group, cpu.isa().base());
     let (values, steps, sums) = (Disjoint::new(rows.values), Disjoint::new(rows.steps), Disjoint::new(rows.sums));
     cpu.pool().run(tokens, |t| {
         let of_groups = t * groups..(t + 1) * groups;
@@ -240,16 +241,16 @@ pub fn norm_quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>, 
                 group,
             }
         };
-        token(isa, &x[t * cols..][..cols], weight, eps, out);
+        token(base, &x[t * cols..][..cols], weight, eps, out);
     });
 }
 
 /// One token with the chosen variant.
-fn token(isa: Isa, x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
-    match isa {
-        Isa::Scalar => scalar::token(x, weight, eps, out),
+fn token(base: Base, x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
+    match base {
+        Base::Scalar => scalar::token(x, weight, eps, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(avx2) => avx2::token(avx2, x, weight, eps, out),
+        Base::Avx2(avx2) => avx2::token(avx2, x, weight, eps, out),
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Isa;
 use crate::testing::{Rng, TOKEN_COUNTS, cpus, edge_lengths};
 
 fn quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>) -> QuantizedActs {

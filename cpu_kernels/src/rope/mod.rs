@@ -1,11 +1,11 @@
 //! Rotary position embedding: each pair (a, b) of a head is turned by the angle of its position and frequency,
-//! (a cos - b sin, a sin + b cos) (formats.md 4.9).
+//! (a cos - b sin, a sin + b cos) (RoFormer, arXiv:2104.09864).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod scalar;
 
-use crate::{Cpu, Isa, threads::Disjoint, tokens_of};
+use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
 /// Which elements of a head rotate together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,24 +98,24 @@ pub fn apply(
     if table.half == 0 {
         return;
     }
-    let isa = cpu.isa();
+    let base = cpu.isa().base();
     let x = Disjoint::new(x);
     cpu.pool().run(tokens, |t| {
         // SAFETY: chunk t alone touches token t.
         let token = unsafe { x.part(t * width..(t + 1) * width) };
         let (cos, sin) = (table.cos(start_pos + t), table.sin(start_pos + t));
         for head in token.chunks_exact_mut(head_dim) {
-            rotate(isa, &mut head[..2 * cos.len()], cos, sin, style);
+            rotate(base, &mut head[..2 * cos.len()], cos, sin, style);
         }
     });
 }
 
 /// Rotates one head; `x` has twice as many elements as `cos` and `sin`.
-fn rotate(isa: Isa, x: &mut [f32], cos: &[f32], sin: &[f32], style: Style) {
-    match isa {
-        Isa::Scalar => scalar::rotate(x, cos, sin, style),
+fn rotate(base: Base, x: &mut [f32], cos: &[f32], sin: &[f32], style: Style) {
+    match base {
+        Base::Scalar => scalar::rotate(x, cos, sin, style),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(avx2) => avx2::rotate(avx2, x, cos, sin, style),
+        Base::Avx2(avx2) => avx2::rotate(avx2, x, cos, sin, style),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     SMALL_BATCH, Tile,
-    panel::{PANEL_ROWS, Panel, STEP_COLS},
+    panel::{PANEL_ROWS, Panel, PanelTokens},
 };
 use crate::{
     isa::Avx2,
@@ -135,16 +135,6 @@ fn many_tokens(tile: Tile, sums: &mut [i32]) {
     few_tokens(tile, whole..tile.rows, sums);
 }
 
-/// Where a panel and some tokens stand in a tile.
-pub struct PanelTokens {
-    /// First row of the panel.
-    pub row: usize,
-    /// First token.
-    pub first: usize,
-    /// Columns of the panel.
-    pub cols: Range<usize>,
-}
-
 /// A panel times `N` tokens, added to `sums` (or written there, by the first panel of the row).
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply_panel<const N: usize>(tile: &Tile, at: PanelTokens, steps: &[[u8; 64]], sums: &mut [i32]) {
@@ -154,7 +144,7 @@ fn multiply_panel<const N: usize>(tile: &Tile, at: PanelTokens, steps: &[[u8; 64
     for n in 0..N {
         values[n] = tile.quads(at.first + n, &at.cols);
         if at.cols.start > 0 {
-            let sums = sums[(at.first + n) * tile.rows + at.row..][..PANEL_ROWS].as_chunks().0;
+            let sums = sums[at.sums(tile, n)].as_chunks().0;
             wide[n] = [load_i32(&sums[0]), load_i32(&sums[1])];
         }
     }
@@ -177,10 +167,8 @@ fn multiply_panel<const N: usize>(tile: &Tile, at: PanelTokens, steps: &[[u8; 64
         }
     }
     for n in 0..N {
-        let sums = sums[(at.first + n) * tile.rows + at.row..][..PANEL_ROWS].as_chunks_mut().0;
+        let sums = sums[at.sums(tile, n)].as_chunks_mut().0;
         store_i32(&mut sums[0], wide[n][0]);
         store_i32(&mut sums[1], wide[n][1]);
     }
 }
-
-const _: () = assert!(STEP_COLS == 4, "an i32 of values meets the 4 columns of a step");

@@ -10,6 +10,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod panel;
@@ -81,10 +85,7 @@ impl<'a> Tile<'a> {
             stride,
         }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-impl<'a> Tile<'a> {
     /// The blocks of a row.
     fn row(&self, row: usize) -> &'a [[u8; I2S_BLOCK_BYTES]] {
         self.codes[row * self.stride / 4..][..self.stride / 4].as_chunks().0
@@ -96,6 +97,7 @@ impl<'a> Tile<'a> {
     }
 
     /// The values of a token at columns `cols`, four to an i32.
+    #[cfg(target_arch = "x86_64")]
     fn quads(&self, token: usize, cols: &Range<usize>) -> &'a [i32] {
         bytemuck::cast_slice(&self.values[token * self.stride..][cols.clone()])
     }
@@ -175,9 +177,9 @@ impl<'a, T> Work<'a, T> {
         let rows_per_tile = if acts.tokens() > SMALL_BATCH {
             PREFILL_ROWS
         } else {
-            // A multiple of 8, so that only the last tile has rows left over after the passes of several rows.
-            let fitting = TILE_BYTES / weights.row_bytes().max(1) / 8 * 8;
-            fitting.clamp(8, TILE_SUMS / SMALL_BATCH)
+            // A multiple, so that only the last tile has rows that fill no panel.
+            let fitting = TILE_BYTES / weights.row_bytes().max(1) / PREFILL_ROWS * PREFILL_ROWS;
+            fitting.clamp(PREFILL_ROWS, TILE_SUMS / SMALL_BATCH)
         };
         Self { weights, out: Disjoint::new(out), add, rows_per_tile, tiles: rows.div_ceil(rows_per_tile) }
     }
@@ -243,6 +245,10 @@ fn tile_sums(
         (Layout::I2sP128, Isa::Scalar) => scalar::sums(tile, sums),
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::sums(avx2, tile, sums),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::sums(vnni, tile, sums),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::sums(vnni, tile, sums),
     }
 }
 

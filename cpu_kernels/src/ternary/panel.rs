@@ -20,7 +20,7 @@ use crate::{
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
 
-/// Columns of a step.
+/// Columns of a step: an i32 of values.
 pub const STEP_COLS: usize = 4;
 
 /// Columns of a panel: 16 KiB of codes, which stay in a first-level cache of 32 KiB beside the values of a few tokens.
@@ -50,8 +50,8 @@ impl Panel {
                 for r in 0..8 {
                     packed[r] = load_u8(&tile.row(row + 8 * half + r)[cols.start / I2S_BLOCK + block]);
                 }
-                // Column c of a block is in byte c % 32: 4 neighbouring bytes hold 4 neighbouring columns of each of the
-                // block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
+                // Column c of a block is in byte c % 32: 4 neighbouring bytes hold 4 neighbouring columns of each of
+                // the block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
                 let packed = transpose(packed);
                 for group in 0..8 {
                     let codes = unpack(packed[group]);
@@ -62,5 +62,23 @@ impl Panel {
             }
         }
         steps
+    }
+}
+
+/// Where a panel and some tokens stand in a tile.
+pub struct PanelTokens {
+    /// First row of the panel.
+    pub row: usize,
+    /// First token.
+    pub first: usize,
+    /// Columns of the panel.
+    pub cols: Range<usize>,
+}
+
+impl PanelTokens {
+    /// Where the sums of token `n` of these are, for the rows of one panel, in `sums` of the tile.
+    pub fn sums(&self, tile: &Tile, n: usize) -> Range<usize> {
+        let start = (self.first + n) * tile.rows + self.row;
+        start..start + PANEL_ROWS
     }
 }

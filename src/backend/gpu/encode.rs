@@ -1,5 +1,7 @@
 //! Dispatches prepared at load, and their recording: per step only parameters change.
 
+use std::time::{Duration, Instant};
+
 use super::{
     device::{Gpu, Pipeline},
     params::{Dynamic, PARAM_BYTES, Params},
@@ -106,6 +108,8 @@ impl Uniforms {
 pub(super) struct Recorder {
     pub dispatches: u64,
     pub submits: u64,
+    /// Time of the processor spent on recording and submitting.
+    pub recording: Duration,
 }
 
 impl Recorder {
@@ -117,6 +121,7 @@ impl Recorder {
         dynamic: &Dynamic,
         uniforms: &mut Option<Uniforms>,
     ) {
+        let begin = Instant::now();
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for dispatch in dispatches {
             let params = dispatch.params.with(dynamic);
@@ -134,6 +139,8 @@ impl Recorder {
             pass.dispatch_workgroups(x, y, z);
             self.dispatches += 1;
         }
+        drop(pass);
+        self.recording += begin.elapsed();
     }
 
     /// Submits what was recorded. Each dispatch may be recorded once between two submits.
@@ -143,10 +150,13 @@ impl Recorder {
         encoder: wgpu::CommandEncoder,
         uniforms: &Option<Uniforms>,
     ) -> wgpu::SubmissionIndex {
+        let begin = Instant::now();
         if let Some(uniforms) = uniforms {
             gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
         }
+        let submission = gpu.queue.submit([encoder.finish()]);
         self.submits += 1;
-        gpu.queue.submit([encoder.finish()])
+        self.recording += begin.elapsed();
+        submission
     }
 }

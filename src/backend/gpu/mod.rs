@@ -82,6 +82,7 @@ impl GpuBackend {
             all.dispatches += counters.dispatches;
             all.submits += counters.submits;
             all.readback_bytes += counters.readback_bytes;
+            all.recording += counters.recording;
         }
         all
     }

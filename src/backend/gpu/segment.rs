@@ -1,6 +1,6 @@
 //! A loaded segment: buffers, dispatch lists, and the steps that run them.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     buffers::{Arenas, Layout},
@@ -9,20 +9,15 @@ use super::{
     lower::{LayerCache, Lowering, Phase, damaged_place},
     params::Dynamic,
     readback::Readback,
-    slots::{SPLIT_KEYS, Shape, Slots},
+    slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
     weights::Weights,
 };
 use crate::{
     backend::{Activations, Wanted},
     error::{Error, Result},
-    model::{Linear, Model},
+    model::Model,
     plan::{Segment, Sizes, graph::block_ops},
 };
-
-/// Multiply-adds of one submit of a prompt. Windows resets a GPU that works 2 s on one submit and a long one
-/// freezes the desktop of an integrated GPU: this is 50 ms at 80 GMAC/s, an estimate for a weak one. The steps of
-/// a single token are never split: they are bound by memory, 35 ms for a 7B model at 50 GB/s.
-const SUBMIT_MACS: u64 = 4_000_000_000;
 
 /// Tokens that share a reading of the head's weights when the logits of many are wanted.
 const HEAD_TILE: u32 = 4;
@@ -56,6 +51,8 @@ pub struct Counters {
     pub submits: u64,
     /// Bytes read back.
     pub readback_bytes: u64,
+    /// Time of the processor spent on recording and submitting.
+    pub recording: Duration,
 }
 
 /// The sizes of a segment, checked against what the device binds.
@@ -103,7 +100,6 @@ pub(super) struct Loaded {
     head_many: Vec<Dispatch>,
     uniforms: Option<Uniforms>,
     readback: Readback,
-    layer_macs: u64,
     recorder: Recorder,
     readback_bytes: u64,
     /// Tokens the caches hold.
@@ -172,11 +168,6 @@ impl Loaded {
         weights.upload(gpu, &arenas, model, segment, progress)?;
         gpu.check("loading weights")?;
 
-        let macs = |layer: usize| {
-            let block = &model.weights.blocks[layer];
-            Linear::ALL.iter().map(|&role| block.linear(role)).map(|m| (m.rows * m.cols) as u64).sum()
-        };
-        let layer_macs = segment.layers.clone().map(macs).max().unwrap_or(0);
         Ok(Self {
             model: Arc::clone(model),
             segment: segment.clone(),
@@ -190,7 +181,6 @@ impl Loaded {
             head_many,
             uniforms,
             readback,
-            layer_macs,
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached_tokens: 0,
@@ -204,6 +194,7 @@ impl Loaded {
             dispatches: self.recorder.dispatches,
             submits: self.recorder.submits,
             readback_bytes: self.readback_bytes,
+            recording: self.recorder.recording,
         }
     }
 
@@ -224,7 +215,7 @@ impl Loaded {
         let dim = self.model.config.dim;
         let mut done = 0;
         while done < positions.len() {
-            let tokens = self.shape.chunk_tokens.min(positions.len() - done);
+            let tokens = self.shape.chunk(&self.model.config, positions.start + done, positions.len() - done);
             let chunk = done..done + tokens;
             if self.segment.embed {
                 gpu.queue.write_buffer(&self.slots.ids, 0, bytemuck::cast_slice(&activations.ids[chunk.clone()]));
@@ -303,7 +294,11 @@ impl Loaded {
         // A single token goes into one submit, whatever its size.
         let layers_per_submit = match tokens {
             1 => layers.len(),
-            _ => (SUBMIT_MACS / (self.layer_macs * tokens as u64).max(1)) as usize,
+            _ => {
+                let config = &self.model.config;
+                let macs = layer_macs(config) + attention_macs(config, start + tokens);
+                (SUBMIT_MACS / (macs * tokens as u64).max(1)) as usize
+            }
         };
         for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
             if i > 0 {

@@ -3,13 +3,20 @@
 use super::device::Gpu;
 use crate::{
     error::{Error, Result},
-    model::Config,
+    model::{Config, Linear},
     plan::{Segment, Sizes, op::Slot},
 };
 
-/// Most tokens computed together. Larger chunks amortise a submit better, but 256 already fill four tiles of
-/// ternary_matmul_i2s, and the activations of a wide model (2 x 23040 feed-forward) stay below 64 MiB.
-const CHUNK_TOKENS: usize = 256;
+/// Multiply-adds of one submit of a prompt, and of one layer of it where that can be had. Windows resets a GPU that
+/// works 2 s on one submit and a long one freezes the desktop of an integrated GPU: this is 50 ms at 80 GMAC/s, an
+/// estimate for a weak one. The steps of a single token are never split: they are bound by memory, 35 ms for a 7B
+/// model at 50 GB/s.
+pub(super) const SUBMIT_MACS: u64 = 4_000_000_000;
+/// Tokens computed together. 64 is one tile of ternary_matmul_i2s: fewer would waste the work on large models too.
+/// 256 fill four, and the activations of a wide model (2 x 23040 feed-forward) stay below 64 MiB.
+const CHUNK_TOKENS: std::ops::RangeInclusive<usize> = 64..=256;
+/// The same deep in a long context, where attention outweighs the products: one tile of attention_prefill.
+const LEAST_CHUNK_TOKENS: usize = 16;
 /// Up to this many tokens the matrix-vector kernel reads the weights once per token (later ones from cache);
 /// beyond, a 64-wide tile of ternary_matmul_i2s wastes less. Not measured on hardware yet.
 pub(super) const SMALL_BATCH: usize = 4;
@@ -19,6 +26,20 @@ pub(super) const SPLIT_KEYS: usize = 128;
 const MAX_SPLITS: usize = 32;
 /// Logits computed and read back at once when those of every token are wanted.
 const LOGIT_BYTES: usize = 16 << 20;
+
+/// Multiply-adds of one token in the products of one layer.
+pub(super) fn layer_macs(config: &Config) -> u64 {
+    let macs = |role: Linear| {
+        let (rows, cols) = config.linear_shape(role);
+        (rows * cols) as u64
+    };
+    Linear::ALL.into_iter().map(macs).sum()
+}
+
+/// Multiply-adds of one token in the attention of one layer over `keys` keys.
+pub(super) fn attention_macs(config: &Config, keys: usize) -> u64 {
+    (2 * Slot::Q.width(config) * keys) as u64
+}
 
 /// Sizes of a segment's buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +77,10 @@ impl Shape {
         let widest = qkv_width(config).max(2 * config.ffn_dim).max(config.dim);
         let most = (max_binding / (4 * widest as u64)) as usize;
         let vocab_bytes = 4 * config.vocab;
-        let logit_rows = most_rows(max_binding, vocab_bytes).min((LOGIT_BYTES / vocab_bytes).max(1));
+        let head_macs = (config.vocab * config.dim) as u64;
+        let logit_rows = most_rows(max_binding, vocab_bytes)
+            .min((LOGIT_BYTES / vocab_bytes).max(1))
+            .min((SUBMIT_MACS / head_macs.max(1)).max(1) as usize);
         let part_bytes = 4 * config.heads * (config.head_dim + 2);
         let small_batch = SMALL_BATCH.min(most_rows(max_binding, part_bytes));
         for (what, rows, bytes) in [
@@ -68,7 +92,9 @@ impl Shape {
                 return Err(too_large(what, bytes as u64, max_binding));
             }
         }
-        let chunk_tokens = sizes.batch_tokens.min(CHUNK_TOKENS).min(chunk.unwrap_or(usize::MAX)).min(most).max(1);
+        let bounded = (SUBMIT_MACS / layer_macs(config).max(1)) as usize;
+        let bounded = bounded.clamp(*CHUNK_TOKENS.start(), *CHUNK_TOKENS.end());
+        let chunk_tokens = sizes.batch_tokens.min(bounded).min(chunk.unwrap_or(usize::MAX)).min(most).max(1);
         let small_batch = small_batch.min(chunk_tokens);
         let max_splits = sizes
             .context_tokens
@@ -90,6 +116,12 @@ impl Shape {
             return Err(too_large(&what, shape.k_bytes.max(shape.v_bytes), max_binding));
         }
         Ok(shape)
+    }
+
+    /// How many of `left` tokens to compute together when `start` are cached.
+    pub fn chunk(&self, config: &Config, start: usize, left: usize) -> usize {
+        let bounded = (SUBMIT_MACS / attention_macs(config, start + 1)) as usize;
+        left.min(self.chunk_tokens).min(bounded.max(LEAST_CHUNK_TOKENS))
     }
 
     /// Bytes of the caches of `layers` layers.
@@ -183,5 +215,66 @@ impl Slots {
             Slot::Up => (&self.ffn, 2 * config.ffn_dim, config.ffn_dim),
         };
         Place { buffer, stride, offset }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Activation, Family, Rope, RopeStyle},
+        plan::{BackendKind, KvType},
+    };
+
+    fn config(dim: usize, ffn_dim: usize, heads: usize, kv_heads: usize, vocab: usize) -> Config {
+        Config {
+            arch: String::new(),
+            family: Family::BitNet,
+            name: String::new(),
+            layers: 30,
+            dim,
+            ffn_dim,
+            heads,
+            kv_heads,
+            head_dim: 128,
+            vocab,
+            context: 4096,
+            rms_eps: 1e-5,
+            rope: Rope { dims: 128, base: 1e4, position_scale: 1.0, style: RopeStyle::HalfSplit },
+            activation: Activation::Relu2,
+        }
+    }
+
+    fn shape(config: &Config, context_tokens: usize, max_binding: u64) -> Result<Shape> {
+        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type: KvType::F16, v_type: KvType::F16 };
+        let segment =
+            Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
+        Shape::new(config, &segment, &sizes, max_binding, None)
+    }
+
+    const BINDING: u64 = 128 << 20;
+
+    #[test]
+    fn large_models_and_long_contexts_take_smaller_chunks() {
+        let (small, large) = (config(512, 1408, 4, 2, 32000), config(4096, 14336, 32, 8, 128_256));
+        assert_eq!(shape(&small, 4096, BINDING).unwrap().chunk_tokens, 256);
+        let shape = shape(&large, 4096, BINDING).unwrap();
+        assert_eq!(shape.chunk_tokens, 64);
+        assert_eq!(shape.chunk(&large, 0, 1000), 64);
+        assert_eq!(shape.chunk(&large, 0, 5), 5);
+        assert_eq!(shape.chunk(&large, 131_071, 1000), 16);
+        // 128256 x 4096 multiply-adds a token.
+        assert_eq!(shape.logit_rows, 7);
+    }
+
+    #[test]
+    fn what_no_binding_can_hold_is_refused() {
+        let large = config(4096, 14336, 32, 8, 128_256);
+        // 8 heads of 128 in f16: 2 KiB a position.
+        assert_eq!(shape(&large, 65536, BINDING).unwrap().k_bytes, BINDING);
+        let error = shape(&large, 65537, BINDING).unwrap_err().to_string();
+        assert!(error.contains("65537 tokens (lower it with -c)"), "{error}");
+        let error = shape(&large, 16, 100_000).unwrap_err().to_string();
+        assert!(error.contains("the activations of one token"), "{error}");
     }
 }

@@ -88,6 +88,12 @@ pub(super) fn check_config(config: &Config) -> Result<()> {
     }
     fits("the number of heads", config.heads + 2 * config.kv_heads, 1..=65535)?;
     fits("the rotated part of a head", config.rope.dims, 0..=config.head_dim)?;
+    if !config.rope.dims.is_multiple_of(2) {
+        return Err(Error::unsupported(
+            "the rotated part of a head",
+            format!("it is {}, which is odd", config.rope.dims),
+        ));
+    }
     // 65535 columns keep the sums of the ternary products below 2^24, where f32 is exact.
     fits("the width of the model", config.dim, 1..=65535)?;
     fits("the width of the feed-forward block", config.ffn_dim, 1..=65535)?;

@@ -8,7 +8,8 @@ use crate::{
     model::{Activation, Config, Family, Rope, RopeStyle},
 };
 
-/// How `weight_scale` of a packed matrix enters (formats.md 3.4); `linear_class` decides, not the values.
+/// How `weight_scale` of a packed matrix enters (`BitLinear` and `AutoBitLinear` of transformers); `linear_class`
+/// decides, not the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScaleReading {
     /// `linear_class: autobitlinear`: the product is multiplied by it; it is mean|W|.
@@ -239,8 +240,8 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
     }
 }
 
-/// The divisors of Llama 3.1's long-context scaling (formats.md 4.9): long wavelengths are stretched by `factor`,
-/// short ones are kept, and between the two the frequency is interpolated.
+/// The divisors of Llama 3.1's long-context scaling (`Llama3RotaryEmbedding`): long wavelengths are stretched by
+/// `factor`, short ones are kept, and between the two the frequency is interpolated.
 fn llama3_factors(head_dim: usize, base: f64, factor: f64, low: f64, high: f64, old_context: f64) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|i| {

@@ -52,8 +52,8 @@ impl<'a> Projection<'a> {
         }
     }
 
-    /// The row of the checkpoint that becomes row `row` of the file (formats.md 5.3): checkpoints rotate element i
-    /// with i + head_dim / 2, llama files rotate 2i with 2i + 1.
+    /// The row of the checkpoint that becomes row `row` of the file (`permute` in llama.cpp's converter): checkpoints
+    /// rotate element i with i + head_dim / 2, llama files rotate 2i with 2i + 1.
     pub fn source_row(&self, row: usize) -> usize {
         match self.interleave {
             None => row,

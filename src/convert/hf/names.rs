@@ -1,4 +1,4 @@
-//! Tensor names of Hugging Face checkpoints by role, without the prefix `model.` (formats.md 4.10).
+//! Tensor names of Hugging Face checkpoints by role, without the prefix `model.`.
 
 use crate::model::{Linear, Norm};
 

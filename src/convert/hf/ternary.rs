@@ -20,7 +20,7 @@ pub(super) enum Origin {
     },
     /// The values are -c, 0 and +c already; c is the scale.
     Exact,
-    /// Four codes in a byte, rows m, m + R, m + 2R and m + 3R of R = ceil(rows / 4) (formats.md 5.1).
+    /// Four codes in a byte, rows m, m + R, m + 2R and m + 3R of R = ceil(rows / 4) (`pack_weights` of transformers).
     Packed,
 }
 

@@ -15,7 +15,8 @@ use half::f16;
 use super::Tile;
 use crate::{
     Isa,
-    format::{Layout, Scales, TernaryView},
+    format::{I2S_BLOCK, Layout, Scales, TernaryView},
+    isa::Base,
     quantize::QuantizedActs,
 };
 
@@ -34,22 +35,26 @@ struct Grouped<'a> {
     groups: usize,
 }
 
-impl<'a> Grouped<'a> {
-    /// Packed codes of a row.
-    fn codes(&self, row: usize) -> &'a [u8] {
-        let row_bytes = self.tile.stride / 4;
-        &self.tile.codes[row * row_bytes..][..row_bytes]
-    }
+/// One token of a tile.
+#[derive(Clone, Copy, Default)]
+struct Token<'a> {
+    /// (stride / 128) blocks
+    values: &'a [[i8; I2S_BLOCK]],
+    /// (groups)
+    steps: &'a [f32],
+    /// (groups)
+    sums: &'a [i32],
+}
 
+impl<'a> Grouped<'a> {
     /// Scales of a row.
     fn scales(&self, row: usize) -> &'a [f16] {
         &self.scales[row * self.groups..][..self.groups]
     }
 
-    /// Steps and sums of a token.
-    fn of_token(&self, token: usize) -> (&'a [f32], &'a [i32]) {
+    fn token(&self, token: usize) -> Token<'a> {
         let of_token = token * self.groups..(token + 1) * self.groups;
-        (&self.steps[of_token.clone()], &self.sums[of_token])
+        Token { values: self.tile.token(token), steps: &self.steps[of_token.clone()], sums: &self.sums[of_token] }
     }
 }
 
@@ -74,10 +79,10 @@ pub(super) fn tile_products(
         size,
         groups,
     };
-    match (weights.layout, isa) {
-        (Layout::I2sP128, Isa::Scalar) => scalar::products(&tile, out),
+    match (weights.layout, isa.base()) {
+        (Layout::I2sP128, Base::Scalar) => scalar::products(&tile, out),
         #[cfg(target_arch = "x86_64")]
-        (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::products(avx2, &tile, out),
+        (Layout::I2sP128, Base::Avx2(avx2)) => avx2::products(avx2, &tile, out),
     }
 }
 

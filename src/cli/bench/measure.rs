@@ -1,0 +1,143 @@
+//! Runs the tests, and the ceilings they are held against, in one process.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
+
+use super::{super::interrupt, Test};
+use crate::{error::Result, generate::Session, model::Model};
+
+/// What a test took, repetition by repetition.
+#[derive(Debug)]
+pub struct Samples {
+    /// Of a whole test.
+    pub times: Vec<Duration>,
+    /// Of each step of a [`Test::Generate`], of all repetitions.
+    pub steps: Vec<Duration>,
+    /// Bytes of weights and cache that a decode step reads at half the test's length.
+    pub bytes_per_token: u64,
+    /// Ternary multiply-adds of a token.
+    pub multiply_adds_per_token: u64,
+    /// Of the last logits of the last repetition: two runs that compute the same have the same.
+    pub logits_hash: u64,
+}
+
+/// Measured limits of the CPU with the threads of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Ceilings {
+    /// Bytes streamed from memory a second.
+    pub read_bytes_per_s: f64,
+    /// int8 multiply-adds of the ternary kernels' instructions a second.
+    pub multiply_adds_per_s: f64,
+}
+
+/// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
+pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize) -> Result<Samples> {
+    let mut samples = Samples {
+        times: Vec::with_capacity(repetitions),
+        steps: Vec::with_capacity(repetitions * test.tokens()),
+        bytes_per_token: bytes_per_token(session, model, test),
+        multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
+        logits_hash: 0,
+    };
+    once(session, model, test, &mut Vec::new())?;
+    for _ in 0..repetitions {
+        if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
+            break;
+        }
+        let start = Instant::now();
+        once(session, model, test, &mut samples.steps)?;
+        samples.times.push(start.elapsed());
+    }
+    samples.logits_hash = hash(session.logits_mut());
+    Ok(samples)
+}
+
+fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
+    // Any ids do; these are spread over the vocabulary.
+    let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
+    session.truncate(0);
+    match test {
+        Test::Prompt(n) => {
+            let ids: Vec<u32> = (0..n).map(id).collect();
+            session.prefill(&ids)?;
+        }
+        Test::Generate(n) => {
+            for i in 0..n {
+                let start = Instant::now();
+                session.step(id(i))?;
+                steps.push(start.elapsed());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn bytes_per_token(session: &Session, model: &Model, test: Test) -> u64 {
+    let ternary: usize = model.weights.blocks.iter().map(|block| block.ternary_bytes()).sum();
+    let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
+    let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
+    (ternary + model.weights.head().data.len()) as u64 + cache
+}
+
+/// FNV-1a over the bits.
+fn hash(logits: &[f32]) -> u64 {
+    logits
+        .iter()
+        .flat_map(|logit| logit.to_bits().to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Medians of a few runs of each.
+pub fn ceilings(threads: usize) -> Ceilings {
+    /// Far larger than any cache of a laptop.
+    const BYTES: usize = 256 << 20;
+    const ROUNDS: usize = 200_000;
+    let cpu = Cpu::new(Isa::detect(), threads);
+    let data = vec![1u8; BYTES];
+    black_box(ceiling::read(&cpu, &data));
+    Ceilings {
+        read_bytes_per_s: BYTES as f64
+            / median_seconds(|| {
+                black_box(ceiling::read(&cpu, &data));
+            }),
+        multiply_adds_per_s: (ROUNDS as u64 * 4096) as f64
+            / median_seconds(|| {
+                black_box(ceiling::multiply_add(&cpu, ROUNDS));
+            }),
+    }
+}
+
+fn median_seconds(mut work: impl FnMut()) -> f64 {
+    let mut seconds: Vec<f64> = (0..5)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[2]
+}
+
+/// The most memory this process has held, where the system tells it.
+pub fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?;
+    Some(kib.trim().parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hash;
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        assert_eq!(hash(&[]), 0xcbf2_9ce4_8422_2325);
+        // The four bytes 61 62 63 64 ("abcd"), from the algorithm's published test vectors.
+        assert_eq!(hash(&[f32::from_bits(0x6463_6261)]), 0xfc17_9f83_ee07_24dd);
+    }
+}

@@ -1,0 +1,111 @@
+//! `bench`: llama-bench's tests and columns, and beside each figure the share of what the machine can do.
+//!
+//! Tokenising and sampling are not part of any figure, as in llama-bench.
+
+mod measure;
+
+mod report;
+
+use super::{
+    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers},
+    engine::{Engine, Source},
+    interrupt, output,
+};
+use crate::{error::Result, plan::BackendKind};
+
+/// One line of the report: what was run, and how often it took how long.
+pub struct Row {
+    /// The devices that computed, in the order of the layers.
+    device: String,
+    /// `None` where the CPU has no part.
+    threads: Option<usize>,
+    test: Test,
+    samples: measure::Samples,
+    /// The most memory held until this test had ended.
+    peak_rss_bytes: Option<u64>,
+    /// `None` for the GPU, whose ceilings are not known.
+    ceilings: Option<measure::Ceilings>,
+}
+
+/// llama-bench's two kinds of test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// A prompt of so many tokens, at once.
+    Prompt(usize),
+    /// So many tokens, one after the other, from an empty context.
+    Generate(usize),
+}
+
+impl Test {
+    fn tokens(self) -> usize {
+        match self {
+            Self::Prompt(n) | Self::Generate(n) => n,
+        }
+    }
+
+    /// llama-bench's name: pp512, tg128.
+    fn name(self) -> String {
+        match self {
+            Self::Prompt(n) => format!("pp{n}"),
+            Self::Generate(n) => format!("tg{n}"),
+        }
+    }
+}
+
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let source = Source::open(&args.model)?;
+    let engine = Engine::new(&source)?;
+    let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n as usize));
+    let tests: Vec<Test> = prompts
+        .chain(args.n_gen.iter().map(|&n| Test::Generate(n as usize)))
+        .filter(|test| test.tokens() > 0)
+        .collect();
+    let context = tests.iter().map(|test| test.tokens()).max().unwrap_or(1);
+
+    let mut rows = Vec::new();
+    for &backend in &args.backend {
+        for (index, &threads) in args.threads.iter().enumerate() {
+            // The number of threads says nothing about a GPU.
+            if backend == BackendChoice::Gpu && index > 0 {
+                continue;
+            }
+            let options = engine_args(args, backend, threads, context);
+            let sizes = engine.sizes(&options)?;
+            let mut session = engine.load(&options, options.request(), sizes)?;
+            let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
+            for &test in &tests {
+                let samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
+                if interrupt::raised() {
+                    return Ok(());
+                }
+                let threads = on_cpu_alone.then(|| options.threads());
+                let peak_rss_bytes = measure::peak_rss_bytes();
+                rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, ceilings: None });
+            }
+        }
+    }
+    // Last, as it takes memory of its own.
+    for &threads in &args.threads {
+        let threads = engine_args(args, BackendChoice::Cpu, threads, context).threads();
+        let rows: Vec<&mut Row> = rows.iter_mut().filter(|row| row.threads == Some(threads)).collect();
+        if !rows.is_empty() {
+            let ceilings = measure::ceilings(threads);
+            rows.into_iter().for_each(|row| row.ceilings = Some(ceilings));
+        }
+    }
+    let model = report::ModelFacts::new(&source, &engine.model);
+    output::print(&report::render(args.output, &model, &rows))
+}
+
+/// The flags of one combination.
+fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: usize) -> EngineArgs {
+    EngineArgs {
+        backend,
+        n_gpu_layers: GpuLayers::Auto,
+        threads,
+        ctx_size: Some(context as u32),
+        batch_size: args.batch_size,
+        cache_type_k: args.cache_type_k,
+        cache_type_v: args.cache_type_v,
+    }
+}

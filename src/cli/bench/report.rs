@@ -1,0 +1,186 @@
+//! The rows as Markdown, JSON, JSON lines or CSV, with llama-bench's names where it has one.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    super::{args::BenchFormat, engine::Source, format},
+    Row, Test,
+};
+use crate::model::{Linear, Model};
+
+/// What llama-bench says of the model.
+pub struct ModelFacts {
+    name: String,
+    size_bytes: u64,
+    parameters: u64,
+}
+
+impl ModelFacts {
+    pub fn new(source: &Source, model: &Model) -> Self {
+        let tensors = source.file.tensors();
+        let ty = tensors.iter().find(|info| info.name == crate::model::names::linear(0, Linear::Q));
+        let kind = ty.map_or("", |info| info.ty.name());
+        let label = if model.config.name.is_empty() { &model.config.arch } else { &model.config.name };
+        Self {
+            name: format!("{label} {kind}"),
+            size_bytes: tensors.iter().map(|info| info.len_bytes).sum(),
+            parameters: tensors.iter().map(|info| info.elements()).sum(),
+        }
+    }
+}
+
+pub fn render(output: BenchFormat, model: &ModelFacts, rows: &[Row]) -> String {
+    let lines = |rows: &[Row]| rows.iter().map(|row| to_json(model, row).to_string() + "\n").collect::<String>();
+    match output {
+        BenchFormat::Md => markdown(model, rows),
+        BenchFormat::Jsonl => lines(rows),
+        BenchFormat::Json => {
+            let all: Vec<Json> = rows.iter().map(|row| to_json(model, row)).collect();
+            format!("{:#}\n", Json::Array(all))
+        }
+        BenchFormat::Csv => csv(&rows.iter().map(|row| to_json(model, row)).collect::<Vec<_>>()),
+    }
+}
+
+fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
+    let heading =
+        ["model", "size", "params", "backend", "threads", "test", "t/s", "ms/token p50 p95 p99", "of ceiling"];
+    let mut table = vec![heading.map(String::from).to_vec()];
+    for row in rows {
+        let (mean, deviation) = rates(row);
+        let quantiles = [0.5, 0.95, 0.99].map(|q| quantile_ms(row, q));
+        let latency = match quantiles {
+            [Some(p50), Some(p95), Some(p99)] => format!("{p50:.2} {p95:.2} {p99:.2}"),
+            _ => "-".into(),
+        };
+        table.push(vec![
+            model.name.clone(),
+            format::bytes(model.size_bytes),
+            parameters(model.parameters),
+            row.device.clone(),
+            row.threads.map_or_else(|| "-".into(), |threads| threads.to_string()),
+            row.test.name(),
+            format!("{mean:.2} ± {deviation:.2}"),
+            latency,
+            share(row).map_or_else(|| "-".into(), |(share, of)| format!("{:.0} % of {of}", share * 100.0)),
+        ]);
+    }
+    let mut text = format::table(&table);
+    if let Some(bytes) = rows.iter().filter_map(|row| row.peak_rss_bytes).max() {
+        text += &format!("peak memory {}; without tokenising and sampling\n", format::bytes(bytes));
+    }
+    text
+}
+
+fn parameters(count: u64) -> String {
+    if count < 1_000_000_000 { format!("{:.2} M", count as f64 / 1e6) } else { format!("{:.2} B", count as f64 / 1e9) }
+}
+
+/// Mean and standard deviation of tokens per second, as llama-bench gives them.
+fn rates(row: &Row) -> (f64, f64) {
+    let rate = |time: &Duration| row.test.tokens() as f64 / time.as_secs_f64();
+    let rates: Vec<f64> = row.samples.times.iter().map(rate).collect();
+    mean_and_deviation(&rates)
+}
+
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, if values.len() < 2 { 0.0 } else { (squares / (n - 1.0)).sqrt() })
+}
+
+/// Of a decode step (nearest rank); `None` for prompts.
+fn quantile_ms(row: &Row, q: f64) -> Option<f64> {
+    let mut steps = row.samples.steps.clone();
+    steps.sort_unstable();
+    let rank = (q * steps.len() as f64).ceil() as usize;
+    steps.get(rank.max(1) - 1).copied().map(format::milliseconds)
+}
+
+/// The share of the ceiling that rules the test, and that ceiling in words.
+fn share(row: &Row) -> Option<(f64, String)> {
+    let ceilings = row.ceilings?;
+    let (rate, _) = rates(row);
+    Some(match row.test {
+        Test::Prompt(_) => {
+            let limit = ceilings.multiply_adds_per_s;
+            (rate * row.samples.multiply_adds_per_token as f64 / limit, format!("{:.0} G MAC/s", limit / 1e9))
+        }
+        Test::Generate(_) => {
+            let limit = ceilings.read_bytes_per_s;
+            (rate * row.samples.bytes_per_token as f64 / limit, format!("{:.1} GB/s", limit / 1e9))
+        }
+    })
+}
+
+fn to_json(model: &ModelFacts, row: &Row) -> Json {
+    let (mean, deviation) = rates(row);
+    let ns: Vec<f64> = row.samples.times.iter().map(|time| time.as_nanos() as f64).collect();
+    let (avg_ns, stddev_ns) = mean_and_deviation(&ns);
+    let (n_prompt, n_gen) = match row.test {
+        Test::Prompt(n) => (n, 0),
+        Test::Generate(n) => (0, n),
+    };
+    json!({
+        "build_version": env!("CARGO_PKG_VERSION"),
+        "model_type": model.name,
+        "model_size": model.size_bytes,
+        "model_n_params": model.parameters,
+        "backends": row.device,
+        "n_threads": row.threads,
+        "n_prompt": n_prompt,
+        "n_gen": n_gen,
+        "test": row.test.name(),
+        "avg_ns": avg_ns,
+        "stddev_ns": stddev_ns,
+        "avg_ts": mean,
+        "stddev_ts": deviation,
+        "samples_ns": ns,
+        "p50_ms": quantile_ms(row, 0.5),
+        "p95_ms": quantile_ms(row, 0.95),
+        "p99_ms": quantile_ms(row, 0.99),
+        "bytes_per_token": row.samples.bytes_per_token,
+        "multiply_adds_per_token": row.samples.multiply_adds_per_token,
+        "read_ceiling_bytes_per_s": row.ceilings.map(|c| c.read_bytes_per_s),
+        "multiply_add_ceiling_per_s": row.ceilings.map(|c| c.multiply_adds_per_s),
+        "share_of_ceiling": share(row).map(|(share, _)| share),
+        "peak_rss_bytes": row.peak_rss_bytes,
+        "logits_hash": format!("{:016x}", row.samples.logits_hash),
+    })
+}
+
+/// The fields of the JSON objects, quoted; lists are left out.
+fn csv(rows: &[Json]) -> String {
+    let Some(Json::Object(first)) = rows.first() else { return String::new() };
+    let columns: Vec<&String> = first.iter().filter(|(_, value)| !value.is_array()).map(|(key, _)| key).collect();
+    let mut text = columns.iter().map(|column| column.as_str()).collect::<Vec<_>>().join(",") + "\n";
+    for row in rows {
+        let cells = columns.iter().map(|column| match &row[column.as_str()] {
+            Json::Null => String::new(),
+            Json::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+            other => other.to_string(),
+        });
+        text += &(cells.collect::<Vec<_>>().join(",") + "\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_deviation_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
+        assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0));
+    }
+
+    #[test]
+    fn csv_quotes_text_and_leaves_lists_out() {
+        let rows = [json!({"a": "x \"y\", z", "b": 1.5, "c": [1, 2], "d": null})];
+        assert_eq!(csv(&rows), "a,b,d\n\"x \"\"y\"\", z\",1.5,\n");
+    }
+}

@@ -1,0 +1,296 @@
+//! Rotation, cache writes, attention in both phases, and the merge of its splits.
+
+use bitnet_cpu_kernels::{
+    attention::{self, KvCache, KvType},
+    norm,
+    quantize::{self, QuantizedActs},
+    rope::{self, RopeTable},
+    testing::Rng,
+};
+use bitnet_gpu::backend::gpu::{
+    Gpu, Tuning,
+    debug::{self, Run},
+    params::{self, Dynamic},
+    pipelines::{Choices, Shader, Variant},
+};
+
+use crate::{
+    CLOSE, assert_quantized,
+    gpu_common::{activations, bytes, floats, open_gpu, scalar, worst},
+    lane_choices, quantized,
+};
+
+fn style_constant(style: rope::Style) -> f64 {
+    f64::from(u8::from(style == rope::Style::Interleaved))
+}
+
+#[test]
+fn rope_append_equals_the_reference() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut rng = Rng::new(5);
+    // (heads, kv_heads, head_dim, rotated, head norms)
+    let shapes = [
+        (1, 1, 2, 2, false),
+        (6, 2, 64, 64, false),
+        (4, 4, 100, 100, true),
+        (3, 1, 128, 64, true),
+        (2, 1, 256, 0, false),
+    ];
+    for (heads, kv_heads, head_dim, dims, norms) in shapes {
+        for style in [rope::Style::HalfSplit, rope::Style::Interleaved] {
+            for (k_type, v_type) in [(KvType::F16, KvType::F32), (KvType::F32, KvType::F16)] {
+                let (tokens, start, capacity) = (3, 4, 9);
+                let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+                let stride = q + 2 * kv + 2;
+                let x = activations(&mut rng, tokens * stride);
+                let table = RopeTable::new(dims, 10000.0, 1.0, None, capacity);
+                let (q_norm, k_norm) = (rng.floats(head_dim), rng.floats(head_dim));
+
+                let part = |offset: usize, width: usize| -> Vec<f32> {
+                    (0..tokens).flat_map(|t| x[t * stride + offset..][..width].to_vec()).collect()
+                };
+                let (mut eq, mut ek, ev) = (part(0, q), part(q, kv), part(q + kv, kv));
+                let cpu = scalar();
+                if norms {
+                    norm::rms_norm_in_place(&cpu, &mut eq, head_dim, &q_norm, 1e-6);
+                    norm::rms_norm_in_place(&cpu, &mut ek, head_dim, &k_norm, 1e-6);
+                }
+                if dims > 0 {
+                    rope::apply(&cpu, &mut eq, heads, head_dim, start, &table, style);
+                    rope::apply(&cpu, &mut ek, kv_heads, head_dim, start, &table, style);
+                }
+
+                let (cos, sin) = table.data();
+                let rope_data = if cos.is_empty() { vec![0.0] } else { [cos, sin].concat() };
+                let params = params::RopeAppend {
+                    heads: heads as u32,
+                    kv_heads: kv_heads as u32,
+                    head_dim: head_dim as u32,
+                    stride: stride as u32,
+                    q_offset: 0,
+                    k_offset: q as u32,
+                    v_offset: (q + kv) as u32,
+                    half: (dims / 2) as u32,
+                    sines: cos.len() as u32,
+                    eps: 1e-6,
+                    ..Default::default()
+                };
+                let is_f32 = |ty| f64::from(u8::from(ty == KvType::F32));
+                for choices in lane_choices(&gpu) {
+                    let norms = f64::from(u8::from(norms));
+                    let run = Run {
+                        variant: Variant::new(Shader::RopeAppend, choices, None),
+                        constants: &[
+                            ("Q_NORM", norms),
+                            ("K_NORM", norms),
+                            ("INTERLEAVED", style_constant(style)),
+                            ("K_F32", is_f32(k_type)),
+                            ("V_F32", is_f32(v_type)),
+                        ],
+                        params: params.into(),
+                        dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
+                        buffers: &[
+                            bytes(&x),
+                            &vec![0; capacity * kv * k_type.bytes()],
+                            &vec![0; capacity * kv * v_type.bytes()],
+                            bytes(&rope_data),
+                            bytes(&q_norm),
+                            bytes(&k_norm),
+                            &[0; 4],
+                        ],
+                        grid: [heads + 2 * kv_heads, tokens, 1],
+                    };
+                    let contents = debug::run(&gpu, &run).unwrap();
+                    let what = format!("{heads}/{kv_heads} heads of {head_dim}, {style:?}, {k_type:?}/{v_type:?}");
+                    let written = floats(&contents[0]);
+                    let fq: Vec<f32> = (0..tokens).flat_map(|t| written[t * stride..][..q].to_vec()).collect();
+                    assert!(worst(&fq, &eq) < CLOSE, "{what}: q");
+                    for (name, contents, ty, expected) in
+                        [("k", &contents[1], k_type, &ek), ("v", &contents[2], v_type, &ev)]
+                    {
+                        let cache = cache_values(contents, ty);
+                        let own = &cache[start * kv..(start + tokens) * kv];
+                        let close = if ty == KvType::F16 { 2e-2 } else { CLOSE };
+                        assert!(worst(own, expected) < close, "{what}: {name}: {}", worst(own, expected));
+                        let untouched = cache[..start * kv].iter().chain(&cache[(start + tokens) * kv..]);
+                        assert!(untouched.copied().all(|v| v == 0.0), "{what}: {name} outside the new positions");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cache_values(bytes: &[u8], ty: KvType) -> Vec<f32> {
+    match ty {
+        KvType::F32 => floats(bytes),
+        KvType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+    }
+}
+
+fn cache_bytes(values: &[f32], ty: KvType) -> Vec<u8> {
+    match ty {
+        KvType::F32 => bytes(values).to_vec(),
+        KvType::F16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+    }
+}
+
+/// The f16 bits of every kind of f32: subnormal, halfway, overflow, sign.
+#[test]
+fn cache_rounding_equals_the_processors() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut values =
+        vec![0.0, -0.0, 1.0, 65504.0, 65519.9, 65520.0, 1e9, -1e9, 5.96e-8, 2.98e-8, 2.99e-8, 6.1e-5, 1e-40];
+    // Exactly halfway between two neighbours, both parities, normal and subnormal.
+    values.extend([1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 1.5 * 2f32.powi(-24), 2.5 * 2f32.powi(-24)]);
+    let mut rng = Rng::new(6);
+    while values.len() < 256 {
+        values.push(f32::from_bits((rng.next_u64() as u32 & 0x8fff_ffff) | 0x3000_0000));
+    }
+    let expected: Vec<u16> = values.iter().map(|&v| half::f16::from_f32(v).to_bits()).collect();
+    // v of one head of 256 is packed unchanged.
+    let mut x = vec![0.0; 512];
+    x.extend(&values);
+    let params = params::RopeAppend {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 256,
+        stride: 768,
+        k_offset: 256,
+        v_offset: 512,
+        ..Default::default()
+    };
+    let run = Run {
+        variant: Variant::new(Shader::RopeAppend, gpu.choices(), None),
+        constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_F32", 0.0), ("V_F32", 0.0)],
+        params: params.into(),
+        dynamic: Dynamic { tokens: 1, ..Dynamic::default() },
+        buffers: &[bytes(&x), &[0; 512], &[0; 512], &[0; 4], &[0; 4], &[0; 4], &[0; 4]],
+        grid: [3, 1, 1],
+    };
+    let found: Vec<u16> = bytemuck::pod_collect_to_vec(&debug::run(&gpu, &run).unwrap()[2]);
+    for (i, &value) in values.iter().enumerate() {
+        assert_eq!(found[i], expected[i], "f16 bits of {value:e}");
+    }
+}
+
+#[test]
+fn attention_equals_the_reference() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut rng = Rng::new(7);
+    // (heads, kv_heads, head_dim, start, tokens, splits)
+    let cases = [
+        (1, 1, 2, 0, 1, 1),
+        (4, 4, 100, 0, 5, 1),
+        (4, 2, 64, 31, 2, 1),
+        (20, 5, 128, 300, 1, 3),
+        (6, 1, 32, 63, 3, 2),
+        (10, 2, 256, 40, 4, 5),
+        (3, 3, 96, 0, 37, 1),
+        (8, 2, 130, 10, 33, 1),
+        // More splits than keys for the first tokens: some are empty.
+        (2, 1, 16, 0, 4, 4),
+    ];
+    for (heads, kv_heads, head_dim, start, tokens, splits) in cases {
+        for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
+            let keys = start + tokens;
+            let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+            // Values the types hold exactly, so that only the arithmetic is compared.
+            let exact = |x: f32| half::f16::from_f32(x).to_f32();
+            let k: Vec<f32> = rng.floats(keys * kv).into_iter().map(exact).collect();
+            let v: Vec<f32> = rng.floats(keys * kv).into_iter().map(exact).collect();
+            let (stride, offset) = (q + 6, 2);
+            let x: Vec<f32> = activations(&mut rng, tokens * stride);
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let mut cache = KvCache::new(kv_heads, head_dim, keys, KvType::F32, KvType::F32);
+            cache.append(&scalar(), 0, &k, &v);
+            let queries: Vec<f32> = (0..tokens).flat_map(|t| x[t * stride + offset..][..q].to_vec()).collect();
+            let mut expected = vec![0.0; tokens * q];
+            attention::attend(&scalar(), &queries, heads, &cache, start, scale, &mut expected);
+
+            let params = params::Attention {
+                heads: heads as u32,
+                kv_heads: kv_heads as u32,
+                head_dim: head_dim as u32,
+                stride: stride as u32,
+                q_offset: offset as u32,
+                scale,
+                ..Default::default()
+            };
+            let is_f32 = |ty| f64::from(u8::from(ty == KvType::F32));
+            let dynamic =
+                Dynamic { tokens: tokens as u32, start: start as u32, splits: splits as u32, ..Dynamic::default() };
+            let constants = [("K_F32", is_f32(k_type)), ("V_F32", is_f32(v_type))];
+            let (k_bytes, v_bytes) = (cache_bytes(&k, k_type), cache_bytes(&v, v_type));
+            let what =
+                format!("{heads}/{kv_heads} heads of {head_dim}, {start} + {tokens} keys, {k_type:?}/{v_type:?}");
+
+            let run = Run {
+                variant: Variant::new(Shader::AttentionPrefill, gpu.choices(), None),
+                constants: &constants,
+                params: params.into(),
+                dynamic,
+                buffers: &[bytes(&x), &k_bytes, &v_bytes, &vec![0; 4 * tokens * q]],
+                grid: [heads, tokens.div_ceil(16), 1],
+            };
+            let found = floats(&debug::run(&gpu, &run).unwrap()[3]);
+            assert!(worst(&found, &expected) < CLOSE, "prefill, {what}: {}", worst(&found, &expected));
+
+            let width = head_dim + 2;
+            let bundles = kv_heads * (heads / kv_heads).div_ceil(4);
+            let run = Run {
+                variant: Variant::new(Shader::AttentionDecode, gpu.choices(), None),
+                buffers: &[bytes(&x), &k_bytes, &v_bytes, &vec![0; 4 * tokens * splits * heads * width]],
+                grid: [bundles, splits, tokens],
+                ..run
+            };
+            let parts = debug::run(&gpu, &run).unwrap().swap_remove(3);
+
+            // The merge writes the attention output beside quantising it.
+            for choices in lane_choices(&gpu) {
+                let merge = merge(&gpu, choices, &parts, (heads, head_dim, tokens, splits));
+                let found = floats(&merge[0]);
+                assert!(worst(&found, &expected) < CLOSE, "decode, {what}: {}", worst(&found, &expected));
+                let mut acts = QuantizedActs::new(tokens, q);
+                quantize::norm_quantize(&scalar(), &expected, q, Some(&vec![1.0; q]), 1e-5, &mut acts);
+                assert_quantized(&what, &quantized(&merge), &acts);
+            }
+        }
+    }
+}
+
+fn merge(
+    gpu: &Gpu,
+    choices: Choices,
+    parts: &[u8],
+    (heads, head_dim, tokens, splits): (usize, usize, usize, usize),
+) -> Vec<Vec<u8>> {
+    let cols = heads * head_dim;
+    let words = cols.next_multiple_of(128) / 4;
+    let weight = vec![1.0; cols];
+    let params = params::NormQuantize {
+        cols: cols as u32,
+        words: words as u32,
+        in_stride: cols as u32,
+        heads: heads as u32,
+        head_dim: head_dim as u32,
+        eps: 1e-5,
+        ..Default::default()
+    };
+    let run = Run {
+        variant: Variant::new(Shader::MergeNormQuantize, choices, None),
+        constants: &[("NORM", 1.0)],
+        params: params.into(),
+        dynamic: Dynamic { tokens: tokens as u32, splits: splits as u32, ..Dynamic::default() },
+        buffers: &[
+            &vec![0; 4 * tokens * cols],
+            bytes(&weight),
+            &vec![0; 4 * tokens * words],
+            &vec![0; 8 * tokens],
+            &[0; 4],
+            parts,
+        ],
+        grid: [1, tokens, 1],
+    };
+    debug::run(gpu, &run).unwrap()
+}

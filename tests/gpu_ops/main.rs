@@ -1,0 +1,67 @@
+//! Every kernel alone against the scalar reference of `bitnet-cpu-kernels`: integer results exactly, float
+//! results within a tolerance relative to their norm.
+
+#[path = "../gpu_common/mod.rs"]
+mod gpu_common;
+
+mod attention;
+
+mod dense;
+
+mod quantize;
+
+mod ternary;
+
+use bitnet_cpu_kernels::quantize::QuantizedActs;
+use bitnet_gpu::backend::gpu::{
+    Gpu,
+    pipelines::{Choices, Lanes},
+};
+
+/// Float kernels differ from the reference by the order of additions only.
+const CLOSE: f64 = 2e-5;
+
+/// All choices this device can run for kernels that have both twins.
+fn lane_choices(gpu: &Gpu) -> Vec<Choices> {
+    let own = gpu.choices();
+    let mut all = vec![Choices { lanes: Lanes::Workgroup, ..own }];
+    if gpu.caps().subgroups.is_some_and(|(least, _)| least >= 4) {
+        all.push(Choices { lanes: Lanes::Subgroup, ..own });
+    } else {
+        eprintln!("not run: subgroup variants ({} has none)", gpu.caps().name);
+    }
+    all
+}
+
+/// What norm_quantize wrote: int8 (tokens, words * 4), steps and sums.
+struct Quantized {
+    values: Vec<i8>,
+    steps: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+fn quantized(contents: &[Vec<u8>]) -> Quantized {
+    let acts: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(&contents[3]);
+    Quantized {
+        values: bytemuck::pod_collect_to_vec(&contents[2]),
+        steps: acts.iter().map(|a| f32::from_bits(a[0])).collect(),
+        sums: acts.iter().map(|a| a[1].cast_signed()).collect(),
+    }
+}
+
+/// Equal but for values that lie on the edge between two integers, of which there are very few.
+fn assert_quantized(what: &str, found: &Quantized, expected: &QuantizedActs) {
+    for t in 0..expected.tokens() {
+        let own = &found.values[t * expected.stride()..][..expected.stride()];
+        let (cols, reference) = (expected.cols(), expected.values(t));
+        assert!(own[cols..].iter().all(|&q| q == 0), "{what}: padding of token {t}");
+        let differences: Vec<i32> =
+            own[..cols].iter().zip(reference).map(|(&a, &b)| (i32::from(a) - i32::from(b)).abs()).collect();
+        assert!(differences.iter().all(|&d| d <= 1), "{what}: token {t} differs by more than one");
+        let edges = differences.iter().filter(|&&d| d > 0).count();
+        assert!(edges <= 1 + cols / 500, "{what}: {edges} of {cols} values of token {t} differ");
+        assert_eq!(found.sums[t], own.iter().map(|&q| i32::from(q)).sum::<i32>(), "{what}: sum of token {t}");
+        let step = expected.step(t);
+        assert!((found.steps[t] - step).abs() <= 1e-5 * step, "{what}: step {} for {step}", found.steps[t]);
+    }
+}
