@@ -21,6 +21,7 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
             force: args.force,
             ternarise: args.ternarise,
             progress: Some(progress),
+            ..ConvertOptions::default()
         };
         convert::convert(&args.dir, &out, &options)
     })
