@@ -34,6 +34,22 @@ pub fn store_i32(to: &mut [i32; 16], x: __m512i) {
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }
 
+/// 16 x f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn load(from: &[f32; 16]) -> __m512 {
+    // SAFETY: the array has 64 bytes; unaligned loads are allowed.
+    unsafe { _mm512_loadu_ps(from.as_ptr()) }
+}
+
+/// 16 x f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn store(to: &mut [f32; 16], x: __m512) {
+    // SAFETY: the array has 64 bytes; unaligned stores are allowed.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+}
+
 /// Two halves of a vector.
 #[inline]
 #[target_feature(enable = "avx512f")]
