@@ -6,6 +6,14 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "x86_64")]
+mod few;
+#[cfg(target_arch = "x86_64")]
+mod many;
 mod scalar;
 
 use std::ops::Range;
@@ -16,7 +24,6 @@ use super::Tile;
 use crate::{
     Isa,
     format::{I2S_BLOCK, Layout, Scales, TernaryView},
-    isa::Base,
     quantize::QuantizedActs,
 };
 
@@ -79,10 +86,14 @@ pub(super) fn tile_products(
         size,
         groups,
     };
-    match (weights.layout, isa.base()) {
-        (Layout::I2sP128, Base::Scalar) => scalar::products(&tile, out),
+    match (weights.layout, isa) {
+        (Layout::I2sP128, Isa::Scalar) => scalar::products(&tile, out),
         #[cfg(target_arch = "x86_64")]
-        (Layout::I2sP128, Base::Avx2(avx2)) => avx2::products(avx2, &tile, out),
+        (Layout::I2sP128, Isa::Avx2(avx2)) => avx2::products(avx2, &tile, out),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::products(vnni, &tile, out),
+        #[cfg(target_arch = "x86_64")]
+        (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::products(vnni, &tile, out),
     }
 }
 
