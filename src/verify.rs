@@ -5,7 +5,13 @@
 
 use std::{ops::Range, sync::Arc};
 
-use bitnet_cpu_kernels::{Cpu, isa::Isa, quantize::QuantizedActs, ternary};
+use bitnet_cpu_kernels::{
+    Cpu,
+    format::{Scales, TernaryView},
+    isa::Isa,
+    quantize::QuantizedActs,
+    ternary,
+};
 
 use crate::{
     backend::{
@@ -15,7 +21,7 @@ use crate::{
     },
     error::{Error, Result},
     generate::Session,
-    model::{Linear, Model, names},
+    model::{Linear, Model, TernaryMatrix, names},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
 };
 
@@ -90,8 +96,10 @@ fn products(subject: Subject<'_>, gpu: &Gpu, threads: usize, report: &mut Report
     let act = |i| if noise(i) == 0 { 1 } else { noise(i) };
     for (layer, block) in subject.cpu.weights.blocks.iter().enumerate() {
         for role in Linear::ALL {
-            let weights = block.linear(role).view();
-            let on_gpu = subject.gpu.weights.blocks[layer].linear(role).view();
+            // Sums over whole rows are whole numbers under every kind of scale.
+            let codes_of = |matrix| TernaryView { scales: Scales::PerTensor(1.0), ..TernaryMatrix::view(matrix) };
+            let weights = codes_of(block.linear(role));
+            let on_gpu = codes_of(subject.gpu.weights.blocks[layer].linear(role));
             for (shader, tokens) in [(Shader::TernaryMatvec, 1), (Shader::TernaryMatmul, PRODUCT_TOKENS)] {
                 let acts: Vec<i8> = (0..tokens * weights.cols).map(act).collect();
                 let mut quantized = QuantizedActs::new(tokens, weights.cols);
