@@ -5,8 +5,10 @@ use std::{num::NonZero, path::PathBuf, thread};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    convert::{Head, TernaryType},
     dummy::HeadType,
     generate::SampleOptions,
+    model::I2sPacking,
     plan::{KvType, Request},
 };
 
@@ -594,15 +596,35 @@ pub struct PlanArgs {
 
 #[derive(Args, Debug)]
 pub struct ConvertArgs {
-    /// The directory that holds config.json and model.safetensors
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// The directory that holds config.json and model.safetensors, or a GGUF file
+    #[arg(value_name = "SRC")]
+    pub src: PathBuf,
 
-    /// The file to write [default: ggml-model-i2_s.gguf in DIR]
+    /// The file to write [default for a directory: ggml-model-TYPE.gguf in it]
     #[arg(short, long, visible_alias = "outfile", value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// The model's name in the file [default: what config.json says]
+    /// Type of the ternary matrices [default: i2_s for a directory, as they are for a file]
+    #[arg(long = "type", visible_alias = "outtype", value_enum, value_name = "TYPE")]
+    pub ty: Option<TernaryChoice>,
+
+    /// Type of the embedding table and the head [default: f16 for a directory, keep for a file]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub head: Option<HeadChoice>,
+
+    /// How the I2_S matrices of the file are packed, which it does not say: p64 if bitnet.cpp made it on ARM
+    #[arg(long, value_enum, default_value = "p128", value_name = "PACKING")]
+    pub i2s_layout: I2sLayout,
+
+    /// Let f16 scales stand for f32 ones that they are not; else a conversion that changes a weight is refused
+    #[arg(long)]
+    pub lossy: bool,
+
+    /// Show what would be written, and its size
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// The model's name in the file [default: what config.json or the file says]
     #[arg(long, visible_alias = "model-name", value_name = "NAME")]
     pub name: Option<String>,
 
@@ -617,6 +639,79 @@ pub struct ConvertArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TernaryChoice {
+    #[value(name = "i2_s")]
+    I2S,
+    #[value(name = "tl1")]
+    TL1,
+    #[value(name = "tl2")]
+    TL2,
+    #[value(name = "tq1_0")]
+    TQ1_0,
+    #[value(name = "tq2_0")]
+    TQ2_0,
+    #[value(name = "q2_0")]
+    Q2_0,
+}
+
+impl From<TernaryChoice> for TernaryType {
+    fn from(ty: TernaryChoice) -> Self {
+        match ty {
+            TernaryChoice::I2S => Self::I2S,
+            TernaryChoice::TL1 => Self::TL1,
+            TernaryChoice::TL2 => Self::TL2,
+            TernaryChoice::TQ1_0 => Self::TQ1_0,
+            TernaryChoice::TQ2_0 => Self::TQ2_0,
+            TernaryChoice::Q2_0 => Self::Q2_0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadChoice {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
+    Keep,
+}
+
+impl From<HeadChoice> for Head {
+    fn from(head: HeadChoice) -> Self {
+        match head {
+            HeadChoice::F16 => Self::F16,
+            HeadChoice::Q8_0 => Self::Q8_0,
+            HeadChoice::Q6K => Self::Q6K,
+            HeadChoice::Keep => Self::Keep,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum I2sLayout {
+    /// Blocks of 128 weights: every published file
+    P128,
+    /// Blocks of 64: bitnet.cpp on ARM since November 2025
+    P64,
+    /// Four rows in a byte: bitnet.cpp built without ACT_PARALLEL
+    R4,
+    /// Four weights in order: a snapshot of bitnet.cpp of July 2026
+    Seq,
+}
+
+impl From<I2sLayout> for I2sPacking {
+    fn from(layout: I2sLayout) -> Self {
+        match layout {
+            I2sLayout::P128 => Self::P128,
+            I2sLayout::P64 => Self::P64,
+            I2sLayout::R4 => Self::R4,
+            I2sLayout::Seq => Self::Seq,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -7,7 +7,7 @@ use std::{
 
 use bitnet_cpu_kernels::{
     Cpu,
-    format::{Codec, DenseType, Dialect, I2sPacking, MatrixScales, dense::decode_row},
+    format::{Codec, DenseType, Dialect, I2sPacking, Layout, MatrixScales, Tile, dense::decode_row, pack},
     isa::Isa,
     quantize::QuantizedActs,
     ternary::matmul_i32,
@@ -16,8 +16,8 @@ use bitnet_cpu_kernels::{
 use bitnet_gpu::{
     convert::{ConvertOptions, Head, Report, TernaryType, convert},
     error::Result,
-    gguf::{Array, File, TensorSpec, TensorType, Value, Writer},
-    model::{DenseMatrix, Linear, Model as Loaded, OpenOptions},
+    gguf::{Array, File, Metadata, TensorSpec, TensorType, Value, Writer},
+    model::{DenseMatrix, Linear, Model as Loaded, OpenOptions, TileTable},
 };
 
 use super::support::{Case, Model, reals, shared};
@@ -234,6 +234,39 @@ fn a_scale_of_a_matrix_stands_beside_types_that_have_f16_ones() {
     // d = 1 = 0x3c00 at the end of each block of 54 bytes.
     let data = file.data(file.tensor("blk.1.ffn_up.weight").unwrap());
     assert!(data.chunks(54).all(|block| block[52..] == [0x00, 0x3c]));
+}
+
+#[test]
+fn bitnet_cpps_tiles_are_those_of_the_table_that_is_named() {
+    // A file as bitnet.cpp makes it says nothing about tiles; its two tables cut 1024 x 4096 up differently.
+    let (rows, cols) = (1024, 4096);
+    let mut codes = vec![1; rows * cols];
+    (codes[77 * cols + 1234], codes[1023 * cols + 4095]) = (2, 0);
+    let packed = pack(Layout::I2sP128, rows, cols, &codes);
+    let case = Case::new();
+    let convert_with = |made: TileTable, read: TileTable| {
+        let tile = Tile::known_tl1(rows, cols, made).unwrap();
+        let codec = Codec::new(Dialect::TL1(tile), rows, cols).unwrap();
+        let bytes = codec.encode(&packed, &MatrixScales::PerTensor(0.5)).unwrap();
+        let spec = TensorSpec {
+            name: "blk.0.attn_k.weight".into(),
+            dims: vec![cols as u64, rows as u64],
+            ty: TensorType::TL1,
+        };
+        let path = case.folder.path().join("tl1.gguf");
+        let mut writer = Writer::create(&Metadata::default(), vec![spec], fs::File::create(&path).unwrap()).unwrap();
+        writer.write_tensor("blk.0.attn_k.weight", &bytes).unwrap();
+        writer.finish().unwrap();
+        let open = OpenOptions { tiles: read, ..Default::default() };
+        let (out, _) = step(&path, "i2_s.gguf", &ConvertOptions { open, force: true, ..to(TernaryType::I2S) }).unwrap();
+        let file = File::open(&out).unwrap();
+        file.data(&file.tensors()[0])[..packed.len()] == packed
+    };
+    for made in [TileTable::SetupEnv, TileTable::Preset] {
+        for read in [TileTable::SetupEnv, TileTable::Preset] {
+            assert_eq!(convert_with(made, read), made == read, "made with {made:?}, read with {read:?}");
+        }
+    }
 }
 
 fn golden(name: &str) -> Option<PathBuf> {
