@@ -173,7 +173,7 @@ fn attention_case(isa: Isa, name: &str, tokens: usize, before: usize) -> Case {
     }
 }
 
-fn small_cases(isa: Isa) -> [Case; 3] {
+fn small_cases(isa: Isa) -> [Case; 4] {
     let mut rng = Rng::new(5);
     let (x, weight, up) = (rng.floats(6912), rng.floats(6912), rng.floats(6912));
     let (mut acts, mut normed, mut gate_values) = (QuantizedActs::new(1, 6912), vec![0.0; 6912], rng.floats(6912));
@@ -181,6 +181,7 @@ fn small_cases(isa: Isa) -> [Case; 3] {
     let case =
         |name: &str, run: Box<dyn FnMut(&Cpu)>| Case { name: name.to_owned(), isa, work: Work::Values(6912), run };
     [
+        case("pool: 8 empty chunks", Box::new(|cpu| cpu.pool().run(8, |chunk| _ = black_box(chunk)))),
         case("norm_quantize 6912", Box::new(move |cpu| norm_quantize(cpu, &x, 6912, Some(&weight), 1e-5, &mut acts))),
         case("rms_norm 6912", Box::new(move |cpu| norm::rms_norm(cpu, &x2, 6912, &weight2, 1e-5, &mut normed))),
         case(

@@ -41,6 +41,8 @@ pub mod testing;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::sync::Mutex;
+
 pub use isa::Isa;
 pub use threads::Pool;
 
@@ -49,13 +51,15 @@ pub use threads::Pool;
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
+    /// For partial results of operations: grown by the first step that needs more, used again by the later ones.
+    scratch: Mutex<Vec<f32>>,
 }
 
 impl Cpu {
     /// `threads` (at least 1) includes the calling thread.
     pub fn new(isa: Isa, threads: usize) -> Self {
         log::debug!("CPU kernels: {}, {threads} threads", isa.name());
-        Self { isa, pool: Pool::new(threads) }
+        Self { isa, pool: Pool::new(threads), scratch: Mutex::default() }
     }
 
     /// The instruction set in use.

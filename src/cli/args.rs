@@ -5,8 +5,10 @@ use std::{num::NonZero, path::PathBuf, thread};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    convert::{Head, TernaryType},
     dummy::HeadType,
     generate::SampleOptions,
+    model::I2sPacking,
     plan::{KvType, Request},
 };
 
@@ -26,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Continue a text
     Run(RunArgs),
+    /// Talk with the model
+    Chat(ChatArgs),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Show the logits after a sequence of token ids
@@ -34,6 +38,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the processor and the GPU adapters
     Devices(DevicesArgs),
+    /// Test the kernels and the GPU drivers, and say what to do
+    Doctor(DoctorArgs),
+    /// Compare the GPU with the CPU on a model: products, layers, answers
+    Verify(VerifyArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
     /// Make a GGUF file of a Hugging Face model directory
@@ -310,9 +318,16 @@ pub struct RunArgs {
     #[arg(short, long, overrides_with = "no_escape")]
     pub escape: bool,
 
-    /// Never a conversation, which is what `run` does anyway
-    #[arg(long)]
+    /// Talk with the model, as `chat` does; the prompt is then the system prompt [llama.cpp: -cnv]
+    #[arg(long, overrides_with = "no_conversation", conflicts_with_all = ["json", "bench", "no_display_prompt"])]
+    pub conversation: bool,
+
+    /// No conversation, which is the default
+    #[arg(long, overrides_with = "conversation")]
     pub no_conversation: bool,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
 
     /// Print the answer without the prompt before it
     #[arg(long)]
@@ -325,6 +340,58 @@ pub struct RunArgs {
     /// Run the prompt on the CPU and on the GPU (with -ngl, that many layers of it) and print a table of both
     #[arg(long)]
     pub bench: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    #[command(flatten)]
+    pub sample: SampleArgs,
+}
+
+/// How a conversation is held.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Conversation")]
+pub struct ConversationArgs {
+    /// What the model is told before the first question [llama.cpp: -sys]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system_prompt: Option<String>,
+
+    /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
+    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE")]
+    pub chat_template: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu chat -m model.gguf -sys \"Be brief.\"")]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Most tokens of an answer; -1 = until the model ends or the context is full
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    pub n_predict: Option<i64>,
+
+    /// End answers before this text; can be given several times
+    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Take \n, \t, \" and the like in the system prompt and in stop texts literally
+    #[arg(long)]
+    pub no_escape: bool,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
 
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -490,6 +557,31 @@ pub enum BenchFormat {
 }
 
 #[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// A file with one prompt to a line, instead of three built-in ones
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+
+    /// Tokens to compare after each prompt
+    #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096))]
+    pub n_predict: u32,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct PlanArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -504,15 +596,35 @@ pub struct PlanArgs {
 
 #[derive(Args, Debug)]
 pub struct ConvertArgs {
-    /// The directory that holds config.json and model.safetensors
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    /// The directory that holds config.json and model.safetensors, or a GGUF file
+    #[arg(value_name = "SRC")]
+    pub src: PathBuf,
 
-    /// The file to write [default: ggml-model-i2_s.gguf in DIR]
+    /// The file to write [default for a directory: ggml-model-TYPE.gguf in it]
     #[arg(short, long, visible_alias = "outfile", value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// The model's name in the file [default: what config.json says]
+    /// Type of the ternary matrices [default: i2_s for a directory, as they are for a file]
+    #[arg(long = "type", visible_alias = "outtype", value_enum, value_name = "TYPE")]
+    pub ty: Option<TernaryChoice>,
+
+    /// Type of the embedding table and the head [default: f16 for a directory, keep for a file]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub head: Option<HeadChoice>,
+
+    /// How the I2_S matrices of the file are packed, which it does not say: p64 if bitnet.cpp made it on ARM
+    #[arg(long, value_enum, default_value = "p128", value_name = "PACKING")]
+    pub i2s_layout: I2sLayout,
+
+    /// Let f16 scales stand for f32 ones that they are not; else a conversion that changes a weight is refused
+    #[arg(long)]
+    pub lossy: bool,
+
+    /// Show what would be written, and its size
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// The model's name in the file [default: what config.json or the file says]
     #[arg(long, visible_alias = "model-name", value_name = "NAME")]
     pub name: Option<String>,
 
@@ -527,6 +639,79 @@ pub struct ConvertArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TernaryChoice {
+    #[value(name = "i2_s")]
+    I2S,
+    #[value(name = "tl1")]
+    TL1,
+    #[value(name = "tl2")]
+    TL2,
+    #[value(name = "tq1_0")]
+    TQ1_0,
+    #[value(name = "tq2_0")]
+    TQ2_0,
+    #[value(name = "q2_0")]
+    Q2_0,
+}
+
+impl From<TernaryChoice> for TernaryType {
+    fn from(ty: TernaryChoice) -> Self {
+        match ty {
+            TernaryChoice::I2S => Self::I2S,
+            TernaryChoice::TL1 => Self::TL1,
+            TernaryChoice::TL2 => Self::TL2,
+            TernaryChoice::TQ1_0 => Self::TQ1_0,
+            TernaryChoice::TQ2_0 => Self::TQ2_0,
+            TernaryChoice::Q2_0 => Self::Q2_0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadChoice {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
+    Keep,
+}
+
+impl From<HeadChoice> for Head {
+    fn from(head: HeadChoice) -> Self {
+        match head {
+            HeadChoice::F16 => Self::F16,
+            HeadChoice::Q8_0 => Self::Q8_0,
+            HeadChoice::Q6K => Self::Q6K,
+            HeadChoice::Keep => Self::Keep,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum I2sLayout {
+    /// Blocks of 128 weights: every published file
+    P128,
+    /// Blocks of 64: bitnet.cpp on ARM since November 2025
+    P64,
+    /// Four rows in a byte: bitnet.cpp built without ACT_PARALLEL
+    R4,
+    /// Four weights in order: a snapshot of bitnet.cpp of July 2026
+    Seq,
+}
+
+impl From<I2sLayout> for I2sPacking {
+    fn from(layout: I2sLayout) -> Self {
+        match layout {
+            I2sLayout::P128 => Self::P128,
+            I2sLayout::P64 => Self::P64,
+            I2sLayout::R4 => Self::R4,
+            I2sLayout::Seq => Self::Seq,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

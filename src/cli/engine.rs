@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     args::{EngineArgs, ModelArgs},
-    format,
+    format, machine,
 };
 use crate::{
     backend::{
@@ -128,7 +128,7 @@ impl Engine {
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
         // An allocation that fails ends the process without a word, so it is not tried.
-        match memory_bytes() {
+        match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
                 format!("at most the memory of this machine, {}", format::bytes(memory)),
@@ -230,13 +230,6 @@ fn open_gpu(request: Request) -> Result<GpuBackend> {
         log::warn!("{} computes on the processor: --backend cpu is faster", caps.name);
     }
     Ok(backend)
-}
-
-/// Physical memory, where the system tells it in a file.
-fn memory_bytes() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
-    Some(kib.trim().parse::<u64>().ok()? << 10)
 }
 
 /// "CPU (avx2, 2 threads): layers 0-3 and the head (reason)".

@@ -4,26 +4,39 @@
 //! `heads / kv_heads` query heads (a group) share one key/value head, which is read once for all of them: a tile is
 //! some rows (token, head of the group) that meet the keys of their head block by block, with a running maximum and
 //! sum (online softmax, Milakov and Gimelshein 2018), so that no row of scores is ever stored whole.
+//!
+//! A step of few tokens has few tiles. Where there are not enough for the threads, the keys are split as well, and the
+//! partial results are merged by the same formula ("flash decoding", Dao et al. 2023).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod cache;
 mod scalar;
 
+use std::{ops::Range, sync::PoisonError};
+
 pub use cache::{KvCache, KvType};
 
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
-/// Values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
+/// Most values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
 const TILE_VALUES: usize = 8192;
+
+/// The same for tiles that are small: clearing 64 KiB for each group of a decoded token would take longer than short
+/// contexts do.
+const SMALL_TILE_VALUES: usize = 1024;
 
 /// Rows of a tile: keys that a tile has converted from f16 serve all of them, and 64 hide the conversion.
 const TILE_ROWS: usize = 64;
 
+/// Fewest keys of a split: about 20 us of work for a group of 4 heads of 128.
+const SPLIT_KEYS: usize = 512;
+
 /// Widest head.
 pub const MAX_HEAD_DIM: usize = TILE_VALUES;
 
-/// Rows of queries that share a key/value head. Row r is token r / group, head r % group of the group.
+/// Rows of queries that share a key/value head, and the keys they meet. Row r is token r / group, head r % group of the
+/// group.
 struct Tile<'a> {
     cache: &'a KvCache,
     kv_head: usize,
@@ -32,6 +45,8 @@ struct Tile<'a> {
     first_row: usize,
     group: usize,
     start_pos: usize,
+    /// Positions; rows see those of them that are not after their own.
+    keys: Range<usize>,
 }
 
 impl Tile<'_> {
@@ -51,10 +66,22 @@ impl Tile<'_> {
         &self.queries[row * self.cache.stride..][..self.cache.stride]
     }
 
-    /// Keys that row `row` of the tile sees: those of its own position and before.
-    fn keys(&self, row: usize) -> usize {
-        self.start_pos + (self.first_row + row) / self.group + 1
+    /// End of the keys that a row sees.
+    fn end(&self, row: usize) -> usize {
+        self.keys.end.min(self.start_pos + (self.first_row + row) / self.group + 1)
     }
+}
+
+/// The online softmax of one row: with m the largest score so far, sum = sum of e^(score - m), and the row's result =
+/// sum of e^(score - m) * value.
+#[derive(Clone, Copy)]
+struct Softmax {
+    max: f32,
+    sum: f32,
+}
+
+impl Softmax {
+    const START: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
 /// Attention of `q` (T, heads, head_dim) over `cache`; token t stands at position `start_pos` + t, and its own key and
@@ -63,49 +90,142 @@ impl Tile<'_> {
 /// # Panics
 /// If `q` is not whole tokens, `heads` not whole groups, a position is past the capacity, or `out` has another length.
 pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: usize, scale: f32, out: &mut [f32]) {
-    let KvCache { kv_heads, head_dim, stride, capacity, .. } = *cache;
+    let KvCache { kv_heads, head_dim, capacity, .. } = *cache;
     let tokens = tokens_of("attend", q, heads * head_dim);
     assert!(heads.is_multiple_of(kv_heads), "attend: {heads} heads over {kv_heads} key/value heads");
-    assert!(start_pos + tokens <= capacity, "attend: positions {start_pos} .. {} of {capacity}", start_pos + tokens);
+    let end = start_pos + tokens;
+    assert!(end <= capacity, "attend: positions {start_pos} .. {end} of {capacity}");
     assert_eq!(out.len(), q.len(), "attend: values of the output");
 
-    let base = cpu.isa().base();
-    let group = heads / kv_heads;
-    let rows = tokens * group;
-    let rows_per_tile = TILE_ROWS.min(TILE_VALUES / stride);
-    let tiles = rows.div_ceil(rows_per_tile);
-    let out = Disjoint::new(out);
-    cpu.pool().run(kv_heads * tiles, |chunk| {
-        // The last tokens see the most keys: they go first, so that no thread begins a long tile at the end.
-        let (kv_head, tile) = (chunk % kv_heads, tiles - 1 - chunk / kv_heads);
-        let first_row = tile * rows_per_tile;
-        let rows = rows_per_tile.min(rows - first_row);
-        let place = |row: usize| {
-            let (token, head) = ((first_row + row) / group, kv_head * group + (first_row + row) % group);
-            let start = (token * heads + head) * head_dim;
-            start..start + head_dim
-        };
-
-        let mut queries = [0.0; TILE_VALUES];
-        for (row, query) in queries.chunks_exact_mut(stride).take(rows).enumerate() {
-            query.iter_mut().zip(&q[place(row)]).for_each(|(x, q)| *x = q * scale);
-        }
-        let tile = Tile { cache, kv_head, queries: &queries[..rows * stride], first_row, group, start_pos };
-        let mut results = [0.0; TILE_VALUES];
-        attend_tile(base, &tile, &mut results[..rows * stride]);
-        for (row, result) in results.chunks_exact(stride).take(rows).enumerate() {
-            // SAFETY: chunks are disjoint sets of (token, head), and rows of a tile are different ones.
-            unsafe { out.part(place(row)) }.copy_from_slice(&result[..head_dim]);
-        }
+    let step = Step { base: cpu.isa().base(), q, heads, cache, start_pos, scale };
+    let tiles = kv_heads * step.tiles_per_head();
+    let splits = splits(cpu.threads(), tiles, end);
+    if splits == 1 {
+        let out = Disjoint::new(out);
+        return cpu.pool().run(tiles, |tile| {
+            step.attend_tile(tile, 0..end, |row, result, softmax| {
+                // SAFETY: tiles are disjoint sets of rows, and the rows of a tile are different ones.
+                let out = unsafe { out.part(row * head_dim..(row + 1) * head_dim) };
+                out.iter_mut().zip(result).for_each(|(out, x)| *out = x / softmax.sum);
+            });
+        });
+    }
+    // Partial results (T * heads, splits, head_dim + 2): the mix, the maximum, the sum.
+    let partial_len = head_dim + 2;
+    let mut partials = cpu.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    partials.resize(tokens * heads * splits * partial_len, 0.0);
+    let parts = Disjoint::new(&mut partials);
+    cpu.pool().run(tiles * splits, |chunk| {
+        let (tile, split) = (chunk / splits, chunk % splits);
+        step.attend_tile(tile, split * end / splits..(split + 1) * end / splits, |row, result, softmax| {
+            let at = (row * splits + split) * partial_len;
+            // SAFETY: as above, and splits are different ones.
+            let part = unsafe { parts.part(at..at + partial_len) };
+            part[..head_dim].copy_from_slice(result);
+            part[head_dim..].copy_from_slice(&[softmax.max, softmax.sum]);
+        });
     });
+    for (out, parts) in out.chunks_exact_mut(head_dim).zip(partials.chunks_exact(splits * partial_len)) {
+        merge(parts, out);
+    }
 }
 
-/// One tile into `results` (rows, stride), which is zero.
-fn attend_tile(base: Base, tile: &Tile, results: &mut [f32]) {
-    match base {
-        Base::Scalar => scalar::attend(tile, results),
-        #[cfg(target_arch = "x86_64")]
-        Base::Avx2(avx2) => avx2::attend(avx2, tile, results),
+/// In how many parts the keys are cut: one, unless threads would have nothing to do.
+fn splits(threads: usize, tiles: usize, keys: usize) -> usize {
+    // Four chunks a thread share the work out evenly enough.
+    let wanted = if threads > 1 && tiles < 4 * threads { (4 * threads).div_ceil(tiles.max(1)) } else { 1 };
+    wanted.min(keys / SPLIT_KEYS).max(1)
+}
+
+/// The result of a row from its parts, each (head_dim + 2), by the formula of [`Softmax`].
+fn merge(parts: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    let mut all = Softmax::START;
+    for part in parts.chunks_exact(out.len() + 2) {
+        let (result, softmax) = part.split_at(out.len());
+        let max = all.max.max(softmax[0]);
+        // The first part has keys for every row, so the larger maximum is not -infinity.
+        let (old, new) = ((all.max - max).exp(), (softmax[0] - max).exp());
+        out.iter_mut().zip(result).for_each(|(out, x)| *out = *out * old + x * new);
+        all = Softmax { max, sum: all.sum * old + softmax[1] * new };
+    }
+    out.iter_mut().for_each(|x| *x /= all.sum);
+}
+
+/// The checked inputs of one call.
+struct Step<'a> {
+    base: Base,
+    q: &'a [f32],
+    heads: usize,
+    cache: &'a KvCache,
+    start_pos: usize,
+    scale: f32,
+}
+
+impl Step<'_> {
+    fn group(&self) -> usize {
+        self.heads / self.cache.kv_heads
+    }
+
+    /// Rows of queries for each key/value head.
+    fn rows(&self) -> usize {
+        self.q.len() / (self.cache.kv_heads * self.cache.head_dim)
+    }
+
+    fn rows_per_tile(&self) -> usize {
+        TILE_ROWS.min(TILE_VALUES / self.cache.stride)
+    }
+
+    fn tiles_per_head(&self) -> usize {
+        self.rows().div_ceil(self.rows_per_tile())
+    }
+
+    /// Tile number `tile` of the call over positions `keys`. For each of its rows, calls `put` with the row's number in
+    /// (T, heads), and with the mix and the state of [`Softmax`].
+    fn attend_tile(&self, tile: usize, keys: Range<usize>, put: impl FnMut(usize, &[f32], Softmax)) {
+        let rows = self.rows().min(self.rows_per_tile());
+        if rows * self.cache.stride <= SMALL_TILE_VALUES {
+            self.attend_in::<SMALL_TILE_VALUES>(tile, keys, put);
+        } else {
+            self.attend_in::<TILE_VALUES>(tile, keys, put);
+        }
+    }
+
+    fn attend_in<const VALUES: usize>(
+        &self,
+        tile: usize,
+        keys: Range<usize>,
+        mut put: impl FnMut(usize, &[f32], Softmax),
+    ) {
+        let KvCache { kv_heads, head_dim, stride, .. } = *self.cache;
+        let group = self.group();
+        // The last tokens see the most keys: they go first, so that no thread begins a long tile at the end.
+        let (kv_head, tile) = (tile % kv_heads, self.tiles_per_head() - 1 - tile / kv_heads);
+        let first_row = tile * self.rows_per_tile();
+        let rows = self.rows_per_tile().min(self.rows() - first_row);
+        let number = |row: usize| {
+            let row = first_row + row;
+            row / group * self.heads + kv_head * group + row % group
+        };
+
+        let mut queries = [0.0; VALUES];
+        for (row, query) in queries.chunks_exact_mut(stride).take(rows).enumerate() {
+            let q = &self.q[number(row) * head_dim..][..head_dim];
+            query.iter_mut().zip(q).for_each(|(x, q)| *x = q * self.scale);
+        }
+        let queries = &queries[..rows * stride];
+        let tile = Tile { cache: self.cache, kv_head, queries, first_row, group, start_pos: self.start_pos, keys };
+        let mut results = [0.0; VALUES];
+        let mut softmaxes = [Softmax::START; TILE_ROWS];
+        let softmaxes = &mut softmaxes[..rows];
+        match self.base {
+            Base::Scalar => scalar::attend(&tile, &mut results[..rows * stride], softmaxes),
+            #[cfg(target_arch = "x86_64")]
+            Base::Avx2(avx2) => avx2::attend(avx2, &tile, &mut results[..rows * stride], softmaxes),
+        }
+        for (row, (result, softmax)) in results.chunks_exact(stride).zip(softmaxes).enumerate() {
+            put(number(row), &result[..head_dim], *softmax);
+        }
     }
 }
 

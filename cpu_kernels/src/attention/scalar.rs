@@ -2,21 +2,20 @@
 
 use half::f16;
 
-use super::{KvCache, Tile, cache::Store};
+use super::{KvCache, Softmax, Tile, cache::Store};
 
-/// Attention of each row of a tile into `results` (rows, stride), which is zero.
-pub fn attend(tile: &Tile, results: &mut [f32]) {
+/// Mixes the values of a tile's keys for each row, `results` (rows, stride), which is zero.
+pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
     let KvCache { stride, head_dim, .. } = *tile.cache;
-    for (row, result) in results.chunks_exact_mut(stride).enumerate() {
-        attend_row(tile, row, &mut result[..head_dim]);
+    for (row, (result, softmax)) in results.chunks_exact_mut(stride).zip(softmaxes).enumerate() {
+        *softmax = attend_row(tile, row, &mut result[..head_dim]);
     }
 }
 
-/// After each key, with m the largest score so far: sum = sum of e^(score - m), result = sum of e^(score - m) * v.
-fn attend_row(tile: &Tile, row: usize, result: &mut [f32]) {
+fn attend_row(tile: &Tile, row: usize, result: &mut [f32]) -> Softmax {
     let query = tile.query(row);
-    let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
-    for key in 0..tile.keys(row) {
+    let Softmax { mut max, mut sum } = Softmax::START;
+    for key in tile.keys.start..tile.end(row) {
         let score: f32 = query.iter().enumerate().map(|(i, q)| q * element(tile, &tile.cache.k, key, i)).sum();
         if score > max {
             let shrink = (max - score).exp();
@@ -31,7 +30,7 @@ fn attend_row(tile: &Tile, row: usize, result: &mut [f32]) {
             *x += weight * element(tile, &tile.cache.v, key, i);
         }
     }
-    result.iter_mut().for_each(|x| *x /= sum);
+    Softmax { max, sum }
 }
 
 fn element(tile: &Tile, store: &Store, position: usize, i: usize) -> f32 {

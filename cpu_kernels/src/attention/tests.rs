@@ -123,7 +123,9 @@ fn all_variants_are_right_for_all_lengths() {
     let mut rng = Rng::new(14);
     let cpus = cpus();
     for types in TYPES {
-        for start_pos in [0, 6, 7, 8, 9, 15, 16, 30, 31, 32, 33, 63, 64, 65, 127, 128, 255, 300, 1000, 4500] {
+        for start_pos in
+            [0, 6, 7, 8, 9, 15, 16, 30, 31, 32, 33, 63, 64, 65, 127, 128, 255, 300, 1000, 1023, 1024, 1540, 4500]
+        {
             for tokens in [1, 2, 17] {
                 check(&cpus, &mut rng, Case { tokens, heads: 4, kv_heads: 1, head_dim: 16, start_pos }, types, 1.0);
             }
@@ -209,6 +211,36 @@ fn nan_and_infinity_show() {
             }
         }
     }
+}
+
+#[test]
+fn nan_and_infinity_show_through_a_merge() {
+    // Enough keys for one tile to be split over the threads.
+    let (head_dim, positions) = (2, 3 * SPLIT_KEYS);
+    for cpu in cpus() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for position in [0, SPLIT_KEYS + 7, positions - 1] {
+                let (mut k, v) = (vec![0.5; positions * head_dim], vec![0.5; positions * head_dim]);
+                k[position * head_dim] = bad;
+                let mut cache = KvCache::new(1, head_dim, positions, KvType::F32, KvType::F32);
+                cache.append(&cpu, 0, &k, &v);
+                let mut out = [0.0; 2];
+                attend(&cpu, &[0.5; 2], 1, &cache, positions - 1, 1.0, &mut out);
+                assert!(!crate::norm::all_finite(&out), "{cpu:?}: {bad} at {position}");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_split_only_for_idle_threads() {
+    assert_eq!(splits(1, 1, 100_000), 1);
+    assert_eq!(splits(2, 5, 4096), 2);
+    assert_eq!(splits(8, 5, 4096), 7);
+    assert_eq!(splits(8, 5, 1024), 2);
+    assert_eq!(splits(8, 5, 1023), 1);
+    assert_eq!(splits(2, 40, 4096), 1);
+    assert_eq!(splits(4, 0, 4096), 8);
 }
 
 #[test]

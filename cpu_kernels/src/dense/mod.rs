@@ -5,13 +5,15 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 use std::ops::Range;
 
 use crate::{
-    Cpu,
-    format::{DenseView, dense::decode_row},
+    Cpu, Isa,
+    format::{DenseType, DenseView, dense::decode_row},
     isa::Base,
     threads::Disjoint,
     tokens_of,
@@ -35,7 +37,7 @@ pub fn matmul(cpu: &Cpu, w: DenseView, x: &[f32], out: &mut [f32]) {
     check(&w);
     let tokens = tokens_of("dense::matmul", x, w.cols);
     assert_eq!(out.len(), tokens * w.rows, "dense::matmul: {tokens} x {} outputs", w.rows);
-    let base = cpu.isa().base();
+    let isa = cpu.isa();
     let rows_per_chunk = (CHUNK_BYTES / w.ty.row_bytes(w.cols)).clamp(1, CHUNK_ROWS);
     let out = Disjoint::new(out);
     cpu.pool().run(w.rows.div_ceil(rows_per_chunk), |chunk| {
@@ -43,7 +45,7 @@ pub fn matmul(cpu: &Cpu, w: DenseView, x: &[f32], out: &mut [f32]) {
         let mut products = [0.0; TOKENS * CHUNK_ROWS];
         for (i, x) in x.chunks(TOKENS * w.cols).enumerate() {
             let products = &mut products[..x.len() / w.cols * rows.len()];
-            dot(base, &w, rows.clone(), x, products);
+            dot(isa, &w, rows.clone(), x, products);
             for (j, products) in products.chunks_exact(rows.len()).enumerate() {
                 let start = (i * TOKENS + j) * w.rows;
                 // SAFETY: chunks are disjoint ranges of rows, and tokens follow each other.
@@ -71,8 +73,14 @@ fn check(w: &DenseView) {
 }
 
 /// Products of some rows with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
-fn dot(base: Base, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
-    match base {
+fn dot(isa: Isa, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    match (isa, w.ty) {
+        (Isa::Avx512Vnni(avx512), DenseType::Q8_0) => return avx512::dot_q8_0(avx512, w, rows, x, products),
+        (Isa::Avx512Vnni(avx512), DenseType::Q6K) => return avx512::dot_q6k(avx512, w, rows, x, products),
+        _ => {}
+    }
+    match isa.base() {
         Base::Scalar => scalar::dot(w, rows, x, products),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::dot(avx2, w, rows, x, products),

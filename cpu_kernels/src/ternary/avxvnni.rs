@@ -1,10 +1,8 @@
-//! AVX-VNNI: `vpdpbusd` multiplies unsigned codes by signed values and adds groups of four to i32 lanes, so that
-//! nothing
+//! AVX-VNNI: `vpdpbusd` multiplies unsigned codes by signed values and adds groups of four to i32 lanes: nothing
 //! overflows on the way and nothing is widened.
 //!
 //! A lane has room for codes that still stand at their bit positions, as 64, 16, 4 or 1 times the code: masking
-//! replaces
-//! shifting, and one shift of the sum at the end makes up for it.
+//! replaces shifting, and one shift of the sum at the end makes up for it.
 
 use std::{arch::x86_64::*, ops::Range};
 

@@ -51,8 +51,7 @@ impl Panel {
                     packed[r] = load_u8(&tile.row(row + 8 * half + r)[cols.start / I2S_BLOCK + block]);
                 }
                 // Column c of a block is in byte c % 32: 4 neighbouring bytes hold 4 neighbouring columns of each of
-                // the
-                // block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
+                // the block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
                 let packed = transpose(packed);
                 for group in 0..8 {
                     let codes = unpack(packed[group]);

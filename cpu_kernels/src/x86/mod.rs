@@ -93,21 +93,20 @@ pub fn load_f16(from: &[u16; LANES]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
 }
 
+/// 8 x i8 as i32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn load_i8x8(from: &[u8; 8]) -> __m256i {
+    // SAFETY: the array has 8 bytes; unaligned loads are allowed.
+    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.as_ptr().cast()) })
+}
+
 /// 16 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn load_u8x16(from: &[u8; 16]) -> __m128i {
     // SAFETY: the array has 16 bytes; unaligned loads are allowed.
     unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
-}
-
-/// 32 x i8 as f32.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn widen_i8(x: __m256i) -> [__m256; 4] {
-    let (low, high) = (_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    let widen = |eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
-    [widen(low), widen(_mm_srli_si128::<8>(low)), widen(high), widen(_mm_srli_si128::<8>(high))]
 }
 
 /// Sum of the lanes.

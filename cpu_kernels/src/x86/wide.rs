@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use super::load_u8x16;
+
 /// 64 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -40,6 +42,13 @@ pub fn store_i32(to: &mut [i32; 16], x: __m512i) {
 pub fn load(from: &[f32; 16]) -> __m512 {
     // SAFETY: the array has 64 bytes; unaligned loads are allowed.
     unsafe { _mm512_loadu_ps(from.as_ptr()) }
+}
+
+/// 16 x i8 as f32.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+pub fn load_i8x16_as_f32(from: &[u8; 16]) -> __m512 {
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_u8x16(from)))
 }
 
 /// 16 x f32.

@@ -9,23 +9,28 @@ use crate::{
     model::{DenseMatrix, names},
 };
 
+/// The type of rows of numbers that the kernels read; `None` for others.
+pub(crate) fn dense_type(ty: TensorType) -> Option<DenseType> {
+    match ty {
+        TensorType::F32 => Some(DenseType::F32),
+        TensorType::F16 => Some(DenseType::F16),
+        TensorType::BF16 => Some(DenseType::BF16),
+        TensorType::Q8_0 => Some(DenseType::Q8_0),
+        TensorType::Q6_K => Some(DenseType::Q6K),
+        _ => None,
+    }
+}
+
 impl Loader<'_> {
     pub(super) fn dense(&self, name: &str) -> Result<DenseMatrix> {
         let (rows, cols) = (self.config.vocab, self.config.dim);
         let info = self.shaped(name, &[cols, rows])?;
-        let ty = match info.ty {
-            TensorType::F32 => DenseType::F32,
-            TensorType::F16 => DenseType::F16,
-            TensorType::BF16 => DenseType::BF16,
-            TensorType::Q8_0 => DenseType::Q8_0,
-            TensorType::Q6_K => DenseType::Q6K,
-            other => {
-                return Err(Error::unsupported(
-                    format!("{} of type {}", tensor(info), other.name()),
-                    "embeddings and heads are read as F32, F16, BF16, Q8_0 or Q6_K",
-                ));
-            }
-        };
+        let ty = dense_type(info.ty).ok_or_else(|| {
+            Error::unsupported(
+                format!("{} of type {}", tensor(info), info.ty.name()),
+                "embeddings and heads are read as F32, F16, BF16, Q8_0 or Q6_K",
+            )
+        })?;
         let data = self.file.data(info);
         let expected = rows * ty.row_bytes(cols);
         if data.len() != expected {

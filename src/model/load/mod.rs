@@ -5,6 +5,8 @@ mod ternary;
 
 use std::{collections::HashSet, path::Path};
 
+pub(crate) use dense::dense_type;
+
 use super::{
     Config, Family, Linear, Model, Norm, Weights,
     dialect::{Dialects, OpenOptions},

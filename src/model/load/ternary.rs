@@ -130,11 +130,12 @@ fn multiplied(scales: MatrixScales, factor: f32) -> Result<MatrixScales, f32> {
 /// quantised with one scale a token, which models of one scale are trained for; else per group, of the smallest size
 /// there is.
 fn unify(blocks: &mut [Block]) -> Result<()> {
-    let one_scale = |m: &TernaryMatrix| match m.scales {
-        MatrixScales::PerGroup { .. } => m.scales.one_for(m.rows, m.cols, &m.codes).map(MatrixScales::PerTensor),
-        _ => Some(m.scales.clone()),
+    let simplest = |m: &TernaryMatrix| match (m.scales.one_for(m.rows, m.cols, &m.codes), &m.scales) {
+        (Some(scale), _) => Some(MatrixScales::PerTensor(scale)),
+        (None, MatrixScales::PerGroup { .. }) => None,
+        (None, scales) => Some(scales.clone()),
     };
-    let all: Option<Vec<MatrixScales>> = blocks.iter().flat_map(|block| &block.linears).map(one_scale).collect();
+    let all: Option<Vec<MatrixScales>> = blocks.iter().flat_map(|block| &block.linears).map(simplest).collect();
     if let Some(all) = all {
         blocks.iter_mut().flat_map(|block| &mut block.linears).zip(all).for_each(|(m, scales)| m.scales = scales);
         return Ok(());

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Softmax, scale};
+use super::{BLOCK, scale};
 use crate::{
-    attention::{Tile, cache::Store},
+    attention::{Softmax, Tile, cache::Store},
     x86::{self, LANES, load, load_f16},
 };
 
@@ -12,43 +12,43 @@ use crate::{
 pub const MOST_ROWS: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn attend(tile: &Tile, results: &mut [f32]) {
+pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
     let stride = tile.cache.stride;
     let rows = tile.rows();
     for first in (0..rows).step_by(4) {
-        let results = &mut results[first * stride..rows.min(first + 4) * stride];
-        match rows - first {
-            1 => attend_rows::<1>(tile, first, results),
-            2 => attend_rows::<2>(tile, first, results),
-            3 => attend_rows::<3>(tile, first, results),
-            _ => attend_rows::<4>(tile, first, results),
+        let last = rows.min(first + 4);
+        let (results, softmaxes) = (&mut results[first * stride..last * stride], &mut softmaxes[first..last]);
+        match last - first {
+            1 => attend_rows::<1>(tile, first, results, softmaxes),
+            2 => attend_rows::<2>(tile, first, results, softmaxes),
+            3 => attend_rows::<3>(tile, first, results, softmaxes),
+            _ => attend_rows::<4>(tile, first, results, softmaxes),
         }
     }
 }
 
 /// `R` rows from `first` on, `results` (R, stride).
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32]) {
+fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], softmaxes: &mut [Softmax]) {
     let stride = tile.cache.stride;
     let mut queries: [&[[f32; LANES]]; R] = [&[]; R];
     for r in 0..R {
         queries[r] = tile.query(first + r).as_chunks().0;
     }
-    let mut states = [Softmax::START; R];
     // Positions rise with the row: the last one sees the most keys.
-    let all_keys = tile.keys(first + R - 1);
-    for start in (0..all_keys).step_by(BLOCK) {
-        let keys = BLOCK.min(all_keys - start);
+    let end = tile.end(first + R - 1);
+    for start in (tile.keys.start..end).step_by(BLOCK) {
+        let keys = BLOCK.min(end - start);
         let mut weights = [[0.0; BLOCK]; R];
         match &tile.cache.k {
             Store::F16(bits) => scores(&queries, tile.block(bits, start, keys), &mut weights, |x| load_f16(x)),
             Store::F32(values) => scores(&queries, tile.block(values, start, keys), &mut weights, |x| load(x)),
         }
         for r in 0..R {
-            let visible = tile.keys(first + r).saturating_sub(start).min(keys);
+            let visible = tile.end(first + r).saturating_sub(start).min(keys);
             if visible == 0 {
                 weights[r] = [0.0; BLOCK];
-            } else if let Some(shrink) = states[r].weigh(&mut weights[r], visible) {
+            } else if let Some(shrink) = softmaxes[r].weigh(&mut weights[r], visible) {
                 scale(&mut results[r * stride..][..stride], shrink);
             }
         }
@@ -56,9 +56,6 @@ fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32]) {
             Store::F16(bits) => mix(&weights, tile.block(bits, start, keys), stride, results, |x| load_f16(x)),
             Store::F32(values) => mix(&weights, tile.block(values, start, keys), stride, results, |x| load(x)),
         }
-    }
-    for (result, state) in results.chunks_exact_mut(stride).zip(states) {
-        scale(result, 1.0 / state.sum);
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Softmax, scale};
+use super::{BLOCK, scale};
 use crate::{
-    attention::{TILE_ROWS, Tile, cache::Store},
+    attention::{Softmax, TILE_ROWS, Tile, cache::Store},
     x86::{self, LANES, load, load_f16, store},
 };
 
@@ -16,15 +16,14 @@ pub const MOST_DIMS: usize = 256;
 struct Converted([f32; BLOCK * MOST_DIMS]);
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn attend(tile: &Tile, results: &mut [f32]) {
+pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
     let stride = tile.cache.stride;
     let rows = tile.rows();
-    let mut states = [Softmax::START; TILE_ROWS];
     let mut weights = [[0.0; BLOCK]; TILE_ROWS];
     let (mut keys_t, mut values) = (Converted([0.0; _]), Converted([0.0; _]));
-    let all_keys = tile.keys(rows - 1);
-    for start in (0..all_keys).step_by(BLOCK) {
-        let keys = BLOCK.min(all_keys - start);
+    let end = tile.end(rows - 1);
+    for start in (tile.keys.start..end).step_by(BLOCK) {
+        let keys = BLOCK.min(end - start);
         // (stride, BLOCK) and (keys, stride)
         let (keys_t, values) = (&mut keys_t.0[..stride * BLOCK], &mut values.0[..keys * stride]);
         match &tile.cache.k {
@@ -36,21 +35,18 @@ pub fn attend(tile: &Tile, results: &mut [f32]) {
             Store::F32(floats) => convert(tile.block(floats, start, keys), values, |x| load(x)),
         }
         // Positions rise with the row: rows that see none of the block's keys stand before all that do.
-        let first = (0..rows).find(|&row| tile.keys(row) > start).expect("the last row sees every block");
+        let first = (0..rows).find(|&row| tile.end(row) > start).expect("the last row sees every block");
         let results = &mut results[first * stride..];
         let weights = &mut weights[first..rows];
         weights.fill([0.0; BLOCK]);
         multiply_add(&tile.queries[first * stride..], stride, keys_t, weights.as_flattened_mut(), BLOCK);
         for (i, weights) in weights.iter_mut().enumerate() {
-            let visible = (tile.keys(first + i) - start).min(keys);
-            if let Some(shrink) = states[first + i].weigh(weights, visible) {
+            let visible = (tile.end(first + i) - start).min(keys);
+            if let Some(shrink) = softmaxes[first + i].weigh(weights, visible) {
                 scale(&mut results[i * stride..][..stride], shrink);
             }
         }
         multiply_add(weights.as_flattened(), BLOCK, values, results, stride);
-    }
-    for (result, state) in results.chunks_exact_mut(stride).zip(states) {
-        scale(result, 1.0 / state.sum);
     }
 }
 

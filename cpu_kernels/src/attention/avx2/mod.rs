@@ -8,7 +8,7 @@ mod many;
 
 use std::arch::x86_64::*;
 
-use super::Tile;
+use super::{Softmax, Tile};
 use crate::{
     isa::Avx2,
     x86::{self, LANES, exp::exp, first_lanes, load, store},
@@ -17,30 +17,19 @@ use crate::{
 /// Keys of a block: with heads of 128 its keys and values are 32 KiB as f32.
 const BLOCK: usize = 32;
 
-/// Attention of each row of a tile into `results` (rows, stride), which is zero.
-pub fn attend(_: Avx2, tile: &Tile, results: &mut [f32]) {
+/// Mixes the values of a tile's keys for each row, `results` (rows, stride), which is zero.
+pub fn attend(_: Avx2, tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
     // SAFETY: the capability token proves the features.
     unsafe {
         if tile.rows() <= few::MOST_ROWS || tile.cache.stride > many::MOST_DIMS {
-            few::attend(tile, results);
+            few::attend(tile, results, softmaxes);
         } else {
-            many::attend(tile, results);
+            many::attend(tile, results, softmaxes);
         }
     }
 }
 
-/// The online softmax of one row: after each block, with m the largest score so far, sum = sum of e^(score - m), and
-/// the
-/// row's result = sum of e^(score - m) * v.
-#[derive(Clone, Copy)]
-struct Softmax {
-    max: f32,
-    sum: f32,
-}
-
 impl Softmax {
-    const START: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
-
     /// Turns the first `keys` scores of a block into weights e^(score - m), and the others into 0; returns what the
     /// sums so far must be multiplied by, because m has grown, or `None` if it has not.
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -84,6 +84,24 @@ impl Grid {
     }
 }
 
+/// Packs the codes of one row, each 0, 1 or 2, as [`Layout::I2sP128`](super::super::Layout::I2sP128).
+///
+/// # Panics
+/// If `out` has not the bytes of such a row.
+pub fn pack_row(codes: &[u8], out: &mut [u8]) {
+    assert_eq!(out.len(), padded_cols(codes.len()) / 4, "bytes of a row of {} columns", codes.len());
+    let (whole, rest) = codes.as_chunks();
+    let (blocks, last) = out.as_chunks_mut().0.split_at_mut(whole.len());
+    for (codes, packed) in whole.iter().zip(blocks) {
+        pack(codes, packed);
+    }
+    if let Some(last) = last.first_mut() {
+        let mut codes = [ZERO; I2S_BLOCK];
+        codes[..rest.len()].copy_from_slice(rest);
+        pack(&codes, last);
+    }
+}
+
 /// Not zero if one of the 2-bit fields is 3.
 fn threes_in(packed: &[u8; I2S_BLOCK_BYTES]) -> u8 {
     packed.iter().fold(0, |found, byte| found | (byte & byte >> 1 & 0x55))
@@ -126,6 +144,9 @@ mod tests {
             let mut packed = vec![0; format::ternary_bytes(Layout::I2sP128, 3, cols)];
             grid.pack(&mut packed).unwrap();
             assert_eq!(packed, format::pack(Layout::I2sP128, 3, cols, &codes), "{cols} columns");
+            let mut row = vec![0; packed.len() / 3];
+            pack_row(&codes[..cols], &mut row);
+            assert_eq!(row, packed[..row.len()], "{cols} columns");
             let mut back = Grid::new(3, cols);
             back.unpack(&packed).unwrap();
             for (row, codes) in codes.chunks(cols).enumerate() {

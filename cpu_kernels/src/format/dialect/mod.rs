@@ -28,6 +28,7 @@ mod tq2_0;
 use std::ops::Range;
 
 use grid::Grid;
+pub use grid::pack_row;
 use half::f16;
 pub use tile::{Tile, TileTable};
 

@@ -1,0 +1,134 @@
+//! 32 columns at a time: decoded once to four vectors of f32, multiplied with up to four tokens.
+
+pub mod types;
+
+use std::{arch::x86_64::*, ops::Range};
+
+use super::TOKENS;
+use crate::{
+    format::{DenseType, DenseView, dense::decode_row},
+    isa::Avx2,
+    x86::{self, load},
+};
+
+/// Columns of a step, the smallest block of a block type.
+pub const STEP: usize = 32;
+
+/// The weights of a step.
+pub type Weights = [__m256; 4];
+
+/// The same in 512-bit vectors.
+pub type WideWeights = [__m512; 2];
+
+/// A type of weights, in units of a whole number of steps.
+pub trait Weight {
+    /// Bytes of a unit.
+    const BYTES: usize;
+    /// Steps of a unit.
+    const STEPS: usize;
+    /// What the steps of a unit have in common, worked out once.
+    type Unit<'a>;
+
+    /// `bytes` has [`Self::BYTES`].
+    ///
+    /// # Safety
+    /// - The processor has AVX2, FMA and F16C.
+    unsafe fn unit(bytes: &[u8]) -> Self::Unit<'_>;
+
+    /// `step` is below [`Self::STEPS`].
+    ///
+    /// # Safety
+    /// - The processor has AVX2, FMA and F16C.
+    unsafe fn step(unit: &Self::Unit<'_>, step: usize) -> Weights;
+}
+
+/// A type that is also decoded to 512-bit vectors.
+pub trait WideWeight: Weight {
+    /// As [`Weight::step`].
+    ///
+    /// # Safety
+    /// - The processor has AVX-512 F and BW, and the above.
+    unsafe fn wide_step(unit: &Self::Unit<'_>, step: usize) -> WideWeights;
+}
+
+/// Products of some rows with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
+pub fn dot(_: Avx2, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe {
+        match w.ty {
+            DenseType::F32 => by_tokens::<types::F32>(w, rows, x, products),
+            DenseType::F16 => by_tokens::<types::F16>(w, rows, x, products),
+            DenseType::BF16 => by_tokens::<types::BF16>(w, rows, x, products),
+            DenseType::Q8_0 => by_tokens::<types::Q8_0>(w, rows, x, products),
+            DenseType::Q6K => by_tokens::<types::Q6K>(w, rows, x, products),
+        }
+    }
+}
+
+/// Chooses the loop for the number of tokens.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn by_tokens<W: Weight>(w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
+    match x.len() / w.cols {
+        1 => each_row::<W, 1>(w, rows, x, products),
+        2 => each_row::<W, 2>(w, rows, x, products),
+        3 => each_row::<W, 3>(w, rows, x, products),
+        _ => each_row::<W, TOKENS>(w, rows, x, products),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn each_row<W: Weight, const N: usize>(w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
+    let mut tokens: [&[f32]; N] = [&[]; N];
+    for n in 0..N {
+        tokens[n] = &x[n * w.cols..][..w.cols];
+    }
+    let row_count = rows.len();
+    for (at, row) in rows.enumerate() {
+        let row = row_products::<W, N>(w.ty, w.row(row), tokens);
+        for n in 0..N {
+            products[n * row_count + at] = row[n];
+        }
+    }
+}
+
+/// One row times `N` tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn row_products<W: Weight, const N: usize>(ty: DenseType, row: &[u8], x: [&[f32]; N]) -> [f32; N] {
+    let units = row.chunks_exact(W::BYTES);
+    let row_tail = units.remainder();
+    // Four chains of additions for one token, two each for more: enough to keep the multipliers busy either way.
+    let mut sums = [[_mm256_setzero_ps(); 4]; N];
+    for (i, unit) in units.enumerate() {
+        // SAFETY: this function has the features.
+        let unit = unsafe { W::unit(unit) };
+        for step in 0..W::STEPS {
+            // SAFETY: this function has the features.
+            let weights = unsafe { W::step(&unit, step) };
+            for n in 0..N {
+                let x = x[n][(i * W::STEPS + step) * STEP..][..STEP].as_chunks().0;
+                for part in 0..4 {
+                    let chain = if N == 1 { part } else { part % 2 };
+                    sums[n][chain] = _mm256_fmadd_ps(weights[part], load(&x[part]), sums[n][chain]);
+                }
+            }
+        }
+    }
+    let mut products = [0.0; N];
+    for n in 0..N {
+        let [a, b, c, d] = sums[n];
+        products[n] = x86::sum(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
+    }
+    add_tail(ty, row_tail, x, &mut products);
+    products
+}
+
+/// The end of a row of a plain type that is not a whole step.
+fn add_tail<const N: usize>(ty: DenseType, row_tail: &[u8], x: [&[f32]; N], products: &mut [f32; N]) {
+    let mut weights = [0.0; STEP];
+    let cols = row_tail.len() / ty.block_bytes();
+    decode_row(ty, row_tail, &mut weights[..cols]);
+    for (product, x) in products.iter_mut().zip(x) {
+        *product += weights.iter().zip(&x[x.len() - cols..]).map(|(w, x)| w * x).sum::<f32>();
+    }
+}
