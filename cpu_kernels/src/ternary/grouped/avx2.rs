@@ -9,13 +9,13 @@ use super::{
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
     Grouped, Token,
-    few::{GROUPS, ROWS, WAITING, add_in_order, few_tokens, scaled, sum_each_i32},
+    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group, sum_each_i32},
     many::{panel_groups, panel_scales},
 };
 use crate::{
     format::I2S_BLOCK,
     isa::Avx2,
-    x86::{load, load_f16, load_i8, load_i32, load_u8, store},
+    x86::{load, load_i8, load_u8, store},
 };
 
 /// Columns of a part: a vector of codes or values.
@@ -49,59 +49,37 @@ fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
 
 few_tokens!("avx2,fma,f16c");
 
-/// Sums D of eight groups of a row and `N` tokens, each in its lane.
+/// Sums D of a group of eight rows, one in a lane, for each of `N` tokens; and of the next group if half a block is one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn octet_dots<const BLOCKS: usize, const N: usize>(
-    codes: &[[u8; 32]; BLOCKS],
-    values: [&[[i8; 128]; BLOCKS]; N],
-) -> [__m256i; N] {
-    let mut lanes = [[_mm256_setzero_si256(); GROUPS]; N];
-    for block in 0..BLOCKS {
-        let unpacked = unpack(load_u8(&codes[block]));
-        for n in 0..N {
-            let (low, high) = (product(&unpacked, &values[n][block], 0), product(&unpacked, &values[n][block], 2));
-            match BLOCKS {
-                4 => (lanes[n][2 * block], lanes[n][2 * block + 1]) = (low, high),
-                8 => lanes[n][block] = _mm256_add_epi16(low, high),
-                _ => lanes[n][block / 2] = _mm256_add_epi16(lanes[n][block / 2], _mm256_add_epi16(low, high)),
+fn group_dots<const BLOCKS: usize, const N: usize>(
+    codes: &[&[[u8; 32]]; ROWS],
+    values: &[&[[i8; I2S_BLOCK]]; N],
+    group: usize,
+) -> [[__m256i; N]; 2] {
+    // 8 parts of at most 2 * 3 * 128 a lane fit in i16.
+    let mut lanes = [[[_mm256_setzero_si256(); ROWS]; N]; 2];
+    for block in blocks_of::<BLOCKS>(group) {
+        for r in 0..ROWS {
+            let unpacked = unpack(load_u8(&codes[r][block]));
+            for n in 0..N {
+                let (low, high) = (product(&unpacked, &values[n][block], 0), product(&unpacked, &values[n][block], 2));
+                if BLOCKS == 4 {
+                    (lanes[0][n][r], lanes[1][n][r]) = (low, high);
+                } else {
+                    lanes[0][n][r] = _mm256_add_epi16(lanes[0][n][r], _mm256_add_epi16(low, high));
+                }
             }
         }
     }
-    let mut dots = [_mm256_setzero_si256(); N];
+    let mut dots = [[_mm256_setzero_si256(); N]; 2];
     for n in 0..N {
-        dots[n] = sum_each::<BLOCKS>(&lanes[n]);
+        dots[0][n] = sum_each::<BLOCKS>(&lanes[0][n]);
+        if BLOCKS == 4 {
+            dots[1][n] = sum_each::<BLOCKS>(&lanes[1][n]);
+        }
     }
     dots
-}
-
-/// Sums D of one group of a row and `N` tokens, spread over lanes.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn group_lanes<const BLOCKS: usize, const N: usize>(
-    codes: &[[u8; 32]],
-    tokens: &[Token; N],
-    group: usize,
-) -> [__m256i; N] {
-    let mut lanes = [_mm256_setzero_si256(); N];
-    if BLOCKS == 4 {
-        let unpacked = unpack(load_u8(&codes[group / 2]));
-        for n in 0..N {
-            let values = &tokens[n].values[group / 2];
-            lanes[n] =
-                if group.is_multiple_of(2) { product(&unpacked, values, 0) } else { product(&unpacked, values, 2) };
-        }
-    } else {
-        for block in group * BLOCKS / GROUPS..(group + 1) * BLOCKS / GROUPS {
-            let unpacked = unpack(load_u8(&codes[block]));
-            for n in 0..N {
-                let values = &tokens[n].values[block];
-                let sum = _mm256_add_epi16(product(&unpacked, values, 0), product(&unpacked, values, 2));
-                lanes[n] = _mm256_add_epi16(lanes[n], sum);
-            }
-        }
-    }
-    lanes
 }
 
 /// Products of parts `part` and `part` + 1 of a block, added in pairs: at most 2 * 768 a lane.

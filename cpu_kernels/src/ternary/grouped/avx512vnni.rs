@@ -5,15 +5,14 @@ use std::{arch::x86_64::*, ops::Range};
 use super::{
     super::panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     Grouped, Token,
-    few::{GROUPS, ROWS, WAITING, add_in_order, few_tokens, scaled, sum_each_i32},
+    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group},
     many::{panel_groups, panel_scales},
 };
 use crate::{
     format::I2S_BLOCK,
     isa::Avx512Vnni,
-    ternary::avx2,
     x86::{
-        load, load_f16, load_i8, load_i32, load_u8, store,
+        load_i8, load_u8, store,
         wide::{self, join},
     },
 };
@@ -49,43 +48,37 @@ fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
 
 few_tokens!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 
-/// Sums D of eight groups of a row and `N` tokens, each in its lane.
+/// Sums D of a group of eight rows, one in a lane, for each of `N` tokens; and of the next group if half a block is one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn octet_dots<const BLOCKS: usize, const N: usize>(
-    codes: &[[u8; 32]; BLOCKS],
-    values: [&[[i8; 128]; BLOCKS]; N],
-) -> [__m256i; N] {
-    // Vector i: 8 lanes of sums of each of two groups, or of two parts of the same group of 256.
-    let mut lanes = [[_mm512_setzero_si512(); 8]; N];
-    for pair in 0..BLOCKS / 2 {
-        let unpacked = unpack(join(load_u8(&codes[2 * pair]), load_u8(&codes[2 * pair + 1])));
-        for n in 0..N {
-            let (first, second) = (values[n][2 * pair].as_chunks().0, values[n][2 * pair + 1].as_chunks().0);
-            for part in 0..4 {
-                let at = if BLOCKS == 4 { 2 * pair + part / 2 } else { pair };
-                let values = join(load_i8(&first[part]), load_i8(&second[part]));
-                lanes[n][at] = _mm512_dpbusd_epi32(lanes[n][at], unpacked[part], values);
+fn group_dots<const BLOCKS: usize, const N: usize>(
+    codes: &[&[[u8; 32]]; ROWS],
+    values: &[&[[i8; I2S_BLOCK]]; N],
+    group: usize,
+) -> [[__m256i; N]; 2] {
+    // Rows r and r + 4 in the halves of vector r.
+    let mut lanes = [[[_mm512_setzero_si512(); ROWS / 2]; N]; 2];
+    let second = usize::from(BLOCKS == 4);
+    for block in blocks_of::<BLOCKS>(group) {
+        for r in 0..ROWS / 2 {
+            let unpacked = unpack(join(load_u8(&codes[r][block]), load_u8(&codes[r + 4][block])));
+            for n in 0..N {
+                let values = values[n][block].as_chunks().0;
+                let product = |sum, part: usize| {
+                    let values = _mm512_broadcast_i64x4(load_i8(&values[part]));
+                    _mm512_dpbusd_epi32(sum, unpacked[part], values)
+                };
+                lanes[0][n][r] = product(product(lanes[0][n][r], 0), 1);
+                lanes[second][n][r] = product(product(lanes[second][n][r], 2), 3);
             }
         }
     }
-    let mut dots = [_mm256_setzero_si256(); N];
+    let mut dots = [[_mm256_setzero_si256(); N]; 2];
     for n in 0..N {
-        let [a, b, c, d, e, f, g, h] = lanes[n];
-        dots[n] = match BLOCKS {
-            4 => halves_in_order(
-                fours([a, b, c, d]),
-                _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15),
-            ),
-            8 => halves_in_order(
-                fours([a, b, c, d]),
-                _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15),
-            ),
-            _ => {
-                let (a, b) = (halves(fours([a, b, c, d])), halves(fours([e, f, g, h])));
-                _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
-            }
-        };
+        dots[0][n] = sum_each(lanes[0][n]);
+        if BLOCKS == 4 {
+            dots[1][n] = sum_each(lanes[1][n]);
+        }
     }
     dots
 }
@@ -103,60 +96,16 @@ fn unpack(blocks: __m512i) -> [__m512i; 4] {
     ]
 }
 
-/// Element i of each 128 bits of the result is the sum of the four there in vector i.
+/// Lane i of the result is the sum of the lower lanes of vector i, lane 4 + i that of the upper ones.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn fours([a, b, c, d]: [__m512i; 4]) -> __m512i {
+fn sum_each([a, b, c, d]: [__m512i; 4]) -> __m256i {
     let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
-}
-
-/// The lower half and the upper half added.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves(x: __m512i) -> __m256i {
-    _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x))
-}
-
-/// The halves added after the elements have been put in the given order.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves_in_order(x: __m512i, order: __m512i) -> __m256i {
-    halves(_mm512_permutexvar_epi32(order, x))
-}
-
-/// Sums D of one group of a row and `N` tokens, spread over lanes.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn group_lanes<const BLOCKS: usize, const N: usize>(
-    codes: &[[u8; 32]],
-    tokens: &[Token; N],
-    group: usize,
-) -> [__m256i; N] {
-    let parts = BLOCKS * 4 / GROUPS;
-    let mut lanes = [_mm256_setzero_si256(); N];
-    for block in group * parts / 4..(group * parts + parts).div_ceil(4) {
-        let unpacked = avx2::unpack(load_u8(&codes[block]));
-        for n in 0..N {
-            let values = tokens[n].values[block].as_chunks().0;
-            let product = |sum, part: usize| _mm256_dpbusd_epi32(sum, unpacked[part], load_i8(&values[part]));
-            if parts >= 4 || group.is_multiple_of(2) {
-                lanes[n] = product(product(lanes[n], 0), 1);
-            }
-            if parts >= 4 || !group.is_multiple_of(2) {
-                lanes[n] = product(product(lanes[n], 2), 3);
-            }
-        }
-    }
-    lanes
-}
-
-/// Lane i of the result is the sum of the lanes of vector i.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn sum_each<const BLOCKS: usize>(vectors: &[__m256i; GROUPS]) -> __m256i {
-    sum_each_i32(vectors)
+    // Each 128 bits: the sums of four lanes of a, b, c and d.
+    let fours = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let (low, high) = (_mm512_castsi512_si256(fours), _mm512_extracti64x4_epi64::<1>(fours));
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
 }
 
 /// Two panels at a time: 32 rows are unpacked once for all tokens.

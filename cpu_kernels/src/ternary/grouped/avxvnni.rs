@@ -9,13 +9,13 @@ use super::{
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
     Grouped, Token,
-    few::{GROUPS, ROWS, WAITING, add_in_order, few_tokens, scaled, sum_each_i32},
+    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group, sum_fours, sum_halves},
     many::{panel_groups, panel_scales},
 };
 use crate::{
     format::I2S_BLOCK,
     isa::AvxVnni,
-    x86::{load, load_f16, load_i8, load_i32, load_u8, store},
+    x86::{load, load_i8, load_u8, store},
 };
 
 /// Tokens that meet a panel in registers, as for one scale per matrix.
@@ -46,62 +46,49 @@ fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
 
 few_tokens!("avx2,fma,f16c,avxvnni");
 
-/// Sums D of eight groups of a row and `N` tokens, each in its lane.
+/// Sums D of a group of eight rows, one in a lane, for each of `N` tokens; and of the next group if half a block is one.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn octet_dots<const BLOCKS: usize, const N: usize>(
-    codes: &[[u8; 32]; BLOCKS],
-    values: [&[[i8; 128]; BLOCKS]; N],
-) -> [__m256i; N] {
-    let mut lanes = [[_mm256_setzero_si256(); GROUPS]; N];
-    for block in 0..BLOCKS {
-        let unpacked = unpack(load_u8(&codes[block]));
+fn group_dots<const BLOCKS: usize, const N: usize>(
+    codes: &[&[[u8; 32]]; ROWS],
+    values: &[&[[i8; I2S_BLOCK]]; N],
+    group: usize,
+) -> [[__m256i; N]; 2] {
+    let mut quads = [[[_mm256_setzero_si256(); 2]; N]; 2];
+    // Four rows at a time: the sums of eight and what makes them would not fit in the registers.
+    for half in 0..2 {
+        let mut lanes = [[[_mm256_setzero_si256(); 4]; N]; 2];
+        for block in blocks_of::<BLOCKS>(group) {
+            for r in 0..4 {
+                let unpacked = unpack(load_u8(&codes[4 * half + r][block]));
+                for n in 0..N {
+                    let values = values[n][block].as_chunks().0;
+                    let product =
+                        |sum, part: usize| _mm256_dpbusd_avx_epi32(sum, unpacked[part], load_i8(&values[part]));
+                    if BLOCKS == 4 {
+                        lanes[0][n][r] = product(product(_mm256_setzero_si256(), 0), 1);
+                        lanes[1][n][r] = product(product(_mm256_setzero_si256(), 2), 3);
+                    } else {
+                        lanes[0][n][r] = product(product(product(product(lanes[0][n][r], 0), 1), 2), 3);
+                    }
+                }
+            }
+        }
         for n in 0..N {
-            let values = values[n][block].as_chunks().0;
-            for part in 0..4 {
-                let group = (4 * block + part) * GROUPS / (4 * BLOCKS);
-                lanes[n][group] = _mm256_dpbusd_avx_epi32(lanes[n][group], unpacked[part], load_i8(&values[part]));
+            quads[0][n][half] = sum_fours(&lanes[0][n]);
+            if BLOCKS == 4 {
+                quads[1][n][half] = sum_fours(&lanes[1][n]);
             }
         }
     }
-    let mut dots = [_mm256_setzero_si256(); N];
+    let mut dots = [[_mm256_setzero_si256(); N]; 2];
     for n in 0..N {
-        dots[n] = sum_each_i32(&lanes[n]);
+        dots[0][n] = sum_halves(quads[0][n]);
+        if BLOCKS == 4 {
+            dots[1][n] = sum_halves(quads[1][n]);
+        }
     }
     dots
-}
-
-/// Sums D of one group of a row and `N` tokens, spread over lanes.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn group_lanes<const BLOCKS: usize, const N: usize>(
-    codes: &[[u8; 32]],
-    tokens: &[Token; N],
-    group: usize,
-) -> [__m256i; N] {
-    let parts = BLOCKS * 4 / GROUPS;
-    let mut lanes = [_mm256_setzero_si256(); N];
-    for block in group * parts / 4..(group * parts + parts).div_ceil(4) {
-        let unpacked = unpack(load_u8(&codes[block]));
-        for n in 0..N {
-            let values = tokens[n].values[block].as_chunks().0;
-            let product = |sum, part: usize| _mm256_dpbusd_avx_epi32(sum, unpacked[part], load_i8(&values[part]));
-            if parts >= 4 || group.is_multiple_of(2) {
-                lanes[n] = product(product(lanes[n], 0), 1);
-            }
-            if parts >= 4 || !group.is_multiple_of(2) {
-                lanes[n] = product(product(lanes[n], 2), 3);
-            }
-        }
-    }
-    lanes
-}
-
-/// Lane i of the result is the sum of the lanes of vector i.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn sum_each<const BLOCKS: usize>(vectors: &[__m256i; GROUPS]) -> __m256i {
-    sum_each_i32(vectors)
 }
 
 /// Panel by panel: 16 rows are unpacked once for all tokens.

@@ -1,31 +1,25 @@
 //! Few tokens: the loop over rows, stamped for each instruction set because the functions it calls are inlined only
 //! where their target features are on.
 //!
-//! Rows are read one after the other, as they lie in memory. Eight groups of a row are scaled together, and the
-//! products of eight rows are turned around to be added in order. Groups that fill no octet are scaled together with
-//! those of the other rows.
+//! Eight rows are multiplied group by group, so that their sums come out side by side in lanes and are scaled together.
+//! That reads eight stretches of memory at once, which the processor's prefetchers follow badly: the next eight rows are
+//! fetched ahead in the order they lie in memory.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::Grouped;
 use crate::x86::{self, LANES, load_f16};
 
-/// Rows whose products are added together.
+/// Rows that are multiplied together.
 pub const ROWS: usize = LANES;
 
-/// Groups that are scaled together.
+/// Groups whose scales are brought into lanes together.
 pub const GROUPS: usize = LANES;
 
-/// Octets of groups before their products are added: at most 8 KiB of products wait for it.
-pub const WAITING: usize = 8;
-
 /// Defines `few_tokens::<BLOCKS>(tile, rows, out)` for groups of which eight fill `BLOCKS` blocks. Where it stands, the
-/// names of this file and of [`crate::x86`] are in scope, and, with the same target features:
-///
-/// - `octet_dots::<BLOCKS, N>(codes, values) -> [__m256i; N]`: sums D of eight groups of a row and `N` tokens, each in
-///   its lane;
-/// - `group_lanes::<BLOCKS, N>(codes of a row, tokens, group) -> [__m256i; N]`: sums D of one group, spread over lanes;
-/// - `sum_each::<BLOCKS>(vectors) -> __m256i`: lane i is the sum of the lanes of such a vector i.
+/// names of this file and of [`crate::x86`] are in scope, and, with the same target features,
+/// `group_dots::<BLOCKS, N>(codes of eight rows, values of tokens, group) -> [[__m256i; N]; 2]`: the sums D of a group,
+/// one row in a lane, and of the next one if the groups are half a block each; then `group` is even.
 macro_rules! few_tokens {
     ($features:literal) => {
         /// All given rows, as many tokens at a time as share unpacked codes in registers.
@@ -49,31 +43,40 @@ macro_rules! few_tokens {
             first: usize,
             out: &mut [f32],
         ) -> usize {
+            let blocks = tile.tile.stride / I2S_BLOCK;
+            let mut values: [&[[i8; I2S_BLOCK]]; N] = [&[]; N];
             let mut tokens = [Token::default(); N];
             for n in 0..N {
                 tokens[n] = tile.token(first + n);
+                // The same length for all, in sight of the compiler, which then checks one index for all.
+                values[n] = &tokens[n].values[..blocks];
             }
-            let octets = tile.groups / GROUPS;
             for row in rows.clone().step_by(ROWS) {
                 let count = ROWS.min(rows.end - row);
-                let mut totals = [_mm256_setzero_ps(); N];
-                for start in (0..octets).step_by(WAITING) {
-                    let octets = start..octets.min(start + WAITING);
-                    // Of rows past the end: zeros, which are added and not stored.
-                    let mut waiting = [[[_mm256_setzero_ps(); ROWS]; N]; WAITING];
-                    for r in 0..count {
-                        row_products::<BLOCKS, N>(tile, row + r, &tokens, octets.clone(), r, &mut waiting);
-                    }
-                    for waiting in &waiting[..octets.len()] {
-                        for n in 0..N {
-                            totals[n] = add_in_order(totals[n], &waiting[n]);
-                        }
-                    }
+                // The last row again for those past it; their products are not stored.
+                let mut codes: [&[[u8; 32]]; ROWS] = [&[]; ROWS];
+                for r in 0..ROWS {
+                    codes[r] = &tile.tile.row(row + r.min(count - 1))[..blocks];
                 }
-                for group in octets * GROUPS..tile.groups {
-                    let products = group_products::<BLOCKS, N>(tile, row..row + count, &tokens, group);
-                    for n in 0..N {
-                        totals[n] = _mm256_add_ps(totals[n], products[n]);
+                let mut totals = [_mm256_setzero_ps(); N];
+                for start in (0..tile.groups).step_by(GROUPS) {
+                    let scales = scales_by_group(tile, row, count, start);
+                    let end = tile.groups.min(start + GROUPS);
+                    let mut group = start;
+                    while group < end {
+                        let together = group..end.min(group + if BLOCKS == 4 { 2 } else { 1 });
+                        prefetch::<BLOCKS>(&codes, group);
+                        let dots = group_dots::<BLOCKS, N>(&codes, &values, group);
+                        for (dots, group) in dots.iter().zip(together.clone()) {
+                            for n in 0..N {
+                                let sum = _mm256_set1_epi32(tokens[n].sums[group]);
+                                let step = _mm256_set1_ps(tokens[n].steps[group]);
+                                // No fused multiply-add: it would round once where the reference rounds twice.
+                                let product = scaled(dots[n], sum, scales[group - start], step);
+                                totals[n] = _mm256_add_ps(totals[n], product);
+                            }
+                        }
+                        group = together.end;
                     }
                 }
                 for n in 0..N {
@@ -84,87 +87,29 @@ macro_rules! few_tokens {
             }
             N
         }
-
-        /// Products (D - S) * (scale * step) of a row and `N` tokens for some octets of groups, into place `r` of each.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn row_products<const BLOCKS: usize, const N: usize>(
-            tile: &Grouped,
-            row: usize,
-            tokens: &[Token; N],
-            octets: Range<usize>,
-            r: usize,
-            products: &mut [[[__m256; ROWS]; N]; WAITING],
-        ) {
-            let codes = &tile.tile.row(row).as_chunks::<BLOCKS>().0[octets.clone()];
-            let scales = &bytemuck::cast_slice(tile.scales(row)).as_chunks::<GROUPS>().0[octets.clone()];
-            let mut values: [&[[[i8; 128]; BLOCKS]]; N] = [&[]; N];
-            let mut steps: [&[[f32; GROUPS]]; N] = [&[]; N];
-            let mut sums: [&[[i32; GROUPS]]; N] = [&[]; N];
-            for n in 0..N {
-                values[n] = &tokens[n].values.as_chunks().0[octets.clone()];
-                steps[n] = &tokens[n].steps.as_chunks().0[octets.clone()];
-                sums[n] = &tokens[n].sums.as_chunks().0[octets.clone()];
-            }
-            for (octet, products) in products[..octets.len()].iter_mut().enumerate() {
-                let mut of_octet = [&values[0][octet]; N];
-                for n in 0..N {
-                    of_octet[n] = &values[n][octet];
-                }
-                let dots = octet_dots(&codes[octet], of_octet);
-                let scales = load_f16(&scales[octet]);
-                for n in 0..N {
-                    products[n][r] = scaled(dots[n], load_i32(&sums[n][octet]), scales, load(&steps[n][octet]));
-                }
-            }
-        }
-
-        /// Products (D - S) * (scale * step) of one group of up to eight rows, each in its lane, and `N` tokens: for the
-        /// groups that fill no octet.
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn group_products<const BLOCKS: usize, const N: usize>(
-            tile: &Grouped,
-            rows: Range<usize>,
-            tokens: &[Token; N],
-            group: usize,
-        ) -> [__m256; N] {
-            let mut lanes = [[_mm256_setzero_si256(); ROWS]; N];
-            let mut scales = [0; ROWS];
-            for (r, row) in rows.enumerate() {
-                scales[r] = tile.scales(row)[group].to_bits();
-                let of_row = group_lanes::<BLOCKS, N>(tile.tile.row(row), tokens, group);
-                for n in 0..N {
-                    lanes[n][r] = of_row[n];
-                }
-            }
-            let scales = load_f16(&scales);
-            let mut products = [_mm256_setzero_ps(); N];
-            for n in 0..N {
-                let dots = sum_each::<BLOCKS>(&lanes[n]);
-                let (sum, step) = (_mm256_set1_epi32(tokens[n].sums[group]), _mm256_set1_ps(tokens[n].steps[group]));
-                products[n] = scaled(dots, sum, scales, step);
-            }
-            products
-        }
     };
 }
 
 pub(super) use few_tokens;
 
-/// Adds the products of eight groups, lane i of vector r being group i of row r, to the rows' totals.
+/// The blocks of a group; of two, if half a block is one.
+#[inline]
+pub fn blocks_of<const BLOCKS: usize>(group: usize) -> Range<usize> {
+    let start = group * BLOCKS / GROUPS;
+    start..start + (BLOCKS / GROUPS).max(1)
+}
+
+/// Fetches a part of the eight rows behind these: all of them in the course of all groups.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn add_in_order(mut total: __m256, products: &[__m256; ROWS]) -> __m256 {
-    let mut by_row = [_mm256_setzero_si256(); ROWS];
-    for r in 0..ROWS {
-        by_row[r] = _mm256_castps_si256(products[r]);
+pub fn prefetch<const BLOCKS: usize>(codes: &[&[[u8; 32]]; ROWS], group: usize) {
+    const LINE: usize = 64;
+    // Eight rows of a group are as many bytes as a row of eight groups.
+    let ahead = ROWS * size_of_val(codes[0]) + group * BLOCKS * 32;
+    let lines = if BLOCKS == 4 { 2 } else { 1 } * BLOCKS * 32 / LINE;
+    for line in 0..lines {
+        _mm_prefetch::<_MM_HINT_T0>(codes[0].as_ptr().cast::<i8>().wrapping_add(ahead + line * LINE));
     }
-    let by_group = x86::transpose(by_row);
-    for i in 0..GROUPS {
-        total = _mm256_add_ps(total, _mm256_castsi256_ps(by_group[i]));
-    }
-    total
 }
 
 /// (D - S) * (scale * step)
@@ -174,15 +119,21 @@ pub fn scaled(dots: __m256i, sums: __m256i, scales: __m256, steps: __m256) -> __
     _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dots, sums)), _mm256_mul_ps(scales, steps))
 }
 
-/// The scales of eight groups from `start` on: vector i has that of group `start` + i of each of eight rows; 0 past
-/// the last group.
+/// The scales of eight groups from `start` on for `count` rows: vector i has that of group `start` + i of each row.
+/// Unspecified past the last group and the last row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn scales_by_group(tile: &Grouped, row: usize, start: usize) -> [__m256; GROUPS] {
+pub fn scales_by_group(tile: &Grouped, row: usize, count: usize, start: usize) -> [__m256; GROUPS] {
     let mut by_row = [_mm256_setzero_si256(); ROWS];
-    for r in 0..ROWS {
-        let scales: &[u16] = bytemuck::cast_slice(&tile.scales(row + r)[start..]);
-        by_row[r] = _mm256_castps_si256(load_f16(&first_eight(scales)));
+    for r in 0..count {
+        // Past the end of a row stand the scales of the next one, and only past the last row nothing.
+        let scales: &[u16] = bytemuck::cast_slice(&tile.scales[(row + r) * tile.groups + start..]);
+        let scales = scales.first_chunk().copied().unwrap_or_else(|| {
+            let mut padded = [0; GROUPS];
+            padded[..scales.len()].copy_from_slice(scales);
+            padded
+        });
+        by_row[r] = _mm256_castps_si256(load_f16(&scales));
     }
     let by_group = x86::transpose(by_row);
     let mut scales = [_mm256_setzero_ps(); GROUPS];
@@ -192,32 +143,27 @@ pub fn scales_by_group(tile: &Grouped, row: usize, start: usize) -> [__m256; GRO
     scales
 }
 
-/// The first eight values, filled up with zeros.
-#[inline]
-fn first_eight<T: Copy + Default>(values: &[T]) -> [T; LANES] {
-    match values.first_chunk() {
-        Some(values) => *values,
-        None => {
-            let mut padded = [T::default(); LANES];
-            padded[..values.len()].copy_from_slice(values);
-            padded
-        }
-    }
-}
-
 /// Lane i of the result is the sum of the lanes of i32 of vector i.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn sum_each_i32(vectors: &[__m256i; LANES]) -> __m256i {
+    let (low, high) = vectors.split_at(4);
+    sum_halves([sum_fours(low.first_chunk().expect("four")), sum_fours(high.first_chunk().expect("four"))])
+}
+
+/// Elements i of both halves of the result are the sums of the halves of vector i.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn sum_fours([a, b, c, d]: &[__m256i; 4]) -> __m256i {
     // Each step brings the lanes of two vectors side by side and halves the number of lanes of each.
-    let pairs = |i: usize| {
-        let (a, b) = (vectors[i], vectors[i + 1]);
-        _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
-    };
-    let fours = |i: usize| {
-        let (a, b) = (pairs(i), pairs(i + 2));
-        _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
-    };
-    let (a, b) = (fours(0), fours(4));
+    let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(*a, *b), _mm256_unpackhi_epi32(*a, *b));
+    let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(*c, *d), _mm256_unpackhi_epi32(*c, *d));
+    _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
+}
+
+/// The halves of each of two vectors added.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn sum_halves([a, b]: [__m256i; 2]) -> __m256i {
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
 }

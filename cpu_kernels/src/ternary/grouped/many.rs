@@ -18,14 +18,14 @@ pub fn panel_groups(tile: &Grouped, cols: &Range<usize>) -> Range<usize> {
     cols.start / tile.size..tile.groups.min(cols.end / tile.size)
 }
 
-/// The scales of each of these groups of 16 rows from `row` on, in two vectors; 0 past the last.
+/// The scales of each of these groups of 16 rows from `row` on, in two vectors; unspecified past the last.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn panel_scales(tile: &Grouped, row: usize, groups: Range<usize>) -> [[__m256; 2]; PANEL_GROUPS] {
     let mut scales = [[_mm256_setzero_ps(); 2]; PANEL_GROUPS];
     for (scales, start) in scales.chunks_exact_mut(GROUPS).zip(groups.step_by(GROUPS)) {
         for half in 0..2 {
-            let by_group = scales_by_group(tile, row + half * ROWS, start);
+            let by_group = scales_by_group(tile, row + half * ROWS, ROWS, start);
             for i in 0..GROUPS {
                 scales[i][half] = by_group[i];
             }
