@@ -78,6 +78,26 @@ impl Backend for Fake {
         }
         Ok(())
     }
+
+    fn read_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
+        let (segment, cache) = &self.segments[id.0];
+        assert!(layer < segment.layers.len(), "layer {layer} of {:?}", segment.layers);
+        rows.k = cache[positions].to_vec();
+        Ok(())
+    }
+
+    fn write_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+        let backend = if self.name == "cpu" { "to cpu" } else { "to gpu" };
+        let (_, cache) = &mut self.segments[id.0];
+        // Every layer of a fake segment has the same cache.
+        if layer == 0 {
+            self.log.borrow_mut().push(Call { backend, positions: positions.clone(), wanted: Wanted::Nothing });
+            assert!(positions.start <= cache.len(), "a gap in the cache");
+            cache.truncate(positions.start);
+            cache.extend(&rows.k);
+        }
+        Ok(())
+    }
 }
 
 fn model() -> Arc<Model> {
@@ -114,6 +134,7 @@ fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
     };
     Plan {
         segments: vec![segment(0..3, BackendKind::Gpu, true, false), segment(3..4, BackendKind::Cpu, false, true)],
+        prefill: None,
         sizes: Sizes { context_tokens, batch_tokens, k_type: KvType::F16, v_type: KvType::F16 },
     }
 }
