@@ -1,5 +1,4 @@
-// n = x / sqrt(mean(x^2) + eps) * weight; then for each group of GROUP columns as norm_quantize.wgsl for a row:
-// step = max(|n|, 1e-5) / 127; q = clamp(round_half_even(n / step)); sum = sum(q)
+// n = x / sqrt(mean(x^2) + eps) * weight; for each group: step = max(|n|, 1e-5) / 127; q = clamp(round_half_even(n / step)); sum = sum(q)
 // In: x (tokens, in_stride) f32 or the partial results of attention (input_*.wgsl); weight (cols) f32.
 // Out: xq (tokens, words) four int8 each, zero past cols; acts (tokens, cols / GROUP) step and sum.
 // Grid: (1, tokens). One workgroup a token; GROUP / 4 adjacent invocations a group, four adjacent columns each.
@@ -25,7 +24,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   var norm = 1.0;
   if (NORM) { norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.cols) + p.eps); }
 
-  let members = GROUP / 4u;
+  let members = max(GROUP, 4u) / 4u;
   let member = lane.index % members;
   let leader = lane.index - member;
   // Every invocation takes every turn: they meet at the barriers.
@@ -55,7 +54,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     }
     if (w < p.words) { xq[token * p.words + w] = pack4xI8(q); }
     if (member == 0u && 4u * w < p.cols) {
-      acts[(token * p.cols + 4u * w) / GROUP] = Act(top / 127.0, lane_i32[lane.index]);
+      acts[token * (p.cols / (4u * members)) + w / members] = Act(top / 127.0, lane_i32[lane.index]);
     }
     workgroupBarrier(); // before the arrays are used again
   }

@@ -1,5 +1,4 @@
-// y[t][row] (+)= sum over groups g of (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g], for
-// many tokens
+// y[t][row] (+)= sum_g (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g], for many tokens
 // In: codes (rows, row_quads) I2_S; scales (rows, groups); x (tokens, 4 * row_quads) vec4 of int8; acts (tokens, groups).
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / 64), ceil(tokens / 64)). 256 invocations make a 64 x 64 tile, 4 x 4 each, 128 columns a step.
@@ -36,7 +35,11 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       let r = i - 128u;
       let h = r / 64u;
       var g = 0u;
-      if (GROUP != 0u) { g = select(128u * k / GROUP, 2u * k + h, GROUP == 64u); }
+      if (GROUP == 64u) {
+        g = 2u * k + h;
+      } else if (GROUP != 0u) {
+        g = 128u * k / max(GROUP, 128u); // the compiler sees this with GROUP = 0, too: the divisor must not be
+      }
       var scale = 0.0;
       var act = Act(0.0, 0i);
       if (g < p.groups) { // not the padded half of the last block

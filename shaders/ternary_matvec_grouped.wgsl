@@ -1,5 +1,4 @@
-// y[t][row] (+)= sum over groups g of (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g];
-// with GATE: activate(row) * (row + rows)
+// y[t][row] (+)= sum_g (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g]; GATE: activate(row) * (row + rows)
 // In: codes (rows, row_quads) I2_S; scales (rows, groups); x (tokens, 4 * row_quads) vec4 of int8; acts (tokens, groups).
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / (WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
@@ -60,8 +59,9 @@ fn kernel(group: vec3<u32>, lane: Lane) {
         up_total += scaled(up_low, first, up, 2u * block, acts_at) + scaled(up_high, first, up, 2u * block + 1u, acts_at);
       }
     } else {
-      let g = 64u * c / GROUP;
-      let first = 64u * c % GROUP == 0u;
+      // The compiler sees this with GROUP = 0, too: the divisor must not be.
+      let g = 64u * c / max(GROUP, 64u);
+      let first = 64u * c % max(GROUP, 64u) == 0u;
       total += scaled(low + high, first, r, g, acts_at);
       if (GATE != 0u) { up_total += scaled(up_low + up_high, first, up, g, acts_at); }
     }

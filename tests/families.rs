@@ -238,8 +238,16 @@ fn every_release_is_understood() {
             _ => (Family::BitNet, RopeStyle::HalfSplit),
         };
         assert_eq!((config.family, config.activation), (family, release.activation), "{name}");
-        assert_eq!((config.head_dim, config.kv_width()), (release.head_dim, release.kv_heads * release.head_dim), "{name}");
-        assert_eq!((config.rope.dims, config.rope.base, config.rope.style), (release.head_dim, release.theta, style), "{name}");
+        assert_eq!(
+            (config.head_dim, config.kv_width()),
+            (release.head_dim, release.kv_heads * release.head_dim),
+            "{name}"
+        );
+        assert_eq!(
+            (config.rope.dims, config.rope.base, config.rope.style),
+            (release.head_dim, release.theta, style),
+            "{name}"
+        );
         let of_layer = Linear::ALL.len() + family.block_norms().len();
         let outside = if release.tied { 2 } else { 3 };
         assert_eq!(release.layers * of_layer + outside, release.tensors, "{name}: tensors");

@@ -273,7 +273,10 @@ impl Keys<'_> {
         for key in ["rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor"] {
             let neutral = if key.ends_with("ext_factor") { 1.0 } else { 0.0 };
             if self.metadata.float(&self.name(key))?.is_some_and(|value| value != neutral) {
-                return Err(Error::unsupported(format!("key {}", self.name(key)), "no family here has a formula for it"));
+                return Err(Error::unsupported(
+                    format!("key {}", self.name(key)),
+                    "no family here has a formula for it",
+                ));
             }
         }
         Ok(Yarn {

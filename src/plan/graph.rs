@@ -71,7 +71,9 @@ mod tests {
             block_ops(&config("qwen3")),
             [
                 Op::NormQuantize { input: Slot::Hidden, norm: Some(Norm::Attn) },
-                Op::Linear { parts: vec![part(Linear::Q, Slot::Q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)] },
+                Op::Linear {
+                    parts: vec![part(Linear::Q, Slot::Q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)]
+                },
                 Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead },
                 Op::HeadNorm { slot: Slot::K, norm: Norm::KHead },
                 Op::Rope,
@@ -101,8 +103,7 @@ mod tests {
             assert_eq!(config.family, family, "{arch}");
             let count = |wanted: fn(&Op) -> bool| ops.iter().filter(|op| wanted(op)).count();
             assert_eq!(count(|op| matches!(op, Op::HeadNorm { .. })), head_norms, "{arch}");
-            let sub_norm =
-                |op: &Op| matches!(op, Op::NormQuantize { norm: Some(Norm::AttnSub | Norm::FfnSub), .. });
+            let sub_norm = |op: &Op| matches!(op, Op::NormQuantize { norm: Some(Norm::AttnSub | Norm::FfnSub), .. });
             assert_eq!(count(sub_norm), sub_norms, "{arch}");
             assert_eq!(count(|op| matches!(op, Op::NormQuantize { .. })), 4, "{arch}");
             assert!(ops.contains(&Op::Gate(activation)), "{arch}");

@@ -92,13 +92,7 @@ pub fn grouped(size: usize) -> Spec {
         head: (size == 256).then_some(DenseType::Q4_0),
         scales: ScaleKind::PerGroup(size),
         // As in the files of Ternary Bonsai; so short that pairs of every kind lie within a test's tokens.
-        yarn: Some(Yarn {
-            factor: 4.0,
-            original_context: 32,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            attention_factor: 1.0,
-        }),
+        yarn: Some(Yarn { factor: 4.0, original_context: 32, beta_fast: 32.0, beta_slow: 1.0, attention_factor: 1.0 }),
         ..QWEN3
     }
 }

@@ -45,12 +45,14 @@ fn every_grouped_variant_equals_the_scalar_integers() {
     let mut rng = Rng::new(31);
     for size in GROUP_SIZES {
         // Rows of one group, of whole blocks, and of groups of 64 that end within one; tokens around a tile.
-        let mut cases = vec![(17, size, 3), (1, 3 * size, 1), (65, 5 * size, 2), (64, 10 * size, 70), (33, 7 * size, 64)];
+        let mut cases =
+            vec![(17, size, 3), (1, 3 * size, 1), (65, 5 * size, 2), (64, 10 * size, 70), (33, 7 * size, 64)];
         cases.extend([(3, 23040, 1), (640, 6912, 2)].into_iter().filter(|(_, cols, _)| cols % size == 0));
         for (rows, cols, tokens) in cases {
             for extreme in [None, Some(127), Some(-128)] {
                 // Random bytes: code 3 too, which counts as +2.
-                let codes: Vec<u8> = (0..ternary_bytes(Layout::I2sP128, rows, cols)).map(|_| rng.next_u64() as u8).collect();
+                let codes: Vec<u8> =
+                    (0..ternary_bytes(Layout::I2sP128, rows, cols)).map(|_| rng.next_u64() as u8).collect();
                 let acts = extreme.map_or_else(|| rng.i8s(tokens * cols), |value| vec![value; tokens * cols]);
                 let ones = vec![f16::ONE; rows * cols / size];
                 let scales = Scales::PerGroup { size, values: &ones };
@@ -84,7 +86,14 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Outputs (tokens, `out_stride`) over `before`.
-    fn run(&self, gpu: &Gpu, shader: Shader, choices: Choices, codes: &[u8], constants: &[(&'static str, f64)]) -> Vec<f32> {
+    fn run(
+        &self,
+        gpu: &Gpu,
+        shader: Shader,
+        choices: Choices,
+        codes: &[u8],
+        constants: &[(&'static str, f64)],
+    ) -> Vec<f32> {
         let tokens = self.acts.tokens();
         let out_rows = if constants.contains(&("GATE", 1.0)) { self.rows / 2 } else { self.rows };
         let x: Vec<i8> = (0..tokens).flat_map(|t| self.acts.values(t).to_vec()).collect();

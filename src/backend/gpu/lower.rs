@@ -299,8 +299,7 @@ impl<'a> Lowering<'a> {
             let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
             let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
             let mut constants = vec![("ADD", f64::from(u8::from(add)))];
-            let mut buffers =
-                vec![window.codes, all(&slots.xq), all(&slots.acts), all(to.buffer), all(&slots.damage)];
+            let mut buffers = vec![window.codes, all(&slots.xq), all(&slots.acts), all(to.buffer), all(&slots.damage)];
             let params = match &group.scales {
                 GroupScales::PerMatrix(scales) => {
                     let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;

@@ -48,7 +48,8 @@ impl GroupScales {
     /// The scales of these matrices; a place is given to those that do not fit in parameters.
     fn place(layout: &mut Layout, what: &str, matrices: &[&TernaryMatrix], act_group: Option<usize>) -> Result<Self> {
         if let Some(other) = matrices.iter().find(|m| m.scales.view().group() != act_group) {
-            let named = |group: Option<usize>| group.map_or("whole rows".to_owned(), |size| format!("groups of {size}"));
+            let named =
+                |group: Option<usize>| group.map_or("whole rows".to_owned(), |size| format!("groups of {size}"));
             let found = named(other.scales.view().group());
             return Err(Error::malformed(format!("scales of {what}"), named(act_group), found));
         }

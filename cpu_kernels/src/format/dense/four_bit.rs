@@ -43,10 +43,7 @@ pub fn q4k_scales(d: [u8; 2], dmin: [u8; 2], packed: &[u8; 12]) -> ([f32; 8], [f
         let (scale, minimum) = if run < 4 {
             (packed[run] & 63, packed[run + 4] & 63)
         } else {
-            (
-                packed[run + 4] & 15 | packed[run - 4] >> 6 << 4,
-                packed[run + 4] >> 4 | packed[run] >> 6 << 4,
-            )
+            (packed[run + 4] & 15 | packed[run - 4] >> 6 << 4, packed[run + 4] >> 4 | packed[run] >> 6 << 4)
         };
         factors[run] = d * f32::from(scale);
         minima[run] = dmin * f32::from(minimum);

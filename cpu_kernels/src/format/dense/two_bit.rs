@@ -42,9 +42,11 @@ mod tests {
     #[test]
     fn the_blocks_are_those_of_the_dialects() {
         let mut rng = Rng::new(41);
-        for (ty, dialect) in
-            [(DenseType::TQ2_0, Dialect::TQ2_0), (DenseType::Q2_0, Dialect::Q2_0), (DenseType::Q2_0G128, Dialect::Q2_0G128)]
-        {
+        for (ty, dialect) in [
+            (DenseType::TQ2_0, Dialect::TQ2_0),
+            (DenseType::Q2_0, Dialect::Q2_0),
+            (DenseType::Q2_0G128, Dialect::Q2_0G128),
+        ] {
             let (rows, cols) = (3, 768);
             let codec = Codec::new(dialect, rows, cols).unwrap();
             let size = ty.block_len();
