@@ -102,9 +102,12 @@ const MODELS: [(&str, f64, f64); 4] = [
     ("bitnet-c-bitlinear", 0.045, 0.06),
 ];
 
+/// A file's name, its model, and what is expected of it.
+type Golden = (String, Arc<Model>, Vec<Case>);
+
 /// Models of Qwen3's shape with group scales, and what transformers computes with the same weights and float
 /// activations: int8 activations in groups of 64 to 256 alone give a relative L2 error of 0.010 to 0.016.
-fn grouped() -> Option<Vec<(String, Arc<Model>, Vec<Case>)>> {
+fn grouped() -> Option<Vec<Golden>> {
     let directory = common::shared("golden/qwen3-ternary")?;
     let files = expected(&directory);
     let files = files["files"].as_object().unwrap();

@@ -160,6 +160,10 @@ impl Engine {
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
         let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
+        if request != Request::Auto && !runs_on(&plan, BackendKind::Gpu) {
+            let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
+            log::warn!("no layer goes to the GPU: {reason}");
+        }
         Ok(Placement { plan, gpu })
     }
 
@@ -173,8 +177,11 @@ impl Engine {
     /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
     pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
         let placement = self.place(args, request, sizes)?;
+        let may_fall_back = request == Request::Auto && runs_on(&placement.plan, BackendKind::Gpu);
         match self.session(args, placement) {
-            Err(error @ (Error::Gpu { .. } | Error::DeviceLost { .. })) if request == Request::Auto => {
+            // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
+            // itself comes up again on the CPU.
+            Err(error) if may_fall_back => {
                 log::warn!("the GPU is not used: {error}");
                 self.session(args, self.place(args, Request::Cpu, sizes)?)
             }
@@ -185,11 +192,10 @@ impl Engine {
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
         let Placement { plan, gpu } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
-        let runs_on = |kind| plan.segments.iter().any(|s| s.backend == kind);
-        if runs_on(BackendKind::Cpu) {
+        if runs_on(&plan, BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
         }
-        if let Some(gpu) = gpu.filter(|_| runs_on(BackendKind::Gpu)) {
+        if let Some(gpu) = gpu.filter(|_| runs_on(&plan, BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
         let demand = Demand::of(&self.model, &plan.sizes);
@@ -198,6 +204,10 @@ impl Engine {
         bar.finish_and_clear();
         session
     }
+}
+
+fn runs_on(plan: &Plan, backend: BackendKind) -> bool {
+    plan.segments.iter().any(|segment| segment.backend == backend)
 }
 
 /// On standard error, and only where that is a terminal.

@@ -1,7 +1,7 @@
 //! A model -> a GGUF file whose ternary matrices, embedding table and head have the types that are asked for.
 //!
-//! In: a Hugging Face directory ([`hf`]) or a GGUF file ([`from_gguf`]). Either gives a description and its tensors one
-//! at a time; [`outline`] decides what becomes of each, [`write`](mod@write) writes them, and [`verify`] reads the file
+//! In: a Hugging Face directory (`hf`) or a GGUF file (`from_gguf`). Either gives a description and its tensors one
+//! at a time; `outline` decides what becomes of each, `write`(mod@write) writes them, and `verify` reads the file
 //! back and compares it with the input before it gets its name. No more than a matrix is in memory.
 
 mod fit;

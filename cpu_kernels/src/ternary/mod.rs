@@ -3,7 +3,7 @@
 //! With codes c = 0, 1, 2 for the weights -1, 0, +1, and values q of a token:
 //! D = sum(c * q), S = sum(q), so that sum((c - 1) * q) = D - S and out = (D - S) * (scale * step).
 //! Kernels compute D for a tile of rows and tokens; the rest is here, once. Matrices with one scale per group of
-//! columns have kernels of their own, in [`grouped`].
+//! columns have kernels of their own, in the module `grouped`.
 //!
 //! One token reads every weight once and is bound by memory; a few tokens share each unpacked weight in registers;
 //! many tokens are bound by multiply-adds, so a tile of rows is unpacked once and meets all tokens.

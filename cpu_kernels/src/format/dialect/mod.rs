@@ -1,4 +1,4 @@
-//! Ternary dialects of model files -> [`Layout::I2sP128`](super::Layout::I2sP128) and [`MatrixScales`], and back.
+//! Ternary dialects of model files -> [`Layout::I2sP128`] and [`MatrixScales`], and back.
 //!
 //! A [`Codec`] is a dialect with a shape. Each file here draws one dialect and turns its bytes into codes (0, 1, 2 =
 //! -1, 0, +1; 3 where the bytes hold no ternary value) for a few rows at a time; what all share is in this file:
