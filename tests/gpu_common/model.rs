@@ -187,8 +187,8 @@ fn rotate(head: &mut [f32], position: usize, rope: &Rope) {
     let half = rope.dims / 2;
     let factors = rope.yarn.map_or(vec![1.0; half], |yarn| yarn.factors(rope.dims, rope.base));
     let stretch = rope.yarn.map_or(1.0, |yarn| f64::from(yarn.magnitude()));
-    for i in 0..half {
-        let frequency = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) as f32 / factors[i];
+    for (i, factor) in factors.into_iter().enumerate() {
+        let frequency = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) as f32 / factor;
         let (sin, cos) = f64::from(position as f32 * rope.position_scale * frequency).sin_cos();
         let (a, b) = match rope.style {
             RopeStyle::HalfSplit => (i, i + half),

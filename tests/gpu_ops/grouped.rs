@@ -198,7 +198,7 @@ fn gated_grouped_product_equals_the_gate_of_two_products() {
     for group in [64, 128, 256, 0] {
         let (ffn, cols, tokens) = (37, 768, 3);
         let codes = pack(Layout::I2sP128, 2 * ffn, cols, &rng.codes(2 * ffn * cols));
-        let groups = if group == 0 { 1 } else { cols / group };
+        let groups = cols.checked_div(group).unwrap_or(1);
         let size = (group != 0).then_some(group);
         let mut acts = QuantizedActs::with_group(tokens, cols, size);
         let steps: Vec<f32> = (0..tokens * groups).map(|_| 0.001 * (1.5 + rng.f32())).collect();

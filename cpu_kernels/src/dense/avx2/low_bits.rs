@@ -63,7 +63,7 @@ impl Weight for Q4K {
         // SAFETY: the caller's promise.
         unsafe {
             let packed = load_u8(&block.values[step / 2]);
-            let nibbles = if step % 2 == 0 { packed } else { _mm256_srli_epi16::<4>(packed) };
+            let nibbles = if step.is_multiple_of(2) { packed } else { _mm256_srli_epi16::<4>(packed) };
             let nibbles = _mm256_and_si256(nibbles, _mm256_set1_epi8(15));
             let (low, high) = (_mm256_castsi256_si128(nibbles), _mm256_extracti128_si256::<1>(nibbles));
             let (factor, minimum) = (_mm256_set1_ps(block.factors[step]), _mm256_set1_ps(block.minima[step]));
