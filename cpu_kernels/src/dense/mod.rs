@@ -7,13 +7,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::ops::Range;
 
 use crate::{
     Cpu, Isa,
-    format::{DenseType, DenseView, dense::decode_row},
+    format::{DenseView, dense::decode_row},
     isa::Base,
     threads::Disjoint,
     tokens_of,
@@ -75,15 +77,17 @@ fn check(w: &DenseView) {
 /// Products of some rows with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
 fn dot(isa: Isa, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    match (isa, w.ty) {
-        (Isa::Avx512Vnni(avx512), DenseType::Q8_0) => return avx512::dot_q8_0(avx512, w, rows, x, products),
-        (Isa::Avx512Vnni(avx512), DenseType::Q6K) => return avx512::dot_q6k(avx512, w, rows, x, products),
-        _ => {}
+    if let Isa::Avx512Vnni(avx512) = isa
+        && avx512::takes(w.ty)
+    {
+        return avx512::dot(avx512, w, rows, x, products);
     }
     match isa.base() {
         Base::Scalar => scalar::dot(w, rows, x, products),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::dot(avx2, w, rows, x, products),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::dot(neon, w, rows, x, products),
     }
 }
 

@@ -8,7 +8,7 @@ pub mod ternary;
 
 use std::{error, fmt};
 
-pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, i2s_rows_from_flat, pack, padded_cols, ternary_bytes, unpack};
+pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, i2s_rows_from_flat, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +53,11 @@ pub struct TernaryView<'a> {
 
 impl<'a> TernaryView<'a> {
     /// # Errors
-    /// If `codes` has not exactly the bytes of such a matrix.
+    /// If there are more than [`MAX_COLS`] columns, or `codes` has not exactly the bytes of such a matrix.
     pub fn new(rows: usize, cols: usize, codes: &'a [u8], layout: Layout, scales: Scales) -> Result<Self, FormatError> {
+        if cols > MAX_COLS {
+            return Err(FormatError::TooWide { cols });
+        }
         let expected_bytes = ternary_bytes(layout, rows, cols);
         if codes.len() != expected_bytes {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
@@ -158,6 +161,11 @@ pub enum FormatError {
         /// What is there.
         found_bytes: usize,
     },
+    /// More columns than the sums of a row have room for.
+    TooWide {
+        /// Of the matrix.
+        cols: usize,
+    },
     /// Rows that end within a block.
     PartialBlock {
         /// Of the matrix.
@@ -173,6 +181,7 @@ impl fmt::Display for FormatError {
             Self::Size { rows, cols, expected_bytes, found_bytes } => {
                 write!(f, "a {rows} x {cols} matrix: expected {expected_bytes} bytes, found {found_bytes}")
             }
+            Self::TooWide { cols } => write!(f, "a row of {cols} columns: expected at most {MAX_COLS}"),
             Self::PartialBlock { cols, block_len } => {
                 write!(f, "a row of {cols} columns: expected a multiple of {block_len}")
             }
@@ -196,7 +205,9 @@ mod tests {
         assert_eq!(ternary(2, 129, 128), Ok(64));
         let error = ternary(2, 129, 64).unwrap_err();
         assert_eq!(error.to_string(), "a 2 x 129 matrix: expected 128 bytes, found 64");
-        assert!(ternary(usize::MAX, usize::MAX, 64).is_err());
+        assert!(ternary(usize::MAX, 128, 64).is_err());
+        let error = ternary(1, MAX_COLS + 1, 64).unwrap_err();
+        assert_eq!(error.to_string(), "a row of 1048577 columns: expected at most 1048576");
 
         let dense = |rows, cols, bytes: usize, ty| {
             DenseView::new(rows, cols, &vec![0; bytes], ty).map(|v| v.row(rows - 1).len())

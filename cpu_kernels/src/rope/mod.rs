@@ -116,6 +116,9 @@ fn rotate(base: Base, x: &mut [f32], cos: &[f32], sin: &[f32], style: Style) {
         Base::Scalar => scalar::rotate(x, cos, sin, style),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::rotate(avx2, x, cos, sin, style),
+        // The compiler turns the plain loops into NEON as they are.
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(_) => scalar::rotate(x, cos, sin, style),
     }
 }
 

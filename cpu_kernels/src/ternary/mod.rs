@@ -13,7 +13,11 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panel;
 mod scalar;
 
@@ -21,7 +25,7 @@ use std::ops::Range;
 
 use crate::{
     Cpu, Isa,
-    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, Scales, TernaryView, ternary_bytes},
+    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, MAX_COLS, Scales, TernaryView, ternary_bytes},
     quantize::QuantizedActs,
     threads::Disjoint,
 };
@@ -37,12 +41,15 @@ pub struct Part<'a> {
     pub add: bool,
 }
 
-/// Most matrices of one [`matmul`]: q, k and v.
+/// Most matrices of one [`matmul`]; q, k and v are three.
 pub const MAX_PARTS: usize = 4;
 
 /// Sums D of a tile, (tokens, rows) i32: on the stack of the thread that computes it, 16 KiB, so that it stays in the
 /// first-level cache together with the weights of the tile.
 const TILE_SUMS: usize = 4096;
+
+/// The same for a tile of one or two tokens: clearing 16 KiB would take a tenth of its time.
+const SMALL_TILE_SUMS: usize = TILE_SUMS / SMALL_BATCH * 2;
 
 /// Packed weights of a tile of few tokens: enough that claiming a tile (0.1 us) does not show, few enough that the
 /// last tile of an operation does not keep the other threads waiting (5 us at 13 GB/s).
@@ -70,7 +77,7 @@ struct Tile<'a> {
     stride: usize,
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl<'a> Tile<'a> {
     /// The blocks of a row.
     fn row(&self, row: usize) -> &'a [[u8; I2S_BLOCK_BYTES]] {
@@ -83,6 +90,7 @@ impl<'a> Tile<'a> {
     }
 
     /// The values of a token at columns `cols`, four to an i32.
+    #[cfg(target_arch = "x86_64")]
     fn quads(&self, token: usize, cols: &Range<usize>) -> &'a [i32] {
         bytemuck::cast_slice(&self.values[token * self.stride..][cols.clone()])
     }
@@ -129,6 +137,7 @@ impl<'a, T> Work<'a, T> {
     fn new(acts: &QuantizedActs, weights: TernaryView<'a>, out: &'a mut [T], add: bool) -> Self {
         let TernaryView { rows, cols, codes, layout, .. } = weights;
         assert_eq!(cols, acts.cols(), "ternary::matmul: columns of the matrix and of the activations");
+        assert!(cols <= MAX_COLS, "ternary::matmul: {cols} columns (at most {MAX_COLS})");
         assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
         assert_eq!(out.len(), acts.tokens() * rows, "ternary::matmul: {} x {rows} outputs", acts.tokens());
         let rows_per_tile = if acts.tokens() > SMALL_BATCH {
@@ -155,8 +164,7 @@ fn run<T: Send>(
         let (work, tile) = nth_tile(works(), chunk);
         let rows = work.weights.rows;
         let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
-        let mut sums = [0; TILE_SUMS];
-        for tokens in token_tiles(acts.tokens()) {
+        let one_tile = |tokens: Range<usize>, sums: &mut [i32]| {
             let sums = &mut sums[..tokens.len() * range.len()];
             tile_sums(isa, work.weights, acts, range.clone(), tokens.clone(), sums);
             for (t, sums) in tokens.zip(sums.chunks_exact(range.len())) {
@@ -164,6 +172,12 @@ fn run<T: Send>(
                 let out = unsafe { work.out.part(t * rows + range.start..t * rows + range.end) };
                 out.iter_mut().zip(sums).for_each(|(out, &sum)| finish(sum, t, work, out));
             }
+        };
+        if acts.tokens() * range.len() <= SMALL_TILE_SUMS {
+            one_tile(0..acts.tokens(), &mut [0; SMALL_TILE_SUMS]);
+        } else {
+            let mut sums = [0; TILE_SUMS];
+            token_tiles(acts.tokens()).for_each(|tokens| one_tile(tokens, &mut sums));
         }
     });
 }
@@ -207,6 +221,10 @@ fn tile_sums(
         (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::sums(vnni, tile, sums),
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::sums(vnni, tile, sums),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::Neon(neon)) => neon::sums(neon, tile, sums),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
     }
 }
 
