@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, File},
     ops::{Deref, Range},
     path::Path,
     sync::Arc,
@@ -32,11 +32,14 @@ impl Bytes {
     /// A file that is truncated by another process while it is mapped makes the operating system stop
     /// this process (SIGBUS) when the missing part is read: do not write to a model file in use.
     pub fn map(path: &Path) -> Result<Self> {
+        // Asked before opening, which would wait for ever on a pipe without a writer.
+        let meta = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+        if !meta.is_file() {
+            let found = if meta.is_dir() { "a directory" } else { "a device or a pipe" };
+            return Err(Error::malformed("file", "a regular file", found).in_file(path.display().to_string()));
+        }
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
-        if meta.is_dir() {
-            return Err(Error::malformed("file", "a regular file", "a directory").in_file(path.display().to_string()));
-        }
         if meta.len() == 0 {
             return Ok(Self::from_static(&[]));
         }
@@ -109,6 +112,15 @@ mod tests {
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = 2..1;
         assert!(bytes.slice(reversed).is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused() {
+        for (path, what) in [("/dev/null", "a device or a pipe"), ("/", "a directory")] {
+            let error = Bytes::map(Path::new(path)).unwrap_err().to_string();
+            assert_eq!(error, format!("{path}: file: expected a regular file, found {what}"));
+        }
     }
 
     #[test]

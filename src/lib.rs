@@ -13,6 +13,8 @@ pub mod model;
 
 pub mod tokenizer;
 
+pub mod chat;
+
 pub mod inspect;
 
 pub mod plan;
@@ -20,6 +22,8 @@ pub mod plan;
 pub mod backend;
 
 pub mod generate;
+
+pub mod verify;
 
 pub mod convert;
 

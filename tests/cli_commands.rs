@@ -63,7 +63,10 @@ fn wrong_usage_exits_with_two_and_names_the_flag() {
         (&["run", "--temp", "hot"], "--temp"),
         (&["logits"], "--ids"),
         (&["logits", "--ids", "1,x"], "--ids"),
-        (&["convert"], "DIR"),
+        (&["convert"], "SRC"),
+        (&["convert", "x", "--type", "q4_0"], "--type"),
+        (&["convert", "x", "--head", "q4_0"], "--head"),
+        (&["convert", "x", "--i2s-layout", "p32"], "--i2s-layout"),
         (&["dummy", "-o", "x.gguf"], "--size"),
         (&["dummy", "-o", "x.gguf", "--size", "7B", "--like", "2b-4t"], "--like"),
     ];
@@ -263,10 +266,11 @@ fn inspect_check_fails_on_a_model_that_cannot_run() {
     let path = path.to_str().unwrap();
     let look = run(&["inspect", path]);
     assert_eq!(look.code, Some(0), "{look:?}");
-    assert!(look.stdout.contains("cannot run:") && look.stdout.contains("code 3"), "{look:?}");
+    let reason = "row 0, column 0: expected a weight of -1, 0 or +1";
+    assert!(look.stdout.contains("cannot run:") && look.stdout.contains(reason), "{look:?}");
     let check = run(&["inspect", path, "--check"]);
     assert_eq!(check.code, Some(1), "{check:?}");
-    assert!(check.stderr.starts_with("error: ") && check.stderr.contains("code 3"), "{check:?}");
+    assert!(check.stderr.starts_with("error: ") && check.stderr.contains(reason), "{check:?}");
 }
 
 #[test]
@@ -305,6 +309,28 @@ fn convert_makes_a_model_that_runs_as_the_built_in_one_does() {
     assert!(again.one_line_error(2).contains("out.gguf"), "an existing file is kept: {again:?}");
     let nothing = run(&["convert", dir.path().to_str().unwrap(), "-o", "x.gguf"]);
     assert!(nothing.one_line_error(1).contains("config.json"), "{nothing:?}");
+}
+
+#[test]
+fn convert_takes_a_file_to_another_type_and_head() {
+    let Some(source) = shared("golden/qwen3-ternary/qwen3-tq1_0-g256.gguf") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
+    let args = ["convert", source, "-o", out, "--type", "tq2_0", "--head", "q8_0", "--json"];
+    let planned = run(&[&args[..], &["--dry-run"]].concat()).json();
+    assert!(planned["dry_run"].as_bool().unwrap() && !std::path::Path::new(out).exists());
+    let report = run(&args).json();
+    assert_eq!((&report["matrices"], &report["types"]["TQ2_0"]["tensors"]), (&json!(14), &json!(14)));
+    assert_eq!(report["types"]["Q8_0"]["tensors"], 1);
+    assert_eq!((&report["bytes_out"], &report["types"]), (&planned["bytes_out"], &planned["types"]));
+    assert_eq!(report["bytes_out"], fs::metadata(out).unwrap().len());
+
+    let unnamed = run(&["convert", source, "--type", "tq2_0"]);
+    assert!(unnamed.one_line_error(2).contains("-o has to name the output"), "{unnamed:?}");
+    let other = dir.path().join("other.gguf");
+    let refused = run(&["convert", source, "-o", other.to_str().unwrap(), "--type", "i2_s"]);
+    assert!(refused.one_line_error(1).contains("tensor blk.0.attn_q.weight as I2_S"), "{refused:?}");
 }
 
 #[test]

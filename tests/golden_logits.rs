@@ -23,12 +23,14 @@ struct Case {
     last_logits: Vec<f32>,
 }
 
-fn cases(directory: &Path) -> Vec<Case> {
+fn expected(directory: &Path) -> Value {
     let text = std::fs::read_to_string(directory.join("expected_logits.json")).unwrap();
-    let json: Value = serde_json::from_str(&text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn cases(of: &Value) -> Vec<Case> {
     let numbers = |v: &Value| v.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>();
-    json["cases"]
-        .as_array()
+    of.as_array()
         .unwrap()
         .iter()
         .map(|case| Case {
@@ -44,7 +46,7 @@ fn converted(name: &str) -> Option<(tempfile::TempDir, Arc<Model>, Vec<Case>)> {
     let file = scratch.path().join("model.gguf");
     convert(&directory, &file, &ConvertOptions::default()).unwrap();
     let model = Arc::new(Model::open(&file).unwrap());
-    Some((scratch, model, cases(&directory)))
+    Some((scratch, model, cases(&expected(&directory)["cases"])))
 }
 
 fn sizes(kv: KvType) -> Sizes {
@@ -99,6 +101,40 @@ const MODELS: [(&str, f64, f64); 4] = [
     ("bitnet-a-offline", 0.045, 0.06),
     ("bitnet-c-bitlinear", 0.045, 0.06),
 ];
+
+/// A file's name, its model, and what is expected of it.
+type Golden = (String, Arc<Model>, Vec<Case>);
+
+/// Models of Qwen3's shape with group scales, and what transformers computes with the same weights and float
+/// activations: int8 activations in groups of 64 to 256 alone give a relative L2 error of 0.010 to 0.016.
+fn grouped() -> Option<Vec<Golden>> {
+    let directory = common::shared("golden/qwen3-ternary")?;
+    let files = expected(&directory);
+    let files = files["files"].as_object().unwrap();
+    assert_eq!(files.len(), 4, "TQ2_0, TQ1_0, Q2_0 in groups of 64 and of 128");
+    let open = |(name, of): (&String, &Value)| {
+        (name.clone(), Arc::new(Model::open(&directory.join(name)).unwrap()), cases(of))
+    };
+    Some(files.iter().map(open).collect())
+}
+
+/// Half of what the project promises (5 %) for models that were not trained with int8 activations.
+const GROUPED_BOUND: f64 = 0.025;
+
+#[test]
+fn grouped_cpu_logits_match_transformers() {
+    let Some(models) = grouped() else { return };
+    for (name, model, cases) in models {
+        let layers = model.config.layers;
+        for isa in Isa::available() {
+            for kv in [KvType::F32, KvType::F16] {
+                let plan = plan(layers, &[(BackendKind::Cpu, layers)], sizes(kv));
+                let mut session = Session::load(&model, &plan, vec![cpu(isa)], &mut |_| {}).unwrap();
+                check(&format!("{name} {} {kv:?} cache", isa.name()), &mut session, &cases, GROUPED_BOUND);
+            }
+        }
+    }
+}
 
 #[test]
 fn cpu_logits_match_transformers() {

@@ -13,7 +13,7 @@ use bitnet_gpu::{
         cpu::CpuBackend,
         gpu::{Counters, GpuBackend, Tuning},
     },
-    model::{Linear, Model, Norm},
+    model::{Linear, MatrixScales, Model, Norm},
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 use gpu_common::{
@@ -314,7 +314,7 @@ fn scale(model: &mut Model, layer: usize, damaged: Linear) {
     let linears = Linear::ALL.map(|role| {
         let mut matrix = block.linear(role).clone();
         if role == damaged {
-            matrix.scale = f32::NAN;
+            matrix.scales = MatrixScales::PerTensor(f32::NAN);
         }
         matrix
     });

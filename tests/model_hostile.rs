@@ -181,7 +181,7 @@ fn tensors() {
             model().tensor(Tensor::i2_s("token_embd.weight", &[128, 4], 1.0)).build(),
             &["token_embd.weight", "I2_S"],
         ),
-        row("59 code 3", code_3, &["tensor blk.0.attn_q.weight byte 7", "codes 0, 1 and 2", "code 3"]),
+        row("59 code 3", code_3, &["tensor blk.0.attn_q.weight row 0, column 39", "-1, 0 or +1", "a code of none"]),
         row("60 NaN norm", nan_norm.build(), &["blk.0.ffn_norm.weight element 2", "finite", "NaN"]),
         row(
             "vocabulary only",

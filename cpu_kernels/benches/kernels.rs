@@ -13,13 +13,14 @@ use bitnet_cpu_kernels::{
     Cpu, Isa,
     attention::{KvCache, KvType, attend},
     ceiling, dense,
-    format::{DenseType, DenseView, Layout, Scales, TernaryView, ternary_bytes},
+    format::{DenseType, DenseView, GROUP_SIZES, Layout, Scales, TernaryView, ternary_bytes},
     gate, norm,
     quantize::{QuantizedActs, norm_quantize},
     ternary,
     testing::Rng,
 };
 use criterion::{Criterion, Throughput};
+use half::f16;
 
 /// Something to time.
 struct Case {
@@ -96,6 +97,42 @@ fn ternary_case(isa: Isa, name: &str, tokens: usize, rows: usize, cols: usize, c
                 &mut [ternary::Part { weights: view(rows, stretch), out: &mut out, add: false }],
             );
         }),
+    }
+}
+
+/// As [`ternary_case`], with a scale for every `size` columns; its work is counted in the same units.
+fn grouped_case(isa: Isa, size: usize, tokens: usize, rows: usize, cols: usize, codes: &'static [u8]) -> Case {
+    let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
+    let groups = cols / size;
+    let one = ternary_case(isa, "", tokens, rows, cols, codes);
+    let mut acts = QuantizedActs::with_group(tokens, cols, Some(size));
+    acts.set_raw(cols, &Rng::new(1).i8s(tokens * cols), &vec![0.01; tokens * groups]);
+    let scales: &'static [f16] = vec![f16::from_f32(0.37); codes.len() * 4 / size].leak();
+    let view = move |rows: usize, codes, scales: &'static [f16]| {
+        let scales = Scales::PerGroup { size, values: &scales[..rows * groups] };
+        TernaryView::new(rows, cols, codes, Layout::I2sP128, scales).expect("sizes")
+    };
+    let check = 40.min(rows);
+    let mut products = [vec![0.0; tokens * check], vec![0.0; tokens * check]];
+    for (isa, out) in [Isa::Scalar, isa].into_iter().zip(&mut products) {
+        let weights = view(check, &codes[..bytes / rows * check], scales);
+        ternary::matmul(&Cpu::new(isa, 1), &acts, &mut [ternary::Part { weights, out, add: false }]);
+    }
+    assert_eq!(products[0], products[1], "groups of {size}, {isa}");
+    let mut out = vec![0.0; tokens * rows];
+    let mut stretches = codes.chunks_exact(bytes).zip(scales.chunks_exact(rows * groups)).cycle();
+    let mut stretch = (&codes[..bytes], scales);
+    let cold_mark = if tokens == 1 { ", cold" } else { "" };
+    Case {
+        name: format!("grouped {size}: {tokens} x {rows} x {cols}{cold_mark}"),
+        run: Box::new(move |cpu| {
+            if tokens == 1 {
+                stretch = stretches.next().expect("a cycle");
+            }
+            let weights = view(rows, stretch.0, stretch.1);
+            ternary::matmul(cpu, &acts, &mut [ternary::Part { weights, out: &mut out, add: false }]);
+        }),
+        ..one
     }
 }
 
@@ -193,6 +230,13 @@ fn cases(filter: &str) -> Vec<Case> {
             let cold_mark = if tokens == 1 { ", cold" } else { "" };
             let name = format!("ternary {tokens} x {rows} x {cols}{cold_mark}");
             cases.push(ternary_case(isa, &name, tokens, rows, cols, cold));
+        }
+        for size in GROUP_SIZES {
+            for (tokens, rows, cols) in
+                [(1, COLD_BYTES / (COLS / 4), COLS), (4, 2560, COLS), (16, 1280, COLS), (128, 320, COLS)]
+            {
+                cases.push(grouped_case(isa, size, tokens, rows, cols, cold));
+            }
         }
         cases.push(head_case(isa, "head f16, cold", DenseType::F16, cold));
         cases.push(head_case(isa, "head q8_0, cold", DenseType::Q8_0, cold));

@@ -6,6 +6,7 @@
 pub mod calibrate;
 pub mod cpu;
 pub mod gpu;
+mod known_product;
 
 use std::{ops::Range, sync::Arc};
 

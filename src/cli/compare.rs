@@ -62,9 +62,9 @@ fn measure(job: &Job<'_>, request: Request, sizes: Sizes, mut sampler: Sampler) 
     let mut session = job.engine.load(&job.args.engine, request, sizes)?;
     let max_tokens = if job.args.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
     let options = |max_tokens| AnswerOptions { max_tokens, ..job.options.clone() };
-    answer(job, &mut session, &mut sampler, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
+    answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
     session.truncate(0);
-    let answered = answer(job, &mut session, &mut sampler, options(max_tokens), |_| Ok(()))?;
+    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options(max_tokens), |_| Ok(()))?;
     let demand = Demand::of(&job.engine.model, &sizes);
     let segments = || session.segments();
     Ok(Run {

@@ -2,8 +2,10 @@
 
 use std::{cell::OnceCell, ops::ControlFlow, sync::atomic::Ordering};
 
+use clap::ValueEnum;
+
 use super::{
-    args::{ConvertArgs, DummyArgs},
+    args::{ConvertArgs, DummyArgs, TernaryChoice},
     engine::progress_bar,
     interrupt, output,
 };
@@ -11,18 +13,34 @@ use crate::{
     convert::{self, ConvertOptions, Progress, ProgressFn, Report},
     dummy::{self, DummyOptions, Shape},
     error::{Error, Result},
+    model::OpenOptions,
 };
 
 pub fn convert(args: &ConvertArgs) -> Result<()> {
-    let out = args.output.clone().unwrap_or_else(|| args.dir.join("ggml-model-i2_s.gguf"));
+    let out = match &args.output {
+        Some(out) => out.clone(),
+        None if args.src.is_file() => {
+            return Err(Error::Usage(format!("{} is a file, so -o has to name the output", args.src.display())));
+        }
+        None => {
+            let ty = args.ty.unwrap_or(TernaryChoice::I2S).to_possible_value();
+            let ty = ty.map(|ty| ty.get_name().to_owned()).unwrap_or_default();
+            args.src.join(format!("ggml-model-{ty}.gguf"))
+        }
+    };
     with_progress(args.json, |progress| {
         let options = ConvertOptions {
+            ty: args.ty.map(Into::into),
+            head: args.head.map(Into::into),
+            open: OpenOptions { i2s: args.i2s_layout.into(), ..Default::default() },
+            lossy: args.lossy,
+            dry_run: args.dry_run,
             name: args.name.as_deref(),
             force: args.force,
             ternarise: args.ternarise,
             progress: Some(progress),
         };
-        convert::convert(&args.dir, &out, &options)
+        convert::convert(&args.src, &out, &options)
     })
 }
 

@@ -16,7 +16,8 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
     if args.json { output::print_json(&to_json(&adapters)) } else { output::print(&to_text(&adapters)) }
 }
 
-fn threads() -> usize {
+/// As many as the machine runs at once.
+pub fn threads() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
@@ -39,7 +40,7 @@ fn names(features: &[(&'static str, bool)], present: bool) -> String {
     if names.is_empty() { "none".into() } else { names.join(" ") }
 }
 
-fn to_text(adapters: &[AdapterCaps]) -> String {
+pub fn to_text(adapters: &[AdapterCaps]) -> String {
     let features = cpu_features();
     let mut text = format!(
         "CPU: {}, {}, kernels: {}\n  features: {}; not here: {}\n",
@@ -83,7 +84,7 @@ fn verdict(gpu: &AdapterCaps) -> String {
     }
 }
 
-fn to_json(adapters: &[AdapterCaps]) -> Json {
+pub fn to_json(adapters: &[AdapterCaps]) -> Json {
     let features = cpu_features();
     let present: Vec<_> = features.iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
     let gpus: Vec<Json> = adapters

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     args::{EngineArgs, ModelArgs},
-    format,
+    format, machine,
 };
 use crate::{
     backend::{
@@ -128,7 +128,7 @@ impl Engine {
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
         // An allocation that fails ends the process without a word, so it is not tried.
-        match memory_bytes() {
+        match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
                 format!("at most the memory of this machine, {}", format::bytes(memory)),
@@ -160,6 +160,10 @@ impl Engine {
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
         let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
+        if request != Request::Auto && !runs_on(&plan, BackendKind::Gpu) {
+            let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
+            log::warn!("no layer goes to the GPU: {reason}");
+        }
         Ok(Placement { plan, gpu })
     }
 
@@ -173,8 +177,11 @@ impl Engine {
     /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
     pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
         let placement = self.place(args, request, sizes)?;
+        let may_fall_back = request == Request::Auto && runs_on(&placement.plan, BackendKind::Gpu);
         match self.session(args, placement) {
-            Err(error @ (Error::Gpu { .. } | Error::DeviceLost { .. })) if request == Request::Auto => {
+            // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
+            // itself comes up again on the CPU.
+            Err(error) if may_fall_back => {
                 log::warn!("the GPU is not used: {error}");
                 self.session(args, self.place(args, Request::Cpu, sizes)?)
             }
@@ -185,11 +192,10 @@ impl Engine {
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
         let Placement { plan, gpu } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
-        let runs_on = |kind| plan.segments.iter().any(|s| s.backend == kind);
-        if runs_on(BackendKind::Cpu) {
+        if runs_on(&plan, BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
         }
-        if let Some(gpu) = gpu.filter(|_| runs_on(BackendKind::Gpu)) {
+        if let Some(gpu) = gpu.filter(|_| runs_on(&plan, BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
         let demand = Demand::of(&self.model, &plan.sizes);
@@ -198,6 +204,10 @@ impl Engine {
         bar.finish_and_clear();
         session
     }
+}
+
+fn runs_on(plan: &Plan, backend: BackendKind) -> bool {
+    plan.segments.iter().any(|segment| segment.backend == backend)
 }
 
 /// On standard error, and only where that is a terminal.
@@ -230,13 +240,6 @@ fn open_gpu(request: Request) -> Result<GpuBackend> {
         log::warn!("{} computes on the processor: --backend cpu is faster", caps.name);
     }
     Ok(backend)
-}
-
-/// Physical memory, where the system tells it in a file.
-fn memory_bytes() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
-    Some(kib.trim().parse::<u64>().ok()? << 10)
 }
 
 /// "CPU (avx2, 2 threads): layers 0-3 and the head (reason)".

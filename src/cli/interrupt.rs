@@ -9,6 +9,7 @@ use std::sync::{
 pub const EXIT_CODE: u8 = 130;
 
 static RAISED: AtomicBool = AtomicBool::new(false);
+static WAITING: AtomicBool = AtomicBool::new(false);
 static INSTALLED: Once = Once::new();
 
 /// From now on the first Ctrl-C raises the flag that is returned and the second one ends the process. Before
@@ -16,7 +17,7 @@ static INSTALLED: Once = Once::new();
 pub fn catch() -> &'static AtomicBool {
     INSTALLED.call_once(|| {
         let installed = ctrlc::set_handler(|| {
-            if RAISED.swap(true, Ordering::Relaxed) {
+            if RAISED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
                 std::process::exit(EXIT_CODE.into());
             }
         });
@@ -27,7 +28,22 @@ pub fn catch() -> &'static AtomicBool {
     &RAISED
 }
 
-/// Whether Ctrl-C was pressed since [`catch`].
+/// Whether Ctrl-C was pressed since [`catch`] or [`clear`].
 pub fn raised() -> bool {
     RAISED.load(Ordering::Relaxed)
+}
+
+/// What Ctrl-C asked for is done; the next one is the first again.
+pub fn clear() {
+    RAISED.store(false, Ordering::Relaxed);
+}
+
+/// For a terminal that gives Ctrl-C as a key.
+pub fn raise() {
+    RAISED.store(true, Ordering::Relaxed);
+}
+
+/// Says whether the program waits for a line: nothing is going on then that a first Ctrl-C could stop.
+pub fn waiting(waits: bool) {
+    WAITING.store(waits, Ordering::Relaxed);
 }

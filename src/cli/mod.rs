@@ -9,11 +9,15 @@ mod argv;
 
 mod bench;
 
+mod chat;
+
 mod compare;
 
 mod convert;
 
 mod devices;
+
+mod doctor;
 
 mod engine;
 
@@ -27,6 +31,8 @@ mod interrupt;
 
 mod logits;
 
+mod machine;
+
 mod output;
 
 mod perplexity;
@@ -36,6 +42,8 @@ mod plan;
 mod run;
 
 mod tokenize;
+
+mod verify;
 
 use std::{
     any::Any,
@@ -63,7 +71,7 @@ pub fn main() -> ExitCode {
         }
     };
     init_log(cli.verbose);
-    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli.command))) {
+    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli.command, cli.verbose > 0))) {
         Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -76,13 +84,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: &Command) -> Result<()> {
+fn dispatch(command: &Command, verbose: bool) -> Result<()> {
     match command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, verbose),
+        Command::Chat(args) => chat::run(args, verbose),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),

@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     args::RunArgs,
-    compare,
+    chat, compare,
     engine::{Engine, Source, segment_line, segments_json},
     format, input, interrupt, output, usage,
 };
@@ -16,7 +16,8 @@ use crate::{
 
 /// For a first run without any arguments.
 const DEFAULT_PROMPT: &str = "Once upon a time";
-const DEFAULT_TEMPERATURE: f32 = 0.8;
+/// llama.cpp's.
+pub const DEFAULT_TEMPERATURE: f32 = 0.8;
 
 impl TextDecoder for TokenStream<'_> {
     fn push(&mut self, id: u32) -> String {
@@ -39,20 +40,27 @@ pub struct Job<'a> {
     pub options: AnswerOptions,
 }
 
-pub fn run(args: &RunArgs) -> Result<()> {
+pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
+    if args.conversation {
+        return chat::run_conversation(args, verbose);
+    }
+    if args.chat.system_prompt.is_some() || args.chat.chat_template.is_some() {
+        return Err(usage("a conversation is asked for without -cnv", "bitnet-gpu run -cnv -sys \"Be brief.\""));
+    }
     let text = prompt_text(args)?;
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
     let tokenizer = source.tokenizer()?;
     let prompt = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
-    let options = answer_options(args, &tokenizer)?;
+    let mut options = answer_options(&tokenizer, args.n_predict, &args.stop, args.no_escape)?;
+    options.ignore_end = args.ignore_eos;
     let job = Job { args, source, tokenizer, engine, text, prompt, options };
     if args.bench { compare::run(&job) } else { generate(&job) }
 }
 
 fn prompt_text(args: &RunArgs) -> Result<String> {
     if let Some(given) = args.text.as_ref().or(args.prompt.as_ref()) {
-        return unescape(args, given);
+        return unescape(args.no_escape, given);
     }
     let read = match &args.file {
         None if args.model.model.is_none() => match input::standard_input_if_any()? {
@@ -68,18 +76,37 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
     Ok(text)
 }
 
-fn unescape(args: &RunArgs, text: &str) -> Result<String> {
-    if args.no_escape { Ok(text.to_owned()) } else { input::unescape(text) }
+/// For `-cnv`: `-sys`, or the prompt as bitnet.cpp has it. Standard input is what the person says.
+pub fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
+    let given = args.text.as_ref().or(args.prompt.as_ref());
+    match (&args.chat.system_prompt, given, &args.file) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(usage(
+            "with -cnv the prompt is the system prompt: -sys is one too many",
+            "bitnet-gpu run -cnv -p \"Be brief.\"",
+        )),
+        (Some(text), None, None) | (None, Some(text), _) => unescape(args.no_escape, text).map(Some),
+        (None, None, Some(file)) => Ok(input::text(None, Some(file))?.map(input::without_last_line_break)),
+        (None, None, None) => Ok(None),
+    }
 }
 
-fn answer_options(args: &RunArgs, tokenizer: &Tokenizer) -> Result<AnswerOptions> {
-    let stop = args.stop.iter().map(|text| unescape(args, text)).collect::<Result<Vec<_>>>()?;
+pub fn unescape(no_escape: bool, text: &str) -> Result<String> {
+    if no_escape { Ok(text.to_owned()) } else { input::unescape(text) }
+}
+
+pub fn answer_options(
+    tokenizer: &Tokenizer,
+    n_predict: Option<i64>,
+    stop: &[String],
+    no_escape: bool,
+) -> Result<AnswerOptions> {
+    let stop = stop.iter().map(|text| unescape(no_escape, text)).collect::<Result<Vec<_>>>()?;
     // Refused before anything is loaded.
     StopStrings::new(stop.iter().cloned())?;
     Ok(AnswerOptions {
-        max_tokens: args.n_predict.and_then(|n| usize::try_from(n).ok()),
-        end_ids: (0..tokenizer.vocab_size() as u32).filter(|&id| tokenizer.is_end(id)).collect(),
-        ignore_end: args.ignore_eos,
+        max_tokens: n_predict.and_then(|n| usize::try_from(n).ok()),
+        end_ids: tokenizer.end_ids().to_vec(),
+        ignore_end: false,
         stop,
     })
 }
@@ -92,16 +119,17 @@ pub struct Answered {
     pub stats: Stats,
 }
 
-/// Runs `job` on `session` and hands each piece of text to `show`.
+/// Runs `prompt` on `session` and hands each piece of text to `show`.
 pub fn answer(
-    job: &Job<'_>,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
     session: &mut Session,
     sampler: &mut Sampler,
     options: AnswerOptions,
     mut show: impl FnMut(&str) -> Result<()>,
 ) -> Result<Answered> {
-    let decoder = Box::new(job.tokenizer.stream_after(&job.prompt));
-    let mut answer = Answer::new(session, sampler, decoder, &job.prompt, options, interrupt::catch())?;
+    let decoder = Box::new(tokenizer.stream_after(prompt));
+    let mut answer = Answer::new(session, sampler, decoder, prompt, options, interrupt::catch())?;
     let (mut ids, mut text) = (Vec::new(), String::new());
     for event in &mut answer {
         let event = event?;
@@ -128,13 +156,13 @@ fn generate(job: &Job<'_>) -> Result<()> {
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
     if args.json {
-        let answered = answer(job, &mut session, &mut sampler, options, |_| Ok(()))?;
+        let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options, |_| Ok(()))?;
         return output::print_json(&to_json(job, &session, &sampler, &answered));
     }
     if !args.no_display_prompt {
         output::print(&job.text)?;
     }
-    let answered = answer(job, &mut session, &mut sampler, options, output::print);
+    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options, output::print);
     // An error, too, begins on a line of its own.
     output::print("\n")?;
     summary(job, &session, &sampler, &answered?);

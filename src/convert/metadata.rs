@@ -1,15 +1,12 @@
 //! Hyperparameters -> the metadata of the GGUF file.
 
+use super::TernaryType;
 use crate::{
     gguf::{Metadata, Value},
     model::{Activation, Config, Family},
 };
 
-/// What bitnet.cpp writes for files of I2_S tensors. Upstream gives the number another meaning, so no reader
-/// should decide anything by it.
-const FILE_TYPE_I2_S: u32 = 40;
-
-/// The pairs that describe the model, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
+/// The pairs that describe a model of I2_S matrices, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
 pub(crate) fn describe(model: &Config) -> Metadata {
     let mut metadata = Metadata::default();
     let arch = &model.arch;
@@ -48,7 +45,7 @@ pub(crate) fn describe(model: &Config) -> Metadata {
         };
         metadata.set(format!("{arch}.hidden_activation"), Value::String(activation.into()));
     }
-    metadata.set("general.file_type", Value::U32(FILE_TYPE_I2_S));
+    metadata.set("general.file_type", Value::U32(TernaryType::default().file_type()));
     metadata.set("general.quantization_version", Value::U32(2));
     metadata
 }

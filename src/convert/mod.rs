@@ -1,44 +1,54 @@
-//! A Hugging Face directory -> one GGUF file with I2_S projections.
+//! A model -> a GGUF file whose ternary matrices, embedding table and head have the types that are asked for.
 //!
-//! In: `config.json`, `model.safetensors` or its shards, and the tokenizer's files where there are any. Out: a file
-//! that this program and others read in place. Nothing is held in memory but a few rows and the tokenizer.
+//! In: a Hugging Face directory (`hf`) or a GGUF file (`from_gguf`). Either gives a description and its tensors one
+//! at a time; `outline` decides what becomes of each, `write`(mod@write) writes them, and `verify` reads the file
+//! back and compares it with the input before it gets its name. No more than a matrix is in memory.
 
-mod checkpoint;
-pub(crate) mod config;
-mod dense;
-pub(crate) mod json;
-pub(crate) mod layout;
+mod fit;
+mod from_gguf;
+pub(crate) mod hf;
+mod kinds;
 pub(crate) mod metadata;
-mod names;
+pub(crate) mod outline;
 mod report;
-mod safetensors;
+mod source;
 pub(crate) mod target;
-mod ternary;
-mod tokens;
+mod verify;
 mod write;
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-};
+use std::{io, ops::ControlFlow, path::Path};
 
+pub use kinds::{Head, TernaryType};
+use outline::Outline;
 pub use report::Report;
+use source::{Description, Source};
 
 use crate::{
     error::{Error, Result},
-    model::Config,
+    gguf::Writer,
+    model::OpenOptions,
 };
 
-/// How to convert. The default is right for every model that says what it is.
+/// How to convert. The default is right for every Hugging Face directory that says what it is.
 #[derive(Clone, Copy, Default)]
 pub struct ConvertOptions<'a> {
-    /// `general.name`; by default the last part of `_name_or_path` in `config.json`, if that is set.
+    /// Type of the ternary matrices; by default I2_S for a directory, and that of the input for a GGUF file.
+    pub ty: Option<TernaryType>,
+    /// Type of the embedding table and the head; by default F16 for a directory, and that of the input for a GGUF file.
+    pub head: Option<Head>,
+    /// How to read a GGUF file, where it does not say.
+    pub open: OpenOptions,
+    /// Let f16 scales differ from the f32 ones they stand for. Otherwise what changes a weight is refused.
+    pub lossy: bool,
+    /// Plan and size everything, and write nothing.
+    pub dry_run: bool,
+    /// `general.name`; by default that of the input: of a directory, the last part of `_name_or_path` in `config.json`.
     pub name: Option<&'a str>,
     /// Overwrite an existing output.
     pub force: bool,
     /// Round real-valued projections to ternary even where nothing says that the model was trained for it.
     pub ternarise: bool,
-    /// Called after every few rows; `Break` ends the conversion and leaves no file behind.
+    /// Called after every part of a tensor; `Break` ends the conversion and leaves no file behind.
     pub progress: Option<&'a ProgressFn<'a>>,
 }
 
@@ -48,58 +58,58 @@ pub type ProgressFn<'a> = dyn Fn(&Progress) -> ControlFlow<()> + 'a;
 /// How far a conversion is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
-    /// The tensor being written.
+    /// The tensor being written or read back.
     pub tensor: &'a str,
-    /// Bytes of tensor data written.
+    /// Bytes of tensor data written and read back.
     pub done_bytes: u64,
-    /// Bytes of tensor data in all.
+    /// Bytes of tensor data to write and to read back.
     pub total_bytes: u64,
 }
 
-/// Converts the model in the directory `src` to the GGUF file `out`.
+/// Converts the model `src`, a Hugging Face directory or a GGUF file, to the GGUF file `out`.
 ///
-/// `out` appears only when it is complete; after an error there is nothing. The same input gives the same bytes,
-/// however it is divided into shards.
+/// `out` appears only when it is complete and its matrices have been read back and compared with the input; after an
+/// error there is nothing. The same input gives the same bytes, however it is divided into shards.
+///
+/// # Errors
+/// If something is wrong with the input, does not fit the type that is asked for, or would change its value.
 pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Report> {
-    if src.is_file() {
-        return Err(Error::Usage(format!(
-            "{} is a file; convert takes the directory that holds config.json and model.safetensors",
-            src.display()
-        )));
-    }
-    let config_path = src.join("config.json");
-    let json = json::read_json(&config_path)?
-        .ok_or_else(|| Error::missing(config_path.display().to_string(), "the model's architecture"))?;
-    let mut config = config::read_config(&json).map_err(|e| e.in_file(config_path.display().to_string()))?;
-    if let Some(name) = options.name {
-        config.model.name = name.to_owned();
-    }
-
     let in_source = |e: Error| e.in_file(src.display().to_string());
-    let checkpoint = checkpoint::Checkpoint::open(src)?;
-    let (items, mut warnings) = layout::layout(&config, &checkpoint).map_err(in_source)?;
-    let mut metadata = metadata::describe(&config.model);
-    let tokens = tokens::read(src, config.model.vocab).map_err(in_source)?;
-    for (key, value) in tokens.pairs {
-        metadata.set(key, value);
+    if src.is_file() {
+        let (source, description) = from_gguf::GgufSource::open(src, options)?;
+        run(&source, description, out, options, in_source)
+    } else {
+        let directory = hf::Directory::open(src, options)?;
+        let (source, description) = directory.source(src).map_err(in_source)?;
+        run(&source, description, out, options, in_source)
     }
-    warnings.extend(tokens.warnings);
+}
 
-    // What is written has to be what this program runs; its own checks know the limits.
-    Config::from_metadata(&metadata, config.model.vocab).map_err(in_source)?;
-
-    let mut inputs: Vec<PathBuf> = checkpoint.files.clone();
-    inputs.push(config_path);
-    inputs.extend(tokens.files);
-    let target = target::Target::create(out, &inputs, options.force)?;
-    let mut findings = write::Findings::default();
-    let bytes_out = write::write(target, &metadata, &items, &config, options, &mut findings).map_err(in_source)?;
-
-    let mut report = Report::new(out.to_path_buf(), &config.model, items.iter().map(|item| &item.spec));
+fn run(
+    source: &dyn Source,
+    description: Description,
+    out: &Path,
+    options: &ConvertOptions,
+    in_source: impl Fn(Error) -> Error,
+) -> Result<Report> {
+    let outline = Outline::new(&description, source, options).map_err(&in_source)?;
+    let mut report = Report::new(out.to_path_buf(), &outline.metadata, &outline.specs());
+    report.matrices = outline.outputs.iter().filter(|o| matches!(o.content, outline::Content::Ternary(_))).count();
+    report.bytes_in = description.bytes;
+    report.warnings = description.warnings.clone();
+    if options.dry_run {
+        let writer = Writer::create(&outline.metadata, outline.specs(), io::sink()).map_err(&in_source)?;
+        report.bytes_out = writer.file_bytes();
+        report.dry_run = true;
+        return Ok(report);
+    }
+    let target = target::Target::create(out, &description.files, options.force)?;
+    target.check_space(outline.data_bytes())?;
+    let mut meter = write::Meter { options, path: out, total: write::work(&outline), done: 0 };
+    let findings = write::write(&target, &outline, &description, source, &mut meter).map_err(&in_source)?;
+    verify::verify(&target, &outline, &description, source, &mut meter).map_err(&in_source)?;
+    report.bytes_out = target.finish()?;
     report.rounded = findings.rounded;
-    report.bytes_in = checkpoint.bytes;
-    report.bytes_out = bytes_out;
-    report.warnings = warnings;
     report.warnings.extend(findings.warnings);
     Ok(report)
 }

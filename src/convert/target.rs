@@ -8,7 +8,10 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    gguf,
+};
 
 /// Bytes gathered before a system call.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -75,6 +78,11 @@ impl Target {
     /// Where to write.
     pub fn buffered(&self) -> BufWriter<&File> {
         BufWriter::with_capacity(BUFFER_BYTES, self.file.as_file())
+    }
+
+    /// Opens what was written.
+    pub fn reopen(&self) -> Result<gguf::File> {
+        gguf::File::open(self.file.path())
     }
 
     /// Puts the final path in front of an error.

@@ -1,53 +1,32 @@
-//! Tensors of the layout -> the GGUF file, a few rows at a time.
+//! The outline -> the GGUF file, a tensor at a time, or a few rows of it.
 
 use std::{
     io::{self, Write},
+    num::NonZero,
     ops::ControlFlow,
     path::Path,
+    thread,
 };
 
-use bitnet_cpu_kernels::format::{I2S_BLOCK, Layout, pack};
+use bitnet_cpu_kernels::format::{Codec, DenseType, dense::encode_row};
 
 use super::{
     ConvertOptions, Progress,
-    config::SourceConfig,
-    dense,
-    layout::{Content, Item, Projection, bytes},
-    safetensors::Tensor,
+    fit::fit,
+    outline::{Content, Outline, Output, bytes},
+    source::{Description, Input, ROW_STEP, Source},
     target::Target,
-    ternary::Origin,
 };
 use crate::{
     error::{Error, Result},
-    gguf::{I2S_TRAILER_BYTES, Metadata, Writer},
+    gguf::Writer,
+    model::dialect::blame,
 };
 
-/// Elements converted at a time.
-const CHUNK_ELEMENTS: usize = 1 << 16;
-
-/// Writes the whole model and gives the file its name. Returns its size.
-pub(super) fn write(
-    target: Target,
-    metadata: &Metadata,
-    items: &[Item],
-    config: &SourceConfig,
-    options: &ConvertOptions,
-    findings: &mut Findings,
-) -> Result<u64> {
-    let total = items.iter().map(|item| bytes(&item.spec)).sum();
-    target.check_space(total)?;
-    let specs = items.iter().map(|item| item.spec.clone()).collect();
-    {
-        let writer = Writer::create(metadata, specs, target.buffered()).map_err(|e| target.blame(e))?;
-        let writer = writer.named(target.path());
-        let mut run = Run { writer, config, options, findings, path: target.path(), total, done: 0 };
-        for item in items {
-            run.write(item)?;
-        }
-        run.writer.finish()?;
-    }
-    target.finish()
-}
+/// Bytes handed to the writer at a time, between which the work can be ended.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Numbers converted by a thread at a time.
+const CHUNK_NUMBERS: usize = 1 << 18;
 
 /// What is learnt about the matrices on the way.
 #[derive(Default)]
@@ -56,84 +35,152 @@ pub(super) struct Findings {
     pub warnings: Vec<String>,
 }
 
-struct Run<'a, W: Write> {
-    writer: Writer<W>,
-    config: &'a SourceConfig,
-    options: &'a ConvertOptions<'a>,
-    findings: &'a mut Findings,
-    path: &'a Path,
-    total: u64,
-    done: u64,
+/// How much is done, and whether to go on.
+pub(super) struct Meter<'a> {
+    pub options: &'a ConvertOptions<'a>,
+    /// The output, for messages.
+    pub path: &'a Path,
+    pub total: u64,
+    pub done: u64,
 }
 
-impl<W: Write> Run<'_, W> {
-    fn write(&mut self, item: &Item) -> Result<()> {
-        let name = &item.spec.name;
-        match &item.content {
-            Content::Table(tensor) => self.reals(name, tensor, dense::push_f16),
-            Content::Norm(tensor) => self.reals(name, tensor, dense::push_f32),
-            Content::Computed(values) => {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                self.put(name, &bytes)
-            }
-            Content::Projection(projection) => self.projection(name, projection),
-        }
-    }
-
-    fn reals(
-        &mut self,
-        name: &str,
-        tensor: &Tensor,
-        push: impl Fn(&Tensor, usize, &[f32], &mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
-        let elements = tensor.elements();
-        let mut values = vec![0.0; CHUNK_ELEMENTS.min(elements)];
-        let mut bytes = Vec::new();
-        for start in (0..elements).step_by(CHUNK_ELEMENTS) {
-            let values = &mut values[..CHUNK_ELEMENTS.min(elements - start)];
-            dense::read(tensor, start, values);
-            bytes.clear();
-            push(tensor, start, values, &mut bytes)?;
-            self.put(name, &bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Codes in blocks of 128 over the flattened matrix, then the scale (bitnet.cpp's I2_S).
-    fn projection(&mut self, name: &str, projection: &Projection) -> Result<()> {
-        let may_round = self.config.masters_are_ternary || self.options.ternarise;
-        let matrix = projection.open(self.config, may_round)?;
-        self.findings.rounded += usize::from(matches!(matrix.origin, Origin::Rounded { .. }));
-        if matrix.scale_is_odd() {
-            let weight = &projection.weight.name;
-            self.findings.warnings.push(format!("tensor {weight} has the unusual scale {}", matrix.scale));
-        }
-        let cols = projection.cols;
-        let mut values = vec![0.0; cols];
-        let mut codes = Vec::with_capacity(CHUNK_ELEMENTS + cols);
-        for row in 0..projection.rows {
-            let start = codes.len();
-            codes.resize(start + cols, 0);
-            matrix.row(projection.source_row(row), &mut values, &mut codes[start..])?;
-            let last = row + 1 == projection.rows;
-            if codes.len() >= CHUNK_ELEMENTS || last {
-                let whole = codes.len() / I2S_BLOCK * I2S_BLOCK;
-                self.put(name, &pack(Layout::I2sP128, 1, whole, &codes[..whole]))?;
-                codes.drain(..whole);
-            }
-        }
-        let mut trailer = [0; I2S_TRAILER_BYTES];
-        trailer[..4].copy_from_slice(&matrix.scale.to_le_bytes());
-        self.put(name, &trailer)
-    }
-
-    fn put(&mut self, name: &str, chunk: &[u8]) -> Result<()> {
-        self.writer.write_tensor(name, chunk)?;
-        self.done += chunk.len() as u64;
-        let progress = Progress { tensor: name, done_bytes: self.done, total_bytes: self.total };
+impl Meter<'_> {
+    /// Counts bytes of a tensor.
+    ///
+    /// # Errors
+    /// If the work is to end.
+    pub fn advance(&mut self, tensor: &str, bytes: u64) -> Result<()> {
+        self.done += bytes;
+        let progress = Progress { tensor, done_bytes: self.done, total_bytes: self.total };
         match self.options.progress.map(|report| report(&progress)) {
             Some(ControlFlow::Break(())) => Err(Error::io("write", self.path, io::ErrorKind::Interrupted.into())),
             Some(ControlFlow::Continue(())) | None => Ok(()),
         }
     }
+}
+
+/// Writes all tensors.
+pub(super) fn write(
+    target: &Target,
+    outline: &Outline,
+    description: &Description,
+    source: &dyn Source,
+    meter: &mut Meter,
+) -> Result<Findings> {
+    let writer = Writer::create(&outline.metadata, outline.specs(), target.buffered()).map_err(|e| target.blame(e))?;
+    let mut run = Run { writer: writer.named(target.path()), source, meter, findings: Findings::default() };
+    let mut factor = None;
+    for output in &outline.outputs {
+        let input = &description.inputs[output.input];
+        match &output.content {
+            Content::Ternary(codec) => factor = run.ternary(output, input, codec)?,
+            Content::Factor => {
+                let factor: f32 = factor.take().expect("a factor follows the matrix it was planned for");
+                run.put(&output.spec.name, &factor.to_le_bytes())?;
+            }
+            Content::Table(ty) => run.table(output, input, *ty)?,
+            Content::Copy => {
+                let bytes = source.bytes(output.input)?;
+                run.put(&output.spec.name, &bytes)?;
+            }
+        }
+    }
+    run.writer.finish()?;
+    Ok(run.findings)
+}
+
+struct Run<'a, 'm, W: Write> {
+    writer: Writer<W>,
+    source: &'a dyn Source,
+    meter: &'a mut Meter<'m>,
+    findings: Findings,
+}
+
+impl<W: Write> Run<'_, '_, W> {
+    /// Writes a matrix; gives the factor to be written beside it.
+    fn ternary(&mut self, output: &Output, input: &Input, codec: &Codec) -> Result<Option<f32>> {
+        let matrix = self.source.ternary(output.input)?;
+        self.findings.rounded += usize::from(matrix.rounded);
+        self.findings.warnings.extend(matrix.warning.clone());
+        let (scales, factor) = fit(&input.origin, &matrix, codec, self.meter.options.lossy)?;
+        let bytes = codec.encode(&matrix.codes, &scales).map_err(|e| blame(&input.origin, codec.cols(), e))?;
+        self.put(&output.spec.name, &bytes)?;
+        Ok(factor)
+    }
+
+    fn table(&mut self, output: &Output, input: &Input, ty: DenseType) -> Result<()> {
+        let [rows, cols] = input.sizes[..] else {
+            return Err(Error::malformed(
+                format!("tensor {}", input.origin),
+                "two sizes",
+                format!("{:?}", input.sizes),
+            ));
+        };
+        let share = (CHUNK_NUMBERS / cols).next_multiple_of(ROW_STEP);
+        let chunk = share * thread::available_parallelism().map_or(1, NonZero::get);
+        let row_bytes = ty.row_bytes(cols);
+        let mut encoded = vec![0; chunk.min(rows) * row_bytes];
+        for start in (0..rows).step_by(chunk) {
+            let encoded = &mut encoded[..chunk.min(rows - start) * row_bytes];
+            let source = self.source;
+            let results: Vec<Result<()>> = thread::scope(|scope| {
+                let threads: Vec<_> = encoded
+                    .chunks_mut(share * row_bytes)
+                    .enumerate()
+                    .map(|(part, out)| {
+                        let first = start + part * share;
+                        scope.spawn(move || table_rows(source, output.input, input, ty, first, out))
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().expect("encoding does not panic")).collect()
+            });
+            // The first error in the order of the rows, however the threads ran.
+            results.into_iter().collect::<Result<()>>()?;
+            self.put(&output.spec.name, encoded)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            self.writer.write_tensor(name, chunk)?;
+            self.meter.advance(name, chunk.len() as u64)?;
+        }
+        Ok(())
+    }
+}
+
+/// Encodes as many rows as `out` has room for, from row `first` on.
+fn table_rows(
+    source: &dyn Source,
+    at: usize,
+    input: &Input,
+    ty: DenseType,
+    first: usize,
+    out: &mut [u8],
+) -> Result<()> {
+    let cols = input.sizes[1];
+    let rows = out.len() / ty.row_bytes(cols);
+    let mut values = vec![0.0; rows * cols];
+    source.rows(at, first..first + rows, &mut values)?;
+    let encoded = out.chunks_exact_mut(ty.row_bytes(cols)).zip(values.chunks_exact(cols)).enumerate();
+    for (row, (out, values)) in encoded {
+        encode_row(ty, values, out).map_err(|col| {
+            let expected = match (values[col].is_finite(), ty) {
+                (false, _) => "finite numbers".to_owned(),
+                // As infinity it would make every logit infinite.
+                (true, DenseType::F16) => "numbers that fit f16 (±65504)".to_owned(),
+                (true, _) => format!("numbers that fit {ty:?}"),
+            };
+            let found = format!("{} at element {}", values[col], (first + row) * cols + col);
+            Error::malformed(format!("tensor {}", input.origin), expected, found)
+        })?;
+    }
+    Ok(())
+}
+
+/// Bytes that are written, and again those that are read back.
+pub(super) fn work(outline: &Outline) -> u64 {
+    let read_back = outline.outputs.iter().filter(|output| !matches!(output.content, Content::Table(_)));
+    outline.data_bytes() + read_back.map(|output| bytes(&output.spec)).sum::<u64>()
 }

@@ -13,9 +13,8 @@ pub use shapes::Shape;
 
 use crate::{
     convert::{
-        Progress, ProgressFn, Report,
-        layout::{bytes, spec},
-        metadata,
+        Progress, ProgressFn, Report, metadata,
+        outline::{bytes, spec},
         target::Target,
     },
     error::{Error, Result},
@@ -52,12 +51,13 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
     let total = tensors.iter().map(|(spec, _)| bytes(spec)).sum();
     let target = Target::create(out, &[], options.force)?;
     target.check_space(total)?;
+    let specs: Vec<TensorSpec> = tensors.iter().map(|(spec, _)| spec.clone()).collect();
+    let mut metadata = metadata::describe(&shape.model);
+    for (key, value) in words::vocabulary(shape.model.vocab) {
+        metadata.set(key, value);
+    }
+    let mut report = Report::new(out.to_path_buf(), &metadata, &specs);
     {
-        let specs = tensors.iter().map(|(spec, _)| spec.clone()).collect();
-        let mut metadata = metadata::describe(&shape.model);
-        for (key, value) in words::vocabulary(shape.model.vocab) {
-            metadata.set(key, value);
-        }
         let writer = Writer::create(&metadata, specs, target.buffered()).map_err(|e| target.blame(e))?;
         let writer = writer.named(target.path());
         let mut run = Run { writer, options, path: target.path(), total, done: 0 };
@@ -68,7 +68,6 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
         }
         run.writer.finish()?;
     }
-    let mut report = Report::new(out.to_path_buf(), &shape.model, tensors.iter().map(|(spec, _)| spec));
     report.bytes_out = target.finish()?;
     Ok(report)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    convert::{config::read_config, json::read_json},
+    convert::hf::{config::read_config, json::read_json},
     error::{Error, Result, shown},
     model::{Activation, Config, Family, Rope, RopeStyle},
 };

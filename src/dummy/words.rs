@@ -22,8 +22,7 @@ pub(super) fn vocabulary(size: usize) -> Vec<(String, Value)> {
 }
 
 /// The character that stands for a byte in byte-level vocabularies (GPT-2's `bytes_to_unicode`): itself where it is
-/// printable,
-/// else the next one from U+0100 on.
+/// printable, else the next one from U+0100 on.
 fn spelt(byte: u8) -> char {
     let printable = |byte: u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     if printable(byte) {

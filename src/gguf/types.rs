@@ -145,6 +145,13 @@ impl Metadata {
         }
     }
 
+    /// Takes a pair out; the others keep their order.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let place = self.by_key.remove(self.find(key).ok()?);
+        self.by_key.iter_mut().filter(|at| **at > place).for_each(|at| *at -= 1);
+        Some(self.entries.remove(place).1)
+    }
+
     /// All pairs in file order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value))
@@ -254,6 +261,27 @@ impl Metadata {
             None => Ok(None),
             Some(Value::Array(Array::I32(v))) => Ok(Some(v)),
             Some(other) => Err(Error::malformed(format!("key {key}"), "an i32 array", other.type_name())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_found_until_it_is_removed() {
+        let mut metadata = Metadata::default();
+        for (key, value) in [("c", 1), ("a", 2), ("d", 3), ("b", 4)] {
+            metadata.set(key, Value::U8(value));
+        }
+        metadata.set("a", Value::U8(5));
+        assert_eq!(metadata.remove("c"), Some(Value::U8(1)));
+        assert_eq!(metadata.remove("c"), None);
+        let pairs: Vec<_> = metadata.iter().map(|(key, value)| (key, value.clone())).collect();
+        assert_eq!(pairs, [("a", Value::U8(5)), ("d", Value::U8(3)), ("b", Value::U8(4))]);
+        for (key, value) in pairs.clone() {
+            assert_eq!(metadata.get(key), Some(&value));
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Writer<W: Write> {
     current: usize,
     /// Bytes of it that are written.
     written: u64,
+    /// Bytes of the whole file.
+    file_bytes: u64,
 }
 
 impl<W: Write> Writer<W> {
@@ -46,12 +48,18 @@ impl<W: Write> Writer<W> {
             put_str(&mut head, key);
             put_value(&mut head, value);
         }
-        let sizes = put_table(&mut head, &tensors, alignment)?;
+        let (sizes, data_bytes) = put_table(&mut head, &tensors, alignment)?;
+        let file_bytes = (head.len() as u64).next_multiple_of(alignment).saturating_add(data_bytes);
         let mut writer =
-            Self { out, path: "the GGUF output".into(), alignment, tensors: sizes, current: 0, written: 0 };
+            Self { out, path: "the GGUF output".into(), alignment, tensors: sizes, current: 0, written: 0, file_bytes };
         writer.put(&head)?;
         writer.pad(head.len() as u64)?;
         Ok(writer)
+    }
+
+    /// Bytes the file will have.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
     }
 
     /// Names the file in messages of failed writes.
@@ -123,8 +131,8 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Writes the tensor table; gives each tensor's name and size.
-fn put_table(head: &mut Vec<u8>, tensors: &[TensorSpec], alignment: u64) -> Result<Vec<(String, u64)>> {
+/// Writes the tensor table; gives each tensor's name and size, and the bytes of all with their padding.
+fn put_table(head: &mut Vec<u8>, tensors: &[TensorSpec], alignment: u64) -> Result<(Vec<(String, u64)>, u64)> {
     let mut names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -148,7 +156,7 @@ fn put_table(head: &mut Vec<u8>, tensors: &[TensorSpec], alignment: u64) -> Resu
             .ok_or_else(|| Error::malformed(format!("tensor {}", shown(name)), "less than 2^64 bytes in all", size))?;
         sizes.push((name.clone(), size));
     }
-    Ok(sizes)
+    Ok((sizes, offset))
 }
 
 fn put_str(head: &mut Vec<u8>, text: &str) {

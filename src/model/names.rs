@@ -21,6 +21,16 @@ pub fn linear(layer: usize, role: Linear) -> String {
     format!("blk.{layer}.{name}.weight")
 }
 
+/// Name of the one-element tensor that the product of a projection is multiplied by, where there is one.
+pub fn linear_scale(layer: usize, role: Linear) -> String {
+    scale_of(&linear(layer, role)).unwrap_or_else(|| unreachable!("names of projections end in .weight"))
+}
+
+/// As [`linear_scale`], for a tensor by its name.
+pub(crate) fn scale_of(name: &str) -> Option<String> {
+    name.strip_suffix(".weight").map(|stem| format!("{stem}.scale"))
+}
+
 /// Name of a norm; `layer` is ignored for the output norm.
 pub fn norm(layer: usize, role: Norm) -> String {
     let name = match role {

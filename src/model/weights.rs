@@ -1,6 +1,6 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
-use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, Scales, TernaryView};
+use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, MatrixScales, TernaryView};
 
 use crate::bytes::Bytes;
 
@@ -52,7 +52,7 @@ impl Norm {
     pub const BLOCK: [Self; 6] = [Self::Attn, Self::QHead, Self::KHead, Self::AttnSub, Self::Ffn, Self::FfnSub];
 }
 
-/// A matrix of codes 0, 1, 2 = -1, 0, +1 with one scale: value = scale * (code - 1).
+/// A matrix of codes 0, 1, 2 = -1, 0, +1: value = scale * (code - 1).
 #[derive(Clone, Debug)]
 pub struct TernaryMatrix {
     /// Output features.
@@ -63,8 +63,8 @@ pub struct TernaryMatrix {
     pub codes: Bytes,
     /// How the codes are packed.
     pub layout: Layout,
-    /// One scale for the whole matrix.
-    pub scale: f32,
+    /// What they are multiplied by.
+    pub scales: MatrixScales,
 }
 
 impl TernaryMatrix {
@@ -75,7 +75,7 @@ impl TernaryMatrix {
             cols: self.cols,
             codes: &self.codes,
             layout: self.layout,
-            scales: Scales::PerTensor(self.scale),
+            scales: self.scales.view(),
         }
     }
 }
@@ -128,9 +128,9 @@ impl Block {
         self.linears.iter().map(|m| m.rows * m.cols).sum()
     }
 
-    /// Bytes of the ternary codes.
+    /// Bytes of the ternary codes and their scales.
     pub fn ternary_bytes(&self) -> usize {
-        self.linears.iter().map(|m| m.codes.len()).sum()
+        self.linears.iter().map(|m| m.codes.len() + m.scales.bytes()).sum()
     }
 }
 
@@ -150,6 +150,12 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// Columns that share a scale of the quantised activations; `None` = one scale per token. The same for all
+    /// matrices of a model.
+    pub fn act_group(&self) -> Option<usize> {
+        self.blocks.first().and_then(|block| block.linear(Linear::Q).scales.view().group())
+    }
+
     /// The output head, tied or not.
     pub fn head(&self) -> &DenseMatrix {
         self.output.as_ref().unwrap_or(&self.token_embd)

@@ -227,6 +227,11 @@ impl Tokenizer {
         self.special.bos
     }
 
+    /// True where the file asks for that token before each text.
+    pub fn adds_bos(&self) -> bool {
+        self.special.add_bos
+    }
+
     /// The token that ends a text.
     pub fn eos(&self) -> Option<u32> {
         self.special.eos

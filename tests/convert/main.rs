@@ -1,5 +1,6 @@
 //! Converting Hugging Face directories: what comes out, and what is refused.
 
+mod dialects;
 mod golden;
 mod hostile;
 mod output;

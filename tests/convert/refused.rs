@@ -102,18 +102,32 @@ fn old_buffers_are_skipped() {
 
 #[test]
 fn blocks_of_i2s_have_to_come_out_even() {
-    // 8 heads of 2 and 36 columns: 16 * 36 = 576 is four and a half blocks.
+    // 4 heads of 4 and 36 columns: 16 * 36 = 576 is four and a half blocks.
     let mut model = Model::llama();
     model.config["hidden_size"] = json!(36);
     model.config["head_dim"] = json!(4);
-    model.tensors.clear();
     model.matrix("model.embed_tokens.weight", VOCAB, 36);
-    for name in ["input_layernorm", "post_attention_layernorm"] {
-        model.norm(&format!("model.layers.0.{name}.weight"), 36);
+    model.norm("model.norm.weight", 36);
+    for layer in 0..2 {
+        let block = format!("model.layers.{layer}");
+        model.norm(&format!("{block}.input_layernorm.weight"), 36);
+        model.norm(&format!("{block}.post_attention_layernorm.weight"), 36);
+        for (name, rows, cols) in [
+            ("self_attn.q_proj", 16, 36),
+            ("self_attn.k_proj", 8, 36),
+            ("self_attn.v_proj", 8, 36),
+            ("self_attn.o_proj", 36, 16),
+            ("mlp.gate_proj", FFN, 36),
+            ("mlp.up_proj", FFN, 36),
+            ("mlp.down_proj", 36, FFN),
+        ] {
+            model.matrix(&format!("{block}.{name}.weight"), rows, cols);
+        }
     }
-    model.matrix("model.layers.0.self_attn.q_proj.weight", 16, 36);
     let message = Case::of(&model).failure();
-    assert!(message.contains("16 x 36 weights are not a multiple of 128"), "{message}");
+    let expected =
+        "tensor model.layers.0.self_attn.q_proj.weight: expected weights to be a multiple of 128 for I2_S, found 576";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]
@@ -181,5 +195,5 @@ fn directories_that_are_no_checkpoint_say_what_is_missing() {
     assert!(case.failure().contains("config.json is missing"));
     let file = case.input().join("pytorch_model.bin");
     let error = convert(&file, &case.output(), &ConvertOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("convert takes the directory"), "{error}");
+    assert!(error.to_string().contains("expected a GGUF file"), "{error}");
 }

@@ -85,26 +85,60 @@ pub const KV_HEADS: usize = 2;
 pub const LAYERS: usize = 2;
 const HEAD_DIM: usize = DIM / HEADS;
 
+/// The sizes of a model.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    vocab: usize,
+    dim: usize,
+    ffn: usize,
+    heads: usize,
+    kv_heads: usize,
+    layers: usize,
+}
+
+/// As small as the architecture allows.
+const SMALL: Sizes = Sizes { vocab: VOCAB, dim: DIM, ffn: FFN, heads: HEADS, kv_heads: KV_HEADS, layers: LAYERS };
+
+/// Rows in multiples of 32, columns in multiples of 256: what every ternary type can hold.
+const WIDE: Sizes = Sizes { vocab: 40, dim: 512, ffn: 768, heads: 4, kv_heads: 2, layers: 2 };
+
 impl Model {
     /// A checkpoint of the BitNet architecture in f32.
     pub fn bitnet() -> Self {
-        let mut model = Self::base("BitNetForCausalLM", "relu2");
-        for layer in 0..LAYERS {
-            model.norm(&format!("model.layers.{layer}.self_attn.attn_sub_norm.weight"), DIM);
-            model.norm(&format!("model.layers.{layer}.mlp.ffn_sub_norm.weight"), FFN);
+        Self::bitnet_of(SMALL)
+    }
+
+    /// The same with shapes that every ternary type can hold.
+    pub fn wide() -> Self {
+        Self::bitnet_of(WIDE)
+    }
+
+    /// A model of the Llama architecture with such shapes and a head of its own.
+    pub fn wide_llama() -> Self {
+        let mut model = Self::base("LlamaForCausalLM", "silu", WIDE);
+        model.config["tie_word_embeddings"] = json!(false);
+        model.matrix("lm_head.weight", WIDE.vocab, WIDE.dim);
+        model
+    }
+
+    fn bitnet_of(sizes: Sizes) -> Self {
+        let mut model = Self::base("BitNetForCausalLM", "relu2", sizes);
+        for layer in 0..sizes.layers {
+            model.norm(&format!("model.layers.{layer}.self_attn.attn_sub_norm.weight"), sizes.dim);
+            model.norm(&format!("model.layers.{layer}.mlp.ffn_sub_norm.weight"), sizes.ffn);
         }
         model
     }
 
     /// A checkpoint of the Llama architecture in f32, trained to be ternary.
     pub fn llama() -> Self {
-        Self::base("LlamaForCausalLM", "silu")
+        Self::base("LlamaForCausalLM", "silu", SMALL)
     }
 
     /// A checkpoint of the Qwen3 architecture in f32, with heads wider than dim / heads.
     pub fn qwen3() -> Self {
         const WIDE: usize = 2 * HEAD_DIM;
-        let mut model = Self::base("Qwen3ForCausalLM", "silu");
+        let mut model = Self::base("Qwen3ForCausalLM", "silu", SMALL);
         model.config["head_dim"] = json!(WIDE);
         for layer in 0..LAYERS {
             let attention = format!("model.layers.{layer}.self_attn");
@@ -118,28 +152,30 @@ impl Model {
         model
     }
 
-    fn base(class: &str, activation: &str) -> Self {
+    fn base(class: &str, activation: &str, sizes: Sizes) -> Self {
+        let Sizes { vocab, dim, ffn, heads, kv_heads, layers } = sizes;
         let config = json!({
-            "architectures": [class], "vocab_size": VOCAB, "hidden_size": DIM, "intermediate_size": FFN,
-            "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+            "architectures": [class], "vocab_size": vocab, "hidden_size": dim, "intermediate_size": ffn,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
             "hidden_act": activation, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
             "tie_word_embeddings": true,
             "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"},
         });
         let mut model = Self { config, tensors: BTreeMap::new() };
-        model.matrix("model.embed_tokens.weight", VOCAB, DIM);
-        model.norm("model.norm.weight", DIM);
-        for layer in 0..LAYERS {
+        model.matrix("model.embed_tokens.weight", vocab, dim);
+        model.norm("model.norm.weight", dim);
+        let kv_width = kv_heads * (dim / heads);
+        for layer in 0..layers {
             let block = format!("model.layers.{layer}");
-            model.norm(&format!("{block}.input_layernorm.weight"), DIM);
-            model.norm(&format!("{block}.post_attention_layernorm.weight"), DIM);
-            model.matrix(&format!("{block}.self_attn.q_proj.weight"), DIM, DIM);
-            model.matrix(&format!("{block}.self_attn.k_proj.weight"), KV_HEADS * HEAD_DIM, DIM);
-            model.matrix(&format!("{block}.self_attn.v_proj.weight"), KV_HEADS * HEAD_DIM, DIM);
-            model.matrix(&format!("{block}.self_attn.o_proj.weight"), DIM, DIM);
-            model.matrix(&format!("{block}.mlp.gate_proj.weight"), FFN, DIM);
-            model.matrix(&format!("{block}.mlp.up_proj.weight"), FFN, DIM);
-            model.matrix(&format!("{block}.mlp.down_proj.weight"), DIM, FFN);
+            model.norm(&format!("{block}.input_layernorm.weight"), dim);
+            model.norm(&format!("{block}.post_attention_layernorm.weight"), dim);
+            model.matrix(&format!("{block}.self_attn.q_proj.weight"), dim, dim);
+            model.matrix(&format!("{block}.self_attn.k_proj.weight"), kv_width, dim);
+            model.matrix(&format!("{block}.self_attn.v_proj.weight"), kv_width, dim);
+            model.matrix(&format!("{block}.self_attn.o_proj.weight"), dim, dim);
+            model.matrix(&format!("{block}.mlp.gate_proj.weight"), ffn, dim);
+            model.matrix(&format!("{block}.mlp.up_proj.weight"), ffn, dim);
+            model.matrix(&format!("{block}.mlp.down_proj.weight"), dim, ffn);
         }
         model
     }

@@ -7,7 +7,8 @@ use bitnet_cpu_kernels::{
 };
 use bitnet_gpu::{
     model::{
-        Activation, Block, Config, DenseMatrix, Family, Linear, Model, Norm, Rope, RopeStyle, TernaryMatrix, Weights,
+        Activation, Block, Config, DenseMatrix, Family, Linear, MatrixScales, Model, Norm, Rope, RopeStyle,
+        TernaryMatrix, Weights,
     },
     plan::KvType,
 };
@@ -98,7 +99,7 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
                 cols,
                 codes: pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols)).into(),
                 layout: Layout::I2sP128,
-                scale: (1.5 / cols as f32).sqrt(),
+                scales: MatrixScales::PerTensor((1.5 / cols as f32).sqrt()),
             }
         });
         let norms =
@@ -132,12 +133,13 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 fn bit_linear(matrix: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
     let top = x.iter().fold(1e-5f32, |top, v| top.max(v.abs()));
     let q: Vec<i32> = x.iter().map(|v| (v * (127.0 / top)).round_ties_even().clamp(-128.0, 127.0) as i32).collect();
+    let MatrixScales::PerTensor(scale) = matrix.scales else { panic!("one scale per matrix") };
     let codes = unpack(matrix.layout, matrix.rows, matrix.cols, &matrix.codes);
     codes
         .chunks(matrix.cols)
         .map(|row| {
             let sum: i32 = row.iter().zip(&q).map(|(&code, &q)| (i32::from(code) - 1) * q).sum();
-            sum as f32 * (matrix.scale * (top / 127.0))
+            sum as f32 * (scale * (top / 127.0))
         })
         .collect()
 }

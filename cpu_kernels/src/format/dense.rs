@@ -1,5 +1,8 @@
 //! Rows of the non-ternary types as `f32`, one block at a time: the definition of [`DenseType`] as code.
 
+mod encode;
+
+pub use encode::encode_row;
 use half::{bf16, f16};
 
 use super::DenseType;

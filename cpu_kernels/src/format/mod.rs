@@ -1,14 +1,22 @@
 //! Packed weight layouts, drawn bit by bit: the one definition used by kernels, shaders and converters.
 //!
-//! [`ternary`]'s functions pack and unpack codes, [`dense`]'s turn rows of other types into `f32`.
+//! [`ternary`]'s functions pack and unpack codes, [`dense`]'s turn rows of other types into `f32`, [`dialect`] reads
+//! and writes the ternary types of model files.
 
 pub mod dense;
+
+pub mod dialect;
+
+pub mod scales;
 
 pub mod ternary;
 
 use std::{error, fmt};
 
-pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, i2s_rows_from_flat, pack, padded_cols, ternary_bytes, unpack};
+pub use dialect::{Codec, Dialect, I2sPacking, Tile, TileTable, pack_row};
+use half::f16;
+pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
+pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +39,32 @@ pub enum Layout {
 
 /// The scales of a ternary matrix: value = scale * (code - 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scales {
-    /// One for the whole matrix.
+pub enum Scales<'a> {
+    /// One for the whole matrix: models trained with it, which quantise activations with one scale per token.
     PerTensor(f32),
+    /// One per row: (rows). Activations as above.
+    PerRow(&'a [f32]),
+    /// One for every `size` consecutive columns of a row, where the row is whole groups. Activations have one scale
+    /// for each of these groups, too.
+    PerGroup {
+        /// One of [`GROUP_SIZES`].
+        size: usize,
+        /// (rows, cols / size)
+        values: &'a [f16],
+    },
+}
+
+/// Columns that can share a scale: 64 and 128 (Q2_0), 256 (TQ1_0, TQ2_0).
+pub const GROUP_SIZES: [usize; 3] = [64, 128, 256];
+
+impl Scales<'_> {
+    /// Columns that share a scale of the activations; `None` = the whole row.
+    pub fn group(&self) -> Option<usize> {
+        match *self {
+            Self::PerTensor(_) | Self::PerRow(_) => None,
+            Self::PerGroup { size, .. } => Some(size),
+        }
+    }
 }
 
 /// A borrowed ternary matrix (rows, cols).
@@ -48,13 +79,30 @@ pub struct TernaryView<'a> {
     /// How they are packed.
     pub layout: Layout,
     /// What they are multiplied by.
-    pub scales: Scales,
+    pub scales: Scales<'a>,
 }
 
 impl<'a> TernaryView<'a> {
     /// # Errors
-    /// If there are more than [`MAX_COLS`] columns, or `codes` has not exactly the bytes of such a matrix.
-    pub fn new(rows: usize, cols: usize, codes: &'a [u8], layout: Layout, scales: Scales) -> Result<Self, FormatError> {
+    /// If there are more than [`MAX_COLS`] columns, `codes` has not exactly the bytes of such a matrix, or `scales` not
+    /// its number of scales.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        codes: &'a [u8],
+        layout: Layout,
+        scales: Scales<'a>,
+    ) -> Result<Self, FormatError> {
+        let view = Self { rows, cols, codes, layout, scales };
+        view.check().map(|()| view)
+    }
+
+    /// What [`Self::new`] checks, for a view made without it.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn check(&self) -> Result<(), FormatError> {
+        let Self { rows, cols, codes, layout, scales } = *self;
         if cols > MAX_COLS {
             return Err(FormatError::TooWide { cols });
         }
@@ -62,7 +110,17 @@ impl<'a> TernaryView<'a> {
         if codes.len() != expected_bytes {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
         }
-        Ok(Self { rows, cols, codes, layout, scales })
+        let (expected, found) = match scales {
+            Scales::PerTensor(_) => return Ok(()),
+            Scales::PerRow(values) => (rows, values.len()),
+            Scales::PerGroup { size, values } => {
+                if !GROUP_SIZES.contains(&size) || !cols.is_multiple_of(size) {
+                    return Err(FormatError::Groups { cols, size });
+                }
+                (rows.saturating_mul(cols / size), values.len())
+            }
+        };
+        if found == expected { Ok(()) } else { Err(FormatError::Scales { rows, cols, expected, found }) }
     }
 
     /// Bytes from one row to the next.
@@ -166,12 +224,71 @@ pub enum FormatError {
         /// Of the matrix.
         cols: usize,
     },
+    /// The wrong number of scales.
+    Scales {
+        /// Of the matrix.
+        rows: usize,
+        /// Of the matrix.
+        cols: usize,
+        /// By its shape.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// Groups of another size than the kernels know, or that do not make up a row.
+    Groups {
+        /// Of the matrix.
+        cols: usize,
+        /// Columns of a group.
+        size: usize,
+    },
     /// Rows that end within a block.
     PartialBlock {
         /// Of the matrix.
         cols: usize,
         /// Columns of a block of its type.
         block_len: usize,
+    },
+    /// A shape that a dialect cannot have.
+    Shape {
+        /// Its name.
+        dialect: &'static str,
+        /// Rows, columns or weights.
+        what: &'static str,
+        /// What their number has to be a multiple of.
+        multiple: usize,
+        /// Their number.
+        found: usize,
+    },
+    /// A shape that a tile of TL1 or TL2 does not cut up.
+    Tile {
+        /// TL1 or TL2.
+        dialect: &'static str,
+        /// Of the matrix.
+        rows: usize,
+        /// Of the matrix.
+        cols: usize,
+        /// The tile.
+        tile: Tile,
+    },
+    /// More weights than can be addressed.
+    TooLarge {
+        /// Of the matrix.
+        rows: usize,
+        /// Of the matrix.
+        cols: usize,
+    },
+    /// A weight whose code means none of -1, 0, +1.
+    Code {
+        /// Its place in the flattened matrix.
+        element: usize,
+    },
+    /// A scale that is not finite.
+    Scale {
+        /// The first weight it is for, in the flattened matrix; `None` where it is for all.
+        element: Option<usize>,
+        /// The scale.
+        found: String,
     },
 }
 
@@ -182,8 +299,28 @@ impl fmt::Display for FormatError {
                 write!(f, "a {rows} x {cols} matrix: expected {expected_bytes} bytes, found {found_bytes}")
             }
             Self::TooWide { cols } => write!(f, "a row of {cols} columns: expected at most {MAX_COLS}"),
+            Self::Scales { rows, cols, expected, found } => {
+                write!(f, "a {rows} x {cols} matrix: expected {expected} scales, found {found}")
+            }
+            Self::Groups { cols, size } => {
+                write!(f, "a row of {cols} columns: expected whole groups of 64, 128 or 256, found groups of {size}")
+            }
             Self::PartialBlock { cols, block_len } => {
                 write!(f, "a row of {cols} columns: expected a multiple of {block_len}")
+            }
+            Self::Shape { dialect, what, multiple: 1, found } => write!(f, "{what} of {dialect}: found {found}"),
+            Self::Shape { dialect, what, multiple, found } => {
+                write!(f, "{what} of {dialect}: expected a multiple of {multiple}, found {found}")
+            }
+            Self::Tile { dialect, rows, cols, tile } => {
+                let Tile { rows: bm, cols: bk, lanes } = tile;
+                write!(f, "a {rows} x {cols} matrix: {dialect} tiles of BM {bm}, BK {bk}, bm {lanes} do not fit it")
+            }
+            Self::TooLarge { rows, cols } => write!(f, "a {rows} x {cols} matrix: too many weights"),
+            Self::Code { element } => write!(f, "weight {element}: expected -1, 0 or +1, found another code"),
+            Self::Scale { element: None, found } => write!(f, "the scale: expected a finite number, found {found}"),
+            Self::Scale { element: Some(element), found } => {
+                write!(f, "the scale of weight {element}: expected a finite number, found {found}")
             }
         }
     }
@@ -208,6 +345,26 @@ mod tests {
         assert!(ternary(usize::MAX, 128, 64).is_err());
         let error = ternary(1, MAX_COLS + 1, 64).unwrap_err();
         assert_eq!(error.to_string(), "a row of 1048577 columns: expected at most 1048576");
+
+        let grouped = |rows, cols, size, scales: usize| {
+            let codes = vec![0; ternary_bytes(Layout::I2sP128, rows, cols)];
+            let values = vec![f16::ONE; scales];
+            let scales = Scales::PerGroup { size, values: &values };
+            TernaryView::new(rows, cols, &codes, Layout::I2sP128, scales).map(|v| v.scales.group())
+        };
+        assert_eq!(grouped(3, 192, 64, 9), Ok(Some(64)));
+        assert_eq!(grouped(2, 512, 256, 4), Ok(Some(256)));
+        let error = grouped(3, 192, 64, 8).unwrap_err();
+        assert_eq!(error.to_string(), "a 3 x 192 matrix: expected 9 scales, found 8");
+        let error = grouped(3, 192, 128, 3).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a row of 192 columns: expected whole groups of 64, 128 or 256, found groups of 128"
+        );
+        assert!(grouped(1, 32, 32, 1).is_err() && grouped(1, 64, 0, 1).is_err());
+        let per_row = Scales::PerRow(&[1.0; 3]);
+        let error = TernaryView::new(2, 128, &[0; 64], Layout::I2sP128, per_row).unwrap_err();
+        assert_eq!(error.to_string(), "a 2 x 128 matrix: expected 2 scales, found 3");
 
         let dense = |rows, cols, bytes: usize, ty| {
             DenseView::new(rows, cols, &vec![0; bytes], ty).map(|v| v.row(rows - 1).len())

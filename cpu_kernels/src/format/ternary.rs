@@ -45,17 +45,12 @@ pub fn pack(layout: Layout, rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
     if let Some(at) = codes.iter().position(|&code| code > 2) {
         panic!("code {} at row {}, column {}", codes[at], at / cols, at % cols);
     }
-    pack_with(layout, rows, cols, |row, col| codes[row * cols + col])
-}
-
-/// Packs `code(row, col)`, at most 3.
-fn pack_with(layout: Layout, rows: usize, cols: usize, code: impl Fn(usize, usize) -> u8) -> Vec<u8> {
     let row_bytes = ternary_bytes(layout, 1, cols);
     let mut packed = vec![0; rows * row_bytes];
     for row in 0..rows {
         for col in 0..padded_cols(cols) {
             let (byte, shift) = place(layout, col);
-            packed[row * row_bytes + byte] |= if col < cols { code(row, col) } else { ZERO } << shift;
+            packed[row * row_bytes + byte] |= if col < cols { codes[row * cols + col] } else { ZERO } << shift;
         }
     }
     packed
@@ -79,18 +74,6 @@ pub fn unpack(layout: Layout, rows: usize, cols: usize, packed: &[u8]) -> Vec<u8
 pub fn code_at(layout: Layout, packed_row: &[u8], col: usize) -> u8 {
     let (byte, shift) = place(layout, col);
     packed_row[byte] >> shift & 3
-}
-
-/// [`Layout::I2sP128`] from I2_S as files have it: blocks over the flattened matrix, which run across the ends of
-/// rows when `cols` is not a multiple of [`I2S_BLOCK`]. (When it is, the bytes stay as they are.)
-///
-/// # Panics
-/// If `rows * cols` is not a multiple of [`I2S_BLOCK`], or `flat` has not a quarter of that many bytes.
-pub fn i2s_rows_from_flat(rows: usize, cols: usize, flat: &[u8]) -> Vec<u8> {
-    assert!((rows * cols).is_multiple_of(I2S_BLOCK), "{rows} x {cols} is not a multiple of {I2S_BLOCK}");
-    assert_eq!(flat.len(), rows * cols / 4, "bytes of a flat {rows} x {cols} matrix");
-    // A flat tensor is a packed matrix of one row.
-    pack_with(Layout::I2sP128, rows, cols, |row, col| code_at(Layout::I2sP128, flat, row * cols + col))
 }
 
 #[cfg(test)]
@@ -131,24 +114,6 @@ mod tests {
             assert_eq!(packed.len(), ternary_bytes(Layout::I2sP128, rows, cols));
             assert_eq!(unpack(Layout::I2sP128, rows, cols, &packed), codes, "{rows} x {cols}");
         }
-    }
-
-    #[test]
-    fn flat_blocks_become_rows() {
-        // 4 rows of 96 columns are 3 flat blocks: the flat element 100 is row 1, column 4, and stands in block 0,
-        // byte 100 % 32 = 4, at shift 0. Everything else is code 1.
-        let mut flat = [0b01_01_01_01; 96];
-        flat[4] = 0b01_01_01_10;
-        // Row 2, column 70 is element 262: block 2, column 6, byte 64 + 6, shift 6.
-        flat[70] = 0b00_01_01_01;
-        let mut expected = [0b01_01_01_01; 128];
-        expected[32 + 4] = 0b10_01_01_01;
-        // Column 70 of a row: byte 70 % 32 = 6, shift 2.
-        expected[64 + 6] = 0b01_01_00_01;
-        assert_eq!(i2s_rows_from_flat(4, 96, &flat), expected);
-
-        let packed = pack(Layout::I2sP128, 3, 256, &Rng::new(2).codes(768));
-        assert_eq!(i2s_rows_from_flat(3, 256, &packed), packed, "whole blocks stay as they are");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::scalar::{Range, round};
+use super::{
+    Token,
+    scalar::{Range, round},
+};
 use crate::{
     isa::Avx2,
     norm,
@@ -12,18 +15,24 @@ use crate::{
 /// Values of a step: four vectors hide the latency of the maximum, and pack into one vector of i8.
 const STEP: usize = 4 * LANES;
 
-/// Norm and quantisation of one token; returns step and sum.
-pub fn token(_: Avx2, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) -> (f32, i32) {
+/// Norm and quantisation of one token.
+pub fn token(_: Avx2, x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
     // SAFETY: the capability token proves the features.
-    unsafe {
-        match weight {
-            Some(weight) => quantize::<true>(x, weight, norm::avx2::inverse_rms_avx2(x, eps), out),
-            None => quantize::<false>(x, x, 1.0, out),
-        }
+    let factor = weight.map(|_| unsafe { norm::avx2::inverse_rms_avx2(x, eps) });
+    for (g, values) in out.values.chunks_mut(out.group).enumerate() {
+        let of_group = g * out.group..g * out.group + values.len();
+        let x = &x[of_group.clone()];
+        // SAFETY: the capability token proves the features.
+        (out.steps[g], out.sums[g]) = unsafe {
+            match (weight, factor) {
+                (Some(weight), Some(factor)) => quantize::<true>(x, &weight[of_group], factor, values),
+                _ => quantize::<false>(x, x, 1.0, values),
+            }
+        };
     }
 }
 
-/// Quantises y = (x * factor) * weight if `NORM`, else y = x.
+/// Quantises a group of y = (x * factor) * weight if `NORM`, else y = x; returns step and sum.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantize<const NORM: bool>(x: &[f32], weight: &[f32], factor: f32, out: &mut [i8]) -> (f32, i32) {
     let (xs, x_tail) = x.as_chunks::<STEP>();

@@ -1,27 +1,29 @@
 //! The reference.
 
-use super::MIN_ABSMAX;
+use super::{MIN_ABSMAX, Token};
 use crate::norm;
 
-/// Norm and quantisation of one token; returns step and sum.
-pub fn token(x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) -> (f32, i32) {
+/// Norm and quantisation of one token.
+pub fn token(x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
     let factor = weight.map(|_| norm::scalar::inverse_rms(x, eps));
     let y = |i: usize| match (weight, factor) {
         (Some(weight), Some(factor)) => x[i] * factor * weight[i],
         _ => x[i],
     };
-    let mut range = Range::default();
-    (0..x.len()).for_each(|i| range.add(y(i)));
-    let inverse_step = range.inverse_step();
-    let mut sum = 0;
-    for (i, q) in out.iter_mut().enumerate() {
-        *q = round(y(i), inverse_step);
-        sum += i32::from(*q);
+    for (g, values) in out.values.chunks_mut(out.group).enumerate() {
+        let start = g * out.group;
+        let mut range = Range::default();
+        (0..values.len()).for_each(|i| range.add(y(start + i)));
+        let mut sum = 0;
+        for (i, q) in values.iter_mut().enumerate() {
+            *q = round(y(start + i), range.inverse_step());
+            sum += i32::from(*q);
+        }
+        (out.steps[g], out.sums[g]) = (range.step(), sum);
     }
-    (range.step(), sum)
 }
 
-/// What the step of a token depends on.
+/// What the step of a group depends on.
 pub struct Range {
     pub absmax: f32,
     pub finite: bool,

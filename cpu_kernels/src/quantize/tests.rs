@@ -1,4 +1,5 @@
 use super::*;
+use crate::Isa;
 use crate::testing::{Rng, TOKEN_COUNTS, cpus, edge_lengths};
 
 fn quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>) -> QuantizedActs {
@@ -47,28 +48,95 @@ fn the_norm_comes_first() {
 #[test]
 fn all_variants_agree_with_the_reference() {
     let mut rng = Rng::new(3);
+    let cpus = cpus();
     for cols in edge_lengths(32).into_iter().chain([100, 640, 6912]).filter(|&cols| cols > 0) {
         for tokens in TOKEN_COUNTS.into_iter().filter(|t| t * cols < 100_000) {
             let x = rng.floats(tokens * cols);
             let weight = rng.floats(cols);
-            for cpu in cpus() {
+            for group in [None, Some(64), Some(128), Some(256)] {
+                let group_cols = group.unwrap_or(cols);
+                if !cols.is_multiple_of(group_cols) {
+                    continue;
+                }
                 for weight in [None, Some(&weight[..])] {
-                    let acts = quantize(&cpu, &x, cols, weight);
-                    assert_eq!((acts.tokens(), acts.cols(), acts.stride()), (tokens, cols, padded_cols(cols)));
-                    for t in 0..tokens {
-                        let mut expected = vec![0; cols];
-                        let (step, sum) = scalar::token(&x[t * cols..][..cols], weight, 1e-5, &mut expected);
-                        let what = format!("{cpu:?}, {cols} columns, token {t} of {tokens}, {weight:?}");
-                        let (values, padding) = acts.values(t).split_at(cols);
-                        assert!(padding.iter().all(|&q| q == 0), "{what}: padding");
-                        assert_eq!(acts.sum(t), values.iter().map(|&q| i32::from(q)).sum::<i32>(), "{what}: sum");
-                        // The sums of squares are f64 in every variant: their order moves no f32 result.
-                        assert_eq!((values, acts.step(t), acts.sum(t)), (&expected[..], step, sum), "{what}");
+                    let expected = reference(&x, cols, group, weight);
+                    for cpu in &cpus {
+                        let what = format!("{cpu:?}, {tokens} tokens of {cols} columns, {group:?}, {weight:?}");
+                        let mut acts = QuantizedActs::with_group(tokens, cols, group);
+                        norm_quantize(cpu, &x, cols, weight, 1e-5, &mut acts);
+                        assert_eq!((acts.tokens(), acts.cols(), acts.stride()), (tokens, cols, padded_cols(cols)));
+                        for t in 0..tokens {
+                            let (values, padding) = acts.values(t).split_at(cols);
+                            assert!(padding.iter().all(|&q| q == 0), "{what}: padding");
+                            let sums: Vec<i32> = values
+                                .chunks(group_cols)
+                                .map(|group| group.iter().map(|&q| i32::from(q)).sum())
+                                .collect();
+                            assert_eq!(acts.sums(t), sums, "{what}: sums");
+                            // The sums of squares are f64 in every variant: their order moves no f32 result.
+                            assert_eq!(values, &expected.values(t)[..cols], "{what}: token {t}");
+                            assert_eq!(acts.steps(t), expected.steps(t), "{what}: token {t}");
+                        }
                     }
                 }
             }
         }
     }
+}
+
+fn reference(x: &[f32], cols: usize, group: Option<usize>, weight: Option<&[f32]>) -> QuantizedActs {
+    let mut out = QuantizedActs::with_group(x.len() / cols, cols, group);
+    norm_quantize(&Cpu::new(Isa::Scalar, 1), x, cols, weight, 1e-5, &mut out);
+    out
+}
+
+#[test]
+fn each_group_has_its_own_step() {
+    // Four groups of 64: absmax 127, 254, 0 and 63.5, in that order. The norm would be over all of them.
+    let mut x = vec![0.0; 256];
+    (x[0], x[1]) = (127.0, 3.0);
+    (x[64], x[127]) = (-254.0, 4.0);
+    (x[192], x[255]) = (63.5, -63.5);
+    for cpu in cpus() {
+        let mut acts = QuantizedActs::with_group(1, 256, Some(64));
+        norm_quantize(&cpu, &x, 256, None, 1e-5, &mut acts);
+        assert_eq!(acts.steps(0), [1.0, 2.0, 1e-5 / 127.0, 0.5], "{cpu:?}");
+        assert_eq!(acts.sums(0), [130, -125, 0, 0]);
+        assert_eq!((acts.values(0)[1], acts.values(0)[127], acts.values(0)[255]), (3, 2, -127));
+        // With a norm: mean(x^2) over all 256 is the same for every group.
+        let mean = (127.0f64.powi(2) + 9.0 + 254.0f64.powi(2) + 16.0 + 2.0 * 63.5f64.powi(2)) / 256.0;
+        norm_quantize(&cpu, &x, 256, Some(&[1.0; 256]), 1e-5, &mut acts);
+        let expected = [1.0, 2.0, 0.0, 0.5].map(|step| (step / mean.sqrt()) as f32);
+        for g in [0, 1, 3] {
+            assert!((acts.steps(0)[g] - expected[g]).abs() < 1e-6, "{cpu:?}: {:?}, {expected:?}", acts.steps(0));
+        }
+    }
+}
+
+#[test]
+fn nan_poisons_its_group_only() {
+    for cpu in cpus() {
+        for at in [0, 64, 100, 127] {
+            let mut x = vec![1.0; 192];
+            x[at] = f32::NAN;
+            let mut acts = QuantizedActs::with_group(1, 192, Some(64));
+            norm_quantize(&cpu, &x, 192, None, 1e-5, &mut acts);
+            let nan: Vec<bool> = acts.steps(0).iter().map(|step| step.is_nan()).collect();
+            assert_eq!(nan, [at < 64, (64..128).contains(&at), false], "{cpu:?}, NaN at {at}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "100 columns are not whole groups of 64")]
+fn partial_groups_panic() {
+    QuantizedActs::with_group(1, 128, Some(64)).set_raw(100, &[0; 100], &[1.0; 2]);
+}
+
+#[test]
+#[should_panic(expected = "one step of a token that has 2")]
+fn a_grouped_token_has_no_single_step() {
+    QuantizedActs::with_group(1, 128, Some(64)).step(0);
 }
 
 #[test]

@@ -109,7 +109,7 @@ pub fn unpack(block: __m256i) -> [__m256i; 4] {
 /// Sums of pairs of i16 lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn widen(narrow: __m256i) -> __m256i {
+pub fn widen(narrow: __m256i) -> __m256i {
     _mm256_madd_epi16(narrow, _mm256_set1_epi16(1))
 }
 

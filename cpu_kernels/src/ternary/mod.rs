@@ -2,7 +2,8 @@
 //!
 //! With codes c = 0, 1, 2 for the weights -1, 0, +1, and values q of a token:
 //! D = sum(c * q), S = sum(q), so that sum((c - 1) * q) = D - S and out = (D - S) * (scale * step).
-//! Kernels compute D for a tile of rows and tokens; the rest is here, once.
+//! Kernels compute D for a tile of rows and tokens; the rest is here, once. Matrices with one scale per group of
+//! columns have kernels of their own, in the module `grouped`.
 //!
 //! One token reads every weight once and is bound by memory; a few tokens share each unpacked weight in registers;
 //! many tokens are bound by multiply-adds, so a tile of rows is unpacked once and meets all tokens.
@@ -13,6 +14,7 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+mod grouped;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -23,9 +25,11 @@ mod scalar;
 
 use std::ops::Range;
 
+use half::f16;
+
 use crate::{
     Cpu, Isa,
-    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, MAX_COLS, Scales, TernaryView, ternary_bytes},
+    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, Scales, TernaryView, ternary_bytes},
     quantize::QuantizedActs,
     threads::Disjoint,
 };
@@ -47,9 +51,6 @@ pub const MAX_PARTS: usize = 4;
 /// Sums D of a tile, (tokens, rows) i32: on the stack of the thread that computes it, 16 KiB, so that it stays in the
 /// first-level cache together with the weights of the tile.
 const TILE_SUMS: usize = 4096;
-
-/// The same for a tile of one or two tokens: clearing 16 KiB would take a tenth of its time.
-const SMALL_TILE_SUMS: usize = TILE_SUMS / SMALL_BATCH * 2;
 
 /// Packed weights of a tile of few tokens: enough that claiming a tile (0.1 us) does not show, few enough that the
 /// last tile of an operation does not keep the other threads waiting (5 us at 13 GB/s).
@@ -77,8 +78,18 @@ struct Tile<'a> {
     stride: usize,
 }
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl<'a> Tile<'a> {
+    fn new(weights: &TernaryView<'a>, acts: &'a QuantizedActs, rows: Range<usize>, tokens: Range<usize>) -> Self {
+        let (row_bytes, stride) = (weights.row_bytes(), acts.stride());
+        Self {
+            codes: &weights.codes[rows.start * row_bytes..rows.end * row_bytes],
+            rows: rows.len(),
+            values: &acts.all_values()[tokens.start * stride..tokens.end * stride],
+            tokens: tokens.len(),
+            stride,
+        }
+    }
+
     /// The blocks of a row.
     fn row(&self, row: usize) -> &'a [[u8; I2S_BLOCK_BYTES]] {
         self.codes[row * self.stride / 4..][..self.stride / 4].as_chunks().0
@@ -96,11 +107,12 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// Products of `acts` with each of `parts`, which share it: out = (D - S) * (scale * step).
+/// Products of `acts` with each of `parts`, which share it: out = (D - S) * (scale * step), or with group scales the
+/// sum of that over groups.
 ///
 /// # Panics
-/// If a matrix has not the columns of `acts`, or its codes or output have another length than its shape says, or
-/// there are more than [`MAX_PARTS`].
+/// If a matrix has not the columns or not the groups of `acts`, or its codes, scales or output have another length
+/// than its shape says, or there are more than [`MAX_PARTS`].
 pub fn matmul(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
     assert!(parts.len() <= MAX_PARTS, "ternary::matmul: {} parts", parts.len());
     let mut parts = parts.iter_mut();
@@ -108,21 +120,43 @@ pub fn matmul(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
         let part = parts.next()?;
         Some(Work::new(acts, part.weights, part.out, part.add))
     });
-    run(cpu, acts, &works, |sum, t, work: &Work<f32>, out: &mut f32| {
-        let Scales::PerTensor(scale) = work.weights.scales;
-        let product = (sum - acts.sum(t)) as f32 * (scale * acts.step(t));
-        *out = if work.add { *out + product } else { product };
-    });
+    let put = |work: &Work<f32>, out: &mut f32, product| *out = if work.add { *out + product } else { product };
+    if acts.group().is_some() {
+        run(cpu, acts, &works, grouped::tile_products, |product, _, _, work, out| put(work, out, product));
+    } else {
+        run(cpu, acts, &works, tile_sums, |sum, t, row, work, out| {
+            let scale = match work.weights.scales {
+                Scales::PerTensor(scale) => scale,
+                Scales::PerRow(scales) => scales[row],
+                Scales::PerGroup { .. } => unreachable!("the scales of a matrix have the groups of its activations"),
+            };
+            put(work, out, (sum - acts.sum(t)) as f32 * (scale * acts.step(t)));
+        });
+    }
 }
 
-/// The exact sums D - S, `out` (T, rows): the same kernels, for self-checks and tests.
+/// The exact sums D - S over whole rows, `out` (T, rows): the same kernels, for self-checks and tests.
 ///
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_i32(cpu: &Cpu, acts: &QuantizedActs, weights: TernaryView, out: &mut [i32]) {
-    let work = Work::new(acts, weights, out, false);
-    run(cpu, acts, &[Some(work)], |sum, t, _, out| *out = sum - acts.sum(t));
+    if let Scales::PerGroup { size, values } = weights.scales {
+        // With scales and steps of 1, the products of the groups and their sum are whole numbers, which f32 holds
+        // exactly up to 2^24.
+        assert!(weights.cols <= MAX_EXACT_COLS, "ternary::matmul_i32: {} columns", weights.cols);
+        let ones = vec![f16::ONE; values.len()];
+        let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
+        let acts = acts.with_unit_steps();
+        let work = Work::new(&acts, weights, out, false);
+        run(cpu, &acts, &[Some(work)], grouped::tile_products, |sum, _, _, _, out| *out = sum as i32);
+    } else {
+        let work = Work::new(acts, weights, out, false);
+        run(cpu, acts, &[Some(work)], tile_sums, |sum, t, _, _, out| *out = sum - acts.sum(t));
+    }
 }
+
+/// Columns whose sums stay below 2^24 even with code 3 (+2) everywhere.
+const MAX_EXACT_COLS: usize = (1 << 24) / (2 * 128) - 1;
 
 /// A checked matrix, its output, and how it is cut into tiles.
 struct Work<'a, T> {
@@ -137,8 +171,12 @@ impl<'a, T> Work<'a, T> {
     fn new(acts: &QuantizedActs, weights: TernaryView<'a>, out: &'a mut [T], add: bool) -> Self {
         let TernaryView { rows, cols, codes, layout, .. } = weights;
         assert_eq!(cols, acts.cols(), "ternary::matmul: columns of the matrix and of the activations");
-        assert!(cols <= MAX_COLS, "ternary::matmul: {cols} columns (at most {MAX_COLS})");
         assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
+        let group = weights.scales.group();
+        assert_eq!(group, acts.group(), "ternary::matmul: groups of the matrix and of the activations");
+        if let Err(error) = weights.check() {
+            panic!("ternary::matmul: {error}");
+        }
         assert_eq!(out.len(), acts.tokens() * rows, "ternary::matmul: {} x {rows} outputs", acts.tokens());
         let rows_per_tile = if acts.tokens() > SMALL_BATCH {
             PREFILL_ROWS
@@ -151,12 +189,16 @@ impl<'a, T> Work<'a, T> {
     }
 }
 
-/// Computes D of every tile of every work and hands each to `finish(D, token, work, out)`.
-fn run<T: Send>(
+/// Results of some rows and tokens into a slice (tokens, rows).
+type TileKernel<R> = fn(Isa, TernaryView, &QuantizedActs, Range<usize>, Range<usize>, &mut [R]);
+
+/// Computes every tile of every work, and hands each result to `finish(result, token, row, work, out)`.
+fn run<T: Send, R: Copy + Default>(
     cpu: &Cpu,
     acts: &QuantizedActs,
     works: &[Option<Work<T>>],
-    finish: impl Fn(i32, usize, &Work<T>, &mut T) + Sync,
+    tile_results: TileKernel<R>,
+    finish: impl Fn(R, usize, usize, &Work<T>, &mut T) + Sync,
 ) {
     let isa = cpu.isa();
     let works = || works.iter().flatten();
@@ -164,20 +206,17 @@ fn run<T: Send>(
         let (work, tile) = nth_tile(works(), chunk);
         let rows = work.weights.rows;
         let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
-        let one_tile = |tokens: Range<usize>, sums: &mut [i32]| {
-            let sums = &mut sums[..tokens.len() * range.len()];
-            tile_sums(isa, work.weights, acts, range.clone(), tokens.clone(), sums);
-            for (t, sums) in tokens.zip(sums.chunks_exact(range.len())) {
+        let mut results = [R::default(); TILE_SUMS];
+        for tokens in token_tiles(acts.tokens()) {
+            let results = &mut results[..tokens.len() * range.len()];
+            tile_results(isa, work.weights, acts, range.clone(), tokens.clone(), results);
+            for (t, results) in tokens.zip(results.chunks_exact(range.len())) {
                 // SAFETY: chunks are disjoint ranges of the rows of disjoint outputs, and tokens follow each other.
                 let out = unsafe { work.out.part(t * rows + range.start..t * rows + range.end) };
-                out.iter_mut().zip(sums).for_each(|(out, &sum)| finish(sum, t, work, out));
+                for ((row, out), &result) in range.clone().zip(out).zip(results) {
+                    finish(result, t, row, work, out);
+                }
             }
-        };
-        if acts.tokens() * range.len() <= SMALL_TILE_SUMS {
-            one_tile(0..acts.tokens(), &mut [0; SMALL_TILE_SUMS]);
-        } else {
-            let mut sums = [0; TILE_SUMS];
-            token_tiles(acts.tokens()).for_each(|tokens| one_tile(tokens, &mut sums));
         }
     });
 }
@@ -205,14 +244,7 @@ fn tile_sums(
     tokens: Range<usize>,
     sums: &mut [i32],
 ) {
-    let (row_bytes, stride) = (weights.row_bytes(), acts.stride());
-    let tile = Tile {
-        codes: &weights.codes[rows.start * row_bytes..rows.end * row_bytes],
-        rows: rows.len(),
-        values: &acts.all_values()[tokens.start * stride..tokens.end * stride],
-        tokens: tokens.len(),
-        stride,
-    };
+    let tile = Tile::new(&weights, acts, rows, tokens);
     match (weights.layout, isa) {
         (Layout::I2sP128, Isa::Scalar) => scalar::sums(tile, sums),
         #[cfg(target_arch = "x86_64")]

@@ -181,6 +181,26 @@ fn parts_share_one_call() {
 }
 
 #[test]
+fn each_row_has_its_own_scale() {
+    let (rows, cols, tokens) = (300, 256, 9);
+    let mut rng = Rng::new(12);
+    let codes = rng.codes(rows * cols);
+    let packed = pack(LAYOUT, rows, cols, &codes);
+    let values = rng.i8s(tokens * cols);
+    let scales = rng.floats(rows);
+    let acts = acts(cols, &values);
+    let sums = expected_sums(&codes, &values, cols, rows);
+    let expected: Vec<f32> =
+        sums.iter().enumerate().map(|(at, &sum)| sum as f32 * (scales[at % rows] * acts.step(at / rows))).collect();
+    let weights = TernaryView::new(rows, cols, &packed, LAYOUT, Scales::PerRow(&scales)).unwrap();
+    for cpu in cpus_once() {
+        let mut out = vec![0.0; tokens * rows];
+        matmul(cpu, &acts, &mut [Part { weights, out: &mut out, add: false }]);
+        assert_eq!(out, expected, "{cpu:?}");
+    }
+}
+
+#[test]
 fn a_nan_step_makes_every_product_nan() {
     let packed = pack(LAYOUT, 3, 128, &[1; 384]);
     let weights = TernaryView::new(3, 128, &packed, LAYOUT, Scales::PerTensor(1.0)).unwrap();

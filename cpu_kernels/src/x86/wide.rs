@@ -51,6 +51,14 @@ pub fn load_i8x16_as_f32(from: &[u8; 16]) -> __m512 {
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_u8x16(from)))
 }
 
+/// 16 x f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn store(to: &mut [f32; 16], x: __m512) {
+    // SAFETY: the array has 64 bytes; unaligned stores are allowed.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+}
+
 /// Two halves of a vector.
 #[inline]
 #[target_feature(enable = "avx512f")]

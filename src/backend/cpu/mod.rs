@@ -7,9 +7,9 @@ use std::{ops::Range, sync::Arc};
 use bitnet_cpu_kernels::{Cpu, isa::Isa};
 
 use self::segment::CpuSegment;
-use super::{Activations, Backend, SegmentId, Wanted};
+use super::{Activations, Backend, SegmentId, Wanted, known_product::KnownProduct};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::Model,
     plan::{Segment, Sizes},
 };
@@ -29,6 +29,15 @@ impl CpuBackend {
         let plural = if cpu.threads() == 1 { "" } else { "s" };
         let name = format!("CPU ({}, {} thread{plural})", isa.name(), cpu.threads());
         Self { name, cpu, segments: Vec::new() }
+    }
+}
+
+/// Compares one small product of the kernels of `isa` with the scalar reference.
+pub fn self_test(isa: Isa) -> Result<()> {
+    let known = KnownProduct::new();
+    match known.fault(&known.on(isa)) {
+        None => Ok(()),
+        Some(fault) => Err(Error::unsupported(format!("the {isa} instruction set"), format!("self-test: {fault}"))),
     }
 }
 

@@ -60,7 +60,7 @@ impl CpuSegment {
             rope,
             caches: segment.layers.clone().map(cache).collect(),
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
-            quantized: QuantizedActs::new(sizes.batch_tokens, widest),
+            quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
             normed: vec![0.0; if segment.head { sizes.batch_tokens * config.dim } else { 0 }],
             batch_tokens: sizes.batch_tokens,
             layers: segment.layers.clone(),

@@ -1,11 +1,6 @@
 //! One kernel at a time on given data: for the start-up self-test and the tests of each kernel.
 
-use bitnet_cpu_kernels::{
-    Cpu, Isa,
-    format::{Layout, Scales, TernaryView, ternary_bytes},
-    quantize::QuantizedActs,
-    ternary,
-};
+use bitnet_cpu_kernels::format::TernaryView;
 
 use super::{
     device::Gpu,
@@ -14,7 +9,10 @@ use super::{
     pipelines::{Access, Choices, Shader, Variant},
     readback::Readback,
 };
-use crate::error::{Error, Result};
+use crate::{
+    backend::known_product::KnownProduct,
+    error::{Error, Result},
+};
 
 /// A kernel with everything it needs.
 pub struct Run<'a> {
@@ -125,30 +123,12 @@ pub fn ternary_product(
 /// Compares one small product of each ternary kernel with the scalar reference. A driver that gets this wrong
 /// would write garbage text, so the GPU is not used then.
 pub(super) fn self_test(gpu: &Gpu) -> Result<()> {
-    let (rows, cols, tokens) = (67, 384, 3);
-    // Noise over all byte values: code 3 is computed as well, as +2.
-    let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0];
-    let codes: Vec<u8> = (0..ternary_bytes(Layout::I2sP128, rows, cols)).map(noise).collect();
-    let acts: Vec<i8> = (0..tokens * cols).map(|i| noise(i + 1_000_000).cast_signed()).collect();
-    let weights = TernaryView { rows, cols, codes: &codes, layout: Layout::I2sP128, scales: Scales::PerTensor(1.0) };
-    let mut quantized = QuantizedActs::new(tokens, cols);
-    quantized.set_raw(cols, &acts, &vec![1.0; tokens]);
-    let mut expected = vec![0; tokens * rows];
-    ternary::matmul_i32(&Cpu::new(Isa::Scalar, 1), &quantized, weights, &mut expected);
+    let known = KnownProduct::new();
     for shader in [Shader::TernaryMatvec, Shader::TernaryMatmul] {
-        let found = ternary_product(gpu, shader, gpu.choices(), &weights, &acts)?;
-        if let Some(i) = (0..expected.len()).find(|&i| found[i] != expected[i]) {
-            return Err(Error::NoAdapter {
-                reason: format!(
-                    "{} failed the self-test of {}: expected {}, found {} at token {}, row {}",
-                    gpu.caps(),
-                    shader.kernel().name,
-                    expected[i],
-                    found[i],
-                    i / rows,
-                    i % rows
-                ),
-            });
+        let found = ternary_product(gpu, shader, gpu.choices(), &known.weights(), &known.acts)?;
+        if let Some(fault) = known.fault(&found) {
+            let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), shader.kernel().name);
+            return Err(Error::NoAdapter { reason });
         }
     }
     Ok(())

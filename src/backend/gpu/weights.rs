@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Block, Config, DenseMatrix, Linear, Model, Norm},
+    model::{Block, Config, DenseMatrix, Linear, MatrixScales, Model, Norm, TernaryMatrix},
     plan::{
         Segment, Sizes,
         op::{Op, Part, Slot},
@@ -245,7 +245,11 @@ fn place_group(layout: &mut Layout, layer: usize, block: &Block, parts: &[Part])
         return Err(Error::malformed(format!("layer {layer}"), format!("{cols} columns"), other.cols));
     }
     let rows: Vec<usize> = matrices.iter().map(|m| m.rows).collect();
-    let scales = matrices.iter().map(|m| m.scale).collect();
+    let scale = |m: &&TernaryMatrix| match m.scales {
+        MatrixScales::PerTensor(scale) => Ok(scale),
+        _ => Err(Error::unsupported(format!("layer {layer}"), "the GPU kernels take one scale per matrix")),
+    };
+    let scales = matrices.iter().map(scale).collect::<Result<_>>()?;
     let row_bytes = matrices[0].view().row_bytes() as u64;
     let what = format!("{:?} of layer {layer}", parts[0].weight);
     let region = layout.place(&what, rows.iter().sum(), row_bytes)?;

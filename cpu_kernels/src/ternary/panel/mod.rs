@@ -22,10 +22,10 @@ use super::Tile;
 pub const PANEL_ROWS: usize = 16;
 
 /// Columns of a step: an i32 of values.
-const STEP_COLS: usize = 4;
+pub const STEP_COLS: usize = 4;
 
 /// Columns of a panel: 16 KiB of codes, which stay in a first-level cache of 32 KiB beside the values of a few tokens.
-const PANEL_COLS: usize = 1024;
+pub const PANEL_COLS: usize = 1024;
 
 /// See the module.
 #[repr(align(64))]

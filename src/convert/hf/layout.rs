@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use bitnet_cpu_kernels::format::I2S_BLOCK;
 use safetensors::Dtype;
 
 use super::{
@@ -14,19 +13,18 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    gguf::{TensorSpec, TensorType},
     model::{Config, Family, Linear, Norm, names as gguf_names},
 };
 
 /// What a tensor of the output is made of.
 pub(super) enum Content<'a> {
-    /// A table of real numbers, written as F16; (rows, cols).
+    /// A table of real numbers; (rows, cols).
     Table(&'a Tensor),
     /// A norm, written as F32.
     Norm(&'a Tensor),
     /// Numbers computed from the configuration, written as F32.
     Computed(Vec<f32>),
-    /// A projection, written as I2_S.
+    /// A projection, written in a ternary type.
     Projection(Projection<'a>),
 }
 
@@ -55,8 +53,7 @@ impl<'a> Projection<'a> {
     }
 
     /// The row of the checkpoint that becomes row `row` of the file (`permute` in llama.cpp's converter): checkpoints
-    /// rotate element i
-    /// with i + head_dim / 2, llama files rotate 2i with 2i + 1.
+    /// rotate element i with i + head_dim / 2, llama files rotate 2i with 2i + 1.
     pub fn source_row(&self, row: usize) -> usize {
         match self.interleave {
             None => row,
@@ -68,9 +65,10 @@ impl<'a> Projection<'a> {
     }
 }
 
-/// A tensor of the output.
+/// A tensor of the output: its GGUF name and its sizes, slowest first.
 pub(super) struct Item<'a> {
-    pub spec: TensorSpec,
+    pub name: String,
+    pub sizes: Vec<usize>,
     pub content: Content<'a>,
 }
 
@@ -81,8 +79,7 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
     builder.table(gguf_names::TOKEN_EMBD, names::TOKEN_EMBD, model)?;
     builder.head(config)?;
     if let Some(factors) = &config.rope_factors {
-        let spec = spec(gguf_names::ROPE_FREQS.into(), &[factors.len()], TensorType::F32);
-        builder.items.push(Item { spec, content: Content::Computed(factors.clone()) });
+        builder.add(gguf_names::ROPE_FREQS, &[factors.len()], Content::Computed(factors.clone()));
     }
     for layer in 0..model.layers {
         for &role in model.family.block_norms() {
@@ -97,16 +94,6 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
     Ok((builder.items, builder.warnings))
 }
 
-/// A tensor of the output; `sizes` slowest first, as in a checkpoint.
-pub(crate) fn spec(name: String, sizes: &[usize], ty: TensorType) -> TensorSpec {
-    TensorSpec { name, dims: sizes.iter().rev().map(|&size| size as u64).collect(), ty }
-}
-
-/// Bytes of a tensor in the file, without padding.
-pub(crate) fn bytes(spec: &TensorSpec) -> u64 {
-    spec.ty.size_bytes(&spec.dims).expect("the shape was checked when the tensor was planned")
-}
-
 struct Builder<'a> {
     checkpoint: &'a Checkpoint,
     used: HashSet<String>,
@@ -115,6 +102,10 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
+    fn add(&mut self, name: impl Into<String>, sizes: &[usize], content: Content<'a>) {
+        self.items.push(Item { name: name.into(), sizes: sizes.to_vec(), content });
+    }
+
     fn find(&mut self, name: &str) -> Option<&'a Tensor> {
         let found = self.checkpoint.get(name);
         if found.is_some() {
@@ -130,8 +121,7 @@ impl<'a> Builder<'a> {
     fn table(&mut self, to: &str, from: &str, model: &Config) -> Result<()> {
         let tensor = self.need(from)?;
         check(tensor, &[model.vocab, model.dim])?;
-        let spec = spec(to.into(), &[model.vocab, model.dim], TensorType::F16);
-        self.items.push(Item { spec, content: Content::Table(tensor) });
+        self.add(to, &[model.vocab, model.dim], Content::Table(tensor));
         Ok(())
     }
 
@@ -158,8 +148,7 @@ impl<'a> Builder<'a> {
         let tensor = self.need(present.unwrap_or(&candidates[0]))?;
         let size = [model.norm_len(role)];
         check(tensor, &size)?;
-        let spec = spec(gguf_names::norm(layer, role), &size, TensorType::F32);
-        self.items.push(Item { spec, content: Content::Norm(tensor) });
+        self.add(gguf_names::norm(layer, role), &size, Content::Norm(tensor));
         Ok(())
     }
 
@@ -174,15 +163,10 @@ impl<'a> Builder<'a> {
             check(weight, &[rows, cols])?;
             None
         };
-        if rows * cols % I2S_BLOCK != 0 {
-            let reason = format!("{rows} x {cols} weights are not a multiple of {I2S_BLOCK}, the block of I2_S");
-            return Err(Error::unsupported(format!("tensor {}", weight.name), reason));
-        }
         let turned = model.family == Family::Llama && matches!(role, Linear::Q | Linear::K);
         let interleave = turned.then_some(model.head_dim);
-        let spec = spec(gguf_names::linear(layer, role), &[rows, cols], TensorType::I2_S);
         let projection = Projection { weight, stated_scale, rows, cols, interleave };
-        self.items.push(Item { spec, content: Content::Projection(projection) });
+        self.add(gguf_names::linear(layer, role), &[rows, cols], Content::Projection(projection));
         Ok(())
     }
 

@@ -241,8 +241,7 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
 }
 
 /// The divisors of Llama 3.1's long-context scaling (`Llama3RotaryEmbedding`): long wavelengths are stretched by
-/// `factor`,
-/// short ones are kept, and between the two the frequency is interpolated.
+/// `factor`, short ones are kept, and between the two the frequency is interpolated.
 fn llama3_factors(head_dim: usize, base: f64, factor: f64, low: f64, high: f64, old_context: f64) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|i| {

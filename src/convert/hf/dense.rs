@@ -1,4 +1,4 @@
-//! Real numbers of a checkpoint (F32, F16, BF16) -> f32, and f16 or f32 bytes for the output.
+//! Real numbers of a checkpoint (F32, F16, BF16) -> f32.
 
 use half::f16;
 use safetensors::Dtype;
@@ -38,31 +38,28 @@ pub(super) fn not_finite(tensor: &Tensor, start: usize, values: &[f32]) -> Error
     Error::malformed(format!("tensor {}", tensor.name), "finite numbers", found)
 }
 
-/// Appends `values`, which begin at element `start`, as f16. A number too large for f16 is an error: as infinity it
-/// would make every logit infinite.
-pub(super) fn push_f16(tensor: &Tensor, start: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
-    let begin = out.len();
-    out.resize(begin + 2 * values.len(), 0);
-    for ((at, value), raw) in values.iter().enumerate().zip(out[begin..].as_chunks_mut::<2>().0) {
-        let half = f16::from_f32(*value);
-        if !half.is_finite() {
-            if !value.is_finite() {
-                return Err(not_finite(tensor, start, values));
-            }
-            let found = format!("{value} at element {}", start + at);
-            return Err(Error::malformed(format!("tensor {}", tensor.name), "numbers that fit f16 (±65504)", found));
-        }
-        *raw = half.to_le_bytes();
+/// All elements as f32; each has to be finite.
+pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; tensor.elements()];
+    read(tensor, 0, &mut values);
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(not_finite(tensor, 0, &values));
     }
-    Ok(())
+    Ok(values)
 }
 
-/// Appends `values`, which begin at element `start`, as f32.
-pub(super) fn push_f32(tensor: &Tensor, start: usize, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err(not_finite(tensor, start, values));
+/// Looks for a number that is not finite, a few at a time.
+pub(super) fn check_finite(tensor: &Tensor) -> Result<()> {
+    const CHUNK: usize = 1 << 16;
+    let elements = tensor.elements();
+    let mut values = vec![0.0; CHUNK.min(elements)];
+    for start in (0..elements).step_by(CHUNK) {
+        let values = &mut values[..CHUNK.min(elements - start)];
+        read(tensor, start, values);
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(not_finite(tensor, start, values));
+        }
     }
-    out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     Ok(())
 }
 
@@ -92,14 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn what_f16_cannot_hold_is_an_error() {
-        let tensor = tensor(Dtype::F32, &[]);
-        let mut out = Vec::new();
-        push_f16(&tensor, 0, &[65504.0, -65504.0], &mut out).unwrap();
-        assert_eq!(out, [0xff, 0x7b, 0xff, 0xfb]);
-        let error = push_f16(&tensor, 6, &[1.0, -70000.0], &mut out).unwrap_err().to_string();
-        assert_eq!(error, "tensor w: expected numbers that fit f16 (±65504), found -70000 at element 7");
-        let error = push_f16(&tensor, 6, &[f32::INFINITY], &mut out).unwrap_err().to_string();
-        assert_eq!(error, "tensor w: expected finite numbers, found inf at element 6");
+    fn what_is_not_finite_is_an_error() {
+        let bytes: Vec<u8> = [1.0_f32, f32::INFINITY].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let error = floats(&tensor(Dtype::F32, &bytes)).unwrap_err().to_string();
+        assert_eq!(error, "tensor w: expected finite numbers, found inf at element 1");
+        assert_eq!(check_finite(&tensor(Dtype::F32, &bytes)).unwrap_err().to_string(), error);
     }
 }

@@ -1,0 +1,366 @@
+//! Ternary dialects of model files -> [`Layout::I2sP128`] and [`MatrixScales`], and back.
+//!
+//! A [`Codec`] is a dialect with a shape. Each file here draws one dialect and turns its bytes into codes (0, 1, 2 =
+//! -1, 0, +1; 3 where the bytes hold no ternary value) for a few rows at a time; what all share is in this file:
+//! checks, scales, and packing the codes into rows that the kernels read.
+
+mod blocks;
+mod flat;
+mod grid;
+mod i2s_p128;
+mod i2s_p64;
+mod i2s_r4;
+mod i2s_seq;
+mod iq1_bn;
+mod iq2_bn;
+mod iq2_bn_r4;
+mod pairs;
+mod ptq1_0;
+mod q2_0;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod tl1;
+mod tl2;
+mod tq1_0;
+mod tq2_0;
+
+use std::ops::Range;
+
+use grid::Grid;
+pub use grid::pack_row;
+use half::f16;
+pub use tile::{Tile, TileTable};
+
+use super::{
+    FormatError, Layout,
+    scales::{MatrixScales, ScaleKind},
+    ternary_bytes,
+};
+
+/// The packings of I2_S. They share a type id and a size, so no file says which it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum I2sPacking {
+    /// Blocks of 128 weights: every published file, and bitnet.cpp on x86.
+    #[default]
+    P128,
+    /// Blocks of 64: what bitnet.cpp's llama-quantize writes on ARM since November 2025.
+    P64,
+    /// Four rows in a byte: bitnet.cpp on x86 when it is built without `ACT_PARALLEL`.
+    R4,
+    /// Four consecutive weights in a byte: a development snapshot of bitnet.cpp (July 2026).
+    Seq,
+}
+
+/// How the bytes of a ternary tensor of a file hold codes and scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// bitnet.cpp: four codes a byte, one f32 scale.
+    I2S(I2sPacking),
+    /// bitnet.cpp, ARM: two weights in a 4-bit index, one f32 scale.
+    TL1(Tile),
+    /// bitnet.cpp, x86: three weights in a 4-bit index and a sign bit, one f32 scale.
+    TL2(Tile),
+    /// ggml: five base-3 digits a byte, an f16 scale for 256 weights.
+    TQ1_0,
+    /// ggml: four codes a byte, an f16 scale for 256 weights.
+    TQ2_0,
+    /// ggml: four codes a byte, an f16 scale for 64 weights.
+    Q2_0,
+    /// Q2_0 as it was before it was settled, and PrismML's PQ2_0: an f16 scale for 128 weights.
+    Q2_0G128,
+    /// PrismML: five base-3 digits a byte, an f16 scale for 128 weights.
+    PTQ1_0,
+    /// ik_llama.cpp: five base-3 digits a byte, an f16 scale for a row.
+    IQ1BN,
+    /// ik_llama.cpp: four codes a byte, an f32 scale for a row.
+    IQ2BN,
+    /// IQ2_BN with four rows interleaved.
+    IQ2BNR4,
+}
+
+impl Dialect {
+    /// The format's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::I2S(_) => "I2_S",
+            Self::TL1(_) => "TL1",
+            Self::TL2(_) => "TL2",
+            Self::TQ1_0 => "TQ1_0",
+            Self::TQ2_0 => "TQ2_0",
+            Self::Q2_0 => "Q2_0",
+            Self::Q2_0G128 => "Q2_0 (groups of 128)",
+            Self::PTQ1_0 => "PTQ1_0",
+            Self::IQ1BN => "IQ1_BN",
+            Self::IQ2BN => "IQ2_BN",
+            Self::IQ2BNR4 => "IQ2_BN_R4",
+        }
+    }
+}
+
+/// How one dialect places codes and scales in the bytes of a matrix whose shape was checked.
+trait Coding {
+    /// Rows that are read and written together: their bytes interleave.
+    fn step(&self) -> usize {
+        1
+    }
+
+    /// Fills the codes of `step` rows from row `first` on; 3 where the bytes hold no ternary value.
+    fn read(&self, bytes: &[u8], first: usize, codes: &mut Grid);
+
+    /// Writes them. `bytes` was zero before row 0 was written, and rows come in order.
+    fn write(&self, codes: &Grid, first: usize, bytes: &mut [u8]);
+
+    /// Where scale number `index` begins in `bytes` bytes; without group or row scales, the only one.
+    fn scale_at(&self, index: usize, bytes: usize) -> usize;
+}
+
+/// Bytes behind the codes of I2_S, TL1 and TL2: the scale as f32, the rest undefined (bitnet.cpp's quantizer leaves
+/// what was in memory, its converters and this program write zeros).
+pub const TRAILER_BYTES: usize = 32;
+
+/// A dialect and a shape it can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec {
+    dialect: Dialect,
+    rows: usize,
+    cols: usize,
+    bytes: usize,
+}
+
+impl Codec {
+    /// # Errors
+    /// If a (rows, cols) matrix cannot have this dialect.
+    pub fn new(dialect: Dialect, rows: usize, cols: usize) -> Result<Self, FormatError> {
+        let need = |what: &'static str, value: usize, multiple: usize| {
+            let bad = FormatError::Shape { dialect: dialect.name(), what, multiple, found: value };
+            if value > 0 && value.is_multiple_of(multiple) { Ok(()) } else { Err(bad) }
+        };
+        need("rows", rows, 1)?;
+        need("columns", cols, 1)?;
+        let too_large = FormatError::TooLarge { rows, cols };
+        // An eighth of the address space: every size below is less than 4 bytes a weight and a few for each row.
+        let weights = rows.checked_mul(cols).filter(|&n| n <= isize::MAX as usize / 8).ok_or(too_large)?;
+        let blocks = |len: usize, bytes: usize| need("columns", cols, len).map(|()| weights / len * bytes);
+        let bytes = match dialect {
+            Dialect::I2S(packing) => {
+                match packing {
+                    I2sPacking::P128 => need("weights", weights, 128)?,
+                    I2sPacking::P64 => need("weights", weights, 64)?,
+                    I2sPacking::R4 => need("rows", rows, 4)?,
+                    I2sPacking::Seq => need("weights", weights, 4)?,
+                }
+                weights / 4 + TRAILER_BYTES
+            }
+            Dialect::TL1(tile) => tl1::bytes(tile, rows, cols)?,
+            Dialect::TL2(tile) => tl2::bytes(tile, rows, cols)?,
+            Dialect::TQ1_0 => blocks(256, tq1_0::BYTES)?,
+            Dialect::TQ2_0 => blocks(256, tq2_0::BYTES)?,
+            Dialect::Q2_0 => blocks(64, q2_0::BYTES_64)?,
+            Dialect::Q2_0G128 => blocks(128, q2_0::BYTES_128)?,
+            Dialect::PTQ1_0 => blocks(128, ptq1_0::BYTES)?,
+            Dialect::IQ1BN => blocks(64, iq1_bn::BYTES)? + rows * iq1_bn::HEADER_BYTES,
+            Dialect::IQ2BN => blocks(64, iq2_bn::BYTES)? + rows * iq2_bn::HEADER_BYTES,
+            Dialect::IQ2BNR4 => {
+                need("rows", rows, 4)?;
+                blocks(64, iq2_bn::BYTES)? + rows * iq2_bn::HEADER_BYTES
+            }
+        };
+        Ok(Self { dialect, rows, cols, bytes })
+    }
+
+    /// The dialect.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of the matrix in a file, scales included.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The scales there is room for.
+    pub fn scale_kind(&self) -> ScaleKind {
+        match self.dialect {
+            Dialect::I2S(_) | Dialect::TL1(_) | Dialect::TL2(_) => ScaleKind::PerTensor,
+            Dialect::IQ1BN => ScaleKind::PerRowF16,
+            Dialect::IQ2BN | Dialect::IQ2BNR4 => ScaleKind::PerRow,
+            Dialect::TQ1_0 | Dialect::TQ2_0 => ScaleKind::PerGroup(256),
+            Dialect::Q2_0G128 | Dialect::PTQ1_0 => ScaleKind::PerGroup(128),
+            Dialect::Q2_0 => ScaleKind::PerGroup(64),
+        }
+    }
+
+    /// True when the codes of the file are [`Layout::I2sP128`] as they stand: its first rows * cols / 4 bytes.
+    pub fn is_in_place(&self) -> bool {
+        self.dialect == Dialect::I2S(I2sPacking::P128) && self.cols.is_multiple_of(super::I2S_BLOCK)
+    }
+
+    /// Row ranges given to [`Self::decode_rows`] begin at multiples of this, so that threads can share the work.
+    pub fn row_step(&self) -> usize {
+        self.with(|coding| coding.step())
+    }
+
+    /// The scales.
+    ///
+    /// # Errors
+    /// Names the first that is not finite. Zero is one that blocks of zeros have.
+    ///
+    /// # Panics
+    /// If `bytes` are not [`Self::bytes`] many.
+    pub fn scales(&self, bytes: &[u8]) -> Result<MatrixScales, FormatError> {
+        self.check(bytes);
+        let f32_at = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let f16_at = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let finite = |element: Option<usize>, value: f32| match value.is_finite() {
+            true => Ok(value),
+            false => Err(FormatError::Scale { element, found: value.to_string() }),
+        };
+        self.with(|coding| {
+            let at = |index| coding.scale_at(index, bytes.len());
+            Ok(match self.scale_kind() {
+                ScaleKind::PerTensor => MatrixScales::PerTensor(finite(None, f32_at(at(0)))?),
+                ScaleKind::PerRow => {
+                    let row = |row| finite(Some(row * self.cols), f32_at(at(row)));
+                    MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
+                }
+                ScaleKind::PerRowF16 => {
+                    let row = |row| finite(Some(row * self.cols), f16_at(at(row)).to_f32());
+                    MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
+                }
+                ScaleKind::PerGroup(size) => {
+                    let group = |group| {
+                        let value = f16_at(at(group));
+                        finite(Some(group * size), value.to_f32()).map(|_| value)
+                    };
+                    let groups = self.rows * (self.cols / size);
+                    MatrixScales::PerGroup { size, values: (0..groups).map(group).collect::<Result<_, _>>()? }
+                }
+            })
+        })
+    }
+
+    /// Packs `rows` of the matrix into `out` as [`Layout::I2sP128`].
+    ///
+    /// # Errors
+    /// Names the first weight that is not ternary.
+    ///
+    /// # Panics
+    /// If `bytes` are not [`Self::bytes`] many, `out` is not as long as those rows are, or the range does not begin
+    /// at a multiple of [`Self::row_step`] and end at one or at the last row.
+    pub fn decode_rows(&self, bytes: &[u8], rows: Range<usize>, out: &mut [u8]) -> Result<(), FormatError> {
+        self.check(bytes);
+        let row_bytes = ternary_bytes(Layout::I2sP128, 1, self.cols);
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert_eq!(out.len(), rows.len() * row_bytes, "bytes of {} rows of {} columns", rows.len(), self.cols);
+        self.with(|coding| {
+            let step = coding.step();
+            assert!(
+                rows.start.is_multiple_of(step) && rows.len().is_multiple_of(step),
+                "rows {rows:?} in steps of {step}"
+            );
+            let mut codes = Grid::new(step, self.cols);
+            for (at, out) in out.chunks_exact_mut(step * row_bytes).enumerate() {
+                let first = rows.start + at * step;
+                coding.read(bytes, first, &mut codes);
+                if let Err(place) = codes.pack(out) {
+                    return Err(FormatError::Code { element: first * self.cols + place });
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Packs the whole matrix as [`Layout::I2sP128`].
+    ///
+    /// # Errors
+    /// Names the first weight that is not ternary.
+    ///
+    /// # Panics
+    /// If `bytes` are not [`Self::bytes`] many.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
+        let mut out = vec![0; ternary_bytes(Layout::I2sP128, self.rows, self.cols)];
+        self.decode_rows(bytes, 0..self.rows, &mut out)?;
+        Ok(out)
+    }
+
+    /// The bytes of a matrix given as [`Layout::I2sP128`]. What the format leaves undefined is zero.
+    ///
+    /// # Errors
+    /// Names the first code that is 3.
+    ///
+    /// # Panics
+    /// If `packed` has not the bytes of such a matrix, or `scales` are not of [`Self::scale_kind`], in number and in
+    /// values ([`MatrixScales::fitted`] makes them so).
+    pub fn encode(&self, packed: &[u8], scales: &MatrixScales) -> Result<Vec<u8>, FormatError> {
+        let row_bytes = ternary_bytes(Layout::I2sP128, 1, self.cols);
+        assert_eq!(packed.len(), self.rows * row_bytes, "bytes of a {} x {} matrix", self.rows, self.cols);
+        let fitted = scales.fitted(self.scale_kind(), self.rows, self.cols, false);
+        assert!(fitted.as_ref() == Ok(scales), "scales of {} are {}", self.dialect.name(), self.scale_kind());
+        let mut bytes = vec![0; self.bytes];
+        self.with(|coding| {
+            let step = coding.step();
+            let mut codes = Grid::new(step, self.cols);
+            for (at, rows) in packed.chunks_exact(step * row_bytes).enumerate() {
+                if let Err(place) = codes.unpack(rows) {
+                    return Err(FormatError::Code { element: at * step * self.cols + place });
+                }
+                coding.write(&codes, at * step, &mut bytes);
+            }
+            let len = bytes.len();
+            let mut put = |index: usize, value: &[u8]| {
+                bytes[coding.scale_at(index, len)..][..value.len()].copy_from_slice(value);
+            };
+            match scales {
+                MatrixScales::PerTensor(scale) => put(0, &scale.to_le_bytes()),
+                MatrixScales::PerRow(values) => values.iter().enumerate().for_each(|(row, value)| {
+                    match self.scale_kind() {
+                        ScaleKind::PerRowF16 => put(row, &f16::from_f32(*value).to_le_bytes()),
+                        _ => put(row, &value.to_le_bytes()),
+                    };
+                }),
+                MatrixScales::PerGroup { values, .. } => {
+                    values.iter().enumerate().for_each(|(group, value)| put(group, &value.to_le_bytes()));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    fn check(&self, bytes: &[u8]) {
+        let Self { rows, cols, .. } = *self;
+        assert_eq!(bytes.len(), self.bytes, "bytes of a {rows} x {cols} matrix of {}", self.dialect.name());
+    }
+
+    /// Calls `f` with the code of this dialect.
+    fn with<R>(&self, f: impl FnOnce(&dyn Coding) -> R) -> R {
+        let Self { cols, .. } = *self;
+        match self.dialect {
+            Dialect::I2S(I2sPacking::P128) => f(&i2s_p128::coding(cols)),
+            Dialect::I2S(I2sPacking::P64) => f(&i2s_p64::coding(cols)),
+            Dialect::I2S(I2sPacking::Seq) => f(&i2s_seq::coding(cols)),
+            Dialect::I2S(I2sPacking::R4) => f(&i2s_r4::R4 { cols }),
+            Dialect::TL1(tile) => f(&tl1::Tl1 { tile, cols }),
+            Dialect::TL2(tile) => f(&tl2::Tl2 { tile, rows: self.rows, cols }),
+            Dialect::TQ1_0 => f(&tq1_0::coding(cols)),
+            Dialect::TQ2_0 => f(&tq2_0::coding(cols)),
+            Dialect::Q2_0 => f(&q2_0::coding_64(cols)),
+            Dialect::Q2_0G128 => f(&q2_0::coding_128(cols)),
+            Dialect::PTQ1_0 => f(&ptq1_0::coding(cols)),
+            Dialect::IQ1BN => f(&iq1_bn::coding(cols)),
+            Dialect::IQ2BN => f(&iq2_bn::coding(cols)),
+            Dialect::IQ2BNR4 => f(&iq2_bn_r4::R4 { cols }),
+        }
+    }
+}

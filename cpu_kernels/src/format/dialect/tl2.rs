@@ -1,0 +1,236 @@
+//! TL2: triples of columns as 4-bit codes and sign bits, and the columns that are left over as [pairs](super::pairs),
+//! in the order in which bitnet.cpp's AVX2 kernel looks them up.
+//!
+//! The first K3 = cols / BK * BK columns are triples, the K2 columns after them (a multiple of 32) pairs. The value of
+//! the triple (w0, w1, w2) is v = 9 w0 + 3 w1 + w2, from -13 to 13; its code is |v|, its sign bit is set where v < 0.
+//!
+//! ```text
+//! codes   rows * K3 / 6 bytes   signs   rows * K3 / 24 bytes   pairs   rows * K2 / 4 bytes
+//! zeros   up to the size that the converter reserves, then to a multiple of 32
+//! f32 scale, 28 zero bytes
+//!
+//! in each of the three parts:
+//! row tiles of BM rows
+//!   column tiles of BK columns (pairs: 32 columns)
+//!     row groups of 32 rows
+//!       codes: 6 columns, 32 bytes: a byte for each row, the first triple in the high nibble
+//!       signs: 24 columns, 16 words: bit 15 - 2 t of word i is triple t of row i, bit 14 - 2 t that of row i + 16
+//!       pairs: 4 columns, 32 bytes: a byte for each row, the first pair in the high nibble
+//! ```
+//!
+//! In the codes and the pairs, the 32 bytes of a vector hold the rows 0-7, 16-23, 8-15, 24-31: the order that is left
+//! when AVX2 unpacks within its halves. Codes 14 and 15, and indices of pairs from 9 up, are never written. Source:
+//! bitnet.cpp, `preprocess_weights_tl2` in convert-hf-to-gguf-bitnet.py.
+
+use super::{super::FormatError, Coding, TRAILER_BYTES, Tile, grid::Grid, pairs};
+
+/// The size that is reserved for a matrix has pairs for this many columns.
+pub(super) const MIN_COLS: usize = 256;
+/// Rows that interleave.
+const ROWS: usize = 32;
+/// Columns of a tile of the pairs.
+const PAIR_TILE: usize = 32;
+
+/// Bytes of a matrix: what the converter reserves and ggml computes, in integer steps in this order.
+///
+/// # Errors
+/// If the tile does not cut it up.
+pub(super) fn bytes(tile: Tile, rows: usize, cols: usize) -> Result<usize, FormatError> {
+    let Tile { rows: tile_rows, cols: tile_cols, lanes } = tile;
+    let ok = lanes == ROWS
+        && tile_rows > 0
+        && tile_rows.is_multiple_of(ROWS)
+        && tile_cols > 0
+        && tile_cols.is_multiple_of(24)
+        && rows.is_multiple_of(tile_rows)
+        && cols >= MIN_COLS
+        && (cols % tile_cols).is_multiple_of(PAIR_TILE)
+        // With more, the pairs would not fit in the size that is reserved.
+        && cols % tile_cols <= MIN_COLS;
+    match ok {
+        true => {
+            let triples = (cols - MIN_COLS) * rows / 3 * 5 / 8;
+            let pairs = MIN_COLS * rows / 2 * 4 / 8;
+            Ok((triples + pairs).next_multiple_of(TRAILER_BYTES) + TRAILER_BYTES)
+        }
+        false => Err(FormatError::Tile { dialect: "TL2", rows, cols, tile }),
+    }
+}
+
+pub(super) struct Tl2 {
+    pub tile: Tile,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// Where a row stands in a vector of 32 bytes.
+const PLACE: [usize; ROWS] = {
+    let mut place = [0; ROWS];
+    let mut row = 0;
+    while row < ROWS {
+        place[row] = [0, 2, 1, 3][row / 8] * 8 + row % 8;
+        row += 1;
+    }
+    place
+};
+
+/// The six codes, and two bytes to be overwritten, of a byte and its two sign bits (bit 9: the first triple); 3 where
+/// there is no such code.
+static CODES: [[u8; 8]; 1024] = {
+    let mut table = [[3; 8]; 1024];
+    let mut at = 0;
+    while at < 1024 {
+        let triples = [(at / 16 % 16, at >> 9 & 1), (at % 16, at >> 8 & 1)];
+        let mut t = 0;
+        while t < 2 {
+            let (size, negative) = triples[t];
+            if size < 14 {
+                let v = if negative == 1 { 13 - size } else { 13 + size };
+                table[at][3 * t] = (v / 9) as u8;
+                table[at][3 * t + 1] = (v / 3 % 3) as u8;
+                table[at][3 * t + 2] = (v % 3) as u8;
+            }
+            t += 1;
+        }
+        at += 1;
+    }
+    table
+};
+
+/// First bytes of what belongs to 32 rows and a few columns, and the first of these.
+struct Triples {
+    /// 32 bytes of codes for 6 columns.
+    codes: usize,
+    /// 16 words of signs for 24 columns.
+    signs: usize,
+    /// Which quarter of the signs: 0 to 3.
+    quarter: usize,
+    col: usize,
+}
+
+impl Tl2 {
+    fn triple_cols(&self) -> usize {
+        self.cols / self.tile.cols * self.tile.cols
+    }
+
+    fn signs_at(&self) -> usize {
+        self.rows * self.triple_cols() / 6
+    }
+
+    fn pairs_at(&self) -> usize {
+        self.signs_at() + self.rows * self.triple_cols() / 24
+    }
+
+    /// First byte of a part, counted from `at`, for 32 rows: `bytes` for `cols` columns, in tiles of `tile` columns.
+    fn place(
+        &self,
+        at: usize,
+        first: usize,
+        col: usize,
+        (tile, all): (usize, usize),
+        (cols, bytes): (usize, usize),
+    ) -> usize {
+        let tile_rows = self.tile.rows;
+        let group = tile / cols * bytes;
+        let row_tile = all / tile * (tile_rows / ROWS) * group;
+        at + first / tile_rows * row_tile
+            + col / tile * (tile_rows / ROWS) * group
+            + first % tile_rows / ROWS * group
+            + col % tile / cols * bytes
+    }
+
+    fn triples(&self, first: usize) -> impl Iterator<Item = Triples> {
+        let tiles = (self.tile.cols, self.triple_cols());
+        (0..self.triple_cols()).step_by(6).map(move |col| Triples {
+            codes: self.place(0, first, col, tiles, (6, 32)),
+            signs: self.place(self.signs_at(), first, col, tiles, (24, 32)),
+            quarter: col % 24 / 6,
+            col,
+        })
+    }
+
+    /// First byte of each vector of pairs with the first of its four columns.
+    fn pairs(&self, first: usize) -> impl Iterator<Item = (usize, usize)> {
+        let left_over = self.cols - self.triple_cols();
+        (0..left_over).step_by(4).map(move |col| {
+            (self.place(self.pairs_at(), first, col, (PAIR_TILE, left_over), (4, 32)), self.triple_cols() + col)
+        })
+    }
+}
+
+impl Coding for Tl2 {
+    fn step(&self) -> usize {
+        ROWS
+    }
+
+    fn read(&self, bytes: &[u8], first: usize, codes: &mut Grid) {
+        for Triples { codes: at, signs, quarter, col } in self.triples(first) {
+            let vector = &bytes[at..at + ROWS];
+            let words = bytes[signs..signs + ROWS].as_chunks::<2>().0;
+            for (row, place) in PLACE.iter().enumerate() {
+                // Triples 2 * quarter and 2 * quarter + 1 of a row stand two bits apart.
+                let word = u16::from_le_bytes(words[row % 16]) << (4 * quarter + row / 16);
+                let negative = usize::from(word >> 15) << 9 | usize::from(word >> 13 & 1) << 8;
+                codes.put(row, col, CODES[negative | usize::from(vector[*place])]);
+            }
+        }
+        for (at, col) in self.pairs(first) {
+            let vector = &bytes[at..at + ROWS];
+            for (row, place) in PLACE.iter().enumerate() {
+                pairs::read(vector[*place], codes, row, col);
+            }
+        }
+    }
+
+    fn write(&self, codes: &Grid, first: usize, bytes: &mut [u8]) {
+        for Triples { codes: at, signs, quarter, col } in self.triples(first) {
+            for (row, place) in PLACE.iter().enumerate() {
+                let triples = codes.row(row)[col..col + 6].as_chunks::<3>().0;
+                let values = [0, 1].map(|t| triples[t].iter().fold(0, |v, &code| 3 * v + i16::from(code)) - 13);
+                bytes[at + place] = (values[0].unsigned_abs() << 4 | values[1].unsigned_abs()) as u8;
+                let bits = u16::from(values[0] < 0) << 15 | u16::from(values[1] < 0) << 13;
+                let word = (bits >> (4 * quarter + row / 16)).to_le_bytes();
+                bytes[signs + 2 * (row % 16)] |= word[0];
+                bytes[signs + 2 * (row % 16) + 1] |= word[1];
+            }
+        }
+        for (at, col) in self.pairs(first) {
+            for (row, place) in PLACE.iter().enumerate() {
+                bytes[at + place] = pairs::byte(&codes.row(row)[col..col + 4]);
+            }
+        }
+    }
+
+    fn scale_at(&self, _index: usize, bytes: usize) -> usize {
+        bytes - TRAILER_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Dialect, Tile, tests::check_by_hand};
+    use crate::format::MatrixScales;
+
+    #[test]
+    fn bytes_are_those_of_the_format() {
+        let tile = Tile { rows: 32, cols: 96, lanes: 32 };
+        // 32 x 256: 192 columns of triples, 64 of pairs. 1024 bytes of codes and 256 of signs, 0 for zeros; 512 bytes of
+        // pairs of index 4; the converter reserves 256 * 32 / 4 = 2048 bytes; then the scale.
+        let mut bytes = vec![0; 2048 + 32];
+        bytes[1280..1792].fill(0x44);
+        // Row 9, columns 99 to 101 = -1, 0, +1: v = -9 + 1 = -8. Triple 33 is the second of column tile 1, whose codes
+        // begin at 16 vectors; row 9 stands in byte 17; low nibble. Its sign is bit 13 of word 64 + 9.
+        bytes[16 * 32 + 17] = 0x08;
+        bytes[1024 + 2 * 73 + 1] = 0x20;
+        // Row 20, columns 0 to 2 = +1, +1, +1: v = 13, high nibble of byte 12.
+        bytes[12] = 0xd0;
+        // Row 31, columns 24 to 26 = 0, 0, -1: v = -1. Triple 8: vector 4, byte 31, high nibble; bit 14 of word 16 + 15.
+        bytes[4 * 32 + 31] = 0x10;
+        bytes[1024 + 2 * 31 + 1] = 0x40;
+        // Row 3, columns 226 and 227 = 0, -1: index 3. Pair 17 is the second of pair tile 1 (8 vectors), byte 3.
+        bytes[1280 + 8 * 32 + 3] = 0x43;
+        bytes[2048..2052].copy_from_slice(&[0, 0, 0, 0x3f]);
+        let weights = [(9, 99, -1), (9, 101, 1), (20, 0, 1), (20, 1, 1), (20, 2, 1), (31, 26, -1), (3, 227, -1)];
+        check_by_hand(Dialect::TL2(tile), (32, 256), &weights, MatrixScales::PerTensor(0.5), &bytes);
+    }
+}

@@ -1,0 +1,74 @@
+//! A small ternary product with its result from the scalar reference: what each backend has to get right before
+//! it is used.
+
+use bitnet_cpu_kernels::{
+    Cpu, Isa,
+    format::{Layout, Scales, TernaryView, ternary_bytes},
+    quantize::QuantizedActs,
+    ternary,
+};
+
+const ROWS: usize = 67;
+const COLS: usize = 384;
+const TOKENS: usize = 3;
+
+pub(super) struct KnownProduct {
+    codes: Vec<u8>,
+    /// (tokens, cols)
+    pub acts: Vec<i8>,
+    /// (tokens, rows)
+    expected: Vec<i32>,
+}
+
+impl KnownProduct {
+    pub fn new() -> Self {
+        // Noise over all byte values: code 3 is computed as well, as +2.
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0];
+        let codes = (0..ternary_bytes(Layout::I2sP128, ROWS, COLS)).map(noise).collect();
+        let acts = (0..TOKENS * COLS).map(|i| noise(i + 1_000_000).cast_signed()).collect();
+        let mut known = Self { codes, acts, expected: Vec::new() };
+        known.expected = known.on(Isa::Scalar);
+        known
+    }
+
+    pub fn weights(&self) -> TernaryView<'_> {
+        TernaryView {
+            rows: ROWS,
+            cols: COLS,
+            codes: &self.codes,
+            layout: Layout::I2sP128,
+            scales: Scales::PerTensor(1.0),
+        }
+    }
+
+    /// The product as the kernels of `isa` compute it.
+    pub fn on(&self, isa: Isa) -> Vec<i32> {
+        let mut acts = QuantizedActs::new(TOKENS, COLS);
+        acts.set_raw(COLS, &self.acts, &[1.0; TOKENS]);
+        let mut out = vec![0; TOKENS * ROWS];
+        ternary::matmul_i32(&Cpu::new(isa, 1), &acts, self.weights(), &mut out);
+        out
+    }
+
+    /// The first difference, in words.
+    pub fn fault(&self, found: &[i32]) -> Option<String> {
+        let at = self.expected.iter().zip(found).position(|(expected, found)| expected != found)?;
+        let (token, row) = (at / ROWS, at % ROWS);
+        Some(format!("expected {}, found {} at token {token}, row {row}", self.expected[at], found[at]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_number_is_found_and_placed() {
+        let known = KnownProduct::new();
+        let mut found = known.expected.clone();
+        assert_eq!(known.fault(&found), None);
+        found[ROWS + 5] += 1;
+        let fault = known.fault(&found).unwrap();
+        assert!(fault.ends_with(&format!("found {} at token 1, row 5", found[ROWS + 5])), "{fault}");
+    }
+}

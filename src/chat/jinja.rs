@@ -1,0 +1,102 @@
+//! Jinja templates from model files, run within bounds.
+//!
+//! Such a template is a program by a stranger. It sees the messages and two token texts, can reach neither files
+//! nor the host, and ends with an error when it takes too long, nests too deeply or writes too much.
+//!
+//! The dialect is that of Hugging Face: blocks eat the line break after them and the blanks before them, Python's
+//! string methods are there, and so is `raise_exception`. There is no `strftime_now`, as a prompt should not depend
+//! on the day: templates that ask for it have a fixed date for that case, or say that it is missing.
+
+use std::io::{self, Write};
+
+use minijinja::{AutoEscape, Environment, ErrorKind, context, syntax::SyntaxConfig};
+use minijinja_contrib::pycompat;
+
+use super::Message;
+use crate::error::{Error, Result, shown};
+
+/// Real templates have at most some tens of kilobytes.
+const MAX_SOURCE_BYTES: usize = 256 << 10;
+
+/// Steps of a render without messages; one more is granted for each byte of the messages. minijinja counts an
+/// instruction, or 64 bytes of data, as one: this bounds the time to about 0.1 s and memory to 64 MiB.
+const BASE_FUEL: u64 = 1_000_000;
+
+/// Bytes of text a template may write besides what the messages hold. Some templates print pages of instructions.
+const MAX_EXTRA_BYTES: usize = 1 << 20;
+
+/// A template may repeat the messages, but hardly more often than this.
+const MAX_REPEATS: usize = 4;
+
+/// minijinja's unit; an `if` or a `for` costs one, a macro about ten. Real templates stay below fifty.
+const MAX_RECURSION: usize = 200;
+
+const NAME: &str = "chat template";
+
+/// A template that compiles.
+#[derive(Debug)]
+pub(super) struct Jinja {
+    environment: Environment<'static>,
+}
+
+impl Jinja {
+    pub fn compile(source: &str) -> Result<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(Error::malformed(NAME, format!("at most {MAX_SOURCE_BYTES} bytes"), source.len()));
+        }
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let mut environment = Environment::new();
+        environment.set_syntax(syntax.map_err(reason)?);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_recursion_limit(MAX_RECURSION);
+        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_template_owned(NAME, source.to_owned()).map_err(reason)?;
+        Ok(Self { environment })
+    }
+
+    pub fn render(&self, messages: &[Message], bos: &str, eos: &str) -> Result<String> {
+        let given: usize = messages.iter().map(|message| message.content.len()).sum();
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(BASE_FUEL + given as u64));
+        let mut out = Bounded { text: Vec::new(), limit: MAX_EXTRA_BYTES + MAX_REPEATS * given };
+        let messages: Vec<_> =
+            messages.iter().map(|m| context! { role => m.role.name(), content => m.content.as_str() }).collect();
+        let context = context! { messages, bos_token => bos, eos_token => eos, add_generation_prompt => true };
+        let rendered = environment.get_template(NAME).and_then(|t| t.render_captured_to(context, &mut out).map(drop));
+        rendered.map_err(|error| match error.kind() {
+            ErrorKind::OutOfFuel => Error::unsupported(NAME, "it takes too many steps"),
+            ErrorKind::WriteFailure => Error::malformed(NAME, format!("at most {} bytes of text", out.limit), "more"),
+            _ => reason(error),
+        })?;
+        String::from_utf8(out.text).map_err(|_| Error::malformed(NAME, "text", "bytes that are no UTF-8"))
+    }
+}
+
+/// A buffer that refuses to grow beyond `limit`.
+struct Bounded {
+    text: Vec<u8>,
+    limit: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.limit - self.text.len() < bytes.len() {
+            return Err(io::Error::other("too much text"));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn reason(error: minijinja::Error) -> Error {
+    let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
+    let detail = error.detail().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
+    Error::unsupported(NAME, format!("{}{line}{detail} (--chat-template takes another one)", error.kind()))
+}

@@ -1,0 +1,88 @@
+//! Which template a model is talked to with.
+
+use super::{Format, Message, jinja::Jinja};
+use crate::{error::Result, tokenizer::Tokenizer};
+
+/// A word in the template that bitnet.cpp's converter puts into files. It is no template but a mark (bitnet.cpp
+/// looks for this word and uses its own format); the model was not trained on what it writes.
+const BITNET_MARK: &str = "BITNET";
+
+/// Where a template comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The file's own Jinja template.
+    File,
+    /// The file has bitnet.cpp's mark in its place.
+    Mark,
+    /// The file has none: ChatML is a guess, and the model may never have seen a conversation.
+    Guess,
+    /// The user chose it.
+    User,
+}
+
+/// Writes conversations as prompts.
+#[derive(Debug)]
+pub struct Template {
+    kind: Kind,
+    origin: Origin,
+    bos: String,
+    eos: String,
+}
+
+#[derive(Debug)]
+enum Kind {
+    BuiltIn(Format),
+    Jinja(Box<Jinja>),
+}
+
+impl Template {
+    /// The one that fits a model file.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Self> {
+        match tokenizer.chat_template() {
+            None => Ok(Self::new(Kind::BuiltIn(Format::ChatMl), Origin::Guess, tokenizer)),
+            Some(source) if source.contains(BITNET_MARK) => {
+                Ok(Self::new(Kind::BuiltIn(Format::BitNet), Origin::Mark, tokenizer))
+            }
+            Some(source) => Ok(Self::new(Kind::Jinja(Box::new(Jinja::compile(source)?)), Origin::File, tokenizer)),
+        }
+    }
+
+    /// A built-in one.
+    pub fn built_in(format: Format, tokenizer: &Tokenizer) -> Self {
+        Self::new(Kind::BuiltIn(format), Origin::User, tokenizer)
+    }
+
+    /// A Jinja template that the user gave.
+    pub fn jinja(source: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        Ok(Self::new(Kind::Jinja(Box::new(Jinja::compile(source)?)), Origin::User, tokenizer))
+    }
+
+    fn new(kind: Kind, origin: Origin, tokenizer: &Tokenizer) -> Self {
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).unwrap_or_default().to_owned();
+        Self { kind, origin, bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) }
+    }
+
+    /// Where it comes from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The name of a built-in format; `None` for Jinja.
+    pub fn format(&self) -> Option<Format> {
+        match self.kind {
+            Kind::BuiltIn(format) => Some(format),
+            Kind::Jinja(_) => None,
+        }
+    }
+
+    /// The text of `messages` and of the beginning of the answer to them.
+    ///
+    /// What looks like markup in a message becomes markup: as with Hugging Face and llama.cpp, the text is all
+    /// there is.
+    pub fn render(&self, messages: &[Message]) -> Result<String> {
+        match &self.kind {
+            Kind::BuiltIn(format) => Ok(format.render(messages, &self.bos, &self.eos)),
+            Kind::Jinja(jinja) => jinja.render(messages, &self.bos, &self.eos),
+        }
+    }
+}

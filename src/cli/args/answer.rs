@@ -1,0 +1,134 @@
+//! The commands that write text: `run` and `chat`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{EngineArgs, ModelArgs, SampleArgs};
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu run -m model.gguf -p \"Once upon a time\" -n 64")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The text to continue; as -p
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
+    pub text: Option<String>,
+
+    /// The text to continue. Without -p and -f it is read from standard input, unless that is a terminal
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub prompt: Option<String>,
+
+    /// Read the text to continue from a file; one line break at its end is dropped
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub file: Option<PathBuf>,
+
+    /// Most tokens to write; -1 = until the model ends or the context is full [default: -1; with --bench: 128]
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    pub n_predict: Option<i64>,
+
+    /// End the answer before this text; can be given several times
+    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Take \n, \t, \" and the like in the prompt and in stop texts literally
+    #[arg(long)]
+    pub no_escape: bool,
+
+    /// Process \n, \r, \t, \', \", \\ and \xHH in -p and --stop, which is the default
+    #[arg(short, long, overrides_with = "no_escape")]
+    pub escape: bool,
+
+    /// Talk with the model, as `chat` does; the prompt is then the system prompt [llama.cpp: -cnv]
+    #[arg(long, overrides_with = "no_conversation", conflicts_with_all = ["json", "bench", "no_display_prompt"])]
+    pub conversation: bool,
+
+    /// No conversation, which is the default
+    #[arg(long, overrides_with = "conversation")]
+    pub no_conversation: bool,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
+
+    /// Print the answer without the prompt before it
+    #[arg(long)]
+    pub no_display_prompt: bool,
+
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub json: bool,
+
+    /// Run the prompt on the CPU and on the GPU (with -ngl, that many layers of it) and print a table of both
+    #[arg(long)]
+    pub bench: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    #[command(flatten)]
+    pub sample: SampleArgs,
+}
+
+/// How a conversation is held.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Conversation")]
+pub struct ConversationArgs {
+    /// What the model is told before the first question [llama.cpp: -sys]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub system_prompt: Option<String>,
+
+    /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
+    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE")]
+    pub chat_template: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu chat -m model.gguf -sys \"Be brief.\"")]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Most tokens of an answer; -1 = until the model ends or the context is full
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    pub n_predict: Option<i64>,
+
+    /// End answers before this text; can be given several times
+    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Take \n, \t, \" and the like in the system prompt and in stop texts literally
+    #[arg(long)]
+    pub no_escape: bool,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    #[command(flatten)]
+    pub sample: SampleArgs,
+}

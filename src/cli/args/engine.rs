@@ -1,0 +1,134 @@
+//! Where a model runs, and with what sizes.
+
+use std::{num::NonZero, thread};
+
+use clap::{Args, ValueEnum};
+
+use crate::plan::{KvType, Request};
+
+/// Where the model runs, and with what sizes.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// What computes: auto measures and takes the faster, and never a software GPU
+    #[arg(long, value_enum, default_value = "auto", env = "BITNET_BACKEND")]
+    pub backend: BackendChoice,
+
+    /// Layers on the GPU, from the end: a number, "all" that fit, or "auto" [llama.cpp: -ngl]
+    #[arg(
+        long,
+        visible_alias = "gpu-layers",
+        value_name = "N",
+        default_value = "auto",
+        value_parser = gpu_layers,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_GPU_LAYERS"
+    )]
+    pub n_gpu_layers: GpuLayers,
+
+    /// CPU threads; 0 or -1 = as many as the machine runs at once
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = -1,
+        value_parser = clap::value_parser!(i64).range(-1..=512),
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_THREADS"
+    )]
+    pub threads: i64,
+
+    /// Tokens of prompt and answer together; 0 = what the model was trained for. Without this flag that
+    /// too, but at most 4096
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(..=MAX_CONTEXT),
+        env = "LLAMA_ARG_CTX_SIZE"
+    )]
+    pub ctx_size: Option<u32>,
+
+    /// Most tokens of the prompt computed at once
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(1..=4096),
+        env = "LLAMA_ARG_BATCH"
+    )]
+    pub batch_size: u32,
+
+    /// Type of the key cache [llama.cpp: -ctk]
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
+    pub cache_type_k: CacheType,
+
+    /// Type of the value cache [llama.cpp: -ctv]
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V")]
+    pub cache_type_v: CacheType,
+}
+
+/// A bound for numbers that come from a user; no model of today comes near.
+pub(super) const MAX_CONTEXT: i64 = 1 << 24;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendChoice {
+    Auto,
+    Cpu,
+    Gpu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuLayers {
+    Auto,
+    All,
+    Count(usize),
+}
+
+/// llama.cpp's values: a count, "auto" or -1, "all" or -2.
+fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+    match text {
+        "auto" | "-1" => Ok(GpuLayers::Auto),
+        "all" | "-2" => Ok(GpuLayers::All),
+        number => number
+            .parse::<u32>()
+            .map(|n| GpuLayers::Count(n as usize))
+            .map_err(|_| "expected a number of layers, \"all\" or \"auto\"".to_owned()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CacheType {
+    F16,
+    F32,
+}
+
+impl From<CacheType> for KvType {
+    fn from(ty: CacheType) -> Self {
+        match ty {
+            CacheType::F16 => Self::F16,
+            CacheType::F32 => Self::F32,
+        }
+    }
+}
+
+impl EngineArgs {
+    /// Threads of the CPU backend.
+    pub fn threads(&self) -> usize {
+        match usize::try_from(self.threads) {
+            Ok(count) if count > 0 => count,
+            _ => thread::available_parallelism().map_or(1, NonZero::get),
+        }
+    }
+
+    /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.
+    pub fn request(&self) -> Request {
+        match (self.backend, self.n_gpu_layers) {
+            (BackendChoice::Cpu, _) => Request::Cpu,
+            (_, GpuLayers::Count(n)) => Request::GpuLayers(n),
+            (_, GpuLayers::All) | (BackendChoice::Gpu, GpuLayers::Auto) => Request::Gpu,
+            (BackendChoice::Auto, GpuLayers::Auto) => Request::Auto,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The commands that show what is there: a text's tokens, a file, the machine, a plan.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{EngineArgs, ModelArgs};
+
+#[derive(Args, Debug)]
+pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub prompt: Option<String>,
+
+    /// Read the text from a file, every byte of it
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub file: Option<PathBuf>,
+
+    /// Do not begin with the beginning-of-text token
+    #[arg(long)]
+    pub no_bos: bool,
+
+    /// Read special tokens written in the text, such as <|eot_id|>, as what they mean
+    #[arg(long)]
+    pub special: bool,
+
+    /// Print the ids alone, as [1, 2, 3]
+    #[arg(long, conflicts_with = "json")]
+    pub ids: bool,
+
+    /// Print {"ids":[1,2,3]}
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// GGUF file; comes before -m
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Fail unless the model can run, after looking at every weight
+    #[arg(long)]
+    pub check: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}

@@ -1,0 +1,73 @@
+//! The lines of a chat that begin with a slash.
+
+use crate::error::{Error, Result};
+
+pub const HELP: &str = "\
+/set NAME VALUE  temp, top_k, top_p, min_p, repeat_penalty, seed, n (most tokens), system, verbose on|off
+/show            the model, the settings and the conversation
+/clear           forget the conversation, but not the system prompt
+/save FILE       write the conversation to a file
+/load FILE       go on with a saved conversation
+/help            this text
+/bye             end, as Ctrl-D does
+\"\"\"              begins and ends a text of several lines
+Ctrl-C stops an answer.
+";
+
+#[derive(Debug, PartialEq)]
+pub enum Command<'a> {
+    Set { name: &'a str, value: &'a str },
+    Show,
+    Clear,
+    Save(&'a str),
+    Load(&'a str),
+    Help,
+    Bye,
+}
+
+impl<'a> Command<'a> {
+    /// `None` for a line that is no command.
+    pub fn parse(line: &'a str) -> Option<Result<Self>> {
+        let line = line.trim();
+        let (word, rest) = line.strip_prefix('/')?.split_once(char::is_whitespace).unwrap_or((&line[1..], ""));
+        let rest = rest.trim();
+        let file = |command: fn(&'a str) -> Self| {
+            if rest.is_empty() { Err(Error::Usage(format!("/{word} needs a file name"))) } else { Ok(command(rest)) }
+        };
+        Some(match word {
+            "set" => match rest.split_once(char::is_whitespace) {
+                Some((name, value)) => Ok(Self::Set { name, value: value.trim() }),
+                None => Err(Error::Usage("/set needs a name and a value, for example: /set temp 0.5".into())),
+            },
+            "save" => file(Self::Save),
+            "load" => file(Self::Load),
+            "show" => Ok(Self::Show),
+            "clear" => Ok(Self::Clear),
+            "help" | "?" => Ok(Self::Help),
+            "bye" | "exit" | "quit" => Ok(Self::Bye),
+            _ => Err(Error::Usage(format!("there is no command /{word} (/help lists them)"))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands() {
+        let parse = |line| Command::parse(line).unwrap().unwrap();
+        assert_eq!(parse(" /set  temp   0.5 "), Command::Set { name: "temp", value: "0.5" });
+        assert_eq!(parse("/set system You are  kind."), Command::Set { name: "system", value: "You are  kind." });
+        assert_eq!(parse("/save my chat.json"), Command::Save("my chat.json"));
+        assert_eq!(parse("/load\tx"), Command::Load("x"));
+        assert_eq!(
+            (parse("/?"), parse("/bye"), parse("/clear "), parse("/show")),
+            (Command::Help, Command::Bye, Command::Clear, Command::Show)
+        );
+        assert!(Command::parse("a /set").is_none() && Command::parse("").is_none());
+        for line in ["/", "/set", "/set temp", "/save", "/load ", "/usr/bin"] {
+            assert!(matches!(Command::parse(line), Some(Err(Error::Usage(_)))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! `chat` and `run -cnv`: a conversation.
+
+mod command;
+
+mod lines;
+
+use std::{fs, path::Path};
+
+use self::{
+    command::{Command, HELP},
+    lines::Lines,
+};
+use super::{
+    args::{ChatArgs, EngineArgs, ModelArgs, RunArgs, SampleArgs},
+    engine::{Engine, Source, segment_line},
+    format, interrupt, output,
+    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
+    usage,
+};
+use crate::{
+    chat::{Conversation, Format, Message, Origin, Role, Template},
+    error::{Error, Result, shown},
+    generate::{AnswerOptions, Finish, SampleOptions, Sampler, Session},
+    tokenizer::Tokenizer,
+};
+
+/// The flags of either command.
+struct Wishes<'a> {
+    model: &'a ModelArgs,
+    engine: &'a EngineArgs,
+    sample: &'a SampleArgs,
+    n_predict: Option<i64>,
+    stop: &'a [String],
+    ignore_end: bool,
+    no_escape: bool,
+    system: Option<String>,
+    template: Option<&'a str>,
+    verbose: bool,
+}
+
+pub fn run(args: &ChatArgs, verbose: bool) -> Result<()> {
+    let system = args.chat.system_prompt.as_ref().map(|text| unescape(args.no_escape, text)).transpose()?;
+    converse(&Wishes {
+        model: &args.model,
+        engine: &args.engine,
+        sample: &args.sample,
+        n_predict: args.n_predict,
+        stop: &args.stop,
+        ignore_end: args.ignore_eos,
+        no_escape: args.no_escape,
+        system,
+        template: args.chat.chat_template.as_deref(),
+        verbose,
+    })
+}
+
+/// bitnet.cpp's way: the prompt of `run` is the system prompt of the conversation.
+pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
+    converse(&Wishes {
+        model: &args.model,
+        engine: &args.engine,
+        sample: &args.sample,
+        n_predict: args.n_predict,
+        stop: &args.stop,
+        ignore_end: args.ignore_eos,
+        no_escape: args.no_escape,
+        system: system_prompt(args)?,
+        template: args.chat.chat_template.as_deref(),
+        verbose,
+    })
+}
+
+fn converse(wishes: &Wishes<'_>) -> Result<()> {
+    let source = Source::open(wishes.model)?;
+    let engine = Engine::new(&source)?;
+    let tokenizer = source.tokenizer()?;
+    let template = template(wishes.template, &tokenizer, &source.name)?;
+    let mut options = answer_options(&tokenizer, wishes.n_predict, wishes.stop, wishes.no_escape)?;
+    options.ignore_end = wishes.ignore_end;
+    options.stop.extend(template.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()));
+    let sizes = engine.sizes(wishes.engine)?;
+    let sample = wishes.sample.options(DEFAULT_TEMPERATURE);
+    let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
+    let session = engine.load(wishes.engine, wishes.engine.request(), sizes)?;
+    let mut chat = Chat {
+        name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),
+        tokenizer,
+        template,
+        session,
+        sample,
+        sampler,
+        options,
+        conversation: Conversation::new(wishes.system.as_deref()),
+        verbose: wishes.verbose,
+    };
+    chat.introduce(wishes.model.model.is_none());
+    chat.talk()
+}
+
+/// The template of `--chat-template`, a name or a file, or the model's own.
+fn template(wish: Option<&str>, tokenizer: &Tokenizer, model: &str) -> Result<Template> {
+    let Some(wish) = wish else { return Template::of(tokenizer).map_err(|e| e.in_file(model)) };
+    if let Some(format) = Format::by_name(wish) {
+        return Ok(Template::built_in(format, tokenizer));
+    }
+    match fs::read_to_string(wish) {
+        Ok(source) => Template::jinja(&source, tokenizer).map_err(|e| e.in_file(wish)),
+        Err(error) if Path::new(wish).exists() => Err(Error::io("read", wish, error)),
+        Err(_) => {
+            let names = Format::ALL.map(Format::name).join(", ");
+            Err(Error::Usage(format!("no chat template {wish:?}: it is none of {names}, and no file")))
+        }
+    }
+}
+
+struct Chat {
+    name: String,
+    tokenizer: Tokenizer,
+    template: Template,
+    session: Session,
+    sample: SampleOptions,
+    sampler: Sampler,
+    options: AnswerOptions,
+    conversation: Conversation,
+    verbose: bool,
+}
+
+impl Chat {
+    fn introduce(&self, built_in_model: bool) {
+        if built_in_model {
+            output::note("note: the built-in model tells stories and is no assistant (-m takes another)");
+        } else if self.template.origin() == Origin::Guess {
+            output::note(
+                "note: the model has no chat template, so it may not be made for conversations; ChatML is used \
+                 (--chat-template takes another)",
+            );
+        }
+        if self.verbose {
+            for (segment, device) in self.session.segments() {
+                output::note(segment_line(segment, device));
+            }
+        }
+    }
+
+    fn talk(&mut self) -> Result<()> {
+        let mut lines = Lines::new();
+        if lines.interactive() {
+            output::note(format_args!("{}: /help shows the commands, /bye ends", self.name.escape_debug()));
+        }
+        // From here on Ctrl-C stops an answer and not the program.
+        interrupt::catch();
+        while let Some(text) = lines.next()? {
+            let done = match Command::parse(&text) {
+                Some(Ok(Command::Bye)) => break,
+                Some(command) => command.and_then(|command| self.obey(&command)),
+                None if text.trim().is_empty() => continue,
+                None => self.say(&text),
+            };
+            match done {
+                Ok(()) => {}
+                // In a script, what follows a mistake was written for something else.
+                Err(error) if !lines.interactive() || output::is_closed_pipe(&error) => return Err(error),
+                Err(error) => output::note(format_args!("error: {}", super::one_line(&error.to_string()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn.
+    fn say(&mut self, text: &str) -> Result<()> {
+        self.conversation.ask(text);
+        let answered = self.prompt().and_then(|prompt| {
+            interrupt::clear();
+            let show = output::print;
+            let options = self.options.clone();
+            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.sampler, options, show);
+            output::print("\n")?;
+            answered.map(|answered| (prompt, answered))
+        });
+        interrupt::clear();
+        let (prompt, answered) = answered.inspect_err(|_| self.conversation.take_back())?;
+        if answered.ids.is_empty() && answered.finish == Finish::Cancelled {
+            self.conversation.take_back();
+        } else {
+            self.conversation.answer(&self.template, prompt, &answered.ids, &answered.text)?;
+        }
+        self.report(&answered);
+        Ok(())
+    }
+
+    /// The ids for the next answer. Where they leave little room for it, the oldest turns are dropped.
+    fn prompt(&mut self) -> Result<Vec<u32>> {
+        let context = self.session.context_tokens();
+        let room = (context / 4).min(self.options.max_tokens.unwrap_or(usize::MAX)).max(1);
+        let mut dropped = 0;
+        loop {
+            let ids = self.conversation.prompt(&self.template, &self.tokenizer)?;
+            let needed = ids.len() + room;
+            if needed > context && self.conversation.drop_oldest_turn() {
+                dropped += 1;
+                continue;
+            }
+            // The last question alone may take some of the room, but there has to be an answer.
+            if ids.len() >= context {
+                return Err(Error::ContextFull { needed: ids.len() + 1, context });
+            }
+            if dropped > 0 {
+                let turns = format::count(dropped, "turn");
+                output::note(format_args!("(the context is full: {turns} forgotten, the oldest; -c raises it)"));
+            }
+            return Ok(ids);
+        }
+    }
+
+    fn report(&self, answered: &Answered) {
+        match answered.finish {
+            Finish::Cancelled => output::note("(stopped)"),
+            Finish::MaxTokens => output::note("(ended by -n)"),
+            Finish::ContextFull => output::note("(the context is full: ended; -c raises it)"),
+            Finish::EndToken(_) | Finish::StopString(_) => {}
+        }
+        if self.verbose {
+            let stats = &answered.stats;
+            output::note(format_args!(
+                "prompt   {} ({} reused), {} tok/s ({})\nanswer   {}, {} tok/s ({})",
+                format::count(stats.prompt_tokens, "token"),
+                stats.reused_tokens,
+                format::rate(stats.prefill_rate()),
+                format::duration(stats.prefill),
+                format::count(stats.generated_tokens, "token"),
+                format::rate(stats.decode_rate()),
+                format::duration(stats.decode()),
+            ));
+        }
+    }
+
+    fn obey(&mut self, command: &Command<'_>) -> Result<()> {
+        match *command {
+            Command::Set { name, value } => self.set(name, value),
+            Command::Show => output::print(&self.description()),
+            Command::Clear => {
+                let system = self.conversation.system().map(str::to_owned);
+                self.conversation = Conversation::new(system.as_deref());
+                Ok(())
+            }
+            Command::Save(file) => {
+                self.conversation.save(file.as_ref(), &self.name)?;
+                let messages = format::count(self.conversation.messages().len(), "message");
+                output::note(format_args!("({messages} written to {file})"));
+                Ok(())
+            }
+            Command::Load(file) => {
+                self.conversation = Conversation::load(file.as_ref(), &self.name)?;
+                let messages = format::count(self.conversation.messages().len(), "message");
+                output::note(format_args!("({messages} read from {file})"));
+                Ok(())
+            }
+            Command::Help => output::print(HELP),
+            // Ends the loop before it comes here.
+            Command::Bye => Ok(()),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+            value.parse().map_err(|_| usage(&format!("{name} is not set to {value:?}"), "/set temp 0.5"))
+        }
+        let mut sample = self.sample.clone();
+        match name {
+            "temp" | "temperature" => sample.temperature = number(name, value)?,
+            "top_k" => sample.top_k = number(name, value)?,
+            "top_p" => sample.top_p = number(name, value)?,
+            "min_p" => sample.min_p = number(name, value)?,
+            "repeat_penalty" => sample.repeat_penalty = number(name, value)?,
+            "seed" => sample.seed = Some(number(name, value)?),
+            "n" => self.options.max_tokens = usize::try_from(number::<i64>(name, value)?).ok(),
+            "system" => self.conversation.set_system(Some(value)),
+            "verbose" => {
+                self.verbose = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(usage("verbose is on or off", "/set verbose on")),
+                }
+            }
+            _ => return Err(Error::Usage(format!("there is nothing called {name:?} to set (/help lists the names)"))),
+        }
+        // Refuses what makes no sense, and then nothing changes.
+        self.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
+        self.sample = sample;
+        Ok(())
+    }
+
+    fn description(&self) -> String {
+        let sample = &self.sample;
+        let template = match (self.template.format(), self.template.origin()) {
+            (Some(format), _) => format!("{} (built in)", format.name()),
+            (None, Origin::User) => "Jinja from --chat-template".into(),
+            (None, _) => "Jinja from the model file".into(),
+        };
+        let limit = self.options.max_tokens.map_or_else(|| "no limit".into(), |n| n.to_string());
+        let mut text = format!(
+            "model     {}\ntemplate  {template}\ncontext   {} of {} tokens\n\
+             settings  temp {}, top_k {}, top_p {}, min_p {}, repeat_penalty {}, seed {}, n {limit}\n",
+            self.name.escape_debug(),
+            self.session.tokens().len(),
+            self.session.context_tokens(),
+            sample.temperature,
+            sample.top_k,
+            sample.top_p,
+            sample.min_p,
+            sample.repeat_penalty,
+            self.sampler.seed(),
+        );
+        for Message { role, content } in self.conversation.messages() {
+            let mark = if *role == Role::User { ">" } else { role.name() };
+            text += &format!("{mark} {}\n", shown(content));
+        }
+        text
+    }
+}

@@ -1,0 +1,179 @@
+//! `doctor`: what this machine has, whether its parts compute rightly, and what to do about it. Made to be pasted
+//! into a report: it names no user, no host and no path.
+
+use std::env::consts;
+
+use bitnet_cpu_kernels::isa::Isa;
+use serde_json::{Value as Json, json};
+
+use super::{args::DoctorArgs, devices, format, machine, output};
+use crate::{
+    backend::{
+        cpu,
+        gpu::{AdapterCaps, GpuBackend, OpenOptions, adapters},
+    },
+    error::{Error, Result},
+};
+
+/// The self-test of one way to compute.
+struct Verdict {
+    what: String,
+    /// Why it may not be used.
+    fault: Option<String>,
+}
+
+pub fn run(args: &DoctorArgs) -> Result<()> {
+    let adapters = adapters();
+    let kernels: Vec<Verdict> = Isa::available()
+        .into_iter()
+        .map(|isa| Verdict {
+            what: format!("CPU kernels {isa}"),
+            fault: cpu::self_test(isa).err().map(|error| error.to_string()),
+        })
+        .collect();
+    let gpus: Vec<Verdict> = adapters
+        .iter()
+        .map(|gpu| Verdict {
+            what: format!("{} ({})", gpu.name, gpu.backend),
+            fault: test(gpu).err().map(|e| e.to_string()),
+        })
+        .collect();
+    let advice = advice(&adapters, &gpus);
+    if args.json {
+        output::print_json(&to_json(&adapters, &kernels, &gpus, &advice))?;
+    } else {
+        output::print(&to_text(&adapters, &kernels, &gpus, &advice))?;
+    }
+    match kernels.into_iter().find_map(|verdict| verdict.fault) {
+        // Nothing this program computes can be trusted then.
+        Some(fault) => Err(Error::unsupported("this processor", fault)),
+        None => Ok(()),
+    }
+}
+
+/// Opens the adapter, which runs the self-test.
+fn test(gpu: &AdapterCaps) -> Result<()> {
+    if let Some(reason) = &gpu.unusable {
+        return Err(Error::NoAdapter { reason: reason.clone() });
+    }
+    let options = OpenOptions { software_allowed: true, name: Some(gpu.name.clone()), ..OpenOptions::default() };
+    let opened = GpuBackend::open(&options)?;
+    let caps = opened.gpu().caps();
+    if caps.backend == gpu.backend {
+        Ok(())
+    } else {
+        // One card, two drivers: the other one is what the program would take.
+        Err(Error::NoAdapter { reason: format!("not tested, as {} is preferred for this device", caps.backend) })
+    }
+}
+
+fn advice(adapters: &[AdapterCaps], verdicts: &[Verdict]) -> String {
+    let sound = |software: bool| {
+        adapters.iter().zip(verdicts).find(|(gpu, verdict)| gpu.software == software && verdict.fault.is_none())
+    };
+    let cpu =
+        if Isa::detect() == Isa::Scalar { "; the processor lacks the instructions that make the CPU fast" } else { "" };
+    if let Some((gpu, _)) = sound(false) {
+        format!("{} computes rightly: --backend auto measures whether it is faster{cpu}", gpu.name.escape_debug())
+    } else if let Some((gpu, _)) = adapters.iter().zip(verdicts).find(|(gpu, _)| !gpu.software) {
+        format!("{} cannot be used: update its driver; until then all runs on the CPU{cpu}", gpu.name.escape_debug())
+    } else if sound(true).is_some() {
+        format!("there is only a software GPU, which is slower than the CPU: all runs on the CPU{cpu}")
+    } else {
+        format!("no GPU driver was found (Debian: mesa-vulkan-drivers): all runs on the CPU{cpu}")
+    }
+}
+
+fn build() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}
+
+fn to_text(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advice: &str) -> String {
+    let mut text = format!(
+        "bitnet-gpu {} ({}), {} {}\n",
+        env!("CARGO_PKG_VERSION"),
+        build(),
+        consts::OS,
+        machine::system_version().unwrap_or_default()
+    );
+    let known = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".into(), format::bytes);
+    text += &format!(
+        "memory: {}, free: {}, page: {}\n",
+        known(machine::memory_bytes()),
+        known(machine::free_memory_bytes()),
+        known(machine::page_bytes())
+    );
+    text += &devices::to_text(adapters);
+    for verdict in kernels.iter().chain(gpus) {
+        let result = verdict.fault.as_ref().map_or_else(|| "passed".into(), |fault| format!("NOT USABLE: {fault}"));
+        text += &format!("self-test of {}: {}\n", verdict.what.escape_debug(), result.escape_debug());
+    }
+    text + &format!("advice: {advice}\n")
+}
+
+fn to_json(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advice: &str) -> Json {
+    let tests: Vec<Json> = kernels
+        .iter()
+        .chain(gpus)
+        .map(|verdict| json!({"of": verdict.what, "passed": verdict.fault.is_none(), "fault": verdict.fault}))
+        .collect();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "build": build(),
+        "os": consts::OS,
+        "system_version": machine::system_version(),
+        "memory_bytes": machine::memory_bytes(),
+        "free_memory_bytes": machine::free_memory_bytes(),
+        "page_bytes": machine::page_bytes(),
+        "devices": devices::to_json(adapters),
+        "self_tests": tests,
+        "advice": advice,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::gpu::Memory;
+
+    fn adapter(name: &str, software: bool) -> AdapterCaps {
+        AdapterCaps {
+            name: name.into(),
+            backend: "Vulkan".into(),
+            driver: "driver 1".into(),
+            kind: if software { "software" } else { "integrated GPU" },
+            software,
+            unified_memory: true,
+            subgroups: None,
+            f16: false,
+            immediates: false,
+            timestamps: false,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 1 << 30,
+            memory: Memory { bytes: 1 << 30, source: "test" },
+            unusable: None,
+        }
+    }
+
+    #[test]
+    fn the_advice_follows_the_verdicts() {
+        let [software, card] = [adapter("soft", true), adapter("card", false)];
+        let cases = [
+            (vec![], "no GPU driver was found"),
+            (vec![(software.clone(), None)], "only a software GPU"),
+            (vec![(software.clone(), None), (card.clone(), None)], "card computes rightly"),
+            (vec![(software, None), (card, Some("wrong"))], "card cannot be used: update its driver"),
+        ];
+        for (machine, expected) in cases {
+            let (adapters, verdicts): (Vec<_>, Vec<_>) = machine
+                .into_iter()
+                .map(|(gpu, fault)| {
+                    let fault = fault.map(str::to_owned);
+                    (gpu, Verdict { what: "x".into(), fault })
+                })
+                .unzip();
+            let said = advice(&adapters, &verdicts);
+            assert!(said.contains(expected) && !said.contains('\n'), "{said}");
+        }
+    }
+}

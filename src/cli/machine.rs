@@ -1,0 +1,45 @@
+//! Facts about the machine that the system tells in files (Linux); `None` elsewhere.
+
+use std::fs;
+
+/// Physical memory.
+pub fn memory_bytes() -> Option<u64> {
+    kib_in("/proc/meminfo", "MemTotal:")
+}
+
+/// Memory that programs can have without others being swapped out.
+pub fn free_memory_bytes() -> Option<u64> {
+    kib_in("/proc/meminfo", "MemAvailable:")
+}
+
+/// The unit in which files are mapped.
+pub fn page_bytes() -> Option<u64> {
+    kib_in("/proc/self/smaps", "KernelPageSize:")
+}
+
+/// The version of the kernel.
+pub fn system_version() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim().to_owned())
+}
+
+fn kib_in(file: &str, field: &str) -> Option<u64> {
+    kib(&fs::read_to_string(file).ok()?, field)
+}
+
+/// The first `field   123 kB`, in bytes.
+fn kib(text: &str, field: &str) -> Option<u64> {
+    let number = text.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix("kB")?;
+    number.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_in_bytes() {
+        let text = "MemTotal:       8000 kB\nMemFree: 5 pages\nBig: 99999999999999999 kB\n";
+        assert_eq!(kib(text, "MemTotal:"), Some(8_192_000));
+        assert_eq!((kib(text, "MemFree:"), kib(text, "Big:"), kib(text, "Swap:")), (None, None, None));
+    }
+}

@@ -1,0 +1,107 @@
+//! `verify`: whether the GPU computes what the CPU computes, with a report to paste.
+
+use serde_json::json;
+
+use super::{
+    args::VerifyArgs,
+    devices,
+    engine::{Engine, Source},
+    format, input, output, usage,
+};
+use crate::{
+    backend::gpu::{GpuBackend, OpenOptions},
+    error::{Error, Result},
+    tokenizer::EncodeOptions,
+    verify::{self, BOUND, Subject},
+};
+
+const DEFAULT_PROMPTS: [&str; 3] =
+    ["Once upon a time", "The capital of France is", "One, two, three, four, five, six, seven, eight, nine,"];
+
+/// Length of a prompt for a model without a tokenizer.
+const ID_PROMPT_TOKENS: usize = 9;
+
+/// Faults listed in the report; a wrong kernel makes hundreds.
+const SHOWN_FAULTS: usize = 20;
+
+pub fn run(args: &VerifyArgs) -> Result<()> {
+    let source = Source::open(&args.model)?;
+    let engine = Engine::new(&source)?;
+    let prompts = prompts(args, &source, engine.model.config.vocab)?;
+    let context = engine.model.config.context;
+    let answer_tokens = args.n_predict as usize;
+    if let Some(needed) = prompts.iter().map(|ids| ids.len() + answer_tokens).find(|&needed| needed > context) {
+        return Err(Error::ContextFull { needed, context });
+    }
+    let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
+    let caps = backend.gpu().caps();
+    let subject = Subject { cpu: &engine.model, gpu: &engine.model };
+    let told = |part: &str| log::info!("{part}");
+    let report = verify::run(subject, backend.gpu(), devices::threads(), &prompts, answer_tokens, told)?;
+    let passed = report.faults.is_empty();
+    if args.json {
+        output::print_json(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": source.name,
+            "gpu": {"name": caps.name, "backend": caps.backend, "driver": caps.driver},
+            "products": report.products,
+            "layer_differences": report.layers,
+            "logit_difference": report.logits,
+            "bound": BOUND,
+            "tokens": report.tokens,
+            "equal_tokens": report.equal_tokens,
+            "faults": report.faults,
+            "passed": passed,
+        }))?;
+    } else {
+        let worst = report.layers.iter().copied().fold(0.0, f64::max);
+        let mut text = format!(
+            "bitnet-gpu {}, {}\nCPU against {}\n\
+             products  {} whole numbers compared\nlayers    {}: outputs differ by at most {worst:.1e} (bound {BOUND})\n\
+             logits    differ by at most {:.1e} (bound {BOUND})\ntokens    {} of {} equal\n",
+            env!("CARGO_PKG_VERSION"),
+            source.name.escape_debug(),
+            caps.to_string().escape_debug(),
+            report.products,
+            report.layers.len(),
+            report.logits,
+            report.equal_tokens,
+            report.tokens,
+        );
+        for fault in report.faults.iter().take(SHOWN_FAULTS) {
+            text += &format!("FAULT     {fault}\n");
+        }
+        text += if passed { "passed\n" } else { "FAILED\n" };
+        output::print(&text)?;
+    }
+    if passed {
+        return Ok(());
+    }
+    let faults = format::count(report.faults.len(), "fault");
+    Err(Error::unsupported(format!("{} on this machine", caps.name), format!("{faults} found: use --backend cpu")))
+}
+
+/// One to a line. A model without a tokenizer is given ids instead.
+fn prompts(args: &VerifyArgs, source: &Source, vocab: usize) -> Result<Vec<Vec<u32>>> {
+    let text = match &args.prompts {
+        Some(path) => input::text(None, Some(path))?.unwrap_or_default(),
+        None => DEFAULT_PROMPTS.join("\n"),
+    };
+    let tokenizer = match source.tokenizer() {
+        Err(error) if args.prompts.is_none() => {
+            log::warn!("prompts made of token ids are used: {error}");
+            let ids = |start: usize| (0..ID_PROMPT_TOKENS).map(|i| ((start + i * 7919) % vocab) as u32).collect();
+            return Ok((0..DEFAULT_PROMPTS.len()).map(ids).collect());
+        }
+        tokenizer => tokenizer?,
+    };
+    let prompts = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| tokenizer.encode(line, &EncodeOptions { add_special: true, parse_special: true }))
+        .collect::<Result<Vec<_>>>()?;
+    if prompts.is_empty() {
+        return Err(usage("no prompts: one to a line", "bitnet-gpu verify -m model.gguf --prompts prompts.txt"));
+    }
+    Ok(prompts)
+}

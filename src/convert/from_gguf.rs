@@ -1,0 +1,178 @@
+//! A GGUF file as a source.
+
+use std::{
+    collections::HashSet,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use bitnet_cpu_kernels::format::{
+    Codec, DenseType, FormatError, Layout, MatrixScales, dense::decode_row, ternary_bytes, unpack,
+};
+
+use super::{
+    ConvertOptions, Head,
+    source::{Description, Input, Kind, Matrix, ROW_STEP, Source},
+};
+use crate::{
+    bytes::Bytes,
+    error::{Error, Result},
+    gguf::{File, TensorInfo, TensorType, Value},
+    model::{
+        dense_type,
+        dialect::{Dialects, blame, decode},
+        names,
+    },
+};
+
+/// An open file. Places are those of [`Description::inputs`].
+pub(super) struct GgufSource {
+    file: File,
+    tensors: Vec<Tensor>,
+}
+
+struct Tensor {
+    info: TensorInfo,
+    /// Of ternary tensors.
+    codec: Option<Codec>,
+    factor: Option<f32>,
+}
+
+impl GgufSource {
+    /// Opens a file. Without a type that is asked for, its ternary matrices are kept as they are.
+    ///
+    /// # Errors
+    /// If it is not one, has no ternary matrix to convert, or does not say how one is to be read.
+    pub fn open(path: &Path, options: &ConvertOptions) -> Result<(Self, Description)> {
+        let file = File::open(path)?;
+        Self::of(file, path, options).map_err(|e| e.in_file(path.display().to_string()))
+    }
+
+    fn of(file: File, path: &Path, options: &ConvertOptions) -> Result<(Self, Description)> {
+        let dialects = Dialects::of(file.metadata(), &options.open)?;
+        let is_table = |name: &str| name == names::TOKEN_EMBD || name == names::OUTPUT;
+        let mut tensors = Vec::new();
+        let mut inputs = Vec::new();
+        // Factors are written anew, behind their matrices.
+        let mut factors = HashSet::new();
+        for info in file.tensors() {
+            let codec = dialects.codec(info)?;
+            let convert = options.ty.is_some() && !is_table(&info.name);
+            let (kind, factor) = match codec.filter(|_| convert) {
+                Some(codec) => {
+                    let factor = names::scale_of(&info.name).and_then(|name| file.tensor(&name));
+                    factors.extend(factor.map(|info| info.name.as_str()));
+                    let factor = factor.map(|info| factor_of(&file, info)).transpose()?;
+                    (Kind::Ternary { scales: codec.scale_kind(), factor: factor.is_some() }, factor)
+                }
+                None if is_table(&info.name) => (Kind::Table(info.ty), None),
+                None => (Kind::Other(info.ty), None),
+            };
+            let sizes = info.dims.iter().rev().map(|&size| size as usize).collect();
+            inputs.push(Input { name: info.name.clone(), origin: info.name.clone(), sizes, kind });
+            tensors.push(Tensor { info: info.clone(), codec, factor });
+        }
+        if options.ty.is_some() && !inputs.iter().any(|input| matches!(input.kind, Kind::Ternary { .. })) {
+            let reason =
+                "it has no ternary matrix; a model of real numbers is converted from its Hugging Face directory";
+            return Err(Error::unsupported("this file", reason));
+        }
+        tensors.retain(|tensor| !factors.contains(tensor.info.name.as_str()));
+        inputs.retain(|input| !factors.contains(input.name.as_str()));
+
+        let mut metadata = file.metadata().clone();
+        if let Some(name) = options.name {
+            metadata.set("general.name", Value::String(name.to_owned()));
+        }
+        let description = Description {
+            metadata,
+            inputs,
+            default_head: Head::Keep,
+            files: vec![PathBuf::from(path)],
+            bytes: file.len_bytes(),
+            warnings: file.warnings().to_vec(),
+        };
+        Ok((Self { file, tensors }, description))
+    }
+}
+
+fn factor_of(file: &File, info: &TensorInfo) -> Result<f32> {
+    let data = file.data(info);
+    let value = match data[..].try_into().map(f32::from_le_bytes) {
+        Ok(value) if info.ty == TensorType::F32 => value,
+        _ => {
+            let found = format!("{:?} of {}", info.dims, info.ty.name());
+            return Err(Error::malformed(format!("tensor {}", info.name), "one F32 number", found));
+        }
+    };
+    if value.is_normal() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::malformed(format!("tensor {}", info.name), "a finite number above 0", value))
+}
+
+impl Source for GgufSource {
+    fn ternary(&self, at: usize) -> Result<Matrix> {
+        let Tensor { info, codec, factor } = &self.tensors[at];
+        let codec = codec.as_ref().expect("the kind of the input says that it is ternary");
+        let data = self.file.data(info);
+        let blame = |e| blame(&info.name, codec.cols(), e);
+        let scales = codec.scales(&data).map_err(blame)?;
+        if let MatrixScales::PerTensor(scale) = scales
+            && !(scale.is_normal() && scale > 0.0)
+        {
+            return Err(Error::malformed(format!("scale of tensor {}", info.name), "a finite number above 0", scale));
+        }
+        let codes = decode(codec, &data).map_err(blame)?;
+        Ok(Matrix { codes, scales, factor: *factor, rounded: false, warning: None })
+    }
+
+    fn rows(&self, at: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let Tensor { info, codec, .. } = &self.tensors[at];
+        let data = self.file.data(info);
+        let cols = info.dims[0] as usize;
+        match (codec, dense_type(info.ty)) {
+            (Some(codec), _) => ternary_rows(codec, &data, rows, out).map_err(|e| blame(&info.name, cols, e)),
+            (None, Some(ty)) => {
+                dense_rows(ty, &data, cols, rows, out);
+                Ok(())
+            }
+            (None, None) => {
+                let reason = "its numbers are not read, so it can only be kept";
+                Err(Error::unsupported(format!("tensor {} of type {}", info.name, info.ty.name()), reason))
+            }
+        }
+    }
+
+    fn bytes(&self, at: usize) -> Result<Bytes> {
+        Ok(self.file.data(&self.tensors[at].info))
+    }
+}
+
+fn dense_rows(ty: DenseType, data: &[u8], cols: usize, rows: Range<usize>, out: &mut [f32]) {
+    let row_bytes = ty.row_bytes(cols);
+    let data = &data[rows.start * row_bytes..rows.end * row_bytes];
+    for (row, out) in data.chunks_exact(row_bytes).zip(out.chunks_exact_mut(cols)) {
+        decode_row(ty, row, out);
+    }
+}
+
+/// Rows of a ternary table as numbers: scale * (code - 1).
+fn ternary_rows(codec: &Codec, data: &[u8], rows: Range<usize>, out: &mut [f32]) -> Result<(), FormatError> {
+    let cols = codec.cols();
+    debug_assert!(rows.start.is_multiple_of(ROW_STEP));
+    let mut packed = vec![0; ternary_bytes(Layout::I2sP128, rows.len(), cols)];
+    codec.decode_rows(data, rows.clone(), &mut packed)?;
+    let codes = unpack(Layout::I2sP128, rows.len(), cols, &packed);
+    let scales = codec.scales(data)?;
+    for (at, (value, code)) in out.iter_mut().zip(codes).enumerate() {
+        let (row, col) = (rows.start + at / cols, at % cols);
+        let scale = match &scales {
+            MatrixScales::PerTensor(scale) => *scale,
+            MatrixScales::PerRow(values) => values[row],
+            MatrixScales::PerGroup { size, values } => values[row * (cols / size) + col / size].to_f32(),
+        };
+        *value = scale * (f32::from(code) - 1.0);
+    }
+    Ok(())
+}

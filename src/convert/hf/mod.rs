@@ -1,0 +1,151 @@
+//! A Hugging Face directory as a source: `config.json`, `model.safetensors` or its shards, and the tokenizer's files
+//! where there are any.
+
+mod checkpoint;
+pub(crate) mod config;
+mod dense;
+pub(crate) mod json;
+mod layout;
+mod names;
+mod safetensors;
+mod ternary;
+mod tokens;
+
+use std::{ops::Range, path::Path};
+
+use ::safetensors::Dtype;
+use bitnet_cpu_kernels::format::{Layout, MatrixScales, ScaleKind, pack_row, ternary_bytes};
+use checkpoint::Checkpoint;
+use config::SourceConfig;
+use layout::{Content, Item};
+use ternary::Origin;
+
+use super::{
+    ConvertOptions, Head, metadata,
+    source::{Description, Input, Kind, Matrix, Source},
+};
+use crate::{
+    bytes::Bytes,
+    error::{Error, Result},
+    gguf::TensorType,
+    model::Config,
+};
+
+/// The files of a directory, opened.
+pub(super) struct Directory {
+    checkpoint: Checkpoint,
+    config: SourceConfig,
+    ternarise: bool,
+}
+
+impl Directory {
+    /// Opens what there is.
+    pub fn open(src: &Path, options: &ConvertOptions) -> Result<Self> {
+        let config_path = src.join("config.json");
+        let json = json::read_json(&config_path)?
+            .ok_or_else(|| Error::missing(config_path.display().to_string(), "the model's architecture"))?;
+        let mut config = config::read_config(&json).map_err(|e| e.in_file(config_path.display().to_string()))?;
+        if let Some(name) = options.name {
+            config.model.name = name.to_owned();
+        }
+        let in_source = |e: Error| e.in_file(src.display().to_string());
+        let checkpoint = Checkpoint::open(src).map_err(in_source)?;
+        Ok(Self { checkpoint, config, ternarise: options.ternarise })
+    }
+
+    /// Finds every tensor the model needs.
+    pub fn source(&self, src: &Path) -> Result<(HfSource<'_>, Description)> {
+        let Self { checkpoint, config, .. } = self;
+        let (items, mut warnings) = layout::layout(config, checkpoint)?;
+        let mut metadata = metadata::describe(&config.model);
+        let tokens = tokens::read(src, config.model.vocab)?;
+        for (key, value) in tokens.pairs {
+            metadata.set(key, value);
+        }
+        warnings.extend(tokens.warnings);
+        // What is written has to be what this program runs; its own checks know the limits.
+        Config::from_metadata(&metadata, config.model.vocab)?;
+
+        let mut files = checkpoint.files.clone();
+        files.push(src.join("config.json"));
+        files.extend(tokens.files);
+        let inputs = items.iter().map(input).collect();
+        let description =
+            Description { metadata, inputs, default_head: Head::F16, files, bytes: checkpoint.bytes, warnings };
+        Ok((HfSource { directory: self, items }, description))
+    }
+}
+
+fn input(item: &Item) -> Input {
+    let (origin, kind) = match &item.content {
+        Content::Table(tensor) => {
+            let ty = match tensor.dtype {
+                Dtype::F16 => TensorType::F16,
+                Dtype::BF16 => TensorType::BF16,
+                _ => TensorType::F32,
+            };
+            (&tensor.name, Kind::Table(ty))
+        }
+        Content::Norm(tensor) => (&tensor.name, Kind::Other(TensorType::F32)),
+        Content::Computed(_) => (&item.name, Kind::Other(TensorType::F32)),
+        Content::Projection(projection) => {
+            (&projection.weight.name, Kind::Ternary { scales: ScaleKind::PerTensor, factor: false })
+        }
+    };
+    Input { name: item.name.clone(), origin: origin.clone(), sizes: item.sizes.clone(), kind }
+}
+
+/// The tensors of a directory. Places are those of [`Description::inputs`].
+pub(super) struct HfSource<'a> {
+    directory: &'a Directory,
+    items: Vec<Item<'a>>,
+}
+
+impl Source for HfSource<'_> {
+    fn ternary(&self, at: usize) -> Result<Matrix> {
+        let Content::Projection(projection) = &self.items[at].content else {
+            unreachable!("the kind of the input says that it is a projection");
+        };
+        let config = &self.directory.config;
+        let matrix = projection.open(config, config.masters_are_ternary || self.directory.ternarise)?;
+        let warning = matrix
+            .scale_is_odd()
+            .then(|| format!("tensor {} has the unusual scale {}", projection.weight.name, matrix.scale));
+        let (rows, cols) = (projection.rows, projection.cols);
+        let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+        let mut packed = vec![0; rows * row_bytes];
+        let (mut values, mut codes) = (vec![0.0; cols], vec![0; cols]);
+        for (row, packed) in packed.chunks_exact_mut(row_bytes).enumerate() {
+            matrix.row(projection.source_row(row), &mut values, &mut codes)?;
+            pack_row(&codes, packed);
+        }
+        Ok(Matrix {
+            codes: packed,
+            scales: MatrixScales::PerTensor(matrix.scale),
+            factor: None,
+            rounded: matches!(matrix.origin, Origin::Rounded { .. }),
+            warning,
+        })
+    }
+
+    fn rows(&self, at: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let Content::Table(tensor) = &self.items[at].content else {
+            unreachable!("the kind of the input says that it is a table");
+        };
+        dense::read(tensor, rows.start * self.items[at].sizes[1], out);
+        Ok(())
+    }
+
+    fn bytes(&self, at: usize) -> Result<Bytes> {
+        let floats = |values: &[f32]| Bytes::from(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        match &self.items[at].content {
+            Content::Table(tensor) => {
+                dense::check_finite(tensor)?;
+                Ok(tensor.data.clone())
+            }
+            Content::Norm(tensor) => Ok(floats(&dense::floats(tensor)?)),
+            Content::Computed(values) => Ok(floats(values)),
+            Content::Projection(_) => unreachable!("projections are not kept as they are"),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Ternary tensors of a GGUF file -> the codec that reads them: what the file says of itself, what it leaves open, and
+//! what [`OpenOptions`] say about that.
+
+use std::{num::NonZero, thread};
+
+use bitnet_cpu_kernels::format::{Codec, Dialect, FormatError, I2sPacking, Layout, Tile, TileTable, ternary_bytes};
+
+use crate::{
+    error::{Error, Result, shown},
+    gguf::{Array, Metadata, TensorInfo, TensorType, Value},
+};
+
+/// What files do not say about themselves. The default is right for nearly every file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// How I2_S tensors are packed.
+    pub i2s: I2sPacking,
+    /// Which of bitnet.cpp's tables a TL1 file was made with, where it does not hold its tiles.
+    pub tiles: TileTable,
+}
+
+/// The tiles of a TL1 or TL2 file that this program wrote: a u32 array of five numbers for each shape, rows, columns,
+/// BM, BK and bm.
+pub(crate) const TL1_TILES: &str = "bitnet.tl1.tiles";
+/// As [`TL1_TILES`].
+pub(crate) const TL2_TILES: &str = "bitnet.tl2.tiles";
+
+/// A shape and its tile.
+type Stated = ((usize, usize), Tile);
+
+/// The codecs of a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialects {
+    options: OpenOptions,
+    tl1: Vec<Stated>,
+    tl2: Vec<Stated>,
+}
+
+impl Dialects {
+    /// Reads what the metadata says.
+    pub fn of(metadata: &Metadata, options: &OpenOptions) -> Result<Self> {
+        Ok(Self { options: *options, tl1: stated(metadata, TL1_TILES)?, tl2: stated(metadata, TL2_TILES)? })
+    }
+
+    /// The codec of a tensor; `None` where its type is not a ternary one.
+    ///
+    /// # Errors
+    /// If its shape is not one that the type can have, or its tile is not known.
+    pub fn codec(&self, info: &TensorInfo) -> Result<Option<Codec>> {
+        let size = |value: u64| {
+            usize::try_from(value).map_err(|_| Error::malformed(tensor(info), "sizes that fit this machine", value))
+        };
+        let (rows, cols) = (size(info.rows())?, size(info.dims[0])?);
+        let dialect = match info.ty {
+            TensorType::I2_S => Dialect::I2S(self.options.i2s),
+            TensorType::TL1 => {
+                let known = Tile::known_tl1(rows, cols, self.options.tiles);
+                Dialect::TL1(tile(info, &self.tl1, known, (rows, cols))?)
+            }
+            TensorType::TL2 => Dialect::TL2(tile(info, &self.tl2, Tile::known_tl2(rows, cols), (rows, cols))?),
+            TensorType::TQ1_0 => Dialect::TQ1_0,
+            TensorType::TQ2_0 => Dialect::TQ2_0,
+            TensorType::Q2_0 => Dialect::Q2_0,
+            TensorType::Q2_0_G128 | TensorType::PQ2_0 => Dialect::Q2_0G128,
+            TensorType::PTQ1_0 => Dialect::PTQ1_0,
+            TensorType::IQ1_BN => Dialect::IQ1BN,
+            TensorType::IQ2_BN => Dialect::IQ2BN,
+            TensorType::IQ2_BN_R4 => Dialect::IQ2BNR4,
+            _ => return Ok(None),
+        };
+        let codec = Codec::new(dialect, rows, cols).map_err(|e| blame(&info.name, cols, e))?;
+        // The table of types has the same formula; the codec relies on the length.
+        if codec.bytes() as u64 != info.len_bytes {
+            return Err(Error::malformed(tensor(info), format!("{} bytes", codec.bytes()), info.len_bytes));
+        }
+        Ok(Some(codec))
+    }
+}
+
+fn tensor(info: &TensorInfo) -> String {
+    format!("tensor {}", shown(&info.name))
+}
+
+/// The tile that the file states, or else the one that is known for the shape.
+fn tile(info: &TensorInfo, stated: &[Stated], known: Option<Tile>, shape: (usize, usize)) -> Result<Tile> {
+    let stated = stated.iter().find(|(of, _)| *of == shape).map(|(_, tile)| *tile);
+    stated.or(known).ok_or_else(|| {
+        let (thing, (rows, cols)) = (tensor(info), shape);
+        let reason = format!(
+            "{} files are cut into tiles, and neither the metadata nor bitnet.cpp's table says how a {rows} x {cols} matrix is",
+            info.ty.name()
+        );
+        Error::unsupported(thing, reason)
+    })
+}
+
+fn stated(metadata: &Metadata, key: &str) -> Result<Vec<Stated>> {
+    const EXPECTED: &str = "a u32 array of five numbers for each shape";
+    let numbers = match metadata.get(key) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(Array::U32(numbers))) => numbers,
+        Some(other) => return Err(Error::malformed(format!("key {key}"), EXPECTED, other.type_name())),
+    };
+    let (tiles, rest) = numbers.as_chunks::<5>();
+    if !rest.is_empty() {
+        return Err(Error::malformed(format!("key {key}"), EXPECTED, format!("{} numbers", numbers.len())));
+    }
+    let tiles = tiles.iter().map(|tile| {
+        let [rows, cols, bm, bk, lanes] = tile.map(|number| number as usize);
+        ((rows, cols), Tile { rows: bm, cols: bk, lanes })
+    });
+    Ok(tiles.collect())
+}
+
+/// Puts the tensor's name in front of what is wrong with its bytes; `cols` are its columns.
+pub(crate) fn blame(name: &str, cols: usize, error: FormatError) -> Error {
+    let tensor = format!("tensor {}", shown(name));
+    let at = |element: usize| format!("row {}, column {}", element / cols, element % cols);
+    match error {
+        FormatError::Code { element } => {
+            Error::malformed(format!("{tensor} {}", at(element)), "a weight of -1, 0 or +1", "a code of none of them")
+        }
+        FormatError::Scale { element: None, found } => {
+            Error::malformed(format!("scale of {tensor}"), "a finite number above 0", found)
+        }
+        FormatError::Scale { element: Some(element), found } => {
+            Error::malformed(format!("scale of {tensor} at {}", at(element)), "a finite number", found)
+        }
+        FormatError::Shape { dialect, what, multiple, found } => {
+            Error::malformed(tensor, format!("{what} to be a multiple of {multiple} for {dialect}"), found)
+        }
+        other => Error::unsupported(tensor, other.to_string()),
+    }
+}
+
+/// Weights below which threads cost more than they save.
+const MIN_SHARED_WEIGHTS: usize = 1 << 20;
+
+/// Packs a whole matrix as [`Layout::I2sP128`], its rows shared among all cores.
+pub(crate) fn decode(codec: &Codec, bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
+    let (rows, cols) = (codec.rows(), codec.cols());
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    if cores == 1 || rows * cols < MIN_SHARED_WEIGHTS {
+        return codec.decode(bytes);
+    }
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+    let mut out = vec![0; rows * row_bytes];
+    let share = rows.div_ceil(cores).next_multiple_of(codec.row_step());
+    let results = thread::scope(|scope| {
+        let parts = out.chunks_mut(share * row_bytes).enumerate();
+        let threads: Vec<_> = parts
+            .map(|(at, part)| {
+                let first = at * share;
+                scope.spawn(move || codec.decode_rows(bytes, first..first + part.len() / row_bytes, part))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("decoding does not panic")).collect::<Vec<_>>()
+    });
+    // The first error in the order of the rows, however the threads ran.
+    results.into_iter().collect::<Result<(), _>>().map(|()| out)
+}

@@ -1,0 +1,42 @@
+//! `doctor` as a process.
+
+mod cli_support;
+
+use cli_support::run;
+
+#[test]
+fn the_report_tells_what_was_tested() {
+    let finished = run(&["doctor"]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    for part in [
+        concat!("bitnet-gpu ", env!("CARGO_PKG_VERSION")),
+        "memory: ",
+        "page: ",
+        "CPU: ",
+        "self-test of CPU kernels scalar: passed\n",
+        "\nadvice: ",
+    ] {
+        assert!(finished.stdout.contains(part), "no {part:?} in {}", finished.stdout);
+    }
+    if cfg!(target_os = "linux") {
+        assert!(!finished.stdout.contains("unknown,"), "{}", finished.stdout);
+    }
+    assert!(finished.stdout.lines().last().unwrap().starts_with("advice: "), "one line: {}", finished.stdout);
+}
+
+#[test]
+fn the_json_says_the_same() {
+    let report = run(&["doctor", "--json"]).json();
+    let gpus = report["devices"]["gpus"].as_array().unwrap().len();
+    let kernels = report["devices"]["cpu"]["available_kernels"].as_array().unwrap().len();
+    let tests = report["self_tests"].as_array().unwrap();
+    assert_eq!(tests.len(), gpus + kernels, "{report}");
+    for test in tests {
+        assert_eq!(test["passed"].as_bool().unwrap(), test["fault"].is_null(), "{test}");
+    }
+    assert!(report["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{report}");
+    if cfg!(target_os = "linux") {
+        assert!(report["memory_bytes"].as_u64().unwrap() > report["free_memory_bytes"].as_u64().unwrap(), "{report}");
+        assert!(report["page_bytes"].as_u64().unwrap().is_power_of_two(), "{report}");
+    }
+}
