@@ -54,6 +54,8 @@ pub fn multiply_add(cpu: &Cpu, rounds: usize) -> u64 {
             Isa::Neon(neon) => arm::multiply_add(neon, rounds),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot(neon) => arm::multiply_add_dot(neon, rounds),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm(neon) => arm::multiply_add_i8mm(neon, rounds),
         }
     });
     (rounds * VALUES) as u64
@@ -167,8 +169,8 @@ mod arm {
 
     use super::{VALUES, Values};
     use crate::{
-        arm::{dot, load_i8},
-        isa::{Neon, NeonDot},
+        arm::{dot, load_i8, matrix_product},
+        isa::{Neon, NeonDot, NeonI8mm},
     };
 
     pub fn multiply_add(_: Neon, rounds: usize) {
@@ -209,6 +211,27 @@ mod arm {
             for values in black_box(&values).0.as_chunks::<256>().0 {
                 for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
                     *sum = dot(*sum, codes, load_i8(values));
+                }
+            }
+        }
+        black_box(sums);
+    }
+
+    pub fn multiply_add_i8mm(_: NeonI8mm, rounds: usize) {
+        // SAFETY: the capability token proves the features.
+        unsafe { multiply_add_neoni8mm(rounds) }
+    }
+
+    /// smmla for each 32 products: each value meets the codes of two rows.
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn multiply_add_neoni8mm(rounds: usize) {
+        let values = Values([3; VALUES]);
+        let codes = black_box(vdupq_n_s8(2));
+        let mut sums = [vdupq_n_s32(0); 16];
+        for _ in 0..rounds.div_ceil(2) {
+            for values in black_box(&values).0.as_chunks::<256>().0 {
+                for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
+                    *sum = matrix_product(*sum, codes, load_i8(values));
                 }
             }
         }

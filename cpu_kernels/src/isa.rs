@@ -69,6 +69,25 @@ impl NeonDot {
     }
 }
 
+/// Proof that the processor has products of small matrices of bytes (Armv8.6: Neoverse V1 and N2, Apple M2 and later),
+/// and what [`NeonDot`] proves.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeonI8mm(NeonDot);
+
+#[cfg(target_arch = "aarch64")]
+impl NeonI8mm {
+    /// Asks the processor.
+    pub fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("i8mm").then(NeonDot::detect).flatten().map(Self)
+    }
+
+    /// What it proves besides.
+    pub fn dot(self) -> NeonDot {
+        self.0
+    }
+}
+
 /// The variant that the kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -89,6 +108,9 @@ pub enum Isa {
     /// 128-bit vectors, and one instruction for four products and their sum.
     #[cfg(target_arch = "aarch64")]
     NeonDot(NeonDot),
+    /// 128-bit vectors, and one instruction for 32 products and their sums.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(NeonI8mm),
 }
 
 /// The variants that have every operation; the others have their own kernels only where it pays.
@@ -124,6 +146,7 @@ impl Isa {
         {
             found.push(Self::Neon(Neon(())));
             found.extend(NeonDot::detect().map(Self::NeonDot));
+            found.extend(NeonI8mm::detect().map(Self::NeonI8mm));
         }
         found
     }
@@ -141,6 +164,8 @@ impl Isa {
         "neon",
         #[cfg(target_arch = "aarch64")]
         "neondot",
+        #[cfg(target_arch = "aarch64")]
+        "neoni8mm",
     ];
 
     /// The name that [`Isa::by_name`] takes.
@@ -157,6 +182,8 @@ impl Isa {
             Self::Neon(_) => "neon",
             #[cfg(target_arch = "aarch64")]
             Self::NeonDot(_) => "neondot",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm(_) => "neoni8mm",
         }
     }
 
@@ -167,7 +194,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(avx2) | Self::AvxVnni(AvxVnni(avx2)) | Self::Avx512Vnni(Avx512Vnni(avx2)) => Base::Avx2(avx2),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon(neon) | Self::NeonDot(NeonDot(neon)) => Base::Neon(neon),
+            Self::Neon(neon) | Self::NeonDot(NeonDot(neon)) | Self::NeonI8mm(NeonI8mm(NeonDot(neon))) => {
+                Base::Neon(neon)
+            }
         }
     }
 

@@ -73,6 +73,23 @@ pub fn store(to: &mut [f32; LANES], x: float32x4_t) {
     unsafe { vst1q_f32(to.as_mut_ptr(), x) }
 }
 
+/// 4 pairs of f32: the first of each, then the second of each.
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn load_pairs(from: &[f32; 2 * LANES]) -> [float32x4_t; 2] {
+    // SAFETY: the array has 32 bytes; unaligned loads are allowed.
+    let pairs = unsafe { vld2q_f32(from.as_ptr()) };
+    [pairs.0, pairs.1]
+}
+
+/// As [`load_pairs`].
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn store_pairs(to: &mut [f32; 2 * LANES], [a, b]: [float32x4_t; 2]) {
+    // SAFETY: the array has 32 bytes; unaligned stores are allowed.
+    unsafe { vst2q_f32(to.as_mut_ptr(), float32x4x2_t(a, b)) }
+}
+
 /// 4 x binary16 as f32. The conversion is in every ARMv8; its intrinsic waits for a stable f16.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -95,6 +112,19 @@ pub fn dot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: the target feature is on; the instruction only touches the registers named.
     unsafe {
         asm!("sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
+}
+
+/// Of two rows of eight bytes each, `a` times `b`: lane 2i + j of `sum` grows by row i of `a` times row j of `b`. That
+/// is `smmla`, whose intrinsic is not stable.
+#[inline]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+pub fn matrix_product(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: the target feature is on; the instruction only touches the registers named.
+    unsafe {
+        asm!("smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b", sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b,
              options(pure, nomem, nostack, preserves_flags));
     }
     sum

@@ -2,7 +2,10 @@
 
 use std::arch::aarch64::*;
 
-use super::scalar::{Range, round};
+use super::{
+    Token,
+    scalar::{Range, round},
+};
 use crate::{
     arm::{load, store_i8x8},
     isa::Neon,
@@ -12,18 +15,24 @@ use crate::{
 /// Values of a step: two vectors, which pack into one of i8.
 const STEP: usize = 8;
 
-/// Norm and quantisation of one token; returns step and sum.
-pub fn token(_: Neon, x: &[f32], weight: Option<&[f32]>, eps: f32, out: &mut [i8]) -> (f32, i32) {
+/// Norm and quantisation of one token.
+pub fn token(_: Neon, x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
     // SAFETY: the capability token proves the feature.
-    unsafe {
-        match weight {
-            Some(weight) => quantize::<true>(x, weight, norm::neon::inverse_rms_neon(x, eps), out),
-            None => quantize::<false>(x, x, 1.0, out),
-        }
+    let factor = weight.map(|_| unsafe { norm::neon::inverse_rms_neon(x, eps) });
+    for (g, values) in out.values.chunks_mut(out.group).enumerate() {
+        let of_group = g * out.group..g * out.group + values.len();
+        let x = &x[of_group.clone()];
+        // SAFETY: the capability token proves the feature.
+        (out.steps[g], out.sums[g]) = unsafe {
+            match (weight, factor) {
+                (Some(weight), Some(factor)) => quantize::<true>(x, &weight[of_group], factor, values),
+                _ => quantize::<false>(x, x, 1.0, values),
+            }
+        };
     }
 }
 
-/// Quantises y = (x * factor) * weight if `NORM`, else y = x.
+/// Quantises a group of y = (x * factor) * weight if `NORM`, else y = x; returns step and sum.
 #[target_feature(enable = "neon")]
 fn quantize<const NORM: bool>(x: &[f32], weight: &[f32], factor: f32, out: &mut [i8]) -> (f32, i32) {
     let (xs, x_tail) = x.as_chunks::<STEP>();

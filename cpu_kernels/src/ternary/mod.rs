@@ -19,6 +19,8 @@ mod grouped;
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neondot;
+#[cfg(target_arch = "aarch64")]
+mod neoni8mm;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panel;
 mod scalar;
@@ -257,6 +259,8 @@ fn tile_sums(
         (Layout::I2sP128, Isa::Neon(neon)) => neon::sums(neon, tile, sums),
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::sums(neon, tile, sums),
     }
 }
 

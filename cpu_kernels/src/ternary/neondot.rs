@@ -4,7 +4,7 @@ use std::{arch::aarch64::*, ops::Range};
 
 use super::{
     SMALL_BATCH, Tile,
-    panel::{PANEL_ROWS, Panel, PanelTokens},
+    panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
 };
 use crate::{
     arm::{dot, dot_lane, load_i8, load_i32, load_u8, store_i32},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Tokens that meet a panel in registers: 16 accumulators, 4 vectors of codes and 4 of values of 32 registers.
-const PANEL_TOKENS: usize = 4;
+pub const PANEL_TOKENS: usize = 4;
 
 /// D of each token and row, `sums` (tokens, rows).
 pub fn sums(_: NeonDot, tile: Tile, sums: &mut [i32]) {
@@ -22,7 +22,7 @@ pub fn sums(_: NeonDot, tile: Tile, sums: &mut [i32]) {
 
 /// Row by row, unpacked in registers.
 #[target_feature(enable = "neon,dotprod")]
-fn few_tokens(tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
+pub fn few_tokens(tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
     for first in (0..tile.tokens).step_by(SMALL_BATCH) {
         match tile.tokens - first {
             1 => pass::<1>(tile, rows.clone(), first, sums),
@@ -109,22 +109,33 @@ fn multiply_panel<const N: usize>(tile: &Tile, at: PanelTokens, steps: &[[u8; 64
             }
         }
     }
+    multiply_steps(steps, values, &mut lanes);
+    for n in 0..N {
+        let sums = sums[at.sums(tile, n)].as_chunks_mut().0;
+        for quad in 0..4 {
+            store_i32(&mut sums[quad], lanes[n][quad]);
+        }
+    }
+}
+
+/// Steps of 16 rows times the values of `N` tokens, added to `lanes`: of each token, the rows in four vectors.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+pub fn multiply_steps<const N: usize>(
+    steps: &[[u8; PANEL_ROWS * STEP_COLS]],
+    values: [&[[i8; 16]]; N],
+    lanes: &mut [[int32x4_t; 4]; N],
+) {
     // Four steps meet 16 values of each token.
     for (i, steps) in steps.as_chunks::<4>().0.iter().enumerate() {
         let mut of_tokens = [vdupq_n_s8(0); N];
         for n in 0..N {
             of_tokens[n] = load_i8(&values[n][i]);
         }
-        multiply_step::<0, N>(&steps[0], of_tokens, &mut lanes);
-        multiply_step::<1, N>(&steps[1], of_tokens, &mut lanes);
-        multiply_step::<2, N>(&steps[2], of_tokens, &mut lanes);
-        multiply_step::<3, N>(&steps[3], of_tokens, &mut lanes);
-    }
-    for n in 0..N {
-        let sums = sums[at.sums(tile, n)].as_chunks_mut().0;
-        for quad in 0..4 {
-            store_i32(&mut sums[quad], lanes[n][quad]);
-        }
+        multiply_step::<0, N>(&steps[0], of_tokens, lanes);
+        multiply_step::<1, N>(&steps[1], of_tokens, lanes);
+        multiply_step::<2, N>(&steps[2], of_tokens, lanes);
+        multiply_step::<3, N>(&steps[3], of_tokens, lanes);
     }
 }
 

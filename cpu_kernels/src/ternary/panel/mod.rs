@@ -10,7 +10,7 @@
 //! adding across lanes.
 
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -53,6 +53,12 @@ pub struct PanelTokens {
 }
 
 impl PanelTokens {
+    /// `n`, or the number of the last token of the tile if there is none of that number.
+    #[cfg(target_arch = "aarch64")]
+    pub fn nth(&self, tile: &Tile, n: usize) -> usize {
+        n.min(tile.tokens - 1 - self.first)
+    }
+
     /// Where the sums of token `n` of these are, for the rows of one panel, in `sums` of the tile.
     pub fn sums(&self, tile: &Tile, n: usize) -> Range<usize> {
         let start = (self.first + n) * tile.rows + self.row;

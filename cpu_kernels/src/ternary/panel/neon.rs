@@ -1,4 +1,4 @@
-//! Filling a panel: 4 rows at a time.
+//! Filling a panel: 4 rows at a time, or 2 for products of matrices.
 
 use std::{arch::aarch64::*, ops::Range};
 
@@ -29,6 +29,45 @@ impl Panel {
                     for quarter in 0..4 {
                         let step = &mut steps[8 * quarter + 4 * half + group];
                         store_u8(&mut step.as_chunks_mut().0[quad], vreinterpretq_u8_s8(codes[quarter]));
+                    }
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// Bytes of a step for products of matrices: 8 columns, rows by twos,
+///
+/// ```text
+/// byte     0 .. 7             8 .. 15            ..   120 .. 127
+/// code of  row 0, cols c..c+7  row 1, cols c..c+7      row 15, cols c..c+7
+/// ```
+pub const PAIR_STEP_BYTES: usize = PANEL_ROWS * PAIR_STEP_COLS;
+
+/// Columns of such a step.
+pub const PAIR_STEP_COLS: usize = 8;
+
+impl Panel {
+    /// As [`Self::fill`], in steps of [`PAIR_STEP_BYTES`].
+    #[target_feature(enable = "neon")]
+    pub fn fill_pairs(&mut self, tile: &Tile, row: usize, cols: Range<usize>) -> &[[u8; PAIR_STEP_BYTES]] {
+        let steps = self.0.as_flattened_mut().as_chunks_mut::<PAIR_STEP_BYTES>().0;
+        let steps = &mut steps[..cols.len() / PAIR_STEP_COLS];
+        for (block, steps) in steps.chunks_exact_mut(I2S_BLOCK / PAIR_STEP_COLS).enumerate() {
+            for at in 0..PANEL_ROWS {
+                let (pair, half) = (at / 2, at % 2);
+                let bytes = |r: usize| {
+                    let block = &tile.row(row + 2 * pair + r)[cols.start / I2S_BLOCK + block];
+                    vreinterpretq_u64_u8(load_u8(&block.as_chunks().0[half]))
+                };
+                // As above, 8 neighbouring bytes of two rows.
+                let (a, b) = (bytes(0), bytes(1));
+                for (eight, packed) in [vzip1q_u64(a, b), vzip2q_u64(a, b)].into_iter().enumerate() {
+                    let codes = unpack(vreinterpretq_u8_u64(packed));
+                    for quarter in 0..4 {
+                        let step = &mut steps[4 * quarter + 2 * half + eight];
+                        store_u8(&mut step.as_chunks_mut().0[pair], vreinterpretq_u8_s8(codes[quarter]));
                     }
                 }
             }
