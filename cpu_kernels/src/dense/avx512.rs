@@ -9,27 +9,18 @@ use super::{
     TOKENS,
     avx2::{STEP, WideWeight, types},
 };
-use crate::{
-    format::{DenseType, DenseView},
-    isa::Avx512Vnni,
-    x86::wide::load,
-};
+use crate::{format::DenseView, isa::Avx512Vnni, x86::wide::load};
 
-/// Whether there is a kernel for the type.
-pub fn takes(ty: DenseType) -> bool {
-    matches!(ty, DenseType::Q8_0 | DenseType::Q6K)
+/// Products of some rows of Q8_0 with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
+pub fn dot_q8_0(_: Avx512Vnni, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe { by_tokens::<types::Q8_0>(w, rows, x, products) }
 }
 
-/// Products of some rows with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
-pub fn dot(_: Avx512Vnni, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
+/// The same for Q6_K.
+pub fn dot_q6k(_: Avx512Vnni, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
     // SAFETY: the capability token proves the features.
-    unsafe {
-        match w.ty {
-            DenseType::Q8_0 => by_tokens::<types::Q8_0>(w, rows, x, products),
-            DenseType::Q6K => by_tokens::<types::Q6K>(w, rows, x, products),
-            DenseType::F32 | DenseType::F16 | DenseType::BF16 => unreachable!("see `takes`"),
-        }
-    }
+    unsafe { by_tokens::<types::Q6K>(w, rows, x, products) }
 }
 
 /// Chooses the loop for the number of tokens.

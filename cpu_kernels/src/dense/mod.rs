@@ -13,6 +13,8 @@ mod scalar;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use crate::format::DenseType;
 use crate::{
     Cpu, Isa,
     format::{DenseView, dense::decode_row},
@@ -77,10 +79,10 @@ fn check(w: &DenseView) {
 /// Products of some rows with up to [`TOKENS`] tokens `x` (tokens, cols), `products` (tokens, rows).
 fn dot(isa: Isa, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if let Isa::Avx512Vnni(avx512) = isa
-        && avx512::takes(w.ty)
-    {
-        return avx512::dot(avx512, w, rows, x, products);
+    match (isa, w.ty) {
+        (Isa::Avx512Vnni(avx512), DenseType::Q8_0) => return avx512::dot_q8_0(avx512, w, rows, x, products),
+        (Isa::Avx512Vnni(avx512), DenseType::Q6K) => return avx512::dot_q6k(avx512, w, rows, x, products),
+        _ => {}
     }
     match isa.base() {
         Base::Scalar => scalar::dot(w, rows, x, products),
