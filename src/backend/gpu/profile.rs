@@ -44,11 +44,15 @@ impl Shader {
     fn streams(self) -> Streams {
         match self {
             Self::TernaryMatvec | Self::TernaryMatmul => Streams::Weights(&[0]),
+            // Codes and scales.
+            Self::TernaryMatvecGrouped | Self::TernaryMatmulGrouped => Streams::Weights(&[0, 5]),
             Self::Head => Streams::Weights(&[1]),
             Self::AttentionDecode | Self::AttentionPrefill => Streams::Cache(&[1, 2]),
             Self::Embed
             | Self::NormQuantize
             | Self::MergeNormQuantize
+            | Self::NormQuantizeGrouped
+            | Self::MergeNormQuantizeGrouped
             | Self::RopeAppend
             | Self::GateUp
             | Self::RmsNorm => Streams::Little,
@@ -162,7 +166,7 @@ impl Profiler {
         let marks = std::mem::take(&mut self.marks);
         let period_ns = f64::from(gpu.queue.get_timestamp_period());
         let stamps: Vec<u64> =
-            self.readback.read(gpu, pending, submission, |bytes| bytemuck::pod_collect_to_vec(bytes))?;
+            self.readback.read(gpu, pending, submission, bytemuck::pod_collect_to_vec)?;
         for (mark, pair) in marks.into_iter().zip(stamps.chunks_exact(2)) {
             // A clock that is reset in between gives a negative time; it counts as none.
             let ns = pair[1].saturating_sub(pair[0]) as f64 * period_ns;
