@@ -11,7 +11,7 @@ use bitnet_gpu::{
     backend::{
         Activations, Backend, SegmentId, Wanted,
         cpu::CpuBackend,
-        gpu::{Counters, GpuBackend, Tuning},
+        gpu::{GpuBackend, Tuning},
     },
     model::{Linear, MatrixScales, Model, Norm},
     plan::{BackendKind, KvType, Segment, Sizes},

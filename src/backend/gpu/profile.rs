@@ -165,8 +165,7 @@ impl Profiler {
     pub fn read(&mut self, gpu: &Gpu, pending: Pending, submission: wgpu::SubmissionIndex) -> Result<()> {
         let marks = std::mem::take(&mut self.marks);
         let period_ns = f64::from(gpu.queue.get_timestamp_period());
-        let stamps: Vec<u64> =
-            self.readback.read(gpu, pending, submission, bytemuck::pod_collect_to_vec)?;
+        let stamps: Vec<u64> = self.readback.read(gpu, pending, submission, bytemuck::pod_collect_to_vec)?;
         for (mark, pair) in marks.into_iter().zip(stamps.chunks_exact(2)) {
             // A clock that is reset in between gives a negative time; it counts as none.
             let ns = pair[1].saturating_sub(pair[0]) as f64 * period_ns;
