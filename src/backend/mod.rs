@@ -5,6 +5,7 @@
 
 pub mod calibrate;
 pub mod cpu;
+pub mod energy;
 pub mod gpu;
 mod known_product;
 
@@ -36,6 +37,15 @@ pub struct Activations {
     pub hidden: Vec<f32>,
     /// Output of a segment with `head`: (0, 1 or T rows by [`Wanted`], vocab).
     pub logits: Vec<f32>,
+}
+
+/// Keys and values of one layer at some positions, on their way from one backend's cache to another's.
+#[derive(Debug, Default)]
+pub struct CacheRows {
+    /// (positions, kv_heads, head_dim); f32 holds every type of cache exactly.
+    pub k: Vec<f32>,
+    /// Likewise.
+    pub v: Vec<f32>,
 }
 
 /// Names a loaded segment of one backend.
@@ -70,5 +80,24 @@ pub trait Backend: Any {
         activations: &mut Activations,
         positions: Range<usize>,
         wanted: Wanted,
+    ) -> Result<()>;
+
+    /// Replaces `rows` by the keys and values that `layer` (counted from the first of the segment) has cached at
+    /// `positions`.
+    fn read_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()>;
+
+    /// Caches `rows` at `positions` as if they had been computed there. Positions before must be cached already.
+    fn write_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &CacheRows,
     ) -> Result<()>;
 }
