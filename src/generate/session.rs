@@ -121,8 +121,15 @@ impl Session {
         let decode = self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ");
         match self.prefill_segments() {
             None => decode,
-            Some(prefill) => format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + ")),
+            Some(prefill) => {
+                format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + "))
+            }
         }
+    }
+
+    /// The backends, for what only one kind of them can tell.
+    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        self.backends.iter_mut().map(AsMut::as_mut)
     }
 
     /// What the caches were made for.
