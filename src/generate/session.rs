@@ -121,7 +121,9 @@ impl Session {
         let decode = self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ");
         match self.prefill_segments() {
             None => decode,
-            Some(prefill) => format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + ")),
+            Some(prefill) => {
+                format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + "))
+            }
         }
     }
 
