@@ -182,6 +182,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "context_tokens": session.context_tokens(),
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }
 
@@ -206,6 +207,9 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         String::new()
     };
     output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name, session.context_tokens()));
+    for (segment, device) in session.prefill_segments().into_iter().flatten() {
+        output::note(format_args!("prompt   {}", segment_line(segment, device)));
+    }
     for (segment, device) in session.segments() {
         output::note(format_args!("backend  {}", segment_line(segment, device)));
     }
