@@ -29,15 +29,21 @@ pub struct SampleArgs {
     pub top_k: i32,
 
     /// Choose among the most probable tokens that make up this probability; 1 = among all
-    #[arg(long, value_name = "P", default_value_t = 0.95, env = "LLAMA_ARG_TOP_P")]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, env = "LLAMA_ARG_TOP_P")]
     pub top_p: f32,
 
     /// Drop tokens less probable than this share of the most probable one; 0 = none
-    #[arg(long, value_name = "P", default_value_t = 0.05, env = "LLAMA_ARG_MIN_P")]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true, env = "LLAMA_ARG_MIN_P")]
     pub min_p: f32,
 
     /// Divides the logits of tokens seen lately; 1 = off
-    #[arg(long, value_name = "R", default_value_t = 1.0, env = "LLAMA_ARG_REPEAT_PENALTY")]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_REPEAT_PENALTY"
+    )]
     pub repeat_penalty: f32,
 
     /// Lowers the logits of tokens by how often they came; 0 = off
