@@ -11,7 +11,7 @@ use crate::{
     generate::{Session, negative_log_likelihood},
     gguf::{File, I2S_TRAILER_BYTES, TensorType},
     model::{I2sPacking, Model, OpenOptions},
-    plan::{self, BackendKind, Demand, KvType, Request, Sizes},
+    plan::{BackendKind, KvType, Plan, Sizes},
     tokenizer::{EncodeOptions, Tokenizer},
 };
 
@@ -91,7 +91,7 @@ fn cost(file: &File, packing: I2sPacking, ids: &[u32], threads: usize) -> Result
     let model = Arc::new(Model::from_gguf_with(file, &options)?);
     let tokens = ids.len();
     let sizes = Sizes { context_tokens: tokens, batch_tokens: tokens, k_type: KvType::F32, v_type: KvType::F32 };
-    let plan = plan::schedule(Request::Cpu, &Demand::of(&model, &sizes), sizes, Err("not looked for"), None)?;
+    let plan = Plan::all_cpu(model.config.layers, sizes, "a trial");
     let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
     let mut session = Session::load(&model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| ())?;
     let (mut sum, mut scored, mut position) = (0.0, 0, 0);

@@ -4,6 +4,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     buffers::{Arenas, Layout},
+    cache,
+    debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
     lower::{LayerCache, Lowering, Phase, damaged_place},
@@ -13,7 +15,7 @@ use super::{
     weights::Weights,
 };
 use crate::{
-    backend::{Activations, Wanted},
+    backend::{Activations, CacheRows, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{Segment, Sizes, graph::block_ops},
@@ -65,7 +67,8 @@ struct Planned {
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
-    let shape = Shape::new(&model.config, segment, sizes, gpu.max_binding_bytes(), gpu.tuning().chunk_tokens)?;
+    let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
+    let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
     Ok(Planned { layout, weights, shape })
 }
 
@@ -90,6 +93,8 @@ pub(super) struct Loaded {
     sizes: Sizes,
     shape: Shape,
     slots: Slots,
+    /// One a layer.
+    caches: Vec<LayerCache>,
     /// Ids to hidden states; empty when hidden states come in.
     embed: Vec<Dispatch>,
     /// One list a layer.
@@ -122,11 +127,14 @@ impl Loaded {
                 reason: format!("{} bytes needed, {} available", bytes.total(), gpu.memory_bytes()),
             });
         }
+        if let Some(size) = model.weights.act_group() {
+            debug::self_test_grouped(gpu, size)?;
+        }
         let Planned { layout, weights, shape } = planned;
         let config = &model.config;
         let arenas = Arenas::new(gpu, &layout)?;
         let slots = Slots::new(gpu, config, &shape)?;
-        let usage = wgpu::BufferUsages::STORAGE;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let caches = segment
             .layers
             .clone()
@@ -174,6 +182,7 @@ impl Loaded {
             sizes: *sizes,
             shape,
             slots,
+            caches,
             embed,
             decode,
             prefill,
@@ -185,6 +194,36 @@ impl Loaded {
             readback_bytes: 0,
             cached_tokens: 0,
         })
+    }
+
+    /// See [`crate::backend::Backend::read_cache`].
+    pub fn read_cache(
+        &mut self,
+        gpu: &Gpu,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()> {
+        if positions.end > self.cached_tokens {
+            let expected = format!("up to position {}", self.cached_tokens);
+            return Err(Error::malformed("reading the cache", expected, format!("{positions:?}")));
+        }
+        cache::read(gpu, self.arrays(layer), positions, rows)
+    }
+
+    /// See [`crate::backend::Backend::write_cache`].
+    pub fn write_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+        if positions.end > self.sizes.context_tokens {
+            return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
+        }
+        cache::write(gpu, self.arrays(layer), positions.start, rows)?;
+        // What runs next begins behind these.
+        self.cached_tokens = positions.end;
+        Ok(())
+    }
+
+    fn arrays(&self, layer: usize) -> [cache::Rows<'_>; 2] {
+        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], self.model.config.kv_width())
     }
 
     /// What this segment has done so far, without the objects created.
