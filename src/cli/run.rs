@@ -151,7 +151,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
     }
     let mut sampler = Sampler::new(args.sample.options(DEFAULT_TEMPERATURE), sizes.context_tokens)?;
-    let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
@@ -181,6 +181,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "context_tokens": session.context_tokens(),
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
     })
 }
 

@@ -19,6 +19,6 @@ mod stop;
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{SampleOptions, Sampler, uniform};
-pub use session::Session;
+pub use session::{Session, Standby, Takeover};
 pub use stats::Stats;
 pub use stop::{StopStrings, Stopped};

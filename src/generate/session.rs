@@ -9,6 +9,19 @@ use crate::{
     plan::{BackendKind, Plan, Segment, Sizes},
 };
 
+/// Loads what is to go on where a GPU failed: all layers on backends that cannot fail that way. It is given the
+/// error and the number of tokens run so far.
+pub type Standby = Box<dyn FnOnce(&Error, usize) -> Result<Session>>;
+
+/// That a GPU failed in the middle, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// Tokens that had been run; they were run again.
+    pub tokens: usize,
+    /// The error.
+    pub reason: String,
+}
+
 /// One sequence of tokens on the backends of a plan.
 pub struct Session {
     backends: Vec<Box<dyn Backend>>,
@@ -17,6 +30,8 @@ pub struct Session {
     vocab: usize,
     tokens: Vec<u32>, // what the caches hold
     activations: Activations,
+    standby: Option<Standby>,
+    takeover: Option<Takeover>,
 }
 
 struct Loaded {
@@ -50,7 +65,22 @@ impl Session {
             vocab: model.config.vocab,
             tokens: Vec::with_capacity(plan.sizes.context_tokens),
             activations: Activations::default(),
+            standby: None,
+            takeover: None,
         })
+    }
+
+    /// Lets `standby` take over where a GPU fails: the caller notices nothing but the time it takes to run all
+    /// tokens again.
+    #[must_use]
+    pub fn with_standby(mut self, standby: Standby) -> Self {
+        self.standby = Some(standby);
+        self
+    }
+
+    /// That the standby took over, if it did.
+    pub fn takeover(&self) -> Option<&Takeover> {
+        self.takeover.as_ref()
     }
 
     /// The tokens whose keys and values the caches hold.
@@ -159,15 +189,43 @@ impl Session {
         Ok(())
     }
 
-    /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is
-    /// harmless: the next run overwrites them.
+    /// One batch through all segments, on the standby where a GPU fails.
     fn run(&mut self, batch: &[u32], wanted: Wanted) -> Result<()> {
+        match self.try_run(batch, wanted) {
+            Err((at, error)) if self.segments[at].segment.backend == BackendKind::Gpu && error.is_of_device() => {
+                self.hand_over(error)?;
+                self.try_run(batch, wanted).map_err(|(_, error)| error)
+            }
+            done => done.map_err(|(_, error)| error),
+        }
+    }
+
+    /// Replaces all backends by those of the standby, and runs the tokens so far on them.
+    fn hand_over(&mut self, error: Error) -> Result<()> {
+        let Some(standby) = self.standby.take() else { return Err(error) };
+        // Their memory is needed: that of an integrated GPU is the machine's.
+        self.segments.clear();
+        self.backends.clear();
+        let tokens = std::mem::take(&mut self.tokens);
+        let Self { backends, segments, .. } = standby(&error, tokens.len())?;
+        (self.backends, self.segments) = (backends, segments);
+        self.takeover = Some(Takeover { tokens: tokens.len(), reason: error.to_string() });
+        for batch in tokens.chunks(self.sizes.batch_tokens) {
+            self.try_run(batch, Wanted::Nothing).map_err(|(_, error)| error)?;
+        }
+        Ok(())
+    }
+
+    /// One batch through all segments; an error comes with the index of its segment. After it the caches may be
+    /// ahead of `tokens`, which is harmless: the next run overwrites them.
+    fn try_run(&mut self, batch: &[u32], wanted: Wanted) -> Result<(), (usize, Error)> {
         let start = self.tokens.len();
         self.activations.ids.clear();
         self.activations.ids.extend_from_slice(batch);
-        for loaded in &self.segments {
+        for (at, loaded) in self.segments.iter().enumerate() {
             let backend = &mut self.backends[loaded.backend];
-            backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted)?;
+            let done = backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted);
+            done.map_err(|error| (at, error))?;
         }
         let rows = match wanted {
             Wanted::Nothing => 0,
@@ -176,7 +234,8 @@ impl Session {
         };
         let found = self.activations.logits.len();
         if rows > 0 && found != rows * self.vocab {
-            return Err(Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found));
+            let error = Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found);
+            return Err((self.segments.len() - 1, error));
         }
         self.tokens.extend_from_slice(batch);
         Ok(())

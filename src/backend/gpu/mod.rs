@@ -18,6 +18,8 @@ pub mod device;
 
 mod encode;
 
+pub mod fault;
+
 mod lower;
 
 pub mod params;

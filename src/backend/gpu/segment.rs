@@ -6,7 +6,8 @@ use super::{
     buffers::{Arenas, Layout},
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
-    lower::{LayerCache, Lowering, Phase, damaged_place},
+    fault::Fault,
+    lower::{LayerCache, Lowering, Phase, damaged_place, place_code},
     params::Dynamic,
     readback::Readback,
     slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
@@ -206,7 +207,13 @@ impl Loaded {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        gpu.check("an earlier step")?;
+        let fault = gpu.fault_in(&positions);
+        match fault {
+            Some(Fault::Lost(_)) => gpu.destroyer()(),
+            Some(Fault::OutOfMemory(_)) => gpu.report("Out of Memory (a test)"),
+            _ => {}
+        }
+        gpu.check("running an earlier step")?;
         self.check_input(activations, &positions)?;
         if self.segment.head {
             activations.logits.clear();
@@ -234,7 +241,8 @@ impl Loaded {
                 Wanted::Last | Wanted::Nothing => 0..0,
             };
             let output = &mut hidden[if self.segment.head { 0..0 } else { chunk.start * dim..chunk.end * dim }];
-            self.step(gpu, positions.start + done, tokens, rows, output, &mut activations.logits)?;
+            let start = positions.start + done;
+            self.step(gpu, start, tokens, rows, output, &mut activations.logits, fault)?;
             done += tokens;
         }
         activations.hidden = hidden;
@@ -277,6 +285,7 @@ impl Loaded {
         rows: Range<usize>,
         hidden: &mut [f32],
         logits: &mut Vec<f32>,
+        fault: Option<Fault>,
     ) -> Result<()> {
         let Self { recorder, uniforms, .. } = self;
         let small = tokens <= self.shape.small_batch;
@@ -288,7 +297,13 @@ impl Loaded {
         };
         let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut encoder = new_encoder();
-        encoder.clear_buffer(&self.slots.damage, 0, None);
+        match fault {
+            // In place of the zero of a sound step; kernels only ever raise it.
+            Some(Fault::NotFinite(_)) => {
+                gpu.queue.write_buffer(&self.slots.damage, 0, &place_code(1).to_le_bytes());
+            }
+            _ => encoder.clear_buffer(&self.slots.damage, 0, None),
+        }
         recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
         let layers = if small { &self.decode } else { &self.prefill };
         // A single token goes into one submit, whatever its size.
@@ -326,6 +341,9 @@ impl Loaded {
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
             let full = std::mem::replace(&mut encoder, new_encoder());
             let submission = recorder.submit(gpu, full, uniforms);
+            if let Some(Fault::Silence(_)) = fault {
+                gpu.wait_for(submission.clone(), Duration::ZERO)?;
+            }
             let damage = self.readback.read(gpu, pending, submission, |bytes| {
                 let (damage, results) = bytes.split_at(4);
                 let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
