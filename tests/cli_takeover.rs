@@ -80,7 +80,8 @@ fn a_prompt_is_run_again_too() {
     if no_gpu() {
         return;
     }
-    let args = ["run", "--json", "--backend", "gpu", "--temp", "0", "-n", "8", "-p", "Once upon a time there was a cat"];
+    let args =
+        ["run", "--json", "--backend", "gpu", "--temp", "0", "-n", "8", "-p", "Once upon a time there was a cat"];
     let expected = run(&args).json();
     let finished = with_fault(&args, "lost@2");
     assert_eq!(finished.json()["tokens"], expected["tokens"]);

@@ -5,6 +5,7 @@
 
 pub mod calibrate;
 pub mod cpu;
+pub mod energy;
 pub mod gpu;
 mod known_product;
 
@@ -38,6 +39,15 @@ pub struct Activations {
     pub logits: Vec<f32>,
 }
 
+/// Keys and values of one layer at some positions, on their way from one backend's cache to another's.
+#[derive(Debug, Default)]
+pub struct CacheRows {
+    /// (positions, kv_heads, head_dim); f32 holds every type of cache exactly.
+    pub k: Vec<f32>,
+    /// Likewise.
+    pub v: Vec<f32>,
+}
+
 /// Names a loaded segment of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentId(pub usize);
@@ -68,5 +78,24 @@ pub trait Backend {
         activations: &mut Activations,
         positions: Range<usize>,
         wanted: Wanted,
+    ) -> Result<()>;
+
+    /// Replaces `rows` by the keys and values that `layer` (counted from the first of the segment) has cached at
+    /// `positions`.
+    fn read_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()>;
+
+    /// Caches `rows` at `positions` as if they had been computed there. Positions before must be cached already.
+    fn write_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &CacheRows,
     ) -> Result<()>;
 }

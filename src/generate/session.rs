@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    backend::{Activations, Backend, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{BackendKind, Plan, Segment, Sizes},
@@ -26,12 +26,24 @@ pub struct Takeover {
 pub struct Session {
     backends: Vec<Box<dyn Backend>>,
     segments: Vec<Loaded>,
+    decode: Phase,
+    prefill: Option<Phase>,
     sizes: Sizes,
     vocab: usize,
     tokens: Vec<u32>, // what the caches hold
     activations: Activations,
+    moved: CacheRows,
+    /// The one that computes, or was the last to.
+    current: usize,
     standby: Option<Standby>,
     takeover: Option<Takeover>,
+}
+
+/// The segments that run a kind of step.
+struct Phase {
+    segments: Vec<usize>,
+    /// Leading positions whose keys and values the caches of these segments hold.
+    filled: usize,
 }
 
 struct Loaded {
@@ -50,21 +62,39 @@ impl Session {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let (kinds, mut backends): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
-        let mut segments = Vec::with_capacity(plan.segments.len());
-        for segment in &plan.segments {
-            let at = kinds.iter().position(|&kind| kind == segment.backend).ok_or_else(|| {
-                Error::missing(format!("the {} backend", segment.backend), format!("layers {:?}", segment.layers))
-            })?;
-            let id = backends[at].load(model, segment, &plan.sizes, progress)?;
-            segments.push(Loaded { segment: segment.clone(), backend: at, id });
-        }
+        let mut segments: Vec<Loaded> = Vec::new();
+        let mut phase = |plan_of_phase: &[Segment]| -> Result<Phase> {
+            let mut indices = Vec::with_capacity(plan_of_phase.len());
+            for segment in plan_of_phase {
+                let same = |loaded: &Loaded| {
+                    loaded.segment.layers == segment.layers && loaded.segment.backend == segment.backend
+                };
+                if let Some(index) = segments.iter().position(same) {
+                    indices.push(index);
+                    continue;
+                }
+                let at = kinds.iter().position(|&kind| kind == segment.backend).ok_or_else(|| {
+                    Error::missing(format!("the {} backend", segment.backend), format!("layers {:?}", segment.layers))
+                })?;
+                let id = backends[at].load(model, segment, &plan.sizes, progress)?;
+                indices.push(segments.len());
+                segments.push(Loaded { segment: segment.clone(), backend: at, id });
+            }
+            Ok(Phase { segments: indices, filled: 0 })
+        };
+        let decode = phase(&plan.segments)?;
+        let prefill = plan.prefill.as_deref().map(phase).transpose()?;
         Ok(Self {
             backends,
             segments,
+            decode,
+            prefill,
             sizes: plan.sizes,
             vocab: model.config.vocab,
             tokens: Vec::with_capacity(plan.sizes.context_tokens),
             activations: Activations::default(),
+            moved: CacheRows::default(),
+            current: 0,
             standby: None,
             takeover: None,
         })
@@ -98,9 +128,24 @@ impl Session {
         self.tokens.len() >= self.sizes.context_tokens
     }
 
-    /// The segments in order, each with the name of its backend.
+    /// The segments that decode, in order, each with the name of its backend.
     pub fn segments(&self) -> impl Iterator<Item = (&Segment, &str)> {
-        self.segments.iter().map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+        self.named(&self.decode)
+    }
+
+    /// The segments that read prompts, likewise, where they are others.
+    pub fn prefill_segments(&self) -> Option<impl Iterator<Item = (&Segment, &str)>> {
+        self.prefill.as_ref().map(|phase| self.named(phase))
+    }
+
+    fn named<'a>(&'a self, phase: &'a Phase) -> impl Iterator<Item = (&'a Segment, &'a str)> {
+        let loaded = phase.segments.iter().map(|&index| &self.segments[index]);
+        loaded.map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+    }
+
+    /// True where some layer runs on `backend` in some phase.
+    pub fn runs_on(&self, backend: BackendKind) -> bool {
+        self.segments.iter().any(|loaded| loaded.segment.backend == backend)
     }
 
     /// The name of the backend that gives the logits.
@@ -108,9 +153,16 @@ impl Session {
         self.segments().last().map_or("no backend", |(_, name)| name)
     }
 
-    /// The names of the backends in the order of the layers, "+" between them.
+    /// The names of the backends in the order of the layers, "+" between them; those of the prompt first, where
+    /// they are others.
     pub fn devices(&self) -> String {
-        self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ")
+        let decode = self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ");
+        match self.prefill_segments() {
+            None => decode,
+            Some(prefill) => {
+                format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + "))
+            }
+        }
     }
 
     /// What the caches were made for.
@@ -127,6 +179,9 @@ impl Session {
     pub fn truncate(&mut self, len: usize) {
         // The backends overwrite their caches from the position of the next run on.
         self.tokens.truncate(len);
+        for phase in [Some(&mut self.decode), self.prefill.as_mut()].into_iter().flatten() {
+            phase.filled = phase.filled.min(self.tokens.len());
+        }
     }
 
     /// Forgets what differs from `prompt`, and its last token in any case, as that one has to run to give
@@ -153,7 +208,8 @@ impl Session {
             if !go_on() {
                 return Ok(false);
             }
-            self.run(batch, if batches.peek().is_some() { Wanted::Nothing } else { Wanted::Last })?;
+            let wanted = if batches.peek().is_some() { Wanted::Nothing } else { Wanted::Last };
+            self.run(batch, wanted, Kind::Prefill)?;
         }
         Ok(true)
     }
@@ -161,7 +217,7 @@ impl Session {
     /// Runs one token; the logits are for the one after it.
     pub fn step(&mut self, id: u32) -> Result<&mut [f32]> {
         self.check(&[id])?;
-        self.run(&[id], Wanted::Last)?;
+        self.run(&[id], Wanted::Last, Kind::Decode)?;
         Ok(self.logits_mut())
     }
 
@@ -169,7 +225,7 @@ impl Session {
     pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
         self.check(ids)?;
         for batch in ids.chunks(self.sizes.batch_tokens) {
-            self.run(batch, Wanted::All)?;
+            self.run(batch, Wanted::All, Kind::Prefill)?;
             self.activations.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
         }
         Ok(())
@@ -190,13 +246,19 @@ impl Session {
     }
 
     /// One batch through all segments, on the standby where a GPU fails.
-    fn run(&mut self, batch: &[u32], wanted: Wanted) -> Result<()> {
-        match self.try_run(batch, wanted) {
-            Err((at, error)) if self.segments[at].segment.backend == BackendKind::Gpu && error.is_of_device() => {
-                self.hand_over(error)?;
-                self.try_run(batch, wanted).map_err(|(_, error)| error)
-            }
-            done => done.map_err(|(_, error)| error),
+    fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
+        let error = match self.try_run(batch, wanted, kind) {
+            Err(error) if self.failed_on_gpu(&error) => error,
+            done => return done,
+        };
+        self.hand_over(error)?;
+        self.try_run(batch, wanted, kind)
+    }
+
+    fn failed_on_gpu(&self, error: &Error) -> bool {
+        match error {
+            Error::NotFinite { .. } => self.segments[self.current].segment.backend == BackendKind::Gpu,
+            other => other.is_of_device(),
         }
     }
 
@@ -207,25 +269,34 @@ impl Session {
         self.segments.clear();
         self.backends.clear();
         let tokens = std::mem::take(&mut self.tokens);
-        let Self { backends, segments, .. } = standby(&error, tokens.len())?;
+        let Self { backends, segments, decode, prefill, .. } = standby(&error, tokens.len())?;
         (self.backends, self.segments) = (backends, segments);
+        (self.decode, self.prefill) = (decode, prefill);
         self.takeover = Some(Takeover { tokens: tokens.len(), reason: error.to_string() });
         for batch in tokens.chunks(self.sizes.batch_tokens) {
-            self.try_run(batch, Wanted::Nothing).map_err(|(_, error)| error)?;
+            self.try_run(batch, Wanted::Nothing, Kind::Prefill)?;
         }
         Ok(())
     }
 
-    /// One batch through all segments; an error comes with the index of its segment. After it the caches may be
-    /// ahead of `tokens`, which is harmless: the next run overwrites them.
-    fn try_run(&mut self, batch: &[u32], wanted: Wanted) -> Result<(), (usize, Error)> {
+    /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is
+    /// harmless: the next run overwrites them.
+    fn try_run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
         let start = self.tokens.len();
+        let end = start + batch.len();
+        self.bring_caches(kind, start)?;
+        let (phase, other) = self.phases(kind);
+        phase.filled = end;
+        if let Some(other) = other {
+            other.filled = other.filled.min(start);
+        }
         self.activations.ids.clear();
         self.activations.ids.extend_from_slice(batch);
-        for (at, loaded) in self.segments.iter().enumerate() {
+        for index in 0..self.phases(kind).0.segments.len() {
+            self.current = self.phases(kind).0.segments[index];
+            let loaded = &self.segments[self.current];
             let backend = &mut self.backends[loaded.backend];
-            let done = backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted);
-            done.map_err(|error| (at, error))?;
+            backend.run(loaded.id, &mut self.activations, start..end, wanted)?;
         }
         let rows = match wanted {
             Wanted::Nothing => 0,
@@ -234,10 +305,44 @@ impl Session {
         };
         let found = self.activations.logits.len();
         if rows > 0 && found != rows * self.vocab {
-            let error = Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found);
-            return Err((self.segments.len() - 1, error));
+            return Err(Error::malformed(format!("logits of {}", self.head_backend()), rows * self.vocab, found));
         }
         self.tokens.extend_from_slice(batch);
         Ok(())
     }
+
+    /// The phase of a step, and the other one where there is one.
+    fn phases(&mut self, kind: Kind) -> (&mut Phase, Option<&mut Phase>) {
+        match (&mut self.prefill, kind) {
+            (None, _) => (&mut self.decode, None),
+            (Some(prefill), Kind::Prefill) => (prefill, Some(&mut self.decode)),
+            (Some(prefill), Kind::Decode) => (&mut self.decode, Some(prefill)),
+        }
+    }
+
+    /// Before a step at `start`: keys and values that the other phase computed since this one ran last.
+    fn bring_caches(&mut self, kind: Kind, start: usize) -> Result<()> {
+        let (phase, other) = self.phases(kind);
+        let missing = phase.filled..start;
+        let Some(other) = other.filter(|_| !missing.is_empty()) else { return Ok(()) };
+        // Both are cut at the same layers, and a segment of both has one cache.
+        let pairs: Vec<(usize, usize)> = other.segments.iter().copied().zip(phase.segments.iter().copied()).collect();
+        for (from, to) in pairs.into_iter().filter(|(from, to)| from != to) {
+            let (from, to) = (&self.segments[from], &self.segments[to]);
+            for layer in 0..from.segment.layers.len() {
+                self.backends[from.backend].read_cache(from.id, layer, missing.clone(), &mut self.moved)?;
+                self.backends[to.backend].write_cache(to.id, layer, missing.clone(), &self.moved)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a step is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Tokens of a prompt.
+    Prefill,
+    /// A token of the answer.
+    Decode,
 }

@@ -12,6 +12,8 @@ pub mod adapter;
 
 mod buffers;
 
+mod cache;
+
 pub mod debug;
 
 pub mod device;
@@ -37,7 +39,7 @@ mod weights;
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    backend::{Activations, Backend, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{Segment, Sizes},
@@ -77,6 +79,13 @@ impl GpuBackend {
         segment::segment_bytes(&self.gpu, model, segment, sizes)
     }
 
+    fn loaded(&mut self, segment: SegmentId) -> Result<(&Gpu, &mut segment::Loaded)> {
+        let count = self.segments.len();
+        let loaded = self.segments.get_mut(segment.0);
+        let loaded = loaded.ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
+        Ok((&self.gpu, loaded))
+    }
+
     /// What has been done so far: the difference of two readings describes a step.
     pub fn counters(&self) -> Counters {
         let mut all = Counters { objects_created: self.gpu.objects_created(), ..Counters::default() };
@@ -113,11 +122,29 @@ impl Backend for GpuBackend {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        let count = self.segments.len();
-        let loaded = self
-            .segments
-            .get_mut(segment.0)
-            .ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
-        loaded.run(&self.gpu, activations, positions, wanted)
+        let (gpu, loaded) = self.loaded(segment)?;
+        loaded.run(gpu, activations, positions, wanted)
+    }
+
+    fn read_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()> {
+        let (gpu, loaded) = self.loaded(segment)?;
+        loaded.read_cache(gpu, layer, positions, rows)
+    }
+
+    fn write_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &CacheRows,
+    ) -> Result<()> {
+        let (gpu, loaded) = self.loaded(segment)?;
+        loaded.write_cache(gpu, layer, positions, rows)
     }
 }

@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     buffers::{Arenas, Layout},
+    cache, debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
     fault::Fault,
@@ -14,7 +15,7 @@ use super::{
     weights::Weights,
 };
 use crate::{
-    backend::{Activations, Wanted},
+    backend::{Activations, CacheRows, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{Segment, Sizes, graph::block_ops},
@@ -66,7 +67,8 @@ struct Planned {
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
-    let shape = Shape::new(&model.config, segment, sizes, gpu.max_binding_bytes(), gpu.tuning().chunk_tokens)?;
+    let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
+    let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
     Ok(Planned { layout, weights, shape })
 }
 
@@ -91,6 +93,8 @@ pub(super) struct Loaded {
     sizes: Sizes,
     shape: Shape,
     slots: Slots,
+    /// One a layer.
+    caches: Vec<LayerCache>,
     /// Ids to hidden states; empty when hidden states come in.
     embed: Vec<Dispatch>,
     /// One list a layer.
@@ -105,6 +109,8 @@ pub(super) struct Loaded {
     readback_bytes: u64,
     /// Tokens the caches hold.
     cached_tokens: usize,
+    /// What a test makes fail in the step at hand.
+    fault: Option<Fault>,
 }
 
 impl Loaded {
@@ -123,11 +129,14 @@ impl Loaded {
                 reason: format!("{} bytes needed, {} available", bytes.total(), gpu.memory_bytes()),
             });
         }
+        if let Some(size) = model.weights.act_group() {
+            debug::self_test_grouped(gpu, size)?;
+        }
         let Planned { layout, weights, shape } = planned;
         let config = &model.config;
         let arenas = Arenas::new(gpu, &layout)?;
         let slots = Slots::new(gpu, config, &shape)?;
-        let usage = wgpu::BufferUsages::STORAGE;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let caches = segment
             .layers
             .clone()
@@ -175,6 +184,7 @@ impl Loaded {
             sizes: *sizes,
             shape,
             slots,
+            caches,
             embed,
             decode,
             prefill,
@@ -185,7 +195,32 @@ impl Loaded {
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached_tokens: 0,
+            fault: None,
         })
+    }
+
+    /// See [`crate::backend::Backend::read_cache`].
+    pub fn read_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
+        if positions.end > self.cached_tokens {
+            let expected = format!("up to position {}", self.cached_tokens);
+            return Err(Error::malformed("reading the cache", expected, format!("{positions:?}")));
+        }
+        cache::read(gpu, self.arrays(layer), positions, rows)
+    }
+
+    /// See [`crate::backend::Backend::write_cache`].
+    pub fn write_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+        if positions.end > self.sizes.context_tokens {
+            return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
+        }
+        cache::write(gpu, self.arrays(layer), positions.start, rows)?;
+        // What runs next begins behind these.
+        self.cached_tokens = positions.end;
+        Ok(())
+    }
+
+    fn arrays(&self, layer: usize) -> [cache::Rows<'_>; 2] {
+        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], self.model.config.kv_width())
     }
 
     /// What this segment has done so far, without the objects created.
@@ -207,8 +242,8 @@ impl Loaded {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        let fault = gpu.fault_in(&positions);
-        match fault {
+        self.fault = gpu.fault_in(&positions);
+        match self.fault {
             Some(Fault::Lost(_)) => gpu.destroyer()(),
             Some(Fault::OutOfMemory(_)) => gpu.report("Out of Memory (a test)"),
             _ => {}
@@ -241,8 +276,7 @@ impl Loaded {
                 Wanted::Last | Wanted::Nothing => 0..0,
             };
             let output = &mut hidden[if self.segment.head { 0..0 } else { chunk.start * dim..chunk.end * dim }];
-            let start = positions.start + done;
-            self.step(gpu, start, tokens, rows, output, &mut activations.logits, fault)?;
+            self.step(gpu, positions.start + done, tokens, rows, output, &mut activations.logits)?;
             done += tokens;
         }
         activations.hidden = hidden;
@@ -285,7 +319,6 @@ impl Loaded {
         rows: Range<usize>,
         hidden: &mut [f32],
         logits: &mut Vec<f32>,
-        fault: Option<Fault>,
     ) -> Result<()> {
         let Self { recorder, uniforms, .. } = self;
         let small = tokens <= self.shape.small_batch;
@@ -297,7 +330,7 @@ impl Loaded {
         };
         let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut encoder = new_encoder();
-        match fault {
+        match self.fault {
             // In place of the zero of a sound step; kernels only ever raise it.
             Some(Fault::NotFinite(_)) => {
                 gpu.queue.write_buffer(&self.slots.damage, 0, &place_code(1).to_le_bytes());
@@ -341,7 +374,7 @@ impl Loaded {
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
             let full = std::mem::replace(&mut encoder, new_encoder());
             let submission = recorder.submit(gpu, full, uniforms);
-            if let Some(Fault::Silence(_)) = fault {
+            if let Some(Fault::Silence(_)) = self.fault {
                 gpu.wait_for(submission.clone(), Duration::ZERO)?;
             }
             let damage = self.readback.read(gpu, pending, submission, |bytes| {

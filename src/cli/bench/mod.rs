@@ -7,7 +7,7 @@ mod measure;
 mod report;
 
 use super::{
-    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers},
+    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers, Preference},
     engine::{Engine, Source},
     interrupt, output,
 };
@@ -101,6 +101,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: usize) -> EngineArgs {
     EngineArgs {
         backend,
+        prefer: Preference::Speed,
         n_gpu_layers: GpuLayers::Auto,
         threads,
         ctx_size: Some(context as u32),
