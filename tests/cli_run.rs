@@ -141,6 +141,40 @@ fn a_seed_makes_the_text_repeatable() {
 }
 
 #[test]
+fn sampling_flags_change_the_text_and_bad_values_are_named() {
+    let ids = |more: &[&str]| {
+        let args = ["run", "-p", "Once upon a time", "-n", "16", "--json", "--backend", "cpu", "-s", "3"];
+        run(&[&args, more].concat()).json()["tokens"].clone()
+    };
+    let plain = ids(&[]);
+    for flags in [&["--typical", "0.2"][..], &["--mirostat", "2", "--mirostat-ent", "8"], &["--typical-p=0.2"]] {
+        assert_ne!(ids(flags), plain, "{flags:?}");
+    }
+    assert_eq!(ids(&["--typical", "1", "--mirostat", "0"]), plain);
+    // A bias decides the first token; a ban takes it away.
+    assert_eq!(ids(&["-l", "700+100"])[0], 700);
+    let first = plain[0].as_u64().unwrap();
+    assert_ne!(ids(&["--logit-bias", &format!("{first}-inf")])[0], first);
+
+    let named = [
+        (["--top-p", "-0.5"], "--top-p must be between 0 and 1, not -0.5"),
+        (["--min-p", "NaN"], "--min-p must be between 0 and 1, not NaN"),
+        (["--repeat-penalty", "-1"], "--repeat-penalty must be above 0, not -1"),
+        (["--frequency-penalty", "inf"], "--frequency-penalty must be a finite number, not inf"),
+        (["--typical", "-1"], "--typical must be between 0 and 1, not -1"),
+        (["--mirostat-ent", "-2"], "--mirostat-ent must be 0 or more, not -2"),
+        (["--mirostat-lr", "1.5"], "--mirostat-lr must be between 0 and 1, not 1.5"),
+        (["--logit-bias", "999999+1"], "--logit-bias is for a token below"),
+    ];
+    for (flags, expected) in named {
+        let finished = run(&["run", "-p", "Hi", "--backend", "cpu", "--mirostat", "2", flags[0], flags[1]]);
+        assert!(finished.one_line_error(2).contains(expected), "{finished:?}");
+    }
+    let one = run(&["run", "-p", "Hi", "--mirostat", "1"]);
+    assert!(one.code == Some(2) && one.stderr.contains("Mirostat 1 is not supported"), "{one:?}");
+}
+
+#[test]
 fn the_context_limits_prompt_and_answer() {
     let finished = run(&["run", "-p", "Once upon a time there was a dog", "-c", "4", "--backend", "cpu"]);
     let line = finished.one_line_error(1);
@@ -223,6 +257,15 @@ fn every_placement_gives_the_same_tokens() {
     }
     assert_eq!(gpu.json()["tokens"], cpu["tokens"]);
     assert_eq!(gpu.json()["plan"][0]["backend"], "gpu");
+    // Drawn, too: the same seed, the same text. The logits differ in their last bits, so a draw that falls between
+    // two tokens can differ as well: at these seeds none does.
+    for sampled in [&["-s", "7"][..], &["-s", "3", "--typical", "0.5"], &["-s", "9", "--mirostat", "2"]] {
+        let ids = |backend| {
+            let args = ["run", "-p", "One day, a cat", "-n", "40", "--json", "--backend", backend];
+            run(&[&args, sampled].concat()).json()["tokens"].clone()
+        };
+        assert_eq!(ids("gpu"), ids("cpu"), "{sampled:?}");
+    }
     let both = run_with(&["-ngl", "2"]).json();
     assert_eq!(both["tokens"], cpu["tokens"]);
     let backends: Vec<_> = both["plan"].as_array().unwrap().iter().map(|s| (&s["backend"], &s["layers"])).collect();

@@ -40,7 +40,7 @@ pub fn run(job: &Job<'_>) -> Result<()> {
         Request::GpuLayers(n) => Request::GpuLayers(n),
         Request::Auto | Request::Cpu | Request::Gpu => Request::Gpu,
     };
-    let mut options = args.sample.options(DEFAULT_TEMPERATURE);
+    let mut options = args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?;
     options.seed = Some(Sampler::new(options.clone(), sizes.context_tokens)?.seed());
     let mut rows = Vec::new();
     for (backend, request) in [("CPU", Request::Cpu), ("GPU", on_gpu)] {

@@ -150,7 +150,8 @@ fn generate(job: &Job<'_>) -> Result<()> {
     if job.prompt.len() > sizes.context_tokens {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
     }
-    let mut sampler = Sampler::new(args.sample.options(DEFAULT_TEMPERATURE), sizes.context_tokens)?;
+    let mut sampler =
+        Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
     let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
