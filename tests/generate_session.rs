@@ -577,7 +577,7 @@ fn where_a_gpu_fails_the_standby_runs_all_tokens_again_and_goes_on() {
     let spare: Vec<_> = log.take().into_iter().filter(|call| call.backend == "spare").collect();
     let call = |positions, wanted| Call { backend: "spare", positions, wanted };
     // Six tokens in batches of four, then the step that failed, with what it wanted.
-    assert_eq!(spare[..3], [call(0..4, Wanted::Nothing), call(4..6, Wanted::Nothing), call(6..7, Wanted::Last)]);
+    assert_eq!(spare[..3], [call(0..4, Wanted::Nothing), call(4..6, Wanted::Nothing), call(6..7, Wanted::Top(1))]);
     let takeover = session.takeover().unwrap();
     assert_eq!((takeover.tokens, takeover.reason.as_str()), (6, "GPU device lost: a test"));
     assert_eq!(session.devices(), "spare");
