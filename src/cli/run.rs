@@ -183,6 +183,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
         "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
+        "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }
 
@@ -207,6 +208,9 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         String::new()
     };
     output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name, session.context_tokens()));
+    for (segment, device) in session.prefill_segments().into_iter().flatten() {
+        output::note(format_args!("prompt   {}", segment_line(segment, device)));
+    }
     for (segment, device) in session.segments() {
         output::note(format_args!("backend  {}", segment_line(segment, device)));
     }
