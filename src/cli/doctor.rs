@@ -148,6 +148,7 @@ mod tests {
             f16: false,
             immediates: false,
             timestamps: false,
+            mappable: true,
             max_binding_bytes: 128 << 20,
             max_buffer_bytes: 1 << 30,
             memory: Memory { bytes: 1 << 30, source: "test" },

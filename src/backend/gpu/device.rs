@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     adapter::{self, AdapterCaps, OpenOptions, Tuning},
+    memory::Memory,
     params::PARAM_BYTES,
     pipelines::{Access, Choices, Lanes, ParamSource, Product, Shader, Variant},
 };
@@ -83,7 +84,10 @@ impl Gpu {
     pub fn open(options: &OpenOptions) -> Result<Self> {
         let (adapter, caps) = adapter::select(options)?;
         let tuning = options.tuning.clone();
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::IMMEDIATES | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = wgpu::Features::SUBGROUP
+            | wgpu::Features::IMMEDIATES
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bitnet-gpu"),
             required_features: wanted & adapter.features(),
@@ -163,7 +167,19 @@ impl Gpu {
 
     /// Bytes of device memory that may be used.
     pub fn memory_bytes(&self) -> u64 {
-        self.tuning.memory_bytes.unwrap_or(self.caps.memory.bytes)
+        self.memory().bytes
+    }
+
+    /// The same, and how it is known.
+    pub fn memory(&self) -> Memory {
+        let given = self.tuning.memory_bytes.map(|bytes| Memory { bytes, source: "given" });
+        given.unwrap_or(self.caps.memory)
+    }
+
+    /// True when weights are written where the GPU reads them. On a GPU with memory of its own that would be the
+    /// memory of the processor.
+    pub(super) fn maps_weights(&self) -> bool {
+        self.caps.mappable && self.tuning.mapped_upload.unwrap_or(self.caps.unified_memory)
     }
 
     /// What the offset of a binding must be a multiple of.
@@ -202,13 +218,28 @@ impl Gpu {
 
     /// A buffer; out of memory is an error of this call and leaves the device usable.
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.create_buffer(label, bytes, usage, false)
+    }
+
+    /// The same, mapped for writing: to be unmapped before it is used.
+    pub(super) fn mapped_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.create_buffer(label, bytes, usage | wgpu::BufferUsages::MAP_WRITE, true)
+    }
+
+    fn create_buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped_at_creation: bool,
+    ) -> Result<wgpu::Buffer> {
         self.count();
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes.next_multiple_of(4).max(4),
             usage,
-            mapped_at_creation: false,
+            mapped_at_creation,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(Error::Gpu {
@@ -316,6 +347,13 @@ impl Gpu {
         (layout, pipeline_layout)
     }
 
+    /// The module of a variant; without wgpu's bounds checks, unless they are asked for.
+    ///
+    /// The text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks the shape of
+    /// every tensor against the configuration and sizes buffers by it, `run` checks ids, positions and token counts,
+    /// and windows end inside their region. Its loops end: each counts up to such a size. Its divisors are counts of
+    /// heads, splits and columns, which `load` checks to be at least 1. tests/gpu_model.rs runs the whole model with
+    /// checks on as well and compares.
     fn module(&self, caches: &mut Caches, variant: Variant) -> wgpu::ShaderModule {
         if let Some((_, module)) = caches.modules.iter().find(|(have, _)| *have == variant) {
             return module.clone();
@@ -330,11 +368,7 @@ impl Gpu {
             self.device.create_shader_module(descriptor)
         } else {
             #[allow(unsafe_code)]
-            // SAFETY: the text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks
-            // the shape of every tensor against the configuration and sizes buffers by it, `run` checks ids,
-            // positions and token counts, and windows end inside their region. Its loops end: each counts up to
-            // such a size. Its divisors are counts of heads, splits and columns, which `load` checks to be at least 1.
-            // tests/gpu_model.rs runs the whole model with checks on as well and compares.
+            // SAFETY: our own text, whose indices and loops are bounded as the doc of this function says.
             unsafe {
                 self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
             }

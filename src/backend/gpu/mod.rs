@@ -12,6 +12,8 @@ pub mod adapter;
 
 mod buffers;
 
+mod demand;
+
 mod cache;
 
 pub mod debug;
@@ -21,6 +23,8 @@ pub mod device;
 mod encode;
 
 mod lower;
+
+mod memory;
 
 pub mod params;
 
@@ -42,12 +46,13 @@ use crate::{
     backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
-    plan::{Segment, Sizes},
+    plan::{Demand, Segment, SegmentBytes, Sizes},
 };
-pub use adapter::{AdapterCaps, Memory, OpenOptions, Tuning, adapters};
+pub use adapter::{AdapterCaps, OpenOptions, Tuning, adapters};
 pub use device::Gpu;
+pub use memory::Memory;
 pub use profile::KernelTime;
-pub use segment::{Counters, SegmentBytes};
+pub use segment::Counters;
 
 /// Runs segments on one GPU.
 pub struct GpuBackend {
@@ -103,6 +108,11 @@ impl GpuBackend {
         let loaded = self.segments.get_mut(segment.0);
         let loaded = loaded.ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
         Ok((&self.gpu, loaded))
+    }
+
+    /// What all parts of `model` would take; an error when the GPU cannot run it, whatever its memory.
+    pub fn demand(&self, model: &Model, sizes: &Sizes) -> Result<Demand> {
+        demand::demand(&self.gpu, model, sizes)
     }
 
     /// What has been done so far: the difference of two readings describes a step.
