@@ -90,9 +90,12 @@ pub struct Engine {
     pub model: Arc<Model>,
 }
 
-/// A plan, and the GPU it needs.
+/// A plan, what it was made from, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
+    pub gpu_facts: Option<GpuFacts>,
+    /// Where `auto` had to compare.
+    pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
     cpu_demand: Demand,
     gpu_demand: Option<Demand>,
@@ -163,7 +166,7 @@ impl Engine {
         let cpu_demand = Demand::of(&self.model, &sizes);
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
             let plan = self.plan(args, request, &cpu_demand, sizes, Err("not looked for"), None)?;
-            return Ok(Placement { plan, gpu: None, cpu_demand, gpu_demand: None });
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {
             let demand = gpu.demand(&self.model, &sizes)?;
@@ -182,13 +185,13 @@ impl Engine {
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
         let demand = gpu_demand.as_ref().unwrap_or(&cpu_demand);
-        let facts = facts.as_ref().ok_or(reason.as_str());
-        let plan = self.plan(args, request, demand, sizes, facts, costs.as_ref())?;
+        let known = facts.as_ref().ok_or(reason.as_str());
+        let plan = self.plan(args, request, demand, sizes, known, costs.as_ref())?;
         if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu, cpu_demand, gpu_demand })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
     fn plan(
