@@ -261,7 +261,7 @@ fn progress_adds_up_to_the_weights() {
 #[test]
 fn parts_add_up_to_segments() {
     for (spec, seed) in [(BITNET, 30), (LLAMA, 31), (QWEN3, 32)] {
-        for max_arena_bytes in [None, Some(32_768)] {
+        for max_arena_bytes in [None, Some(65_536)] {
             let model = Arc::new(random_model(&spec, seed));
             let Some(backend) = open_backend(Tuning { max_arena_bytes, ..Tuning::default() }) else { return };
             let sizes = sizes(KvType::F16);
