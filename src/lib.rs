@@ -27,6 +27,8 @@ pub mod backend;
 
 pub mod generate;
 
+pub mod probe;
+
 pub mod verify;
 
 pub mod convert;
