@@ -27,6 +27,7 @@ use crate::{
         self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
         Workload,
     },
+    probe::{self, Packing},
     tokenizer::Tokenizer,
 };
 
