@@ -1,5 +1,7 @@
 //! The commands that write text: `run` and `chat`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{EngineArgs, ModelArgs, SampleArgs, TextArgs};

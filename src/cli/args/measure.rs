@@ -113,6 +113,10 @@ pub struct BenchArgs {
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "md")]
     pub output: BenchFormat,
+
+    /// Draw the rates into a new SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 /// A length that fits any context.
