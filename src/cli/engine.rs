@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, calibrate,
         cpu::CpuBackend,
-        gpu::{GpuBackend, Memory, OpenOptions, Tuning},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning},
     },
     bytes::Bytes,
     cache_dir::Cache,
@@ -384,7 +384,13 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
     let tuning = Tuning { memory_bytes: args.gpu_memory, ..Tuning::default() };
-    let options = OpenOptions { software_allowed: request != Request::Auto, tuning, ..OpenOptions::default() };
+    let options = OpenOptions {
+        software_allowed: request != Request::Auto,
+        name: None,
+        tuning,
+        measure: Measure::Hardware,
+        cache: Cache::of_user(),
+    };
     let backend = GpuBackend::open(&options)?;
     let caps = backend.gpu().caps();
     if caps.software {

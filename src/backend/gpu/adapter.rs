@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::memory::{self, Memory};
-use crate::error::{Error, Result};
+use crate::{
+    cache_dir::Cache,
+    error::{Error, Result},
+};
 
 /// How a GPU is looked for and opened.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +18,22 @@ pub struct OpenOptions {
     pub name: Option<String>,
     /// Departures from what the device offers.
     pub tuning: Tuning,
+    /// Time the kernels that differ, and take the fastest.
+    pub measure: Measure,
+    /// Where compiled kernels and what was measured are kept; nowhere by default.
+    pub cache: Cache,
+}
+
+/// On which adapters kernels are timed when they are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// On none: the choices of [`AdapterCaps`] and [`Tuning`] hold.
+    #[default]
+    Never,
+    /// On GPUs, where it takes tens of milliseconds.
+    Hardware,
+    /// On software adapters as well, where it takes seconds.
+    Always,
 }
 
 /// Lowers what a device offers, or fixes a choice. For tests, benchmarks and work around drivers.

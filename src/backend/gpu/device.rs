@@ -13,9 +13,9 @@ use std::{
 
 use super::{
     adapter::{self, AdapterCaps, OpenOptions, Tuning},
+    compile::{Compiler, layout_entry},
     memory::Memory,
-    params::PARAM_BYTES,
-    pipelines::{Access, Choices, Lanes, ParamSource, Product, Shader, Variant},
+    pipelines::{Choices, Lanes, ParamSource, Product, Variant},
 };
 use crate::error::{Error, Result};
 
@@ -34,26 +34,6 @@ struct Health {
     error: Option<String>,
 }
 
-/// A compute pipeline and the layout of its bind group 0.
-#[derive(Clone, Debug)]
-pub(super) struct Pipeline {
-    pub pipeline: wgpu::ComputePipeline,
-    pub layout: wgpu::BindGroupLayout,
-}
-
-struct CachedPipeline {
-    variant: Variant,
-    constants: Vec<(&'static str, f64)>,
-    pipeline: Pipeline,
-}
-
-#[derive(Default)]
-struct Caches {
-    layouts: Vec<(&'static [Access], wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
-    modules: Vec<(Variant, wgpu::ShaderModule)>,
-    pipelines: Vec<CachedPipeline>,
-}
-
 /// An open GPU.
 pub struct Gpu {
     pub(super) device: wgpu::Device,
@@ -67,15 +47,15 @@ pub struct Gpu {
     pub(super) uniform_layout: Option<wgpu::BindGroupLayout>,
     health: Arc<Mutex<Health>>,
     objects: AtomicU64,
-    caches: Mutex<Caches>,
+    pub(super) compiler: Compiler,
 }
 
 /// A panic while one of our locks was held leaves plain data behind: it stays usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -87,7 +67,8 @@ impl Gpu {
         let wanted = wgpu::Features::SUBGROUP
             | wgpu::Features::IMMEDIATES
             | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
+            | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+            | wgpu::Features::PIPELINE_CACHE;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bitnet-gpu"),
             required_features: wanted & adapter.features(),
@@ -120,6 +101,7 @@ impl Gpu {
             params: if immediates { ParamSource::Immediate } else { ParamSource::Uniform },
         };
         let limits = device.limits();
+        let compiler = Compiler::new(&device, options.cache.clone(), format!("{} {caps}", env!("CARGO_PKG_VERSION")));
         let mut gpu = Self {
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(32),
             device,
@@ -130,7 +112,7 @@ impl Gpu {
             uniform_layout: None,
             health,
             objects: AtomicU64::new(0),
-            caches: Mutex::new(Caches::default()),
+            compiler,
         };
         if choices.params == ParamSource::Uniform {
             gpu.uniform_layout = Some(gpu.create_uniform_layout());
@@ -147,6 +129,11 @@ impl Gpu {
     /// The choices made for this device.
     pub fn choices(&self) -> Choices {
         self.choices
+    }
+
+    /// Takes other choices of kernels; parameters reach them as before.
+    pub(super) fn choose(&mut self, choices: Choices) {
+        self.choices = Choices { params: self.choices.params, ..choices };
     }
 
     /// Departures asked for when it was opened.
@@ -212,7 +199,7 @@ impl Gpu {
         }
     }
 
-    fn count(&self) {
+    pub(super) fn count(&self) {
         self.objects.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -290,63 +277,6 @@ impl Gpu {
         })
     }
 
-    /// The pipeline of a kernel; built on first use, then shared.
-    pub(super) fn pipeline(&self, variant: Variant, constants: &[(&'static str, f64)]) -> Result<Pipeline> {
-        let mut caches = lock(&self.caches);
-        if let Some(cached) = caches.pipelines.iter().find(|c| c.variant == variant && c.constants == constants) {
-            return Ok(cached.pipeline.clone());
-        }
-        let (layout, pipeline_layout) = self.layouts(&mut caches, variant.shader);
-        let module = self.module(&mut caches, variant);
-        let kernel = variant.shader.kernel();
-        let mut all = constants.to_vec();
-        all.push(("WG", f64::from(kernel.workgroup)));
-        self.count();
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &all,
-                // Every kernel writes workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        self.check(&format!("building the kernel {}", variant.name()))?;
-        let pipeline = Pipeline { pipeline, layout };
-        caches.pipelines.push(CachedPipeline { variant, constants: constants.to_vec(), pipeline: pipeline.clone() });
-        Ok(pipeline)
-    }
-
-    fn layouts(&self, caches: &mut Caches, shader: Shader) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
-        let bindings = shader.kernel().bindings;
-        if let Some((_, layout, pipeline_layout)) = caches.layouts.iter().find(|(have, ..)| *have == bindings) {
-            return (layout.clone(), pipeline_layout.clone());
-        }
-        let entries: Vec<_> = (0..)
-            .zip(bindings)
-            .map(|(binding, &access)| {
-                let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
-                let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
-                layout_entry(binding, ty)
-            })
-            .collect();
-        self.count();
-        let layout =
-            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-        self.count();
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: None,
-            bind_group_layouts: &[Some(&layout), self.uniform_layout.as_ref()]
-                [..1 + usize::from(self.uniform_layout.is_some())],
-            immediate_size: if self.choices.params == ParamSource::Immediate { PARAM_BYTES as u32 } else { 0 },
-        });
-        caches.layouts.push((bindings, layout.clone(), pipeline_layout.clone()));
-        (layout, pipeline_layout)
-    }
-
     /// The module of a variant; without wgpu's bounds checks, unless they are asked for.
     ///
     /// The text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks the shape of
@@ -354,17 +284,14 @@ impl Gpu {
     /// and windows end inside their region. Its loops end: each counts up to such a size. Its divisors are counts of
     /// heads, splits and columns, which `load` checks to be at least 1. tests/gpu_model.rs runs the whole model with
     /// checks on as well and compares.
-    fn module(&self, caches: &mut Caches, variant: Variant) -> wgpu::ShaderModule {
-        if let Some((_, module)) = caches.modules.iter().find(|(have, _)| *have == variant) {
-            return module.clone();
-        }
+    pub(super) fn module(&self, variant: Variant) -> wgpu::ShaderModule {
         self.count();
         let name = variant.name();
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&name),
             source: wgpu::ShaderSource::Wgsl(variant.compose().into()),
         };
-        let module = if self.tuning.checked_shaders {
+        if self.tuning.checked_shaders {
             self.device.create_shader_module(descriptor)
         } else {
             #[allow(unsafe_code)]
@@ -372,9 +299,7 @@ impl Gpu {
             unsafe {
                 self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
             }
-        };
-        caches.modules.push((variant, module.clone()));
-        module
+        }
     }
 
     /// Waits for a submission, and reports what went wrong until then.
@@ -394,8 +319,4 @@ impl Gpu {
             .map(drop)
             .map_err(|e| Error::Gpu { action: "waiting for the GPU".to_owned(), reason: one_line(&e.to_string()) })
     }
-}
-
-fn layout_entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
-    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }

@@ -163,7 +163,7 @@ impl Loaded {
             head_one = lowering.head(model.weights.head(), region, norm, 1)?;
             head_many = lowering.head(model.weights.head(), region, norm, HEAD_TILE)?;
         }
-        let uniforms = lowering.builder.uniforms()?;
+        let uniforms = lowering.builder.finish()?;
         let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
             0
         } else {
