@@ -94,6 +94,7 @@ pub(super) fn tile_products(
         (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::products(vnni, &tile, out),
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::products(vnni, &tile, out),
+        (Layout::Tl1(_) | Layout::Tl2(_), _) => unreachable!("lookups take no groups"),
     }
 }
 
