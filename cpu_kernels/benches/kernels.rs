@@ -110,7 +110,7 @@ fn ternary_case(
 /// whole codes read, in tiles of 64 and of 256.
 fn lookup_cases(isa: Isa, codes: &'static [u8]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (cols, tile) in [(COLS, 64), (COLS, 256), (6912, 64), (6912, 256)] {
+    for (cols, tile) in [(COLS, 32), (COLS, 64), (COLS, 256), (6912, 64), (6912, 256)] {
         for (kind, layout) in [("tl1", Layout::tl1 as fn(usize, usize, usize) -> Layout), ("tl2", Layout::tl2)] {
             let rows = COLD_BYTES / (cols / 4) / 256 * 256;
             let name = format!("{kind} of {tile}: 1 x {rows} x {cols}, cold");

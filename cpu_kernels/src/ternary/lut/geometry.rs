@@ -58,11 +58,11 @@ impl<'a> Lookup<'a> {
         self.cols
     }
 
-    /// Rows whose codes are about `bytes`: a tile, or whole groups of a larger one.
-    pub fn chunk_rows(&self, bytes: usize) -> usize {
+    /// Rows of a tile, whose codes lie one after the other; of a part of one that has more than `most`.
+    pub fn chunk_rows(&self, most: usize) -> usize {
         let groups = self.tile.rows / LOOKUP_ROWS;
-        let fitting = bytes / (LOOKUP_ROWS * self.cols / 4);
-        (1..=groups).rev().find(|n| groups.is_multiple_of(*n) && *n <= fitting.max(1)).unwrap_or(1) * LOOKUP_ROWS
+        let fits = |n: &usize| groups.is_multiple_of(*n) && *n <= most / LOOKUP_ROWS;
+        (1..=groups).rev().find(fits).unwrap_or(1) * LOOKUP_ROWS
     }
 
     /// Calls `look_up` with every run of `groups` groups of 32 rows from row `first` on, which lie in one tile, and the

@@ -39,9 +39,6 @@ pub(crate) use tables::Scratch;
 /// Most tokens that are looked up one by one; more are multiplied by unpacked rows.
 const FEW: usize = 4;
 
-/// Codes of a chunk of few tokens: see `TILE_BYTES` of [`super`].
-const CHUNK_BYTES: usize = 64 << 10;
-
 /// A matrix in a lookup layout and its output.
 pub(super) struct Work<'a, T> {
     pub weights: TernaryView<'a>,
@@ -67,7 +64,7 @@ pub(super) fn run<T: Send>(
     let few = acts.tokens() <= FEW;
     let mut scratch = cpu.tables();
     let tables = if few { tables::build(cpu, acts, lookups.iter().flatten(), &mut scratch) } else { &[] };
-    let rows_per_chunk = |lookup: &Lookup| if few { lookup.chunk_rows(CHUNK_BYTES) } else { PREFILL_ROWS };
+    let rows_per_chunk = |lookup: &Lookup| if few { lookup.chunk_rows(TILE_SUMS) } else { PREFILL_ROWS };
     let chunks = |i: usize| {
         let (work, lookup) = (works[i].as_ref()?, lookups[i].as_ref()?);
         Some((work, lookup, rows_per_chunk(lookup)))
