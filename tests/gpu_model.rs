@@ -5,19 +5,19 @@ mod gpu_common;
 
 use std::sync::Arc;
 
-use bitnet_cpu_kernels::isa::Isa;
+use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
 use bitnet_gpu::{
     Error,
     backend::{
         Activations, Backend, SegmentId, Wanted,
         cpu::CpuBackend,
-        gpu::{Counters, GpuBackend, Tuning},
+        gpu::{GpuBackend, Tuning},
     },
     model::{Linear, MatrixScales, Model, Norm},
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 use gpu_common::{
-    model::{BITNET, LLAMA, QWEN3, Spec, random_ids, random_model, reference_logits},
+    model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model, reference_logits},
     open_backend, relative_l2,
 };
 
@@ -81,7 +81,16 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], vocab: usize) {
 
 #[test]
 fn decode_and_prefill_equal_plain_loops() {
-    for (name, spec) in [("BitNet", BITNET), ("Llama", LLAMA), ("Qwen3", QWEN3)] {
+    let rows = Spec { scales: ScaleKind::PerRow, ..BITNET };
+    for (name, spec) in [
+        ("BitNet", BITNET),
+        ("Llama", LLAMA),
+        ("Qwen3", QWEN3),
+        ("a scale a row", rows),
+        ("groups of 64", grouped(64)),
+        ("groups of 128", grouped(128)),
+        ("groups of 256", grouped(256)),
+    ] {
         let model = Arc::new(random_model(&spec, 1));
         for kv in [KvType::F16, KvType::F32] {
             let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };
@@ -206,16 +215,6 @@ fn logits_of_many_tokens_come_in_pieces() {
     assert_close("one of all", &all[20 * spec.vocab..21 * spec.vocab], &one, spec.vocab);
 }
 
-fn difference(after: Counters, before: Counters) -> Counters {
-    Counters {
-        objects_created: after.objects_created - before.objects_created,
-        dispatches: after.dispatches - before.dispatches,
-        submits: after.submits - before.submits,
-        readback_bytes: after.readback_bytes - before.readback_bytes,
-        recording: after.recording - before.recording,
-    }
-}
-
 /// A step creates nothing, submits once, and has ten dispatches a layer.
 #[test]
 fn a_decode_step_creates_nothing() {
@@ -228,7 +227,7 @@ fn a_decode_step_creates_nothing() {
             for (at, &id) in ids.iter().enumerate() {
                 let before = gpu.backend.counters();
                 gpu.run(&[id], at, Wanted::Last).unwrap();
-                let step = difference(gpu.backend.counters(), before);
+                let step = gpu.backend.counters().since(&before);
                 assert_eq!(step.objects_created, 0, "{:?}, token {at}", spec.family);
                 assert_eq!(step.submits, 1);
                 // The embedding, ten a layer, the last norm and the head.
@@ -237,7 +236,7 @@ fn a_decode_step_creates_nothing() {
             }
             let before = gpu.backend.counters();
             gpu.run(&random_ids(&spec, 14, 70), 10, Wanted::Last).unwrap();
-            assert_eq!(difference(gpu.backend.counters(), before).objects_created, 0, "a prompt");
+            assert_eq!(gpu.backend.counters().since(&before).objects_created, 0, "a prompt");
         }
     }
 }

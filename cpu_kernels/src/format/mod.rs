@@ -19,7 +19,7 @@ pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pa
 use half::f16;
 pub use lookup::{LOOKUP_ROWS, repack, unpack_rows};
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
-pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, pack, padded_cols, ternary_bytes, unpack};
+pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,8 @@ pub struct TernaryView<'a> {
 
 impl<'a> TernaryView<'a> {
     /// # Errors
-    /// If `codes` has not exactly the bytes of such a matrix, or `scales` not its number of scales.
+    /// If there are more than [`MAX_COLS`] columns, `codes` has not exactly the bytes of such a matrix, or `scales` not
+    /// its number of scales.
     pub fn new(
         rows: usize,
         cols: usize,
@@ -110,6 +111,9 @@ impl<'a> TernaryView<'a> {
     /// As [`Self::new`].
     pub fn check(&self) -> Result<(), FormatError> {
         let Self { rows, cols, codes, layout, scales } = *self;
+        if cols > MAX_COLS {
+            return Err(FormatError::TooWide { cols });
+        }
         let expected_bytes = ternary_bytes(layout, rows, cols);
         if codes.len() != expected_bytes {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
@@ -139,7 +143,8 @@ impl<'a> TernaryView<'a> {
     }
 }
 
-/// Element or block type of a dense matrix.
+/// Element or block type of a dense matrix. The ternary ones are tables of models whose embeddings are ternary too:
+/// they meet f32 activations, as the other types do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the format's own")]
 pub enum DenseType {
@@ -148,18 +153,37 @@ pub enum DenseType {
     BF16,
     Q8_0,
     Q6K,
+    Q4K,
+    Q4_0,
+    TQ2_0,
+    Q2_0,
+    /// Q2_0 in blocks of 128.
+    Q2_0G128,
 }
 
 impl DenseType {
     /// All types.
-    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q6K];
+    pub const ALL: [Self; 10] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q6K,
+        Self::Q4K,
+        Self::Q4_0,
+        Self::TQ2_0,
+        Self::Q2_0,
+        Self::Q2_0G128,
+    ];
 
     /// Columns of one block: rows are whole blocks.
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 => 32,
-            Self::Q6K => 256,
+            Self::Q8_0 | Self::Q4_0 => 32,
+            Self::Q2_0 => 64,
+            Self::Q2_0G128 => 128,
+            Self::Q6K | Self::Q4K | Self::TQ2_0 => 256,
         }
     }
 
@@ -170,6 +194,11 @@ impl DenseType {
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => dense::Q8_0_BYTES,
             Self::Q6K => dense::Q6K_BYTES,
+            Self::Q4K => dense::Q4K_BYTES,
+            Self::Q4_0 => dense::Q4_0_BYTES,
+            Self::TQ2_0 => dense::TQ2_0_BYTES,
+            Self::Q2_0 => dense::Q2_0_BYTES,
+            Self::Q2_0G128 => dense::Q2_0_G128_BYTES,
         }
     }
 
@@ -226,6 +255,11 @@ pub enum FormatError {
         expected_bytes: usize,
         /// What is there.
         found_bytes: usize,
+    },
+    /// More columns than the sums of a row have room for.
+    TooWide {
+        /// Of the matrix.
+        cols: usize,
     },
     /// The wrong number of scales.
     Scales {
@@ -301,6 +335,7 @@ impl fmt::Display for FormatError {
             Self::Size { rows, cols, expected_bytes, found_bytes } => {
                 write!(f, "a {rows} x {cols} matrix: expected {expected_bytes} bytes, found {found_bytes}")
             }
+            Self::TooWide { cols } => write!(f, "a row of {cols} columns: expected at most {MAX_COLS}"),
             Self::Scales { rows, cols, expected, found } => {
                 write!(f, "a {rows} x {cols} matrix: expected {expected} scales, found {found}")
             }
@@ -344,7 +379,9 @@ mod tests {
         assert_eq!(ternary(2, 129, 128), Ok(64));
         let error = ternary(2, 129, 64).unwrap_err();
         assert_eq!(error.to_string(), "a 2 x 129 matrix: expected 128 bytes, found 64");
-        assert!(ternary(usize::MAX, usize::MAX, 64).is_err());
+        assert!(ternary(usize::MAX, 128, 64).is_err());
+        let error = ternary(1, MAX_COLS + 1, 64).unwrap_err();
+        assert_eq!(error.to_string(), "a row of 1048577 columns: expected at most 1048576");
 
         let grouped = |rows, cols, size, scales: usize| {
             let codes = vec![0; ternary_bytes(Layout::I2sP128, rows, cols)];

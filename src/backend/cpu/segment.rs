@@ -46,13 +46,7 @@ impl CpuSegment {
     pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes) -> Self {
         let config = &model.config;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
-        let rope = RopeTable::new(
-            config.rope.dims,
-            config.rope.base,
-            config.rope.position_scale,
-            model.weights.rope_factors.as_deref(),
-            sizes.context_tokens,
-        );
+        let rope = model.rope_table(sizes.context_tokens);
         let cache =
             |_| KvCache::new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type);
         Self {
@@ -68,6 +62,11 @@ impl CpuSegment {
             head: segment.head,
             model: Arc::clone(model),
         }
+    }
+
+    /// The keys and values of a layer, counted from the first of the segment.
+    pub(super) fn cache(&mut self, layer: usize) -> &mut KvCache {
+        &mut self.caches[layer]
     }
 
     /// See [`super::super::Backend::run`].
@@ -109,6 +108,7 @@ impl CpuSegment {
         self.ops = ops;
 
         if self.head {
+            activations.candidates.top.clear();
             self.run_head(cpu, &mut activations.logits, tokens, wanted);
             if !norm::all_finite(&activations.logits) {
                 return Err(not_finite("the output head".into()));
@@ -178,7 +178,7 @@ impl CpuSegment {
         let Model { config, weights } = &*self.model;
         let rows = match wanted {
             Wanted::Nothing => 0,
-            Wanted::Last => 1,
+            Wanted::Last | Wanted::Top(_) => 1,
             Wanted::All => tokens,
         };
         logits.resize(rows * config.vocab, 0.0);
