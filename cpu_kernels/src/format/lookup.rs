@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Layout, Tile,
+    FormatError, Layout, Tile,
     dialect::{self, tl2::MIN_COLS},
     ternary_bytes,
 };
@@ -54,17 +54,35 @@ fn tile_of(rows: usize, wanted: usize) -> usize {
 
 /// Repacks a matrix from [`Layout::I2sP128`].
 ///
+/// # Errors
+/// Names the first code that is 3, where lookups have no room for it.
+///
 /// # Panics
-/// If `packed` has not the bytes of such a matrix, a code is 3, or the tile of the layout does not cut up the shape.
-pub fn repack(packed: &[u8], rows: usize, cols: usize, to: Layout) -> Vec<u8> {
+/// If `packed` has not the bytes of such a matrix, or the tile of the layout does not cut up the shape.
+pub fn repack(packed: &[u8], rows: usize, cols: usize, to: Layout) -> Result<Vec<u8>, FormatError> {
     let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
     assert_eq!(packed.len(), bytes, "bytes of a {rows} x {cols} matrix");
     if !to.is_lookup() {
-        return packed.to_vec();
+        return Ok(packed.to_vec());
     }
     let mut out = vec![0; ternary_bytes(to, rows, cols)];
-    dialect::write_lookup(to, (rows, cols), packed, &mut out);
-    out
+    dialect::write_lookup(to, (rows, cols), packed, &mut out)?;
+    Ok(out)
+}
+
+/// True if all bytes of a matrix in a lookup layout are indices of tables.
+///
+/// # Panics
+/// If `packed` has not the bytes of such a matrix.
+pub fn only_indices(layout: Layout, rows: usize, cols: usize, packed: &[u8]) -> bool {
+    assert_eq!(packed.len(), ternary_bytes(layout, rows, cols), "bytes of a {rows} x {cols} matrix");
+    // The loop over a page has no branch and runs at memory speed.
+    let below = |bytes: &[u8], end: u8| {
+        let above = |byte: &u8| u8::from(byte & 15 >= end) | u8::from(byte >> 4 >= end);
+        bytes.chunks(4096).all(|page| page.iter().fold(0, |found, byte| found | above(byte)) == 0)
+    };
+    let (triples, signs) = dialect::triple_bytes(layout, lookup_shape(rows, cols));
+    below(&packed[..triples], 14) && below(&packed[triples + signs..], 9)
 }
 
 /// Unpacks the rows `range` of a matrix to [`Layout::I2sP128`]; the range begins at a multiple of [`LOOKUP_ROWS`].

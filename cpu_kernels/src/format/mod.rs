@@ -17,7 +17,7 @@ use std::{error, fmt};
 
 pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
-pub use lookup::{LOOKUP_ROWS, repack, unpack_rows};
+pub use lookup::{LOOKUP_ROWS, only_indices, repack, unpack_rows};
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 

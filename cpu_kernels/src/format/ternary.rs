@@ -51,7 +51,7 @@ pub fn pack(layout: Layout, rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
             packed[row * row_bytes + byte] |= if col < cols { codes[row * cols + col] } else { ZERO } << shift;
         }
     }
-    lookup::repack(&packed, rows, cols, layout)
+    lookup::repack(&packed, rows, cols, layout).expect("codes below 3")
 }
 
 /// The codes (rows, cols) of a packed matrix, one a byte.

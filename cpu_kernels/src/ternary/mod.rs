@@ -30,6 +30,7 @@ use std::ops::Range;
 
 use half::f16;
 
+pub use lut::FEW as FEW_LOOKUPS;
 pub(crate) use lut::Scratch as LookupScratch;
 
 use crate::{

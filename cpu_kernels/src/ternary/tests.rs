@@ -31,7 +31,7 @@ fn layouts(rows: usize, cols: usize) -> [Layout; 3] {
 /// In every layout.
 fn check_all(cpus: &[Cpu], rows: usize, cols: usize, packed: &[u8], values: &[i8], expected: &[i32], what: &str) {
     for layout in layouts(rows, cols) {
-        let packed = repack(packed, rows, cols, layout);
+        let packed = repack(packed, rows, cols, layout).unwrap();
         for cpu in cpus {
             check(cpu, (rows, cols, layout), &packed, values, expected, what);
         }
@@ -151,7 +151,7 @@ fn prefill_equals_decode() {
     let packed = pack(LAYOUT, rows, cols, &rng.codes(rows * cols));
     let values = rng.i8s(tokens * cols);
     for (cpu, layout) in cpus_once().iter().flat_map(|cpu| layouts(rows, cols).map(|layout| (cpu, layout))) {
-        let packed = repack(&packed, rows, cols, layout);
+        let packed = repack(&packed, rows, cols, layout).unwrap();
         let weights = TernaryView::new(rows, cols, &packed, layout, Scales::PerTensor(0.037)).unwrap();
         let mut together = vec![0.0; tokens * rows];
         let all = acts(cols, &values);
@@ -176,7 +176,7 @@ fn parts_share_one_call() {
     let mixed: [Layout; 4] = std::array::from_fn(|i| layouts(shapes[i], cols)[i / 2 * 2]);
     let of = |at: usize| shapes.map(|rows| layouts(rows, cols)[at]);
     for (tokens, layouts) in [1, 3, 5, 20].into_iter().flat_map(|n| [of(0), of(1), of(2), mixed].map(|l| (n, l))) {
-        let packed: [Vec<u8>; 4] = std::array::from_fn(|i| repack(&packed[i], shapes[i], cols, layouts[i]));
+        let packed: [Vec<u8>; 4] = std::array::from_fn(|i| repack(&packed[i], shapes[i], cols, layouts[i]).unwrap());
         let acts = acts(cols, &rng.i8s(tokens * cols));
         for cpu in cpus_once() {
             let view = |i: usize| {
@@ -217,7 +217,7 @@ fn each_row_has_its_own_scale() {
     let expected: Vec<f32> =
         sums.iter().enumerate().map(|(at, &sum)| sum as f32 * (scales[at % rows] * acts.step(at / rows))).collect();
     for (cpu, layout) in cpus_once().iter().flat_map(|cpu| layouts(rows, cols).map(|layout| (cpu, layout))) {
-        let packed = repack(&packed, rows, cols, layout);
+        let packed = repack(&packed, rows, cols, layout).unwrap();
         let weights = TernaryView::new(rows, cols, &packed, layout, Scales::PerRow(&scales)).unwrap();
         let mut out = vec![0.0; tokens * rows];
         matmul(cpu, &acts, &mut [Part { weights, out: &mut out, add: false }]);

@@ -401,11 +401,27 @@ fn with_lookup<R>(layout: Layout, (rows, cols): (usize, usize), f: impl FnOnce(&
     }
 }
 
+/// Bytes of the codes of triples, and of their signs, of a matrix of that padded shape.
+pub(super) fn triple_bytes(layout: Layout, (rows, cols): (usize, usize)) -> (usize, usize) {
+    match layout {
+        Layout::Tl2(tile) => {
+            let matrix = tl2::Tl2 { tile, rows, cols };
+            (matrix.signs_at(), matrix.pairs_at() - matrix.signs_at())
+        }
+        Layout::I2sP128 | Layout::Tl1(_) => (0, 0),
+    }
+}
+
 /// Writes a matrix given as [`Layout::I2sP128`] into the zeroed bytes of a lookup layout.
 ///
-/// # Panics
-/// If a code is 3.
-pub(super) fn write_lookup(layout: Layout, (rows, cols): (usize, usize), packed: &[u8], out: &mut [u8]) {
+/// # Errors
+/// Names the first code that is 3.
+pub(super) fn write_lookup(
+    layout: Layout,
+    (rows, cols): (usize, usize),
+    packed: &[u8],
+    out: &mut [u8],
+) -> Result<(), FormatError> {
     let (all_rows, all_cols) = lookup_shape(rows, cols);
     let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
     with_lookup(layout, (all_rows, all_cols), |coding| {
@@ -420,12 +436,15 @@ pub(super) fn write_lookup(layout: Layout, (rows, cols): (usize, usize), packed:
                 for (from, to) in from.as_chunks().0.iter().zip(to[..cols].chunks_mut(I2S_BLOCK)) {
                     grid::unpack(from, &mut block);
                     to.copy_from_slice(&block[..to.len()]);
-                    assert!(to.iter().all(|&code| code < 3), "a code 3 in row {}", first + row);
+                }
+                if let Some(col) = to.iter().position(|&code| code > 2) {
+                    return Err(FormatError::Code { element: (first + row) * cols + col });
                 }
             }
             coding.write(&codes, first, out);
         }
-    });
+        Ok(())
+    })
 }
 
 /// Packs `range` of the rows of a matrix in a lookup layout as [`Layout::I2sP128`]. What is no code becomes a weight of

@@ -118,11 +118,11 @@ impl Tl2 {
         self.cols / self.tile.cols * self.tile.cols
     }
 
-    fn signs_at(&self) -> usize {
+    pub fn signs_at(&self) -> usize {
         self.rows * self.triple_cols() / 6
     }
 
-    fn pairs_at(&self) -> usize {
+    pub fn pairs_at(&self) -> usize {
         self.signs_at() + self.rows * self.triple_cols() / 24
     }
 

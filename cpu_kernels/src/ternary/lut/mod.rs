@@ -37,7 +37,7 @@ use crate::{
 pub(crate) use tables::Scratch;
 
 /// Most tokens that are looked up one by one; more are multiplied by unpacked rows.
-const FEW: usize = 4;
+pub const FEW: usize = 4;
 
 /// A matrix in a lookup layout and its output.
 pub(super) struct Work<'a, T> {
