@@ -55,6 +55,7 @@ pub struct EngineArgs {
         long,
         value_name = "N",
         value_parser = clap::value_parser!(u32).range(..=MAX_CONTEXT),
+        allow_negative_numbers = true,
         env = "LLAMA_ARG_CTX_SIZE"
     )]
     pub ctx_size: Option<u32>,
@@ -66,6 +67,7 @@ pub struct EngineArgs {
         value_name = "N",
         default_value_t = 512,
         value_parser = clap::value_parser!(u32).range(1..=4096),
+        allow_negative_numbers = true,
         env = "LLAMA_ARG_BATCH"
     )]
     pub batch_size: u32,
