@@ -7,13 +7,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, I2sLayout, LayoutArgs, ModelArgs},
+    args::{EngineArgs, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
-        cpu::CpuBackend,
+        cpu::{CpuBackend, Kernel, Kernels},
         gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning, fault},
     },
     bytes::Bytes,
@@ -188,6 +188,23 @@ impl Engine {
         Ok(Self { model: source.model()? })
     }
 
+    /// The kernels of the CPU for what `--kernel` says.
+    pub fn kernels(&self, choice: KernelChoice) -> Kernels {
+        if let Some(kernel) = choice.forced() {
+            return Kernels::All(kernel);
+        }
+        // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
+        let plain: usize = self.model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();
+        match machine::memory_bytes() {
+            Some(memory) if plain as u64 > memory / 2 => Kernels::AsLoaded,
+            _ => Kernels::All(Kernel::I2S),
+        }
+    }
+
+    fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
+        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel))
+    }
+
     /// Sizes from flags, checked against the model and this machine.
     pub fn sizes(&self, args: &EngineArgs) -> Result<Sizes> {
         let config = &self.model.config;
@@ -278,7 +295,7 @@ impl Engine {
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
     /// and shape of model.
     fn costs(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Costs> {
-        let mut cpu_backend = cpu_backend(args);
+        let mut cpu_backend = self.cpu_backend(args);
         let cache = Cache::of_user();
         let key = self.costs_key(&cpu_backend, gpu, sizes);
         if let Some(costs) = cache.get(CALIBRATION, &key) {
@@ -363,7 +380,7 @@ impl Engine {
         let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
-            backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
+            backends.push((BackendKind::Cpu, Box::new(self.cpu_backend(args))));
         }
         if let Some(gpu) = gpu.filter(|_| plan.runs_on(BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
@@ -407,10 +424,6 @@ pub fn count_bar(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style)
-}
-
-fn cpu_backend(args: &EngineArgs) -> CpuBackend {
-    CpuBackend::new(Isa::detect(), args.threads())
 }
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.

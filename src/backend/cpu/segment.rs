@@ -11,10 +11,13 @@ use bitnet_cpu_kernels::{
     ternary,
 };
 
-use super::super::{Activations, Wanted};
+use super::{
+    super::{Activations, Wanted},
+    kernel::Repacked,
+};
 use crate::{
     error::{Error, Result},
-    model::{Activation, Block, Model, Norm, RopeStyle},
+    model::{Activation, Block, Linear, Model, Norm, RopeStyle, TernaryMatrix},
     plan::{
         Segment, Sizes,
         graph::block_ops,
@@ -26,6 +29,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct CpuSegment {
     model: Arc<Model>,
+    /// The matrices that are multiplied in another form than the model's.
+    repacked: Repacked,
     layers: Range<usize>,
     embed: bool,
     head: bool,
@@ -43,7 +48,7 @@ pub(super) struct CpuSegment {
 }
 
 impl CpuSegment {
-    pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes) -> Self {
+    pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes, repacked: Repacked) -> Self {
         let config = &model.config;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
         let rope = model.rope_table(sizes.context_tokens);
@@ -61,6 +66,7 @@ impl CpuSegment {
             embed: segment.embed,
             head: segment.head,
             model: Arc::clone(model),
+            repacked,
         }
     }
 
@@ -131,7 +137,10 @@ impl CpuSegment {
                 let x = &self.slots[*input as usize][..tokens * width];
                 quantize::norm_quantize(cpu, x, width, norm.map(weight), config.rms_eps, &mut self.quantized);
             }
-            Op::Linear { parts } => linear(cpu, &self.quantized, parts, block, &mut self.slots, tokens, config),
+            Op::Linear { parts } => {
+                let matrix = |role| self.repacked.matrix(index, block, role, tokens);
+                linear(cpu, &self.quantized, parts, matrix, &mut self.slots, tokens, config);
+            }
             Op::HeadNorm { slot, norm } => {
                 let x = &mut self.slots[*slot as usize][..tokens * slot.width(config)];
                 norm::rms_norm_in_place(cpu, x, config.head_dim, weight(*norm), config.rms_eps);
@@ -193,20 +202,20 @@ impl CpuSegment {
 }
 
 /// All parts of a linear in one parallel region; at most three share an input in any known family.
-fn linear(
+fn linear<'a>(
     cpu: &Cpu,
     input: &QuantizedActs,
     parts: &[Part],
-    block: &Block,
+    matrix: impl Fn(Linear) -> &'a TernaryMatrix,
     slots: &mut [Vec<f32>; Slot::ALL.len()],
     tokens: usize,
     config: &crate::model::Config,
 ) {
     let mut outs = slots.each_mut().map(Some);
-    let mut take = |part: &Part| -> ternary::Part<'_> {
+    let mut take = |part: &Part| {
         let out = outs[part.out as usize].take().unwrap_or_else(|| panic!("two parts write {:?}", part.out));
         let len = tokens * part.out.width(config);
-        ternary::Part { weights: block.linear(part.weight).view(), out: &mut out[..len], add: part.add }
+        ternary::Part { weights: matrix(part.weight).view(), out: &mut out[..len], add: part.add }
     };
     match parts {
         [a] => ternary::matmul(cpu, input, &mut [take(a)]),
