@@ -72,7 +72,7 @@ impl Backend for Fake {
         assert!(positions.start <= cache.len(), "a gap in the cache: {} < {}", cache.len(), positions.start);
         cache.truncate(positions.start);
         cache.extend(&x.hidden);
-        if segment.head && wanted == Wanted::Last {
+        if segment.head && matches!(wanted, Wanted::Last | Wanted::Top(_)) {
             let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
             x.logits = (self.script)(&ids);
         }
@@ -425,7 +425,7 @@ fn a_raised_flag_stops_a_long_prompt_between_batches() {
     let (mut session, log) = session(100, 2, summing);
     // Raised while the second batch is asked for.
     let mut asked = 0;
-    let complete = session.prefill_while(&[1; 9], || {
+    let complete = session.prefill_while(&[1; 9], Wanted::Last, || {
         asked += 1;
         asked < 3
     });

@@ -87,9 +87,12 @@ pub struct Engine {
     pub model: Arc<Model>,
 }
 
-/// A plan, and the GPU it needs.
+/// A plan, what it was made from, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
+    pub gpu_facts: Option<GpuFacts>,
+    /// Where `auto` had to compare.
+    pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
 }
 
@@ -145,7 +148,8 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            return Ok(Placement { plan: self.plan(args, request, sizes, Err("not looked for"), None)?, gpu: None });
+            let plan = self.plan(args, request, sizes, Err("not looked for"), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None });
         }
         let opened = open_gpu(request).and_then(|gpu| {
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
@@ -167,7 +171,7 @@ impl Engine {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu })
     }
 
     fn plan(
@@ -248,7 +252,7 @@ impl Engine {
     }
 
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
-        let Placement { plan, gpu } = placement;
+        let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));

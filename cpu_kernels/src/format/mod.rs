@@ -13,7 +13,7 @@ pub mod ternary;
 
 use std::{error, fmt};
 
-pub use dialect::{Codec, Dialect, I2sPacking, Tile, TileTable, pack_row};
+pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
