@@ -22,12 +22,14 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let demand = Demand::of(&engine.model, &sizes);
     let segment_bytes = |s: &Segment| demand.segment_bytes(s.layers.clone(), s.embed, s.head);
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
+    let cache_bytes = demand.layer_kv_bytes.saturating_mul(engine.model.config.layers as u64);
     if args.json {
         let bytes: Vec<u64> = plan.segments.iter().map(segment_bytes).collect();
         return output::print_json(&json!({
             "model": source.name,
             "context_tokens": sizes.context_tokens,
             "batch_tokens": sizes.batch_tokens,
+            "cache_bytes": cache_bytes,
             "segments": json_of(&plan.segments),
             "segment_bytes": bytes,
             "prefill_segments": plan.prefill.as_deref().map(json_of),
@@ -36,10 +38,11 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         }));
     }
     let mut text = format!(
-        "{}: {}, context of {} tokens, prompt in batches of {}\n",
+        "{}: {}, context of {} tokens (cache {}), prompt in batches of {}\n",
         source.name,
         format::count(engine.model.config.layers, "layer"),
         sizes.context_tokens,
+        format::bytes(cache_bytes),
         sizes.batch_tokens
     );
     if let (Some(costs), Some(gpu)) = (&placement.costs, &placement.gpu_facts) {

@@ -51,6 +51,8 @@ pub struct Demand {
     pub tied: bool,
     /// Activation buffers of one backend.
     pub activation_bytes: u64,
+    /// Rotations of every position, which a GPU holds; the CPU computes those of a step.
+    pub gpu_rope_bytes: u64,
 }
 
 impl Demand {
@@ -75,6 +77,7 @@ impl Demand {
             head_bytes: model.weights.head().data.len() as u64,
             tied: model.weights.output.is_none(),
             activation_bytes: activation_bytes(config, sizes),
+            gpu_rope_bytes: (4 * sizes.context_tokens * config.rope.dims) as u64,
         }
     }
 
@@ -87,11 +90,16 @@ impl Demand {
         weights + kv + embed_bytes + head_bytes + self.activation_bytes
     }
 
+    /// Bytes of a segment on a GPU.
+    pub fn gpu_bytes(&self, layers: Range<usize>, embed: bool, head: bool) -> u64 {
+        self.segment_bytes(layers, embed, head) + self.gpu_rope_bytes
+    }
+
     /// How many of the last `wanted` layers fit into `budget` bytes, together with the head; with all layers the
     /// embedding table as well.
     pub fn most_layers(&self, wanted: usize, budget: u64) -> usize {
         let layers = self.layer_weight_bytes.len();
-        let fits = |n: usize| self.segment_bytes(layers - n..layers, n == layers, true) <= budget;
+        let fits = |n: usize| self.gpu_bytes(layers - n..layers, n == layers, true) <= budget;
         (1..=wanted).rev().find(|&n| fits(n)).unwrap_or(0)
     }
 }
@@ -159,7 +167,7 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
     let layers = demand.layer_weight_bytes.len();
     let all_cpu = |reason: &str| Plan::all_cpu(layers, sizes, reason);
     if question.prefer == Prefer::Memory {
-        let bytes = demand.segment_bytes(0..layers, true, true);
+        let bytes = demand.gpu_bytes(0..layers, true, true);
         return all_cpu(&format!(
             "memory is preferred: the CPU reads the weights where the file is mapped, {} would hold {} of its own",
             gpu.name,
@@ -266,7 +274,7 @@ pub fn shrink(plan: &Plan, demand: &Demand, gpu: &GpuFacts) -> Option<Plan> {
 
 fn does_not_fit(demand: &Demand, gpu: &GpuFacts, on_gpu: usize) -> String {
     let layers = demand.layer_weight_bytes.len();
-    let used = if on_gpu == 0 { 0 } else { demand.segment_bytes(layers - on_gpu..layers, false, true) };
+    let used = if on_gpu == 0 { 0 } else { demand.gpu_bytes(layers - on_gpu..layers, false, true) };
     format!(
         "does not fit: {} of the {} budget left on {}",
         mebibytes(gpu.budget_bytes.saturating_sub(used)),
@@ -303,7 +311,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const SIZES: Sizes = Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16 };
 
-    /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 5 MiB of activations.
+    /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 4 MiB of activations, 1 MiB of rotations.
     fn demand() -> Demand {
         Demand {
             layer_weight_bytes: vec![100 * MIB; 10],
@@ -311,7 +319,8 @@ mod tests {
             embed_bytes: 300 * MIB,
             head_bytes: 300 * MIB,
             tied: true,
-            activation_bytes: 5 * MIB,
+            activation_bytes: 4 * MIB,
+            gpu_rope_bytes: MIB,
         }
     }
 
@@ -445,6 +454,7 @@ mod tests {
             head_bytes: 1331 * MIB,
             tied: true,
             activation_bytes: 200 * MIB,
+            gpu_rope_bytes: 0,
         };
         let igpu = gpu(8192);
         let costs = costs([(0.0, 3.6), (2.0, 2.4)], [(0.0, 150.0), (2.0, 30.0)]);
@@ -498,8 +508,8 @@ mod tests {
     #[test]
     fn an_untied_table_counts_twice_only_where_both_ends_are() {
         let untied = Demand { tied: false, ..demand() };
-        assert_eq!(untied.segment_bytes(0..10, true, true), (1100 + 600 + 5) * MIB);
-        assert_eq!(untied.segment_bytes(5..10, false, true), (550 + 300 + 5) * MIB);
-        assert_eq!(demand().segment_bytes(0..5, true, false), (550 + 300 + 5) * MIB);
+        assert_eq!(untied.gpu_bytes(0..10, true, true), (1100 + 600 + 5) * MIB);
+        assert_eq!(untied.gpu_bytes(5..10, false, true), (550 + 300 + 5) * MIB);
+        assert_eq!(demand().segment_bytes(0..5, true, false), (550 + 300 + 4) * MIB);
     }
 }

@@ -1,9 +1,6 @@
 //! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
 
-use bitnet_cpu_kernels::{
-    format::{DenseView, Layout as Codes, TernaryView},
-    rope::RopeTable,
-};
+use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, TernaryView};
 
 use half::f16;
 
@@ -103,7 +100,8 @@ pub(super) struct Weights {
     pub rope: Region,
     /// Columns that share a scale of the activations; `None` = one scale per token.
     pub act_group: Option<usize>,
-    rope_table: RopeTable,
+    /// Positions of the table of rotations.
+    rope_positions: usize,
 }
 
 /// What a dispatch may multiply at once: three scales fit in its parameters.
@@ -244,11 +242,10 @@ impl Weights {
         if let Some(factors) = factors.filter(|f| f.len() != rope.dims / 2) {
             return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, factors.len()));
         }
-        let rope_table = model.rope_table(sizes.context_tokens);
         // Never empty, so that it can be bound for models without rotation.
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
         let rope = layout.place("the table of rotations", 1, rope_bytes)?;
-        Ok(Self { layers, embed, head, output_norm, rope, act_group, rope_table })
+        Ok(Self { layers, embed, head, output_norm, rope, act_group, rope_positions: sizes.context_tokens })
     }
 
     /// Copies everything to the device.
@@ -286,7 +283,9 @@ impl Weights {
         if let Some(region) = &self.output_norm {
             uploader.write(region, &[bytemuck::cast_slice(&weights.output_norm)])?;
         }
-        let (cos, sin) = self.rope_table.data();
+        // Not before there is memory for it: a long context takes seconds.
+        let table = model.rope_table(self.rope_positions);
+        let (cos, sin) = table.data();
         if !cos.is_empty() {
             uploader.write(&self.rope, &[bytemuck::cast_slice(cos), bytemuck::cast_slice(sin)])?;
         }
