@@ -179,11 +179,11 @@ fn head_case(isa: Isa, name: &str, ty: DenseType, data: &'static [u8]) -> Case {
     }
 }
 
-fn attention_case(isa: Isa, name: &str, tokens: usize, before: usize) -> Case {
+fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
     let (heads, kv_heads, head_dim) = (20, 5, 128);
     let mut rng = Rng::new(4);
     let cpu = Cpu::new(isa, 1);
-    let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, KvType::F16, KvType::F16);
+    let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, ty, ty);
     let width = kv_heads * head_dim;
     let (k, v) = (rng.floats((before + tokens) * width), rng.floats((before + tokens) * width));
     cache.append(&cpu, 0, &k, &v);
@@ -192,7 +192,7 @@ fn attention_case(isa: Isa, name: &str, tokens: usize, before: usize) -> Case {
     // Each pair of a query and a key costs two products an element.
     let pairs = (0..tokens).map(|t| before + t + 1).sum::<usize>();
     Case {
-        name: name.to_owned(),
+        name: format!("attention {tokens} at {before}, {ty:?}"),
         isa,
         work: Work::Values((pairs * heads * head_dim * 2) as u64),
         run: Box::new(move |cpu| attend(cpu, &q, heads, &cache, before, 0.088, &mut out)),
@@ -268,8 +268,11 @@ fn cases(filter: &str) -> Vec<Case> {
         cases.push(head_case(isa, "head f16, cold", DenseType::F16, cold));
         cases.push(head_case(isa, "head q8_0, cold", DenseType::Q8_0, cold));
         cases.push(head_case(isa, "head q6_k, cold", DenseType::Q6K, cold));
-        cases.push(attention_case(isa, "attention 1 at 4096", 1, 4096));
-        cases.push(attention_case(isa, "attention 64 at 64", 64, 64));
+        for ty in [KvType::F16, KvType::Q8_0] {
+            for (tokens, before) in [(1, 0), (1, 4096), (1, 16384), (64, 64), (64, 4096)] {
+                cases.push(attention_case(isa, ty, tokens, before));
+            }
+        }
         cases.extend(small_cases(isa));
     }
     cases.retain(|case| case.name.contains("ceiling") || case.name.contains(filter));

@@ -228,7 +228,7 @@ impl Engine {
             v_type: args.cache_type_v.into(),
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
-        // An allocation that fails ends the process without a word, so it is not tried.
+        // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
@@ -242,8 +242,12 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         let cpu_demand = Demand::of(&self.model, &sizes);
-        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            let plan = self.plan(args, request, &cpu_demand, sizes, Err("not looked for"), None)?;
+        let asked_for_cpu = matches!(request, Request::Cpu | Request::GpuLayers(0));
+        if let Some(reason) = if asked_for_cpu { Some("not looked for") } else { sizes.cpu_only() } {
+            if !asked_for_cpu && request != Request::Auto {
+                return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
+            }
+            let plan = self.plan(args, request, &cpu_demand, sizes, Err(reason), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {

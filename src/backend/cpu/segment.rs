@@ -35,6 +35,7 @@ pub(super) struct CpuSegment {
     embed: bool,
     head: bool,
     ops: Vec<Op>,
+    /// Of the positions of the step.
     rope: RopeTable,
     /// One per layer of the segment.
     caches: Vec<KvCache>,
@@ -48,16 +49,23 @@ pub(super) struct CpuSegment {
 }
 
 impl CpuSegment {
-    pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes, repacked: Repacked) -> Self {
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is not the memory for the keys and values.
+    pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes, repacked: Repacked) -> Result<Self> {
         let config = &model.config;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
-        let rope = model.rope_table(sizes.context_tokens);
-        let cache =
-            |_| KvCache::new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type);
-        Self {
+        let cache = |_| {
+            KvCache::try_new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type)
+                .ok_or_else(|| Error::OutOfMemory {
+                    what: format!("the keys and values of {} tokens", sizes.context_tokens),
+                    bytes: sizes.kv_bytes_per_layer(config).saturating_mul(segment.layers.len() as u64),
+                    hint: "lower the context with -c, or take smaller types with -ctk and -ctv".into(),
+                })
+        };
+        Ok(Self {
             ops: block_ops(config),
-            rope,
-            caches: segment.layers.clone().map(cache).collect(),
+            rope: model.rope_table(sizes.batch_tokens),
+            caches: segment.layers.clone().map(cache).collect::<Result<_>>()?,
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
             quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
             normed: vec![0.0; if segment.head { sizes.batch_tokens * config.dim } else { 0 }],
@@ -67,7 +75,7 @@ impl CpuSegment {
             head: segment.head,
             model: Arc::clone(model),
             repacked,
-        }
+        })
     }
 
     /// The keys and values of a layer, counted from the first of the segment.
@@ -100,6 +108,7 @@ impl CpuSegment {
             self.slots[Slot::Hidden as usize][..hidden_len].copy_from_slice(&activations.hidden[..hidden_len]);
         }
 
+        self.rope.fill(positions.clone());
         // Taken out for the loop so that ops can be read while buffers are written.
         let ops = std::mem::take(&mut self.ops);
         for (index, layer) in self.layers.clone().enumerate() {

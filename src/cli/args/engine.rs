@@ -76,11 +76,11 @@ pub struct EngineArgs {
     )]
     pub batch_size: u32,
 
-    /// Type of the key cache [llama.cpp: -ctk]
+    /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
 
-    /// Type of the value cache [llama.cpp: -ctv]
+    /// Type of the value cache, likewise [llama.cpp: -ctv]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V")]
     pub cache_type_v: CacheType,
 }
@@ -175,6 +175,8 @@ pub(super) fn byte_size(text: &str) -> Result<u64, String> {
 pub enum CacheType {
     F16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl From<CacheType> for KvType {
@@ -182,6 +184,7 @@ impl From<CacheType> for KvType {
         match ty {
             CacheType::F16 => Self::F16,
             CacheType::F32 => Self::F32,
+            CacheType::Q8_0 => Self::Q8_0,
         }
     }
 }
