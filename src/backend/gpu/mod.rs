@@ -34,6 +34,8 @@ mod readback;
 
 mod segment;
 
+mod select;
+
 mod slots;
 
 mod weights;
