@@ -59,10 +59,10 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
 }
 
 fn prompt_text(args: &RunArgs) -> Result<String> {
-    if let Some(given) = args.text.as_ref().or(args.prompt.as_ref()) {
+    if let Some(given) = args.text.as_ref().or(args.given.prompt.as_ref()) {
         return unescape(args.no_escape, given);
     }
-    let read = match &args.file {
+    let read = match &args.given.file {
         None if args.model.model.is_none() => match input::standard_input_if_any()? {
             Some(text) => text,
             None => DEFAULT_PROMPT.into(),
@@ -78,8 +78,8 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
 
 /// For `-cnv`: `-sys`, or the prompt as bitnet.cpp has it. Standard input is what the person says.
 pub fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
-    let given = args.text.as_ref().or(args.prompt.as_ref());
-    match (&args.chat.system_prompt, given, &args.file) {
+    let given = args.text.as_ref().or(args.given.prompt.as_ref());
+    match (&args.chat.system_prompt, given, &args.given.file) {
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(usage(
             "with -cnv the prompt is the system prompt: -sys is one too many",
             "bitnet-gpu run -cnv -p \"Be brief.\"",
