@@ -8,19 +8,19 @@ use serde_json::{Value as Json, json};
 
 use super::{
     args::{EngineArgs, I2sLayout, LayoutArgs, ModelArgs},
-    format, machine,
+    format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
         cpu::CpuBackend,
-        gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
     convert::{self, Progress},
     error::{Error, Result},
-    generate::Session,
+    generate::{Session, Standby},
     gguf::File,
     model::{self, Model},
     plan::{
@@ -333,6 +333,31 @@ impl Engine {
         }
     }
 
+    /// As [`load`](Self::load), for an answer that must not break off: where the GPU fails, at load or in the middle,
+    /// the CPU goes on with it, after one warning. A GPU that was asked for and is not there stays an error.
+    pub fn load_to_last(&self, args: &EngineArgs, sizes: Sizes) -> Result<Session> {
+        let session = match self.load(args, args.request(), sizes) {
+            Err(error) if error.is_of_device() => {
+                log::warn!("the GPU failed: {error}: the CPU goes on");
+                return on_cpu(&self.model, args.threads(), sizes);
+            }
+            loaded => loaded?,
+        };
+        let on_gpu = session.runs_on(BackendKind::Gpu);
+        Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
+    }
+
+    /// All layers on the CPU, loaded when it is needed: from the same memory map, so only the cache takes memory.
+    fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
+        let (model, threads) = (Arc::clone(&self.model), args.threads());
+        Box::new(move |error, tokens| {
+            output::break_line();
+            let so_far = format::count(tokens, "token");
+            log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
+            on_cpu(&model, threads, sizes)
+        })
+    }
+
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
         let weights = plan_weights(&placement);
         let Placement { plan, gpu, .. } = placement;
@@ -360,6 +385,13 @@ fn plan_weights(placement: &Placement) -> u64 {
     placement.plan.segments.iter().chain(prefill).map(of).sum()
 }
 
+/// What is left when the GPU has failed.
+fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+    let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
+    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
+}
+
 /// On standard error, and only where that is a terminal.
 pub fn progress_bar(total_bytes: u64) -> ProgressBar {
     if total_bytes < PROGRESS_FROM_BYTES {
@@ -383,9 +415,11 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
-    let tuning = Tuning { memory_bytes: args.gpu_memory, ..Tuning::default() };
+    let mut tuning = fault::injected()?;
+    tuning.memory_bytes = args.gpu_memory.or(tuning.memory_bytes);
     let options = OpenOptions {
-        software_allowed: request != Request::Auto,
+        // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
+        software_allowed: request != Request::Auto || tuning.fault.is_some(),
         name: None,
         tuning,
         measure: Measure::Hardware,

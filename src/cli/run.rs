@@ -152,7 +152,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
     }
     let mut sampler =
         Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
-    let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
@@ -182,6 +182,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "context_tokens": session.context_tokens(),
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
         "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::memory::{self, Memory};
+use super::{
+    fault::Fault,
+    memory::{self, Memory},
+};
 use crate::{
     cache_dir::Cache,
     error::{Error, Result},
@@ -37,7 +40,7 @@ pub enum Measure {
 }
 
 /// Lowers what a device offers, or fixes a choice. For tests, benchmarks and work around drivers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// Most bytes of one binding.
     pub max_binding_bytes: Option<u64>,
@@ -57,6 +60,8 @@ pub struct Tuning {
     pub mapped_upload: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
+    /// Something that fails, for tests.
+    pub fault: Option<Fault>,
 }
 
 /// What an adapter is and can do.

@@ -24,6 +24,8 @@ pub mod device;
 
 mod encode;
 
+pub mod fault;
+
 mod lower;
 
 mod memory;
