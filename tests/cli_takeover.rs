@@ -55,6 +55,8 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
             assert_eq!(expected["prompt_tokens"], PROMPT_TOKENS);
             assert_eq!(expected["takeover"], Value::Null);
             assert_eq!(expected["tokens"].as_array().unwrap().len(), 60);
+            let on_cpu = run(&sixty(&["--backend", "cpu"], sample)).json();
+            assert_eq!(expected["tokens"], on_cpu["tokens"], "the same seed gives the same text on both");
             for (kind, reason) in [
                 ("lost", "GPU device lost: "),
                 ("memory", "GPU error while running "),

@@ -11,6 +11,7 @@ use super::{
     params::{Dynamic, PARAM_BYTES, Params},
     pipelines::{Shader, Variant},
     profile::{Profiler, Traffic},
+    readback::Pending,
 };
 use crate::error::Result;
 
@@ -171,24 +172,39 @@ impl Recorder {
         self.recording += begin.elapsed();
     }
 
-    /// Submits what was recorded; while it is timed, waits for it as well. Each dispatch may be recorded once between two submits.
+    /// Ends the recording of a submit. Each dispatch may be recorded once between two submits.
+    pub fn finish(&mut self, mut encoder: wgpu::CommandEncoder) -> Recorded {
+        let begin = Instant::now();
+        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
+        let commands = encoder.finish();
+        self.recording += begin.elapsed();
+        Recorded { commands, stamps }
+    }
+
+    /// Submits what was recorded last; while it is timed, waits for it as well.
     pub fn submit(
         &mut self,
         gpu: &Gpu,
-        mut encoder: wgpu::CommandEncoder,
+        recorded: Recorded,
         uniforms: &Option<Uniforms>,
     ) -> Result<wgpu::SubmissionIndex> {
         let begin = Instant::now();
         if let Some(uniforms) = uniforms {
             gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
         }
-        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
-        let submission = gpu.queue.submit([encoder.finish()]);
+        let submission = gpu.queue.submit([recorded.commands]);
         self.submits += 1;
         self.recording += begin.elapsed();
-        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, stamps) {
+        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, recorded.stamps) {
             profiler.read(gpu, stamps, submission.clone())?;
         }
         Ok(submission)
     }
+}
+
+/// What is ready to be submitted.
+pub(super) struct Recorded {
+    commands: wgpu::CommandBuffer,
+    /// Of the profiler.
+    stamps: Option<Pending>,
 }

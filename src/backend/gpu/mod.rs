@@ -40,6 +40,8 @@ mod readback;
 
 mod segment;
 
+mod select;
+
 pub mod self_test;
 
 mod slots;

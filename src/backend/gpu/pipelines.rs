@@ -41,6 +41,9 @@ pub enum Shader {
     GateUp,
     RmsNorm,
     Head,
+    TopLogits,
+    MergeTop,
+    Argmax,
 }
 
 /// Which twin of the reductions: through subgroup operations or through workgroup memory.
@@ -136,6 +139,8 @@ const FINITE: Piece = Piece::Always(shader!("common/finite.wgsl"));
 const GATE: Piece = Piece::Always(shader!("common/gate.wgsl"));
 const KV_CACHE: Piece = Piece::Always(shader!("common/kv_cache.wgsl"));
 const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
+const RANK: Piece = Piece::Always(shader!("common/rank.wgsl"));
+const TOP: Piece = Piece::Always(shader!("common/top.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
 const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
 const TERNARY_STORE: Piece = Piece::Always(shader!("common/ternary_store.wgsl"));
@@ -147,7 +152,7 @@ const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Embed,
         Self::NormQuantize,
         Self::MergeNormQuantize,
@@ -163,6 +168,9 @@ impl Shader {
         Self::GateUp,
         Self::RmsNorm,
         Self::Head,
+        Self::TopLogits,
+        Self::MergeTop,
+        Self::Argmax,
     ];
 
     /// The table.
@@ -304,6 +312,34 @@ impl Shader {
                 workgroup: 64,
                 constants: &["TILE"],
                 params: params::Head::FIELDS,
+            },
+            Self::TopLogits => Kernel {
+                name: "top_logits",
+                source: shader!("top_logits.wgsl"),
+                pieces: &[Piece::Lane, RANK, TOP],
+                bindings: &[R, W, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::TopLogits::FIELDS,
+            },
+            Self::MergeTop => Kernel {
+                name: "merge_top",
+                source: shader!("merge_top.wgsl"),
+                pieces: &[Piece::Lane, RANK, TOP],
+                bindings: &[R, R, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::MergeTop::FIELDS,
+            },
+            // One workgroup: the widest.
+            Self::Argmax => Kernel {
+                name: "argmax",
+                source: shader!("argmax.wgsl"),
+                pieces: &[Piece::PlainLane, RANK],
+                bindings: &[R, W, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::Argmax::FIELDS,
             },
         }
     }

@@ -203,7 +203,8 @@ fn time_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
         let mut recorder = Recorder::default();
         let dynamic = Dynamic { tokens: tokens as u32, ..Dynamic::default() };
         recorder.record(&mut encoder, std::iter::repeat_n(&dispatch, times), &dynamic, &mut uniforms);
-        let submission = recorder.submit(gpu, encoder, &uniforms)?;
+        let recorded = recorder.finish(encoder);
+        let submission = recorder.submit(gpu, recorded, &uniforms)?;
         gpu.wait(submission)?;
         Ok(begin.elapsed())
     };
