@@ -8,6 +8,8 @@ mod attention;
 
 mod dense;
 
+mod folded;
+
 mod grouped;
 
 mod quantize;

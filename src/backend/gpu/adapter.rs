@@ -33,6 +33,8 @@ pub struct Tuning {
     pub int8_dot: Option<bool>,
     /// Parameters as immediates or through a uniform buffer.
     pub immediates: Option<bool>,
+    /// Norm and quantisation as part of the products of a decode step, or as kernels of their own.
+    pub fold: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
 }
@@ -145,7 +147,7 @@ impl AdapterCaps {
 /// The kernels stay within the limits every WebGPU device has, so this is for exotic drivers only.
 fn unusable(limits: &wgpu::Limits) -> Option<String> {
     let needs = [
-        ("storage buffers of a kernel", 7, limits.max_storage_buffers_per_shader_stage),
+        ("storage buffers of a kernel", 8, limits.max_storage_buffers_per_shader_stage),
         ("invocations of a workgroup", 256, limits.max_compute_invocations_per_workgroup),
         ("bytes of workgroup memory", 16 << 10, limits.max_compute_workgroup_storage_size),
         ("workgroups of a dispatch", 65535, limits.max_compute_workgroups_per_dimension),

@@ -166,6 +166,16 @@ impl Gpu {
         self.tuning.memory_bytes.unwrap_or(self.caps.memory.bytes)
     }
 
+    /// Whether products of a decode step norm and quantise their input themselves, where that fits.
+    pub fn folds(&self) -> bool {
+        self.tuning.fold.unwrap_or(true)
+    }
+
+    /// Most bytes of workgroup memory.
+    pub fn max_workgroup_bytes(&self) -> usize {
+        self.device.limits().max_compute_workgroup_storage_size as usize
+    }
+
     /// What the offset of a binding must be a multiple of.
     pub fn offset_alignment(&self) -> u64 {
         self.offset_alignment

@@ -18,12 +18,15 @@ pub(super) enum Extent {
     PerTokens(u32),
     /// One for each split of the keys.
     Splits,
+    /// This many where the keys are split, else none: the dispatch is left out.
+    IfSplit(usize),
 }
 
 impl Extent {
     fn count(self, dynamic: &Dynamic) -> u32 {
         match self {
-            Self::Fixed(count) => u32::try_from(count).unwrap_or(u32::MAX),
+            Self::IfSplit(_) if dynamic.splits == 1 => 0,
+            Self::Fixed(count) | Self::IfSplit(count) => u32::try_from(count).unwrap_or(u32::MAX),
             Self::PerTokens(n) => dynamic.tokens.div_ceil(n),
             Self::Splits => dynamic.splits,
         }
@@ -124,6 +127,10 @@ impl Recorder {
         let begin = Instant::now();
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for dispatch in dispatches {
+            let [x, y, z] = dispatch.grid.map(|extent| extent.count(dynamic));
+            if x == 0 {
+                continue;
+            }
             let params = dispatch.params.with(dynamic);
             pass.set_pipeline(&dispatch.pipeline);
             pass.set_bind_group(0, &dispatch.bind_group, &[]);
@@ -135,7 +142,6 @@ impl Recorder {
                 }
                 None => pass.set_immediates(0, &params),
             }
-            let [x, y, z] = dispatch.grid.map(|extent| extent.count(dynamic));
             pass.dispatch_workgroups(x, y, z);
             self.dispatches += 1;
         }

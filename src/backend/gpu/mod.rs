@@ -3,7 +3,7 @@
 //! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
 //! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
 //! [`pipelines`] (the table of kernels) and [`params`], `weights` and `buffers` (upload), `slots` (activations),
-//! `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), [`debug`].
+//! `fuse` and `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), [`debug`].
 //!
 //! Nothing is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
 //! records the prepared dispatches, submits once, and reads the logits back.
@@ -17,6 +17,8 @@ pub mod debug;
 pub mod device;
 
 mod encode;
+
+mod fuse;
 
 mod lower;
 
