@@ -18,6 +18,8 @@ pub fn program(args: &[&str]) -> Command {
     for name in foreign {
         command.env_remove(name);
     }
+    // What an earlier run measured must not decide what a test sees.
+    command.env("BITNET_CACHE", "");
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -42,6 +44,18 @@ impl From<Output> for Finished {
 
 pub fn run(args: &[&str]) -> Finished {
     program(args).output().expect("the program starts").into()
+}
+
+/// `None`, and a line that says so, on a machine without any adapter; `BITNET_REQUIRE_GPU` makes that a failure.
+pub fn run_on_gpu(args: &[&str]) -> Option<Finished> {
+    let done = run(args);
+    if done.stderr.contains("no usable GPU adapter") {
+        assert!(env::var_os("BITNET_REQUIRE_GPU").is_none(), "a GPU is required: {done:?}");
+        eprintln!("skipped: {}", done.stderr.trim());
+        return None;
+    }
+    assert_eq!(done.code, Some(0), "{done:?}");
+    Some(done)
 }
 
 /// Gives `input` on standard input.

@@ -64,6 +64,11 @@ impl CpuSegment {
         }
     }
 
+    /// The keys and values of a layer, counted from the first of the segment.
+    pub(super) fn cache(&mut self, layer: usize) -> &mut KvCache {
+        &mut self.caches[layer]
+    }
+
     /// See [`super::super::Backend::run`].
     pub(super) fn run(
         &mut self,
@@ -103,6 +108,7 @@ impl CpuSegment {
         self.ops = ops;
 
         if self.head {
+            activations.candidates.top.clear();
             self.run_head(cpu, &mut activations.logits, tokens, wanted);
             if !norm::all_finite(&activations.logits) {
                 return Err(not_finite("the output head".into()));
@@ -172,7 +178,7 @@ impl CpuSegment {
         let Model { config, weights } = &*self.model;
         let rows = match wanted {
             Wanted::Nothing => 0,
-            Wanted::Last => 1,
+            Wanted::Last | Wanted::Top(_) => 1,
             Wanted::All => tokens,
         };
         logits.resize(rows * config.vocab, 0.0);

@@ -7,8 +7,8 @@ use std::{
 
 use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
 
-use super::{super::interrupt, Test};
-use crate::{error::Result, generate::Session, model::Model};
+use super::{super::interrupt, Test, gpu};
+use crate::{backend::gpu::Counters, error::Result, generate::Session, model::Model};
 
 /// What a test took, repetition by repetition.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Samples {
     pub multiply_adds_per_token: u64,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
     pub logits_hash: u64,
+    /// What the GPU did in all of `times`; `None` where it has no part.
+    pub gpu: Option<Counters>,
 }
 
 /// Measured limits of the CPU with the threads of a run.
@@ -42,8 +44,10 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         bytes_per_token: bytes_per_token(session, model, test),
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
         logits_hash: 0,
+        gpu: None,
     };
     once(session, model, test, &mut Vec::new())?;
+    let before = gpu::counters(session);
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
@@ -52,11 +56,13 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
+    samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
     samples.logits_hash = hash(session.logits_mut());
     Ok(samples)
 }
 
-fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
+/// All of `test`, from an empty context.
+pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
     // Any ids do; these are spread over the vocabulary.
     let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
     session.truncate(0);
