@@ -1,7 +1,7 @@
 // y[t][row] (+)= sum_g (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g]; GATE: activate(row) * (row + rows)
 // In: codes (rows, row_quads) I2_S; scales (rows, groups); activations as for ternary_matvec_i2s.wgsl, in groups.
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
-// Grid: (ceil(rows / (WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
+// Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
 // Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
 
 // Two parts of 32 columns: words of the codes at `shift` and at `shift` - 2 with those of x.
@@ -22,11 +22,16 @@ fn scaled(total: Acc, first: bool, row: u32, group: u32, token: u32) -> f32 {
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;
+  prepare(token, lane);
+  for (var round = 0u; round < ROUNDS; round++) {
+    rows(token, (group.x * ROUNDS + round) * (WG / 4u) + lane.index / 4u, lane);
+  }
+}
+
+fn rows(token: u32, row: u32, lane: Lane) {
   let quarter = lane.index % 4u;
-  let row = group.x * (WG / 4u) + lane.index / 4u;
   let r = min(row, p.rows - 1u);           // clamped instead of returning: the sums stay uniform
   let up = r + p.rows;
-  prepare(token, lane);
   var total = 0.0;
   var up_total = 0.0;
   var whole = Acc(0);

@@ -1,7 +1,7 @@
 // y[t][row] (+)= (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale * step[t]; with GATE: activate(row) * (row + rows)
 // In: codes (rows, row_quads) I2_S; activations as int8, step and sum, or to be normed and quantised here (acts_*.wgsl).
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
-// Grid: (ceil(rows / (WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
+// Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
 // Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/.
 
 fn block(q: vec4<u32>, x0: vec4<u32>, x1: vec4<u32>, x2: vec4<u32>, x3: vec4<u32>) -> Acc {
@@ -18,12 +18,17 @@ fn block(q: vec4<u32>, x0: vec4<u32>, x1: vec4<u32>, x2: vec4<u32>, x3: vec4<u32
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;
+  prepare(token, lane);
+  for (var round = 0u; round < ROUNDS; round++) {
+    rows(token, (group.x * ROUNDS + round) * (WG / 4u) + lane.index / 4u, lane);
+  }
+}
+
+fn rows(token: u32, row: u32, lane: Lane) {
   let quarter = lane.index % 4u;
-  let row = group.x * (WG / 4u) + lane.index / 4u;
   let r = min(row, p.rows - 1u);           // clamped instead of returning: the sums stay uniform
   let codes_at = p.codes0 + r * p.row_quads;
   let up_at = codes_at + p.rows * p.row_quads;
-  prepare(token, lane);
   var total = Acc(0);
   var up_total = Acc(0);
   for (var c = quarter; c < p.row_quads; c += 4u) {

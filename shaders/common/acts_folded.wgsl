@@ -7,6 +7,7 @@ override ACTS: u32 = 1u;       // scales of a token
 override IN_STRIDE: u32 = 128u; // f32 between tokens of the input
 override IN_OFFSET: u32 = 0u;
 override EPS: f32 = 1e-5;
+override ROUNDS: u32 = 1u;     // times that a workgroup takes WG / 4 rows, for one quantisation
 
 @group(0) @binding(1) var<storage, read> weight: array<f32>;         // (COLS)
 @group(0) @binding(2) var<storage, read> codes: array<vec4<u32>>;    // (rows, row_quads)

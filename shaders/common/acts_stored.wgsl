@@ -6,6 +6,8 @@ struct Act { step: f32, sum: i32 }
 @group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;        // (tokens, 4 * row_quads), 16 int8 each
 @group(0) @binding(2) var<storage, read> acts: array<Act>;           // (tokens, groups)
 
+const ROUNDS: u32 = 1u;
+
 fn prepare(token: u32, lane: Lane) {}
 
 fn x_of(token: u32, i: u32) -> vec4<u32> { return x[token * p.row_quads * 4u + i]; }

@@ -1,17 +1,7 @@
 // A scale for each group of columns: GROUP / 4 adjacent invocations a group, four adjacent columns each.
 
 fn quantize_row(token: u32, lane: Lane) {
-  var squares = 0.0;
-  for (var w = lane.index; w < words(); w += WG) {
-    for (var c = 4u * w; c < min(4u * w + 4u, cols()); c++) {
-      let v = value(token, c);
-      note(v);
-      squares += v * v;
-    }
-  }
-  var norm = 1.0;
-  if (NORM) { norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(cols()) + eps()); }
-
+  let norm = norm_of_row(token, lane);
   let members = max(GROUP, 4u) / 4u;
   let member = lane.index % members;
   let leader = lane.index - member;
@@ -19,13 +9,9 @@ fn quantize_row(token: u32, lane: Lane) {
   for (var base = 0u; base < words(); base += WG) {
     let w = base + lane.index;
     var n = vec4<f32>();
-    if (4u * w < cols()) {
-      for (var j = 0u; j < 4u; j++) {
-        n[j] = normed(token, 4u * w + j, norm);
-        note(n[j]);
-      }
-    }
-    lane_f32[lane.index] = max(max(abs(n.x), abs(n.y)), max(abs(n.z), abs(n.w)));
+    if (w < words()) { n = normed(token, w, norm); }
+    note(dot(abs(n), vec4(1.0)));
+    lane_f32[lane.index] = largest(n);
     workgroupBarrier();
     for (var half = members / 2u; half > 0u; half = half >> 1u) {
       if (member < half) { lane_f32[lane.index] = max(lane_f32[lane.index], lane_f32[lane.index + half]); }
@@ -33,7 +19,7 @@ fn quantize_row(token: u32, lane: Lane) {
     }
     let top = max(lane_f32[leader], 1e-5);
 
-    let q = vec4<i32>(clamp(round(n * (127.0 / top)), vec4(-128.0), vec4(127.0)));
+    let q = quantised(n, top);
     lane_i32[lane.index] = q.x + q.y + q.z + q.w;
     workgroupBarrier();
     for (var half = members / 2u; half > 0u; half = half >> 1u) {

@@ -288,7 +288,7 @@ impl<'a> Lowering<'a> {
             (Phase::Decode, Some(Input::Parts), false) => Shader::FoldedMatvecParts,
             (Phase::Decode, Some(Input::Parts), true) => Shader::FoldedMatvecPartsGrouped,
         };
-        let (rows_per_group, tokens_per_group) = match phase {
+        let (mut rows_per_group, tokens_per_group) = match phase {
             Phase::Decode => (shader.kernel().workgroup as usize / 4, 1),
             Phase::Prefill => (64, 64),
         };
@@ -302,6 +302,8 @@ impl<'a> Lowering<'a> {
             None => vec![window.codes, all(&slots.xq), all(&slots.acts)],
             Some(fold) => {
                 let (from, cols, in_stride, in_offset) = self.input(fold.input);
+                let rounds = self.builder.gpu.rounds(rows.div_ceil(rows_per_group));
+                rows_per_group *= rounds;
                 constants.extend(self.quantize_constants(fold));
                 constants.extend([
                     ("COLS", cols as f64),
@@ -310,6 +312,7 @@ impl<'a> Lowering<'a> {
                     ("IN_STRIDE", in_stride as f64),
                     ("IN_OFFSET", in_offset as f64),
                     ("EPS", f64::from(self.config.rms_eps)),
+                    ("ROUNDS", rounds as f64),
                 ]);
                 vec![all(from), self.norm(fold.norm, weights)?, window.codes]
             }
