@@ -9,6 +9,8 @@ pub mod cache_dir;
 
 pub mod bytes;
 
+pub mod hub;
+
 pub mod gguf;
 
 pub mod model;

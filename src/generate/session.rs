@@ -121,7 +121,9 @@ impl Session {
         let decode = self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ");
         match self.prefill_segments() {
             None => decode,
-            Some(prefill) => format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + ")),
+            Some(prefill) => {
+                format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + "))
+            }
         }
     }
 
@@ -187,6 +189,18 @@ impl Session {
         for batch in ids.chunks(self.sizes.batch_tokens) {
             self.run(batch, Wanted::All, Kind::Prefill)?;
             self.activations.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
+        }
+        Ok(())
+    }
+
+    /// Runs all of `ids`, in batches, on a plan whose last segment has no head; `use_stream` is given the residual
+    /// stream behind the last block after each token, (dim), in order.
+    pub fn hidden(&mut self, ids: &[u32], mut use_stream: impl FnMut(&[f32])) -> Result<()> {
+        self.check(ids)?;
+        for batch in ids.chunks(self.sizes.batch_tokens) {
+            self.run(batch, Wanted::Nothing, Kind::Prefill)?;
+            let width = self.activations.hidden.len() / batch.len();
+            self.activations.hidden.chunks_exact(width.max(1)).for_each(&mut use_stream);
         }
         Ok(())
     }

@@ -197,7 +197,9 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
     };
     let rest = if most == layers { String::new() } else { does_not_fit(demand, gpu, most) };
     let reasons = |phases: &[&Phase]| {
-        let on = |backend| note.clone() + &phases.iter().map(|p| p.reason(backend, &gpu.name)).collect::<Vec<_>>().join("; ");
+        let on = |backend| {
+            note.clone() + &phases.iter().map(|p| p.reason(backend, &gpu.name)).collect::<Vec<_>>().join("; ")
+        };
         let on_cpu = if phases[0].on_gpu > 0 { rest.clone() } else { on(BackendKind::Cpu) };
         (on_cpu, on(BackendKind::Gpu))
     };
@@ -479,9 +481,7 @@ mod tests {
         (costs.cpu.layer_mj, costs.gpu.layer_mj) = (Some(2.0), Some(3.5));
         let measured = auto_plan(&roomy, &costs, Prefer::Energy);
         assert_eq!(layout(&measured), [(BackendKind::Cpu, 0..10, true, true)], "faster, but it takes more energy");
-        assert!(
-            measured.segments[0].reason.starts_with("2.00 mJ a layer and token on the CPU, 3.50 mJ on Test GPU; ")
-        );
+        assert!(measured.segments[0].reason.starts_with("2.00 mJ a layer and token on the CPU, 3.50 mJ on Test GPU; "));
     }
 
     #[test]

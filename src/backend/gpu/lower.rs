@@ -55,6 +55,7 @@ fn activation_constant(activation: Activation) -> f64 {
     match activation {
         Activation::Relu2 => 1.0,
         Activation::Silu => 2.0,
+        Activation::GeluTanh => 3.0,
     }
 }
 
@@ -140,6 +141,11 @@ impl<'a> Lowering<'a> {
         let mut groups = weights.groups.iter();
         for (index, op) in ops.iter().enumerate() {
             match op {
+                Op::Norm { input, norm, out: to, add } => {
+                    let region =
+                        weights.norm(*norm).ok_or_else(|| Error::missing(format!("norm {norm:?}"), "a block"))?;
+                    out.push(self.norm(*input, region, *to, *add, place)?);
+                }
                 Op::NormQuantize { input, norm } => {
                     let merge = *input == Slot::Attn && std::mem::take(&mut pending.parts);
                     out.push(self.norm_quantize(*input, *norm, weights, merge, place)?);
@@ -180,6 +186,23 @@ impl<'a> Lowering<'a> {
             ));
         }
         Ok(out)
+    }
+
+    /// Norm of a slot as wide as the residual stream, into another one of that width.
+    fn norm(&mut self, input: Slot, weight: &'a Region, out: Slot, add: bool, place: u32) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let params = params::RmsNorm {
+            cols: config.dim as u32,
+            stride: config.dim as u32,
+            eps: config.rms_eps,
+            place,
+            ..Default::default()
+        };
+        let (from, to) = (slots.place(config, input).buffer, slots.place(config, out).buffer);
+        let buffers = [all(from), self.whole("a norm", weight)?, all(to), all(&slots.damage)];
+        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(Shader::RmsNorm);
+        self.builder.dispatch(variant, &[("ADD", f64::from(u8::from(add)))], params, &buffers, grid)
     }
 
     fn norm_quantize(
@@ -466,6 +489,7 @@ impl<'a> Lowering<'a> {
                 table0: window.before_bytes as u32,
                 stride: config.dim as u32,
                 place: place_code(0),
+                scale: config.embedding_scale(),
                 ..Default::default()
             };
             let shader = Shader::Embed;

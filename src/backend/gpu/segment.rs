@@ -4,8 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     buffers::{Arenas, Layout},
-    cache,
-    debug,
+    cache, debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
     lower::{LayerCache, Lowering, Phase, damaged_place},
@@ -197,13 +196,7 @@ impl Loaded {
     }
 
     /// See [`crate::backend::Backend::read_cache`].
-    pub fn read_cache(
-        &mut self,
-        gpu: &Gpu,
-        layer: usize,
-        positions: Range<usize>,
-        rows: &mut CacheRows,
-    ) -> Result<()> {
+    pub fn read_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
         if positions.end > self.cached_tokens {
             let expected = format!("up to position {}", self.cached_tokens);
             return Err(Error::malformed("reading the cache", expected, format!("{positions:?}")));
