@@ -4,12 +4,15 @@
 //! [`Backend::load`]; [`Backend::run`] allocates and creates nothing.
 
 pub mod calibrate;
+mod candidates;
 pub mod cpu;
 pub mod energy;
 pub mod gpu;
 mod known_product;
 
-use std::{ops::Range, sync::Arc};
+use std::{any::Any, ops::Range, sync::Arc};
+
+pub use candidates::{Candidates, Rest, Scored};
 
 use crate::{
     error::Result,
@@ -24,8 +27,11 @@ pub enum Wanted {
     Nothing,
     /// Those of the last token.
     Last,
-    /// Those of every token (perplexity).
+    /// Those of every token (perplexity, and drafts to be checked).
     All,
+    /// Of the last token at least this many of the highest, in `candidates`. A backend without a shortcut for so
+    /// many gives all of them in `logits`, as for `Last`.
+    Top(usize),
 }
 
 /// What crosses a segment's edge; reused from step to step.
@@ -37,6 +43,9 @@ pub struct Activations {
     pub hidden: Vec<f32>,
     /// Output of a segment with `head`: (0, 1 or T rows by [`Wanted`], vocab).
     pub logits: Vec<f32>,
+    /// Output of a segment with `head` that took the shortcut of [`Wanted::Top`]; `logits` is empty then, and
+    /// otherwise this is.
+    pub candidates: Candidates,
 }
 
 /// Keys and values of one layer at some positions, on their way from one backend's cache to another's.
@@ -53,7 +62,9 @@ pub struct CacheRows {
 pub struct SegmentId(pub usize);
 
 /// Runs consecutive layers of a model and holds their KV cache.
-pub trait Backend {
+///
+/// `Any`, so that `bench` can ask a GPU for what only a GPU can tell.
+pub trait Backend: Any {
     /// A name for summaries: "CPU (avx2, 2 threads)", "GPU (AMD Radeon 780M, Vulkan)".
     fn name(&self) -> &str;
 
@@ -70,7 +81,7 @@ pub trait Backend {
     /// Runs T = `positions.len()` tokens (1 ..= `batch_tokens`) at those positions. `positions.start` must
     /// not exceed the tokens already cached: what the cache held from there on is overwritten.
     ///
-    /// Reads `ids` or `hidden` and replaces `hidden` or `logits`, by the segment's `embed` and `head`.
+    /// Reads `ids` or `hidden` and replaces `hidden` or `logits` and `candidates`, by the segment's `embed` and `head`.
     /// NaN or infinity is [`crate::Error::NotFinite`], naming the layer.
     fn run(
         &mut self,

@@ -8,19 +8,19 @@ use serde_json::{Value as Json, json};
 
 use super::{
     args::{EngineArgs, I2sLayout, LayoutArgs, ModelArgs},
-    format, machine,
+    format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
         cpu::CpuBackend,
-        gpu::{GpuBackend, OpenOptions},
+        gpu::{GpuBackend, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
     convert::{self, Progress},
     error::{Error, Result},
-    generate::Session,
+    generate::{Session, Standby},
     gguf::File,
     hub::{self, ModelName},
     model::{self, Model},
@@ -165,9 +165,12 @@ pub struct Engine {
     pub model: Arc<Model>,
 }
 
-/// A plan, and the GPU it needs.
+/// A plan, what it was made from, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
+    pub gpu_facts: Option<GpuFacts>,
+    /// Where `auto` had to compare.
+    pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
 }
 
@@ -223,7 +226,8 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            return Ok(Placement { plan: self.plan(args, request, sizes, Err("not looked for"), None)?, gpu: None });
+            let plan = self.plan(args, request, sizes, Err("not looked for"), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None });
         }
         let opened = open_gpu(request).and_then(|gpu| {
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
@@ -245,7 +249,7 @@ impl Engine {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu })
     }
 
     fn plan(
@@ -344,8 +348,33 @@ impl Engine {
         }
     }
 
+    /// As [`load`](Self::load), for an answer that must not break off: where the GPU fails, at load or in the middle,
+    /// the CPU goes on with it, after one warning. A GPU that was asked for and is not there stays an error.
+    pub fn load_to_last(&self, args: &EngineArgs, sizes: Sizes) -> Result<Session> {
+        let session = match self.load(args, args.request(), sizes) {
+            Err(error) if error.is_of_device() => {
+                log::warn!("the GPU failed: {error}: the CPU goes on");
+                return on_cpu(&self.model, args.threads(), sizes);
+            }
+            loaded => loaded?,
+        };
+        let on_gpu = session.runs_on(BackendKind::Gpu);
+        Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
+    }
+
+    /// All layers on the CPU, loaded when it is needed: from the same memory map, so only the cache takes memory.
+    fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
+        let (model, threads) = (Arc::clone(&self.model), args.threads());
+        Box::new(move |error, tokens| {
+            output::break_line();
+            let so_far = format::count(tokens, "token");
+            log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
+            on_cpu(&model, threads, sizes)
+        })
+    }
+
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
-        let Placement { plan, gpu } = placement;
+        let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
@@ -359,6 +388,13 @@ impl Engine {
         bar.finish_and_clear();
         session
     }
+}
+
+/// What is left when the GPU has failed.
+fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+    let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
+    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
 }
 
 /// On standard error, and only where that is a terminal.
@@ -384,7 +420,8 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(request: Request) -> Result<GpuBackend> {
-    let options = OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() };
+    let tuning = fault::injected()?;
+    let options = OpenOptions { software_allowed: request != Request::Auto, tuning, ..OpenOptions::default() };
     let backend = GpuBackend::open(&options)?;
     let caps = backend.gpu().caps();
     if caps.software {

@@ -150,8 +150,9 @@ fn generate(job: &Job<'_>) -> Result<()> {
     if job.prompt.len() > sizes.context_tokens {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
     }
-    let mut sampler = Sampler::new(args.sample.options(DEFAULT_TEMPERATURE), sizes.context_tokens)?;
-    let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut sampler =
+        Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
+    let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
@@ -181,6 +182,8 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "context_tokens": session.context_tokens(),
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
+        "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }
 
@@ -205,6 +208,9 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         String::new()
     };
     output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name, session.context_tokens()));
+    for (segment, device) in session.prefill_segments().into_iter().flatten() {
+        output::note(format_args!("prompt   {}", segment_line(segment, device)));
+    }
     for (segment, device) in session.segments() {
         output::note(format_args!("backend  {}", segment_line(segment, device)));
     }

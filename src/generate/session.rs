@@ -3,11 +3,24 @@
 use std::sync::Arc;
 
 use crate::{
-    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, Candidates, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{BackendKind, Plan, Segment, Sizes},
 };
+
+/// Loads what is to go on where a GPU failed: all layers on backends that cannot fail that way. It is given the
+/// error and the number of tokens run so far.
+pub type Standby = Box<dyn FnOnce(&Error, usize) -> Result<Session>>;
+
+/// That a GPU failed in the middle, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// Tokens that had been run; they were run again.
+    pub tokens: usize,
+    /// The error.
+    pub reason: String,
+}
 
 /// One sequence of tokens on the backends of a plan.
 pub struct Session {
@@ -20,6 +33,10 @@ pub struct Session {
     tokens: Vec<u32>, // what the caches hold
     activations: Activations,
     moved: CacheRows,
+    /// The one that computes, or was the last to.
+    current: usize,
+    standby: Option<Standby>,
+    takeover: Option<Takeover>,
 }
 
 /// The segments that run a kind of step.
@@ -77,7 +94,23 @@ impl Session {
             tokens: Vec::with_capacity(plan.sizes.context_tokens),
             activations: Activations::default(),
             moved: CacheRows::default(),
+            current: 0,
+            standby: None,
+            takeover: None,
         })
+    }
+
+    /// Lets `standby` take over where a GPU fails: the caller notices nothing but the time it takes to run all
+    /// tokens again.
+    #[must_use]
+    pub fn with_standby(mut self, standby: Standby) -> Self {
+        self.standby = Some(standby);
+        self
+    }
+
+    /// That the standby took over, if it did.
+    pub fn takeover(&self) -> Option<&Takeover> {
+        self.takeover.as_ref()
     }
 
     /// The tokens whose keys and values the caches hold.
@@ -110,6 +143,11 @@ impl Session {
         loaded.map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
     }
 
+    /// True where some layer runs on `backend` in some phase.
+    pub fn runs_on(&self, backend: BackendKind) -> bool {
+        self.segments.iter().any(|loaded| loaded.segment.backend == backend)
+    }
+
     /// The name of the backend that gives the logits.
     pub fn head_backend(&self) -> &str {
         self.segments().last().map_or("no backend", |(_, name)| name)
@@ -127,14 +165,36 @@ impl Session {
         }
     }
 
+    /// The backends, for what only one kind of them can tell.
+    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        self.backends.iter_mut().map(AsMut::as_mut)
+    }
+
     /// What the caches were made for.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
     }
 
-    /// Logits of the last step that wanted some: (wanted tokens, vocab).
+    /// Logits of the last step that wanted some: (wanted tokens, vocab). Empty where it gave
+    /// [`candidates`](Self::candidates).
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.activations.logits
+    }
+
+    /// The highest logits of the last step, where it wanted no more and the backend has a shortcut for them.
+    pub fn candidates(&self) -> Option<&Candidates> {
+        Some(&self.activations.candidates).filter(|candidates| !candidates.top.is_empty())
+    }
+
+    /// All logits after the last token. Where the last step gave candidates alone, the token runs once more.
+    pub fn all_logits(&mut self) -> Result<&mut [f32]> {
+        if self.activations.logits.is_empty()
+            && let Some(&last) = self.tokens.last()
+        {
+            self.truncate(self.tokens.len() - 1);
+            self.run(&[last], Wanted::Last, Kind::Decode)?;
+        }
+        Ok(self.logits_mut())
     }
 
     /// Forgets all tokens from position `len` on; does nothing when there are fewer.
@@ -156,13 +216,14 @@ impl Session {
 
     /// Runs all of `ids`, in batches; the logits are those of the last one.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<&mut [f32]> {
-        self.prefill_while(ids, || true)?;
+        self.prefill_while(ids, Wanted::Last, || true)?;
         Ok(self.logits_mut())
     }
 
-    /// As [`prefill`](Self::prefill), asking `go_on` before each batch. False when it was stopped: then
-    /// there are no logits, and [`tokens`](Self::tokens) tells how far it came.
-    pub fn prefill_while(&mut self, ids: &[u32], mut go_on: impl FnMut() -> bool) -> Result<bool> {
+    /// As [`prefill`](Self::prefill), asking `go_on` before each batch and giving what is `wanted` of the last
+    /// token. False when it was stopped: then there are no logits, and [`tokens`](Self::tokens) tells how far it
+    /// came.
+    pub fn prefill_while(&mut self, ids: &[u32], wanted: Wanted, mut go_on: impl FnMut() -> bool) -> Result<bool> {
         // All is checked before anything runs: a prompt that cannot fit must not cost minutes first.
         self.check(ids)?;
         let mut batches = ids.chunks(self.sizes.batch_tokens).peekable();
@@ -170,7 +231,7 @@ impl Session {
             if !go_on() {
                 return Ok(false);
             }
-            let wanted = if batches.peek().is_some() { Wanted::Nothing } else { Wanted::Last };
+            let wanted = if batches.peek().is_some() { Wanted::Nothing } else { wanted };
             self.run(batch, wanted, Kind::Prefill)?;
         }
         Ok(true)
@@ -178,9 +239,14 @@ impl Session {
 
     /// Runs one token; the logits are for the one after it.
     pub fn step(&mut self, id: u32) -> Result<&mut [f32]> {
-        self.check(&[id])?;
-        self.run(&[id], Wanted::Last, Kind::Decode)?;
+        self.step_for(id, Wanted::Last)?;
         Ok(self.logits_mut())
+    }
+
+    /// Runs one token, for what is `wanted` of the logits after it.
+    pub fn step_for(&mut self, id: u32, wanted: Wanted) -> Result<()> {
+        self.check(&[id])?;
+        self.run(&[id], wanted, Kind::Decode)
     }
 
     /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
@@ -219,9 +285,43 @@ impl Session {
         Ok(())
     }
 
+    /// One batch through all segments, on the standby where a GPU fails.
+    fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
+        let error = match self.try_run(batch, wanted, kind) {
+            Err(error) if self.failed_on_gpu(&error) => error,
+            done => return done,
+        };
+        self.hand_over(error)?;
+        self.try_run(batch, wanted, kind)
+    }
+
+    fn failed_on_gpu(&self, error: &Error) -> bool {
+        match error {
+            Error::NotFinite { .. } => self.segments[self.current].segment.backend == BackendKind::Gpu,
+            other => other.is_of_device(),
+        }
+    }
+
+    /// Replaces all backends by those of the standby, and runs the tokens so far on them.
+    fn hand_over(&mut self, error: Error) -> Result<()> {
+        let Some(standby) = self.standby.take() else { return Err(error) };
+        // Their memory is needed: that of an integrated GPU is the machine's.
+        self.segments.clear();
+        self.backends.clear();
+        let tokens = std::mem::take(&mut self.tokens);
+        let Self { backends, segments, decode, prefill, .. } = standby(&error, tokens.len())?;
+        (self.backends, self.segments) = (backends, segments);
+        (self.decode, self.prefill) = (decode, prefill);
+        self.takeover = Some(Takeover { tokens: tokens.len(), reason: error.to_string() });
+        for batch in tokens.chunks(self.sizes.batch_tokens) {
+            self.try_run(batch, Wanted::Nothing, Kind::Prefill)?;
+        }
+        Ok(())
+    }
+
     /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is
     /// harmless: the next run overwrites them.
-    fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
+    fn try_run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
         let start = self.tokens.len();
         let end = start + batch.len();
         self.bring_caches(kind, start)?;
@@ -233,14 +333,15 @@ impl Session {
         self.activations.ids.clear();
         self.activations.ids.extend_from_slice(batch);
         for index in 0..self.phases(kind).0.segments.len() {
-            let index = self.phases(kind).0.segments[index];
-            let loaded = &self.segments[index];
+            self.current = self.phases(kind).0.segments[index];
+            let loaded = &self.segments[self.current];
             let backend = &mut self.backends[loaded.backend];
             backend.run(loaded.id, &mut self.activations, start..end, wanted)?;
         }
         let rows = match wanted {
             Wanted::Nothing => 0,
-            Wanted::Last => 1,
+            Wanted::Top(_) if self.candidates().is_some() => 0,
+            Wanted::Last | Wanted::Top(_) => 1,
             Wanted::All => batch.len(),
         };
         let found = self.activations.logits.len();

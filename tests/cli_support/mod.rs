@@ -46,9 +46,28 @@ pub fn run(args: &[&str]) -> Finished {
     program(args).output().expect("the program starts").into()
 }
 
+/// `None`, and a line that says so, on a machine without any adapter; `BITNET_REQUIRE_GPU` makes that a failure.
+pub fn run_on_gpu(args: &[&str]) -> Option<Finished> {
+    let done = run(args);
+    if done.stderr.contains("no usable GPU adapter") {
+        assert!(env::var_os("BITNET_REQUIRE_GPU").is_none(), "a GPU is required: {done:?}");
+        eprintln!("skipped: {}", done.stderr.trim());
+        return None;
+    }
+    assert_eq!(done.code, Some(0), "{done:?}");
+    Some(done)
+}
+
 /// Gives `input` on standard input.
 pub fn run_with_input(args: &[&str], input: &[u8]) -> Finished {
-    let mut child = program(args).stdin(Stdio::piped()).spawn().expect("the program starts");
+    run_with_input_and(args, input, |_| {})
+}
+
+/// The same after a change of the command.
+pub fn run_with_input_and(args: &[&str], input: &[u8], change: impl FnOnce(&mut Command)) -> Finished {
+    let mut command = program(args);
+    change(command.stdin(Stdio::piped()));
+    let mut child = command.spawn().expect("the program starts");
     let mut stdin = child.stdin.take().expect("piped");
     // The program may end without reading it.
     let _ = stdin.write_all(input);

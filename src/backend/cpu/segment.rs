@@ -112,6 +112,7 @@ impl CpuSegment {
         self.ops = ops;
 
         if self.head {
+            activations.candidates.top.clear();
             self.run_head(cpu, &mut activations.logits, tokens, wanted);
             if !norm::all_finite(&activations.logits) {
                 return Err(not_finite("the output head".into()));
@@ -196,7 +197,7 @@ impl CpuSegment {
         let Model { config, weights } = &*self.model;
         let rows = match wanted {
             Wanted::Nothing => 0,
-            Wanted::Last => 1,
+            Wanted::Last | Wanted::Top(_) => 1,
             Wanted::All => tokens,
         };
         logits.resize(rows * config.vocab, 0.0);

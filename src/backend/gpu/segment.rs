@@ -7,8 +7,10 @@ use super::{
     cache, debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
-    lower::{LayerCache, Lowering, Phase, damaged_place},
+    fault::Fault,
+    lower::{LayerCache, Lowering, Phase, damaged_place, place_code},
     params::Dynamic,
+    profile::{KernelTime, Profiler},
     readback::Readback,
     slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
     weights::Weights,
@@ -54,6 +56,19 @@ pub struct Counters {
     pub readback_bytes: u64,
     /// Time of the processor spent on recording and submitting.
     pub recording: Duration,
+}
+
+impl Counters {
+    /// What was done between `before` and this reading.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            objects_created: self.objects_created - before.objects_created,
+            dispatches: self.dispatches - before.dispatches,
+            submits: self.submits - before.submits,
+            readback_bytes: self.readback_bytes - before.readback_bytes,
+            recording: self.recording.saturating_sub(before.recording),
+        }
+    }
 }
 
 /// The sizes of a segment, checked against what the device binds.
@@ -108,6 +123,8 @@ pub(super) struct Loaded {
     readback_bytes: u64,
     /// Tokens the caches hold.
     cached_tokens: usize,
+    /// What a test makes fail in the step at hand.
+    fault: Option<Fault>,
 }
 
 impl Loaded {
@@ -192,6 +209,7 @@ impl Loaded {
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached_tokens: 0,
+            fault: None,
         })
     }
 
@@ -230,6 +248,20 @@ impl Loaded {
         }
     }
 
+    /// Times the kernels of the steps from here on.
+    pub fn start_profile(&mut self, gpu: &Gpu) -> Result<()> {
+        let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();
+        let layers = of_layers(&self.decode).max(of_layers(&self.prefill));
+        let most = self.embed.len() + layers + self.head_one.len().max(self.head_many.len());
+        self.recorder.profiler = Some(Profiler::new(gpu, most, self.sizes.context_tokens)?);
+        Ok(())
+    }
+
+    /// What was timed; ends it.
+    pub fn take_profile(&mut self) -> Vec<KernelTime> {
+        self.recorder.profiler.take().map(Profiler::finish).unwrap_or_default()
+    }
+
     /// As [`crate::backend::Backend::run`].
     pub fn run(
         &mut self,
@@ -238,10 +270,17 @@ impl Loaded {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        gpu.check("an earlier step")?;
+        self.fault = gpu.fault_in(&positions);
+        match self.fault {
+            Some(Fault::Lost(_)) => gpu.destroyer()(),
+            Some(Fault::OutOfMemory(_)) => gpu.report("Out of Memory (a test)"),
+            _ => {}
+        }
+        gpu.check("running an earlier step")?;
         self.check_input(activations, &positions)?;
         if self.segment.head {
             activations.logits.clear();
+            activations.candidates.top.clear();
         }
         let mut hidden = std::mem::take(&mut activations.hidden);
         let dim = self.model.config.dim;
@@ -261,9 +300,9 @@ impl Loaded {
             let last = chunk.end == positions.len();
             let rows = match wanted {
                 _ if !self.segment.head => 0..0,
-                Wanted::Last if last => tokens - 1..tokens,
+                Wanted::Last | Wanted::Top(_) if last => tokens - 1..tokens,
                 Wanted::All => 0..tokens,
-                Wanted::Last | Wanted::Nothing => 0..0,
+                Wanted::Last | Wanted::Top(_) | Wanted::Nothing => 0..0,
             };
             let output = &mut hidden[if self.segment.head { 0..0 } else { chunk.start * dim..chunk.end * dim }];
             self.step(gpu, positions.start + done, tokens, rows, output, &mut activations.logits)?;
@@ -320,7 +359,13 @@ impl Loaded {
         };
         let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut encoder = new_encoder();
-        encoder.clear_buffer(&self.slots.damage, 0, None);
+        match self.fault {
+            // In place of the zero of a sound step; kernels only ever raise it.
+            Some(Fault::NotFinite(_)) => {
+                gpu.queue.write_buffer(&self.slots.damage, 0, &place_code(1).to_le_bytes());
+            }
+            _ => encoder.clear_buffer(&self.slots.damage, 0, None),
+        }
         recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
         let layers = if small { &self.decode } else { &self.prefill };
         // A single token goes into one submit, whatever its size.
@@ -335,7 +380,7 @@ impl Loaded {
         for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
             if i > 0 {
                 let full = std::mem::replace(&mut encoder, new_encoder());
-                recorder.submit(gpu, full, uniforms);
+                recorder.submit(gpu, full, uniforms)?;
             }
             recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
         }
@@ -357,7 +402,10 @@ impl Loaded {
             let pending = self.readback.record(&mut encoder, &sources);
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
             let full = std::mem::replace(&mut encoder, new_encoder());
-            let submission = recorder.submit(gpu, full, uniforms);
+            let submission = recorder.submit(gpu, full, uniforms)?;
+            if let Some(Fault::Silence(_)) = self.fault {
+                gpu.wait_for(submission.clone(), Duration::ZERO)?;
+            }
             let damage = self.readback.read(gpu, pending, submission, |bytes| {
                 let (damage, results) = bytes.split_at(4);
                 let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));

@@ -162,9 +162,17 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
 
+    /// Run each test once more on the GPU to time every kernel
+    #[arg(long)]
+    pub profile: bool,
+
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "md")]
     pub output: BenchFormat,
+
+    /// Draw the rates into a new SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 /// A length that fits any context.
