@@ -20,7 +20,7 @@ pub enum Kind {
 }
 
 /// 2 sqrt(2 / pi), of [`Kind::GeluTanh`].
-const GELU_SLOPE: f32 = 1.595_769_1;
+const GELU_SLOPE: f32 = 1.595_769_2;
 /// Its share of the cube.
 const GELU_CUBE: f32 = 0.044_715;
 
