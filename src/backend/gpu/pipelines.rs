@@ -454,7 +454,7 @@ impl Shader {
                 pieces: &[Piece::Lane, FINITE],
                 bindings: &[R, R, W, W],
                 workgroup: 256,
-                constants: &[],
+                constants: &["ADD"],
                 params: params::RmsNorm::FIELDS,
             },
             Self::Head => Kernel {
