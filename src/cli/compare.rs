@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    generate::{AnswerOptions, Sampler},
+    generate::{AnswerOptions, Drafter, Sampler},
     plan::{Demand, Request, Sizes},
 };
 
@@ -61,10 +61,15 @@ pub fn run(job: &Job<'_>) -> Result<()> {
 fn measure(job: &Job<'_>, request: Request, sizes: Sizes, mut sampler: Sampler) -> Result<Run> {
     let mut session = job.engine.load(&job.args.engine, request, sizes)?;
     let max_tokens = if job.args.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
+    // Each token alone: what is compared is the speed of a step.
+    let mut none = Drafter::new(Some(0));
     let options = |max_tokens| AnswerOptions { max_tokens, ..job.options.clone() };
-    answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
+    answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, &mut none, options(Some(WARM_UP_TOKENS)), |_| {
+        Ok(())
+    })?;
     session.truncate(0);
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options(max_tokens), |_| Ok(()))?;
+    let answered =
+        answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, &mut none, options(max_tokens), |_| Ok(()))?;
     let demand = Demand::of(&job.engine.model, &sizes);
     let segments = || session.segments();
     Ok(Run {

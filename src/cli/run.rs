@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    generate::{Answer, AnswerOptions, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
+    generate::{Answer, AnswerOptions, Drafter, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
 };
 
@@ -125,11 +125,12 @@ pub fn answer(
     prompt: &[u32],
     session: &mut Session,
     sampler: &mut Sampler,
+    drafter: &mut Drafter,
     options: AnswerOptions,
     mut show: impl FnMut(&str) -> Result<()>,
 ) -> Result<Answered> {
     let decoder = Box::new(tokenizer.stream_after(prompt));
-    let mut answer = Answer::new(session, sampler, decoder, prompt, options, interrupt::catch())?;
+    let mut answer = Answer::new(session, sampler, decoder, prompt, options, interrupt::catch())?.drafting(drafter);
     let (mut ids, mut text) = (Vec::new(), String::new());
     for event in &mut answer {
         let event = event?;
@@ -153,17 +154,20 @@ fn generate(job: &Job<'_>) -> Result<()> {
     let mut sampler =
         Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
     let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut drafter = args.draft.drafter();
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
     if args.json {
-        let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options, |_| Ok(()))?;
+        let answered =
+            answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, &mut drafter, options, |_| Ok(()))?;
         return output::print_json(&to_json(job, &session, &sampler, &answered));
     }
     if !args.no_display_prompt {
         output::print(&job.text)?;
     }
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options, output::print);
+    let answered =
+        answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, &mut drafter, options, output::print);
     // An error, too, begins on a line of its own.
     output::print("\n")?;
     summary(job, &session, &sampler, &answered?);
@@ -180,6 +184,8 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "finish": answered.finish.name(),
         "seed": sampler.seed(),
         "context_tokens": session.context_tokens(),
+        "drafted_tokens": answered.stats.drafted_tokens,
+        "accepted_tokens": answered.stats.accepted_tokens,
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
     })
@@ -224,6 +230,10 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         quantile(0.95),
         ending(&answered.finish)
     ));
+    if stats.drafted_tokens > 0 {
+        let drafts = format::count(stats.drafted_tokens, "token");
+        output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
+    }
     if !sampler.is_greedy() {
         output::note(format_args!("seed     {}", sampler.seed()));
     }

@@ -6,6 +6,8 @@
 
 mod answer;
 
+mod draft;
+
 mod perplexity;
 
 mod sampler;
@@ -17,6 +19,7 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use draft::Drafter;
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};
 pub use session::Session;

@@ -240,6 +240,7 @@ fn attention_equals_the_reference() {
             let bundles = kv_heads * (heads / kv_heads).div_ceil(4);
             let run = Run {
                 variant: Variant::new(Shader::AttentionDecode, gpu.choices(), None),
+                constants: &[constants[0], constants[1], ("SPLIT_KEYS", (start + tokens).div_ceil(splits) as f64)],
                 buffers: &[bytes(&x), &k_bytes, &v_bytes, &vec![0; 4 * tokens * splits * heads * width]],
                 grid: [bundles, splits, tokens],
                 ..run

@@ -4,7 +4,7 @@ mod segment;
 
 use std::{ops::Range, sync::Arc};
 
-use bitnet_cpu_kernels::{Cpu, isa::Isa};
+use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
 use self::segment::CpuSegment;
 use super::{Activations, Backend, CacheRows, SegmentId, Wanted, known_product::KnownProduct};
@@ -59,6 +59,10 @@ impl Backend for CpuBackend {
         }
         self.segments.push(CpuSegment::new(model, segment, sizes));
         Ok(SegmentId(self.segments.len() - 1))
+    }
+
+    fn alike_tokens(&self, _segment: SegmentId) -> usize {
+        ALIKE_TOKENS
     }
 
     fn run(

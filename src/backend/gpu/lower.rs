@@ -13,7 +13,7 @@ use super::{
     encode::{Builder, Dispatch, Extent},
     params::{self, Params},
     pipelines::{Shader, Variant},
-    slots::{Slots, qkv_width, too_large},
+    slots::{SPLIT_KEYS, Slots, qkv_width, too_large},
     weights::{Group, GroupScales, LayerWeights, Weights},
 };
 use crate::{
@@ -430,7 +430,10 @@ impl<'a> Lowering<'a> {
             ),
         };
         let buffers = [all(&slots.qkv), all(&cache.k), all(&cache.v), all(to)];
-        let constants = self.cache_constants();
+        let mut constants = self.cache_constants().to_vec();
+        if phase == Phase::Decode {
+            constants.push(("SPLIT_KEYS", SPLIT_KEYS as f64));
+        }
         let variant = self.builder.variant(shader);
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }

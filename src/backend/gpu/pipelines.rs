@@ -245,7 +245,7 @@ impl Shader {
                 pieces: &[Piece::PlainLane, KV_CACHE],
                 bindings: &[R, R, R, W],
                 workgroup: 128,
-                constants: &["K_F32", "V_F32"],
+                constants: &["K_F32", "V_F32", "SPLIT_KEYS"],
                 params: params::Attention::FIELDS,
             },
             Self::AttentionPrefill => Kernel {

@@ -230,6 +230,11 @@ impl Loaded {
         }
     }
 
+    /// Tokens that take the kernels of a single one.
+    pub fn alike_tokens(&self) -> usize {
+        self.shape.small_batch
+    }
+
     /// As [`crate::backend::Backend::run`].
     pub fn run(
         &mut self,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{EngineArgs, ModelArgs, SampleArgs};
+use crate::generate::Drafter;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu run -m model.gguf -p \"Once upon a time\" -n 64")]
@@ -75,10 +76,56 @@ pub struct RunArgs {
     pub bench: bool,
 
     #[command(flatten)]
+    pub draft: DraftArgs,
+
+    #[command(flatten)]
     pub engine: EngineArgs,
 
     #[command(flatten)]
     pub sample: SampleArgs,
+}
+
+/// Several tokens a pass.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Engine")]
+pub struct DraftArgs {
+    /// Most tokens to guess from the text so far and check in one pass, which changes the speed and not the text;
+    /// 0 = none, auto = while it pays
+    #[arg(
+        long,
+        visible_aliases = ["draft", "draft-n"],
+        value_name = "N",
+        default_value = "auto",
+        value_parser = draft_limit,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_DRAFT_MAX"
+    )]
+    pub draft_max: DraftLimit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftLimit {
+    Auto,
+    Count(usize),
+}
+
+fn draft_limit(text: &str) -> Result<DraftLimit, String> {
+    match text {
+        "auto" => Ok(DraftLimit::Auto),
+        number => number
+            .parse::<u16>()
+            .map(|n| DraftLimit::Count(n.into()))
+            .map_err(|_| "expected a number of tokens or \"auto\"".to_owned()),
+    }
+}
+
+impl DraftArgs {
+    pub fn drafter(&self) -> Drafter {
+        Drafter::new(match self.draft_max {
+            DraftLimit::Auto => None,
+            DraftLimit::Count(n) => Some(n),
+        })
+    }
 }
 
 /// How a conversation is held.
@@ -125,6 +172,9 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub chat: ConversationArgs,
+
+    #[command(flatten)]
+    pub draft: DraftArgs,
 
     #[command(flatten)]
     pub engine: EngineArgs,

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::{
-    answer::{ChatArgs, RunArgs},
+    answer::{ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, GpuLayers, Preference},
     make::{ConvertArgs, DummyArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, VerifyArgs},

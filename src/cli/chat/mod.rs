@@ -11,7 +11,7 @@ use self::{
     lines::Lines,
 };
 use super::{
-    args::{ChatArgs, EngineArgs, ModelArgs, RunArgs, SampleArgs},
+    args::{ChatArgs, DraftArgs, EngineArgs, ModelArgs, RunArgs, SampleArgs},
     engine::{Engine, Source, segment_line},
     format, interrupt, output,
     run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     chat::{Conversation, Format, Message, Origin, Role, Template},
     error::{Error, Result, shown},
-    generate::{AnswerOptions, Finish, SampleOptions, Sampler, Session},
+    generate::{AnswerOptions, Drafter, Finish, SampleOptions, Sampler, Session},
     tokenizer::Tokenizer,
 };
 
@@ -29,6 +29,7 @@ struct Wishes<'a> {
     model: &'a ModelArgs,
     engine: &'a EngineArgs,
     sample: &'a SampleArgs,
+    draft: &'a DraftArgs,
     n_predict: Option<i64>,
     stop: &'a [String],
     ignore_end: bool,
@@ -44,6 +45,7 @@ pub fn run(args: &ChatArgs, verbose: bool) -> Result<()> {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
+        draft: &args.draft,
         n_predict: args.n_predict,
         stop: &args.stop,
         ignore_end: args.ignore_eos,
@@ -60,6 +62,7 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
+        draft: &args.draft,
         n_predict: args.n_predict,
         stop: &args.stop,
         ignore_end: args.ignore_eos,
@@ -89,6 +92,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
         session,
         sample,
         sampler,
+        drafter: wishes.draft.drafter(),
         options,
         conversation: Conversation::new(wishes.system.as_deref()),
         verbose: wishes.verbose,
@@ -120,6 +124,7 @@ struct Chat {
     session: Session,
     sample: SampleOptions,
     sampler: Sampler,
+    drafter: Drafter,
     options: AnswerOptions,
     conversation: Conversation,
     verbose: bool,
@@ -173,7 +178,15 @@ impl Chat {
             interrupt::clear();
             let show = output::print;
             let options = self.options.clone();
-            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.sampler, options, show);
+            let answered = answer(
+                &self.tokenizer,
+                &prompt,
+                &mut self.session,
+                &mut self.sampler,
+                &mut self.drafter,
+                options,
+                show,
+            );
             output::print("\n")?;
             answered.map(|answered| (prompt, answered))
         });
@@ -231,6 +244,10 @@ impl Chat {
                 format::rate(stats.decode_rate()),
                 format::duration(stats.decode()),
             ));
+            if stats.drafted_tokens > 0 {
+                let drafts = format::count(stats.drafted_tokens, "token");
+                output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
+            }
         }
     }
 
