@@ -194,19 +194,37 @@ fn a_small_batch_and_one_thread_give_the_same_tokens() {
 }
 
 #[test]
-fn bench_prints_a_table_of_both_backends() {
+fn bench_prints_a_table_of_cpu_gpu_and_auto() {
     let finished = run(&["run", "--bench", "-p", "Once upon a time", "-n", "8"]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for part in ["prefill tok/s", "decode tok/s", "ms/token p50", "memory", "| CPU ("] {
+    for part in [
+        "prefill tok/s",
+        "decode tok/s",
+        "ms/token p50",
+        "memory",
+        "mJ/token",
+        "| CPU: CPU (",
+        "| auto: CPU (",
+        "auto:\n  CPU",
+    ] {
         assert!(finished.stdout.contains(part), "no {part:?} in {}", finished.stdout);
     }
-    let both = finished.stdout.contains("| GPU (") && finished.stdout.contains("tokens: equal");
+    let both = finished.stdout.contains("| GPU: GPU (")
+        && finished.stdout.contains("tokens: equal on the CPU and GPU (8 of 8)");
     let alone = finished.stdout.contains("GPU: no usable GPU adapter");
     assert!(both || alone, "{}", finished.stdout);
     assert!(!(alone && env::var_os("BITNET_REQUIRE_GPU").is_some()), "{}", finished.stdout);
 
-    let json = run(&["run", "--bench", "-p", "Once upon a time", "-n", "8", "--json"]).json();
-    assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+    assert!(finished.stdout.contains("decode, tok/s\n  CPU "), "{}", finished.stdout);
+
+    let dir = tempfile::tempdir().unwrap();
+    let plot = dir.path().join("rates.svg");
+    let plotted = ["run", "--bench", "-p", "Once upon a time", "-n", "8", "--json", "--plot", plot.to_str().unwrap()];
+    let json = run(&plotted).json();
+    let svg = fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("decode, tok/s") && svg.contains(">auto</text>"), "{svg}");
+    assert!(run(&plotted).one_line_error(1).contains("rates.svg"), "a file is not overwritten");
+    assert_eq!(json["runs"].as_array().unwrap().len(), 3);
     assert_eq!(json["runs"][0]["tokens"].as_array().unwrap().len(), 8);
     assert!(json["runs"][0]["memory_bytes"].as_u64().unwrap() > 1_000_000);
 }

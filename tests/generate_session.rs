@@ -581,8 +581,8 @@ fn drafted(session: (Session, Log), prompt: &[u32], options: AnswerOptions, draf
 #[test]
 fn drafts_change_the_passes_and_not_the_answer() {
     // Mostly the scripted token, now and then another one: drafts end in the middle.
-    let scripts: [fn(&[u32]) -> Vec<f32>; 2] = [rhyming, |ids| rhyming(ids).iter().map(|l| l * 9.0).collect()];
-    for script in scripts {
+    for sharpness in [1.0, 9.0] {
+        let script = move |ids: &[u32]| rhyming(ids).iter().map(|l| l * sharpness).collect();
         for (context, max_tokens) in [(400, None), (400, Some(100)), (90, None), (400, Some(41)), (400, Some(2))] {
             let options = AnswerOptions { max_tokens, ..options() };
             let prompt: Vec<u32> = (0..20).map(|n| 20 + n % 7).collect();

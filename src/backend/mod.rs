@@ -10,7 +10,7 @@ pub mod energy;
 pub mod gpu;
 mod known_product;
 
-use std::{ops::Range, sync::Arc};
+use std::{any::Any, ops::Range, sync::Arc};
 
 pub use candidates::{Candidates, Rest, Scored};
 
@@ -62,7 +62,9 @@ pub struct CacheRows {
 pub struct SegmentId(pub usize);
 
 /// Runs consecutive layers of a model and holds their KV cache.
-pub trait Backend {
+///
+/// `Any`, so that `bench` can ask a GPU for what only a GPU can tell.
+pub trait Backend: Any {
     /// A name for summaries: "CPU (avx2, 2 threads)", "GPU (AMD Radeon 780M, Vulkan)".
     fn name(&self) -> &str;
 

@@ -1,13 +1,13 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{path::Path, sync::Arc};
+use std::{cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
 
 use bitnet_cpu_kernels::isa::Isa;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, ModelArgs},
+    args::{EngineArgs, I2sLayout, LayoutArgs, ModelArgs},
     format, machine,
 };
 use crate::{
@@ -18,11 +18,13 @@ use crate::{
     },
     bytes::Bytes,
     cache_dir::Cache,
+    convert::{self, Progress},
     error::{Error, Result},
     generate::Session,
     gguf::File,
-    model::Model,
+    model::{self, Model},
     plan::{self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, Sizes, Workload},
+    probe::{self, Packing},
     tokenizer::Tokenizer,
 };
 
@@ -42,23 +44,31 @@ const BUILT_IN_NAME: &str = "built-in story model";
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
-/// A GGUF file and what to call it.
+/// A model file and what to call it.
 pub struct Source {
     pub name: String,
     pub file: File,
+    layout: LayoutArgs,
+    packing: OnceCell<Packing>,
 }
 
 impl Source {
     /// The file of `-m`, or the built-in model.
     pub fn open(args: &ModelArgs) -> Result<Self> {
         match &args.model {
-            Some(path) => Self::open_path(path),
-            None => Ok(Self { name: BUILT_IN_NAME.into(), file: File::parse(Bytes::from_static(&BUILT_IN.0))? }),
+            Some(path) => Self::open_path(path, args.layout),
+            None => Ok(Self::new(BUILT_IN_NAME.into(), File::parse(Bytes::from_static(&BUILT_IN.0))?, args.layout)),
         }
     }
 
-    pub fn open_path(path: &Path) -> Result<Self> {
-        let source = Self { name: path.display().to_string(), file: File::open(path)? };
+    fn new(name: String, file: File, layout: LayoutArgs) -> Self {
+        Self { name, file, layout, packing: OnceCell::new() }
+    }
+
+    /// A GGUF file, or a Hugging Face directory.
+    pub fn open_path(path: &Path, layout: LayoutArgs) -> Result<Self> {
+        let file = if path.is_dir() { convert_in_memory(path)? } else { File::open(path)? };
+        let source = Self::new(path.display().to_string(), file, layout);
         for warning in source.file.warnings() {
             log::warn!("{}: {warning}", source.name);
         }
@@ -74,7 +84,21 @@ impl Source {
     }
 
     pub fn model(&self) -> Result<Arc<Model>> {
-        Model::from_gguf(&self.file).map(Arc::new).map_err(|e| self.named(e))
+        Model::from_gguf_with(&self.file, &self.open_options()?).map(Arc::new).map_err(|e| self.named(e))
+    }
+
+    /// What the file does not say of itself.
+    pub fn open_options(&self) -> Result<model::OpenOptions> {
+        Ok(model::OpenOptions { i2s: self.packing()?.packing, ..Default::default() })
+    }
+
+    /// How I2_S matrices are read, and why so.
+    pub fn packing(&self) -> Result<&Packing> {
+        if let Some(packing) = self.packing.get() {
+            return Ok(packing);
+        }
+        let packing = packing(&self.name, &self.file, self.layout).map_err(|e| self.named(e))?;
+        Ok(self.packing.get_or_init(|| packing))
     }
 
     fn named(&self, error: Error) -> Error {
@@ -82,14 +106,54 @@ impl Source {
     }
 }
 
+/// The directory as it would be converted, without a file.
+fn convert_in_memory(path: &Path) -> Result<File> {
+    let bar = OnceCell::new();
+    let file = convert::in_memory(
+        path,
+        Some(&|at: &Progress<'_>| {
+            bar.get_or_init(|| progress_bar(at.total_bytes)).set_position(at.done_bytes);
+            ControlFlow::Continue(())
+        }),
+    );
+    if let Some(bar) = bar.get() {
+        bar.finish_and_clear();
+    }
+    file
+}
+
+/// How the I2_S matrices of a file are read: as asked for, or by trying, where that is asked for or there is a sign
+/// that the usual packing may not be the one.
+pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
+    let asked = layout.i2s_layout;
+    if let Some(packing) = asked.and_then(I2sLayout::packing) {
+        return Ok(Packing { packing, reason: "asked for with --i2s-layout".into() });
+    }
+    if asked.is_none() && !probe::is_doubtful(file) {
+        let reason = "the usual one; nothing in the file speaks for another".into();
+        return Ok(Packing { packing: model::I2sPacking::P128, reason });
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let found = probe::i2s_packing(file, threads)?;
+    let line = format!("{name}: I2_S is read as {}: {}", found.packing.name(), found.reason);
+    match found.packing {
+        model::I2sPacking::P128 => log::info!("{line}"),
+        _ => log::warn!("{line}"),
+    }
+    Ok(found)
+}
+
 /// A model that can be planned and loaded.
 pub struct Engine {
     pub model: Arc<Model>,
 }
 
-/// A plan, and the GPU it needs.
+/// A plan, what it was made from, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
+    pub gpu_facts: Option<GpuFacts>,
+    /// Where `auto` had to compare.
+    pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
 }
 
@@ -145,7 +209,8 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            return Ok(Placement { plan: self.plan(args, request, sizes, Err("not looked for"), None)?, gpu: None });
+            let plan = self.plan(args, request, sizes, Err("not looked for"), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None });
         }
         let opened = open_gpu(request).and_then(|gpu| {
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
@@ -167,7 +232,7 @@ impl Engine {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu })
     }
 
     fn plan(
@@ -248,7 +313,7 @@ impl Engine {
     }
 
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
-        let Placement { plan, gpu } = placement;
+        let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));

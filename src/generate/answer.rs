@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Drafter, Sampler, Session, Stats, StopStrings, draft::Draft};
+use super::{Constraint, Drafter, Sampler, Session, Stats, StopStrings, draft::Draft};
 use crate::{
     backend::Wanted,
     error::{Error, Result},
@@ -63,6 +63,8 @@ pub enum Finish {
     EndToken(u32),
     /// This stop string was found.
     StopString(String),
+    /// The grammar allows nothing more.
+    Complete,
     /// `max_tokens` were generated.
     MaxTokens,
     /// No more tokens fit the context.
@@ -77,6 +79,7 @@ impl Finish {
         match self {
             Self::EndToken(_) => "eos",
             Self::StopString(_) => "stop",
+            Self::Complete => "grammar",
             Self::MaxTokens => "limit",
             Self::ContextFull => "context",
             Self::Cancelled => "cancelled",
@@ -110,6 +113,7 @@ pub struct Answer<'a> {
     position: usize,   // of the id sampled last
     drafter: Option<&'a mut Drafter>,
     ahead: Option<Ahead>,
+    constraint: Option<&'a mut Constraint>,
     ended: bool,
     finish: Option<Finish>,
     stats: Stats,
@@ -134,6 +138,7 @@ impl<'a> Answer<'a> {
         }
         let stops = StopStrings::new(options.stop.iter().cloned())?;
         sampler.reset(prompt);
+        sampler.restrict(None);
         sampler.ban(if options.ignore_end { &options.end_ids } else { &[] });
         Ok(Self {
             session,
@@ -147,6 +152,7 @@ impl<'a> Answer<'a> {
             position: 0,
             drafter: None,
             ahead: None,
+            constraint: None,
             ended: false,
             finish: None,
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
@@ -157,6 +163,13 @@ impl<'a> Answer<'a> {
     pub fn drafting(mut self, drafter: &'a mut Drafter) -> Self {
         drafter.begin(self.prompt);
         self.drafter = Some(drafter);
+        self
+    }
+
+    /// Only text that `constraint` allows.
+    pub fn constrained(mut self, constraint: &'a mut Constraint) -> Self {
+        constraint.begin();
+        self.constraint = Some(constraint);
         self
     }
 
@@ -175,7 +188,7 @@ impl<'a> Answer<'a> {
             return Ok(self.end(Finish::Cancelled));
         }
         let start = Instant::now();
-        let wanted = self.sampler.wanted();
+        let wanted = if self.constraint.is_some() { Wanted::Last } else { self.sampler.wanted() };
         match self.last {
             None => {
                 self.stats.reused_tokens = self.session.keep_common_prefix(self.prompt);
@@ -243,6 +256,9 @@ impl<'a> Answer<'a> {
     }
 
     fn sample(&mut self) -> Result<u32> {
+        if let Some(constraint) = &mut self.constraint {
+            self.sampler.restrict(Some(&constraint.allowed()?));
+        }
         let checked = self.ahead.as_ref().filter(|ahead| ahead.trial.is_none());
         self.position = checked.map_or(self.session.tokens().len(), |ahead| ahead.start + ahead.right);
         let chosen = match (checked, self.session.candidates()) {
@@ -297,10 +313,16 @@ impl<'a> Answer<'a> {
         }
         self.last = Some(id);
         self.stats.generated_tokens += 1;
+        let complete = match &mut self.constraint {
+            Some(constraint) => constraint.accept(id)?,
+            None => false,
+        };
         let mut text = String::new();
         let piece = self.decoder.push(id);
         if let Some(stopped) = self.stops.push(&piece, &mut text) {
             self.finish = Some(Finish::StopString(stopped.stop));
+        } else if complete {
+            self.flush(Finish::Complete, &mut text);
         } else if self.options.max_tokens == Some(self.stats.generated_tokens) {
             self.flush(Finish::MaxTokens, &mut text);
         } else if self.position >= self.session.context_tokens() {

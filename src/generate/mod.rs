@@ -6,6 +6,8 @@
 
 mod answer;
 
+mod constraint;
+
 mod draft;
 
 mod perplexity;
@@ -19,7 +21,9 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use constraint::{Constraint, Grammar};
 pub use draft::Drafter;
+pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};
 pub use session::Session;

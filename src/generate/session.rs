@@ -127,6 +127,11 @@ impl Session {
         }
     }
 
+    /// The backends, for what only one kind of them can tell.
+    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        self.backends.iter_mut().map(AsMut::as_mut)
+    }
+
     /// What the caches were made for.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes

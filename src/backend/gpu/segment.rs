@@ -9,6 +9,7 @@ use super::{
     encode::{Builder, Dispatch, Recorder, Uniforms},
     lower::{LayerCache, Lowering, Phase, damaged_place},
     params::Dynamic,
+    profile::{KernelTime, Profiler},
     readback::Readback,
     slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
     weights::Weights,
@@ -54,6 +55,19 @@ pub struct Counters {
     pub readback_bytes: u64,
     /// Time of the processor spent on recording and submitting.
     pub recording: Duration,
+}
+
+impl Counters {
+    /// What was done between `before` and this reading.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            objects_created: self.objects_created - before.objects_created,
+            dispatches: self.dispatches - before.dispatches,
+            submits: self.submits - before.submits,
+            readback_bytes: self.readback_bytes - before.readback_bytes,
+            recording: self.recording.saturating_sub(before.recording),
+        }
+    }
 }
 
 /// The sizes of a segment, checked against what the device binds.
@@ -235,6 +249,20 @@ impl Loaded {
         self.shape.small_batch
     }
 
+    /// Times the kernels of the steps from here on.
+    pub fn start_profile(&mut self, gpu: &Gpu) -> Result<()> {
+        let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();
+        let layers = of_layers(&self.decode).max(of_layers(&self.prefill));
+        let most = self.embed.len() + layers + self.head_one.len().max(self.head_many.len());
+        self.recorder.profiler = Some(Profiler::new(gpu, most, self.sizes.context_tokens)?);
+        Ok(())
+    }
+
+    /// What was timed; ends it.
+    pub fn take_profile(&mut self) -> Vec<KernelTime> {
+        self.recorder.profiler.take().map(Profiler::finish).unwrap_or_default()
+    }
+
     /// As [`crate::backend::Backend::run`].
     pub fn run(
         &mut self,
@@ -341,7 +369,7 @@ impl Loaded {
         for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
             if i > 0 {
                 let full = std::mem::replace(&mut encoder, new_encoder());
-                recorder.submit(gpu, full, uniforms);
+                recorder.submit(gpu, full, uniforms)?;
             }
             recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
         }
@@ -363,7 +391,7 @@ impl Loaded {
             let pending = self.readback.record(&mut encoder, &sources);
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
             let full = std::mem::replace(&mut encoder, new_encoder());
-            let submission = recorder.submit(gpu, full, uniforms);
+            let submission = recorder.submit(gpu, full, uniforms)?;
             let damage = self.readback.read(gpu, pending, submission, |bytes| {
                 let (damage, results) = bytes.split_at(4);
                 let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));

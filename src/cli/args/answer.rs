@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, ModelArgs, SampleArgs};
+use super::{EngineArgs, GrammarArgs, ModelArgs, SampleArgs, TextArgs};
 use crate::generate::Drafter;
 
 #[derive(Args, Debug)]
@@ -17,13 +17,8 @@ pub struct RunArgs {
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
     pub text: Option<String>,
 
-    /// The text to continue. Without -p and -f it is read from standard input, unless that is a terminal
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
-    pub prompt: Option<String>,
-
-    /// Read the text to continue from a file; one line break at its end is dropped
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub given: TextArgs,
 
     /// Most tokens to write; -1 = until the model ends or the context is full [default: -1; with --bench: 128]
     #[arg(
@@ -71,9 +66,17 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Run the prompt on the CPU and on the GPU (with -ngl, that many layers of it) and print a table of both
+    /// Run the prompt on the CPU, on the GPU (with -ngl, that many layers of it) and as auto decides, and print a
+    /// table of all three
     #[arg(long)]
     pub bench: bool,
+
+    /// Draw the rates of --bench into a new SVG file
+    #[arg(long, value_name = "FILE", requires = "bench")]
+    pub plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub grammar: GrammarArgs,
 
     #[command(flatten)]
     pub draft: DraftArgs,
@@ -172,6 +175,9 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub chat: ConversationArgs,
+
+    #[command(flatten)]
+    pub grammar: GrammarArgs,
 
     #[command(flatten)]
     pub draft: DraftArgs,

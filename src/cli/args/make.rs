@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::LayoutArgs;
 use crate::{
     convert::{Head, TernaryType},
     dummy::HeadType,
-    model::I2sPacking,
 };
 
 #[derive(Args, Debug)]
@@ -28,9 +28,8 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, value_name = "TYPE")]
     pub head: Option<HeadChoice>,
 
-    /// How the I2_S matrices of the file are packed, which it does not say: p64 if bitnet.cpp made it on ARM
-    #[arg(long, value_enum, default_value = "p128", value_name = "PACKING")]
-    pub i2s_layout: I2sLayout,
+    #[command(flatten)]
+    pub layout: LayoutArgs,
 
     /// Let f16 scales stand for f32 ones that they are not; else a conversion that changes a weight is refused
     #[arg(long)]
@@ -107,29 +106,6 @@ impl From<HeadChoice> for Head {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum I2sLayout {
-    /// Blocks of 128 weights: every published file
-    P128,
-    /// Blocks of 64: bitnet.cpp on ARM since November 2025
-    P64,
-    /// Four rows in a byte: bitnet.cpp built without ACT_PARALLEL
-    R4,
-    /// Four weights in order: a snapshot of bitnet.cpp of July 2026
-    Seq,
-}
-
-impl From<I2sLayout> for I2sPacking {
-    fn from(layout: I2sLayout) -> Self {
-        match layout {
-            I2sLayout::P128 => Self::P128,
-            I2sLayout::P64 => Self::P64,
-            I2sLayout::R4 => Self::R4,
-            I2sLayout::Seq => Self::Seq,
-        }
-    }
-}
-
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("shape").required(true).args(["size", "like", "config"]))]
 pub struct DummyArgs {
@@ -148,6 +124,10 @@ pub struct DummyArgs {
     /// The file to write
     #[arg(short, long, visible_alias = "outfile", value_name = "FILE")]
     pub output: PathBuf,
+
+    /// Type of the ternary matrices; the weights are the same in all
+    #[arg(long = "type", visible_alias = "outtype", value_enum, value_name = "TYPE", default_value = "i2_s")]
+    pub ty: TernaryChoice,
 
     /// Type of the embedding table and the head
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
@@ -171,6 +151,8 @@ pub enum DummyHead {
     F16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
 }
 
 impl From<DummyHead> for HeadType {
@@ -178,6 +160,7 @@ impl From<DummyHead> for HeadType {
         match head {
             DummyHead::F16 => Self::F16,
             DummyHead::Q8_0 => Self::Q8_0,
+            DummyHead::Q6K => Self::Q6K,
         }
     }
 }

@@ -7,8 +7,13 @@ use std::{
 
 use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
 
-use super::{super::interrupt, Test};
-use crate::{error::Result, generate::Session, model::Model};
+use super::{super::interrupt, Test, gpu};
+use crate::{
+    backend::{energy, gpu::Counters},
+    error::Result,
+    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
+    model::Model,
+};
 
 /// What a test took, repetition by repetition.
 #[derive(Debug)]
@@ -21,8 +26,12 @@ pub struct Samples {
     pub bytes_per_token: u64,
     /// Ternary multiply-adds of a token.
     pub multiply_adds_per_token: u64,
+    /// Of the processor's package for a token; `None` where the machine does not tell.
+    pub millijoules_per_token: Option<f64>,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
     pub logits_hash: u64,
+    /// What the GPU did in all of `times`; `None` where it has no part.
+    pub gpu: Option<Counters>,
 }
 
 /// Measured limits of the CPU with the threads of a run.
@@ -41,9 +50,13 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         steps: Vec::with_capacity(repetitions * test.tokens()),
         bytes_per_token: bytes_per_token(session, model, test),
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
+        millijoules_per_token: None,
         logits_hash: 0,
+        gpu: None,
     };
     once(session, model, test, &mut Vec::new())?;
+    let before = gpu::counters(session);
+    let energy_before = energy::Package::read();
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
@@ -52,13 +65,16 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
+    samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
+    let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
+    samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);
     samples.logits_hash = hash(session.logits_mut());
     Ok(samples)
 }
 
-fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
-    // Any ids do; these are spread over the vocabulary.
-    let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
+/// All of `test`, from an empty context.
+pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
+    let id = |i| test_id(model, i);
     session.truncate(0);
     match test {
         Test::Prompt(n) => {
@@ -74,6 +90,27 @@ fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Durati
         }
     }
     Ok(())
+}
+
+/// Tokens of prompt and answer that show whether backends agree.
+pub const COMPARED_TOKENS: usize = 40;
+const COMPARED_PROMPT: usize = 8;
+
+/// The most probable tokens after a prompt.
+pub fn greedy(session: &mut Session, model: &Model) -> Result<Vec<u32>> {
+    let prompt: Vec<u32> = (0..COMPARED_PROMPT).map(|i| test_id(model, i)).collect();
+    let options = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+    let mut sampler = Sampler::new(options, session.context_tokens())?;
+    let options = AnswerOptions { max_tokens: Some(COMPARED_TOKENS - COMPARED_PROMPT), ..AnswerOptions::default() };
+    session.truncate(0);
+    Answer::new(session, &mut sampler, Box::new(NoText), &prompt, options, interrupt::catch())?
+        .filter_map(|event| event.map(|event| event.id).transpose())
+        .collect()
+}
+
+/// Any ids do; these are spread over the vocabulary.
+fn test_id(model: &Model, i: usize) -> u32 {
+    (i * 7919 + 1) as u32 % model.config.vocab as u32
 }
 
 fn bytes_per_token(session: &Session, model: &Model, test: Test) -> u64 {

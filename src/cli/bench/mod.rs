@@ -2,16 +2,25 @@
 //!
 //! Tokenising and sampling are not part of any figure, as in llama-bench.
 
+mod gpu;
+
 mod measure;
 
 mod report;
 
+use std::io::{self, IsTerminal};
+
 use super::{
-    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers, Preference},
+    agreement::Agreement,
+    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, Preference},
+    chart::{self, Chart},
     engine::{Engine, Source},
     interrupt, output,
 };
-use crate::{error::Result, plan::BackendKind};
+use crate::{
+    error::{Error, Result},
+    plan::BackendKind,
+};
 
 /// One line of the report: what was run, and how often it took how long.
 pub struct Row {
@@ -23,6 +32,10 @@ pub struct Row {
     samples: measure::Samples,
     /// The most memory held until this test had ended.
     peak_rss_bytes: Option<u64>,
+    /// `None` where no GPU has a part.
+    gpu: Option<gpu::Costs>,
+    /// How the greedy tokens of these devices compare with those of the first row's; `None` for the first.
+    agreement: Option<Agreement>,
     /// `None` for the GPU, whose ceilings are not known.
     ceilings: Option<measure::Ceilings>,
 }
@@ -53,6 +66,7 @@ impl Test {
 }
 
 pub fn run(args: &BenchArgs) -> Result<()> {
+    chart::check_free(args.plot.as_deref())?;
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
     let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n as usize));
@@ -61,8 +75,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .filter(|test| test.tokens() > 0)
         .collect();
     let context = tests.iter().map(|test| test.tokens()).max().unwrap_or(1);
+    let compared = args.backend.len() > 1;
+    let context = if compared { context.max(measure::COMPARED_TOKENS) } else { context };
 
     let mut rows = Vec::new();
+    let mut first_answer: Option<Vec<u32>> = None;
     for &backend in &args.backend {
         for (index, &threads) in args.threads.iter().enumerate() {
             // The number of threads says nothing about a GPU.
@@ -71,16 +88,41 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             }
             let options = engine_args(args, backend, threads, context);
             let sizes = engine.sizes(&options)?;
-            let mut session = engine.load(&options, options.request(), sizes)?;
+            let mut session = match engine.load(&options, options.request(), sizes) {
+                // A machine without a GPU still gets its other figures.
+                Err(error @ Error::NoAdapter { .. }) if compared => {
+                    log::warn!("{error}");
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            let agreement = match (&first_answer, compared) {
+                (_, false) => None,
+                (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, &engine.model)?)),
+                (None, true) => {
+                    first_answer = Some(measure::greedy(&mut session, &engine.model)?);
+                    None
+                }
+            };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
                 let samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
+                let gpu = gpu::costs(&mut session, &engine.model, test, args.profile, &samples)?;
                 let threads = on_cpu_alone.then(|| options.threads());
                 let peak_rss_bytes = measure::peak_rss_bytes();
-                rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, ceilings: None });
+                rows.push(Row {
+                    device: session.devices(),
+                    threads,
+                    test,
+                    samples,
+                    peak_rss_bytes,
+                    gpu,
+                    agreement,
+                    ceilings: None,
+                });
             }
         }
     }
@@ -93,8 +135,17 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             rows.into_iter().for_each(|row| row.ceilings = Some(ceilings));
         }
     }
+    let charts = report::charts(&tests, &rows);
+    if let Some(path) = &args.plot {
+        chart::save(path, &charts)?;
+    }
     let model = report::ModelFacts::new(&source, &engine.model);
-    output::print(&report::render(args.output, &model, &rows))
+    let mut text = report::render(args.output, &model, &rows);
+    // For people; who reads the table by program gets the table alone.
+    if args.output == BenchFormat::Md && io::stdout().is_terminal() {
+        text.extend(charts.iter().map(Chart::to_text));
+    }
+    output::print(&text)
 }
 
 /// The flags of one combination.

@@ -11,16 +11,16 @@ use self::{
     lines::Lines,
 };
 use super::{
-    args::{ChatArgs, DraftArgs, EngineArgs, ModelArgs, RunArgs, SampleArgs},
+    args::{ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
     engine::{Engine, Source, segment_line},
     format, interrupt, output,
-    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
+    run::{Answered, Choice, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
     usage,
 };
 use crate::{
     chat::{Conversation, Format, Message, Origin, Role, Template},
     error::{Error, Result, shown},
-    generate::{AnswerOptions, Drafter, Finish, SampleOptions, Sampler, Session},
+    generate::{AnswerOptions, Finish, SampleOptions, Sampler, Session},
     tokenizer::Tokenizer,
 };
 
@@ -29,6 +29,7 @@ struct Wishes<'a> {
     model: &'a ModelArgs,
     engine: &'a EngineArgs,
     sample: &'a SampleArgs,
+    grammar: &'a GrammarArgs,
     draft: &'a DraftArgs,
     n_predict: Option<i64>,
     stop: &'a [String],
@@ -45,6 +46,7 @@ pub fn run(args: &ChatArgs, verbose: bool) -> Result<()> {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
+        grammar: &args.grammar,
         draft: &args.draft,
         n_predict: args.n_predict,
         stop: &args.stop,
@@ -62,6 +64,7 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
+        grammar: &args.grammar,
         draft: &args.draft,
         n_predict: args.n_predict,
         stop: &args.stop,
@@ -84,6 +87,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let sizes = engine.sizes(wishes.engine)?;
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
+    let constraint = wishes.grammar.constraint(&tokenizer)?;
     let session = engine.load(wishes.engine, wishes.engine.request(), sizes)?;
     let mut chat = Chat {
         name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),
@@ -91,8 +95,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
         template,
         session,
         sample,
-        sampler,
-        drafter: wishes.draft.drafter(),
+        choice: Choice { sampler, drafter: wishes.draft.drafter(), constraint },
         options,
         conversation: Conversation::new(wishes.system.as_deref()),
         verbose: wishes.verbose,
@@ -123,8 +126,7 @@ struct Chat {
     template: Template,
     session: Session,
     sample: SampleOptions,
-    sampler: Sampler,
-    drafter: Drafter,
+    choice: Choice,
     options: AnswerOptions,
     conversation: Conversation,
     verbose: bool,
@@ -178,15 +180,7 @@ impl Chat {
             interrupt::clear();
             let show = output::print;
             let options = self.options.clone();
-            let answered = answer(
-                &self.tokenizer,
-                &prompt,
-                &mut self.session,
-                &mut self.sampler,
-                &mut self.drafter,
-                options,
-                show,
-            );
+            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.choice, options, show);
             output::print("\n")?;
             answered.map(|answered| (prompt, answered))
         });
@@ -230,7 +224,7 @@ impl Chat {
             Finish::Cancelled => output::note("(stopped)"),
             Finish::MaxTokens => output::note("(ended by -n)"),
             Finish::ContextFull => output::note("(the context is full: ended; -c raises it)"),
-            Finish::EndToken(_) | Finish::StopString(_) => {}
+            Finish::EndToken(_) | Finish::StopString(_) | Finish::Complete => {}
         }
         if self.verbose {
             let stats = &answered.stats;
@@ -302,7 +296,7 @@ impl Chat {
             _ => return Err(Error::Usage(format!("there is nothing called {name:?} to set (/help lists the names)"))),
         }
         // Refuses what makes no sense, and then nothing changes.
-        self.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
+        self.choice.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
         self.sample = sample;
         Ok(())
     }
@@ -326,7 +320,7 @@ impl Chat {
             sample.top_p,
             sample.min_p,
             sample.repeat_penalty,
-            self.sampler.seed(),
+            self.choice.sampler.seed(),
         );
         for Message { role, content } in self.conversation.messages() {
             let mark = if *role == Role::User { ">" } else { role.name() };
