@@ -168,7 +168,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
         drafter: args.draft.drafter(),
         constraint: args.grammar.constraint(&job.tokenizer)?,
     };
-    let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
@@ -200,6 +200,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "accepted_tokens": answered.stats.accepted_tokens,
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
         "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }

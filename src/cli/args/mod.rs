@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     answer::{ChatArgs, DraftArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, Preference},
+    engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, VerifyArgs},
