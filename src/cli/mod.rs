@@ -37,8 +37,6 @@ mod interrupt;
 
 mod logits;
 
-mod machine;
-
 mod output;
 
 mod perplexity;
@@ -64,7 +62,10 @@ use std::{
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Command};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    machine,
+};
 
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {

@@ -19,29 +19,11 @@ use crate::{
     backend::{Activations, CacheRows, Wanted},
     error::{Error, Result},
     model::Model,
-    plan::{Segment, Sizes, graph::block_ops},
+    plan::{Segment, SegmentBytes, Sizes, graph::block_ops},
 };
 
 /// Tokens that share a reading of the head's weights when the logits of many are wanted.
 const HEAD_TILE: u32 = 4;
-
-/// Device memory of a segment, known before anything is allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentBytes {
-    /// Weights, norms and the table of rotations.
-    pub weights: u64,
-    /// Key/value caches.
-    pub kv: u64,
-    /// Activations.
-    pub activations: u64,
-}
-
-impl SegmentBytes {
-    /// The sum.
-    pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.activations
-    }
-}
 
 /// What steps have done so far; differences between two readings describe a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +61,10 @@ struct Planned {
 }
 
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
-    let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.offset_alignment());
+    if let Some(reason) = sizes.cpu_only() {
+        return Err(Error::unsupported("this cache on the GPU", reason));
+    }
+    let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
     let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
@@ -93,10 +78,12 @@ pub fn segment_bytes(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes)
 }
 
 fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentBytes {
+    let Planned { layout, weights, shape } = planned;
     SegmentBytes {
-        weights: planned.layout.bytes(),
-        kv: planned.shape.kv_bytes(segment.layers.len()),
-        activations: planned.shape.activation_bytes(&model.config),
+        weights: weights.layer_bytes,
+        tables: weights.table_bytes,
+        kv: shape.kv_bytes(segment.layers.len()),
+        activations: layout.bytes() - weights.layer_bytes - weights.table_bytes + shape.activation_bytes(&model.config),
     }
 }
 
@@ -182,7 +169,7 @@ impl Loaded {
             head_one = lowering.head(model.weights.head(), region, norm, 1)?;
             head_many = lowering.head(model.weights.head(), region, norm, HEAD_TILE)?;
         }
-        let uniforms = lowering.builder.uniforms()?;
+        let uniforms = lowering.builder.finish()?;
         let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
             0
         } else {
