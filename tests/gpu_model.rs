@@ -9,7 +9,7 @@ use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
 use bitnet_gpu::{
     Error,
     backend::{
-        Activations, Backend, SegmentId, Wanted,
+        Activations, Backend, Rest, SegmentId, Wanted,
         cpu::CpuBackend,
         gpu::{GpuBackend, Tuning},
     },
@@ -144,7 +144,7 @@ fn steps_of_every_size_agree() {
 /// windows over rows, many small buffers, and small chunks.
 #[test]
 fn every_path_gives_the_same_logits() {
-    for spec in [BITNET, QWEN3] {
+    for spec in [BITNET, QWEN3, grouped(64)] {
         let model = Arc::new(random_model(&spec, 6));
         let ids = random_ids(&spec, 7, 40);
         let Some(mut plain) = open(&model, KvType::F16, Tuning::default()) else { return };
@@ -152,6 +152,7 @@ fn every_path_gives_the_same_logits() {
         let paths = [
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
             ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
+            ("norms of their own", Tuning { fold: Some(false), ..Tuning::default() }),
             ("uniform parameters", Tuning { immediates: Some(false), ..Tuning::default() }),
             ("checked shaders", Tuning { checked_shaders: true, ..Tuning::default() }),
             // Two thirds of a gate-and-up pair, a fifth of the table.
@@ -220,12 +221,13 @@ fn logits_of_many_tokens_come_in_pieces() {
     assert_close("one of all", &all[20 * spec.vocab..21 * spec.vocab], &one, spec.vocab);
 }
 
-/// A step creates nothing, submits once, and has ten dispatches a layer.
+/// A step creates nothing, submits once, and has five dispatches a layer, six when the keys are split, and four more
+/// where norms are kernels of their own.
 #[test]
 fn a_decode_step_creates_nothing() {
-    for spec in [BITNET, LLAMA, QWEN3] {
-        for immediates in [true, false] {
-            let tuning = Tuning { immediates: Some(immediates), ..Tuning::default() };
+    for spec in [BITNET, LLAMA, QWEN3, grouped(128)] {
+        for (immediates, fold) in [(true, true), (false, true), (true, false)] {
+            let tuning = Tuning { immediates: Some(immediates), fold: Some(fold), ..Tuning::default() };
             let model = Arc::new(random_model(&spec, 12));
             let Some(mut gpu) = open(&model, KvType::F16, tuning) else { return };
             let ids = random_ids(&spec, 13, 10);
@@ -235,13 +237,20 @@ fn a_decode_step_creates_nothing() {
                 let step = gpu.backend.counters().since(&before);
                 assert_eq!(step.objects_created, 0, "{:?}, token {at}", spec.family);
                 assert_eq!(step.submits, 1);
-                // The embedding, ten a layer, the last norm and the head.
-                assert_eq!(step.dispatches, 10 * spec.layers as u64 + 3, "{:?}", spec.family);
+                // The embedding, the layers, the last norm and the head.
+                let layer = if fold { 5 } else { 9 };
+                assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, fold {fold}", spec.family);
                 assert_eq!(step.readback_bytes, 4 + 4 * spec.vocab as u64);
             }
             let before = gpu.backend.counters();
             gpu.run(&random_ids(&spec, 14, 70), 10, Wanted::Last).unwrap();
             assert_eq!(gpu.backend.counters().since(&before).objects_created, 0, "a prompt");
+            gpu.run(&random_ids(&spec, 14, 70), 80, Wanted::Last).unwrap();
+            let before = gpu.backend.counters();
+            gpu.run(&random_ids(&spec, 14, 1), 150, Wanted::Last).unwrap();
+            let step = gpu.backend.counters().since(&before);
+            let layer = if fold { 6 } else { 10 };
+            assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, split keys", spec.family);
         }
     }
 }
@@ -445,4 +454,114 @@ fn models_the_kernels_cannot_index_are_refused() {
     let mut narrow = random_model(&BITNET, 25);
     narrow.config.ffn_dim += 128;
     refused(narrow, "layer 0");
+}
+
+/// The id of the highest logit, the lowest of equals.
+fn best(logits: &[f32]) -> u32 {
+    let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+    logits.iter().position(|&l| l == highest).unwrap() as u32
+}
+
+impl Loaded<GpuBackend> {
+    /// What comes back of a step that wants the best `count` ids.
+    fn top(&mut self, id: u32, at: usize, count: usize) -> Vec<(u32, f32)> {
+        self.activations.ids = vec![id];
+        self.backend.run(self.segment, &mut self.activations, at..at + 1, Wanted::Top(count)).unwrap();
+        assert!(self.activations.logits.is_empty(), "candidates instead of logits");
+        self.activations.candidates.top.iter().map(|c| (c.id, c.logit)).collect()
+    }
+}
+
+/// All ways to ask for the next token give the same: all logits, the best one with the next step under way, the best
+/// few with the next step recorded; whether the caller runs what was chosen or not.
+#[test]
+fn chosen_ids_are_those_of_the_logits() {
+    for immediates in [true, false] {
+        let tuning = Tuning { immediates: Some(immediates), ..Tuning::default() };
+        let model = Arc::new(random_model(&BITNET, 28));
+        let Some(mut plain) = open(&model, KvType::F16, tuning.clone()) else { return };
+        let Some(mut chosen) = open(&model, KvType::F16, tuning) else { return };
+        let prompt = random_ids(&BITNET, 29, 9);
+        let mut logits = plain.run(&prompt, 0, Wanted::Last).unwrap();
+        chosen.run(&prompt, 0, Wanted::Top(1)).unwrap();
+        assert_eq!(chosen.activations.candidates.top[0].id, best(&logits));
+        let mut id = best(&logits);
+        for at in 9..120 {
+            // Another token than the chosen one, going back, and every few tokens more than one candidate.
+            if at % 7 == 0 {
+                id = (id + 1) % BITNET.vocab as u32;
+            }
+            if at == 50 {
+                let again = random_ids(&BITNET, 31, 12);
+                plain.run(&again, 20, Wanted::Nothing).unwrap();
+                chosen.run(&again, 20, Wanted::Nothing).unwrap();
+                plain.run(&again[..4], 32, Wanted::Nothing).unwrap();
+                chosen.run(&again[..4], 32, Wanted::Nothing).unwrap();
+            }
+            let at = if at < 50 { at } else { at - 50 + 36 };
+            logits = plain.run(&[id], at, Wanted::Last).unwrap();
+            let count = [1, 1, 1, 40, 40][at / 10 % 5];
+            let found = chosen.top(id, at, count);
+            let mut expected: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            expected.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            assert_eq!(found.len(), if count == 1 { 1 } else { 254 });
+            assert_eq!(found, expected[..found.len()], "{count} ids at {at}");
+            match chosen.activations.candidates.rest {
+                Rest::Lower => assert_eq!(count, 1),
+                Rest::Summed { log_sum_exp } => {
+                    let exact = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+                    assert!((f64::from(log_sum_exp) - exact).abs() < 5e-5, "{log_sum_exp} for {exact}");
+                }
+                Rest::None => panic!("there are 301 ids"),
+            }
+            if at % 5 == 4 {
+                // The candidates did not suffice: the same token again, for all logits.
+                assert_eq!(chosen.run(&[id], at, Wanted::Last).unwrap(), logits, "all logits at {at}");
+            }
+            id = best(&logits);
+        }
+    }
+}
+
+/// A choice of ids: at most 2 KiB come back, nothing is created, and the next step is submitted with the current one.
+#[test]
+fn a_choice_reads_back_little() {
+    let model = Arc::new(random_model(&BITNET, 32));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let usual = {
+        let before = gpu.backend.counters();
+        gpu.run(&[5], 0, Wanted::Last).unwrap();
+        gpu.backend.counters().since(&before).dispatches
+    };
+    for (count, more, most_bytes) in [(1, 1, 20), (40, 2, 2048)] {
+        let mut id = gpu.top(7, 0, count)[0].0;
+        let start = gpu.backend.counters();
+        for at in 1..21 {
+            let before = gpu.backend.counters();
+            id = gpu.top(id, at, count)[0].0;
+            let step = gpu.backend.counters().since(&before);
+            assert_eq!(step.objects_created, 0);
+            assert!(step.readback_bytes <= most_bytes, "{} bytes", step.readback_bytes);
+        }
+        let all = gpu.backend.counters().since(&start);
+        // One step more is under way, or recorded, than was asked for; the first was recorded before.
+        assert!((20..=21).contains(&all.submits), "{} submits", all.submits);
+        assert!((20 * (usual + more)..=21 * (usual + more)).contains(&all.dispatches), "{} dispatches", all.dispatches);
+    }
+}
+
+/// Steps end where the context does, though the one after would be begun.
+#[test]
+fn nothing_is_begun_behind_the_end_of_the_context() {
+    let model = Arc::new(random_model(&BITNET, 33));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    gpu.run(&random_ids(&BITNET, 34, 80), 0, Wanted::Nothing).unwrap();
+    gpu.run(&random_ids(&BITNET, 35, 76), 80, Wanted::Top(1)).unwrap();
+    for at in 156..160 {
+        let id = gpu.activations.candidates.top[0].id;
+        gpu.top(id, at, 1);
+    }
+    gpu.activations.ids = vec![1];
+    let error = gpu.backend.run(gpu.segment, &mut gpu.activations, 160..161, Wanted::Top(1)).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { needed: 161, context: 160 }), "{error}");
 }

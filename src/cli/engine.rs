@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, calibrate,
         cpu::{CpuBackend, Kernel, Kernels},
-        gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning, fault},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
@@ -468,9 +468,11 @@ pub fn count_bar(total: u64) -> ProgressBar {
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
-    let tuning = Tuning { memory_bytes: args.gpu_memory, ..fault::injected()? };
+    let mut tuning = fault::injected()?;
+    tuning.memory_bytes = args.gpu_memory.or(tuning.memory_bytes);
     let options = OpenOptions {
-        software_allowed: request != Request::Auto,
+        // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
+        software_allowed: request != Request::Auto || tuning.fault.is_some(),
         name: None,
         tuning,
         measure: Measure::Hardware,

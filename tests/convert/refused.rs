@@ -17,7 +17,7 @@ fn a_pipe_in_place_of_a_file_is_not_waited_for() {
     for name in ["config.json", "model.safetensors"] {
         let case = Case::of(&Model::bitnet());
         let path = case.input().join(name);
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         let message = case.failure();
         assert!(

@@ -11,6 +11,7 @@ use super::{
     params::{Dynamic, PARAM_BYTES, Params},
     pipelines::{Shader, Variant},
     profile::{Profiler, Traffic},
+    readback::Pending,
 };
 use crate::error::Result;
 
@@ -23,12 +24,15 @@ pub(super) enum Extent {
     PerTokens(u32),
     /// One for each split of the keys.
     Splits,
+    /// This many where the keys are split, else none: the dispatch is left out.
+    IfSplit(usize),
 }
 
 impl Extent {
     fn count(self, dynamic: &Dynamic) -> u32 {
         match self {
-            Self::Fixed(count) => u32::try_from(count).unwrap_or(u32::MAX),
+            Self::IfSplit(_) if dynamic.splits == 1 => 0,
+            Self::Fixed(count) | Self::IfSplit(count) => u32::try_from(count).unwrap_or(u32::MAX),
             Self::PerTokens(n) => dynamic.tokens.div_ceil(n),
             Self::Splits => dynamic.splits,
         }
@@ -96,6 +100,11 @@ impl<'a> Builder<'a> {
 }
 
 impl Dispatch {
+    /// Whether there is anything to do for it in such a step.
+    fn runs(&self, dynamic: &Dynamic) -> bool {
+        self.grid.iter().all(|extent| extent.count(dynamic) > 0)
+    }
+
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>, dynamic: &Dynamic, uniforms: &mut Option<Uniforms>) {
         let params = self.params.with(dynamic);
         // `Builder::finish` has built it; without a pipeline wgpu reports the dispatch as an error.
@@ -155,6 +164,7 @@ impl Recorder {
         uniforms: &mut Option<Uniforms>,
     ) {
         let begin = Instant::now();
+        let dispatches = dispatches.into_iter().filter(|dispatch| dispatch.runs(dynamic));
         if let Some(profiler) = &mut self.profiler {
             for dispatch in dispatches {
                 let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, dynamic);
@@ -171,24 +181,39 @@ impl Recorder {
         self.recording += begin.elapsed();
     }
 
-    /// Submits what was recorded; while it is timed, waits for it as well. Each dispatch may be recorded once between two submits.
+    /// Ends the recording of a submit. Each dispatch may be recorded once between two submits.
+    pub fn finish(&mut self, mut encoder: wgpu::CommandEncoder) -> Recorded {
+        let begin = Instant::now();
+        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
+        let commands = encoder.finish();
+        self.recording += begin.elapsed();
+        Recorded { commands, stamps }
+    }
+
+    /// Submits what was recorded last; while it is timed, waits for it as well.
     pub fn submit(
         &mut self,
         gpu: &Gpu,
-        mut encoder: wgpu::CommandEncoder,
+        recorded: Recorded,
         uniforms: &Option<Uniforms>,
     ) -> Result<wgpu::SubmissionIndex> {
         let begin = Instant::now();
         if let Some(uniforms) = uniforms {
             gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
         }
-        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
-        let submission = gpu.queue.submit([encoder.finish()]);
+        let submission = gpu.queue.submit([recorded.commands]);
         self.submits += 1;
         self.recording += begin.elapsed();
-        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, stamps) {
+        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, recorded.stamps) {
             profiler.read(gpu, stamps, submission.clone())?;
         }
         Ok(submission)
     }
+}
+
+/// What is ready to be submitted.
+pub(super) struct Recorded {
+    commands: wgpu::CommandBuffer,
+    /// Of the profiler.
+    stamps: Option<Pending>,
 }
