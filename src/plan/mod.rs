@@ -3,6 +3,7 @@
 //! In: a [`crate::model::Config`], tensor sizes, and what each backend can do. Out: a [`Plan`].
 
 mod cost;
+mod demand;
 pub mod graph;
 pub mod op;
 mod schedule;
@@ -12,7 +13,8 @@ use std::{fmt, ops::Range};
 pub use bitnet_cpu_kernels::attention::KvType;
 
 pub use cost::{BackendCost, Costs, Split, StepCost, Workload};
-pub use schedule::{Demand, GpuFacts, Prefer, Question, Request, schedule, shrink};
+pub use demand::{Demand, SegmentBytes};
+pub use schedule::{GpuFacts, Prefer, Question, Request, schedule, shrink};
 
 use crate::model::Config;
 

@@ -4,7 +4,10 @@
 //! `shaders/common/` the kernel uses, the kernel, and the declaration of its parameters. Numbers are
 //! pipeline constants (`override`), never text.
 
+use std::fmt;
+
 use bitnet_cpu_kernels::format::DenseType;
+use serde::{Deserialize, Serialize};
 
 use super::params;
 
@@ -44,7 +47,7 @@ pub enum Shader {
 }
 
 /// Which twin of the reductions: through subgroup operations or through workgroup memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Lanes {
     Subgroup,
@@ -52,7 +55,7 @@ pub enum Lanes {
 }
 
 /// Which twin of the ternary product. Both give the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Product {
     Int8,
@@ -75,6 +78,24 @@ pub struct Choices {
     pub lanes: Lanes,
     pub product: Product,
     pub params: ParamSource,
+}
+
+impl fmt::Display for Choices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lanes = match self.lanes {
+            Lanes::Subgroup => "subgroups",
+            Lanes::Workgroup => "no subgroups",
+        };
+        let product = match self.product {
+            Product::Int8 => "int8 dot products",
+            Product::F32 => "f32 products",
+        };
+        let params = match self.params {
+            ParamSource::Immediate => "immediates",
+            ParamSource::Uniform => "a uniform buffer",
+        };
+        write!(f, "{lanes}, {product}, {params}")
+    }
 }
 
 /// A piece of text in front of a kernel.

@@ -1,9 +1,6 @@
 //! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
 
-use bitnet_cpu_kernels::{
-    format::{DenseView, Layout as Codes, TernaryView},
-    rope::RopeTable,
-};
+use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, TernaryView};
 
 use half::f16;
 
@@ -103,7 +100,11 @@ pub(super) struct Weights {
     pub rope: Region,
     /// Columns that share a scale of the activations; `None` = one scale per token.
     pub act_group: Option<usize>,
-    rope_table: RopeTable,
+    context_tokens: usize,
+    /// Bytes of `layers`.
+    pub layer_bytes: u64,
+    /// Bytes of `embed` and `head`.
+    pub table_bytes: u64,
 }
 
 /// What a dispatch may multiply at once: three scales fit in its parameters.
@@ -223,6 +224,7 @@ impl Weights {
             layers.push(placed);
         }
 
+        let layer_bytes = layout.bytes();
         let mut dense = |what: &str, matrix: &DenseMatrix| {
             check_dense(what, matrix, config)?;
             layout.place(what, matrix.rows, matrix.ty.row_bytes(matrix.cols) as u64)
@@ -233,6 +235,7 @@ impl Weights {
             (Some(shared), None) => Some(shared.clone()),
             _ => Some(dense("the output head", weights.head())?),
         };
+        let table_bytes = layout.bytes() - layer_bytes;
         let output_norm = if segment.head {
             Some(norm_region(layout, "the output norm", Norm::Output, &weights.output_norm)?)
         } else {
@@ -244,11 +247,11 @@ impl Weights {
         if let Some(factors) = factors.filter(|f| f.len() != rope.dims / 2) {
             return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, factors.len()));
         }
-        let rope_table = model.rope_table(sizes.context_tokens);
         // Never empty, so that it can be bound for models without rotation.
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
-        let rope = layout.place("the table of rotations", 1, rope_bytes)?;
-        Ok(Self { layers, embed, head, output_norm, rope, act_group, rope_table })
+        let rope = layout.place("the table of rotations (lower the context with -c)", 1, rope_bytes)?;
+        let context_tokens = sizes.context_tokens;
+        Ok(Self { layers, embed, head, output_norm, rope, act_group, context_tokens, layer_bytes, table_bytes })
     }
 
     /// Copies everything to the device.
@@ -261,7 +264,7 @@ impl Weights {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let weights = &model.weights;
-        let mut uploader = Uploader::new(gpu, arenas, progress);
+        let mut uploader = Uploader::new(gpu, arenas, progress)?;
         for (layer, placed) in segment.layers.clone().zip(&self.layers) {
             let block = &weights.blocks[layer];
             for (role, region) in &placed.norms {
@@ -270,6 +273,7 @@ impl Weights {
             for group in &placed.groups {
                 let codes: Vec<&[u8]> = group.parts.iter().map(|part| &*block.linear(part.weight).codes).collect();
                 uploader.write(&group.region, &codes)?;
+                group.parts.iter().for_each(|part| block.linear(part.weight).codes.release());
                 if let GroupScales::Stored { region, .. } = &group.scales {
                     let scales: Vec<u8> =
                         group.parts.iter().flat_map(|part| stored_scales(block.linear(part.weight))).collect();
@@ -279,14 +283,17 @@ impl Weights {
         }
         if let Some(region) = &self.embed {
             uploader.write(region, &[&weights.token_embd.data])?;
+            weights.token_embd.data.release();
         }
         if let Some(region) = self.head.as_ref().filter(|head| Some(*head) != self.embed.as_ref()) {
             uploader.write(region, &[&weights.head().data])?;
+            weights.head().data.release();
         }
         if let Some(region) = &self.output_norm {
             uploader.write(region, &[bytemuck::cast_slice(&weights.output_norm)])?;
         }
-        let (cos, sin) = self.rope_table.data();
+        let table = model.rope_table(self.context_tokens);
+        let (cos, sin) = table.data();
         if !cos.is_empty() {
             uploader.write(&self.rope, &[bytemuck::cast_slice(cos), bytemuck::cast_slice(sin)])?;
         }

@@ -30,6 +30,10 @@ pub struct EngineArgs {
     )]
     pub n_gpu_layers: GpuLayers,
 
+    /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
+    #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
+    pub gpu_memory: Option<u64>,
+
     /// CPU threads; 0 or -1 = as many as the machine runs at once
     #[arg(
         short,
@@ -121,6 +125,20 @@ fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
     }
 }
 
+/// "800M", "6G", "6GiB", a number of bytes; K, M, G count by 1024.
+pub(super) fn byte_size(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[number.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err("expected a size like 6G, 800M or a number of bytes".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "expected a size like 6G, 800M or a number of bytes".to_owned())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CacheType {
     F16,
@@ -152,6 +170,22 @@ impl EngineArgs {
             (_, GpuLayers::Count(n)) => Request::GpuLayers(n),
             (_, GpuLayers::All) | (BackendChoice::Gpu, GpuLayers::Auto) => Request::Gpu,
             (BackendChoice::Auto, GpuLayers::Auto) => Request::Auto,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::byte_size;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        assert_eq!(byte_size("77"), Ok(77));
+        assert_eq!(byte_size("3k"), Ok(3072));
+        assert_eq!(byte_size("800M"), Ok(800 << 20));
+        assert_eq!(byte_size("6GiB"), Ok(6 << 30));
+        for wrong in ["", "G", "1.5G", "-1", "6 G", "6T", "99999999999G"] {
+            assert!(byte_size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, TextArgs,
-    engine::{BackendChoice, CacheType, MAX_CONTEXT},
+    engine::{BackendChoice, CacheType, MAX_CONTEXT, byte_size},
 };
 
 #[derive(Args, Debug)]
@@ -89,6 +89,10 @@ pub struct BenchArgs {
     /// What computes, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
     pub backend: Vec<BackendChoice>,
+
+    /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
+    #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
+    pub gpu_memory: Option<u64>,
 
     /// Most tokens of a prompt computed at once
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096), allow_negative_numbers = true)]

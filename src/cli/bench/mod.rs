@@ -154,6 +154,7 @@ fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: 
         backend,
         prefer: Preference::Speed,
         n_gpu_layers: GpuLayers::Auto,
+        gpu_memory: args.gpu_memory,
         threads,
         ctx_size: Some(context as u32),
         batch_size: args.batch_size,
