@@ -7,14 +7,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, I2sLayout, LayoutArgs, ModelArgs},
+    args::{EngineArgs, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
-        cpu::CpuBackend,
-        gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning, fault},
+        cpu::{CpuBackend, Kernel, Kernels},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
@@ -188,6 +188,23 @@ impl Engine {
         Ok(Self { model: source.model()? })
     }
 
+    /// The kernels of the CPU for what `--kernel` says.
+    pub fn kernels(&self, choice: KernelChoice) -> Kernels {
+        if let Some(kernel) = choice.forced() {
+            return Kernels::All(kernel);
+        }
+        // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
+        let plain: usize = self.model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();
+        match machine::memory_bytes() {
+            Some(memory) if plain as u64 > memory / 2 => Kernels::AsLoaded,
+            _ => Kernels::All(Kernel::I2S),
+        }
+    }
+
+    fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
+        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel))
+    }
+
     /// Sizes from flags, checked against the model and this machine.
     pub fn sizes(&self, args: &EngineArgs) -> Result<Sizes> {
         let config = &self.model.config;
@@ -211,7 +228,7 @@ impl Engine {
             v_type: args.cache_type_v.into(),
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
-        // An allocation that fails ends the process without a word, so it is not tried.
+        // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
@@ -225,8 +242,12 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         let cpu_demand = Demand::of(&self.model, &sizes);
-        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            let plan = self.plan(args, request, &cpu_demand, sizes, Err("not looked for"), None)?;
+        let asked_for_cpu = matches!(request, Request::Cpu | Request::GpuLayers(0));
+        if let Some(reason) = if asked_for_cpu { Some("not looked for") } else { sizes.cpu_only() } {
+            if !asked_for_cpu && request != Request::Auto {
+                return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
+            }
+            let plan = self.plan(args, request, &cpu_demand, sizes, Err(reason), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {
@@ -278,7 +299,7 @@ impl Engine {
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
     /// and shape of model.
     fn costs(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Costs> {
-        let mut cpu_backend = cpu_backend(args);
+        let mut cpu_backend = self.cpu_backend(args);
         let cache = Cache::of_user();
         let key = self.costs_key(&cpu_backend, gpu, sizes);
         if let Some(costs) = cache.get(CALIBRATION, &key) {
@@ -363,7 +384,7 @@ impl Engine {
         let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
-            backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
+            backends.push((BackendKind::Cpu, Box::new(self.cpu_backend(args))));
         }
         if let Some(gpu) = gpu.filter(|_| plan.runs_on(BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
@@ -409,15 +430,13 @@ pub fn count_bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style)
 }
 
-fn cpu_backend(args: &EngineArgs) -> CpuBackend {
-    CpuBackend::new(Isa::detect(), args.threads())
-}
-
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
-    let tuning = Tuning { memory_bytes: args.gpu_memory, ..fault::injected()? };
+    let mut tuning = fault::injected()?;
+    tuning.memory_bytes = args.gpu_memory.or(tuning.memory_bytes);
     let options = OpenOptions {
-        software_allowed: request != Request::Auto,
+        // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
+        software_allowed: request != Request::Auto || tuning.fault.is_some(),
         name: None,
         tuning,
         measure: Measure::Hardware,

@@ -21,12 +21,14 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let plan = &placement.plan;
     let budget = placement.budget();
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
+    let cache_bytes = sizes.kv_bytes_per_layer(&engine.model.config).saturating_mul(engine.model.config.layers as u64);
     if args.json {
         let memory: Vec<Json> = plan.segments.iter().map(|s| memory_json(&placement.bytes(s), &sizes)).collect();
         return output::print_json(&json!({
             "model": source.name,
             "context_tokens": sizes.context_tokens,
             "batch_tokens": sizes.batch_tokens,
+            "cache_bytes": cache_bytes,
             "segments": json_of(&plan.segments),
             "segment_memory": memory,
             "prefill_segments": plan.prefill.as_deref().map(json_of),
@@ -36,10 +38,11 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         }));
     }
     let mut text = format!(
-        "{}: {}, context of {} tokens, prompt in batches of {}\n",
+        "{}: {}, context of {} tokens (cache {}), prompt in batches of {}\n",
         source.name,
         format::count(engine.model.config.layers, "layer"),
         sizes.context_tokens,
+        format::bytes(cache_bytes),
         sizes.batch_tokens
     );
     if let (Some(costs), Some(gpu)) = (&placement.costs, &placement.gpu_facts) {

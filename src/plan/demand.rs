@@ -59,7 +59,7 @@ impl Demand {
         };
         Self {
             layer_weight_bytes: (0..config.layers)
-                .map(|layer| model.weights.blocks[layer].ternary_bytes() as u64 + norm_bytes(layer))
+                .map(|layer| model.weights.blocks[layer].plain_bytes() as u64 + norm_bytes(layer))
                 .collect(),
             layer_kv_bytes: sizes.kv_bytes_per_layer(config),
             embed_bytes: model.weights.token_embd.data.len() as u64,

@@ -70,6 +70,9 @@ struct Planned {
 }
 
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
+    if let Some(reason) = sizes.cpu_only() {
+        return Err(Error::unsupported("this cache on the GPU", reason));
+    }
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);

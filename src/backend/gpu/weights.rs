@@ -1,6 +1,6 @@
 //! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
 
-use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, TernaryView};
+use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, TernaryView, ternary_bytes};
 
 use half::f16;
 
@@ -164,10 +164,9 @@ fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> R
     }
     let TernaryView { codes, layout, scales, .. } = matrix.view();
     TernaryView::new(rows, cols, codes, layout, scales)
-        .map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))?;
-    match layout {
-        Codes::I2sP128 => Ok(()),
-    }
+        .map(|_| ())
+        // Other layouts are unpacked on the way to the device.
+        .map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))
 }
 
 fn check_dense(what: &str, matrix: &DenseMatrix, config: &Config) -> Result<()> {
@@ -271,9 +270,10 @@ impl Weights {
                 uploader.write(region, &[bytemuck::cast_slice(block.norm(*role).unwrap_or_default())])?;
             }
             for group in &placed.groups {
-                let codes: Vec<&[u8]> = group.parts.iter().map(|part| &*block.linear(part.weight).codes).collect();
+                let plain: Vec<_> = group.parts.iter().map(|part| block.linear(part.weight).plain()).collect();
+                let codes: Vec<&[u8]> = plain.iter().map(|matrix| &*matrix.codes).collect();
                 uploader.write(&group.region, &codes)?;
-                group.parts.iter().for_each(|part| block.linear(part.weight).codes.release());
+                plain.iter().for_each(|matrix| matrix.codes.release());
                 if let GroupScales::Stored { region, .. } = &group.scales {
                     let scales: Vec<u8> =
                         group.parts.iter().flat_map(|part| stored_scales(block.linear(part.weight))).collect();
@@ -314,7 +314,7 @@ fn place_group(
         return Err(Error::malformed(format!("layer {layer}"), format!("{cols} columns"), other.cols));
     }
     let rows: Vec<usize> = matrices.iter().map(|m| m.rows).collect();
-    let row_bytes = matrices[0].view().row_bytes() as u64;
+    let row_bytes = ternary_bytes(Codes::I2sP128, 1, cols) as u64;
     let what = format!("{:?} of layer {layer}", parts[0].weight);
     let region = layout.place(&what, rows.iter().sum(), row_bytes)?;
     let scales = GroupScales::place(layout, &what, &matrices, act_group)?;

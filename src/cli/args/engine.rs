@@ -4,6 +4,7 @@ use std::{num::NonZero, thread};
 
 use clap::{Args, ValueEnum};
 
+use crate::backend::cpu::Kernel;
 use crate::plan::{KvType, Prefer, Request};
 
 /// Where the model runs, and with what sizes.
@@ -33,6 +34,11 @@ pub struct EngineArgs {
     /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
     #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
     pub gpu_memory: Option<u64>,
+
+    /// What multiplies ternary matrices on the CPU, a token at a time; the answers are the same. auto: what `tune` found,
+    /// else i2_s
+    #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
+    pub kernel: KernelChoice,
 
     /// CPU threads; 0 or -1 = as many as the machine runs at once
     #[arg(
@@ -70,11 +76,11 @@ pub struct EngineArgs {
     )]
     pub batch_size: u32,
 
-    /// Type of the key cache [llama.cpp: -ctk]
+    /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
 
-    /// Type of the value cache [llama.cpp: -ctv]
+    /// Type of the value cache, likewise [llama.cpp: -ctv]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V")]
     pub cache_type_v: CacheType,
 }
@@ -102,6 +108,32 @@ impl From<Preference> for Prefer {
             Preference::Speed => Self::Speed,
             Preference::Memory => Self::Memory,
             Preference::Energy => Self::Energy,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelChoice {
+    Auto,
+    /// Multiply and add; 2 bits a weight
+    #[value(name = "i2_s", alias = "mad")]
+    I2S,
+    /// Look up pairs of weights; 2 bits a weight
+    #[value(name = "tl1")]
+    TL1,
+    /// Look up triples of weights; 1.67 bits a weight
+    #[value(name = "tl2")]
+    TL2,
+}
+
+impl KernelChoice {
+    /// The one kernel that is asked for.
+    pub fn forced(self) -> Option<Kernel> {
+        match self {
+            Self::Auto => None,
+            Self::I2S => Some(Kernel::I2S),
+            Self::TL1 => Some(Kernel::TL1),
+            Self::TL2 => Some(Kernel::TL2),
         }
     }
 }
@@ -143,6 +175,8 @@ pub(super) fn byte_size(text: &str) -> Result<u64, String> {
 pub enum CacheType {
     F16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl From<CacheType> for KvType {
@@ -150,6 +184,7 @@ impl From<CacheType> for KvType {
         match ty {
             CacheType::F16 => Self::F16,
             CacheType::F32 => Self::F32,
+            CacheType::Q8_0 => Self::Q8_0,
         }
     }
 }

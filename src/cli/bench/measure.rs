@@ -9,7 +9,7 @@ use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
 
 use super::{super::interrupt, Test, gpu};
 use crate::{
-    backend::{energy, gpu::Counters},
+    backend::{cpu::Kernels, energy, gpu::Counters},
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
     model::Model,
@@ -44,11 +44,11 @@ pub struct Ceilings {
 }
 
 /// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
-pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize) -> Result<Samples> {
+pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, repetitions: usize) -> Result<Samples> {
     let mut samples = Samples {
         times: Vec::with_capacity(repetitions),
         steps: Vec::with_capacity(repetitions * test.tokens()),
-        bytes_per_token: bytes_per_token(session, model, test),
+        bytes_per_token: bytes_per_token(session, model, kernels, test),
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
         millijoules_per_token: None,
         logits_hash: 0,
@@ -113,8 +113,8 @@ fn test_id(model: &Model, i: usize) -> u32 {
     (i * 7919 + 1) as u32 % model.config.vocab as u32
 }
 
-fn bytes_per_token(session: &Session, model: &Model, test: Test) -> u64 {
-    let ternary: usize = model.weights.blocks.iter().map(|block| block.ternary_bytes()).sum();
+fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test) -> u64 {
+    let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
     let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
     let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
     (ternary + model.weights.head().data.len()) as u64 + cache
