@@ -73,6 +73,17 @@ pub enum Error {
         context: usize,
     },
 
+    /// The system refused memory.
+    #[error("not enough memory for {what}: {} could not be reserved ({hint})", mebibytes(*.bytes))]
+    OutOfMemory {
+        /// What it was for.
+        what: String,
+        /// How much that is.
+        bytes: u64,
+        /// What to do about it.
+        hint: String,
+    },
+
     /// No GPU adapter fits the request.
     #[error("no usable GPU adapter: {reason}")]
     NoAdapter {
@@ -126,6 +137,10 @@ fn hint(needed_for: &str) -> String {
     if needed_for.is_empty() { String::new() } else { format!(" (needed for {needed_for})") }
 }
 
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
 impl Error {
     /// Data at fault, with what the format asks for and what is there.
     pub fn malformed(thing: impl Into<String>, expected: impl ToString, found: impl ToString) -> Self {
@@ -154,6 +169,11 @@ impl Error {
             named @ (Self::InFile { .. } | Self::Io { .. }) => named,
             other => Self::InFile { file: file.into(), source: Box::new(other) },
         }
+    }
+
+    /// True for failures of a device at work, which another device may not have: lost, out of memory, wrong numbers.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Self::Gpu { .. } | Self::DeviceLost { .. } | Self::NotFinite { .. })
     }
 
     /// The process exit code: 2 for usage, 1 for everything else.

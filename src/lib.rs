@@ -7,6 +7,8 @@ pub mod error;
 
 pub mod cache_dir;
 
+mod machine;
+
 pub mod bytes;
 
 pub mod gguf;
@@ -24,6 +26,8 @@ pub mod plan;
 pub mod backend;
 
 pub mod generate;
+
+pub mod probe;
 
 pub mod verify;
 

@@ -1,28 +1,33 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{path::Path, sync::Arc};
+use std::{cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
 
 use bitnet_cpu_kernels::isa::Isa;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, ModelArgs},
-    format, machine,
+    args::{EngineArgs, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
+    format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
-        cpu::CpuBackend,
-        gpu::{GpuBackend, OpenOptions},
+        cpu::{CpuBackend, Kernel, Kernels},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
+    convert::{self, Progress},
     error::{Error, Result},
-    generate::Session,
+    generate::{Session, Standby},
     gguf::File,
-    model::Model,
-    plan::{self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, Sizes, Workload},
+    model::{self, Model},
+    plan::{
+        self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
+        Workload,
+    },
+    probe::{self, Packing},
     tokenizer::Tokenizer,
 };
 
@@ -42,23 +47,31 @@ const BUILT_IN_NAME: &str = "built-in story model";
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
-/// A GGUF file and what to call it.
+/// A model file and what to call it.
 pub struct Source {
     pub name: String,
     pub file: File,
+    layout: LayoutArgs,
+    packing: OnceCell<Packing>,
 }
 
 impl Source {
     /// The file of `-m`, or the built-in model.
     pub fn open(args: &ModelArgs) -> Result<Self> {
         match &args.model {
-            Some(path) => Self::open_path(path),
-            None => Ok(Self { name: BUILT_IN_NAME.into(), file: File::parse(Bytes::from_static(&BUILT_IN.0))? }),
+            Some(path) => Self::open_path(path, args.layout),
+            None => Ok(Self::new(BUILT_IN_NAME.into(), File::parse(Bytes::from_static(&BUILT_IN.0))?, args.layout)),
         }
     }
 
-    pub fn open_path(path: &Path) -> Result<Self> {
-        let source = Self { name: path.display().to_string(), file: File::open(path)? };
+    fn new(name: String, file: File, layout: LayoutArgs) -> Self {
+        Self { name, file, layout, packing: OnceCell::new() }
+    }
+
+    /// A GGUF file, or a Hugging Face directory.
+    pub fn open_path(path: &Path, layout: LayoutArgs) -> Result<Self> {
+        let file = if path.is_dir() { convert_in_memory(path)? } else { File::open(path)? };
+        let source = Self::new(path.display().to_string(), file, layout);
         for warning in source.file.warnings() {
             log::warn!("{}: {warning}", source.name);
         }
@@ -74,12 +87,63 @@ impl Source {
     }
 
     pub fn model(&self) -> Result<Arc<Model>> {
-        Model::from_gguf(&self.file).map(Arc::new).map_err(|e| self.named(e))
+        Model::from_gguf_with(&self.file, &self.open_options()?).map(Arc::new).map_err(|e| self.named(e))
+    }
+
+    /// What the file does not say of itself.
+    pub fn open_options(&self) -> Result<model::OpenOptions> {
+        Ok(model::OpenOptions { i2s: self.packing()?.packing, ..Default::default() })
+    }
+
+    /// How I2_S matrices are read, and why so.
+    pub fn packing(&self) -> Result<&Packing> {
+        if let Some(packing) = self.packing.get() {
+            return Ok(packing);
+        }
+        let packing = packing(&self.name, &self.file, self.layout).map_err(|e| self.named(e))?;
+        Ok(self.packing.get_or_init(|| packing))
     }
 
     fn named(&self, error: Error) -> Error {
         error.in_file(self.name.clone())
     }
+}
+
+/// The directory as it would be converted, without a file.
+fn convert_in_memory(path: &Path) -> Result<File> {
+    let bar = OnceCell::new();
+    let file = convert::in_memory(
+        path,
+        Some(&|at: &Progress<'_>| {
+            bar.get_or_init(|| progress_bar(at.total_bytes)).set_position(at.done_bytes);
+            ControlFlow::Continue(())
+        }),
+    );
+    if let Some(bar) = bar.get() {
+        bar.finish_and_clear();
+    }
+    file
+}
+
+/// How the I2_S matrices of a file are read: as asked for, or by trying, where that is asked for or there is a sign
+/// that the usual packing may not be the one.
+pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
+    let asked = layout.i2s_layout;
+    if let Some(packing) = asked.and_then(I2sLayout::packing) {
+        return Ok(Packing { packing, reason: "asked for with --i2s-layout".into() });
+    }
+    if asked.is_none() && !probe::is_doubtful(file) {
+        let reason = "the usual one; nothing in the file speaks for another".into();
+        return Ok(Packing { packing: model::I2sPacking::P128, reason });
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let found = probe::i2s_packing(file, threads)?;
+    let line = format!("{name}: I2_S is read as {}: {}", found.packing.name(), found.reason);
+    match found.packing {
+        model::I2sPacking::P128 => log::info!("{line}"),
+        _ => log::warn!("{line}"),
+    }
+    Ok(found)
 }
 
 /// A model that can be planned and loaded.
@@ -94,9 +158,22 @@ pub struct Placement {
     /// Where `auto` had to compare.
     pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
+    cpu_demand: Demand,
+    gpu_demand: Option<Demand>,
 }
 
 impl Placement {
+    /// The memory that a segment takes of its device.
+    pub fn bytes(&self, segment: &Segment) -> SegmentBytes {
+        let on_gpu = self.gpu_demand.as_ref().filter(|_| segment.backend == BackendKind::Gpu);
+        on_gpu.unwrap_or(&self.cpu_demand).segment(segment.layers.clone(), segment.embed, segment.head)
+    }
+
+    /// The memory of the GPU that may be used, where there is one.
+    pub fn budget(&self) -> Option<Memory> {
+        self.gpu.as_ref().map(|gpu| gpu.gpu().memory())
+    }
+
     /// What will compute, as far as it is known before loading.
     pub fn device(&self, backend: BackendKind) -> &str {
         match (backend, &self.gpu) {
@@ -109,6 +186,23 @@ impl Placement {
 impl Engine {
     pub fn new(source: &Source) -> Result<Self> {
         Ok(Self { model: source.model()? })
+    }
+
+    /// The kernels of the CPU for what `--kernel` says.
+    pub fn kernels(&self, choice: KernelChoice) -> Kernels {
+        if let Some(kernel) = choice.forced() {
+            return Kernels::All(kernel);
+        }
+        // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
+        let plain: usize = self.model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();
+        match machine::memory_bytes() {
+            Some(memory) if plain as u64 > memory / 2 => Kernels::AsLoaded,
+            _ => Kernels::All(Kernel::I2S),
+        }
+    }
+
+    fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
+        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel))
     }
 
     /// Sizes from flags, checked against the model and this machine.
@@ -134,7 +228,7 @@ impl Engine {
             v_type: args.cache_type_v.into(),
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
-        // An allocation that fails ends the process without a word, so it is not tried.
+        // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
@@ -147,37 +241,46 @@ impl Engine {
 
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
-        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            let plan = self.plan(args, request, sizes, Err("not looked for"), None)?;
-            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None });
+        let cpu_demand = Demand::of(&self.model, &sizes);
+        let asked_for_cpu = matches!(request, Request::Cpu | Request::GpuLayers(0));
+        if let Some(reason) = if asked_for_cpu { Some("not looked for") } else { sizes.cpu_only() } {
+            if !asked_for_cpu && request != Request::Auto {
+                return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
+            }
+            let plan = self.plan(args, request, &cpu_demand, sizes, Err(reason), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
-        let opened = open_gpu(request).and_then(|gpu| {
+        let opened = open_gpu(args, request).and_then(|gpu| {
+            let demand = gpu.demand(&self.model, &sizes)?;
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
             let costs = if measured { Some(self.costs(args, &gpu, &sizes)?) } else { None };
-            Ok((gpu, costs))
+            Ok((gpu, demand, costs))
         });
-        let (gpu, costs, reason) = match opened {
-            Ok((gpu, costs)) => (Some(gpu), costs, String::new()),
-            Err(Error::NoAdapter { reason }) => (None, None, reason),
+        let (gpu, gpu_demand, costs, reason) = match opened {
+            Ok((gpu, demand, costs)) => (Some(gpu), Some(demand), costs, String::new()),
+            Err(Error::NoAdapter { reason }) => (None, None, None, reason),
             // A driver that fails at the first touch is as good as none.
-            Err(error) if request == Request::Auto => (None, None, error.to_string()),
+            Err(error) if request == Request::Auto => (None, None, None, error.to_string()),
             Err(error) => return Err(error),
         };
         let facts = gpu
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
-        let plan = self.plan(args, request, sizes, facts.as_ref().ok_or(reason.as_str()), costs.as_ref())?;
+        let demand = gpu_demand.as_ref().unwrap_or(&cpu_demand);
+        let known = facts.as_ref().ok_or(reason.as_str());
+        let plan = self.plan(args, request, demand, sizes, known, costs.as_ref())?;
         if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu_facts: facts, costs, gpu })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
     fn plan(
         &self,
         args: &EngineArgs,
         request: Request,
+        demand: &Demand,
         sizes: Sizes,
         gpu: Result<&GpuFacts, &str>,
         costs: Option<&Costs>,
@@ -185,7 +288,7 @@ impl Engine {
         plan::schedule(&Question {
             request,
             prefer: args.prefer.into(),
-            demand: &Demand::of(&self.model, &sizes),
+            demand,
             sizes,
             gpu,
             costs,
@@ -196,7 +299,7 @@ impl Engine {
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
     /// and shape of model.
     fn costs(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Costs> {
-        let mut cpu_backend = cpu_backend(args);
+        let mut cpu_backend = self.cpu_backend(args);
         let cache = Cache::of_user();
         let key = self.costs_key(&cpu_backend, gpu, sizes);
         if let Some(costs) = cache.get(CALIBRATION, &key) {
@@ -251,21 +354,63 @@ impl Engine {
         }
     }
 
+    /// As [`load`](Self::load), for an answer that must not break off: where the GPU fails, at load or in the middle,
+    /// the CPU goes on with it, after one warning. A GPU that was asked for and is not there stays an error.
+    pub fn load_to_last(&self, args: &EngineArgs, sizes: Sizes) -> Result<Session> {
+        let session = match self.load(args, args.request(), sizes) {
+            Err(error) if error.is_of_device() => {
+                log::warn!("the GPU failed: {error}: the CPU goes on");
+                return on_cpu(&self.model, args.threads(), sizes);
+            }
+            loaded => loaded?,
+        };
+        let on_gpu = session.runs_on(BackendKind::Gpu);
+        Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
+    }
+
+    /// All layers on the CPU, loaded when it is needed: from the same memory map, so only the cache takes memory.
+    fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
+        let (model, threads) = (Arc::clone(&self.model), args.threads());
+        Box::new(move |error, tokens| {
+            output::break_line();
+            let so_far = format::count(tokens, "token");
+            log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
+            on_cpu(&model, threads, sizes)
+        })
+    }
+
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
+        let weights = plan_weights(&placement);
         let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
-            backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
+            backends.push((BackendKind::Cpu, Box::new(self.cpu_backend(args))));
         }
         if let Some(gpu) = gpu.filter(|_| plan.runs_on(BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
-        let demand = Demand::of(&self.model, &plan.sizes);
-        let bar = progress_bar(demand.layer_weight_bytes.iter().sum());
+        let bar = progress_bar(weights);
         let session = Session::load(&self.model, &plan, backends, &mut |bytes| bar.inc(bytes));
         bar.finish_and_clear();
         session
     }
+}
+
+/// What is left when the GPU has failed.
+fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+    let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
+    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
+}
+
+/// Bytes that loading reports: the CPU reads its tables in place, a GPU is given them.
+fn plan_weights(placement: &Placement) -> u64 {
+    let of = |segment: &Segment| {
+        let SegmentBytes { weights, tables, .. } = placement.bytes(segment);
+        if segment.backend == BackendKind::Gpu { weights + tables } else { weights }
+    };
+    let prefill = placement.plan.prefill.iter().flatten().filter(|s| !placement.plan.segments.contains(s));
+    placement.plan.segments.iter().chain(prefill).map(of).sum()
 }
 
 /// On standard error, and only where that is a terminal.
@@ -285,13 +430,16 @@ pub fn count_bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style)
 }
 
-fn cpu_backend(args: &EngineArgs) -> CpuBackend {
-    CpuBackend::new(Isa::detect(), args.threads())
-}
-
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
-fn open_gpu(request: Request) -> Result<GpuBackend> {
-    let options = OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() };
+fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
+    let tuning = Tuning { memory_bytes: args.gpu_memory, ..fault::injected()? };
+    let options = OpenOptions {
+        software_allowed: request != Request::Auto,
+        name: None,
+        tuning,
+        measure: Measure::Hardware,
+        cache: Cache::of_user(),
+    };
     let backend = GpuBackend::open(&options)?;
     let caps = backend.gpu().caps();
     if caps.software {

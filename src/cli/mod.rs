@@ -3,6 +3,8 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage, 130 ended by Ctrl-C.
 
+mod agreement;
+
 mod args;
 
 mod argv;
@@ -33,8 +35,6 @@ mod interrupt;
 
 mod logits;
 
-mod machine;
-
 mod output;
 
 mod perplexity;
@@ -58,7 +58,10 @@ use std::{
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Command};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    machine,
+};
 
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {

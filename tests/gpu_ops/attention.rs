@@ -98,8 +98,8 @@ fn rope_append_equals_the_reference() {
                         dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
                         buffers: &[
                             bytes(&x),
-                            &vec![0; capacity * kv * k_type.bytes()],
-                            &vec![0; capacity * kv * v_type.bytes()],
+                            &vec![0; k_type.bytes(capacity * kv)],
+                            &vec![0; v_type.bytes(capacity * kv)],
                             bytes(&rope_data),
                             bytes(&q_norm),
                             bytes(&k_norm),
@@ -131,6 +131,7 @@ fn rope_append_equals_the_reference() {
 fn cache_values(bytes: &[u8], ty: KvType) -> Vec<f32> {
     match ty {
         KvType::F32 => floats(bytes),
+        KvType::Q8_0 => panic!("no GPU keeps that"),
         KvType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }
@@ -138,6 +139,7 @@ fn cache_values(bytes: &[u8], ty: KvType) -> Vec<f32> {
 fn cache_bytes(values: &[f32], ty: KvType) -> Vec<u8> {
     match ty {
         KvType::F32 => bytes(values).to_vec(),
+        KvType::Q8_0 => panic!("no GPU keeps that"),
         KvType::F16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
     }
 }
@@ -336,7 +338,7 @@ fn attention_of_few_tokens(
     // Beyond the keys before, the cache holds what must not be read.
     let filled = |values: &[f32], ty: KvType| {
         let mut all = cache_bytes(values, ty);
-        all.resize(capacity * kv * ty.bytes(), 0x77);
+        all.resize(ty.bytes(capacity * kv), 0x77);
         all
     };
     let dynamic = Dynamic { tokens: tokens as u32, start: start as u32, splits: splits as u32, ..Dynamic::default() };
@@ -374,7 +376,7 @@ fn attention_of_few_tokens(
         let own = &values[start * kv..keys * kv];
         let close = if ty == KvType::F16 { 2e-2 } else { CLOSE };
         assert!(worst(own, expected) < close, "{what}: {name}: {}", worst(own, expected));
-        let after = &contents[keys * kv * ty.bytes()..];
+        let after = &contents[ty.bytes(keys * kv)..];
         assert!(after.iter().all(|&b| b == 0x77), "{what}: {name} after the new positions");
         let kept = if name == "k" { k_before } else { v_before };
         assert_eq!(&values[..start * kv], kept, "{what}: {name} before the new positions");

@@ -58,7 +58,10 @@ impl Shader {
             | Self::AttentionMerge
             | Self::RopeAppend
             | Self::GateUp
-            | Self::RmsNorm => Streams::Little,
+            | Self::RmsNorm
+            | Self::TopLogits
+            | Self::MergeTop
+            | Self::Argmax => Streams::Little,
         }
     }
 }

@@ -8,7 +8,12 @@ use std::{
 use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
 
 use super::{super::interrupt, Test, gpu};
-use crate::{backend::gpu::Counters, error::Result, generate::Session, model::Model};
+use crate::{
+    backend::{cpu::Kernels, energy, gpu::Counters},
+    error::Result,
+    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
+    model::Model,
+};
 
 /// What a test took, repetition by repetition.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub struct Samples {
     pub bytes_per_token: u64,
     /// Ternary multiply-adds of a token.
     pub multiply_adds_per_token: u64,
+    /// Of the processor's package for a token; `None` where the machine does not tell.
+    pub millijoules_per_token: Option<f64>,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
     pub logits_hash: u64,
     /// What the GPU did in all of `times`; `None` where it has no part.
@@ -37,17 +44,19 @@ pub struct Ceilings {
 }
 
 /// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
-pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize) -> Result<Samples> {
+pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, repetitions: usize) -> Result<Samples> {
     let mut samples = Samples {
         times: Vec::with_capacity(repetitions),
         steps: Vec::with_capacity(repetitions * test.tokens()),
-        bytes_per_token: bytes_per_token(session, model, test),
+        bytes_per_token: bytes_per_token(session, model, kernels, test),
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
+        millijoules_per_token: None,
         logits_hash: 0,
         gpu: None,
     };
     once(session, model, test, &mut Vec::new())?;
     let before = gpu::counters(session);
+    let energy_before = energy::Package::read();
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
@@ -57,14 +66,15 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         samples.times.push(start.elapsed());
     }
     samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
+    let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
+    samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);
     samples.logits_hash = hash(session.logits_mut());
     Ok(samples)
 }
 
 /// All of `test`, from an empty context.
 pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
-    // Any ids do; these are spread over the vocabulary.
-    let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
+    let id = |i| test_id(model, i);
     session.truncate(0);
     match test {
         Test::Prompt(n) => {
@@ -82,8 +92,29 @@ pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Du
     Ok(())
 }
 
-fn bytes_per_token(session: &Session, model: &Model, test: Test) -> u64 {
-    let ternary: usize = model.weights.blocks.iter().map(|block| block.ternary_bytes()).sum();
+/// Tokens of prompt and answer that show whether backends agree.
+pub const COMPARED_TOKENS: usize = 40;
+const COMPARED_PROMPT: usize = 8;
+
+/// The most probable tokens after a prompt.
+pub fn greedy(session: &mut Session, model: &Model) -> Result<Vec<u32>> {
+    let prompt: Vec<u32> = (0..COMPARED_PROMPT).map(|i| test_id(model, i)).collect();
+    let options = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+    let mut sampler = Sampler::new(options, session.context_tokens())?;
+    let options = AnswerOptions { max_tokens: Some(COMPARED_TOKENS - COMPARED_PROMPT), ..AnswerOptions::default() };
+    session.truncate(0);
+    Answer::new(session, &mut sampler, Box::new(NoText), &prompt, options, interrupt::catch())?
+        .filter_map(|event| event.map(|event| event.id).transpose())
+        .collect()
+}
+
+/// Any ids do; these are spread over the vocabulary.
+fn test_id(model: &Model, i: usize) -> u32 {
+    (i * 7919 + 1) as u32 % model.config.vocab as u32
+}
+
+fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test) -> u64 {
+    let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
     let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
     let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
     (ternary + model.weights.head().data.len()) as u64 + cache

@@ -8,12 +8,19 @@ mod measure;
 
 mod report;
 
+use std::io::{self, IsTerminal};
+
 use super::{
-    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers, Preference},
+    agreement::Agreement,
+    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, KernelChoice, Preference},
+    chart::{self, Chart},
     engine::{Engine, Source},
     interrupt, output,
 };
-use crate::{error::Result, plan::BackendKind};
+use crate::{
+    error::{Error, Result},
+    plan::BackendKind,
+};
 
 /// One line of the report: what was run, and how often it took how long.
 pub struct Row {
@@ -27,6 +34,8 @@ pub struct Row {
     peak_rss_bytes: Option<u64>,
     /// `None` where no GPU has a part.
     gpu: Option<gpu::Costs>,
+    /// How the greedy tokens of these devices compare with those of the first row's; `None` for the first.
+    agreement: Option<Agreement>,
     /// `None` for the GPU, whose ceilings are not known.
     ceilings: Option<measure::Ceilings>,
 }
@@ -57,6 +66,7 @@ impl Test {
 }
 
 pub fn run(args: &BenchArgs) -> Result<()> {
+    chart::check_free(args.plot.as_deref())?;
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
     let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n as usize));
@@ -65,20 +75,41 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .filter(|test| test.tokens() > 0)
         .collect();
     let context = tests.iter().map(|test| test.tokens()).max().unwrap_or(1);
+    let compared = args.backend.len() > 1;
+    let context = if compared { context.max(measure::COMPARED_TOKENS) } else { context };
 
     let mut rows = Vec::new();
+    let mut first_answer: Option<Vec<u32>> = None;
     for &backend in &args.backend {
-        for (index, &threads) in args.threads.iter().enumerate() {
-            // The number of threads says nothing about a GPU.
+        let threads_and_kernels =
+            args.threads.iter().flat_map(|&threads| args.kernel.iter().map(move |&kernel| (threads, kernel)));
+        for (index, (threads, kernel)) in threads_and_kernels.enumerate() {
+            // The number of threads and the kernel say nothing about a GPU.
             if backend == BackendChoice::Gpu && index > 0 {
                 continue;
             }
-            let options = engine_args(args, backend, threads, context);
+            let options = engine_args(args, backend, (threads, kernel), context);
             let sizes = engine.sizes(&options)?;
-            let mut session = engine.load(&options, options.request(), sizes)?;
+            let mut session = match engine.load(&options, options.request(), sizes) {
+                // A machine without a GPU still gets its other figures.
+                Err(error @ Error::NoAdapter { .. }) if compared => {
+                    log::warn!("{error}");
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            let agreement = match (&first_answer, compared) {
+                (_, false) => None,
+                (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, &engine.model)?)),
+                (None, true) => {
+                    first_answer = Some(measure::greedy(&mut session, &engine.model)?);
+                    None
+                }
+            };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
-                let samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
+                let kernels = engine.kernels(options.kernel);
+                let samples = measure::run(&mut session, &engine.model, &kernels, test, args.repetitions as usize)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
@@ -92,6 +123,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                     samples,
                     peak_rss_bytes,
                     gpu,
+                    agreement,
                     ceilings: None,
                 });
             }
@@ -99,23 +131,39 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     // Last, as it takes memory of its own.
     for &threads in &args.threads {
-        let threads = engine_args(args, BackendChoice::Cpu, threads, context).threads();
+        let threads = engine_args(args, BackendChoice::Cpu, (threads, KernelChoice::Auto), context).threads();
         let rows: Vec<&mut Row> = rows.iter_mut().filter(|row| row.threads == Some(threads)).collect();
         if !rows.is_empty() {
             let ceilings = measure::ceilings(threads);
             rows.into_iter().for_each(|row| row.ceilings = Some(ceilings));
         }
     }
+    let charts = report::charts(&tests, &rows);
+    if let Some(path) = &args.plot {
+        chart::save(path, &charts)?;
+    }
     let model = report::ModelFacts::new(&source, &engine.model);
-    output::print(&report::render(args.output, &model, &rows))
+    let mut text = report::render(args.output, &model, &rows);
+    // For people; who reads the table by program gets the table alone.
+    if args.output == BenchFormat::Md && io::stdout().is_terminal() {
+        text.extend(charts.iter().map(Chart::to_text));
+    }
+    output::print(&text)
 }
 
 /// The flags of one combination.
-fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: usize) -> EngineArgs {
+fn engine_args(
+    args: &BenchArgs,
+    backend: BackendChoice,
+    (threads, kernel): (i64, KernelChoice),
+    context: usize,
+) -> EngineArgs {
     EngineArgs {
         backend,
         prefer: Preference::Speed,
         n_gpu_layers: GpuLayers::Auto,
+        gpu_memory: args.gpu_memory,
+        kernel,
         threads,
         ctx_size: Some(context as u32),
         batch_size: args.batch_size,
