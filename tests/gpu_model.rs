@@ -17,7 +17,10 @@ use bitnet_gpu::{
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 use gpu_common::{
-    model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model, reference_logits},
+    model::{
+        BITNET, GEMMA3_EMBEDDING, LLAMA, QWEN3, QWEN3_EMBEDDING, Spec, grouped, random_ids, random_model,
+        reference_logits,
+    },
     open_backend, relative_l2,
 };
 
@@ -86,6 +89,8 @@ fn decode_and_prefill_equal_plain_loops() {
         ("BitNet", BITNET),
         ("Llama", LLAMA),
         ("Qwen3", QWEN3),
+        ("Qwen3 for embeddings", QWEN3_EMBEDDING),
+        ("Gemma 3 for embeddings", GEMMA3_EMBEDDING),
         ("a scale a row", rows),
         ("groups of 64", grouped(64)),
         ("groups of 128", grouped(128)),

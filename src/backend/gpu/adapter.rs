@@ -56,10 +56,10 @@ pub struct Tuning {
     pub int8_dot: Option<bool>,
     /// Parameters as immediates or through a uniform buffer.
     pub immediates: Option<bool>,
-    /// Norm and quantisation as part of the products of a decode step, or as kernels of their own.
-    pub fold: Option<bool>,
     /// Weights straight into mapped buffers (true) or through staging memory.
     pub mapped_upload: Option<bool>,
+    /// Norm and quantisation as part of the products of a decode step, or as kernels of their own.
+    pub fold: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
     /// Something that fails, for tests.

@@ -7,7 +7,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,7 @@ pub struct Gpu {
     pub(super) uniform_layout: Option<wgpu::BindGroupLayout>,
     health: Arc<Mutex<Health>>,
     objects: AtomicU64,
+    fault_suspended: AtomicBool,
     pub(super) compiler: Compiler,
 }
 
@@ -116,6 +117,7 @@ impl Gpu {
             uniform_layout: None,
             health,
             objects: AtomicU64::new(0),
+            fault_suspended: AtomicBool::new(false),
             compiler,
         };
         if choices.params == ParamSource::Uniform {
@@ -212,9 +214,18 @@ impl Gpu {
         move || device.destroy()
     }
 
+    /// Keeps the fault of a test from its self-test, which runs steps as well.
+    pub(super) fn suspend_fault(&self, suspended: bool) {
+        self.fault_suspended.store(suspended, Ordering::Relaxed);
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.tuning.fault.filter(|_| !self.fault_suspended.load(Ordering::Relaxed))
+    }
+
     /// True when the fault of a test is meant for the step that runs `positions`.
     pub(super) fn fault_in(&self, positions: &Range<usize>) -> Option<Fault> {
-        self.tuning.fault.filter(|fault| fault.hits(positions))
+        self.fault().filter(|fault| fault.hits(positions))
     }
 
     /// Reports a failure as wgpu's callbacks do.
@@ -256,7 +267,7 @@ impl Gpu {
         mapped_at_creation: bool,
     ) -> Result<wgpu::Buffer> {
         let action = || format!("allocating {bytes} bytes for {label}");
-        if self.tuning.fault == Some(Fault::Load) && label == "key cache" {
+        if self.fault() == Some(Fault::Load) && label == "key cache" {
             return Err(Error::Gpu { action: action(), reason: "out of memory (a test)".to_owned() });
         }
         self.count();

@@ -32,6 +32,15 @@ pub(super) struct Quantize {
     pub norm: Option<Norm>,
 }
 
+/// A norm whose result is kept as f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotNorm {
+    pub input: Slot,
+    pub norm: Norm,
+    pub out: Slot,
+    pub add: bool,
+}
+
 /// What becomes of queries and keys on their way into the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heads {
@@ -42,6 +51,7 @@ pub(super) struct Heads {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    Norm(SlotNorm),
     Quantize(Quantize),
     Product {
         /// Number of the group of matrices ([`weights::groups`]).
@@ -81,6 +91,7 @@ pub(super) fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
     for (index, op) in ops.iter().enumerate() {
         let next = ops.get(index + 1);
         match op {
+            &Op::Norm { input, norm, out: to, add } => out.push(Step::Norm(SlotNorm { input, norm, out: to, add })),
             Op::NormQuantize { input, norm } => {
                 let merged = *input == Slot::Attn && std::mem::take(&mut in_parts);
                 let input = if merged { Input::Parts } else { Input::Slot(*input) };

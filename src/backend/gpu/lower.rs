@@ -10,7 +10,7 @@ use half::f16;
 use super::{
     buffers::{Arenas, Region, Window},
     encode::{Builder, Dispatch, Extent},
-    fuse::{self, Heads, Input, Phase, Quantize, Rules, Step},
+    fuse::{self, Heads, Input, Phase, Quantize, Rules, SlotNorm, Step},
     params::{self, Params},
     pipelines::{Shader, Variant},
     slots::{SMALL_BATCH, Slots, qkv_width, too_large},
@@ -57,6 +57,7 @@ fn activation_constant(activation: Activation) -> f64 {
     match activation {
         Activation::Relu2 => 1.0,
         Activation::Silu => 2.0,
+        Activation::GeluTanh => 3.0,
     }
 }
 
@@ -137,6 +138,7 @@ impl<'a> Lowering<'a> {
         let mut out = Vec::new();
         for step in steps {
             match step {
+                Step::Norm(norm) => out.push(self.slot_norm(norm, weights, place)?),
                 Step::Quantize(quantize) => out.push(self.norm_quantize(quantize, weights, place)?),
                 Step::Product { group, fold, gate } => {
                     let missing = || Error::missing("a ternary matrix", "the op list");
@@ -153,6 +155,23 @@ impl<'a> Lowering<'a> {
             }
         }
         Ok(out)
+    }
+
+    /// Norm of a slot as wide as the residual stream, into another one of that width.
+    fn slot_norm(&mut self, step: SlotNorm, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let params = params::RmsNorm {
+            cols: config.dim as u32,
+            stride: config.dim as u32,
+            eps: config.rms_eps,
+            place,
+            ..Default::default()
+        };
+        let (from, to) = (slots.place(config, step.input).buffer, slots.place(config, step.out).buffer);
+        let buffers = [all(from), self.norm(Some(step.norm), weights)?, all(to), all(&slots.damage)];
+        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(Shader::RmsNorm);
+        self.builder.dispatch(variant, &[("ADD", flag(step.add))], params, &buffers, grid)
     }
 
     /// Whether the product of a group can norm and quantise its input itself: the row of int8 has to fit in the memory
@@ -521,6 +540,7 @@ impl<'a> Lowering<'a> {
                 table0: window.before_bytes as u32,
                 stride: config.dim as u32,
                 place: place_code(0),
+                scale: config.embedding_scale(),
                 ..Default::default()
             };
             let shader = Shader::Embed;

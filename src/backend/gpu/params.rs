@@ -66,7 +66,7 @@ macro_rules! params {
 
 params! {
     /// embed.wgsl
-    Embed { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, stride: u32, place: u32 }
+    Embed { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, stride: u32, place: u32, scale: f32 }
 
     /// norm_quantize.wgsl
     NormQuantize {

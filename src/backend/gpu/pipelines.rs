@@ -149,13 +149,13 @@ const FINITE: Piece = Piece::Always(shader!("common/finite.wgsl"));
 const GATE: Piece = Piece::Always(shader!("common/gate.wgsl"));
 const KV_CACHE: Piece = Piece::Always(shader!("common/kv_cache.wgsl"));
 const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
+const RANK: Piece = Piece::Always(shader!("common/rank.wgsl"));
+const TOP: Piece = Piece::Always(shader!("common/top.wgsl"));
 const QUANTIZE_ROW: Piece = Piece::Always(shader!("common/quantize_row.wgsl"));
 const QUANTIZE_GROUPED: Piece = Piece::Always(shader!("common/quantize_row_grouped.wgsl"));
 const INPUT_SLOT: Piece = Piece::Always(shader!("common/input_slot.wgsl"));
 const INPUT_PARTS: Piece = Piece::Always(shader!("common/input_parts.wgsl"));
 const GROUP: Piece = Piece::Always(shader!("common/group.wgsl"));
-const RANK: Piece = Piece::Always(shader!("common/rank.wgsl"));
-const TOP: Piece = Piece::Always(shader!("common/top.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
 const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
 const TERNARY_STORE: Piece = Piece::Always(shader!("common/ternary_store.wgsl"));
@@ -454,7 +454,7 @@ impl Shader {
                 pieces: &[Piece::Lane, FINITE],
                 bindings: &[R, R, W, W],
                 workgroup: 256,
-                constants: &[],
+                constants: &["ADD"],
                 params: params::RmsNorm::FIELDS,
             },
             Self::Head => Kernel {
