@@ -8,7 +8,7 @@ use super::TOKENS;
 use crate::{
     format::{DenseType, DenseView, dense::decode_row},
     isa::Avx2,
-    x86::{self, load},
+    x86::{self, load, store},
 };
 
 /// Columns of a step, the smallest block of a block type.
@@ -61,6 +61,38 @@ pub fn dot(_: Avx2, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut
             DenseType::BF16 => by_tokens::<types::BF16>(w, rows, x, products),
             DenseType::Q8_0 => by_tokens::<types::Q8_0>(w, rows, x, products),
             DenseType::Q6K => by_tokens::<types::Q6K>(w, rows, x, products),
+        }
+    }
+}
+
+/// As [`decode_row`].
+pub fn decode(_: Avx2, ty: DenseType, row: &[u8], out: &mut [f32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe {
+        match ty {
+            DenseType::F32 => decode_units::<types::F32>(ty, row, out),
+            DenseType::F16 => decode_units::<types::F16>(ty, row, out),
+            DenseType::BF16 => decode_units::<types::BF16>(ty, row, out),
+            DenseType::Q8_0 => decode_units::<types::Q8_0>(ty, row, out),
+            DenseType::Q6K => decode_units::<types::Q6K>(ty, row, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn decode_units<W: Weight>(ty: DenseType, row: &[u8], out: &mut [f32]) {
+    let units = row.chunks_exact(W::BYTES);
+    let (whole, tail) = out.split_at_mut(units.len() * W::STEPS * STEP);
+    decode_row(ty, units.remainder(), tail);
+    for (unit, out) in units.zip(whole.chunks_exact_mut(W::STEPS * STEP)) {
+        // SAFETY: this function has the features.
+        let unit = unsafe { W::unit(unit) };
+        for (step, out) in out.chunks_exact_mut(STEP).enumerate() {
+            // SAFETY: this function has the features.
+            let weights = unsafe { W::step(&unit, step) };
+            for (weights, out) in weights.into_iter().zip(out.as_chunks_mut().0) {
+                store(out, weights);
+            }
         }
     }
 }
