@@ -5,6 +5,8 @@
 
 pub mod error;
 
+pub mod cache_dir;
+
 pub mod bytes;
 
 pub mod gguf;

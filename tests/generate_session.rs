@@ -81,7 +81,7 @@ impl Backend for Fake {
 }
 
 fn model() -> Arc<Model> {
-    let rope = Rope { dims: 2, base: 1e4, position_scale: 1.0, style: RopeStyle::HalfSplit };
+    let rope = Rope { dims: 2, base: 1e4, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit };
     let config = Config {
         arch: "fake".into(),
         family: Family::Llama,

@@ -137,6 +137,24 @@ fn grouped_cpu_logits_match_transformers() {
 }
 
 #[test]
+fn grouped_gpu_and_split_logits_match_transformers() {
+    let Some(models) = grouped() else { return };
+    for (name, model, cases) in models {
+        let layers = model.config.layers;
+        for (what, split) in [
+            ("on the GPU", vec![(BackendKind::Gpu, layers)]),
+            ("split", vec![(BackendKind::Cpu, 1), (BackendKind::Gpu, layers - 1)]),
+        ] {
+            let Some(gpu) = gpu_common::open_backend(Tuning::default()) else { return };
+            let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
+            let plan = plan(layers, &split, sizes(KvType::F16));
+            let mut session = Session::load(&model, &plan, backends, &mut |_| {}).unwrap();
+            check(&format!("{name} {what}"), &mut session, &cases, GROUPED_BOUND);
+        }
+    }
+}
+
+#[test]
 fn cpu_logits_match_transformers() {
     for (name, f32_bound, f16_bound) in MODELS {
         let Some((_scratch, model, cases)) = converted(name) else { return };

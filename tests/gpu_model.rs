@@ -5,7 +5,7 @@ mod gpu_common;
 
 use std::sync::Arc;
 
-use bitnet_cpu_kernels::isa::Isa;
+use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
 use bitnet_gpu::{
     Error,
     backend::{
@@ -17,7 +17,7 @@ use bitnet_gpu::{
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 use gpu_common::{
-    model::{BITNET, LLAMA, QWEN3, Spec, random_ids, random_model, reference_logits},
+    model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model, reference_logits},
     open_backend, relative_l2,
 };
 
@@ -81,7 +81,16 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], vocab: usize) {
 
 #[test]
 fn decode_and_prefill_equal_plain_loops() {
-    for (name, spec) in [("BitNet", BITNET), ("Llama", LLAMA), ("Qwen3", QWEN3)] {
+    let rows = Spec { scales: ScaleKind::PerRow, ..BITNET };
+    for (name, spec) in [
+        ("BitNet", BITNET),
+        ("Llama", LLAMA),
+        ("Qwen3", QWEN3),
+        ("a scale a row", rows),
+        ("groups of 64", grouped(64)),
+        ("groups of 128", grouped(128)),
+        ("groups of 256", grouped(256)),
+    ] {
         let model = Arc::new(random_model(&spec, 1));
         for kv in [KvType::F16, KvType::F32] {
             let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };

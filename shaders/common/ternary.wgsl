@@ -30,19 +30,8 @@ struct Act { step: f32, sum: i32 }
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (tokens, out_stride)
 @group(0) @binding(4) var<storage, read_write> damage: atomic<u32>;
 
-override ADD: bool = false; // add to y (residual) instead of overwriting it
-
 fn scale_of(row: u32) -> f32 {
   if (row < p.part1) { return p.scale0; }
   if (row < p.part2) { return p.scale1; }
   return p.scale2;
-}
-
-// `row` counts in the concatenation.
-fn store(token: u32, row: u32, value: f32) {
-  let at = token * p.out_stride + p.out_offset + row;
-  var result = value;
-  if (ADD) { result += y[at]; }
-  note(result);
-  y[at] = result;
 }

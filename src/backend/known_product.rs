@@ -10,9 +10,12 @@ use bitnet_cpu_kernels::{
 
 const ROWS: usize = 67;
 const COLS: usize = 384;
+/// Whole groups of 64, 128 and 256.
+const GROUPED_COLS: usize = 768;
 const TOKENS: usize = 3;
 
 pub(super) struct KnownProduct {
+    cols: usize,
     codes: Vec<u8>,
     /// (tokens, cols)
     pub acts: Vec<i8>,
@@ -22,11 +25,20 @@ pub(super) struct KnownProduct {
 
 impl KnownProduct {
     pub fn new() -> Self {
+        Self::with_cols(COLS)
+    }
+
+    /// One whose columns are whole groups of every size.
+    pub fn grouped() -> Self {
+        Self::with_cols(GROUPED_COLS)
+    }
+
+    fn with_cols(cols: usize) -> Self {
         // Noise over all byte values: code 3 is computed as well, as +2.
         let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0];
-        let codes = (0..ternary_bytes(Layout::I2sP128, ROWS, COLS)).map(noise).collect();
-        let acts = (0..TOKENS * COLS).map(|i| noise(i + 1_000_000).cast_signed()).collect();
-        let mut known = Self { codes, acts, expected: Vec::new() };
+        let codes = (0..ternary_bytes(Layout::I2sP128, ROWS, cols)).map(noise).collect();
+        let acts = (0..TOKENS * cols).map(|i| noise(i + 1_000_000).cast_signed()).collect();
+        let mut known = Self { cols, codes, acts, expected: Vec::new() };
         known.expected = known.on(Isa::Scalar);
         known
     }
@@ -34,7 +46,7 @@ impl KnownProduct {
     pub fn weights(&self) -> TernaryView<'_> {
         TernaryView {
             rows: ROWS,
-            cols: COLS,
+            cols: self.cols,
             codes: &self.codes,
             layout: Layout::I2sP128,
             scales: Scales::PerTensor(1.0),
@@ -43,8 +55,8 @@ impl KnownProduct {
 
     /// The product as the kernels of `isa` compute it.
     pub fn on(&self, isa: Isa) -> Vec<i32> {
-        let mut acts = QuantizedActs::new(TOKENS, COLS);
-        acts.set_raw(COLS, &self.acts, &[1.0; TOKENS]);
+        let mut acts = QuantizedActs::new(TOKENS, self.cols);
+        acts.set_raw(self.cols, &self.acts, &[1.0; TOKENS]);
         let mut out = vec![0; TOKENS * ROWS];
         ternary::matmul_i32(&Cpu::new(isa, 1), &acts, self.weights(), &mut out);
         out

@@ -134,7 +134,7 @@ impl Published {
             vocab: self.vocab,
             context: self.context,
             rms_eps: self.eps,
-            rope: Rope { dims: self.head_dim, base: self.base, position_scale: 1.0, style },
+            rope: Rope { dims: self.head_dim, base: self.base, position_scale: 1.0, yarn: None, style },
             activation: if self.arch == "bitnet-b1.58" { Activation::Relu2 } else { Activation::Silu },
         };
         Shape { model, tied: family == Family::BitNet }

@@ -1,5 +1,7 @@
 //! Hyperparameters of a model, read from GGUF metadata and validated before anything is sized by them.
 
+use bitnet_cpu_kernels::rope::Yarn;
+
 use crate::{
     error::{Error, Result, shown},
     gguf::Metadata,
@@ -43,6 +45,8 @@ pub struct Rope {
     pub base: f32,
     /// Position scale: 1 / `rope.scaling.factor` for linear scaling, else 1.
     pub position_scale: f32,
+    /// Where `rope.scaling.type` is `yarn`.
+    pub yarn: Option<Yarn>,
     /// Pairing of the elements.
     pub style: RopeStyle,
 }
@@ -125,7 +129,7 @@ impl Config {
         }
 
         let rms_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
-        let rope = keys.rope(family, head_dim)?;
+        let rope = keys.rope(family, head_dim, context)?;
         let activation = keys.activation(family, vocab, layers, dim)?;
         let name = metadata.str("general.name")?.unwrap_or_default().to_owned();
         Ok(Self {
@@ -240,26 +244,48 @@ impl Keys<'_> {
         Ok(head_dim)
     }
 
-    fn rope(&self, family: Family, head_dim: usize) -> Result<Rope> {
+    fn rope(&self, family: Family, head_dim: usize, context: usize) -> Result<Rope> {
         let dims = self.count("rope.dimension_count", Some(head_dim), MAX_WIDTH)?;
         if dims % 2 != 0 || dims > head_dim {
             return Err(self.wrong("rope.dimension_count", format!("an even number up to {head_dim}"), dims));
         }
         let base = self.positive("rope.freq_base", Some(10_000.0))?;
         let factor = self.positive("rope.scaling.factor", Some(1.0))?;
-        let position_scale = match self.metadata.str(&self.name("rope.scaling.type"))? {
-            None | Some("none") => 1.0,
-            Some("linear") => 1.0 / factor,
+        let (mut position_scale, mut yarn) = (1.0, None);
+        match self.metadata.str(&self.name("rope.scaling.type"))? {
+            None | Some("none") => {}
+            Some("linear") => position_scale = 1.0 / factor,
+            Some("yarn") => yarn = Some(self.yarn(factor, context)?),
             Some(other) => {
                 return Err(Error::unsupported(
                     format!("key {} = '{}'", self.name("rope.scaling.type"), shown(other)),
-                    "known are none and linear",
+                    "known are none, linear and yarn",
                 ));
             }
-        };
+        }
         // llama.cpp's converter permutes the q and k rows of llama models; all others keep Hugging Face's order.
         let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
-        Ok(Rope { dims, base, position_scale, style })
+        Ok(Rope { dims, base, position_scale, yarn, style })
+    }
+
+    fn yarn(&self, factor: f32, context: usize) -> Result<Yarn> {
+        // Of models whose attention has other formulas: DeepSeek's, and those that mix in a part of YaRN.
+        for key in ["rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor"] {
+            let neutral = if key.ends_with("ext_factor") { 1.0 } else { 0.0 };
+            if self.metadata.float(&self.name(key))?.is_some_and(|value| value != neutral) {
+                return Err(Error::unsupported(
+                    format!("key {}", self.name(key)),
+                    "no family here has a formula for it",
+                ));
+            }
+        }
+        Ok(Yarn {
+            factor,
+            original_context: self.count("rope.scaling.original_context_length", Some(context), MAX_CONTEXT)?,
+            beta_fast: self.positive("rope.scaling.yarn_beta_fast", Some(32.0))?,
+            beta_slow: self.positive("rope.scaling.yarn_beta_slow", Some(1.0))?,
+            attention_factor: self.positive("rope.scaling.attn_factor", Some(1.0))?,
+        })
     }
 
     /// The architecture name alone is not trustworthy: bitnet.cpp's converter of 2026 writes one name for models with
@@ -339,6 +365,29 @@ mod tests {
     }
 
     #[test]
+    fn yarn_is_read_with_its_defaults() {
+        let yarn = |changes: &[(&str, Value)]| {
+            let mut all = vec![("rope.scaling.type", Value::String("yarn".into()))];
+            all.extend(changes.iter().cloned());
+            Config::from_metadata(&metadata("qwen3", &all), 1000).map(|config| config.rope)
+        };
+        let rope = yarn(&[("rope.scaling.factor", Value::F32(4.0))]).unwrap();
+        let expected =
+            Yarn { factor: 4.0, original_context: 4096, beta_fast: 32.0, beta_slow: 1.0, attention_factor: 1.0 };
+        assert_eq!((rope.yarn, rope.position_scale), (Some(expected), 1.0));
+        let original = ("rope.scaling.original_context_length", Value::U32(1024));
+        let attention = ("rope.scaling.attn_factor", Value::F32(0.5));
+        let rope = yarn(&[("rope.scaling.factor", Value::F32(4.0)), original, attention]).unwrap();
+        assert_eq!(rope.yarn, Some(Yarn { original_context: 1024, attention_factor: 0.5, ..expected }));
+        for (key, value) in [("rope.scaling.yarn_log_multiplier", 0.1), ("rope.scaling.yarn_ext_factor", 0.5)] {
+            let error = yarn(&[(key, Value::F32(value))]).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        let error = yarn(&[("rope.scaling.original_context_length", Value::U32(0))]).unwrap_err().to_string();
+        assert!(error.contains("1 to"), "{error}");
+    }
+
+    #[test]
     fn bad_values_are_refused_by_name() {
         let cases: &[(&str, Value, &str)] = &[
             ("block_count", Value::U32(0), "1 to 512"),
@@ -371,6 +420,7 @@ mod tests {
             ("attention.value_length", Value::U32(64), "128, the key length"),
             ("vocab_size", Value::U32(5), "the rows of token_embd.weight"),
             ("rope.scaling.type", Value::String("longrope".into()), "known are"),
+            ("rope.scaling.factor", Value::F32(0.0), "above 0"),
             ("hidden_activation", Value::String("gelu".into()), "relu2 or silu"),
         ];
         for (key, value, expected) in cases {

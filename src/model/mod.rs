@@ -7,6 +7,7 @@ pub mod names;
 mod weights;
 
 pub use bitnet_cpu_kernels::format::{I2sPacking, MatrixScales, TileTable};
+use bitnet_cpu_kernels::rope::RopeTable;
 pub use config::{Activation, Config, Family, Rope, RopeStyle};
 pub use dialect::OpenOptions;
 pub(crate) use load::dense_type;
@@ -19,4 +20,24 @@ pub struct Model {
     pub config: Config,
     /// Tensors; large ones still in the memory map.
     pub weights: Weights,
+}
+
+impl Model {
+    /// The rotations of the first `positions` positions, as the model scales them.
+    ///
+    /// # Panics
+    /// If `rope_factors` are not one for each pair that rotates; loading a file checks it.
+    pub fn rope_table(&self, positions: usize) -> RopeTable {
+        let rope = &self.config.rope;
+        let yarn = rope.yarn.map(|yarn| yarn.factors(rope.dims, rope.base));
+        let factors = match (yarn, &self.weights.rope_factors) {
+            (Some(yarn), Some(given)) => Some(yarn.iter().zip(given).map(|(a, b)| a * b).collect()),
+            (yarn, given) => yarn.or_else(|| given.clone()),
+        };
+        let table = RopeTable::new(rope.dims, rope.base, rope.position_scale, factors.as_deref(), positions);
+        match rope.yarn {
+            Some(yarn) => table.stretched(yarn.magnitude()),
+            None => table,
+        }
+    }
 }

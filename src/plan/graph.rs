@@ -32,3 +32,91 @@ pub fn block_ops(config: &Config) -> Vec<Op> {
     ]);
     ops
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gguf::{Metadata, Value},
+        model::{Activation, Family},
+    };
+
+    fn config(arch: &str) -> Config {
+        let mut metadata = Metadata::default();
+        metadata.set("general.architecture", Value::String(arch.into()));
+        for (key, value) in [
+            ("block_count", 2),
+            ("context_length", 64),
+            ("embedding_length", 256),
+            ("feed_forward_length", 768),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+        ] {
+            metadata.set(format!("{arch}.{key}"), Value::U32(value));
+        }
+        metadata.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(1e-6));
+        Config::from_metadata(&metadata, 100).unwrap()
+    }
+
+    fn part(weight: Linear, out: Slot) -> Part {
+        Part { weight, out, add: false }
+    }
+
+    /// transformers' `Qwen3DecoderLayer`: norm, q and k with a norm on each head before the rotation, attention, o; norm,
+    /// silu(gate) * up, down; nothing before o and down.
+    #[test]
+    fn a_qwen3_block() {
+        let residual = |weight| Op::Linear { parts: vec![Part { weight, out: Slot::Hidden, add: true }] };
+        assert_eq!(
+            block_ops(&config("qwen3")),
+            [
+                Op::NormQuantize { input: Slot::Hidden, norm: Some(Norm::Attn) },
+                Op::Linear {
+                    parts: vec![part(Linear::Q, Slot::Q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)]
+                },
+                Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead },
+                Op::HeadNorm { slot: Slot::K, norm: Norm::KHead },
+                Op::Rope,
+                Op::Attention,
+                Op::NormQuantize { input: Slot::Attn, norm: None },
+                residual(Linear::O),
+                Op::NormQuantize { input: Slot::Hidden, norm: Some(Norm::Ffn) },
+                Op::Linear { parts: vec![part(Linear::Gate, Slot::Gate), part(Linear::Up, Slot::Up)] },
+                Op::Gate(Activation::Silu),
+                Op::NormQuantize { input: Slot::Gate, norm: None },
+                residual(Linear::Down),
+            ]
+        );
+    }
+
+    /// The families differ in norms and activation only.
+    #[test]
+    fn what_the_families_add() {
+        for (arch, family, head_norms, sub_norms, activation) in [
+            ("bitnet-b1.58", Family::BitNet, 0, 2, Activation::Relu2),
+            ("bitnet", Family::BitNet, 0, 2, Activation::Silu),
+            ("llama", Family::Llama, 0, 0, Activation::Silu),
+            ("qwen3", Family::Qwen3, 2, 0, Activation::Silu),
+        ] {
+            let config = config(arch);
+            let ops = block_ops(&config);
+            assert_eq!(config.family, family, "{arch}");
+            let count = |wanted: fn(&Op) -> bool| ops.iter().filter(|op| wanted(op)).count();
+            assert_eq!(count(|op| matches!(op, Op::HeadNorm { .. })), head_norms, "{arch}");
+            let sub_norm = |op: &Op| matches!(op, Op::NormQuantize { norm: Some(Norm::AttnSub | Norm::FfnSub), .. });
+            assert_eq!(count(sub_norm), sub_norms, "{arch}");
+            assert_eq!(count(|op| matches!(op, Op::NormQuantize { .. })), 4, "{arch}");
+            assert!(ops.contains(&Op::Gate(activation)), "{arch}");
+            let used: Vec<Norm> = ops
+                .iter()
+                .filter_map(|op| match op {
+                    Op::NormQuantize { norm, .. } => *norm,
+                    Op::HeadNorm { norm, .. } => Some(*norm),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(used.len(), family.block_norms().len(), "{arch}: {used:?}");
+            assert!(family.block_norms().iter().all(|norm| used.contains(norm)), "{arch}: {used:?}");
+        }
+    }
+}

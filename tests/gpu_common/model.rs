@@ -2,7 +2,8 @@
 //! the program.
 
 use bitnet_cpu_kernels::{
-    format::{DenseType, Layout, dense::decode_row, pack, unpack},
+    format::{DenseType, Layout, ScaleKind, dense::decode_row, pack, unpack},
+    rope::Yarn,
     testing::Rng,
 };
 use bitnet_gpu::{
@@ -29,6 +30,8 @@ pub struct Spec {
     pub table: DenseType,
     /// `None`: the table is the head.
     pub head: Option<DenseType>,
+    pub scales: ScaleKind,
+    pub yarn: Option<Yarn>,
 }
 
 /// The smallest of each family, with odd shapes: grouped heads, a head size of no power of two, partial blocks.
@@ -45,6 +48,8 @@ pub const BITNET: Spec = Spec {
     layers: 3,
     table: DenseType::F16,
     head: None,
+    scales: ScaleKind::PerTensor,
+    yarn: None,
 };
 pub const LLAMA: Spec = Spec {
     family: Family::Llama,
@@ -71,6 +76,27 @@ pub const QWEN3: Spec = Spec {
     ..BITNET
 };
 
+/// The shape of Ternary Bonsai, with a scale for each group of columns. Rows of groups of 64 may end within a block.
+pub fn grouped(size: usize) -> Spec {
+    let (dim, ffn_dim, heads) = if size == 64 { (320, 448, 10) } else { (256, 768, 8) };
+    Spec {
+        dim,
+        ffn_dim,
+        heads,
+        head_dim: 32,
+        table: match size {
+            64 => DenseType::Q2_0,
+            128 => DenseType::Q2_0G128,
+            _ => DenseType::TQ2_0,
+        },
+        head: (size == 256).then_some(DenseType::Q4_0),
+        scales: ScaleKind::PerGroup(size),
+        // As in the files of Ternary Bonsai; so short that pairs of every kind lie within a test's tokens.
+        yarn: Some(Yarn { factor: 4.0, original_context: 32, beta_fast: 32.0, beta_slow: 1.0, attention_factor: 1.0 }),
+        ..QWEN3
+    }
+}
+
 /// A model with random weights, scaled so that activations keep their size.
 pub fn random_model(spec: &Spec, seed: u64) -> Model {
     let mut rng = Rng::new(seed);
@@ -87,20 +113,24 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         vocab: spec.vocab,
         context: 256,
         rms_eps: 1e-5,
-        rope: Rope { dims: spec.head_dim, base: 10000.0, position_scale: 1.0, style: spec.style },
+        rope: Rope { dims: spec.head_dim, base: 10000.0, position_scale: 1.0, yarn: spec.yarn, style: spec.style },
         activation: spec.activation,
     };
     let norm = |rng: &mut Rng, n: usize| (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect::<Vec<f32>>();
     let block = |rng: &mut Rng| {
         let linears = Linear::ALL.map(|role| {
             let (rows, cols) = config.linear_shape(role);
-            TernaryMatrix {
-                rows,
-                cols,
-                codes: pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols)).into(),
-                layout: Layout::I2sP128,
-                scales: MatrixScales::PerTensor((1.5 / cols as f32).sqrt()),
-            }
+            let codes = pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols)).into();
+            let mut scale = || (1.5 / cols as f32).sqrt() * (1.0 + 0.5 * rng.f32());
+            let scales = match spec.scales {
+                ScaleKind::PerTensor => MatrixScales::PerTensor((1.5 / cols as f32).sqrt()),
+                ScaleKind::PerRow | ScaleKind::PerRowF16 => MatrixScales::PerRow((0..rows).map(|_| scale()).collect()),
+                ScaleKind::PerGroup(size) => MatrixScales::PerGroup {
+                    size,
+                    values: (0..rows * cols / size).map(|_| half::f16::from_f32(scale())).collect(),
+                },
+            };
+            TernaryMatrix { rows, cols, codes, layout: Layout::I2sP128, scales }
         });
         let norms =
             Norm::BLOCK.map(|role| spec.family.block_norms().contains(&role).then(|| norm(rng, config.norm_len(role))));
@@ -129,31 +159,42 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(&v, &w)| v * factor * w).collect()
 }
 
-/// Quantises `x` to int8 and multiplies it with every row.
+/// Quantises `x` to int8, each group by itself, and multiplies it with every row.
 fn bit_linear(matrix: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
-    let top = x.iter().fold(1e-5f32, |top, v| top.max(v.abs()));
-    let q: Vec<i32> = x.iter().map(|v| (v * (127.0 / top)).round_ties_even().clamp(-128.0, 127.0) as i32).collect();
-    let MatrixScales::PerTensor(scale) = matrix.scales else { panic!("one scale per matrix") };
+    let size = matrix.scales.view().group().unwrap_or(matrix.cols);
+    let groups = matrix.cols / size;
+    let scale = |row: usize, group: usize| match &matrix.scales {
+        MatrixScales::PerTensor(scale) => *scale,
+        MatrixScales::PerRow(scales) => scales[row],
+        MatrixScales::PerGroup { values, .. } => values[row * groups + group].to_f32(),
+    };
+    let tops: Vec<f32> = x.chunks(size).map(|x| x.iter().fold(1e-5f32, |top, v| top.max(v.abs()))).collect();
+    let quantised = |c: usize| (x[c] * (127.0 / tops[c / size])).round_ties_even().clamp(-128.0, 127.0) as i32;
+    let q: Vec<i32> = (0..matrix.cols).map(quantised).collect();
     let codes = unpack(matrix.layout, matrix.rows, matrix.cols, &matrix.codes);
-    codes
-        .chunks(matrix.cols)
-        .map(|row| {
-            let sum: i32 = row.iter().zip(&q).map(|(&code, &q)| (i32::from(code) - 1) * q).sum();
-            sum as f32 * (scale * (top / 127.0))
-        })
-        .collect()
+    let product = |(row, codes): (usize, &[u8])| {
+        let parts = codes.chunks(size).zip(q.chunks(size)).enumerate();
+        let part = |(group, (codes, q)): (usize, (&[u8], &[i32]))| {
+            let sum: i32 = codes.iter().zip(q).map(|(&code, &q)| (i32::from(code) - 1) * q).sum();
+            sum as f32 * (scale(row, group) * (tops[group] / 127.0))
+        };
+        parts.map(part).sum::<f32>()
+    };
+    codes.chunks(matrix.cols).enumerate().map(product).collect()
 }
 
 fn rotate(head: &mut [f32], position: usize, rope: &Rope) {
     let half = rope.dims / 2;
-    for i in 0..half {
-        let frequency = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) as f32;
+    let factors = rope.yarn.map_or(vec![1.0; half], |yarn| yarn.factors(rope.dims, rope.base));
+    let stretch = rope.yarn.map_or(1.0, |yarn| f64::from(yarn.magnitude()));
+    for (i, factor) in factors.into_iter().enumerate() {
+        let frequency = f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) as f32 / factor;
         let (sin, cos) = f64::from(position as f32 * rope.position_scale * frequency).sin_cos();
         let (a, b) = match rope.style {
             RopeStyle::HalfSplit => (i, i + half),
             RopeStyle::Interleaved => (2 * i, 2 * i + 1),
         };
-        let (x, y) = (f64::from(head[a]), f64::from(head[b]));
+        let (x, y) = (stretch * f64::from(head[a]), stretch * f64::from(head[b]));
         head[a] = (x * cos - y * sin) as f32;
         head[b] = (x * sin + y * cos) as f32;
     }
@@ -252,6 +293,28 @@ pub fn dense_bytes(rng: &mut Rng, ty: DenseType, values: usize) -> Vec<u8> {
             .flat_map(|_| {
                 let mut block = f16(rng.f32() / 256.0).to_vec();
                 block.extend((0..32).map(|_| rng.next_u64() as u8));
+                block
+            })
+            .collect(),
+        DenseType::Q4K => (0..blocks)
+            .flat_map(|_| {
+                let mut block = [f16(rng.f32() / 4096.0), f16(rng.f32() / 512.0)].concat();
+                block.extend((0..140).map(|_| rng.next_u64() as u8));
+                block
+            })
+            .collect(),
+        DenseType::Q4_0 | DenseType::Q2_0 | DenseType::Q2_0G128 => (0..blocks)
+            .flat_map(|_| {
+                let size = if ty == DenseType::Q4_0 { 32.0 } else { 4.0 };
+                let mut block = f16(rng.f32() / size).to_vec();
+                block.extend((2..ty.block_bytes()).map(|_| rng.next_u64() as u8));
+                block
+            })
+            .collect(),
+        DenseType::TQ2_0 => (0..blocks)
+            .flat_map(|_| {
+                let mut block: Vec<u8> = (0..64).map(|_| rng.next_u64() as u8).collect();
+                block.extend(f16(rng.f32() / 4.0));
                 block
             })
             .collect(),

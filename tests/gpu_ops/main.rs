@@ -8,6 +8,8 @@ mod attention;
 
 mod dense;
 
+mod grouped;
+
 mod quantize;
 
 mod ternary;

@@ -21,6 +21,19 @@ fn random_whole(rng: &mut Rng, ty: DenseType, rows: usize, cols: usize) -> Vec<u
                 data.extend(f16_scale(rng));
                 data.extend(rng.i8s(32).iter().map(|&q| q as u8));
             }
+            DenseType::Q4K => {
+                data.extend(f16_scale(rng));
+                data.extend(f16_scale(rng));
+                data.extend((0..140).map(|_| rng.next_u64() as u8));
+            }
+            DenseType::Q4_0 | DenseType::Q2_0 | DenseType::Q2_0G128 => {
+                data.extend(f16_scale(rng));
+                data.extend((2..ty.block_bytes()).map(|_| rng.next_u64() as u8));
+            }
+            DenseType::TQ2_0 => {
+                data.extend((0..64).map(|_| rng.next_u64() as u8));
+                data.extend(f16_scale(rng));
+            }
             DenseType::Q6K => {
                 data.extend((0..192).map(|_| rng.next_u64() as u8));
                 data.extend((0..16).map(|_| (rng.below(9) as i8 - 4) as u8));

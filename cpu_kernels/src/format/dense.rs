@@ -1,9 +1,13 @@
-//! Rows of the non-ternary types as `f32`, one block at a time: the definition of [`DenseType`] as code.
+//! Rows of tables as `f32`, one block at a time: the definition of [`DenseType`] as code.
 
 mod encode;
+mod four_bit;
+mod two_bit;
 
 pub use encode::encode_row;
+pub use four_bit::{Q4_0_BYTES, Q4K_BYTES, q4k_scales};
 use half::{bf16, f16};
+pub use two_bit::{Q2_0_BYTES, Q2_0_G128_BYTES, TQ2_0_BYTES};
 
 use super::DenseType;
 
@@ -26,6 +30,11 @@ pub fn decode_row(ty: DenseType, row: &[u8], out: &mut [f32]) {
         DenseType::BF16 => zip(row, out, |b: &[u8; 2], x: &mut [f32; 1]| x[0] = bf16::from_le_bytes(*b).to_f32()),
         DenseType::Q8_0 => zip(row, out, q8_0),
         DenseType::Q6K => zip(row, out, q6k),
+        DenseType::Q4K => zip(row, out, four_bit::q4k),
+        DenseType::Q4_0 => zip(row, out, four_bit::q4_0),
+        DenseType::TQ2_0 => zip(row, out, two_bit::tq2_0),
+        DenseType::Q2_0 => zip(row, out, two_bit::q2_0::<Q2_0_BYTES, 64>),
+        DenseType::Q2_0G128 => zip(row, out, two_bit::q2_0::<Q2_0_G128_BYTES, 128>),
     }
 }
 

@@ -127,7 +127,8 @@ impl<'a> TernaryView<'a> {
     }
 }
 
-/// Element or block type of a dense matrix.
+/// Element or block type of a dense matrix. The ternary ones are tables of models whose embeddings are ternary too:
+/// they meet f32 activations, as the other types do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the format's own")]
 pub enum DenseType {
@@ -136,18 +137,37 @@ pub enum DenseType {
     BF16,
     Q8_0,
     Q6K,
+    Q4K,
+    Q4_0,
+    TQ2_0,
+    Q2_0,
+    /// Q2_0 in blocks of 128.
+    Q2_0G128,
 }
 
 impl DenseType {
     /// All types.
-    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q6K];
+    pub const ALL: [Self; 10] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q6K,
+        Self::Q4K,
+        Self::Q4_0,
+        Self::TQ2_0,
+        Self::Q2_0,
+        Self::Q2_0G128,
+    ];
 
     /// Columns of one block: rows are whole blocks.
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 => 32,
-            Self::Q6K => 256,
+            Self::Q8_0 | Self::Q4_0 => 32,
+            Self::Q2_0 => 64,
+            Self::Q2_0G128 => 128,
+            Self::Q6K | Self::Q4K | Self::TQ2_0 => 256,
         }
     }
 
@@ -158,6 +178,11 @@ impl DenseType {
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => dense::Q8_0_BYTES,
             Self::Q6K => dense::Q6K_BYTES,
+            Self::Q4K => dense::Q4K_BYTES,
+            Self::Q4_0 => dense::Q4_0_BYTES,
+            Self::TQ2_0 => dense::TQ2_0_BYTES,
+            Self::Q2_0 => dense::Q2_0_BYTES,
+            Self::Q2_0G128 => dense::Q2_0_G128_BYTES,
         }
     }
 

@@ -5,6 +5,8 @@
 mod avx2;
 mod scalar;
 
+use std::f64::consts::TAU;
+
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
 /// Which elements of a head rotate together.
@@ -14,6 +16,46 @@ pub enum Style {
     HalfSplit,
     /// x\[2i\] with x\[2i + 1\] ("norm").
     Interleaved,
+}
+
+/// YaRN (Peng et al. 2023, arXiv:2309.00071): positions beyond those of the training, by slowing the pairs that turn
+/// seldom and leaving alone those that turn often. As `_compute_yarn_parameters` of transformers'
+/// `modeling_rope_utils.py` and `ggml_rope_yarn` of ggml do it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// How many times the trained context.
+    pub factor: f32,
+    /// Positions the model was trained for first.
+    pub original_context: usize,
+    /// Pairs that turn more often than this in those positions stay as they are.
+    pub beta_fast: f32,
+    /// Pairs that turn less often than this are slowed by the whole factor.
+    pub beta_slow: f32,
+    /// Multiplies [`Self::magnitude`].
+    pub attention_factor: f32,
+}
+
+impl Yarn {
+    /// What divides the frequency of each of `dims / 2` pairs, as the factors of [`RopeTable::new`].
+    pub fn factors(&self, dims: usize, base: f32) -> Vec<f32> {
+        // The pair that turns so often in the original context; pairs turn less often the higher their number.
+        let pair = |turns: f32| {
+            let wavelength = self.original_context as f64 / (f64::from(turns) * TAU);
+            dims as f64 * wavelength.ln() / (2.0 * f64::from(base).ln())
+        };
+        let low = pair(self.beta_fast).floor().max(0.0);
+        let high = pair(self.beta_slow).ceil().min(dims as f64 - 1.0);
+        let factor = |i: usize| {
+            let slowed = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+            (1.0 / (1.0 - slowed + slowed / f64::from(self.factor))) as f32
+        };
+        (0..dims / 2).map(factor).collect()
+    }
+
+    /// What cos and sin are multiplied by: longer contexts flatten attention, and this sharpens it again.
+    pub fn magnitude(&self) -> f32 {
+        self.attention_factor * (1.0 + 0.1 * self.factor.max(1.0).ln())
+    }
 }
 
 /// cos and sin of every angle.
@@ -48,6 +90,13 @@ impl RopeTable {
             (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * position_scale * f)));
         let (sin, cos) = angles.map(f64::sin_cos).map(|(sin, cos)| (sin as f32, cos as f32)).unzip();
         Self { half, cos, sin }
+    }
+
+    /// The same table with every cos and sin times `magnitude`: rotations that also stretch.
+    #[must_use]
+    pub fn stretched(mut self, magnitude: f32) -> Self {
+        self.cos.iter_mut().chain(&mut self.sin).for_each(|value| *value *= magnitude);
+        self
     }
 
     /// Elements of a head that rotate.

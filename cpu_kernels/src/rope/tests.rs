@@ -33,6 +33,49 @@ fn hand_computed_quarter_turns() {
     }
 }
 
+/// Qwen3 with four times its 32768 positions: 128 dimensions, base 10^6. Pair 23.6 turns 32 times in 32768 positions
+/// (128 * ln(32768 / (32 * 2 pi)) / (2 * ln(10^6)) = 23.596) and pair 39.7 once (39.651), so the ramp is from 23 to 40.
+#[test]
+fn yarn_slows_the_pairs_that_turn_seldom() {
+    let yarn = Yarn { factor: 4.0, original_context: 32768, beta_fast: 32.0, beta_slow: 1.0, attention_factor: 1.0 };
+    let factors = yarn.factors(128, 1e6);
+    assert_eq!(factors.len(), 64);
+    assert!(factors[..=23].iter().all(|&factor| factor == 1.0), "{factors:?}");
+    assert!(factors[40..].iter().all(|&factor| factor == 4.0), "{factors:?}");
+    // Pair 31: 8/17 of the way, 1 - 8/17 + 8/17/4 = 11/17. Pair 24: 1/17, 16/17 + 1/68 = 65/68. Pair 39: 16/17,
+    // 1/17 + 4/17 = 5/17.
+    assert_close("ramp", &[factors[31], factors[24], factors[39]], &[17.0 / 11.0, 68.0 / 65.0, 17.0 / 5.0], 1e-6);
+    // 1 + 0.1 ln 4
+    assert_close("magnitude", &[yarn.magnitude()], &[1.138_629_4], 1e-6);
+    let sharper = Yarn { attention_factor: 0.5, ..yarn };
+    assert_close("half of it", &[sharper.magnitude()], &[0.569_314_7], 1e-6);
+    let same = Yarn { factor: 1.0, ..yarn };
+    assert_eq!((same.factors(128, 1e6), same.magnitude()), (vec![1.0; 64], 1.0));
+}
+
+/// A context so short, or heads so narrow, that the ramp would begin before the first pair or end after the last.
+#[test]
+fn yarn_stays_within_the_pairs() {
+    let yarn = Yarn { factor: 2.0, original_context: 64, beta_fast: 32.0, beta_slow: 1.0, attention_factor: 1.0 };
+    // 8 * ln(64 / (32 * 2 pi)) / (2 ln 10000) = -0.497, so 0; 8 * ln(64 / (2 pi)) / (2 ln 10000) = 1.008, so 2.
+    // Pair 1 is half way: 1 / (1/2 + 1/4).
+    assert_close("factors", &yarn.factors(8, 10000.0), &[1.0, 4.0 / 3.0, 2.0, 2.0], 1e-6);
+}
+
+#[test]
+fn a_stretched_table_stretches_rotations() {
+    let table = RopeTable::new(4, 100.0, 1.0, None, 4);
+    let stretched = table.clone().stretched(1.5);
+    let expected: Vec<f32> = table.cos(3).iter().map(|c| c * 1.5).collect();
+    assert_eq!(stretched.cos(3), expected);
+    for cpu in cpus() {
+        // Position 0 rotates by nothing.
+        let mut x = [1.0, 2.0, 3.0, 4.0];
+        apply(&cpu, &mut x, 1, 4, 0, &stretched, Style::HalfSplit);
+        assert_eq!(x, [1.5, 3.0, 4.5, 6.0], "{cpu:?}");
+    }
+}
+
 #[test]
 fn the_styles_pair_different_elements() {
     let table = RopeTable::new(4, 1.0, std::f32::consts::FRAC_PI_2, None, 2);

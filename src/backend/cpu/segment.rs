@@ -46,13 +46,7 @@ impl CpuSegment {
     pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes) -> Self {
         let config = &model.config;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
-        let rope = RopeTable::new(
-            config.rope.dims,
-            config.rope.base,
-            config.rope.position_scale,
-            model.weights.rope_factors.as_deref(),
-            sizes.context_tokens,
-        );
+        let rope = model.rope_table(sizes.context_tokens);
         let cache =
             |_| KvCache::new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type);
         Self {

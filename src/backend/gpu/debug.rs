@@ -1,6 +1,7 @@
 //! One kernel at a time on given data: for the start-up self-test and the tests of each kernel.
 
-use bitnet_cpu_kernels::format::TernaryView;
+use bitnet_cpu_kernels::format::{Scales, TernaryView};
+use half::f16;
 
 use super::{
     device::Gpu,
@@ -69,6 +70,7 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
 }
 
 /// The ternary product of `acts` (tokens, cols) with every row, as integers: sum((code - 1) * act), (tokens, rows).
+/// Kernels with stored scales take them, and the activations, in the groups of `weights`.
 ///
 /// Runs the kernel as it ships, with scales and steps of 1: the results are whole numbers below 2^24, which f32
 /// holds exactly.
@@ -82,37 +84,66 @@ pub fn ternary_product(
     let (rows, cols) = (weights.rows, weights.cols);
     let tokens = acts.len() / cols;
     assert_eq!(acts.len(), tokens * cols, "activations of {cols} columns");
+    let size = weights.scales.group();
     let row_quads = cols.div_ceil(128) * 2;
     let mut x = vec![0u8; tokens * row_quads * 64];
     let mut steps_and_sums: Vec<[u32; 2]> = Vec::new();
     for (token, acts) in acts.chunks(cols).enumerate() {
         let padded = &mut x[token * row_quads * 64..][..cols];
         padded.copy_from_slice(bytemuck::cast_slice(acts));
-        let sum: i32 = acts.iter().map(|&a| i32::from(a)).sum();
-        steps_and_sums.push([1.0f32.to_bits(), sum.cast_unsigned()]);
+        for group in acts.chunks(size.unwrap_or(cols)) {
+            let sum: i32 = group.iter().map(|&a| i32::from(a)).sum();
+            steps_and_sums.push([1.0f32.to_bits(), sum.cast_unsigned()]);
+        }
     }
-    let params = params::Ternary {
-        rows: rows as u32,
-        row_quads: row_quads as u32,
-        out_stride: rows as u32,
-        part1: rows as u32,
-        part2: rows as u32,
-        scale0: 1.0,
-        ..params::Ternary::default()
+    let stored = matches!(shader, Shader::TernaryMatvecGrouped | Shader::TernaryMatmulGrouped);
+    assert!(stored || size.is_none(), "{shader:?} takes one scale per token");
+    let groups = size.map_or(1, |size| cols / size);
+    let ones: Vec<u8> = match size {
+        Some(_) => f16::ONE.to_le_bytes().repeat(rows * groups),
+        None => 1.0f32.to_le_bytes().repeat(rows),
+    };
+    let params = if stored {
+        Params::from(params::TernaryGrouped {
+            rows: rows as u32,
+            row_quads: row_quads as u32,
+            groups: groups as u32,
+            out_stride: rows as u32,
+            ..params::TernaryGrouped::default()
+        })
+    } else {
+        Params::from(params::Ternary {
+            rows: rows as u32,
+            row_quads: row_quads as u32,
+            out_stride: rows as u32,
+            part1: rows as u32,
+            part2: rows as u32,
+            scale0: 1.0,
+            ..params::Ternary::default()
+        })
     };
     let grid = match shader {
-        Shader::TernaryMatvec => [rows.div_ceil(shader.kernel().workgroup as usize / 4), tokens, 1],
-        Shader::TernaryMatmul => [rows.div_ceil(64), tokens.div_ceil(64), 1],
+        Shader::TernaryMatvec | Shader::TernaryMatvecGrouped => {
+            [rows.div_ceil(shader.kernel().workgroup as usize / 4), tokens, 1]
+        }
+        Shader::TernaryMatmul | Shader::TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
+    let out = vec![0; tokens * rows * 4];
+    let mut buffers: Vec<&[u8]> = vec![weights.codes, &x, bytemuck::cast_slice(&steps_and_sums), &out, &[0; 4]];
+    let mut constants = Vec::new();
+    if stored {
+        buffers.push(&ones);
+        constants.push(("GROUP", size.unwrap_or(0) as f64));
+    }
     let contents = run(
         gpu,
         &Run {
             variant: Variant::new(shader, choices, None),
-            constants: &[],
-            params: params.into(),
+            constants: &constants,
+            params,
             dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
-            buffers: &[weights.codes, &x, bytemuck::cast_slice(&steps_and_sums), &vec![0; tokens * rows * 4], &[0; 4]],
+            buffers: &buffers,
             grid,
         },
     )?;
@@ -124,8 +155,21 @@ pub fn ternary_product(
 /// would write garbage text, so the GPU is not used then.
 pub(super) fn self_test(gpu: &Gpu) -> Result<()> {
     let known = KnownProduct::new();
-    for shader in [Shader::TernaryMatvec, Shader::TernaryMatmul] {
-        let found = ternary_product(gpu, shader, gpu.choices(), &known.weights(), &known.acts)?;
+    compare(gpu, &known, &known.weights(), [Shader::TernaryMatvec, Shader::TernaryMatmul])
+}
+
+/// The same for the kernels with stored scales, before a model that needs them is loaded.
+pub(super) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
+    let known = KnownProduct::grouped();
+    let weights = known.weights();
+    let ones = vec![f16::ONE; weights.rows * weights.cols / size];
+    let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
+    compare(gpu, &known, &weights, [Shader::TernaryMatvecGrouped, Shader::TernaryMatmulGrouped])
+}
+
+fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, shaders: [Shader; 2]) -> Result<()> {
+    for shader in shaders {
+        let found = ternary_product(gpu, shader, gpu.choices(), weights, &known.acts)?;
         if let Some(fault) = known.fault(&found) {
             let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), shader.kernel().name);
             return Err(Error::NoAdapter { reason });

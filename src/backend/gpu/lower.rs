@@ -3,13 +3,18 @@
 //! Fused on the way: q, k, v in one product; HeadNorm and Rope into the cache write; Gate into the product that
 //! makes it (matrix-vector only); the merge of attention's splits into the quantisation that reads it.
 
+use std::ops::Range;
+
+use bitnet_cpu_kernels::format::I2S_BLOCK;
+use half::f16;
+
 use super::{
     buffers::{Arenas, Region, Window},
     encode::{Builder, Dispatch, Extent},
-    params,
+    params::{self, Params},
     pipelines::{Shader, Variant},
     slots::{Slots, qkv_width, too_large},
-    weights::{Group, LayerWeights, Weights},
+    weights::{Group, GroupScales, LayerWeights, Weights},
 };
 use crate::{
     error::{Error, Result},
@@ -57,6 +62,20 @@ fn activation_constant(activation: Activation) -> f64 {
 pub(super) struct LayerCache {
     pub k: wgpu::Buffer,
     pub v: wgpu::Buffer,
+}
+
+/// Columns and bytes of the unit that the ternary kernels read codes in.
+const QUAD_COLS: usize = 64;
+const QUAD_BYTES: usize = QUAD_COLS / 4;
+
+/// Rows of a group of matrices that one dispatch can bind.
+struct RowWindow<'a> {
+    rows: Range<usize>,
+    codes: wgpu::BufferBinding<'a>,
+    /// Quads of the binding before the first row.
+    codes0: usize,
+    /// Where scales are stored: their binding, and the scales in it before the first row.
+    scales: Option<(wgpu::BufferBinding<'a>, usize)>,
 }
 
 /// Turns ops into dispatches.
@@ -196,16 +215,57 @@ impl<'a> Lowering<'a> {
             ..Default::default()
         };
         let mut buffers = vec![all(from.buffer), weight, all(&slots.xq), all(&slots.acts), all(&slots.damage)];
-        let shader = if merge {
+        if merge {
             buffers.push(all(&slots.parts));
-            Shader::MergeNormQuantize
-        } else {
-            Shader::NormQuantize
+        }
+        let mut constants = vec![("NORM", f64::from(u8::from(norm.is_some())))];
+        constants.extend(self.weights.act_group.map(|size| ("GROUP", size as f64)));
+        let shader = match (merge, self.weights.act_group) {
+            (false, None) => Shader::NormQuantize,
+            (true, None) => Shader::MergeNormQuantize,
+            (false, Some(_)) => Shader::NormQuantizeGrouped,
+            (true, Some(_)) => Shader::MergeNormQuantizeGrouped,
         };
-        let constants = [("NORM", f64::from(u8::from(norm.is_some())))];
         let variant = self.builder.variant(shader);
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
+    }
+
+    /// The rows of a group of matrices in as many parts as bindings of the codes and of the scales allow.
+    fn row_windows(&self, group: &Group, max_rows: usize) -> Result<Vec<RowWindow<'a>>> {
+        let codes = self.windows(&group.region, max_rows)?;
+        let row_quads = group.cols.next_multiple_of(I2S_BLOCK) / QUAD_COLS;
+        let codes0 = |window: &Window, row: usize| {
+            window.before_bytes as usize / QUAD_BYTES + (row - window.rows.start) * row_quads
+        };
+        let GroupScales::Stored { region, per_row, group: size } = &group.scales else {
+            let whole = |window: Window<'a>| RowWindow {
+                codes0: codes0(&window, window.rows.start),
+                rows: window.rows,
+                codes: window.binding,
+                scales: None,
+            };
+            return Ok(codes.into_iter().map(whole).collect());
+        };
+        let scales = self.windows(region, usize::MAX)?;
+        let scale_bytes = if size.is_some() { size_of::<f16>() } else { size_of::<f32>() };
+        let mut out = Vec::new();
+        for codes in &codes {
+            for scales in &scales {
+                let rows = codes.rows.start.max(scales.rows.start)..codes.rows.end.min(scales.rows.end);
+                if !rows.is_empty() {
+                    let before = scales.before_bytes as usize / scale_bytes;
+                    let scales0 = before + (rows.start - scales.rows.start) * per_row;
+                    out.push(RowWindow {
+                        codes: codes.binding.clone(),
+                        codes0: codes0(codes, rows.start),
+                        scales: Some((scales.binding.clone(), scales0)),
+                        rows,
+                    });
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// The product of a group of matrices, in as many windows as bindings allow. True when `gate` was applied.
@@ -218,41 +278,66 @@ impl<'a> Lowering<'a> {
         place: u32,
     ) -> Result<bool> {
         let slots = self.slots;
-        let shader = match phase {
-            Phase::Decode => Shader::TernaryMatvec,
-            Phase::Prefill => Shader::TernaryMatmul,
+        let shader = match (phase, &group.scales) {
+            (Phase::Decode, GroupScales::PerMatrix(_)) => Shader::TernaryMatvec,
+            (Phase::Prefill, GroupScales::PerMatrix(_)) => Shader::TernaryMatmul,
+            (Phase::Decode, GroupScales::Stored { .. }) => Shader::TernaryMatvecGrouped,
+            (Phase::Prefill, GroupScales::Stored { .. }) => Shader::TernaryMatmulGrouped,
         };
         let rows_per_group = match phase {
             Phase::Decode => shader.kernel().workgroup as usize / 4,
             Phase::Prefill => 64,
         };
-        let windows = self.windows(&group.region, MAX_WORKGROUPS * rows_per_group)?;
+        let windows = self.row_windows(group, MAX_WORKGROUPS * rows_per_group)?;
         let outputs: Vec<Slot> = group.parts.iter().map(|part| part.out).collect();
         let gate = gate.filter(|_| outputs == [Slot::Gate, Slot::Up] && windows.len() == 1);
         let to = slots.place(self.config, outputs[0]);
         let add = group.parts[0].add;
-        let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;
-        let scale = |n: usize| group.scales.get(n).copied().unwrap_or(0.0);
-        let row_quads = group.cols.next_multiple_of(128) / 64;
+        let row_quads = (group.cols.next_multiple_of(I2S_BLOCK) / QUAD_COLS) as u32;
         for window in windows {
             let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
-            let params = params::Ternary {
-                rows: rows as u32,
-                row0: window.rows.start as u32,
-                row_quads: row_quads as u32,
-                codes0: (window.before_bytes / 16) as u32,
-                out_stride: to.stride as u32,
-                out_offset: to.offset as u32,
-                part1: part_end(1),
-                part2: part_end(2),
-                scale0: scale(0),
-                scale1: scale(1),
-                scale2: scale(2),
-                place,
-                ..Default::default()
-            };
-            let buffers = [window.binding, all(&slots.xq), all(&slots.acts), all(to.buffer), all(&slots.damage)];
+            let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
+            let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
             let mut constants = vec![("ADD", f64::from(u8::from(add)))];
+            let mut buffers = vec![window.codes, all(&slots.xq), all(&slots.acts), all(to.buffer), all(&slots.damage)];
+            let params = match &group.scales {
+                GroupScales::PerMatrix(scales) => {
+                    let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;
+                    let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
+                    Params::from(params::Ternary {
+                        rows: rows as u32,
+                        row0,
+                        row_quads,
+                        codes0,
+                        out_stride,
+                        out_offset,
+                        part1: part_end(1),
+                        part2: part_end(2),
+                        scale0: scale(0),
+                        scale1: scale(1),
+                        scale2: scale(2),
+                        place,
+                        ..Default::default()
+                    })
+                }
+                GroupScales::Stored { per_row, group: size, .. } => {
+                    let (binding, scales0) = window.scales.unwrap_or_else(|| unreachable!("stored scales are bound"));
+                    buffers.push(binding);
+                    constants.push(("GROUP", size.unwrap_or(0) as f64));
+                    Params::from(params::TernaryGrouped {
+                        rows: rows as u32,
+                        row0,
+                        row_quads,
+                        codes0,
+                        scales0: scales0 as u32,
+                        groups: *per_row as u32,
+                        out_stride,
+                        out_offset,
+                        place,
+                        ..Default::default()
+                    })
+                }
+            };
             let mut grid = [Extent::Fixed(rows.div_ceil(rows_per_group)), Extent::PerTokens(64), Extent::Fixed(1)];
             if phase == Phase::Decode {
                 constants.push(("GATE", gate.map_or(0.0, activation_constant)));

@@ -68,7 +68,7 @@ params! {
     /// embed.wgsl
     Embed { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, stride: u32, place: u32 }
 
-    /// norm_quantize.wgsl
+    /// norm_quantize.wgsl and norm_quantize_grouped.wgsl
     NormQuantize {
         cols: u32, words: u32, in_stride: u32, in_offset: u32, heads: u32, head_dim: u32, eps: f32, place: u32,
     }
@@ -77,6 +77,12 @@ params! {
     Ternary {
         rows: u32, row0: u32, row_quads: u32, codes0: u32, out_stride: u32, out_offset: u32,
         part1: u32, part2: u32, scale0: f32, scale1: f32, scale2: f32, place: u32,
+    }
+
+    /// ternary_matvec_grouped.wgsl and ternary_matmul_grouped.wgsl
+    TernaryGrouped {
+        rows: u32, row0: u32, row_quads: u32, codes0: u32, scales0: u32, groups: u32, out_stride: u32, out_offset: u32,
+        place: u32,
     }
 
     /// rope_append.wgsl

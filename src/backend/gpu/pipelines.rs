@@ -25,8 +25,13 @@ pub enum Shader {
     NormQuantize,
     /// norm_quantize.wgsl with the partial results of attention as input.
     MergeNormQuantize,
+    NormQuantizeGrouped,
+    /// norm_quantize_grouped.wgsl with the partial results of attention as input.
+    MergeNormQuantizeGrouped,
     TernaryMatvec,
     TernaryMatmul,
+    TernaryMatvecGrouped,
+    TernaryMatmulGrouped,
     RopeAppend,
     AttentionDecode,
     AttentionPrefill,
@@ -111,18 +116,26 @@ const GATE: Piece = Piece::Always(shader!("common/gate.wgsl"));
 const KV_CACHE: Piece = Piece::Always(shader!("common/kv_cache.wgsl"));
 const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
+const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
+const TERNARY_STORE: Piece = Piece::Always(shader!("common/ternary_store.wgsl"));
+const INPUT_SLOT: Piece = Piece::Always(shader!("common/input_slot.wgsl"));
+const INPUT_ATTENTION: Piece = Piece::Always(shader!("common/input_attention.wgsl"));
 
 const R: Access = Access::Read;
 const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Embed,
         Self::NormQuantize,
         Self::MergeNormQuantize,
+        Self::NormQuantizeGrouped,
+        Self::MergeNormQuantizeGrouped,
         Self::TernaryMatvec,
         Self::TernaryMatmul,
+        Self::TernaryMatvecGrouped,
+        Self::TernaryMatmulGrouped,
         Self::RopeAppend,
         Self::AttentionDecode,
         Self::AttentionPrefill,
@@ -147,7 +160,7 @@ impl Shader {
             Self::NormQuantize => Kernel {
                 name: "norm_quantize",
                 source: shader!("norm_quantize.wgsl"),
-                pieces: &[Piece::Lane, QUANTIZE, Piece::Always(shader!("common/input_slot.wgsl")), FINITE],
+                pieces: &[Piece::Lane, QUANTIZE, INPUT_SLOT, FINITE],
                 bindings: &[R, R, W, W, W],
                 workgroup: 256,
                 constants: &["NORM"],
@@ -156,17 +169,35 @@ impl Shader {
             Self::MergeNormQuantize => Kernel {
                 name: "merge_norm_quantize",
                 source: shader!("norm_quantize.wgsl"),
-                pieces: &[Piece::Lane, QUANTIZE, Piece::Always(shader!("common/input_attention.wgsl")), FINITE],
+                pieces: &[Piece::Lane, QUANTIZE, INPUT_ATTENTION, FINITE],
                 bindings: &[W, R, W, W, W, R],
                 workgroup: 256,
                 constants: &["NORM"],
+                params: params::NormQuantize::FIELDS,
+            },
+            Self::NormQuantizeGrouped => Kernel {
+                name: "norm_quantize_grouped",
+                source: shader!("norm_quantize_grouped.wgsl"),
+                pieces: &[Piece::Lane, QUANTIZE, INPUT_SLOT, FINITE],
+                bindings: &[R, R, W, W, W],
+                workgroup: 256,
+                constants: &["NORM", "GROUP"],
+                params: params::NormQuantize::FIELDS,
+            },
+            Self::MergeNormQuantizeGrouped => Kernel {
+                name: "merge_norm_quantize_grouped",
+                source: shader!("norm_quantize_grouped.wgsl"),
+                pieces: &[Piece::Lane, QUANTIZE, INPUT_ATTENTION, FINITE],
+                bindings: &[W, R, W, W, W, R],
+                workgroup: 256,
+                constants: &["NORM", "GROUP"],
                 params: params::NormQuantize::FIELDS,
             },
             // 64 invocations = 16 rows: a multiple of every subgroup size up to 64.
             Self::TernaryMatvec => Kernel {
                 name: "ternary_matvec_i2s",
                 source: shader!("ternary_matvec_i2s.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, TERNARY, GATE, FINITE],
+                pieces: &[Piece::Lane, Piece::Dot, TERNARY, TERNARY_STORE, GATE, FINITE],
                 bindings: &[R, R, R, W, W],
                 workgroup: 64,
                 constants: &["ADD", "GATE"],
@@ -175,11 +206,29 @@ impl Shader {
             Self::TernaryMatmul => Kernel {
                 name: "ternary_matmul_i2s",
                 source: shader!("ternary_matmul_i2s.wgsl"),
-                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY, FINITE],
+                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W],
                 workgroup: 256,
                 constants: &["ADD"],
                 params: params::Ternary::FIELDS,
+            },
+            Self::TernaryMatvecGrouped => Kernel {
+                name: "ternary_matvec_grouped",
+                source: shader!("ternary_matvec_grouped.wgsl"),
+                pieces: &[Piece::Lane, Piece::Dot, TERNARY_GROUPED, TERNARY_STORE, GATE, FINITE],
+                bindings: &[R, R, R, W, W, R],
+                workgroup: 64,
+                constants: &["ADD", "GATE", "GROUP"],
+                params: params::TernaryGrouped::FIELDS,
+            },
+            Self::TernaryMatmulGrouped => Kernel {
+                name: "ternary_matmul_grouped",
+                source: shader!("ternary_matmul_grouped.wgsl"),
+                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY_GROUPED, TERNARY_STORE, FINITE],
+                bindings: &[R, R, R, W, W, R],
+                workgroup: 256,
+                constants: &["ADD", "GROUP"],
+                params: params::TernaryGrouped::FIELDS,
             },
             Self::RopeAppend => Kernel {
                 name: "rope_append",
@@ -265,12 +314,17 @@ impl Shader {
 }
 
 /// The dense types the GPU reads, with their readers.
-const DENSE: [(DenseType, &str); 5] = [
+const DENSE: [(DenseType, &str); 10] = [
     (DenseType::F32, shader!("common/dense_f32.wgsl")),
     (DenseType::F16, shader!("common/dense_f16.wgsl")),
     (DenseType::BF16, shader!("common/dense_bf16.wgsl")),
     (DenseType::Q8_0, shader!("common/dense_q8_0.wgsl")),
     (DenseType::Q6K, shader!("common/dense_q6_k.wgsl")),
+    (DenseType::Q4K, shader!("common/dense_q4_k.wgsl")),
+    (DenseType::Q4_0, shader!("common/dense_q4_0.wgsl")),
+    (DenseType::TQ2_0, shader!("common/dense_tq2_0.wgsl")),
+    (DenseType::Q2_0, shader!("common/dense_q2_0.wgsl")),
+    (DenseType::Q2_0G128, shader!("common/dense_q2_0_g128.wgsl")),
 ];
 
 /// True when the kernels `embed` and `head` read this type.

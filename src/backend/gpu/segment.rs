@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     buffers::{Arenas, Layout},
+    debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
     lower::{LayerCache, Lowering, Phase, damaged_place},
@@ -65,7 +66,8 @@ struct Planned {
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
-    let shape = Shape::new(&model.config, segment, sizes, gpu.max_binding_bytes(), gpu.tuning().chunk_tokens)?;
+    let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
+    let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
     Ok(Planned { layout, weights, shape })
 }
 
@@ -121,6 +123,9 @@ impl Loaded {
                 action: format!("planning memory for layers {:?}", segment.layers),
                 reason: format!("{} bytes needed, {} available", bytes.total(), gpu.memory_bytes()),
             });
+        }
+        if let Some(size) = model.weights.act_group() {
+            debug::self_test_grouped(gpu, size)?;
         }
         let Planned { layout, weights, shape } = planned;
         let config = &model.config;

@@ -54,6 +54,8 @@ pub(super) struct Shape {
     pub logit_rows: usize,
     /// u32 of a row of quantised activations.
     pub act_words: usize,
+    /// Scales of a row of quantised activations.
+    pub act_groups: usize,
     /// Bytes of one layer's key cache.
     pub k_bytes: u64,
     /// Bytes of one layer's value cache.
@@ -66,9 +68,11 @@ pub(super) fn qkv_width(config: &Config) -> usize {
 }
 
 impl Shape {
-    /// The sizes for `segment` with bindings of at most `max_binding` bytes.
+    /// The sizes for `segment` with bindings of at most `max_binding` bytes. `act_group` columns share a scale of the
+    /// quantised activations; `None` = all of a token.
     pub fn new(
         config: &Config,
+        act_group: Option<usize>,
         segment: &Segment,
         sizes: &Sizes,
         max_binding: u64,
@@ -102,12 +106,14 @@ impl Shape {
             .clamp(1, MAX_SPLITS)
             .min(most_rows(max_binding, part_bytes * small_batch).max(1));
         let elements = (sizes.context_tokens * Slot::K.width(config)) as u64;
+        let act_words = config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4;
         let shape = Self {
             chunk_tokens,
             small_batch,
             max_splits,
             logit_rows: if segment.head { logit_rows.min(chunk_tokens) } else { 0 },
-            act_words: config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4,
+            act_words,
+            act_groups: act_group.map_or(1, |size| (4 * act_words).div_ceil(size)),
             k_bytes: elements * sizes.k_type.bytes() as u64,
             v_bytes: elements * sizes.v_type.bytes() as u64,
         };
@@ -144,7 +150,7 @@ impl Shape {
             ("attn", f32s(tokens * Slot::Attn.width(config))),
             ("ffn", f32s(tokens * 2 * config.ffn_dim)),
             ("quantised activations", f32s(tokens * self.act_words)),
-            ("activation steps", 8 * tokens as u64),
+            ("activation steps", 8 * (tokens * self.act_groups) as u64),
             ("attention parts", f32s(self.small_batch * self.max_splits * config.heads * (config.head_dim + 2))),
             ("normed", f32s(self.logit_rows * config.dim)),
             ("logits", f32s(self.logit_rows * config.vocab)),
@@ -171,7 +177,7 @@ pub(super) struct Slots {
     pub ffn: wgpu::Buffer,
     /// (tokens, act_words) four int8 each
     pub xq: wgpu::Buffer,
-    /// (tokens) step f32 and sum i32
+    /// (tokens, groups) step f32 and sum i32
     pub acts: wgpu::Buffer,
     /// (tokens, splits, heads, head_dim + 2)
     pub parts: wgpu::Buffer,
@@ -240,7 +246,7 @@ mod tests {
             vocab,
             context: 4096,
             rms_eps: 1e-5,
-            rope: Rope { dims: 128, base: 1e4, position_scale: 1.0, style: RopeStyle::HalfSplit },
+            rope: Rope { dims: 128, base: 1e4, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
             activation: Activation::Relu2,
         }
     }
@@ -249,7 +255,7 @@ mod tests {
         let sizes = Sizes { context_tokens, batch_tokens: 512, k_type: KvType::F16, v_type: KvType::F16 };
         let segment =
             Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
-        Shape::new(config, &segment, &sizes, max_binding, None)
+        Shape::new(config, None, &segment, &sizes, max_binding, None)
     }
 
     const BINDING: u64 = 128 << 20;

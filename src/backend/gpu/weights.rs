@@ -5,6 +5,8 @@ use bitnet_cpu_kernels::{
     rope::RopeTable,
 };
 
+use half::f16;
+
 use super::{
     buffers::{Arenas, Layout, Region, Uploader},
     device::Gpu,
@@ -24,9 +26,55 @@ pub(super) struct Group {
     pub parts: Vec<Part>,
     /// Output features of each part.
     pub rows: Vec<usize>,
-    pub scales: Vec<f32>,
+    pub scales: GroupScales,
     pub cols: usize,
     pub region: Region,
+}
+
+/// Where the scales of a [`Group`] are.
+pub(super) enum GroupScales {
+    /// One for each matrix, in the parameters of the dispatch.
+    PerMatrix(Vec<f32>),
+    /// On the device, (rows, per_row).
+    Stored {
+        region: Region,
+        per_row: usize,
+        /// Columns that share an f16 scale; `None` = the whole row has an f32 one.
+        group: Option<usize>,
+    },
+}
+
+impl GroupScales {
+    /// The scales of these matrices; a place is given to those that do not fit in parameters.
+    fn place(layout: &mut Layout, what: &str, matrices: &[&TernaryMatrix], act_group: Option<usize>) -> Result<Self> {
+        if let Some(other) = matrices.iter().find(|m| m.scales.view().group() != act_group) {
+            let named =
+                |group: Option<usize>| group.map_or("whole rows".to_owned(), |size| format!("groups of {size}"));
+            let found = named(other.scales.view().group());
+            return Err(Error::malformed(format!("scales of {what}"), named(act_group), found));
+        }
+        let per_matrix = |m: &&TernaryMatrix| match m.scales {
+            MatrixScales::PerTensor(scale) => Some(scale),
+            _ => None,
+        };
+        if let Some(scales) = matrices.iter().map(per_matrix).collect() {
+            return Ok(Self::PerMatrix(scales));
+        }
+        let per_row = act_group.map_or(1, |size| matrices[0].cols / size);
+        let row_bytes = per_row * if act_group.is_some() { size_of::<f16>() } else { size_of::<f32>() };
+        let rows = matrices.iter().map(|m| m.rows).sum();
+        let region = layout.place(&format!("the scales of {what}"), rows, row_bytes as u64)?;
+        Ok(Self::Stored { region, per_row, group: act_group })
+    }
+}
+
+/// The scales of a matrix as they are stored on the device.
+fn stored_scales(matrix: &TernaryMatrix) -> Vec<u8> {
+    match &matrix.scales {
+        MatrixScales::PerTensor(scale) => scale.to_le_bytes().repeat(matrix.rows),
+        MatrixScales::PerRow(values) => bytemuck::cast_slice(&values[..]).to_vec(),
+        MatrixScales::PerGroup { values, .. } => bytemuck::cast_slice(&values[..]).to_vec(),
+    }
 }
 
 /// The weights of one block.
@@ -53,6 +101,8 @@ pub(super) struct Weights {
     pub output_norm: Option<Region>,
     /// (positions, half) cosines, then sines.
     pub rope: Region,
+    /// Columns that share a scale of the activations; `None` = one scale per token.
+    pub act_group: Option<usize>,
     rope_table: RopeTable,
 }
 
@@ -149,6 +199,7 @@ impl Weights {
             }
             layout.place(what, 1, 4 * values.len() as u64)
         };
+        let act_group = weights.act_group();
         let mut layers = Vec::new();
         for layer in segment.layers.clone() {
             let block =
@@ -166,7 +217,7 @@ impl Weights {
                     for part in parts {
                         check_linear(layer, part.weight, block, config)?;
                     }
-                    placed.groups.push(place_group(layout, layer, block, parts)?);
+                    placed.groups.push(place_group(layout, layer, block, parts, act_group)?);
                 }
             }
             layers.push(placed);
@@ -193,11 +244,11 @@ impl Weights {
         if let Some(factors) = factors.filter(|f| f.len() != rope.dims / 2) {
             return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, factors.len()));
         }
-        let rope_table = RopeTable::new(rope.dims, rope.base, rope.position_scale, factors, sizes.context_tokens);
+        let rope_table = model.rope_table(sizes.context_tokens);
         // Never empty, so that it can be bound for models without rotation.
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
         let rope = layout.place("the table of rotations", 1, rope_bytes)?;
-        Ok(Self { layers, embed, head, output_norm, rope, rope_table })
+        Ok(Self { layers, embed, head, output_norm, rope, act_group, rope_table })
     }
 
     /// Copies everything to the device.
@@ -219,6 +270,11 @@ impl Weights {
             for group in &placed.groups {
                 let codes: Vec<&[u8]> = group.parts.iter().map(|part| &*block.linear(part.weight).codes).collect();
                 uploader.write(&group.region, &codes)?;
+                if let GroupScales::Stored { region, .. } = &group.scales {
+                    let scales: Vec<u8> =
+                        group.parts.iter().flat_map(|part| stored_scales(block.linear(part.weight))).collect();
+                    uploader.write(region, &[&scales])?;
+                }
             }
         }
         if let Some(region) = &self.embed {
@@ -238,21 +294,23 @@ impl Weights {
     }
 }
 
-fn place_group(layout: &mut Layout, layer: usize, block: &Block, parts: &[Part]) -> Result<Group> {
+fn place_group(
+    layout: &mut Layout,
+    layer: usize,
+    block: &Block,
+    parts: &[Part],
+    act_group: Option<usize>,
+) -> Result<Group> {
     let matrices: Vec<_> = parts.iter().map(|part| block.linear(part.weight)).collect();
     let cols = matrices[0].cols;
     if let Some(other) = matrices.iter().find(|m| m.cols != cols) {
         return Err(Error::malformed(format!("layer {layer}"), format!("{cols} columns"), other.cols));
     }
     let rows: Vec<usize> = matrices.iter().map(|m| m.rows).collect();
-    let scale = |m: &&TernaryMatrix| match m.scales {
-        MatrixScales::PerTensor(scale) => Ok(scale),
-        _ => Err(Error::unsupported(format!("layer {layer}"), "the GPU kernels take one scale per matrix")),
-    };
-    let scales = matrices.iter().map(scale).collect::<Result<_>>()?;
     let row_bytes = matrices[0].view().row_bytes() as u64;
     let what = format!("{:?} of layer {layer}", parts[0].weight);
     let region = layout.place(&what, rows.iter().sum(), row_bytes)?;
+    let scales = GroupScales::place(layout, &what, &matrices, act_group)?;
     Ok(Group { parts: parts.to_vec(), rows, scales, cols, region })
 }
 

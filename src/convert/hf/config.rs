@@ -202,7 +202,7 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
         None => top.positive("rope_theta")?.unwrap_or(default),
     };
     let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
-    let mut rope = Rope { dims: head_dim, base, position_scale: 1.0, style };
+    let mut rope = Rope { dims: head_dim, base, position_scale: 1.0, yarn: None, style };
     let Some(scaling) = scaling else { return Ok((rope, None)) };
 
     let kind = match scaling.str("rope_type")? {

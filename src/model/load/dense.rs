@@ -1,12 +1,17 @@
 //! Tables and vectors of real numbers.
 
-use bitnet_cpu_kernels::format::DenseType;
+use bitnet_cpu_kernels::format::{Codec, DenseType, Dialect};
 
 use super::{Loader, tensor};
 use crate::{
+    bytes::Bytes,
     error::{Error, Result},
-    gguf::TensorType,
-    model::{DenseMatrix, names},
+    gguf::{TensorInfo, TensorType},
+    model::{
+        DenseMatrix,
+        dialect::{blame, decode},
+        names,
+    },
 };
 
 /// The type of rows of numbers that the kernels read; `None` for others.
@@ -17,6 +22,20 @@ pub(crate) fn dense_type(ty: TensorType) -> Option<DenseType> {
         TensorType::BF16 => Some(DenseType::BF16),
         TensorType::Q8_0 => Some(DenseType::Q8_0),
         TensorType::Q6_K => Some(DenseType::Q6K),
+        TensorType::Q4_K => Some(DenseType::Q4K),
+        TensorType::Q4_0 => Some(DenseType::Q4_0),
+        TensorType::TQ2_0 => Some(DenseType::TQ2_0),
+        TensorType::Q2_0 => Some(DenseType::Q2_0),
+        TensorType::Q2_0_G128 | TensorType::PQ2_0 => Some(DenseType::Q2_0G128),
+        _ => None,
+    }
+}
+
+/// For tables whose five weights a byte no kernel reads: the type they are repacked to, which has the same scales.
+fn repacked_type(ty: TensorType) -> Option<(DenseType, Dialect)> {
+    match ty {
+        TensorType::TQ1_0 => Some((DenseType::TQ2_0, Dialect::TQ2_0)),
+        TensorType::PTQ1_0 => Some((DenseType::Q2_0G128, Dialect::Q2_0G128)),
         _ => None,
     }
 }
@@ -25,18 +44,33 @@ impl Loader<'_> {
     pub(super) fn dense(&self, name: &str) -> Result<DenseMatrix> {
         let (rows, cols) = (self.config.vocab, self.config.dim);
         let info = self.shaped(name, &[cols, rows])?;
-        let ty = dense_type(info.ty).ok_or_else(|| {
-            Error::unsupported(
-                format!("{} of type {}", tensor(info), info.ty.name()),
-                "embeddings and heads are read as F32, F16, BF16, Q8_0 or Q6_K",
-            )
-        })?;
-        let data = self.file.data(info);
+        let (ty, data) = match (dense_type(info.ty), repacked_type(info.ty)) {
+            (Some(ty), _) => (ty, self.file.data(info)),
+            (None, Some((ty, dialect))) => (ty, self.repacked(info, dialect)?),
+            (None, None) => {
+                return Err(Error::unsupported(
+                    format!("{} of type {}", tensor(info), info.ty.name()),
+                    "embeddings and heads are read as F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_0, TQ1_0, TQ2_0, Q2_0, PQ2_0 \
+                     or PTQ1_0",
+                ));
+            }
+        };
         let expected = rows * ty.row_bytes(cols);
         if data.len() != expected {
             return Err(Error::malformed(tensor(info), format!("{expected} bytes"), data.len()));
         }
         Ok(DenseMatrix { rows, cols, data, ty })
+    }
+
+    /// The bytes of a ternary table in another dialect with scales for as many columns.
+    fn repacked(&self, info: &TensorInfo, dialect: Dialect) -> Result<Bytes> {
+        let (rows, cols) = (self.config.vocab, self.config.dim);
+        let blame = |e| blame(&info.name, cols, e);
+        let from = self.dialects.codec(info)?.unwrap_or_else(|| unreachable!("{} is ternary", info.ty.name()));
+        let data = self.file.data(info);
+        let codes = decode(&from, &data).map_err(blame)?;
+        let to = Codec::new(dialect, rows, cols).map_err(blame)?;
+        to.encode(&codes, &from.scales(&data).map_err(blame)?).map(Bytes::from).map_err(blame)
     }
 
     pub(super) fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>> {

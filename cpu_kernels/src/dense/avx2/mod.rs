@@ -1,5 +1,7 @@
 //! 32 columns at a time: decoded once to four vectors of f32, multiplied with up to four tokens.
 
+mod low_bits;
+
 pub mod types;
 
 use std::{arch::x86_64::*, ops::Range};
@@ -61,6 +63,11 @@ pub fn dot(_: Avx2, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut
             DenseType::BF16 => by_tokens::<types::BF16>(w, rows, x, products),
             DenseType::Q8_0 => by_tokens::<types::Q8_0>(w, rows, x, products),
             DenseType::Q6K => by_tokens::<types::Q6K>(w, rows, x, products),
+            DenseType::Q4K => by_tokens::<low_bits::Q4K>(w, rows, x, products),
+            DenseType::Q4_0 => by_tokens::<low_bits::Q4_0>(w, rows, x, products),
+            DenseType::TQ2_0 => by_tokens::<low_bits::TQ2_0>(w, rows, x, products),
+            DenseType::Q2_0 => by_tokens::<low_bits::Q2_0>(w, rows, x, products),
+            DenseType::Q2_0G128 => by_tokens::<low_bits::Q2_0G128>(w, rows, x, products),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::format::DenseType;
 /// The place of the first value that is not finite or too large for the type.
 ///
 /// # Panics
-/// If `row` has not as many bytes.
+/// If `row` has not as many bytes, or the type is one that is only read.
 pub fn encode_row(ty: DenseType, values: &[f32], row: &mut [u8]) -> Result<(), usize> {
     assert!(values.len().is_multiple_of(ty.block_len()), "{} columns in blocks of {}", values.len(), ty.block_len());
     assert_eq!(row.len(), ty.row_bytes(values.len()), "bytes of a row of {} columns of {ty:?}", values.len());
@@ -39,6 +39,9 @@ pub fn encode_row(ty: DenseType, values: &[f32], row: &mut [u8]) -> Result<(), u
         }),
         DenseType::Q8_0 => zip(values, row, q8_0),
         DenseType::Q6K => zip(values, row, q6k),
+        DenseType::Q4K | DenseType::Q4_0 | DenseType::TQ2_0 | DenseType::Q2_0 | DenseType::Q2_0G128 => {
+            panic!("{ty:?} is read and not written")
+        }
     }
 }
 

@@ -1,0 +1,79 @@
+// y[t][row] (+)= sum_g (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g]; GATE: activate(row) * (row + rows)
+// In: codes (rows, row_quads) I2_S; scales (rows, groups); x (tokens, 4 * row_quads) vec4 of int8; acts (tokens, groups).
+// Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
+// Grid: (ceil(rows / (WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
+
+// Two parts of 32 columns: words of the codes at `shift` and at `shift` - 2 with those of x.
+fn two_parts(q: vec4<u32>, shift: u32, x0: vec4<u32>, x1: vec4<u32>) -> Acc {
+  let m = vec4(0x03030303u);
+  let c0 = (q >> vec4(shift)) & m;
+  let c1 = (q >> vec4(shift - 2u)) & m;
+  return dot4(c0.x, x0.x) + dot4(c0.y, x0.y) + dot4(c0.z, x0.z) + dot4(c0.w, x0.w)
+       + dot4(c1.x, x1.x) + dot4(c1.y, x1.y) + dot4(c1.z, x1.z) + dot4(c1.w, x1.w);
+}
+
+// A part of a group, of which the sum of the values is taken off once: by the invocation that has its `first` part.
+fn scaled(total: Acc, first: bool, row: u32, group: u32, acts_at: u32) -> f32 {
+  if (group >= p.groups) { return 0.0; } // the padded half of the last block
+  let act = acts[acts_at + group];
+  return ternary(total, select(0i, act.sum, first)) * (scale_at(row, group) * act.step);
+}
+
+fn kernel(group: vec3<u32>, lane: Lane) {
+  let token = group.y;
+  let quarter = lane.index % 4u;
+  let row = group.x * (WG / 4u) + lane.index / 4u;
+  let r = min(row, p.rows - 1u);           // clamped instead of returning: the sums stay uniform
+  let up = r + p.rows;
+  let acts_at = token * p.groups;
+  let x_at = token * p.row_quads * 4u;
+  var total = 0.0;
+  var up_total = 0.0;
+  var whole = Acc(0);
+  var up_whole = Acc(0);
+  for (var c = quarter; c < p.row_quads; c += 4u) {
+    let block = c >> 1u;
+    let b = x_at + block * 8u + (c & 1u);
+    let x0 = x[b];
+    let x1 = x[b + 2u];
+    let x2 = x[b + 4u];
+    let x3 = x[b + 6u];
+    let q = codes[p.codes0 + r * p.row_quads + c];
+    let low = two_parts(q, 6u, x0, x1);
+    let high = two_parts(q, 2u, x2, x3);
+    var up_low = Acc(0);
+    var up_high = Acc(0);
+    if (GATE != 0u) {
+      let u = codes[p.codes0 + up * p.row_quads + c];
+      up_low = two_parts(u, 6u, x0, x1);
+      up_high = two_parts(u, 2u, x2, x3);
+    }
+    if (GROUP == 0u) {
+      whole += low + high;
+      up_whole += up_low + up_high;
+    } else if (GROUP == 64u) {
+      let first = (c & 1u) == 0u;
+      total += scaled(low, first, r, 2u * block, acts_at) + scaled(high, first, r, 2u * block + 1u, acts_at);
+      if (GATE != 0u) {
+        up_total += scaled(up_low, first, up, 2u * block, acts_at) + scaled(up_high, first, up, 2u * block + 1u, acts_at);
+      }
+    } else {
+      // The compiler sees this with GROUP = 0, too: the divisor must not be.
+      let g = 64u * c / max(GROUP, 64u);
+      let first = 64u * c % max(GROUP, 64u) == 0u;
+      total += scaled(low + high, first, r, g, acts_at);
+      if (GATE != 0u) { up_total += scaled(up_low + up_high, first, up, g, acts_at); }
+    }
+  }
+  var value = sum4_f32(total, lane);
+  var up_value = 0.0;
+  if (GATE != 0u) { up_value = sum4_f32(up_total, lane); }
+  if (GROUP == 0u) {
+    let act = acts[acts_at];
+    value = ternary(sum4(whole, lane), act.sum) * (scale_at(r, 0u) * act.step);
+    if (GATE != 0u) { up_value = ternary(sum4(up_whole, lane), act.sum) * (scale_at(up, 0u) * act.step); }
+  }
+  if (GATE != 0u) { value = activate(value) * up_value; }
+  if (quarter == 0u && row < p.rows) { store(token, p.row0 + row, value); }
+}

@@ -1,0 +1,304 @@
+//! The dimensions of every released model family: what the keys of its files give, how many tensors it must have, and,
+//! for those with unusual shapes, a block of the real size on every instruction set.
+
+mod gpu_common;
+
+use std::sync::Arc;
+
+use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
+use bitnet_gpu::{
+    backend::{Activations, Backend, Wanted, cpu::CpuBackend},
+    gguf::{Metadata, Value},
+    model::{Activation, Config, Family, Linear, RopeStyle},
+    plan::{BackendKind, KvType, Segment, Sizes},
+};
+use gpu_common::{
+    model::{BITNET, LLAMA, QWEN3, Spec, random_model},
+    relative_l2,
+};
+
+/// A released model, as its `config.json` or its GGUF metadata say.
+struct Release {
+    name: &'static str,
+    arch: &'static str,
+    layers: usize,
+    dim: usize,
+    ffn_dim: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    vocab: usize,
+    context: usize,
+    theta: f32,
+    eps: f32,
+    /// The embedding table is the head.
+    tied: bool,
+    activation: Activation,
+    /// Tensors of its GGUF file, from logs of loaders where one was published.
+    tensors: usize,
+    /// Ternary weights in thousands, from the shapes by hand.
+    ternary_thousands: usize,
+}
+
+const BITNET_2B: Release = Release {
+    name: "BitNet-b1.58-2B-4T",
+    arch: "bitnet-b1.58",
+    layers: 30,
+    dim: 2560,
+    ffn_dim: 6912,
+    heads: 20,
+    kv_heads: 5,
+    head_dim: 128,
+    vocab: 128_256,
+    context: 4096,
+    theta: 500_000.0,
+    eps: 1e-5,
+    tied: true,
+    activation: Activation::Relu2,
+    tensors: 332,
+    // 30 * (2 * 2560 * 2560 + 2 * 640 * 2560 + 3 * 6912 * 2560)
+    ternary_thousands: 2_084_044,
+};
+
+const FALCON3_1B: Release = Release {
+    name: "Falcon3-1B-1.58",
+    arch: "llama",
+    layers: 18,
+    dim: 2048,
+    ffn_dim: 8192,
+    heads: 8,
+    kv_heads: 4,
+    head_dim: 256,
+    vocab: 131_072,
+    context: 8192,
+    theta: 1_000_042.0,
+    eps: 1e-6,
+    tied: false,
+    activation: Activation::Silu,
+    tensors: 18 * 9 + 3,
+    // 18 * (2 * 2048 * 2048 + 2 * 1024 * 2048 + 3 * 8192 * 2048)
+    ternary_thousands: 1_132_462,
+};
+
+const BONSAI_1_7B: Release = Release {
+    name: "Ternary-Bonsai-1.7B",
+    arch: "qwen3",
+    layers: 28,
+    dim: 2048,
+    ffn_dim: 6144,
+    heads: 16,
+    kv_heads: 8,
+    head_dim: 128,
+    vocab: 151_936,
+    context: 65536,
+    theta: 1_000_000.0,
+    eps: 1e-6,
+    tied: true,
+    activation: Activation::Silu,
+    tensors: 310,
+    // 28 * (2 * 2048 * 2048 + 2 * 1024 * 2048 + 3 * 6144 * 2048)
+    ternary_thousands: 1_409_286,
+};
+
+const RELEASES: [Release; 10] = [
+    BITNET_2B,
+    Release {
+        name: "bitnet_b1_58-large",
+        arch: "bitnet",
+        layers: 24,
+        dim: 1536,
+        ffn_dim: 4096,
+        heads: 16,
+        kv_heads: 16,
+        head_dim: 96,
+        vocab: 32002,
+        context: 2048,
+        theta: 10000.0,
+        activation: Activation::Silu,
+        tensors: 24 * 11 + 2,
+        // 24 * (4 * 1536 * 1536 + 3 * 4096 * 1536)
+        ternary_thousands: 679_477,
+        ..BITNET_2B
+    },
+    Release {
+        name: "bitnet_b1_58-3B",
+        arch: "bitnet",
+        layers: 26,
+        dim: 3200,
+        ffn_dim: 8640,
+        heads: 32,
+        kv_heads: 32,
+        head_dim: 100,
+        vocab: 32002,
+        context: 2048,
+        theta: 10000.0,
+        activation: Activation::Silu,
+        tensors: 26 * 11 + 2,
+        // 26 * (4 * 3200 * 3200 + 3 * 8640 * 3200)
+        ternary_thousands: 3_221_504,
+        ..BITNET_2B
+    },
+    Release {
+        name: "Llama3-8B-1.58",
+        arch: "llama",
+        layers: 32,
+        dim: 4096,
+        ffn_dim: 14336,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        vocab: 128_256,
+        theta: 500_000.0,
+        eps: 1e-5,
+        tensors: 32 * 9 + 3,
+        // 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
+        ternary_thousands: 6_979_321,
+        ..FALCON3_1B
+    },
+    FALCON3_1B,
+    Release {
+        name: "Falcon3-3B-1.58",
+        layers: 22,
+        dim: 3072,
+        ffn_dim: 9216,
+        heads: 12,
+        context: 32768,
+        tensors: 22 * 9 + 3,
+        // 22 * (2 * 3072 * 3072 + 2 * 1024 * 3072 + 3 * 9216 * 3072)
+        ternary_thousands: 2_422_210,
+        ..FALCON3_1B
+    },
+    Release {
+        name: "Falcon3-10B-1.58",
+        layers: 40,
+        dim: 3072,
+        ffn_dim: 23040,
+        heads: 12,
+        context: 32768,
+        tensors: 40 * 9 + 3,
+        // 40 * (2 * 3072 * 3072 + 2 * 1024 * 3072 + 3 * 23040 * 3072)
+        ternary_thousands: 9_500_098,
+        ..FALCON3_1B
+    },
+    BONSAI_1_7B,
+    Release {
+        name: "Ternary-Bonsai-4B",
+        layers: 36,
+        dim: 2560,
+        ffn_dim: 9728,
+        heads: 32,
+        tensors: 36 * 11 + 2,
+        // 36 * (2 * 4096 * 2560 + 2 * 1024 * 2560 + 3 * 9728 * 2560)
+        ternary_thousands: 3_633_315,
+        ..BONSAI_1_7B
+    },
+    Release {
+        name: "Ternary-Bonsai-8B",
+        layers: 36,
+        dim: 4096,
+        ffn_dim: 12288,
+        heads: 32,
+        tied: false,
+        tensors: 399,
+        // 36 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 12288 * 4096)
+        ternary_thousands: 6_945_767,
+        ..BONSAI_1_7B
+    },
+];
+
+fn config(release: &Release) -> Config {
+    let arch = release.arch;
+    let mut metadata = Metadata::default();
+    metadata.set("general.architecture", Value::String(arch.into()));
+    let mut number = |key: &str, value: usize| metadata.set(format!("{arch}.{key}"), Value::U32(value as u32));
+    number("block_count", release.layers);
+    number("context_length", release.context);
+    number("embedding_length", release.dim);
+    number("feed_forward_length", release.ffn_dim);
+    number("attention.head_count", release.heads);
+    number("attention.head_count_kv", release.kv_heads);
+    number("vocab_size", release.vocab);
+    // Files have these where heads * head_dim is not the width, and qwen3 ones always.
+    if release.heads * release.head_dim != release.dim || arch == "qwen3" {
+        number("attention.key_length", release.head_dim);
+        number("attention.value_length", release.head_dim);
+    }
+    metadata.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(release.eps));
+    metadata.set(format!("{arch}.rope.freq_base"), Value::F32(release.theta));
+    Config::from_metadata(&metadata, release.vocab).unwrap_or_else(|e| panic!("{}: {e}", release.name))
+}
+
+#[test]
+fn every_release_is_understood() {
+    for release in &RELEASES {
+        let (config, name) = (config(release), release.name);
+        let (family, style) = match release.arch {
+            "llama" => (Family::Llama, RopeStyle::Interleaved),
+            "qwen3" => (Family::Qwen3, RopeStyle::HalfSplit),
+            _ => (Family::BitNet, RopeStyle::HalfSplit),
+        };
+        assert_eq!((config.family, config.activation), (family, release.activation), "{name}");
+        assert_eq!(
+            (config.head_dim, config.kv_width()),
+            (release.head_dim, release.kv_heads * release.head_dim),
+            "{name}"
+        );
+        assert_eq!(
+            (config.rope.dims, config.rope.base, config.rope.style),
+            (release.head_dim, release.theta, style),
+            "{name}"
+        );
+        let of_layer = Linear::ALL.len() + family.block_norms().len();
+        let outside = if release.tied { 2 } else { 3 };
+        assert_eq!(release.layers * of_layer + outside, release.tensors, "{name}: tensors");
+        let weights: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
+        assert_eq!(weights * release.layers / 1000, release.ternary_thousands, "{name}: ternary weights");
+    }
+}
+
+/// A block of the real size with random weights: K = 8640 and heads of 100; heads of 256; and the groups of Ternary
+/// Bonsai, whose queries are wider than the model.
+#[test]
+fn blocks_of_unusual_sizes_run_on_every_instruction_set() {
+    let spec = |release: &Release, base: Spec, scales| Spec {
+        dim: release.dim,
+        ffn_dim: release.ffn_dim,
+        heads: release.heads,
+        kv_heads: release.kv_heads,
+        head_dim: release.head_dim,
+        activation: release.activation,
+        layers: 1,
+        // The tables are not what is tested.
+        vocab: 8,
+        table: BITNET.table,
+        head: None,
+        scales,
+        ..base
+    };
+    for (release, base, scales) in [
+        (&RELEASES[2], BITNET, ScaleKind::PerTensor),
+        (&RELEASES[4], LLAMA, ScaleKind::PerTensor),
+        (&RELEASES[8], QWEN3, ScaleKind::PerGroup(128)),
+    ] {
+        let spec = spec(release, base, scales);
+        let model = Arc::new(random_model(&spec, 51));
+        let segment =
+            Segment { layers: 0..1, backend: BackendKind::Cpu, embed: true, head: true, reason: "test".into() };
+        let sizes = Sizes { context_tokens: 8, batch_tokens: 2, k_type: KvType::F16, v_type: KvType::F16 };
+        let run = |isa: Isa| {
+            let mut backend = CpuBackend::new(isa, 2);
+            let id = backend.load(&model, &segment, &sizes, &mut |_| {}).unwrap();
+            let mut activations = Activations { ids: vec![3, 5], ..Activations::default() };
+            backend.run(id, &mut activations, 0..2, Wanted::All).unwrap();
+            activations.logits
+        };
+        let expected = run(Isa::Scalar);
+        assert!(expected.iter().any(|&logit| logit != 0.0), "{}: logits of nothing but zeros", release.name);
+        for isa in Isa::available() {
+            let error = relative_l2(&run(isa), &expected);
+            eprintln!("{} {}: relative L2 {error:.1e}", release.name, isa.name());
+            // Float order flips an activation between two integers now and then.
+            assert!(error < 2e-2, "{} {}: relative L2 {error}", release.name, isa.name());
+        }
+    }
+}
