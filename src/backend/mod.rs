@@ -4,11 +4,14 @@
 //! [`Backend::load`]; [`Backend::run`] allocates and creates nothing.
 
 pub mod calibrate;
+mod candidates;
 pub mod cpu;
 pub mod gpu;
 mod known_product;
 
 use std::{ops::Range, sync::Arc};
+
+pub use candidates::{Candidates, Rest, Scored};
 
 use crate::{
     error::Result,
@@ -23,8 +26,11 @@ pub enum Wanted {
     Nothing,
     /// Those of the last token.
     Last,
-    /// Those of every token (perplexity).
+    /// Those of every token (perplexity, and drafts to be checked).
     All,
+    /// Of the last token at least this many of the highest, in `candidates`. A backend without a shortcut for so
+    /// many gives all of them in `logits`, as for `Last`.
+    Top(usize),
 }
 
 /// What crosses a segment's edge; reused from step to step.
@@ -36,6 +42,11 @@ pub struct Activations {
     pub hidden: Vec<f32>,
     /// Output of a segment with `head`: (0, 1 or T rows by [`Wanted`], vocab).
     pub logits: Vec<f32>,
+    /// Output of a segment with `head` that took the shortcut of [`Wanted::Top`]; `logits` is empty then, and
+    /// otherwise this is.
+    pub candidates: Candidates,
+    /// Rows of the head that the last step multiplied exactly: with `candidates`, fewer than the vocabulary.
+    pub head_rows: usize,
 }
 
 /// Names a loaded segment of one backend.
@@ -60,7 +71,7 @@ pub trait Backend {
     /// Runs T = `positions.len()` tokens (1 ..= `batch_tokens`) at those positions. `positions.start` must
     /// not exceed the tokens already cached: what the cache held from there on is overwritten.
     ///
-    /// Reads `ids` or `hidden` and replaces `hidden` or `logits`, by the segment's `embed` and `head`.
+    /// Reads `ids` or `hidden` and replaces `hidden` or `logits` and `candidates`, by the segment's `embed` and `head`.
     /// NaN or infinity is [`crate::Error::NotFinite`], naming the layer.
     fn run(
         &mut self,

@@ -20,7 +20,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let placement = engine.place(&args.engine, args.engine.request(), sizes)?;
     let plan = &placement.plan;
     let demand = Demand::of(&engine.model, &sizes);
-    let segment_bytes = |s: &Segment| demand.segment_bytes(s.layers.clone(), s.embed, s.head);
+    let segment_bytes = |segment: &Segment| demand.bytes_of(segment);
     let devices = plan.segments.iter().map(|s| placement.device(s.backend));
     if args.json {
         let bytes: Vec<u64> = plan.segments.iter().map(segment_bytes).collect();

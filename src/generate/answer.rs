@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Sampler, Session, Stats, StopStrings};
-use crate::error::{Error, Result};
+use crate::{
+    backend::Wanted,
+    error::{Error, Result},
+};
 
 /// Turns ids into text piece by piece, holding back incomplete characters.
 pub trait TextDecoder {
@@ -151,7 +154,7 @@ impl<'a> Answer<'a> {
             None => {
                 self.stats.reused_tokens = self.session.keep_common_prefix(self.prompt);
                 let rest = &self.prompt[self.stats.reused_tokens..];
-                let complete = self.session.prefill_while(rest, || !self.cancel.load(Ordering::Relaxed))?;
+                let complete = self.session.prefill_while(rest, Wanted::Last, || !self.cancel.load(Ordering::Relaxed))?;
                 self.stats.prefill = start.elapsed();
                 if !complete {
                     return Ok(self.end(Finish::Cancelled));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    backend::{Activations, Backend, SegmentId, Wanted},
+    backend::{Activations, Backend, Candidates, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{BackendKind, Plan, Segment, Sizes},
@@ -88,9 +88,31 @@ impl Session {
         &self.sizes
     }
 
-    /// Logits of the last step that wanted some: (wanted tokens, vocab).
+    /// Logits of the last step that wanted some: (wanted tokens, vocab). Empty where it gave
+    /// [`candidates`](Self::candidates).
     pub fn logits_mut(&mut self) -> &mut [f32] {
         &mut self.activations.logits
+    }
+
+    /// The highest logits of the last step, where it wanted no more and the backend has a shortcut for them.
+    pub fn candidates(&self) -> Option<&Candidates> {
+        Some(&self.activations.candidates).filter(|candidates| !candidates.top.is_empty())
+    }
+
+    /// Rows of the output head that the last step multiplied exactly.
+    pub fn head_rows(&self) -> usize {
+        self.activations.head_rows
+    }
+
+    /// All logits after the last token. Where the last step gave candidates alone, the token runs once more.
+    pub fn all_logits(&mut self) -> Result<&mut [f32]> {
+        if self.activations.logits.is_empty()
+            && let Some(&last) = self.tokens.last()
+        {
+            self.truncate(self.tokens.len() - 1);
+            self.run(&[last], Wanted::Last)?;
+        }
+        Ok(self.logits_mut())
     }
 
     /// Forgets all tokens from position `len` on; does nothing when there are fewer.
@@ -109,13 +131,14 @@ impl Session {
 
     /// Runs all of `ids`, in batches; the logits are those of the last one.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<&mut [f32]> {
-        self.prefill_while(ids, || true)?;
+        self.prefill_while(ids, Wanted::Last, || true)?;
         Ok(self.logits_mut())
     }
 
-    /// As [`prefill`](Self::prefill), asking `go_on` before each batch. False when it was stopped: then
-    /// there are no logits, and [`tokens`](Self::tokens) tells how far it came.
-    pub fn prefill_while(&mut self, ids: &[u32], mut go_on: impl FnMut() -> bool) -> Result<bool> {
+    /// As [`prefill`](Self::prefill), asking `go_on` before each batch and giving what is `wanted` of the last
+    /// token. False when it was stopped: then there are no logits, and [`tokens`](Self::tokens) tells how far it
+    /// came.
+    pub fn prefill_while(&mut self, ids: &[u32], wanted: Wanted, mut go_on: impl FnMut() -> bool) -> Result<bool> {
         // All is checked before anything runs: a prompt that cannot fit must not cost minutes first.
         self.check(ids)?;
         let mut batches = ids.chunks(self.sizes.batch_tokens).peekable();
@@ -123,16 +146,21 @@ impl Session {
             if !go_on() {
                 return Ok(false);
             }
-            self.run(batch, if batches.peek().is_some() { Wanted::Nothing } else { Wanted::Last })?;
+            self.run(batch, if batches.peek().is_some() { Wanted::Nothing } else { wanted })?;
         }
         Ok(true)
     }
 
     /// Runs one token; the logits are for the one after it.
     pub fn step(&mut self, id: u32) -> Result<&mut [f32]> {
-        self.check(&[id])?;
-        self.run(&[id], Wanted::Last)?;
+        self.step_for(id, Wanted::Last)?;
         Ok(self.logits_mut())
+    }
+
+    /// Runs one token, for what is `wanted` of the logits after it.
+    pub fn step_for(&mut self, id: u32, wanted: Wanted) -> Result<()> {
+        self.check(&[id])?;
+        self.run(&[id], wanted)
     }
 
     /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
@@ -171,7 +199,8 @@ impl Session {
         }
         let rows = match wanted {
             Wanted::Nothing => 0,
-            Wanted::Last => 1,
+            Wanted::Top(_) if self.candidates().is_some() => 0,
+            Wanted::Last | Wanted::Top(_) => 1,
             Wanted::All => batch.len(),
         };
         let found = self.activations.logits.len();

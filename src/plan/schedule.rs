@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use bitnet_cpu_kernels::screen::Screen;
+
 use super::{BackendKind, Plan, Segment, Sizes};
 use crate::{
     error::{Error, Result},
@@ -37,6 +39,8 @@ pub struct Demand {
     pub head_bytes: u64,
     /// The head is the embedding table.
     pub tied: bool,
+    /// Of the head's copy in fewer bits, which the CPU keeps if the sizes say so.
+    pub screen_bytes: u64,
     /// Activation buffers of one backend.
     pub activation_bytes: u64,
 }
@@ -62,11 +66,19 @@ impl Demand {
             embed_bytes: model.weights.token_embd.data.len() as u64,
             head_bytes: model.weights.head().data.len() as u64,
             tied: model.weights.output.is_none(),
+            screen_bytes: if sizes.head_screen { Screen::bytes(config.vocab, config.dim) as u64 } else { 0 },
             activation_bytes: activation_bytes(config, sizes),
         }
     }
 
-    /// Bytes of a segment on one device.
+    /// Bytes of a segment where it is planned.
+    pub fn bytes_of(&self, segment: &Segment) -> u64 {
+        let screened = segment.head && segment.backend == BackendKind::Cpu;
+        let screen = if screened { self.screen_bytes } else { 0 };
+        self.segment_bytes(segment.layers.clone(), segment.embed, segment.head) + screen
+    }
+
+    /// Bytes of a segment on a GPU; the CPU may keep a copy of the head besides.
     pub fn segment_bytes(&self, layers: Range<usize>, embed: bool, head: bool) -> u64 {
         let kv = self.layer_kv_bytes * layers.len() as u64;
         let weights: u64 = self.layer_weight_bytes[layers].iter().sum();
@@ -190,7 +202,7 @@ mod tests {
     use super::{super::KvType, *};
 
     const MIB: u64 = 1 << 20;
-    const SIZES: Sizes = Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16 };
+    const SIZES: Sizes = Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16, head_screen: false };
 
     /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 5 MiB of activations.
     fn demand() -> Demand {
@@ -200,6 +212,7 @@ mod tests {
             embed_bytes: 300 * MIB,
             head_bytes: 300 * MIB,
             tied: true,
+            screen_bytes: 120 * MIB,
             activation_bytes: 5 * MIB,
         }
     }
@@ -273,6 +286,17 @@ mod tests {
             let error = schedule(request, &demand(), SIZES, Err("no Vulkan loader"), None).unwrap_err();
             assert_eq!(error.to_string(), "no usable GPU adapter: no Vulkan loader");
         }
+    }
+
+    #[test]
+    fn the_copy_of_the_head_counts_where_the_cpu_has_the_head() {
+        let roomy = gpu(10_000);
+        let bytes = |n| {
+            let plan = plan(Request::GpuLayers(n), Ok(&roomy), None);
+            plan.segments.iter().map(|segment| demand().bytes_of(segment) / MIB).collect::<Vec<_>>()
+        };
+        assert_eq!(bytes(0), [1100 + 300 + 5 + 120]);
+        assert_eq!(bytes(2), [8 * 110 + 300 + 5, 2 * 110 + 300 + 5]);
     }
 
     #[test]

@@ -50,6 +50,10 @@ const EXACT_ROWS: usize = 16;
 /// read in its order.
 const MOST_EXACT: usize = 4;
 
+/// Rows that there have to be for each of the highest wanted. The k-th highest of the best rows of the chunks stands in
+/// for the k-th highest of all; with more, it would be further below, and leave more rows.
+const MIN_ROWS_PER_TOP: usize = 1024;
+
 /// Columns that i32 sums of 252 * -128 have room for.
 const MAX_COLS: usize = 1 << 16;
 
@@ -116,8 +120,8 @@ impl Screen {
     }
 
     /// A copy of `head`. `None` if it has a weight that is not finite, or no rows, or more columns than the sums have
-    /// room for. `progress` is told the rows finished since the last call, on any thread.
-    pub fn new(cpu: &Cpu, head: DenseView, progress: &(dyn Fn(usize) + Sync)) -> Option<Self> {
+    /// room for.
+    pub fn new(cpu: &Cpu, head: DenseView) -> Option<Self> {
         let DenseView { rows, cols, .. } = head;
         if rows == 0 || cols == 0 || cols > MAX_COLS || u32::try_from(rows).is_err() {
             return None;
@@ -134,7 +138,7 @@ impl Screen {
                 (to_codes.part(range.start * row_lines..range.end * row_lines), to_bounds.part(range.clone()))
             };
             let mut weights = vec![0.0; cols];
-            for ((row, codes), bound) in range.clone().zip(codes.chunks_exact_mut(row_lines)).zip(bounds) {
+            for ((row, codes), bound) in range.zip(codes.chunks_exact_mut(row_lines)).zip(bounds) {
                 let codes = bytemuck::cast_slice_mut(codes);
                 *bound = match base {
                     Base::Scalar => scalar::encode(&head, row, &mut weights, codes),
@@ -142,7 +146,6 @@ impl Screen {
                     Base::Avx2(avx2) => avx2::encode(avx2, &head, row, &mut weights, codes),
                 };
             }
-            progress(range.len());
         });
         let norm = bounds.iter().map(|bound| f64::from(bound.norm)).fold(0.0, f64::max);
         if bounds.iter().any(|bound| !bound.norm.is_finite()) {
@@ -163,8 +166,8 @@ impl Screen {
 
     /// The `k` highest products of `head`, which the screen was made of, with `x` (cols), in the order of
     /// [`Product::by_rank`], into `top`. Returns how many rows were computed exactly; `None`, with `top` empty, where
-    /// the bounds are of no use and the whole of `head` has to be multiplied: for most of its rows, for values that
-    /// are not finite or may overflow.
+    /// the bounds are of no use and the whole of `head` has to be multiplied: for too large a `k`, for too many rows
+    /// that are nearly as high, for values that are not finite or may overflow.
     ///
     /// # Panics
     /// If `head` or `x` has another shape.
@@ -172,9 +175,7 @@ impl Screen {
         assert_eq!((head.rows, head.cols), (self.bounds.len(), self.cols), "Screen::top: the shape of the head");
         assert_eq!(x.len(), self.cols, "Screen::top: columns of the head and of the token");
         top.clear();
-        // The k-th highest of the best rows of the chunks stands in for the k-th highest of all: with four times as
-        // many chunks it is not far below.
-        if k == 0 || k > (self.chunks.len() / 4).max(1) {
+        if k == 0 || k > (self.bounds.len() / MIN_ROWS_PER_TOP).max(1) {
             return None;
         }
         self.query.set(cpu.isa(), x)?;

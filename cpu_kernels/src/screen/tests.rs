@@ -39,7 +39,7 @@ fn check(what: &str, ty: DenseType, cols: usize, weights: &[f32], x: &[f32], k: 
     let head = DenseView::new(weights.len() / cols, cols, &bytes, ty).unwrap();
     let mut exact = None;
     for cpu in cpus() {
-        let mut screen = Screen::new(&cpu, head, &|_| {}).expect("a finite head");
+        let mut screen = Screen::new(&cpu, head).expect("a finite head");
         let mut top = vec![Product { row: 7, value: 7.0 }];
         exact = screen.top(&cpu, head, x, k, &mut top);
         let expected = if exact.is_some() { by_sorting(&cpu, head, x, k) } else { Vec::new() };
@@ -61,9 +61,9 @@ fn the_copy_is_the_same_on_every_variant_and_off_by_no_more_than_it_says() {
             weights[2 * cols] = 6e4;
             let bytes = bytes_of(ty, cols, &weights);
             let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
-            let reference = Screen::new(&Cpu::new(Isa::Scalar, 1), head, &|_| {}).unwrap();
+            let reference = Screen::new(&Cpu::new(Isa::Scalar, 1), head).unwrap();
             for cpu in cpus() {
-                let screen = Screen::new(&cpu, head, &|_| {}).unwrap();
+                let screen = Screen::new(&cpu, head).unwrap();
                 assert_eq!(screen.bounds, reference.bounds, "{cpu:?}");
                 let codes: [&[u8]; 2] = [&screen.codes, &reference.codes].map(|codes| bytemuck::cast_slice(codes));
                 assert!(codes[0] == codes[1], "{cpu:?}");
@@ -124,15 +124,13 @@ fn sums_are_those_of_the_reference() {
 fn the_top_of_random_heads_is_that_of_a_sort() {
     let mut rng = Rng::new(43);
     for ty in [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0] {
-        for (rows, cols) in [(3000, 256), (4133, 320), (2816, 1024)] {
-            for k in [1, 2, 10] {
-                let weights = rng.floats(rows * cols);
-                let mut x = rng.floats(cols);
-                // A few columns stand out, as in trained models.
-                x[3] *= 40.0;
-                let exact = check("random", ty, cols, &weights, &x, k);
-                assert!(exact.is_some_and(|exact| (k..rows / 4).contains(&exact)), "{ty:?}, {rows} x {cols}: {exact:?}");
-            }
+        for (rows, cols, k) in [(3000, 256, 1), (4133, 320, 4), (2816, 1024, 2), (10_240, 256, 10)] {
+            let weights = rng.floats(rows * cols);
+            let mut x = rng.floats(cols);
+            // A few columns stand out, as in trained models.
+            x[3] *= 40.0;
+            let exact = check("random", ty, cols, &weights, &x, k);
+            assert!(exact.is_some_and(|exact| (k..rows / 4).contains(&exact)), "{ty:?}, {rows} x {cols}: {exact:?}");
         }
     }
 }
@@ -141,7 +139,7 @@ fn the_top_of_random_heads_is_that_of_a_sort() {
 #[test]
 fn near_ties_are_decided_as_the_full_product_decides_them() {
     let mut rng = Rng::new(44);
-    let (rows, cols) = (3000, 512);
+    let (rows, cols) = (4100, 512);
     let x = rng.floats(cols);
     let mut weights = rng.floats(rows * cols);
     // Rows along x, as high as they get; f16 first, so that neighbours are an ulp of f16 away.
@@ -157,7 +155,7 @@ fn near_ties_are_decided_as_the_full_product_decides_them() {
         let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
         let cpu = Cpu::new(Isa::detect(), 2);
         let mut top = Vec::new();
-        Screen::new(&cpu, head, &|_| {}).unwrap().top(&cpu, head, &x, 3, &mut top).unwrap();
+        Screen::new(&cpu, head).unwrap().top(&cpu, head, &x, 3, &mut top).unwrap();
         assert_eq!(top.iter().map(|product| product.row).collect::<Vec<_>>(), [17, 63, 64]);
     }
     for round in 0..50 {
@@ -175,7 +173,7 @@ fn near_ties_are_decided_as_the_full_product_decides_them() {
 #[test]
 fn norms_that_differ_by_millions_and_zeros() {
     let mut rng = Rng::new(45);
-    let (rows, cols) = (2000, 256);
+    let (rows, cols) = (2100, 256);
     let mut weights = rng.floats(rows * cols);
     for row in (0..rows).step_by(97) {
         weights[row * cols..][..cols].iter_mut().for_each(|w| *w *= 1e4);
@@ -184,7 +182,7 @@ fn norms_that_differ_by_millions_and_zeros() {
         weights[row * cols..][..cols].fill(0.0);
     }
     let x = rng.floats(cols);
-    for k in [1, 5] {
+    for k in [1, 2] {
         assert!(check("norms", DenseType::F32, cols, &weights, &x, k).is_some());
         assert!(check("norms", DenseType::F16, cols, &weights, &x, k).is_some());
     }
@@ -208,13 +206,13 @@ fn what_bounds_say_nothing_about_is_left_to_the_full_product() {
         with_bad[500 * cols + 3] = bad;
         let bytes = bytes_of(DenseType::F32, cols, &with_bad);
         let head = DenseView::new(rows, cols, &bytes, DenseType::F32).unwrap();
-        assert!(Screen::new(&cpu, head, &|_| {}).is_none(), "{bad}");
+        assert!(Screen::new(&cpu, head).is_none(), "{bad}");
     }
     let huge: Vec<f32> = weights.iter().map(|w| w * 1e30).collect();
     let large_x: Vec<f32> = rng.floats(cols).iter().map(|x| x * 1e9).collect();
     assert_eq!(check("overflow", DenseType::F32, cols, &huge, &large_x, 1), None);
     assert_eq!(check("zeros", DenseType::F32, cols, &weights, &vec![0.0; cols], 1), None);
-    assert_eq!(check("too many", DenseType::F32, cols, &weights, &rng.floats(cols), 200), None);
+    assert_eq!(check("too many", DenseType::F32, cols, &weights, &rng.floats(cols), 2), None);
     let equal: Vec<f32> = weights[..cols].repeat(rows);
     assert_eq!(check("all rows equal", DenseType::F32, cols, &equal, &rng.floats(cols), 1), None);
 }

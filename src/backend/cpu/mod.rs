@@ -57,7 +57,7 @@ impl Backend for CpuBackend {
         for layer in segment.layers.clone() {
             progress(model.weights.blocks[layer].ternary_bytes() as u64);
         }
-        self.segments.push(CpuSegment::new(model, segment, sizes));
+        self.segments.push(CpuSegment::new(&self.cpu, model, segment, sizes));
         Ok(SegmentId(self.segments.len() - 1))
     }
 

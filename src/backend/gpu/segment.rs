@@ -215,6 +215,7 @@ impl Loaded {
         self.check_input(activations, &positions)?;
         if self.segment.head {
             activations.logits.clear();
+            activations.candidates.top.clear();
         }
         let mut hidden = std::mem::take(&mut activations.hidden);
         let dim = self.model.config.dim;
@@ -234,9 +235,9 @@ impl Loaded {
             let last = chunk.end == positions.len();
             let rows = match wanted {
                 _ if !self.segment.head => 0..0,
-                Wanted::Last if last => tokens - 1..tokens,
+                Wanted::Last | Wanted::Top(_) if last => tokens - 1..tokens,
                 Wanted::All => 0..tokens,
-                Wanted::Last | Wanted::Nothing => 0..0,
+                Wanted::Last | Wanted::Top(_) | Wanted::Nothing => 0..0,
             };
             let output = &mut hidden[if self.segment.head { 0..0 } else { chunk.start * dim..chunk.end * dim }];
             self.step(gpu, positions.start + done, tokens, rows, output, &mut activations.logits)?;

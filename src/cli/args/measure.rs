@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs,
-    engine::{BackendChoice, CacheType, MAX_CONTEXT},
+    engine::{BackendChoice, CacheType, HeadScreen, MAX_CONTEXT},
 };
 
 #[derive(Args, Debug)]
@@ -91,6 +91,10 @@ pub struct BenchArgs {
     /// Type of the value cache [llama.cpp: -ctv]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
+
+    /// Whether answers find the highest logit by a copy of the output head in 6 bits, instead of computing all logits
+    #[arg(long, value_enum, default_value = "auto")]
+    pub head_screen: HeadScreen,
 
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "md")]

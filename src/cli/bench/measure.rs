@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
+use bitnet_cpu_kernels::{Cpu, Isa, ceiling, screen::Screen};
 
 use super::{super::interrupt, Test};
-use crate::{error::Result, generate::Session, model::Model};
+use crate::{backend::Wanted, error::Result, generate::Session, model::Model};
 
 /// What a test took, repetition by repetition.
 #[derive(Debug)]
@@ -17,8 +17,10 @@ pub struct Samples {
     pub times: Vec<Duration>,
     /// Of each step of a [`Test::Generate`], of all repetitions.
     pub steps: Vec<Duration>,
-    /// Bytes of weights and cache that a decode step reads at half the test's length.
+    /// Bytes of weights and cache that a decode step read at half the test's length.
     pub bytes_per_token: u64,
+    /// Rows of the head that a step multiplied exactly, on average; 0 where the backend does not tell.
+    pub head_rows: f64,
     /// Ternary multiply-adds of a token.
     pub multiply_adds_per_token: u64,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
@@ -39,48 +41,72 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
     let mut samples = Samples {
         times: Vec::with_capacity(repetitions),
         steps: Vec::with_capacity(repetitions * test.tokens()),
-        bytes_per_token: bytes_per_token(session, model, test),
+        bytes_per_token: 0,
+        head_rows: 0.0,
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
         logits_hash: 0,
     };
     once(session, model, test, &mut Vec::new())?;
+    let mut head_rows = 0;
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
         }
         let start = Instant::now();
-        once(session, model, test, &mut samples.steps)?;
+        head_rows += once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
-    samples.logits_hash = hash(session.logits_mut());
+    samples.head_rows = head_rows as f64 / (samples.times.len() * heads(test)).max(1) as f64;
+    samples.bytes_per_token = bytes_per_token(session, model, test, samples.head_rows);
+    samples.logits_hash = hash(session.all_logits()?);
     Ok(samples)
 }
 
-fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
+/// Steps of a test that run the head.
+fn heads(test: Test) -> usize {
+    match test {
+        Test::Prompt(_) => 1,
+        Test::Generate(n) => n,
+    }
+}
+
+/// Runs `test` from an empty context; returns the rows of the head that were multiplied exactly.
+fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
     // Any ids do; these are spread over the vocabulary.
     let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
+    // What greedy sampling asks for.
+    let wanted = if session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
     session.truncate(0);
+    let mut head_rows = 0;
     match test {
         Test::Prompt(n) => {
             let ids: Vec<u32> = (0..n).map(id).collect();
-            session.prefill(&ids)?;
+            session.prefill_while(&ids, wanted, || true)?;
+            head_rows += session.head_rows();
         }
         Test::Generate(n) => {
             for i in 0..n {
                 let start = Instant::now();
-                session.step(id(i))?;
+                session.step_for(id(i), wanted)?;
                 steps.push(start.elapsed());
+                head_rows += session.head_rows();
             }
         }
     }
-    Ok(())
+    Ok(head_rows)
 }
 
-fn bytes_per_token(session: &Session, model: &Model, test: Test) -> u64 {
+fn bytes_per_token(session: &Session, model: &Model, test: Test, head_rows: f64) -> u64 {
     let ternary: usize = model.weights.blocks.iter().map(|block| block.ternary_bytes()).sum();
     let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
     let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
-    (ternary + model.weights.head().data.len()) as u64 + cache
+    let head = model.weights.head();
+    let head_bytes = if session.sizes().head_screen && head_rows < head.rows as f64 {
+        Screen::bytes(head.rows, head.cols) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
+    } else {
+        head.data.len()
+    };
+    (ternary + head_bytes) as u64 + cache
 }
 
 /// FNV-1a over the bits.

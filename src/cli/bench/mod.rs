@@ -107,5 +107,6 @@ fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: 
         batch_size: args.batch_size,
         cache_type_k: args.cache_type_k,
         cache_type_v: args.cache_type_v,
+        head_screen: args.head_screen,
     }
 }

@@ -143,6 +143,7 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "p95_ms": quantile_ms(row, 0.95),
         "p99_ms": quantile_ms(row, 0.99),
         "bytes_per_token": row.samples.bytes_per_token,
+        "head_rows_exact": row.samples.head_rows,
         "multiply_adds_per_token": row.samples.multiply_adds_per_token,
         "read_ceiling_bytes_per_s": row.ceilings.map(|c| c.read_bytes_per_s),
         "multiply_add_ceiling_per_s": row.ceilings.map(|c| c.multiply_adds_per_s),
