@@ -176,7 +176,7 @@ fn answers(
 ) -> Result<()> {
     let session = |kind, model: &Arc<Model>, backend: Box<dyn Backend>| {
         let whole = Segment { backend: kind, ..segment(0..model.config.layers, true, true) };
-        Session::load(model, &Plan { segments: vec![whole], sizes }, vec![(kind, backend)], &mut |_| {})
+        Session::load(model, &Plan { segments: vec![whole], prefill: None, sizes }, vec![(kind, backend)], &mut |_| {})
     };
     let mut cpu = session(BackendKind::Cpu, subject.cpu, Box::new(CpuBackend::new(Isa::detect(), threads)))?;
     let mut other = session(BackendKind::Gpu, subject.gpu, Box::new(GpuBackend::on(Arc::clone(gpu))))?;

@@ -2,7 +2,7 @@
 
 mod cli_support;
 
-use cli_support::run;
+use cli_support::{run, run_on_gpu};
 use serde_json::Value;
 
 #[test]
@@ -47,4 +47,47 @@ fn jsonl_is_one_object_a_line() {
     let done = run(&["bench", "-p", "2", "-n", "1", "-t", "1", "-r", "1", "--backend", "cpu", "-o", "jsonl"]);
     let rows: Vec<Value> = done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2);
+}
+
+/// The counts of a decode step must be those of its kernels, and nothing may be created after loading.
+#[test]
+fn a_profile_accounts_for_every_dispatch() {
+    let args = ["bench", "-p", "70", "-n", "6", "-r", "2", "--backend", "gpu", "--profile", "-o", "json"];
+    let Some(done) = run_on_gpu(&args) else { return };
+    let rows: Value = serde_json::from_str(&done.stdout).unwrap();
+    let [prompt, decode] = &rows.as_array().unwrap()[..] else { panic!("{done:?}") };
+    for (row, tokens) in [(prompt, 70), (decode, 6)] {
+        let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field}: {row}"));
+        assert_eq!(number("objects_created_per_token"), 0.0);
+        assert!(number("record_us_per_token") > 0.0);
+        let kernels = row["kernels"].as_array().unwrap();
+        let sum = |field: &str| kernels.iter().map(|k| k[field].as_f64().unwrap()).sum::<f64>();
+        let dispatches = number("dispatches_per_token") * f64::from(tokens);
+        assert!((sum("calls") - dispatches).abs() < 1e-6, "{} calls, {dispatches} dispatches", sum("calls"));
+        assert!((sum("share") - 1.0).abs() < 1e-9, "{row}");
+        assert!(sum("us") > 0.0 && kernels.iter().all(|k| k["us"].as_f64().unwrap() > 0.0), "{row}");
+        // Weights are read once a call: the codes of four layers, 2 bits each, for every step of one chunk.
+        let bytes_of = |start: &str| -> u64 {
+            let of = kernels.iter().filter(|k| k["name"].as_str().unwrap().starts_with(start));
+            of.map(|k| k["bytes"].as_u64().unwrap()).sum()
+        };
+        let steps = if tokens == 6 { 6 } else { 1 };
+        assert_eq!(bytes_of("ternary_"), 3_145_728 / 4 * steps, "{row}");
+        assert!(bytes_of("head") > 0 && bytes_of("attention") > 0 && bytes_of("rms_norm") == 0, "{row}");
+    }
+    assert!(decode["readback_bytes_per_token"].as_f64() >= Some(4.0), "{decode}");
+
+    let Some(done) = run_on_gpu(&["bench", "-p", "0", "-n", "2", "-r", "1", "--backend", "gpu", "--profile"]) else {
+        return;
+    };
+    assert!(done.stdout.contains("tg2: for each token ") && done.stdout.contains("| attention_decode"), "{done:?}");
+}
+
+#[test]
+fn without_a_gpu_its_fields_are_empty() {
+    let done =
+        run(&["bench", "-p", "2", "-n", "0", "-r", "1", "-t", "1", "--backend", "cpu", "--profile", "-o", "jsonl"]);
+    let row = done.json();
+    assert!(row["dispatches_per_token"].is_null() && row["kernels"].is_null(), "{row}");
+    assert!(done.stderr.contains("no kernels are timed for pp2"), "{done:?}");
 }

@@ -141,6 +141,40 @@ fn a_seed_makes_the_text_repeatable() {
 }
 
 #[test]
+fn sampling_flags_change_the_text_and_bad_values_are_named() {
+    let ids = |more: &[&str]| {
+        let args = ["run", "-p", "Once upon a time", "-n", "16", "--json", "--backend", "cpu", "-s", "3"];
+        run(&[&args, more].concat()).json()["tokens"].clone()
+    };
+    let plain = ids(&[]);
+    for flags in [&["--typical", "0.2"][..], &["--mirostat", "2", "--mirostat-ent", "8"], &["--typical-p=0.2"]] {
+        assert_ne!(ids(flags), plain, "{flags:?}");
+    }
+    assert_eq!(ids(&["--typical", "1", "--mirostat", "0"]), plain);
+    // A bias decides the first token; a ban takes it away.
+    assert_eq!(ids(&["-l", "700+100"])[0], 700);
+    let first = plain[0].as_u64().unwrap();
+    assert_ne!(ids(&["--logit-bias", &format!("{first}-inf")])[0], first);
+
+    let named = [
+        (["--top-p", "-0.5"], "--top-p must be between 0 and 1, not -0.5"),
+        (["--min-p", "NaN"], "--min-p must be between 0 and 1, not NaN"),
+        (["--repeat-penalty", "-1"], "--repeat-penalty must be above 0, not -1"),
+        (["--frequency-penalty", "inf"], "--frequency-penalty must be a finite number, not inf"),
+        (["--typical", "-1"], "--typical must be between 0 and 1, not -1"),
+        (["--mirostat-ent", "-2"], "--mirostat-ent must be 0 or more, not -2"),
+        (["--mirostat-lr", "1.5"], "--mirostat-lr must be between 0 and 1, not 1.5"),
+        (["--logit-bias", "999999+1"], "--logit-bias is for a token below"),
+    ];
+    for (flags, expected) in named {
+        let finished = run(&["run", "-p", "Hi", "--backend", "cpu", "--mirostat", "2", flags[0], flags[1]]);
+        assert!(finished.one_line_error(2).contains(expected), "{finished:?}");
+    }
+    let one = run(&["run", "-p", "Hi", "--mirostat", "1"]);
+    assert!(one.code == Some(2) && one.stderr.contains("Mirostat 1 is not supported"), "{one:?}");
+}
+
+#[test]
 fn the_context_limits_prompt_and_answer() {
     let finished = run(&["run", "-p", "Once upon a time there was a dog", "-c", "4", "--backend", "cpu"]);
     let line = finished.one_line_error(1);
@@ -160,19 +194,37 @@ fn a_small_batch_and_one_thread_give_the_same_tokens() {
 }
 
 #[test]
-fn bench_prints_a_table_of_both_backends() {
+fn bench_prints_a_table_of_cpu_gpu_and_auto() {
     let finished = run(&["run", "--bench", "-p", "Once upon a time", "-n", "8"]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for part in ["prefill tok/s", "decode tok/s", "ms/token p50", "memory", "| CPU ("] {
+    for part in [
+        "prefill tok/s",
+        "decode tok/s",
+        "ms/token p50",
+        "memory",
+        "mJ/token",
+        "| CPU: CPU (",
+        "| auto: CPU (",
+        "auto:\n  CPU",
+    ] {
         assert!(finished.stdout.contains(part), "no {part:?} in {}", finished.stdout);
     }
-    let both = finished.stdout.contains("| GPU (") && finished.stdout.contains("tokens: equal");
+    let both = finished.stdout.contains("| GPU: GPU (")
+        && finished.stdout.contains("tokens: equal on the CPU and GPU (8 of 8)");
     let alone = finished.stdout.contains("GPU: no usable GPU adapter");
     assert!(both || alone, "{}", finished.stdout);
     assert!(!(alone && env::var_os("BITNET_REQUIRE_GPU").is_some()), "{}", finished.stdout);
 
-    let json = run(&["run", "--bench", "-p", "Once upon a time", "-n", "8", "--json"]).json();
-    assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+    assert!(finished.stdout.contains("decode, tok/s\n  CPU "), "{}", finished.stdout);
+
+    let dir = tempfile::tempdir().unwrap();
+    let plot = dir.path().join("rates.svg");
+    let plotted = ["run", "--bench", "-p", "Once upon a time", "-n", "8", "--json", "--plot", plot.to_str().unwrap()];
+    let json = run(&plotted).json();
+    let svg = fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("decode, tok/s") && svg.contains(">auto</text>"), "{svg}");
+    assert!(run(&plotted).one_line_error(1).contains("rates.svg"), "a file is not overwritten");
+    assert_eq!(json["runs"].as_array().unwrap().len(), 3);
     assert_eq!(json["runs"][0]["tokens"].as_array().unwrap().len(), 8);
     assert!(json["runs"][0]["memory_bytes"].as_u64().unwrap() > 1_000_000);
 }
@@ -223,6 +275,15 @@ fn every_placement_gives_the_same_tokens() {
     }
     assert_eq!(gpu.json()["tokens"], cpu["tokens"]);
     assert_eq!(gpu.json()["plan"][0]["backend"], "gpu");
+    // Drawn, too: the same seed, the same text. The logits differ in their last bits, so a draw that falls between
+    // two tokens can differ as well: at these seeds none does.
+    for sampled in [&["-s", "7"][..], &["-s", "3", "--typical", "0.5"], &["-s", "9", "--mirostat", "2"]] {
+        let ids = |backend| {
+            let args = ["run", "-p", "One day, a cat", "-n", "40", "--json", "--backend", backend];
+            run(&[&args, sampled].concat()).json()["tokens"].clone()
+        };
+        assert_eq!(ids("gpu"), ids("cpu"), "{sampled:?}");
+    }
     let both = run_with(&["-ngl", "2"]).json();
     assert_eq!(both["tokens"], cpu["tokens"]);
     let backends: Vec<_> = both["plan"].as_array().unwrap().iter().map(|s| (&s["backend"], &s["layers"])).collect();

@@ -2,10 +2,12 @@
 
 use std::{fs, ops::ControlFlow, path::Path};
 
+use bitnet_cpu_kernels::format::unpack;
 use bitnet_gpu::{
-    convert::Progress,
+    convert::{Progress, TernaryType},
     dummy::{DummyOptions, HeadType, Shape, make},
     gguf::{File, TensorType, Value},
+    model::{Linear, MatrixScales, Model},
 };
 use half::f16;
 use serde_json::json;
@@ -41,8 +43,11 @@ fn the_same_seed_gives_the_same_file_and_another_another() {
 fn every_tensor_holds_sensible_numbers() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("m.gguf");
-    for head in [HeadType::F16, HeadType::Q8_0] {
-        let shape = small(folder.path(), "LlamaForCausalLM");
+    for head in [HeadType::F16, HeadType::Q8_0, HeadType::Q6K] {
+        let mut shape = small(folder.path(), "LlamaForCausalLM");
+        if head == HeadType::Q6K {
+            (shape.model.dim, shape.model.head_dim) = (256, 64);
+        }
         let report = make(&shape, &out, &DummyOptions { head, force: true, ..Default::default() }).unwrap();
         let file = File::open(&out).unwrap();
         assert_eq!(file.metadata().get("llama.block_count"), Some(&Value::U32(2)));
@@ -50,13 +55,13 @@ fn every_tensor_holds_sensible_numbers() {
         assert_eq!(report.bytes_out, fs::metadata(&out).unwrap().len());
         for tensor in file.tensors() {
             let data = file.data(tensor);
-            let largest = (3.0_f32 / 64.0).sqrt() * 1.001;
+            let largest = (3.0 / shape.model.dim as f32).sqrt() * 1.001;
             match tensor.ty {
                 TensorType::I2_S => {
                     let (codes, trailer) = data.split_at(data.len() - 32);
                     assert!(codes.iter().all(|byte| byte & byte >> 1 & 0x55 == 0), "{}: a code 3", tensor.name);
                     let scale = f32::from_le_bytes(trailer[..4].try_into().unwrap());
-                    assert_eq!(scale, (1.5 / tensor.dims[0] as f32).sqrt(), "{}", tensor.name);
+                    assert_eq!(scale, f16::from_f32((1.5 / tensor.dims[0] as f32).sqrt()).to_f32(), "{}", tensor.name);
                 }
                 TensorType::F16 => {
                     let values = data.chunks(2).map(|raw| f16::from_le_bytes(raw.try_into().unwrap()).to_f32());
@@ -68,6 +73,18 @@ fn every_tensor_holds_sensible_numbers() {
                         let scale = f16::from_le_bytes(block[..2].try_into().unwrap()).to_f32();
                         assert!(scale > 0.0 && 127.0 * scale <= largest, "{scale}");
                     }
+                }
+                TensorType::Q6_K => {
+                    let mut counts = [0_u32; 64];
+                    for block in data.chunks(210) {
+                        let scale = f16::from_le_bytes(block[208..].try_into().unwrap()).to_f32();
+                        assert!(scale > 0.0 && block[192..208].iter().all(|&s| 32.0 * f32::from(s) * scale <= largest));
+                        for (at, low) in block[..128].iter().enumerate() {
+                            let high = block[128 + at % 32 + at / 64 * 32] >> (2 * (at / 32 % 2));
+                            counts[usize::from(low & 15 | (high & 3) << 4)] += 1;
+                        }
+                    }
+                    assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
                 }
                 TensorType::F32 => assert!(data.chunks(4).all(|raw| raw == 1.0_f32.to_le_bytes())),
                 other => panic!("{} has type {}", tensor.name, other.name()),
@@ -107,7 +124,8 @@ fn the_command_makes_a_model_that_takes_text() {
         let program = env!("CARGO_BIN_EXE_bitnet-gpu");
         std::process::Command::new(program).current_dir(folder.path()).args(args).output().unwrap()
     };
-    let made = run(&["dummy", "--config", "config.json", "--head", "q8_0", "--seed", "3", "-o", "m.gguf"]);
+    let made =
+        run(&["dummy", "--config", "config.json", "--type", "tl1", "--head", "q8_0", "--seed", "3", "-o", "m.gguf"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let answer = run(&["run", "-m", "m.gguf", "--backend", "cpu", "-p", "Hi", "-n", "8", "--temp", "0"]);
     assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
@@ -118,4 +136,56 @@ fn the_command_makes_a_model_that_takes_text() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("m.gguf exists; --force overwrites it"));
     assert_eq!(run(&["dummy", "--size", "1B", "--like", "2b-4t", "-o", "n.gguf"]).status.code(), Some(2));
     assert_eq!(run(&["dummy", "-o", "n.gguf"]).status.code(), Some(2));
+}
+
+/// A shape that every type of matrix can have.
+fn wide(folder: &Path) -> Shape {
+    let mut shape = small(folder, "BitNetForCausalLM");
+    (shape.model.dim, shape.model.head_dim, shape.model.ffn_dim) = (512, 128, 768);
+    shape
+}
+
+#[test]
+fn every_type_holds_the_same_weights() {
+    let folder = TempDir::new().unwrap();
+    let shape = wide(folder.path());
+    let mut expected: Vec<(Vec<u8>, MatrixScales)> = Vec::new();
+    let types = [
+        (TernaryType::I2S, TensorType::I2_S),
+        (TernaryType::TL1, TensorType::TL1),
+        (TernaryType::TL2, TensorType::TL2),
+        (TernaryType::TQ1_0, TensorType::TQ1_0),
+        (TernaryType::TQ2_0, TensorType::TQ2_0),
+        (TernaryType::Q2_0, TensorType::Q2_0),
+    ];
+    for (ty, tensor_type) in types {
+        let out = folder.path().join(format!("{ty:?}.gguf"));
+        make(&shape, &out, &DummyOptions { ty, seed: 3, ..Default::default() }).unwrap();
+        let count = File::open(&out).unwrap().tensors().iter().filter(|tensor| tensor.ty == tensor_type).count();
+        assert_eq!(count, 14, "{ty:?}");
+        let model = Model::open(&out).unwrap();
+        let matrices = model.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
+        let found: Vec<_> = matrices.map(|m| (unpack(m.layout, m.rows, m.cols, &m.codes), m.scales.clone())).collect();
+        if ty == TernaryType::I2S {
+            assert!(found[0].0 != found[7].0, "layers differ");
+            expected = found;
+        } else {
+            assert!(found == expected, "{ty:?}");
+        }
+    }
+}
+
+#[test]
+fn a_type_that_a_shape_cannot_have_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let shape = small(folder.path(), "BitNetForCausalLM");
+    for (ty, part) in [
+        (TernaryType::TL2, "tensor blk.0.attn_q.weight is not supported: TL2 needs multiples of 32 rows"),
+        (TernaryType::TQ1_0, "tensor blk.0.attn_q.weight: expected columns to be a multiple of 256 for TQ1_0"),
+    ] {
+        let options = DummyOptions { ty, ..Default::default() };
+        let error = make(&shape, &folder.path().join("m.gguf"), &options).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

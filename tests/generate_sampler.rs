@@ -2,7 +2,8 @@
 
 use bitnet_gpu::{
     Error,
-    generate::{SampleOptions, Sampler, uniform},
+    backend::{Candidates, Rest, Scored, Wanted},
+    generate::{Mirostat, SampleOptions, Sampler, uniform},
 };
 
 /// All stages off, temperature 1.
@@ -17,6 +18,10 @@ fn sampler(options: SampleOptions) -> Sampler {
 /// Probabilities 1/8, 1/2, 1/8, 1/4 as logits; the shift must not matter.
 fn eighths() -> Vec<f32> {
     [0.125f32, 0.5, 0.125, 0.25].map(|p| p.ln() + 3.0).to_vec()
+}
+
+fn mirostat(entropy: f32, learning_rate: f32) -> SampleOptions {
+    SampleOptions { mirostat: Some(Mirostat { entropy, learning_rate }), ..plain() }
 }
 
 /// Draws often and compares the frequencies with `expected`, within 5 standard deviations; an id of
@@ -54,6 +59,22 @@ fn each_stage_gives_the_hand_worked_distribution() {
         (SampleOptions { min_p: 0.4, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
         (SampleOptions { min_p: 0.2, ..plain() }, [0.125, 0.5, 0.125, 0.25]),
         (SampleOptions { min_p: 1.0, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
+        // The entropy is 1.75 bits, the surprises 3, 1, 3 and 2: nearest are id 3, id 1, id 0, id 2.
+        (SampleOptions { typical_p: 0.2, ..plain() }, [0.0, 0.0, 0.0, 1.0]),
+        (SampleOptions { typical_p: 0.3, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
+        (SampleOptions { typical_p: 0.8, ..plain() }, [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        // A bound of twice the target: 2.5 bits, then 0.5; with p^2 at temperature 1/2, 3 bits.
+        (mirostat(1.25, 0.0), [0.0, 2.0 * third, 0.0, third]),
+        (mirostat(0.25, 0.0), [0.0, 1.0, 0.0, 0.0]),
+        (SampleOptions { temperature: 0.5, ..mirostat(1.5, 0.0) }, [0.0, 0.8, 0.0, 0.2]),
+        // Nothing else cuts beside it.
+        (
+            SampleOptions { top_k: 1, top_p: 0.1, min_p: 1.0, typical_p: 0.1, ..mirostat(1.25, 0.0) },
+            [0.0, 2.0 * third, 0.0, third],
+        ),
+        // 1/2 and e^ln(2)/4 are equal; a banned id is gone.
+        (SampleOptions { logit_bias: vec![(3, 2f32.ln())], ..plain() }, [0.1, 0.4, 0.1, 0.4]),
+        (SampleOptions { logit_bias: vec![(1, f32::NEG_INFINITY)], ..plain() }, [0.25, 0.0, 0.25, 0.5]),
     ];
     for (options, expected) in cases {
         assert_distribution(options, &eighths(), &expected);
@@ -64,6 +85,10 @@ fn each_stage_gives_the_hand_worked_distribution() {
 fn the_stages_run_in_the_order_of_llama_cpp() {
     // top-k before top-p: of 2/3 and 1/3 the first is enough for 0.6; of 1/2 and 1/4 it is not.
     assert_distribution(SampleOptions { top_k: 2, top_p: 0.6, ..plain() }, &eighths(), &[0.0, 1.0, 0.0, 0.0]);
+    // top-k before typical-p: of 2/3 and 1/3 the first is nearer to the entropy.
+    assert_distribution(SampleOptions { top_k: 2, typical_p: 0.5, ..plain() }, &eighths(), &[0.0, 1.0, 0.0, 0.0]);
+    // typical-p before top-p, which alone would keep id 1.
+    assert_distribution(SampleOptions { typical_p: 0.2, top_p: 0.45, ..plain() }, &eighths(), &[0.0, 0.0, 0.0, 1.0]);
     // min-p before temperature: at temperature 1/2 the second id would be at 1/4 of the first.
     let options = SampleOptions { min_p: 0.4, temperature: 0.5, ..plain() };
     assert_distribution(options, &eighths(), &[0.0, 0.8, 0.0, 0.2]);
@@ -92,7 +117,11 @@ fn penalties_change_the_logits_as_computed_by_hand() {
     let presence = SampleOptions { presence_penalty: 0.25, ..off.clone() };
     assert_eq!(after(presence, &[0, 0, 1]), [1.75, -2.25, 1.0, 0.5]);
     let all = SampleOptions { repeat_penalty: 2.0, frequency_penalty: 0.5, presence_penalty: 0.25, ..off };
-    assert_eq!(after(all, &[0, 0, 1]), [-0.25, -4.75, 1.0, 0.5]);
+    assert_eq!(after(all.clone(), &[0, 0, 1]), [-0.25, -4.75, 1.0, 0.5]);
+
+    // The bias comes before the penalties, and counts for ids outside the window as well.
+    let bias = SampleOptions { logit_bias: vec![(3, 1.5), (0, -3.0), (0, 0.5), (99, 1.0)], ..all.clone() };
+    assert_eq!(after(bias, &[0, 0, 1]), [-2.25, -4.75, 1.0, 2.0]);
 
     // The window: the last two, none, everything. An id outside the vocabulary is ignored.
     let last_two = SampleOptions { repeat_last_n: Some(2), ..repeat.clone() };
@@ -201,9 +230,20 @@ fn bad_options_are_usage_errors() {
         SampleOptions { repeat_penalty: f32::INFINITY, ..plain() },
         SampleOptions { frequency_penalty: f32::NAN, ..plain() },
         SampleOptions { presence_penalty: f32::INFINITY, ..plain() },
+        SampleOptions { typical_p: -1.0, ..plain() },
+        SampleOptions { logit_bias: vec![(1, f32::INFINITY)], ..plain() },
+        SampleOptions { logit_bias: vec![(1, f32::NAN)], ..plain() },
+        mirostat(-1.0, 0.1),
+        mirostat(f32::NAN, 0.1),
+        mirostat(5.0, 1.5),
     ];
-    for options in bad {
-        assert!(matches!(Sampler::new(options.clone(), 16), Err(Error::Usage(_))), "{options:?}");
+    let flags = "temp top-p top-p min-p repeat-penalty repeat-penalty frequency-penalty presence-penalty typical \
+                 logit-bias logit-bias mirostat-ent mirostat-ent mirostat-lr";
+    assert_eq!(bad.len(), flags.split_whitespace().count());
+    for (options, flag) in bad.into_iter().zip(flags.split_whitespace()) {
+        let error = Sampler::new(options, 16).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)));
+        assert!(error.to_string().starts_with(&format!("--{flag} ")), "{error}");
     }
 }
 
@@ -297,4 +337,141 @@ fn top_k_of_everything_is_top_k_off() {
             |top_k| sampler(SampleOptions { top_k, top_p: 0.9, ..plain() }).sample(&mut logits.clone(), position);
         assert_eq!(draw(0).unwrap(), draw(3000).unwrap());
     }
+}
+
+/// Against the formulas of the paper written out: every probability, a full sort, in f64.
+#[test]
+fn mirostat_moves_its_bound_by_the_surprise_of_each_id() {
+    for (entropy, rate, temperature) in [(3.0, 0.1, 1.0), (1.0, 0.9, 0.7), (6.0, 0.3, 1.5)] {
+        let mut sampler = sampler(SampleOptions { temperature, ..mirostat(entropy, rate) });
+        let mut bound = f64::from(2.0 * entropy);
+        for position in 0..200 {
+            let logits: Vec<f32> = (0..300).map(|i| uniform(position, i) * 12.0).collect();
+            let weights = logits.iter().map(|&l| (f64::from(l) / f64::from(temperature)).exp());
+            let mut ranked: Vec<(f64, u32)> = weights.zip(0..).collect();
+            ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let sum: f64 = ranked.iter().map(|c| c.0).sum();
+            let kept = ranked.iter().take_while(|c| -(c.0 / sum).log2() <= bound).count().max(1);
+            let sum: f64 = ranked[..kept].iter().map(|c| c.0).sum();
+            let target = f64::from(uniform(11, position)) * sum;
+            let mut reached = 0.0;
+            let expected = ranked[..kept].iter().find(|c| {
+                reached += c.0;
+                reached > target
+            });
+            let &(weight, id) = expected.unwrap();
+            assert_eq!(sampler.sample(&mut logits.clone(), position as usize).unwrap(), id, "position {position}");
+            bound -= f64::from(rate) * (-(weight / sum).log2() - f64::from(entropy));
+        }
+        // A new answer begins with the first bound.
+        let first = |sampler: &mut Sampler| -> Vec<u32> {
+            sampler.reset(&[]);
+            (0..50)
+                .map(|p| sampler.sample(&mut (0..300).map(|i| uniform(p, i)).collect::<Vec<_>>(), 0).unwrap())
+                .collect()
+        };
+        assert_eq!(first(&mut sampler), first(&mut sampler));
+    }
+}
+
+/// The highest `n`, as a backend would hand them over.
+fn highest(logits: &[f32], n: usize, summed: bool) -> Candidates {
+    let mut top: Vec<Scored> = logits.iter().zip(0..).map(|(&logit, id)| Scored { id, logit }).collect();
+    top.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+    let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+    let rest = match (n >= top.len(), summed) {
+        (true, _) => Rest::None,
+        (false, false) => Rest::Lower,
+        (false, true) => Rest::Summed { log_sum_exp: sum.ln() as f32 },
+    };
+    top.truncate(n);
+    Candidates { top, rest }
+}
+
+/// From the highest logits the same id as from all of them, wherever the sampler asks for no more.
+#[test]
+fn candidates_give_the_same_draw_as_all_logits() {
+    let penalties = SampleOptions { repeat_penalty: 1.5, frequency_penalty: 0.5, repeat_last_n: Some(8), ..plain() };
+    let cases = [
+        plain(),
+        SampleOptions::greedy(),
+        SampleOptions { temperature: 0.0, ..penalties.clone() },
+        SampleOptions { temperature: 0.0, logit_bias: vec![(3, -4.0), (5, f32::NEG_INFINITY)], ..plain() },
+        SampleOptions { top_k: 40, seed: Some(4), ..SampleOptions::default() },
+        SampleOptions { top_k: 40, top_p: 0.8, typical_p: 0.9, ..penalties.clone() },
+        SampleOptions { top_k: 20, logit_bias: vec![(0, -1.0), (1, -2.0), (2, -1.0)], ..penalties },
+        SampleOptions { top_p: 0.5, ..plain() },
+        SampleOptions { top_k: 1000, ..plain() },
+        SampleOptions { logit_bias: vec![(3, 4.0)], top_k: 4, ..plain() },
+        SampleOptions { presence_penalty: -2.0, top_k: 4, ..plain() },
+        mirostat(2.0, 0.1),
+    ];
+    for options in cases {
+        for levels in [8.0, 1e6] {
+            let (mut whole, mut part) = (sampler(options.clone()), sampler(options.clone()));
+            if options.top_k > 0 {
+                whole.ban(&[7, 9]);
+                part.ban(&[7, 9]);
+            }
+            let mut answered = [0; 3];
+            for position in 0..200 {
+                let logits: Vec<f32> =
+                    (0..700).map(|i| (uniform(position, i) * levels).floor() / levels * 12.0).collect();
+                let expected = whole.sample(&mut logits.clone(), position as usize).unwrap();
+                let asked = match part.wanted() {
+                    Wanted::Top(n) => n,
+                    _ => 64,
+                };
+                for (at, (n, summed)) in [(asked, true), (3, false), (1000, false)].into_iter().enumerate() {
+                    // A draw of Mirostat changes the sampler.
+                    let mut copy = part.clone();
+                    if let Some(id) = copy.sample_top(&highest(&logits, n, summed), position as usize).unwrap() {
+                        assert_eq!(id, expected, "top {n} at {position}: {options:?}");
+                        answered[at] += 1;
+                    }
+                }
+                whole.accept(expected);
+                part.accept(expected);
+            }
+            // What it asked for was enough, but for cuts of top-p at the very border.
+            let asks = matches!(part.wanted(), Wanted::Top(_));
+            if asks {
+                assert!(
+                    answered[0] >= if options.top_k == 0 && options.temperature > 0.0 { 190 } else { 200 },
+                    "{options:?}"
+                );
+            }
+            assert_eq!(answered[2], if options.mirostat.is_some() { 0 } else { 200 }, "{options:?}");
+        }
+    }
+}
+
+#[test]
+fn candidates_that_are_not_enough_are_no_answer() {
+    let three =
+        |rest| Candidates { top: [(4, 3.0), (2, 2.0), (9, 1.0)].map(|(id, logit)| Scored { id, logit }).into(), rest };
+    let draw = |options: SampleOptions, rest| sampler(options).sample_top(&three(rest), 0).unwrap();
+    // Of all ids, and of four.
+    assert_eq!(draw(plain(), Rest::Lower), None);
+    assert_eq!(draw(SampleOptions { top_k: 4, ..plain() }, Rest::Lower), None);
+    assert!(draw(SampleOptions { top_k: 3, ..plain() }, Rest::Lower).is_some());
+    assert!(draw(SampleOptions { top_k: 4, ..plain() }, Rest::None).is_some());
+    // The best one, lowered to where another may lie; to a place before the last; and to the last one's.
+    let lowered =
+        |by: f32| SampleOptions { temperature: 0.0, logit_bias: vec![(4, -by), (2, -by), (9, -by)], ..plain() };
+    assert_eq!(draw(lowered(5.0), Rest::Lower), None);
+    assert_eq!(draw(lowered(1.5), Rest::Lower), Some(4));
+    assert_eq!(draw(lowered(2.0), Rest::Lower), None);
+    // An id that is not here may have been raised.
+    let raised = SampleOptions { temperature: 0.0, logit_bias: vec![(77, 5.0)], ..plain() };
+    assert_eq!(draw(raised.clone(), Rest::Lower), None);
+    assert_eq!(sampler(raised).wanted(), Wanted::Last);
+    assert_eq!(sampler(SampleOptions::greedy()).wanted(), Wanted::Top(1));
+    assert_eq!(sampler(SampleOptions { top_k: 40, ..plain() }).wanted(), Wanted::Top(40));
+    assert_eq!(sampler(plain()).wanted(), Wanted::Last);
+
+    assert!(sampler(plain()).sample_top(&Candidates::default(), 0).is_err());
+    let nan = Candidates { top: vec![Scored { id: 5, logit: f32::NAN }], rest: Rest::Lower };
+    let error = sampler(SampleOptions::greedy()).sample_top(&nan, 0).unwrap_err().to_string();
+    assert!(error.contains("token 5 "), "{error}");
 }

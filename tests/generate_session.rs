@@ -14,7 +14,7 @@ use std::{
 use bitnet_cpu_kernels::format::DenseType;
 use bitnet_gpu::{
     Error, Result,
-    backend::{Activations, Backend, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     bytes::Bytes,
     generate::{Answer, AnswerOptions, Event, Finish, NoText, SampleOptions, Sampler, Session, Stats, TextDecoder},
     model::{Activation, Config, DenseMatrix, Family, Model, Rope, RopeStyle, Weights},
@@ -72,9 +72,29 @@ impl Backend for Fake {
         assert!(positions.start <= cache.len(), "a gap in the cache: {} < {}", cache.len(), positions.start);
         cache.truncate(positions.start);
         cache.extend(&x.hidden);
-        if segment.head && wanted == Wanted::Last {
+        if segment.head && matches!(wanted, Wanted::Last | Wanted::Top(_)) {
             let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
             x.logits = (self.script)(&ids);
+        }
+        Ok(())
+    }
+
+    fn read_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
+        let (segment, cache) = &self.segments[id.0];
+        assert!(layer < segment.layers.len(), "layer {layer} of {:?}", segment.layers);
+        rows.k = cache[positions].to_vec();
+        Ok(())
+    }
+
+    fn write_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+        let backend = if self.name == "cpu" { "to cpu" } else { "to gpu" };
+        let (_, cache) = &mut self.segments[id.0];
+        // Every layer of a fake segment has the same cache.
+        if layer == 0 {
+            self.log.borrow_mut().push(Call { backend, positions: positions.clone(), wanted: Wanted::Nothing });
+            assert!(positions.start <= cache.len(), "a gap in the cache");
+            cache.truncate(positions.start);
+            cache.extend(&rows.k);
         }
         Ok(())
     }
@@ -114,6 +134,7 @@ fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
     };
     Plan {
         segments: vec![segment(0..3, BackendKind::Gpu, true, false), segment(3..4, BackendKind::Cpu, false, true)],
+        prefill: None,
         sizes: Sizes { context_tokens, batch_tokens, k_type: KvType::F16, v_type: KvType::F16, head_screen: false },
     }
 }
@@ -226,6 +247,41 @@ fn a_prompt_runs_in_batches_and_only_the_last_one_wants_logits() {
     let logits = session.step(11).unwrap().to_vec();
     assert_eq!(log.take(), both(8..9, Wanted::Last));
     assert_eq!(logits, one_hot((36 + 11) % END));
+}
+
+#[test]
+fn each_phase_has_its_own_segments_and_the_cache_follows() {
+    let log = Log::default();
+    let fake = |name| -> Box<dyn Backend> {
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing) })
+    };
+    let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
+    let segment = |backend| Segment { layers: 0..4, backend, embed: true, head: true, reason: String::new() };
+    let plan = Plan {
+        segments: vec![segment(BackendKind::Cpu)],
+        prefill: Some(vec![segment(BackendKind::Gpu)]),
+        ..plan(100, 4)
+    };
+    let mut session = Session::load(&model(), &plan, backends, &mut |_| {}).unwrap();
+    let call = |backend, positions, wanted| Call { backend, positions, wanted };
+    let (last, nothing) = (Wanted::Last, Wanted::Nothing);
+
+    session.prefill(&[1, 2, 3, 4, 5]).unwrap();
+    assert_eq!(log.take(), [call("gpu", 0..4, nothing), call("gpu", 4..5, last)]);
+    // The cache moves once, with all of the prompt.
+    assert_eq!(session.step(6).unwrap(), one_hot(21 % END));
+    assert_eq!(session.step(7).unwrap(), one_hot(28 % END));
+    assert_eq!(log.take(), [call("to cpu", 0..5, nothing), call("cpu", 5..6, last), call("cpu", 6..7, last)]);
+    // The next prompt takes along only what was decoded since.
+    session.prefill(&[8, 9]).unwrap();
+    assert_eq!(log.take(), [call("to gpu", 5..7, nothing), call("gpu", 7..9, last)]);
+    // What was forgotten does not move.
+    session.truncate(4);
+    assert_eq!(session.step(1).unwrap(), one_hot(11 % END));
+    assert_eq!(log.take(), [call("cpu", 4..5, last)]);
+    session.prefill(&[2]).unwrap();
+    assert_eq!(log.take(), [call("to gpu", 4..5, nothing), call("gpu", 5..6, last)]);
+    assert_eq!(session.devices(), "gpu, then cpu");
 }
 
 #[test]
@@ -369,7 +425,7 @@ fn a_raised_flag_stops_a_long_prompt_between_batches() {
     let (mut session, log) = session(100, 2, summing);
     // Raised while the second batch is asked for.
     let mut asked = 0;
-    let complete = session.prefill_while(&[1; 9], || {
+    let complete = session.prefill_while(&[1; 9], Wanted::Last, || {
         asked += 1;
         asked < 3
     });

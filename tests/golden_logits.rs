@@ -71,7 +71,7 @@ fn plan(layers: usize, split: &[(BackendKind, usize)], sizes: Sizes) -> Plan {
         })
         .collect();
     assert_eq!(start, layers, "the split covers the model");
-    Plan { segments, sizes }
+    Plan { segments, prefill: None, sizes }
 }
 
 fn top1(logits: &[f32]) -> usize {
@@ -183,6 +183,41 @@ fn gpu_and_split_logits_match_transformers() {
             let plan = plan(layers, &split, sizes(KvType::F16));
             let mut session = Session::load(&model, &plan, backends, &mut |_| {}).unwrap();
             check(&format!("{name} {what}"), &mut session, &cases, f16_bound);
+        }
+    }
+}
+
+#[test]
+fn a_prompt_on_the_gpu_goes_on_on_the_cpu() {
+    // Keys and values move between the backends, back and forth, and nothing else may change.
+    for kv in [KvType::F16, KvType::F32] {
+        let Some((_scratch, model, cases)) = converted("bitnet-a") else { return };
+        let layers = model.config.layers;
+        let one = [(BackendKind::Cpu, 1)];
+        let on = |backend| [&one[..], &[(backend, layers - 1)]].concat();
+        let decode = plan(layers, &on(BackendKind::Cpu), sizes(kv));
+        let prefill = plan(layers, &on(BackendKind::Gpu), sizes(kv)).segments;
+        let Some(gpu) = gpu_common::open_backend(Tuning::default()) else { return };
+        let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
+        let phases = Plan { prefill: Some(prefill), ..decode.clone() };
+        let mut session = Session::load(&model, &phases, backends, &mut |_| {}).unwrap();
+        let mut reference = Session::load(&model, &decode, vec![cpu(Isa::detect())], &mut |_| {}).unwrap();
+        for case in &cases {
+            session.truncate(0);
+            reference.truncate(0);
+            let (prompt, rest) = case.ids.split_at(case.ids.len() / 2);
+            let (first, second) = rest.split_at(rest.len() / 2);
+            for (tokens, whole) in [(prompt, true), (first, false), (second, true)] {
+                for ids in tokens.chunks(if whole { tokens.len().max(1) } else { 1 }) {
+                    let step = |session: &mut Session| match (whole, ids) {
+                        (false, &[id]) => session.step(id).unwrap().to_vec(),
+                        _ => session.prefill(ids).unwrap().to_vec(),
+                    };
+                    let (found, expected) = (step(&mut session), step(&mut reference));
+                    let error = gpu_common::relative_l2(&found, &expected);
+                    assert!(error <= 0.032, "{kv:?} cache, {} tokens: {error}", session.tokens().len());
+                }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use bitnet_gpu::{
     backend::{
         Activations, Backend, SegmentId, Wanted,
         cpu::CpuBackend,
-        gpu::{Counters, GpuBackend, Tuning},
+        gpu::{GpuBackend, Tuning},
     },
     model::{Linear, MatrixScales, Model, Norm},
     plan::{BackendKind, KvType, Segment, Sizes},
@@ -215,16 +215,6 @@ fn logits_of_many_tokens_come_in_pieces() {
     assert_close("one of all", &all[20 * spec.vocab..21 * spec.vocab], &one, spec.vocab);
 }
 
-fn difference(after: Counters, before: Counters) -> Counters {
-    Counters {
-        objects_created: after.objects_created - before.objects_created,
-        dispatches: after.dispatches - before.dispatches,
-        submits: after.submits - before.submits,
-        readback_bytes: after.readback_bytes - before.readback_bytes,
-        recording: after.recording - before.recording,
-    }
-}
-
 /// A step creates nothing, submits once, and has ten dispatches a layer.
 #[test]
 fn a_decode_step_creates_nothing() {
@@ -237,7 +227,7 @@ fn a_decode_step_creates_nothing() {
             for (at, &id) in ids.iter().enumerate() {
                 let before = gpu.backend.counters();
                 gpu.run(&[id], at, Wanted::Last).unwrap();
-                let step = difference(gpu.backend.counters(), before);
+                let step = gpu.backend.counters().since(&before);
                 assert_eq!(step.objects_created, 0, "{:?}, token {at}", spec.family);
                 assert_eq!(step.submits, 1);
                 // The embedding, ten a layer, the last norm and the head.
@@ -246,7 +236,7 @@ fn a_decode_step_creates_nothing() {
             }
             let before = gpu.backend.counters();
             gpu.run(&random_ids(&spec, 14, 70), 10, Wanted::Last).unwrap();
-            assert_eq!(difference(gpu.backend.counters(), before).objects_created, 0, "a prompt");
+            assert_eq!(gpu.backend.counters().since(&before).objects_created, 0, "a prompt");
         }
     }
 }

@@ -19,6 +19,9 @@ pub fn read(cpu: &Cpu, data: &[u8]) -> u64 {
             Base::Scalar => part.iter().map(|&byte| u64::from(byte)).sum(),
             #[cfg(target_arch = "x86_64")]
             Base::Avx2(avx2) => x86::read(avx2, part),
+            // The compiler turns the plain loop into NEON as it is.
+            #[cfg(target_arch = "aarch64")]
+            Base::Neon(_) => part.iter().map(|&byte| u64::from(byte)).sum(),
         };
         total.fetch_add(sum, Ordering::Relaxed);
     });
@@ -47,6 +50,12 @@ pub fn multiply_add(cpu: &Cpu, rounds: usize) -> u64 {
             Isa::AvxVnni(vnni) => x86::multiply_add_vnni(vnni, rounds),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni(vnni) => x86::multiply_add_512(vnni, rounds),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon(neon) => arm::multiply_add(neon, rounds),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot(neon) => arm::multiply_add_dot(neon, rounds),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm(neon) => arm::multiply_add_i8mm(neon, rounds),
         }
     });
     (rounds * VALUES) as u64
@@ -147,6 +156,82 @@ mod x86 {
             for values in black_box(&values).0.as_chunks::<768>().0 {
                 for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
                     *sum = _mm512_dpbusd_epi32(*sum, codes, wide::load_i8(values));
+                }
+            }
+        }
+        black_box(sums);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::{arch::aarch64::*, hint::black_box};
+
+    use super::{VALUES, Values};
+    use crate::{
+        arm::{dot, load_i8, matrix_product},
+        isa::{Neon, NeonDot, NeonI8mm},
+    };
+
+    pub fn multiply_add(_: Neon, rounds: usize) {
+        // SAFETY: the capability token proves the feature.
+        unsafe { multiply_add_neon(rounds) }
+    }
+
+    /// Two smlal for each 16 products; the sums wrap.
+    #[target_feature(enable = "neon")]
+    fn multiply_add_neon(rounds: usize) {
+        let values = Values([3; VALUES]);
+        let codes = black_box(vdupq_n_s8(2));
+        let mut sums = [vdupq_n_s16(0); 16];
+        for _ in 0..rounds {
+            for values in black_box(&values).0.as_chunks::<128>().0 {
+                for (sums, values) in sums.as_chunks_mut::<2>().0.iter_mut().zip(values.as_chunks().0) {
+                    let values = load_i8(values);
+                    sums[0] = vmlal_s8(sums[0], vget_low_s8(codes), vget_low_s8(values));
+                    sums[1] = vmlal_high_s8(sums[1], codes, values);
+                }
+            }
+        }
+        black_box(sums);
+    }
+
+    pub fn multiply_add_dot(_: NeonDot, rounds: usize) {
+        // SAFETY: the capability token proves the feature.
+        unsafe { multiply_add_neondot(rounds) }
+    }
+
+    /// sdot for each 16 products.
+    #[target_feature(enable = "neon,dotprod")]
+    fn multiply_add_neondot(rounds: usize) {
+        let values = Values([3; VALUES]);
+        let codes = black_box(vdupq_n_s8(2));
+        let mut sums = [vdupq_n_s32(0); 16];
+        for _ in 0..rounds {
+            for values in black_box(&values).0.as_chunks::<256>().0 {
+                for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
+                    *sum = dot(*sum, codes, load_i8(values));
+                }
+            }
+        }
+        black_box(sums);
+    }
+
+    pub fn multiply_add_i8mm(_: NeonI8mm, rounds: usize) {
+        // SAFETY: the capability token proves the features.
+        unsafe { multiply_add_neoni8mm(rounds) }
+    }
+
+    /// smmla for each 32 products: each value meets the codes of two rows.
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn multiply_add_neoni8mm(rounds: usize) {
+        let values = Values([3; VALUES]);
+        let codes = black_box(vdupq_n_s8(2));
+        let mut sums = [vdupq_n_s32(0); 16];
+        for _ in 0..rounds.div_ceil(2) {
+            for values in black_box(&values).0.as_chunks::<256>().0 {
+                for (sum, values) in sums.iter_mut().zip(values.as_chunks().0) {
+                    *sum = matrix_product(*sum, codes, load_i8(values));
                 }
             }
         }

@@ -51,6 +51,43 @@ impl Avx512Vnni {
     }
 }
 
+/// Proof that the processor has NEON, as every aarch64 target of this program has.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neon(());
+
+/// Proof that the processor has NEON and the dot product of bytes (Arm Cortex-A55 2018 and later, all Apple M).
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeonDot(Neon);
+
+#[cfg(target_arch = "aarch64")]
+impl NeonDot {
+    /// Asks the processor.
+    pub fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(Neon(())))
+    }
+}
+
+/// Proof that the processor has products of small matrices of bytes (Armv8.6: Neoverse V1 and N2, Apple M2 and later),
+/// and what [`NeonDot`] proves.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeonI8mm(NeonDot);
+
+#[cfg(target_arch = "aarch64")]
+impl NeonI8mm {
+    /// Asks the processor.
+    pub fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("i8mm").then(NeonDot::detect).flatten().map(Self)
+    }
+
+    /// What it proves besides.
+    pub fn dot(self) -> NeonDot {
+        self.0
+    }
+}
+
 /// The variant that the kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -65,6 +102,15 @@ pub enum Isa {
     /// 512-bit vectors, and the same instruction.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512Vnni),
+    /// 128-bit vectors.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    /// 128-bit vectors, and one instruction for four products and their sum.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(NeonDot),
+    /// 128-bit vectors, and one instruction for 32 products and their sums.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(NeonI8mm),
 }
 
 /// The variants that have every operation; the others have their own kernels only where it pays.
@@ -75,6 +121,9 @@ pub enum Base {
     /// 256-bit vectors.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    /// 128-bit vectors.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Isa {
@@ -85,12 +134,19 @@ impl Isa {
 
     /// All that run here, slowest first.
     pub fn available() -> Vec<Self> {
+        #[allow(unused_mut, reason = "other processors have only the reference")]
         let mut found = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
         {
             found.extend(Avx2::detect().map(Self::Avx2));
             found.extend(AvxVnni::detect().map(Self::AvxVnni));
             found.extend(Avx512Vnni::detect().map(Self::Avx512Vnni));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            found.push(Self::Neon(Neon(())));
+            found.extend(NeonDot::detect().map(Self::NeonDot));
+            found.extend(NeonI8mm::detect().map(Self::NeonI8mm));
         }
         found
     }
@@ -104,6 +160,12 @@ impl Isa {
         "avxvnni",
         #[cfg(target_arch = "x86_64")]
         "avx512vnni",
+        #[cfg(target_arch = "aarch64")]
+        "neon",
+        #[cfg(target_arch = "aarch64")]
+        "neondot",
+        #[cfg(target_arch = "aarch64")]
+        "neoni8mm",
     ];
 
     /// The name that [`Isa::by_name`] takes.
@@ -116,6 +178,12 @@ impl Isa {
             Self::AvxVnni(_) => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni(_) => "avx512vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot(_) => "neondot",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm(_) => "neoni8mm",
         }
     }
 
@@ -125,6 +193,10 @@ impl Isa {
             Self::Scalar => Base::Scalar,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(avx2) | Self::AvxVnni(AvxVnni(avx2)) | Self::Avx512Vnni(Avx512Vnni(avx2)) => Base::Avx2(avx2),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(neon) | Self::NeonDot(NeonDot(neon)) | Self::NeonI8mm(NeonI8mm(NeonDot(neon))) => {
+                Base::Neon(neon)
+            }
         }
     }
 

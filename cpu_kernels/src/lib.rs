@@ -40,6 +40,9 @@ pub mod ceiling;
 
 pub mod testing;
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
+
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

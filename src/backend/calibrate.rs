@@ -1,63 +1,155 @@
-//! A first measured cost: a few real decode steps through one and through several layers.
+//! What steps cost on a backend: a few real ones through one and through several layers.
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Activations, Backend, Wanted};
+use super::{Activations, Backend, CacheRows, SegmentId, Wanted, energy};
 use crate::{
     error::Result,
     model::Model,
-    plan::{BackendKind, Segment, Sizes, StepCost},
+    plan::{BackendCost, BackendKind, Segment, Sizes, StepCost},
 };
 
 /// Steps before timing starts: drivers compile shaders at the first dispatch.
 const WARM_UP_STEPS: usize = 2;
-/// Timed steps; the median counts.
-const TIMED_STEPS: usize = 7;
+/// Timed decode steps; the median counts.
+const DECODE_STEPS: usize = 7;
+/// Timed batches of a prompt, likewise; they take longer and vary less.
+const PREFILL_STEPS: usize = 3;
+/// Tokens of such a batch: enough that weights are read once for many, and a fraction of a second on any machine.
+pub const BATCH_TOKENS: usize = 64;
 /// Layers of the longer run. The difference to a run of one layer is free of the cost of a step itself
 /// (submission, synchronisation), which on a GPU can exceed that of a layer.
 const LAYERS: usize = 4;
 
-/// Milliseconds of a decode step through `backend`, split into a fixed part and a part per layer.
+/// What `backend` needs for a decode step and for a batch of [`BATCH_TOKENS`].
 ///
 /// The backend keeps the layers it was measured with: pass one that is dropped afterwards.
-pub fn decode_cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<StepCost> {
+pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<BackendCost> {
     let many = LAYERS.min(model.config.layers);
-    let one_ms = step_ms(backend, model, sizes, 1)?;
-    if many == 1 {
-        return Ok(StepCost { fixed_ms: 0.0, layer_ms: one_ms });
-    }
-    let many_ms = step_ms(backend, model, sizes, many)?;
-    // Noise can make the longer run the faster one: a layer then counts as its share of that run.
-    let layer_ms = match (many_ms - one_ms) / (many - 1) as f64 {
-        difference if difference > 0.0 => difference,
-        _ => many_ms / many as f64,
+    let mut measure = |layers| -> Result<Steps> {
+        let mut loaded = Loaded::new(backend, model, sizes, layers)?;
+        let (decode_ms, millijoules) = loaded.step_ms(backend, 1, DECODE_STEPS)?;
+        let (prefill_ms, _) = loaded.step_ms(backend, BATCH_TOKENS, PREFILL_STEPS)?;
+        Ok(Steps { decode_ms, prefill_ms, millijoules })
     };
-    Ok(StepCost { fixed_ms: (one_ms - layer_ms).max(0.0), layer_ms })
+    let one = measure(1)?;
+    let several = if many == 1 { None } else { Some(measure(many)?) };
+    let split = |of: &dyn Fn(&Steps) -> f64| split_cost(of(&one), several.as_ref().map(|steps| (many, of(steps))));
+    let mut decode = split(&|steps| steps.decode_ms);
+    let prefill = split(&|steps| steps.prefill_ms);
+    // The head is read once a token, as a layer is, and both are bound by reading: loading it only to measure it would
+    // take longer than what it decides.
+    let layer_bytes = model.weights.blocks.first().map_or(1, |block| block.ternary_bytes().max(1));
+    decode.head_ms = decode.layer_ms * model.weights.head().data.len() as f64 / layer_bytes as f64;
+    let prefill = StepCost { head_ms: decode.head_ms, ..prefill };
+    let joules = several.as_ref().and_then(|several| several.millijoules).zip(one.millijoules);
+    let layer_mj = joules.map(|(several, one)| (several - one) / (many - 1) as f64).filter(|&mj| mj > 0.0);
+    Ok(BackendCost { decode, prefill, layer_mj })
 }
 
-/// Median milliseconds of one token through the first `layers` layers.
-fn step_ms(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes, layers: usize) -> Result<f64> {
-    let segment = Segment {
-        layers: 0..layers,
-        // Not read by the backend: it is the one that was passed.
-        backend: BackendKind::Cpu,
-        embed: false,
-        head: false,
-        reason: "measurement".into(),
-    };
-    let sizes = Sizes { context_tokens: WARM_UP_STEPS + TIMED_STEPS, batch_tokens: 1, ..*sizes };
-    let id = backend.load(model, &segment, &sizes, &mut |_| {})?;
-    let mut activations = Activations::default();
-    let mut times_ms = Vec::with_capacity(TIMED_STEPS);
-    for position in 0..WARM_UP_STEPS + TIMED_STEPS {
-        activations.hidden.clear();
-        activations.hidden.extend((0..model.config.dim).map(|i| ((i * 37 + position) % 17) as f32 / 8.0 - 1.0));
+/// Milliseconds for the keys and values of one token and one layer from `from` to `to`.
+pub fn move_ms(from: &mut dyn Backend, to: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<f64> {
+    let mut source = Loaded::new(from, model, sizes, 1)?;
+    let target = Loaded::new(to, model, sizes, 1)?;
+    source.step(from, 0, BATCH_TOKENS)?;
+    let mut rows = CacheRows::default();
+    let mut times_ms = Vec::with_capacity(PREFILL_STEPS);
+    for step in 0..=PREFILL_STEPS {
         let start = Instant::now();
-        backend.run(id, &mut activations, position..position + 1, Wanted::Nothing)?;
-        if position >= WARM_UP_STEPS {
+        from.read_cache(source.id, 0, 0..BATCH_TOKENS, &mut rows)?;
+        to.write_cache(target.id, 0, 0..BATCH_TOKENS, &rows)?;
+        if step > 0 {
             times_ms.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    times_ms.sort_by(f64::total_cmp);
-    Ok(times_ms[TIMED_STEPS / 2])
+    Ok(median(times_ms) / BATCH_TOKENS as f64)
+}
+
+/// Medians of a number of layers.
+struct Steps {
+    decode_ms: f64,
+    prefill_ms: f64,
+    millijoules: Option<f64>,
+}
+
+/// The part of a step and the part of a layer, from a step through one layer and one through several.
+fn split_cost(one_ms: f64, several: Option<(usize, f64)>) -> StepCost {
+    let Some((layers, several_ms)) = several else {
+        return StepCost { layer_ms: one_ms, ..StepCost::default() };
+    };
+    // Noise can make the longer run the faster one: a layer then counts as its share of that run.
+    let layer_ms = match (several_ms - one_ms) / (layers - 1) as f64 {
+        difference if difference > 0.0 => difference,
+        _ => several_ms / layers as f64,
+    };
+    StepCost { fixed_ms: (one_ms - layer_ms).max(0.0), layer_ms, head_ms: 0.0 }
+}
+
+/// The first layers of the model, to be run with made-up hidden states.
+struct Loaded {
+    id: SegmentId,
+    dim: usize,
+    activations: Activations,
+}
+
+impl Loaded {
+    fn new(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes, layers: usize) -> Result<Self> {
+        let segment = Segment {
+            layers: 0..layers,
+            // Not read by the backend: it is the one that was passed.
+            backend: BackendKind::Cpu,
+            embed: false,
+            head: false,
+            reason: "measurement".into(),
+        };
+        let sizes = Sizes { context_tokens: BATCH_TOKENS, batch_tokens: BATCH_TOKENS, ..*sizes };
+        let id = backend.load(model, &segment, &sizes, &mut |_| {})?;
+        Ok(Self { id, dim: model.config.dim, activations: Activations::default() })
+    }
+
+    fn step(&mut self, backend: &mut dyn Backend, start: usize, tokens: usize) -> Result<()> {
+        let noise = |i: usize| ((i * 37 + start) % 17) as f32 / 8.0 - 1.0;
+        self.activations.hidden.clear();
+        self.activations.hidden.extend((0..tokens * self.dim).map(noise));
+        backend.run(self.id, &mut self.activations, start..start + tokens, Wanted::Nothing)
+    }
+
+    /// Median milliseconds of a step of `tokens`, and the mean energy of one where the machine tells.
+    fn step_ms(&mut self, backend: &mut dyn Backend, tokens: usize, steps: usize) -> Result<(f64, Option<f64>)> {
+        let mut times_ms = Vec::with_capacity(steps);
+        let mut before = None;
+        for step in 0..WARM_UP_STEPS + steps {
+            if step == WARM_UP_STEPS {
+                before = energy::Package::read();
+            }
+            let position = if tokens == 1 { step } else { 0 };
+            let start = Instant::now();
+            self.step(backend, position, tokens)?;
+            if step >= WARM_UP_STEPS {
+                times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        let millijoules = before.and_then(|before| before.millijoules_since()).map(|mj| mj / steps as f64);
+        Ok((median(times_ms), millijoules))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_a_layer_is_free_of_the_step() {
+        let cost = split_cost(5.0, Some((4, 11.0)));
+        assert_eq!(cost, StepCost { fixed_ms: 3.0, layer_ms: 2.0, head_ms: 0.0 });
+        let one_layer = split_cost(5.0, None);
+        assert_eq!(one_layer, StepCost { fixed_ms: 0.0, layer_ms: 5.0, head_ms: 0.0 });
+        let noisy = split_cost(5.0, Some((4, 4.0)));
+        assert_eq!(noisy, StepCost { fixed_ms: 4.0, layer_ms: 1.0, head_ms: 0.0 });
+    }
 }

@@ -6,10 +6,11 @@
 pub mod calibrate;
 mod candidates;
 pub mod cpu;
+pub mod energy;
 pub mod gpu;
 mod known_product;
 
-use std::{ops::Range, sync::Arc};
+use std::{any::Any, ops::Range, sync::Arc};
 
 pub use candidates::{Candidates, Rest, Scored};
 
@@ -49,12 +50,23 @@ pub struct Activations {
     pub head_rows: usize,
 }
 
+/// Keys and values of one layer at some positions, on their way from one backend's cache to another's.
+#[derive(Debug, Default)]
+pub struct CacheRows {
+    /// (positions, kv_heads, head_dim); f32 holds every type of cache exactly.
+    pub k: Vec<f32>,
+    /// Likewise.
+    pub v: Vec<f32>,
+}
+
 /// Names a loaded segment of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentId(pub usize);
 
 /// Runs consecutive layers of a model and holds their KV cache.
-pub trait Backend {
+///
+/// `Any`, so that `bench` can ask a GPU for what only a GPU can tell.
+pub trait Backend: Any {
     /// A name for summaries: "CPU (avx2, 2 threads)", "GPU (AMD Radeon 780M, Vulkan)".
     fn name(&self) -> &str;
 
@@ -79,5 +91,24 @@ pub trait Backend {
         activations: &mut Activations,
         positions: Range<usize>,
         wanted: Wanted,
+    ) -> Result<()>;
+
+    /// Replaces `rows` by the keys and values that `layer` (counted from the first of the segment) has cached at
+    /// `positions`.
+    fn read_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()>;
+
+    /// Caches `rows` at `positions` as if they had been computed there. Positions before must be cached already.
+    fn write_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &CacheRows,
     ) -> Result<()>;
 }

@@ -1,13 +1,15 @@
-//! `run --bench`: the same prompt on the CPU and on the GPU, in one table.
+//! `run --bench`: the same prompt on the CPU, on the GPU and as `auto` decides, in one table.
 
 use serde_json::{Value as Json, json};
 
 use super::{
-    engine::segments_json,
+    chart::{self, Bar, Chart},
+    engine::{segment_line, segments_json},
     format, interrupt, output,
     run::{Answered, Job, answer, timings_json},
 };
 use crate::{
+    backend::energy,
     error::{Error, Result},
     generate::{AnswerOptions, Sampler},
     plan::{Demand, Request, Sizes},
@@ -30,20 +32,25 @@ struct Run {
     devices: String,
     plan: Vec<Json>,
     memory_bytes: u64,
+    /// Of the processor's package, prompt and answer together; `None` where the machine does not tell.
+    millijoules: Option<f64>,
+    /// The segments with their reasons, a line each.
+    placement: String,
     answered: Answered,
 }
 
 pub fn run(job: &Job<'_>) -> Result<()> {
     let args = job.args;
+    chart::check_free(args.plot.as_deref())?;
     let sizes = job.engine.sizes(&args.engine)?;
     let on_gpu = match args.engine.request() {
         Request::GpuLayers(n) => Request::GpuLayers(n),
         Request::Auto | Request::Cpu | Request::Gpu => Request::Gpu,
     };
-    let mut options = args.sample.options(DEFAULT_TEMPERATURE);
+    let mut options = args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?;
     options.seed = Some(Sampler::new(options.clone(), sizes.context_tokens)?.seed());
     let mut rows = Vec::new();
-    for (backend, request) in [("CPU", Request::Cpu), ("GPU", on_gpu)] {
+    for (backend, request) in [("CPU", Request::Cpu), ("GPU", on_gpu), ("auto", Request::Auto)] {
         let sampler = Sampler::new(options.clone(), sizes.context_tokens)?;
         let outcome = measure(job, request, sizes, sampler);
         match outcome {
@@ -55,7 +62,22 @@ pub fn run(job: &Job<'_>) -> Result<()> {
             break;
         }
     }
+    if let Some(path) = &args.plot {
+        chart::save(path, &charts(&rows))?;
+    }
     if args.json { output::print_json(&to_json(job, &rows)) } else { output::print(&to_text(job, &rows, sizes)) }
+}
+
+/// The rates of the rows that ran.
+fn charts(rows: &[Row]) -> [Chart; 2] {
+    let bars = |rate: &dyn Fn(&Run) -> Option<f64>| {
+        let ran = rows.iter().filter_map(|row| Some((row.backend, row.outcome.as_ref().ok()?)));
+        ran.map(|(label, run)| Bar { label: label.to_owned(), value: rate(run).unwrap_or(0.0) }).collect()
+    };
+    [
+        Chart { title: "prefill, tok/s".into(), bars: bars(&|run| run.answered.stats.prefill_rate()) },
+        Chart { title: "decode, tok/s".into(), bars: bars(&|run| run.answered.stats.decode_rate()) },
+    ]
 }
 
 fn measure(job: &Job<'_>, request: Request, sizes: Sizes, mut sampler: Sampler) -> Result<Run> {
@@ -64,21 +86,26 @@ fn measure(job: &Job<'_>, request: Request, sizes: Sizes, mut sampler: Sampler) 
     let options = |max_tokens| AnswerOptions { max_tokens, ..job.options.clone() };
     answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
     session.truncate(0);
+    let before = energy::Package::read();
     let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options(max_tokens), |_| Ok(()))?;
+    let millijoules = before.and_then(|before| before.millijoules_since());
     let demand = Demand::of(&job.engine.model, &sizes);
     let segments = || session.segments();
     Ok(Run {
         devices: segments().map(|(_, device)| device).collect::<Vec<_>>().join(" + "),
         plan: segments_json(segments()),
         memory_bytes: segments().map(|(segment, _)| demand.bytes_of(segment)).sum(),
+        millijoules,
+        placement: segments().map(|(s, device)| format!("  {}\n", segment_line(s, device))).collect(),
         answered,
     })
 }
 
-/// How the second row's tokens compare with the first's.
-fn agreement(rows: &[Row]) -> Option<Agreement> {
-    let [Row { outcome: Ok(first), .. }, Row { outcome: Ok(second), .. }] = rows else { return None };
-    Some(compare(&first.answered.ids, &second.answered.ids))
+/// How the tokens of the later rows compare with those of the first, the CPU's.
+fn agreements(rows: &[Row]) -> Vec<(&'static str, Agreement)> {
+    let mut ran = rows.iter().filter_map(|row| Some((row.backend, &row.outcome.as_ref().ok()?.answered.ids)));
+    let Some((_, first)) = ran.next() else { return Vec::new() };
+    ran.map(|(backend, ids)| (backend, compare(first, ids))).collect()
 }
 
 #[derive(Debug, PartialEq)]
@@ -95,8 +122,16 @@ fn compare(first: &[u32], second: &[u32]) -> Agreement {
     }
 }
 
+/// Of all tokens that were computed.
+fn millijoules_per_token(run: &Run) -> Option<f64> {
+    let stats = &run.answered.stats;
+    let tokens = stats.prompt_tokens - stats.reused_tokens + stats.latencies.len();
+    run.millijoules.map(|mj| mj / tokens.max(1) as f64)
+}
+
 fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
-    let heading = ["backend", "prefill tok/s", "decode tok/s", "ms/token p50", "ms/token p95", "tokens", "memory"];
+    let heading =
+        ["backend", "prefill tok/s", "decode tok/s", "ms/token p50", "ms/token p95", "tokens", "memory", "mJ/token"];
     let mut table = vec![heading.map(String::from).to_vec()];
     let mut absent = String::new();
     for row in rows {
@@ -107,32 +142,36 @@ fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
                     stats.latency_quantile(q).map_or_else(|| "-".into(), |t| format!("{:.2}", format::milliseconds(t)))
                 };
                 table.push(vec![
-                    run.devices.clone(),
+                    format!("{}: {}", row.backend, run.devices),
                     format::rate(stats.prefill_rate()),
                     format::rate(stats.decode_rate()),
                     ms(0.5),
                     ms(0.95),
                     stats.generated_tokens.to_string(),
                     format::bytes(run.memory_bytes),
+                    millijoules_per_token(run).map_or_else(|| "-".into(), |mj| format!("{mj:.1}")),
                 ]);
             }
             Err(reason) => absent += &format!("{}: {reason}\n", row.backend),
         }
     }
-    let verdict = match agreement(rows) {
-        None => String::new(),
-        Some(Agreement::Equal(count)) => format!("tokens: equal ({count} of {count})\n"),
-        Some(Agreement::Differs { at, first, second }) => {
-            let token = |id: Option<u32>| id.map_or_else(|| "the end".into(), |id| format!("id {id}"));
-            format!(
-                "tokens: equal up to token {at}, then {} on the CPU and {} on the GPU\n",
-                token(first),
-                token(second)
-            )
-        }
-    };
+    let mut verdict = String::new();
+    for (backend, agreement) in agreements(rows) {
+        verdict += &match agreement {
+            Agreement::Equal(count) => format!("tokens: equal on the CPU and {backend} ({count} of {count})\n"),
+            Agreement::Differs { at, first, second } => {
+                let token = |id: Option<u32>| id.map_or_else(|| "the end".into(), |id| format!("id {id}"));
+                let (first, second) = (token(first), token(second));
+                format!("tokens: equal up to token {at}, then {first} on the CPU and {second} with {backend}\n")
+            }
+        };
+    }
+    if let Some(Row { outcome: Ok(auto), .. }) = rows.iter().find(|row| row.backend == "auto") {
+        verdict += &format!("auto:\n{}", auto.placement);
+    }
+    let charts: String = charts(rows).iter().map(Chart::to_text).collect();
     format!(
-        "{}, {} of prompt, context {}; memory: weights, cache and buffers, computed\n{}{absent}{verdict}",
+        "{}, {} of prompt, context {}; memory: weights, cache and buffers, computed\n{}{absent}{verdict}{charts}",
         job.source.name,
         format::count(job.prompt.len(), "token"),
         sizes.context_tokens,
@@ -150,6 +189,7 @@ fn to_json(job: &Job<'_>, rows: &[Row]) -> Json {
                 "device": run.devices,
                 "plan": run.plan,
                 "memory_bytes": run.memory_bytes,
+                "millijoules_per_token": millijoules_per_token(run),
                 "tokens": run.answered.ids,
                 "text": run.answered.text,
                 "finish": run.answered.finish.name(),
@@ -157,15 +197,20 @@ fn to_json(job: &Job<'_>, rows: &[Row]) -> Json {
             }),
         })
         .collect();
+    let agreements = agreements(rows);
+    let differences = agreements.iter().filter_map(|(_, agreement)| match agreement {
+        Agreement::Equal(_) => None,
+        Agreement::Differs { at, .. } => Some(*at),
+    });
+    let first_difference = differences.min();
+    // Nothing can be said of one row.
+    let tokens_equal = (!agreements.is_empty()).then_some(first_difference.is_none());
     json!({
         "model": job.source.name,
         "prompt_tokens": job.prompt.len(),
         "runs": runs,
-        "tokens_equal": agreement(rows).map(|a| matches!(a, Agreement::Equal(_))),
-        "first_difference": agreement(rows).and_then(|a| match a {
-            Agreement::Equal(_) => None,
-            Agreement::Differs { at, .. } => Some(at),
-        }),
+        "tokens_equal": tokens_equal,
+        "first_difference": first_difference,
     })
 }
 

@@ -52,8 +52,13 @@ pub fn dummy(args: &DummyArgs) -> Result<()> {
         _ => return Err(Error::Usage("a shape is needed: --size, --like or --config".into())),
     };
     with_progress(args.json, |progress| {
-        let options =
-            DummyOptions { seed: args.seed, head: args.head.into(), force: args.force, progress: Some(progress) };
+        let options = DummyOptions {
+            seed: args.seed,
+            ty: args.ty.into(),
+            head: args.head.into(),
+            force: args.force,
+            progress: Some(progress),
+        };
         dummy::make(&shape, &args.output, &options)
     })
 }

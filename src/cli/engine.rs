@@ -17,16 +17,20 @@ use crate::{
         gpu::{GpuBackend, OpenOptions},
     },
     bytes::Bytes,
+    cache_dir::Cache,
     error::{Error, Result},
     generate::Session,
     gguf::File,
     model::Model,
-    plan::{self, BackendKind, Demand, GpuFacts, Measured, Plan, Request, Segment, Sizes},
+    plan::{self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, Sizes, Workload},
     tokenizer::Tokenizer,
 };
 
 /// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
 const DEFAULT_CONTEXT_TOKENS: usize = 4096;
+
+/// The area of the user's cache that holds measured costs.
+const CALIBRATION: &str = "calibration";
 
 /// Weights below this load too fast for a progress bar to be read.
 const PROGRESS_FROM_BYTES: u64 = 256 << 20;
@@ -86,9 +90,12 @@ pub struct Engine {
     pub model: Arc<Model>,
 }
 
-/// A plan, and the GPU it needs.
+/// A plan, what it was made from, and the GPU it needs.
 pub struct Placement {
     pub plan: Plan,
+    pub gpu_facts: Option<GpuFacts>,
+    /// Where `auto` had to compare.
+    pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
 }
 
@@ -154,17 +161,17 @@ impl Engine {
 
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
-        let demand = Demand::of(&self.model, &sizes);
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            let plan = plan::schedule(request, &demand, sizes, Err("not looked for"), None)?;
-            return Ok(Placement { plan, gpu: None });
+            let plan = self.plan(args, request, sizes, Err("not looked for"), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None });
         }
         let opened = open_gpu(request).and_then(|gpu| {
-            let measured = if request == Request::Auto { Some(self.measure(args, &gpu, &sizes)?) } else { None };
-            Ok((gpu, measured))
+            let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
+            let costs = if measured { Some(self.costs(args, &gpu, &sizes)?) } else { None };
+            Ok((gpu, costs))
         });
-        let (gpu, measured, reason) = match opened {
-            Ok((gpu, measured)) => (Some(gpu), measured, String::new()),
+        let (gpu, costs, reason) = match opened {
+            Ok((gpu, costs)) => (Some(gpu), costs, String::new()),
             Err(Error::NoAdapter { reason }) => (None, None, reason),
             // A driver that fails at the first touch is as good as none.
             Err(error) if request == Request::Auto => (None, None, error.to_string()),
@@ -173,25 +180,80 @@ impl Engine {
         let facts = gpu
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
-        let plan = plan::schedule(request, &demand, sizes, facts.as_ref().ok_or(&reason), measured)?;
-        if request != Request::Auto && !runs_on(&plan, BackendKind::Gpu) {
+        let plan = self.plan(args, request, sizes, facts.as_ref().ok_or(reason.as_str()), costs.as_ref())?;
+        if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu })
     }
 
-    /// On backends of its own, as a backend keeps the layers it was measured with.
-    fn measure(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Measured> {
-        let cpu = calibrate::decode_cost(&mut cpu_backend(args), &self.model, sizes)?;
-        let gpu = calibrate::decode_cost(&mut GpuBackend::on(Arc::clone(gpu.gpu())), &self.model, sizes)?;
-        Ok(Measured { cpu, gpu })
+    fn plan(
+        &self,
+        args: &EngineArgs,
+        request: Request,
+        sizes: Sizes,
+        gpu: Result<&GpuFacts, &str>,
+        costs: Option<&Costs>,
+    ) -> Result<Plan> {
+        plan::schedule(&Question {
+            request,
+            prefer: args.prefer.into(),
+            demand: &Demand::of(&self.model, &sizes),
+            sizes,
+            gpu,
+            costs,
+            workload: Workload::default(),
+        })
+    }
+
+    /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
+    /// and shape of model.
+    fn costs(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Costs> {
+        let mut cpu_backend = cpu_backend(args);
+        let cache = Cache::of_user();
+        let key = self.costs_key(&cpu_backend, gpu, sizes);
+        if let Some(costs) = cache.get(CALIBRATION, &key) {
+            return Ok(costs);
+        }
+        let mut gpu_backend = GpuBackend::on(Arc::clone(gpu.gpu()));
+        let costs = Costs {
+            cpu: calibrate::cost(&mut cpu_backend, &self.model, sizes)?,
+            gpu: calibrate::cost(&mut gpu_backend, &self.model, sizes)?,
+            batch_tokens: calibrate::BATCH_TOKENS,
+            move_ms: calibrate::move_ms(&mut gpu_backend, &mut cpu_backend, &self.model, sizes)?,
+        };
+        cache.put(CALIBRATION, &key, &costs);
+        Ok(costs)
+    }
+
+    /// Everything that the costs depend on.
+    fn costs_key(&self, cpu: &CpuBackend, gpu: &GpuBackend, sizes: &Sizes) -> String {
+        let (config, weights) = (&self.model.config, &self.model.weights);
+        format!(
+            "{} {} | {} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, cache {:?} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            machine::processor().unwrap_or_default(),
+            cpu.name(),
+            gpu.gpu().caps(),
+            gpu.gpu().caps().driver,
+            config.layers,
+            weights.blocks.first().map_or(0, |block| block.ternary_bytes()),
+            config.dim,
+            config.ffn_dim,
+            config.heads,
+            config.kv_heads,
+            config.head_dim,
+            weights.head().data.len(),
+            sizes.k_type,
+            sizes.v_type
+        )
     }
 
     /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
     pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
         let placement = self.place(args, request, sizes)?;
-        let may_fall_back = request == Request::Auto && runs_on(&placement.plan, BackendKind::Gpu);
+        let may_fall_back = request == Request::Auto && placement.plan.runs_on(BackendKind::Gpu);
         match self.session(args, placement) {
             // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
             // itself comes up again on the CPU.
@@ -204,12 +266,12 @@ impl Engine {
     }
 
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
-        let Placement { plan, gpu } = placement;
+        let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
-        if runs_on(&plan, BackendKind::Cpu) {
+        if plan.runs_on(BackendKind::Cpu) {
             backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
         }
-        if let Some(gpu) = gpu.filter(|_| runs_on(&plan, BackendKind::Gpu)) {
+        if let Some(gpu) = gpu.filter(|_| plan.runs_on(BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
         let demand = Demand::of(&self.model, &plan.sizes);
@@ -218,10 +280,6 @@ impl Engine {
         bar.finish_and_clear();
         session
     }
-}
-
-fn runs_on(plan: &Plan, backend: BackendKind) -> bool {
-    plan.segments.iter().any(|segment| segment.backend == backend)
 }
 
 /// On standard error, and only where that is a terminal.

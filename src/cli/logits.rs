@@ -50,5 +50,5 @@ fn in_vocabulary(id: i64, vocab: usize) -> Result<u32> {
     u32::try_from(id)
         .ok()
         .filter(|&id| (id as usize) < vocab)
-        .ok_or_else(|| Error::malformed(format!("token id {id}"), format!("0 to {}", vocab - 1), id))
+        .ok_or_else(|| Error::malformed("token id", format!("0 to {}", vocab - 1), id))
 }

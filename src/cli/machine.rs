@@ -22,6 +22,13 @@ pub fn system_version() -> Option<String> {
     Some(fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim().to_owned())
 }
 
+/// The processor's name.
+pub fn processor() -> Option<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 fn kib_in(file: &str, field: &str) -> Option<u64> {
     kib(&fs::read_to_string(file).ok()?, field)
 }

@@ -9,6 +9,8 @@ mod argv;
 
 mod bench;
 
+mod chart;
+
 mod chat;
 
 mod compare;

@@ -9,6 +9,7 @@ use super::{
     format, input, interrupt, output, usage,
 };
 use crate::{
+    backend::Wanted,
     error::{Error, Result},
     generate::{Answer, AnswerOptions, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
@@ -145,12 +146,14 @@ pub fn answer(
 
 fn generate(job: &Job<'_>) -> Result<()> {
     let args = job.args;
-    let sizes = job.engine.sizes(&args.engine)?;
+    let mut sizes = job.engine.sizes(&args.engine)?;
     // Said before minutes are spent on loading.
     if job.prompt.len() > sizes.context_tokens {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
     }
-    let mut sampler = Sampler::new(args.sample.options(DEFAULT_TEMPERATURE), sizes.context_tokens)?;
+    let mut sampler =
+        Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
+    sizes.head_screen &= matches!(sampler.wanted(), Wanted::Top(_));
     let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
@@ -181,6 +184,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "context_tokens": session.context_tokens(),
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }
 
@@ -205,6 +209,9 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         String::new()
     };
     output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name, session.context_tokens()));
+    for (segment, device) in session.prefill_segments().into_iter().flatten() {
+        output::note(format_args!("prompt   {}", segment_line(segment, device)));
+    }
     for (segment, device) in session.segments() {
         output::note(format_args!("backend  {}", segment_line(segment, device)));
     }

@@ -29,7 +29,7 @@ pub enum TernaryType {
 impl TernaryType {
     /// `general.file_type` of files of these matrices: what bitnet.cpp (I2_S, TL1, TL2) and llama.cpp write. They give
     /// 38 to 40 different meanings, so no reader should decide anything by it.
-    pub(super) fn file_type(self) -> u32 {
+    pub(crate) fn file_type(self) -> u32 {
         match self {
             Self::TQ1_0 => 36,
             Self::TQ2_0 => 37,
@@ -40,7 +40,7 @@ impl TernaryType {
         }
     }
 
-    pub(super) fn tensor_type(self) -> TensorType {
+    pub(crate) fn tensor_type(self) -> TensorType {
         match self {
             Self::I2S => TensorType::I2_S,
             Self::TL1 => TensorType::TL1,
@@ -55,7 +55,7 @@ impl TernaryType {
     ///
     /// # Errors
     /// If it has a shape that the type cannot have; names the tensor.
-    pub(super) fn codec(self, tensor: &str, rows: usize, cols: usize) -> Result<Codec> {
+    pub(crate) fn codec(self, tensor: &str, rows: usize, cols: usize) -> Result<Codec> {
         let tiled = |tile: Option<Tile>, rule: &str| {
             tile.ok_or_else(|| {
                 let reason = format!("{} needs {rule}, and this is {rows} x {cols}", self.tensor_type().name());

@@ -124,7 +124,7 @@ impl Outline {
     /// What the metadata says about types.
     fn describe(&mut self, options: &ConvertOptions) {
         let codecs = || {
-            self.outputs.iter().filter_map(|output| match output.content {
+            self.outputs.iter().filter_map(|output| match &output.content {
                 Content::Ternary(codec) => Some(codec),
                 _ => None,
             })
@@ -132,20 +132,12 @@ impl Outline {
         if codecs().next().is_none() {
             return;
         }
-        let (mut tl1, mut tl2) = (Vec::new(), Vec::new());
-        for codec in codecs() {
-            match codec.dialect() {
-                Dialect::TL1(tile) => state(&mut tl1, &codec, tile),
-                Dialect::TL2(tile) => state(&mut tl2, &codec, tile),
-                _ => {}
-            }
-        }
-        let ty = options.ty.unwrap_or_default();
-        self.metadata.set("general.file_type", Value::U32(ty.file_type()));
-        for (key, tiles) in [(TL1_TILES, tl1), (TL2_TILES, tl2)] {
+        let tiles = tiles(codecs());
+        self.metadata.set("general.file_type", Value::U32(options.ty.unwrap_or_default().file_type()));
+        for (key, tiles) in tiles {
             self.metadata.remove(key);
             if !tiles.is_empty() {
-                self.metadata.set(key, Value::Array(Array::U32(tiles.concat())));
+                self.metadata.set(key, Value::Array(Array::U32(tiles)));
             }
         }
     }
@@ -159,6 +151,19 @@ impl Outline {
     pub fn specs(&self) -> Vec<TensorSpec> {
         self.outputs.iter().map(|output| output.spec.clone()).collect()
     }
+}
+
+/// The keys that state the tiles of TL1 and TL2 matrices, and their values; empty where there is none to state.
+pub(crate) fn tiles<'a>(codecs: impl Iterator<Item = &'a Codec>) -> [(&'static str, Vec<u32>); 2] {
+    let (mut tl1, mut tl2) = (Vec::new(), Vec::new());
+    for codec in codecs {
+        match codec.dialect() {
+            Dialect::TL1(tile) => state(&mut tl1, codec, tile),
+            Dialect::TL2(tile) => state(&mut tl2, codec, tile),
+            _ => {}
+        }
+    }
+    [(TL1_TILES, tl1.concat()), (TL2_TILES, tl2.concat())]
 }
 
 /// Adds a shape and its tile, once.

@@ -1,24 +1,27 @@
 //! Models of any shape with random weights, for measurements: they compute as fast as real ones and say nothing.
 //!
-//! Tensors are made while they are written, so the largest needs no more memory than the smallest. The same shape,
-//! head type and seed give the same file.
+//! Tensors are made while they are written, a few matrices at a time, so no more than those are in memory. The same
+//! shape, types and seed give the same file, and the same shape and seed the same ternary weights in every type.
 
+mod random;
 mod shapes;
 mod words;
 
-use std::{io, io::Write, ops::ControlFlow, path::Path};
+use std::{io, io::Write, num::NonZero, ops::ControlFlow, path::Path, thread};
 
+use bitnet_cpu_kernels::format::{Codec, MatrixScales, TRAILER_BYTES};
 use half::f16;
+use random::{Numbers, Random, codes, fill};
 pub use shapes::Shape;
 
 use crate::{
     convert::{
-        Progress, ProgressFn, Report, metadata,
-        outline::{bytes, spec},
+        Progress, ProgressFn, Report, TernaryType, metadata,
+        outline::{bytes, spec, tiles},
         target::Target,
     },
     error::{Error, Result},
-    gguf::{I2S_TRAILER_BYTES, TensorSpec, TensorType, Writer},
+    gguf::{Array, TensorSpec, TensorType, Value, Writer},
     model::{Linear, Norm, names},
 };
 
@@ -30,6 +33,8 @@ pub enum HeadType {
     F16,
     /// 34 bytes for 32 weights.
     Q8_0,
+    /// 210 bytes for 256 weights.
+    Q6K,
 }
 
 /// What to make besides the shape.
@@ -37,6 +42,8 @@ pub enum HeadType {
 pub struct DummyOptions<'a> {
     /// Chooses the weights.
     pub seed: u64,
+    /// Type of the ternary matrices. It does not change their weights.
+    pub ty: TernaryType,
     /// Type of the embedding table and the head.
     pub head: HeadType,
     /// Overwrite an existing output.
@@ -47,12 +54,18 @@ pub struct DummyOptions<'a> {
 
 /// Makes a model of that shape.
 pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report> {
-    let tensors = tensors(shape, options.head)?;
-    let total = tensors.iter().map(|(spec, _)| bytes(spec)).sum();
+    let tensors = tensors(shape, options)?;
+    let total = tensors.iter().map(|tensor| bytes(&tensor.spec)).sum();
     let target = Target::create(out, &[], options.force)?;
     target.check_space(total)?;
-    let specs: Vec<TensorSpec> = tensors.iter().map(|(spec, _)| spec.clone()).collect();
+    let specs: Vec<TensorSpec> = tensors.iter().map(|tensor| tensor.spec.clone()).collect();
     let mut metadata = metadata::describe(&shape.model);
+    metadata.set("general.file_type", Value::U32(options.ty.file_type()));
+    for (key, tiles) in tiles(tensors.iter().filter_map(Tensor::codec)) {
+        if !tiles.is_empty() {
+            metadata.set(key, Value::Array(Array::U32(tiles)));
+        }
+    }
     for (key, value) in words::vocabulary(shape.model.vocab) {
         metadata.set(key, value);
     }
@@ -61,10 +74,14 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
         let writer = Writer::create(&metadata, specs, target.buffered()).map_err(|e| target.blame(e))?;
         let writer = writer.named(target.path());
         let mut run = Run { writer, options, path: target.path(), total, done: 0 };
-        for (index, (spec, content)) in tensors.iter().enumerate() {
-            // Distinct streams: the generator's outputs are a permutation of its counters.
-            let random = Random(mix(options.seed).wrapping_add(mix(index as u64)));
-            run.write(spec, *content, random)?;
+        let mut rest = &tensors[..];
+        while let Some(first) = rest.first() {
+            let (now, later) = rest.split_at(made_at_once(rest).max(1));
+            match first.content {
+                Content::Numbers(numbers) => run.numbers(first, numbers)?,
+                Content::Ternary { .. } => run.matrices(now)?,
+            }
+            rest = later;
         }
         run.writer.finish()?;
     }
@@ -72,59 +89,111 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
     Ok(report)
 }
 
-/// What a tensor is filled with; the numbers keep activations near 1, as in a trained model.
-#[derive(Clone, Copy)]
-enum Content {
-    /// Codes of equal share, times a scale.
-    Ternary { scale: f32 },
-    /// F16 between -limit and +limit.
-    Half { limit: f32 },
-    /// Q8_0 between -limit and +limit.
-    Blocks { limit: f32 },
-    /// F32 ones.
-    Ones,
+struct Tensor {
+    spec: TensorSpec,
+    content: Content,
+    /// Chooses the stream of random numbers: its place in the file, which no type changes.
+    number: u64,
 }
 
-fn tensors(shape: &Shape, head: HeadType) -> Result<Vec<(TensorSpec, Content)>> {
+/// What a tensor is filled with; the numbers keep activations near 1, as in a trained model.
+enum Content {
+    /// Codes of equal share, times a scale.
+    Ternary {
+        codec: Codec,
+        scales: MatrixScales,
+    },
+    Numbers(Numbers),
+}
+
+impl Tensor {
+    fn codec(&self) -> Option<&Codec> {
+        match &self.content {
+            Content::Ternary { codec, .. } => Some(codec),
+            Content::Numbers(_) => None,
+        }
+    }
+
+    /// The bytes of a ternary matrix.
+    fn matrix(&self, seed: u64) -> Vec<u8> {
+        let Content::Ternary { codec, scales } = &self.content else { unreachable!("{} is ternary", self.spec.name) };
+        let mut packed = codes(codec.rows(), codec.cols(), &mut Random::stream(seed, self.number));
+        match scales {
+            MatrixScales::PerTensor(scale) if codec.is_in_place() => {
+                packed.extend_from_slice(&scale.to_le_bytes());
+                packed.extend_from_slice(&[0; TRAILER_BYTES - size_of::<f32>()]);
+                packed
+            }
+            _ => codec.encode(&packed, scales).expect("codes are made below 3, and scales to fit"),
+        }
+    }
+}
+
+fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
     let model = &shape.model;
     // Uniform numbers up to sqrt(3 / dim) have the variance 1 / dim, which makes logits of variance 1.
     let limit = (3.0 / model.dim as f32).sqrt();
-    let (ty, table) = match head {
-        HeadType::F16 => (TensorType::F16, Content::Half { limit }),
-        HeadType::Q8_0 => (TensorType::Q8_0, Content::Blocks { limit }),
+    let (ty, table) = match options.head {
+        HeadType::F16 => (TensorType::F16, Numbers::Half { limit }),
+        HeadType::Q8_0 => (TensorType::Q8_0, Numbers::Bytes { limit }),
+        HeadType::Q6K => (TensorType::Q6_K, Numbers::Sextets { limit }),
     };
     let mut tensors = Vec::new();
-    let mut add = |name: String, sizes: &[usize], ty, content| {
+    let mut add = |name: String, sizes: &[usize], ty: TensorType, content| {
         let spec = spec(name, sizes, ty);
-        let fits = spec.ty.size_bytes(&spec.dims).is_some();
-        if !fits || (ty == TensorType::I2_S && sizes.iter().product::<usize>() % 128 != 0) {
+        if spec.ty.size_bytes(&spec.dims).is_none() {
             let reason = format!("its shape {sizes:?} is not whole blocks of {}", ty.name());
             return Err(Error::unsupported(format!("tensor {}", spec.name), reason));
         }
-        tensors.push((spec, content));
+        let number = tensors.len() as u64;
+        tensors.push(Tensor { spec, content, number });
         Ok(())
     };
-    add(names::TOKEN_EMBD.into(), &[model.vocab, model.dim], ty, table)?;
+    let numbers = Content::Numbers;
+    add(names::TOKEN_EMBD.into(), &[model.vocab, model.dim], ty, numbers(table))?;
     if !shape.tied {
-        add(names::OUTPUT.into(), &[model.vocab, model.dim], ty, table)?;
+        add(names::OUTPUT.into(), &[model.vocab, model.dim], ty, numbers(table))?;
     }
     for layer in 0..model.layers {
         for &role in model.family.block_norms() {
-            add(names::norm(layer, role), &[model.norm_len(role)], TensorType::F32, Content::Ones)?;
+            let sizes = [model.norm_len(role)];
+            add(names::norm(layer, role), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
         }
         for role in Linear::ALL {
             let (rows, cols) = model.linear_shape(role);
-            // Two thirds of the weights are not 0, so this scale keeps the variance of what comes in.
-            let content = Content::Ternary { scale: (1.5 / cols as f32).sqrt() };
-            add(names::linear(layer, role), &[rows, cols], TensorType::I2_S, content)?;
+            let name = names::linear(layer, role);
+            let codec = options.ty.codec(&name, rows, cols)?;
+            // Two thirds of the weights are not 0, so this scale keeps the variance of what comes in. As an f16 it is
+            // the same in every type.
+            let scale = f16::from_f32((1.5 / cols as f32).sqrt()).to_f32();
+            let scales = MatrixScales::PerTensor(scale).fitted(codec.scale_kind(), rows, cols, false);
+            let scales = scales.expect("one f16 scale fits all types");
+            add(name, &[rows, cols], options.ty.tensor_type(), Content::Ternary { codec, scales })?;
         }
     }
-    add(names::norm(0, Norm::Output), &[model.norm_len(Norm::Output)], TensorType::F32, Content::Ones)?;
+    let sizes = [model.norm_len(Norm::Output)];
+    add(names::norm(0, Norm::Output), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
     Ok(tensors)
 }
 
 /// Bytes made at a time; a multiple of every block.
-const CHUNK_BYTES: u64 = 34 << 14;
+const CHUNK_BYTES: u64 = 34 * 210 * 64;
+
+/// Weights of the matrices made at once, unless one alone has more: half a byte of memory each.
+const WEIGHTS_AT_ONCE: usize = 800 << 20;
+
+/// How many of the next tensors are ternary matrices that are made at once: one for each core.
+fn made_at_once(tensors: &[Tensor]) -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut weights = 0;
+    let fits = |tensor: &&Tensor| {
+        tensor.codec().is_some_and(|codec| {
+            weights += codec.rows() * codec.cols();
+            weights <= WEIGHTS_AT_ONCE
+        })
+    };
+    tensors.iter().take(cores).take_while(fits).count()
+}
 
 struct Run<'a, W: Write> {
     writer: Writer<W>,
@@ -135,21 +204,30 @@ struct Run<'a, W: Write> {
 }
 
 impl<W: Write> Run<'_, W> {
-    fn write(&mut self, spec: &TensorSpec, content: Content, mut random: Random) -> Result<()> {
-        let trailer = if let Content::Ternary { .. } = content { I2S_TRAILER_BYTES } else { 0 };
-        let mut left = bytes(spec) - trailer as u64;
+    fn numbers(&mut self, tensor: &Tensor, numbers: Numbers) -> Result<()> {
+        let mut random = Random::stream(self.options.seed, tensor.number);
+        let mut left = bytes(&tensor.spec);
         let mut chunk = Vec::new();
         while left > 0 {
             chunk.clear();
             chunk.resize(left.min(CHUNK_BYTES) as usize, 0);
-            fill(&mut chunk, content, &mut random);
+            fill(&mut chunk, numbers, &mut random);
             left -= chunk.len() as u64;
-            self.put(&spec.name, &chunk)?;
+            self.put(&tensor.spec.name, &chunk)?;
         }
-        if let Content::Ternary { scale } = content {
-            let mut trailer = [0; I2S_TRAILER_BYTES];
-            trailer[..4].copy_from_slice(&scale.to_le_bytes());
-            self.put(&spec.name, &trailer)?;
+        Ok(())
+    }
+
+    fn matrices(&mut self, tensors: &[Tensor]) -> Result<()> {
+        let seed = self.options.seed;
+        let made: Vec<Vec<u8>> = thread::scope(|scope| {
+            let threads: Vec<_> = tensors.iter().map(|tensor| scope.spawn(move || tensor.matrix(seed))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("making weights does not panic")).collect()
+        });
+        for (tensor, matrix) in tensors.iter().zip(made) {
+            for chunk in matrix.chunks(CHUNK_BYTES as usize) {
+                self.put(&tensor.spec.name, chunk)?;
+            }
         }
         Ok(())
     }
@@ -162,94 +240,5 @@ impl<W: Write> Run<'_, W> {
             Some(ControlFlow::Break(())) => Err(Error::io("write", self.path, io::ErrorKind::Interrupted.into())),
             Some(ControlFlow::Continue(())) | None => Ok(()),
         }
-    }
-}
-
-fn fill(chunk: &mut [u8], content: Content, random: &mut Random) {
-    match content {
-        Content::Ternary { .. } => {
-            // Sixteen random bits choose one of the 81 bytes of four codes below 3.
-            for part in chunk.chunks_mut(4) {
-                let bits = random.next();
-                for (at, byte) in part.iter_mut().enumerate() {
-                    let choice = (((bits >> (16 * at)) & 0xffff) * 81) >> 16;
-                    *byte = FOUR_CODES[choice as usize];
-                }
-            }
-        }
-        Content::Half { limit } => {
-            for value in chunk.as_chunks_mut::<2>().0 {
-                *value = f16::from_f32(limit * random.signed()).to_le_bytes();
-            }
-        }
-        Content::Blocks { limit } => {
-            let scale = f16::from_f32(limit / 127.0).to_le_bytes();
-            for block in chunk.as_chunks_mut::<34>().0 {
-                let (head, quants) = block.split_at_mut(2);
-                head.copy_from_slice(&scale);
-                for quant in quants {
-                    *quant = ((127.0 * random.signed()).round_ties_even() as i8).to_le_bytes()[0];
-                }
-            }
-        }
-        Content::Ones => chunk.as_chunks_mut::<4>().0.fill(1.0_f32.to_le_bytes()),
-    }
-}
-
-/// The bytes that hold four codes 0, 1 or 2.
-const FOUR_CODES: [u8; 81] = {
-    let mut bytes = [0; 81];
-    let mut i = 0;
-    while i < 81 {
-        bytes[i] = ((i % 3) | ((i / 3 % 3) << 2) | ((i / 9 % 3) << 4) | ((i / 27) << 6)) as u8;
-        i += 1;
-    }
-    bytes
-};
-
-/// SplitMix64 (Steele, Lea, Flood 2014): a counter and a mixing function.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    /// Between -1 and 1.
-    fn signed(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_generator_gives_the_published_sequence() {
-        // SplitMix64 from seed 1234567, as listed by Rosetta Code and used to seed the xoshiro generators.
-        let mut random = Random(1_234_567);
-        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
-        assert_eq!([random.next(), random.next(), random.next()], expected);
-    }
-
-    #[test]
-    fn codes_are_ternary_and_equally_common() {
-        let mut chunk = vec![0; 1 << 16];
-        fill(&mut chunk, Content::Ternary { scale: 1.0 }, &mut Random(1));
-        let mut counts = [0_u32; 4];
-        for byte in chunk {
-            (0..4).for_each(|at| counts[usize::from(byte >> (2 * at) & 3)] += 1);
-        }
-        // 262144 codes: 87381 of each, with a standard deviation of 241.
-        assert_eq!(counts[3], 0);
-        assert!(counts[..3].iter().all(|&count| count.abs_diff(87_381) < 1_200), "{counts:?}");
     }
 }

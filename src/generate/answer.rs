@@ -150,11 +150,12 @@ impl<'a> Answer<'a> {
             return Ok(self.end(Finish::Cancelled));
         }
         let start = Instant::now();
+        let wanted = self.sampler.wanted();
         match self.last {
             None => {
                 self.stats.reused_tokens = self.session.keep_common_prefix(self.prompt);
                 let rest = &self.prompt[self.stats.reused_tokens..];
-                let complete = self.session.prefill_while(rest, Wanted::Last, || !self.cancel.load(Ordering::Relaxed))?;
+                let complete = self.session.prefill_while(rest, wanted, || !self.cancel.load(Ordering::Relaxed))?;
                 self.stats.prefill = start.elapsed();
                 if !complete {
                     return Ok(self.end(Finish::Cancelled));
@@ -164,7 +165,7 @@ impl<'a> Answer<'a> {
                 }
             }
             Some(id) => {
-                self.session.step(id)?;
+                self.session.step_for(id, wanted)?;
             }
         }
         let id = self.sample()?;
@@ -176,7 +177,15 @@ impl<'a> Answer<'a> {
 
     fn sample(&mut self) -> Result<u32> {
         let position = self.session.tokens().len();
-        self.sampler.sample(self.session.logits_mut(), position).map_err(|error| match error {
+        let chosen = match self.session.candidates() {
+            Some(candidates) => self.sampler.sample_top(candidates, position).transpose(),
+            None => None,
+        };
+        let chosen = match chosen {
+            Some(chosen) => chosen,
+            None => self.sampler.sample(self.session.all_logits()?, position),
+        };
+        chosen.map_err(|error| match error {
             // The sampler does not know who computed its input.
             Error::NotFinite { place, .. } => Error::NotFinite { place, backend: self.session.head_backend().into() },
             other => other,

@@ -18,7 +18,7 @@ mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
 pub use perplexity::{Likelihood, perplexity};
-pub use sampler::{SampleOptions, Sampler, uniform};
+pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};
 pub use session::Session;
 pub use stats::Stats;
 pub use stop::{StopStrings, Stopped};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    backend::{Activations, Backend, Candidates, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, Candidates, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{BackendKind, Plan, Segment, Sizes},
@@ -13,10 +13,20 @@ use crate::{
 pub struct Session {
     backends: Vec<Box<dyn Backend>>,
     segments: Vec<Loaded>,
+    decode: Phase,
+    prefill: Option<Phase>,
     sizes: Sizes,
     vocab: usize,
     tokens: Vec<u32>, // what the caches hold
     activations: Activations,
+    moved: CacheRows,
+}
+
+/// The segments that run a kind of step.
+struct Phase {
+    segments: Vec<usize>,
+    /// Leading positions whose keys and values the caches of these segments hold.
+    filled: usize,
 }
 
 struct Loaded {
@@ -35,21 +45,38 @@ impl Session {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let (kinds, mut backends): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
-        let mut segments = Vec::with_capacity(plan.segments.len());
-        for segment in &plan.segments {
-            let at = kinds.iter().position(|&kind| kind == segment.backend).ok_or_else(|| {
-                Error::missing(format!("the {} backend", segment.backend), format!("layers {:?}", segment.layers))
-            })?;
-            let id = backends[at].load(model, segment, &plan.sizes, progress)?;
-            segments.push(Loaded { segment: segment.clone(), backend: at, id });
-        }
+        let mut segments: Vec<Loaded> = Vec::new();
+        let mut phase = |plan_of_phase: &[Segment]| -> Result<Phase> {
+            let mut indices = Vec::with_capacity(plan_of_phase.len());
+            for segment in plan_of_phase {
+                let same = |loaded: &Loaded| {
+                    loaded.segment.layers == segment.layers && loaded.segment.backend == segment.backend
+                };
+                if let Some(index) = segments.iter().position(same) {
+                    indices.push(index);
+                    continue;
+                }
+                let at = kinds.iter().position(|&kind| kind == segment.backend).ok_or_else(|| {
+                    Error::missing(format!("the {} backend", segment.backend), format!("layers {:?}", segment.layers))
+                })?;
+                let id = backends[at].load(model, segment, &plan.sizes, progress)?;
+                indices.push(segments.len());
+                segments.push(Loaded { segment: segment.clone(), backend: at, id });
+            }
+            Ok(Phase { segments: indices, filled: 0 })
+        };
+        let decode = phase(&plan.segments)?;
+        let prefill = plan.prefill.as_deref().map(phase).transpose()?;
         Ok(Self {
             backends,
             segments,
+            decode,
+            prefill,
             sizes: plan.sizes,
             vocab: model.config.vocab,
             tokens: Vec::with_capacity(plan.sizes.context_tokens),
             activations: Activations::default(),
+            moved: CacheRows::default(),
         })
     }
 
@@ -68,9 +95,19 @@ impl Session {
         self.tokens.len() >= self.sizes.context_tokens
     }
 
-    /// The segments in order, each with the name of its backend.
+    /// The segments that decode, in order, each with the name of its backend.
     pub fn segments(&self) -> impl Iterator<Item = (&Segment, &str)> {
-        self.segments.iter().map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+        self.named(&self.decode)
+    }
+
+    /// The segments that read prompts, likewise, where they are others.
+    pub fn prefill_segments(&self) -> Option<impl Iterator<Item = (&Segment, &str)>> {
+        self.prefill.as_ref().map(|phase| self.named(phase))
+    }
+
+    fn named<'a>(&'a self, phase: &'a Phase) -> impl Iterator<Item = (&'a Segment, &'a str)> {
+        let loaded = phase.segments.iter().map(|&index| &self.segments[index]);
+        loaded.map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
     }
 
     /// The name of the backend that gives the logits.
@@ -78,9 +115,21 @@ impl Session {
         self.segments().last().map_or("no backend", |(_, name)| name)
     }
 
-    /// The names of the backends in the order of the layers, "+" between them.
+    /// The names of the backends in the order of the layers, "+" between them; those of the prompt first, where
+    /// they are others.
     pub fn devices(&self) -> String {
-        self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ")
+        let decode = self.segments().map(|(_, name)| name).collect::<Vec<_>>().join(" + ");
+        match self.prefill_segments() {
+            None => decode,
+            Some(prefill) => {
+                format!("{}, then {decode}", prefill.map(|(_, name)| name).collect::<Vec<_>>().join(" + "))
+            }
+        }
+    }
+
+    /// The backends, for what only one kind of them can tell.
+    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        self.backends.iter_mut().map(AsMut::as_mut)
     }
 
     /// What the caches were made for.
@@ -110,7 +159,7 @@ impl Session {
             && let Some(&last) = self.tokens.last()
         {
             self.truncate(self.tokens.len() - 1);
-            self.run(&[last], Wanted::Last)?;
+            self.run(&[last], Wanted::Last, Kind::Decode)?;
         }
         Ok(self.logits_mut())
     }
@@ -119,6 +168,9 @@ impl Session {
     pub fn truncate(&mut self, len: usize) {
         // The backends overwrite their caches from the position of the next run on.
         self.tokens.truncate(len);
+        for phase in [Some(&mut self.decode), self.prefill.as_mut()].into_iter().flatten() {
+            phase.filled = phase.filled.min(self.tokens.len());
+        }
     }
 
     /// Forgets what differs from `prompt`, and its last token in any case, as that one has to run to give
@@ -146,7 +198,8 @@ impl Session {
             if !go_on() {
                 return Ok(false);
             }
-            self.run(batch, if batches.peek().is_some() { Wanted::Nothing } else { wanted })?;
+            let wanted = if batches.peek().is_some() { Wanted::Nothing } else { wanted };
+            self.run(batch, wanted, Kind::Prefill)?;
         }
         Ok(true)
     }
@@ -160,14 +213,14 @@ impl Session {
     /// Runs one token, for what is `wanted` of the logits after it.
     pub fn step_for(&mut self, id: u32, wanted: Wanted) -> Result<()> {
         self.check(&[id])?;
-        self.run(&[id], wanted)
+        self.run(&[id], wanted, Kind::Decode)
     }
 
     /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
     pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
         self.check(ids)?;
         for batch in ids.chunks(self.sizes.batch_tokens) {
-            self.run(batch, Wanted::All)?;
+            self.run(batch, Wanted::All, Kind::Prefill)?;
             self.activations.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
         }
         Ok(())
@@ -189,13 +242,22 @@ impl Session {
 
     /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is
     /// harmless: the next run overwrites them.
-    fn run(&mut self, batch: &[u32], wanted: Wanted) -> Result<()> {
+    fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
         let start = self.tokens.len();
+        let end = start + batch.len();
+        self.bring_caches(kind, start)?;
+        let (phase, other) = self.phases(kind);
+        phase.filled = end;
+        if let Some(other) = other {
+            other.filled = other.filled.min(start);
+        }
         self.activations.ids.clear();
         self.activations.ids.extend_from_slice(batch);
-        for loaded in &self.segments {
+        for index in 0..self.phases(kind).0.segments.len() {
+            let index = self.phases(kind).0.segments[index];
+            let loaded = &self.segments[index];
             let backend = &mut self.backends[loaded.backend];
-            backend.run(loaded.id, &mut self.activations, start..start + batch.len(), wanted)?;
+            backend.run(loaded.id, &mut self.activations, start..end, wanted)?;
         }
         let rows = match wanted {
             Wanted::Nothing => 0,
@@ -210,4 +272,39 @@ impl Session {
         self.tokens.extend_from_slice(batch);
         Ok(())
     }
+
+    /// The phase of a step, and the other one where there is one.
+    fn phases(&mut self, kind: Kind) -> (&mut Phase, Option<&mut Phase>) {
+        match (&mut self.prefill, kind) {
+            (None, _) => (&mut self.decode, None),
+            (Some(prefill), Kind::Prefill) => (prefill, Some(&mut self.decode)),
+            (Some(prefill), Kind::Decode) => (&mut self.decode, Some(prefill)),
+        }
+    }
+
+    /// Before a step at `start`: keys and values that the other phase computed since this one ran last.
+    fn bring_caches(&mut self, kind: Kind, start: usize) -> Result<()> {
+        let (phase, other) = self.phases(kind);
+        let missing = phase.filled..start;
+        let Some(other) = other.filter(|_| !missing.is_empty()) else { return Ok(()) };
+        // Both are cut at the same layers, and a segment of both has one cache.
+        let pairs: Vec<(usize, usize)> = other.segments.iter().copied().zip(phase.segments.iter().copied()).collect();
+        for (from, to) in pairs.into_iter().filter(|(from, to)| from != to) {
+            let (from, to) = (&self.segments[from], &self.segments[to]);
+            for layer in 0..from.segment.layers.len() {
+                self.backends[from.backend].read_cache(from.id, layer, missing.clone(), &mut self.moved)?;
+                self.backends[to.backend].write_cache(to.id, layer, missing.clone(), &self.moved)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a step is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Tokens of a prompt.
+    Prefill,
+    /// A token of the answer.
+    Decode,
 }

@@ -2,6 +2,7 @@
 //!
 //! In: a [`crate::model::Config`], tensor sizes, and what each backend can do. Out: a [`Plan`].
 
+mod cost;
 pub mod graph;
 pub mod op;
 mod schedule;
@@ -10,7 +11,8 @@ use std::{fmt, ops::Range};
 
 pub use bitnet_cpu_kernels::attention::KvType;
 
-pub use schedule::{Demand, GpuFacts, Measured, Request, StepCost, schedule};
+pub use cost::{BackendCost, Costs, Split, StepCost, Workload};
+pub use schedule::{Demand, GpuFacts, Prefer, Question, Request, schedule, shrink};
 
 use crate::model::Config;
 
@@ -50,10 +52,36 @@ pub struct Segment {
 /// The segments of a model in order, and the sizes their caches are made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Contiguous, covering all layers; the first has `embed`, the last has `head`.
+    /// Contiguous, covering all layers; the first has `embed`, the last has `head`. For single tokens, and for
+    /// prompts too unless there is a plan for those.
     pub segments: Vec<Segment>,
+    /// For prompts, where another placement pays: cut at the same layers as `segments`.
+    pub prefill: Option<Vec<Segment>>,
     /// What every backend is loaded with.
     pub sizes: Sizes,
+}
+
+impl Plan {
+    /// Every layer on the CPU.
+    pub fn all_cpu(layers: usize, sizes: Sizes, reason: &str) -> Self {
+        Self { segments: schedule::segments(layers, 0, reason, ""), prefill: None, sizes }
+    }
+
+    /// The segments of both phases; those of the prompt first where they differ.
+    pub fn all_segments(&self) -> impl Iterator<Item = &Segment> {
+        self.prefill.iter().flatten().chain(&self.segments)
+    }
+
+    /// True where some layer runs on `backend` in some phase.
+    pub fn runs_on(&self, backend: BackendKind) -> bool {
+        self.all_segments().any(|segment| segment.backend == backend)
+    }
+
+    /// Layers with weights on the GPU.
+    pub fn gpu_layers(&self) -> usize {
+        let on_gpu = self.all_segments().filter(|segment| segment.backend == BackendKind::Gpu);
+        on_gpu.map(|segment| segment.layers.len()).max().unwrap_or(0)
+    }
 }
 
 /// Sizes chosen before loading.

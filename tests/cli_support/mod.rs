@@ -46,6 +46,18 @@ pub fn run(args: &[&str]) -> Finished {
     program(args).output().expect("the program starts").into()
 }
 
+/// `None`, and a line that says so, on a machine without any adapter; `BITNET_REQUIRE_GPU` makes that a failure.
+pub fn run_on_gpu(args: &[&str]) -> Option<Finished> {
+    let done = run(args);
+    if done.stderr.contains("no usable GPU adapter") {
+        assert!(env::var_os("BITNET_REQUIRE_GPU").is_none(), "a GPU is required: {done:?}");
+        eprintln!("skipped: {}", done.stderr.trim());
+        return None;
+    }
+    assert_eq!(done.code, Some(0), "{done:?}");
+    Some(done)
+}
+
 /// Gives `input` on standard input.
 pub fn run_with_input(args: &[&str], input: &[u8]) -> Finished {
     let mut child = program(args).stdin(Stdio::piped()).spawn().expect("the program starts");

@@ -1,5 +1,7 @@
 //! The keys and values of the positions so far, of one layer.
 
+use std::ops::Range;
+
 use half::{f16, slice::HalfFloatSliceExt};
 
 use super::MAX_HEAD_DIM;
@@ -53,6 +55,14 @@ impl Store {
         match ty {
             KvType::F16 => Self::F16(vec![0; len]),
             KvType::F32 => Self::F32(vec![0.0; len]),
+        }
+    }
+
+    /// Appends `len` elements from `at` on to `out`.
+    fn push(&self, at: usize, len: usize, out: &mut Vec<f32>) {
+        match self {
+            Self::F16(bits) => out.extend(bits[at..at + len].iter().map(|&b| f16::from_bits(b).to_f32())),
+            Self::F32(values) => out.extend_from_slice(&values[at..at + len]),
         }
     }
 
@@ -142,5 +152,21 @@ impl KvCache {
                 }
             }
         });
+    }
+
+    /// Replaces `k` and `v` by what the cache holds at `positions`, each (T, kv_heads, head_dim).
+    ///
+    /// # Panics
+    /// If `positions` are past the capacity.
+    pub fn read(&self, positions: Range<usize>, k: &mut Vec<f32>, v: &mut Vec<f32>) {
+        assert!(positions.end <= self.capacity, "KvCache: positions {positions:?} of {}", self.capacity);
+        for (store, out) in [(&self.k, k), (&self.v, v)] {
+            out.clear();
+            for position in positions.clone() {
+                for head in 0..self.kv_heads {
+                    store.push(((head * self.capacity) + position) * self.stride, self.head_dim, out);
+                }
+            }
+        }
     }
 }

@@ -11,6 +11,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod cache;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::{ops::Range, sync::PoisonError};
@@ -50,13 +52,13 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn rows(&self) -> usize {
         self.queries.len() / self.cache.stride
     }
 
     /// `keys` positions from `start` on of one of the cache's arrays, (keys, stride).
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn block<'a, T>(&self, store: &'a [T], start: usize, keys: usize) -> &'a [T] {
         let stride = self.cache.stride;
         &store[(self.kv_head * self.cache.capacity + start) * stride..][..keys * stride]
@@ -222,6 +224,8 @@ impl Step<'_> {
             Base::Scalar => scalar::attend(&tile, &mut results[..rows * stride], softmaxes),
             #[cfg(target_arch = "x86_64")]
             Base::Avx2(avx2) => avx2::attend(avx2, &tile, &mut results[..rows * stride], softmaxes),
+            #[cfg(target_arch = "aarch64")]
+            Base::Neon(neon) => neon::attend(neon, &tile, &mut results[..rows * stride], softmaxes),
         }
         for (row, (result, softmax)) in results.chunks_exact(stride).zip(softmaxes).enumerate() {
             put(number(row), &result[..head_dim], *softmax);

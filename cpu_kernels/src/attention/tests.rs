@@ -180,6 +180,19 @@ fn f16_rounds_to_nearest_even_on_writing() {
 }
 
 #[test]
+fn what_was_written_can_be_read() {
+    // Two heads of 3: in each position head 0, then head 1. All values are exact in f16.
+    let values = |offset: f32| (0..5 * 6).map(|i| i as f32 * 0.25 + offset).collect::<Vec<_>>();
+    for (k_type, v_type) in TYPES {
+        let mut cache = KvCache::new(2, 3, 8, k_type, v_type);
+        cache.append(&Cpu::new(crate::Isa::Scalar, 2), 1, &values(0.0), &values(100.0));
+        let (mut k, mut v) = (vec![7.0], Vec::new());
+        cache.read(2..5, &mut k, &mut v);
+        assert_eq!((k, v), (values(0.0)[6..24].to_vec(), values(100.0)[6..24].to_vec()));
+    }
+}
+
+#[test]
 fn nan_and_infinity_show() {
     let (kv_heads, head_dim, positions) = (1, 6, 40);
     for cpu in cpus() {

@@ -7,13 +7,17 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use crate::format::DenseType;
 use crate::{
     Cpu, Isa,
-    format::{DenseType, DenseView, dense::decode_row},
+    format::{DenseView, dense::decode_row},
     isa::Base,
     threads::Disjoint,
     tokens_of,
@@ -91,6 +95,8 @@ fn dot(isa: Isa, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f
         Base::Scalar => scalar::dot(w, rows, x, products),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::dot(avx2, w, rows, x, products),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::dot(neon, w, rows, x, products),
     }
 }
 

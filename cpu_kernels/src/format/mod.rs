@@ -13,10 +13,10 @@ pub mod ternary;
 
 use std::{error, fmt};
 
-pub use dialect::{Codec, Dialect, I2sPacking, Tile, TileTable, pack_row};
+pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
-pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, pack, padded_cols, ternary_bytes, unpack};
+pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,8 @@ pub struct TernaryView<'a> {
 
 impl<'a> TernaryView<'a> {
     /// # Errors
-    /// If `codes` has not exactly the bytes of such a matrix, or `scales` not its number of scales.
+    /// If there are more than [`MAX_COLS`] columns, `codes` has not exactly the bytes of such a matrix, or `scales` not
+    /// its number of scales.
     pub fn new(
         rows: usize,
         cols: usize,
@@ -102,6 +103,9 @@ impl<'a> TernaryView<'a> {
     /// As [`Self::new`].
     pub fn check(&self) -> Result<(), FormatError> {
         let Self { rows, cols, codes, layout, scales } = *self;
+        if cols > MAX_COLS {
+            return Err(FormatError::TooWide { cols });
+        }
         let expected_bytes = ternary_bytes(layout, rows, cols);
         if codes.len() != expected_bytes {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
@@ -240,6 +244,11 @@ pub enum FormatError {
         /// What is there.
         found_bytes: usize,
     },
+    /// More columns than the sums of a row have room for.
+    TooWide {
+        /// Of the matrix.
+        cols: usize,
+    },
     /// The wrong number of scales.
     Scales {
         /// Of the matrix.
@@ -314,6 +323,7 @@ impl fmt::Display for FormatError {
             Self::Size { rows, cols, expected_bytes, found_bytes } => {
                 write!(f, "a {rows} x {cols} matrix: expected {expected_bytes} bytes, found {found_bytes}")
             }
+            Self::TooWide { cols } => write!(f, "a row of {cols} columns: expected at most {MAX_COLS}"),
             Self::Scales { rows, cols, expected, found } => {
                 write!(f, "a {rows} x {cols} matrix: expected {expected} scales, found {found}")
             }
@@ -357,7 +367,9 @@ mod tests {
         assert_eq!(ternary(2, 129, 128), Ok(64));
         let error = ternary(2, 129, 64).unwrap_err();
         assert_eq!(error.to_string(), "a 2 x 129 matrix: expected 128 bytes, found 64");
-        assert!(ternary(usize::MAX, usize::MAX, 64).is_err());
+        assert!(ternary(usize::MAX, 128, 64).is_err());
+        let error = ternary(1, MAX_COLS + 1, 64).unwrap_err();
+        assert_eq!(error.to_string(), "a row of 1048577 columns: expected at most 1048576");
 
         let grouped = |rows, cols, size, scales: usize| {
             let codes = vec![0; ternary_bytes(Layout::I2sP128, rows, cols)];

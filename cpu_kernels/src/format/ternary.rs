@@ -7,6 +7,10 @@ pub const I2S_BLOCK: usize = 128;
 /// Bytes of one I2_S block.
 pub const I2S_BLOCK_BYTES: usize = I2S_BLOCK / 4;
 
+/// Most columns of a ternary matrix: the i32 sums of a row hold that many products even in kernels that multiply
+/// codes by 64 on the way (64 * 3 * 128 * 4 for each block in a lane).
+pub const MAX_COLS: usize = 1 << 20;
+
 /// Code of the value 0, which fills the columns past the end of a row.
 const ZERO: u8 = 1;
 

@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use crate::{Cpu, isa::Base, threads::Disjoint};
@@ -35,6 +37,8 @@ pub fn apply(cpu: &Cpu, kind: Kind, gate: &mut [f32], up: &[f32]) {
             Base::Scalar => scalar::apply(kind, part, &up[range]),
             #[cfg(target_arch = "x86_64")]
             Base::Avx2(avx2) => avx2::apply(avx2, kind, part, &up[range]),
+            #[cfg(target_arch = "aarch64")]
+            Base::Neon(neon) => neon::apply(neon, kind, part, &up[range]),
         }
     });
 }

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
@@ -46,6 +48,8 @@ fn norm_row(base: Base, row: &mut [f32], weight: &[f32], eps: f32) {
         Base::Scalar => scalar::row(row, weight, eps),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::row(avx2, row, weight, eps),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::row(neon, row, weight, eps),
     }
 }
 

@@ -10,6 +10,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use bytemuck::{Pod, Zeroable};
@@ -251,6 +253,8 @@ fn token(base: Base, x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
         Base::Scalar => scalar::token(x, weight, eps, out),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::token(avx2, x, weight, eps, out),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::token(neon, x, weight, eps, out),
     }
 }
 

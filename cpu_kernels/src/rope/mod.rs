@@ -3,6 +3,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::f64::consts::TAU;
@@ -165,6 +167,8 @@ fn rotate(base: Base, x: &mut [f32], cos: &[f32], sin: &[f32], style: Style) {
         Base::Scalar => scalar::rotate(x, cos, sin, style),
         #[cfg(target_arch = "x86_64")]
         Base::Avx2(avx2) => avx2::rotate(avx2, x, cos, sin, style),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::rotate(neon, x, cos, sin, style),
     }
 }
 

@@ -54,6 +54,9 @@ const MOST_EXACT: usize = 4;
 /// for the k-th highest of all; with more, it would be further below, and leave more rows.
 const MIN_ROWS_PER_TOP: usize = 1024;
 
+/// Most of the highest: of 128256 random rows of 2560 columns, 9 % are computed exactly for the 128 highest.
+const MOST_TOP: usize = 128;
+
 /// Columns that i32 sums of 252 * -128 have room for.
 const MAX_COLS: usize = 1 << 16;
 
@@ -175,7 +178,7 @@ impl Screen {
         assert_eq!((head.rows, head.cols), (self.bounds.len(), self.cols), "Screen::top: the shape of the head");
         assert_eq!(x.len(), self.cols, "Screen::top: columns of the head and of the token");
         top.clear();
-        if k == 0 || k > (self.bounds.len() / MIN_ROWS_PER_TOP).max(1) {
+        if k == 0 || k > (self.bounds.len() / MIN_ROWS_PER_TOP).clamp(1, MOST_TOP) {
             return None;
         }
         self.query.set(cpu.isa(), x)?;

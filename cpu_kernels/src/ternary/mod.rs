@@ -15,7 +15,13 @@ mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
 mod grouped;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
+#[cfg(target_arch = "aarch64")]
+mod neoni8mm;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panel;
 mod scalar;
 
@@ -41,7 +47,7 @@ pub struct Part<'a> {
     pub add: bool,
 }
 
-/// Most matrices of one [`matmul`]: q, k and v.
+/// Most matrices of one [`matmul`]; q, k and v are three.
 pub const MAX_PARTS: usize = 4;
 
 /// Sums D of a tile, (tokens, rows) i32: on the stack of the thread that computes it, 16 KiB, so that it stays in the
@@ -249,6 +255,12 @@ fn tile_sums(
         (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::sums(vnni, tile, sums),
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::sums(vnni, tile, sums),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::Neon(neon)) => neon::sums(neon, tile, sums),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::sums(neon, tile, sums),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 use bitnet_cpu_kernels::{Cpu, isa::Isa};
 
 use self::segment::CpuSegment;
-use super::{Activations, Backend, SegmentId, Wanted, known_product::KnownProduct};
+use super::{Activations, Backend, CacheRows, SegmentId, Wanted, known_product::KnownProduct};
 use crate::{
     error::{Error, Result},
     model::Model,
@@ -69,5 +69,27 @@ impl Backend for CpuBackend {
         wanted: Wanted,
     ) -> Result<()> {
         self.segments[segment.0].run(&self.cpu, &self.name, activations, positions, wanted)
+    }
+
+    fn read_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()> {
+        self.segments[segment.0].cache(layer).read(positions, &mut rows.k, &mut rows.v);
+        Ok(())
+    }
+
+    fn write_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &CacheRows,
+    ) -> Result<()> {
+        self.segments[segment.0].cache(layer).append(&self.cpu, positions.start, &rows.k, &rows.v);
+        Ok(())
     }
 }

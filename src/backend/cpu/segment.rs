@@ -71,6 +71,11 @@ impl CpuSegment {
         }
     }
 
+    /// The keys and values of a layer, counted from the first of the segment.
+    pub(super) fn cache(&mut self, layer: usize) -> &mut KvCache {
+        &mut self.caches[layer]
+    }
+
     /// See [`super::super::Backend::run`].
     pub(super) fn run(
         &mut self,

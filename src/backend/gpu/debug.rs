@@ -57,7 +57,7 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
     let mut recorder = Recorder::default();
     recorder.record(&mut encoder, [&dispatch], &run.dynamic, &mut uniforms);
     let pending = readback.record(&mut encoder, &sources);
-    let submission = recorder.submit(gpu, encoder, &uniforms);
+    let submission = recorder.submit(gpu, encoder, &uniforms)?;
     readback.read(gpu, pending, submission, |mut bytes| {
         let mut contents = vec![Vec::new(); buffers.len()];
         for &i in &written {

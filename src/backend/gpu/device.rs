@@ -220,6 +220,13 @@ impl Gpu {
         Ok(buffer)
     }
 
+    /// A set of time stamps to be written.
+    pub(super) fn time_stamps(&self, count: u32) -> wgpu::QuerySet {
+        self.count();
+        let ty = wgpu::QueryType::Timestamp;
+        self.device.create_query_set(&wgpu::QuerySetDescriptor { label: Some("time stamps"), ty, count })
+    }
+
     /// A bind group 0 with one buffer range (buffer, offset, bytes) for each binding.
     pub(super) fn bind_group(
         &self,

@@ -6,6 +6,7 @@ use super::{
     device::{Gpu, Pipeline},
     params::{Dynamic, PARAM_BYTES, Params},
     pipelines::{Shader, Variant},
+    profile::{Profiler, Traffic},
 };
 use crate::error::Result;
 
@@ -36,6 +37,8 @@ pub(super) struct Dispatch {
     bind_group: wgpu::BindGroup,
     params: Params,
     grid: [Extent; 3],
+    name: &'static str,
+    traffic: Traffic,
     /// Place of its parameters in the uniform buffer, where that is used.
     slot: u32,
 }
@@ -68,7 +71,9 @@ impl<'a> Builder<'a> {
         self.gpu.check(&format!("binding the buffers of {}", variant.name()))?;
         let slot = self.slots;
         self.slots += 1;
-        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, slot })
+        let name = variant.shader.kernel().name;
+        let traffic = Traffic::new(variant.shader, buffers);
+        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, name, traffic, slot })
     }
 
     /// A variant of `shader` with the choices of the device.
@@ -82,6 +87,24 @@ impl<'a> Builder<'a> {
             Some(layout) => Uniforms::new(self.gpu, layout, self.slots as usize).map(Some),
             None => Ok(None),
         }
+    }
+}
+
+impl Dispatch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, dynamic: &Dynamic, uniforms: &mut Option<Uniforms>) {
+        let params = self.params.with(dynamic);
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        match uniforms {
+            Some(uniforms) => {
+                let offset = self.slot as usize * UNIFORM_ALIGNMENT;
+                uniforms.bytes[offset..offset + PARAM_BYTES].copy_from_slice(&params);
+                pass.set_bind_group(1, &uniforms.bind_group, &[offset as u32]);
+            }
+            None => pass.set_immediates(0, &params),
+        }
+        let [x, y, z] = self.grid.map(|extent| extent.count(dynamic));
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -104,16 +127,18 @@ impl Uniforms {
 }
 
 /// Records steps and submits them; counts what it does.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Recorder {
     pub dispatches: u64,
     pub submits: u64,
     /// Time of the processor spent on recording and submitting.
     pub recording: Duration,
+    /// Times the dispatches, while it is there.
+    pub profiler: Option<Profiler>,
 }
 
 impl Recorder {
-    /// Records `dispatches` as one compute pass.
+    /// Records `dispatches` as one compute pass; as one each while they are timed.
     pub fn record<'d>(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
@@ -122,41 +147,40 @@ impl Recorder {
         uniforms: &mut Option<Uniforms>,
     ) {
         let begin = Instant::now();
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for dispatch in dispatches {
-            let params = dispatch.params.with(dynamic);
-            pass.set_pipeline(&dispatch.pipeline);
-            pass.set_bind_group(0, &dispatch.bind_group, &[]);
-            match uniforms {
-                Some(uniforms) => {
-                    let offset = dispatch.slot as usize * UNIFORM_ALIGNMENT;
-                    uniforms.bytes[offset..offset + PARAM_BYTES].copy_from_slice(&params);
-                    pass.set_bind_group(1, &uniforms.bind_group, &[offset as u32]);
-                }
-                None => pass.set_immediates(0, &params),
+        if let Some(profiler) = &mut self.profiler {
+            for dispatch in dispatches {
+                let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, dynamic);
+                dispatch.encode(&mut pass, dynamic, uniforms);
+                self.dispatches += 1;
             }
-            let [x, y, z] = dispatch.grid.map(|extent| extent.count(dynamic));
-            pass.dispatch_workgroups(x, y, z);
-            self.dispatches += 1;
+        } else {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in dispatches {
+                dispatch.encode(&mut pass, dynamic, uniforms);
+                self.dispatches += 1;
+            }
         }
-        drop(pass);
         self.recording += begin.elapsed();
     }
 
-    /// Submits what was recorded. Each dispatch may be recorded once between two submits.
+    /// Submits what was recorded; while it is timed, waits for it as well. Each dispatch may be recorded once between two submits.
     pub fn submit(
         &mut self,
         gpu: &Gpu,
-        encoder: wgpu::CommandEncoder,
+        mut encoder: wgpu::CommandEncoder,
         uniforms: &Option<Uniforms>,
-    ) -> wgpu::SubmissionIndex {
+    ) -> Result<wgpu::SubmissionIndex> {
         let begin = Instant::now();
         if let Some(uniforms) = uniforms {
             gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
         }
+        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
         let submission = gpu.queue.submit([encoder.finish()]);
         self.submits += 1;
         self.recording += begin.elapsed();
-        submission
+        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, stamps) {
+            profiler.read(gpu, stamps, submission.clone())?;
+        }
+        Ok(submission)
     }
 }

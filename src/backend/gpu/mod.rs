@@ -3,7 +3,7 @@
 //! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
 //! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
 //! [`pipelines`] (the table of kernels) and [`params`], `weights` and `buffers` (upload), `slots` (activations),
-//! `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), [`debug`].
+//! `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), `profile`, [`debug`].
 //!
 //! Nothing is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
 //! records the prepared dispatches, submits once, and reads the logits back.
@@ -11,6 +11,8 @@
 pub mod adapter;
 
 mod buffers;
+
+mod cache;
 
 pub mod debug;
 
@@ -24,6 +26,8 @@ pub mod params;
 
 pub mod pipelines;
 
+mod profile;
+
 mod readback;
 
 mod segment;
@@ -35,13 +39,14 @@ mod weights;
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    backend::{Activations, Backend, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{Segment, Sizes},
 };
 pub use adapter::{AdapterCaps, Memory, OpenOptions, Tuning, adapters};
 pub use device::Gpu;
+pub use profile::KernelTime;
 pub use segment::{Counters, SegmentBytes};
 
 /// Runs segments on one GPU.
@@ -73,6 +78,31 @@ impl GpuBackend {
     /// Device memory that `segment` would take; also an error when it could not be loaded.
     pub fn segment_bytes(&self, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<SegmentBytes> {
         segment::segment_bytes(&self.gpu, model, segment, sizes)
+    }
+
+    /// Times every kernel of the steps from here on, in a slower way, until [`take_profile`](Self::take_profile).
+    ///
+    /// # Errors
+    /// When the adapter has no time stamps.
+    pub fn start_profile(&mut self) -> Result<()> {
+        self.segments.iter_mut().try_for_each(|segment| segment.start_profile(&self.gpu))
+    }
+
+    /// The kernels timed since [`start_profile`](Self::start_profile), the costliest first.
+    pub fn take_profile(&mut self) -> Vec<KernelTime> {
+        let mut all = Vec::new();
+        for kernel in self.segments.iter_mut().flat_map(segment::Loaded::take_profile) {
+            profile::add(&mut all, &kernel);
+        }
+        all.sort_by_key(|kernel| std::cmp::Reverse(kernel.time));
+        all
+    }
+
+    fn loaded(&mut self, segment: SegmentId) -> Result<(&Gpu, &mut segment::Loaded)> {
+        let count = self.segments.len();
+        let loaded = self.segments.get_mut(segment.0);
+        let loaded = loaded.ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
+        Ok((&self.gpu, loaded))
     }
 
     /// What has been done so far: the difference of two readings describes a step.
@@ -111,11 +141,29 @@ impl Backend for GpuBackend {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        let count = self.segments.len();
-        let loaded = self
-            .segments
-            .get_mut(segment.0)
-            .ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
-        loaded.run(&self.gpu, activations, positions, wanted)
+        let (gpu, loaded) = self.loaded(segment)?;
+        loaded.run(gpu, activations, positions, wanted)
+    }
+
+    fn read_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &mut CacheRows,
+    ) -> Result<()> {
+        let (gpu, loaded) = self.loaded(segment)?;
+        loaded.read_cache(gpu, layer, positions, rows)
+    }
+
+    fn write_cache(
+        &mut self,
+        segment: SegmentId,
+        layer: usize,
+        positions: Range<usize>,
+        rows: &CacheRows,
+    ) -> Result<()> {
+        let (gpu, loaded) = self.loaded(segment)?;
+        loaded.write_cache(gpu, layer, positions, rows)
     }
 }

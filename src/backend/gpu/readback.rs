@@ -47,12 +47,29 @@ impl Readback {
 
     /// Records copies of the first bytes of each source, one behind the other, to be mapped when they are done.
     pub fn record(&mut self, encoder: &mut wgpu::CommandEncoder, sources: &[(&wgpu::Buffer, u64)]) -> Pending {
+        self.record_all(encoder, sources.iter().map(|&(source, length)| (source, 0, length)))
+    }
+
+    /// The same with (source, offset, bytes).
+    pub fn record_ranges(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        sources: &[(&wgpu::Buffer, u64, u64)],
+    ) -> Pending {
+        self.record_all(encoder, sources.iter().copied())
+    }
+
+    fn record_all<'b>(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        sources: impl Iterator<Item = (&'b wgpu::Buffer, u64, u64)>,
+    ) -> Pending {
         let index = self.next;
         self.next = (self.next + 1) % self.ring.len();
         let staging = &self.ring[index];
         let mut bytes = 0;
-        for &(source, length) in sources {
-            encoder.copy_buffer_to_buffer(source, 0, &staging.buffer, bytes, length);
+        for (source, offset, length) in sources {
+            encoder.copy_buffer_to_buffer(source, offset, &staging.buffer, bytes, length);
             bytes += length;
         }
         assert!(bytes <= self.bytes, "{bytes} bytes read back through buffers of {}", self.bytes);

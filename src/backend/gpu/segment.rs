@@ -4,17 +4,18 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use super::{
     buffers::{Arenas, Layout},
-    debug,
+    cache, debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
     lower::{LayerCache, Lowering, Phase, damaged_place},
     params::Dynamic,
+    profile::{KernelTime, Profiler},
     readback::Readback,
     slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
     weights::Weights,
 };
 use crate::{
-    backend::{Activations, Wanted},
+    backend::{Activations, CacheRows, Wanted},
     error::{Error, Result},
     model::Model,
     plan::{Segment, Sizes, graph::block_ops},
@@ -56,6 +57,19 @@ pub struct Counters {
     pub recording: Duration,
 }
 
+impl Counters {
+    /// What was done between `before` and this reading.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            objects_created: self.objects_created - before.objects_created,
+            dispatches: self.dispatches - before.dispatches,
+            submits: self.submits - before.submits,
+            readback_bytes: self.readback_bytes - before.readback_bytes,
+            recording: self.recording.saturating_sub(before.recording),
+        }
+    }
+}
+
 /// The sizes of a segment, checked against what the device binds.
 struct Planned {
     layout: Layout,
@@ -92,6 +106,8 @@ pub(super) struct Loaded {
     sizes: Sizes,
     shape: Shape,
     slots: Slots,
+    /// One a layer.
+    caches: Vec<LayerCache>,
     /// Ids to hidden states; empty when hidden states come in.
     embed: Vec<Dispatch>,
     /// One list a layer.
@@ -131,7 +147,7 @@ impl Loaded {
         let config = &model.config;
         let arenas = Arenas::new(gpu, &layout)?;
         let slots = Slots::new(gpu, config, &shape)?;
-        let usage = wgpu::BufferUsages::STORAGE;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let caches = segment
             .layers
             .clone()
@@ -179,6 +195,7 @@ impl Loaded {
             sizes: *sizes,
             shape,
             slots,
+            caches,
             embed,
             decode,
             prefill,
@@ -192,6 +209,30 @@ impl Loaded {
         })
     }
 
+    /// See [`crate::backend::Backend::read_cache`].
+    pub fn read_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
+        if positions.end > self.cached_tokens {
+            let expected = format!("up to position {}", self.cached_tokens);
+            return Err(Error::malformed("reading the cache", expected, format!("{positions:?}")));
+        }
+        cache::read(gpu, self.arrays(layer), positions, rows)
+    }
+
+    /// See [`crate::backend::Backend::write_cache`].
+    pub fn write_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+        if positions.end > self.sizes.context_tokens {
+            return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
+        }
+        cache::write(gpu, self.arrays(layer), positions.start, rows)?;
+        // What runs next begins behind these.
+        self.cached_tokens = positions.end;
+        Ok(())
+    }
+
+    fn arrays(&self, layer: usize) -> [cache::Rows<'_>; 2] {
+        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], self.model.config.kv_width())
+    }
+
     /// What this segment has done so far, without the objects created.
     pub fn counters(&self) -> Counters {
         Counters {
@@ -201,6 +242,20 @@ impl Loaded {
             readback_bytes: self.readback_bytes,
             recording: self.recorder.recording,
         }
+    }
+
+    /// Times the kernels of the steps from here on.
+    pub fn start_profile(&mut self, gpu: &Gpu) -> Result<()> {
+        let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();
+        let layers = of_layers(&self.decode).max(of_layers(&self.prefill));
+        let most = self.embed.len() + layers + self.head_one.len().max(self.head_many.len());
+        self.recorder.profiler = Some(Profiler::new(gpu, most, self.sizes.context_tokens)?);
+        Ok(())
+    }
+
+    /// What was timed; ends it.
+    pub fn take_profile(&mut self) -> Vec<KernelTime> {
+        self.recorder.profiler.take().map(Profiler::finish).unwrap_or_default()
     }
 
     /// As [`crate::backend::Backend::run`].
@@ -309,7 +364,7 @@ impl Loaded {
         for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
             if i > 0 {
                 let full = std::mem::replace(&mut encoder, new_encoder());
-                recorder.submit(gpu, full, uniforms);
+                recorder.submit(gpu, full, uniforms)?;
             }
             recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
         }
@@ -331,7 +386,7 @@ impl Loaded {
             let pending = self.readback.record(&mut encoder, &sources);
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
             let full = std::mem::replace(&mut encoder, new_encoder());
-            let submission = recorder.submit(gpu, full, uniforms);
+            let submission = recorder.submit(gpu, full, uniforms)?;
             let damage = self.readback.read(gpu, pending, submission, |bytes| {
                 let (damage, results) = bytes.split_at(4);
                 let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));

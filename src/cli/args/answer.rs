@@ -70,9 +70,14 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Run the prompt on the CPU and on the GPU (with -ngl, that many layers of it) and print a table of both
+    /// Run the prompt on the CPU, on the GPU (with -ngl, that many layers of it) and as auto decides, and print a
+    /// table of all three
     #[arg(long)]
     pub bench: bool,
+
+    /// Draw the rates of --bench into a new SVG file
+    #[arg(long, value_name = "FILE", requires = "bench")]
+    pub plot: Option<PathBuf>,
 
     #[command(flatten)]
     pub engine: EngineArgs,

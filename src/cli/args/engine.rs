@@ -4,7 +4,7 @@ use std::{num::NonZero, thread};
 
 use clap::{Args, ValueEnum};
 
-use crate::plan::{KvType, Request};
+use crate::plan::{KvType, Prefer, Request};
 
 /// Where the model runs, and with what sizes.
 #[derive(Args, Debug)]
@@ -13,6 +13,10 @@ pub struct EngineArgs {
     /// What computes: auto measures and takes the faster, and never a software GPU
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_BACKEND")]
     pub backend: BackendChoice,
+
+    /// What auto optimises: the time of an answer, the memory beside the mapped file, or the energy of a token
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "speed", env = "BITNET_PREFER")]
+    pub prefer: Preference,
 
     /// Layers on the GPU, from the end: a number, "all" that fit, or "auto" [llama.cpp: -ngl]
     #[arg(
@@ -82,6 +86,23 @@ pub enum BackendChoice {
     Auto,
     Cpu,
     Gpu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preference {
+    Speed,
+    Memory,
+    Energy,
+}
+
+impl From<Preference> for Prefer {
+    fn from(preference: Preference) -> Self {
+        match preference {
+            Preference::Speed => Self::Speed,
+            Preference::Memory => Self::Memory,
+            Preference::Energy => Self::Energy,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -149,6 +149,10 @@ pub struct DummyArgs {
     #[arg(short, long, visible_alias = "outfile", value_name = "FILE")]
     pub output: PathBuf,
 
+    /// Type of the ternary matrices; the weights are the same in all
+    #[arg(long = "type", visible_alias = "outtype", value_enum, value_name = "TYPE", default_value = "i2_s")]
+    pub ty: TernaryChoice,
+
     /// Type of the embedding table and the head
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
     pub head: DummyHead,
@@ -171,6 +175,8 @@ pub enum DummyHead {
     F16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
 }
 
 impl From<DummyHead> for HeadType {
@@ -178,6 +184,7 @@ impl From<DummyHead> for HeadType {
         match head {
             DummyHead::F16 => Self::F16,
             DummyHead::Q8_0 => Self::Q8_0,
+            DummyHead::Q6K => Self::Q6K,
         }
     }
 }

@@ -96,6 +96,10 @@ pub struct BenchArgs {
     #[arg(long, value_enum, default_value = "auto")]
     pub head_screen: HeadScreen,
 
+    /// Run each test once more on the GPU to time every kernel
+    #[arg(long)]
+    pub profile: bool,
+
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "md")]
     pub output: BenchFormat,

@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 pub use self::{
     answer::{ChatArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen},
+    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, Preference},
     make::{ConvertArgs, DummyArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, VerifyArgs},
     sample::SampleArgs,

@@ -1,8 +1,11 @@
 //! How the next token is chosen.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
-use crate::generate::SampleOptions;
+use crate::{
+    error::Error,
+    generate::{Mirostat, SampleOptions},
+};
 
 /// How the next token is chosen.
 #[derive(Args, Debug)]
@@ -29,15 +32,68 @@ pub struct SampleArgs {
     pub top_k: i32,
 
     /// Choose among the most probable tokens that make up this probability; 1 = among all
-    #[arg(long, value_name = "P", default_value_t = 0.95, env = "LLAMA_ARG_TOP_P")]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, env = "LLAMA_ARG_TOP_P")]
     pub top_p: f32,
 
     /// Drop tokens less probable than this share of the most probable one; 0 = none
-    #[arg(long, value_name = "P", default_value_t = 0.05, env = "LLAMA_ARG_MIN_P")]
+    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true, env = "LLAMA_ARG_MIN_P")]
     pub min_p: f32,
 
+    /// Choose among the tokens about as probable as is to be expected, up to this probability; 1 = among all
+    #[arg(
+        long,
+        visible_alias = "typical-p",
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_TYPICAL"
+    )]
+    pub typical: f32,
+
+    /// 2 = keep the surprise of the text near --mirostat-ent, instead of top-k, typical, top-p and min-p; 0 = off
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "0",
+        value_parser = mirostat,
+        action = ArgAction::Set,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_MIROSTAT"
+    )]
+    pub mirostat: bool,
+
+    /// How far each token moves the bound of Mirostat ("eta")
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Mirostat::default().learning_rate,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_MIROSTAT_LR"
+    )]
+    pub mirostat_lr: f32,
+
+    /// The surprise Mirostat aims at, in bits a token ("tau")
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Mirostat::default().entropy,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_MIROSTAT_ENT"
+    )]
+    pub mirostat_ent: f32,
+
+    /// Make a token more or less probable: 15043+1, 15043-2.5; 15043-inf = never. Can be given several times
+    #[arg(short, long, value_name = "TOKEN_ID(+/-)BIAS", value_parser = logit_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+
     /// Divides the logits of tokens seen lately; 1 = off
-    #[arg(long, value_name = "R", default_value_t = 1.0, env = "LLAMA_ARG_REPEAT_PENALTY")]
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_REPEAT_PENALTY"
+    )]
     pub repeat_penalty: f32,
 
     /// Lowers the logits of tokens by how often they came; 0 = off
@@ -71,19 +127,63 @@ pub struct SampleArgs {
     pub repeat_last_n: i32,
 }
 
+/// llama.cpp's numbers of the versions.
+fn mirostat(text: &str) -> Result<bool, String> {
+    match text {
+        "0" => Ok(false),
+        "2" => Ok(true),
+        "1" => Err("Mirostat 1 is not supported; 2 is its simpler successor".into()),
+        _ => Err("expected 0 (off) or 2".into()),
+    }
+}
+
+/// "15043+1" or "15043-inf": the sign parts the id from the number.
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let expected = "expected a token id, a sign and a number, as in 15043+1, 15043-2.5 or 15043-inf";
+    let (id, bias) = text.find(['+', '-']).map(|at| text.split_at(at)).ok_or(expected)?;
+    let id = id.parse().map_err(|_| expected)?;
+    match bias.parse::<f32>() {
+        Ok(bias) if bias.is_finite() || bias == f32::NEG_INFINITY => Ok((id, bias)),
+        _ => Err(expected.into()),
+    }
+}
+
 impl SampleArgs {
-    /// `default_temperature` counts where `--temp` is absent.
-    pub fn options(&self, default_temperature: f32) -> SampleOptions {
-        SampleOptions {
+    /// `default_temperature` counts where `--temp` is absent; `vocab` is the number of tokens there are.
+    pub fn options(&self, default_temperature: f32, vocab: usize) -> Result<SampleOptions, Error> {
+        if let Some((id, _)) = self.logit_bias.iter().find(|&&(id, _)| id as usize >= vocab) {
+            return Err(Error::Usage(format!("--logit-bias is for a token below {vocab} (the vocabulary), not {id}")));
+        }
+        let mirostat = Mirostat { entropy: self.mirostat_ent, learning_rate: self.mirostat_lr };
+        Ok(SampleOptions {
             temperature: self.temp.unwrap_or(default_temperature),
             top_k: usize::try_from(self.top_k).unwrap_or(0),
+            typical_p: self.typical,
             top_p: self.top_p,
             min_p: self.min_p,
+            mirostat: self.mirostat.then_some(mirostat),
+            logit_bias: self.logit_bias.clone(),
             repeat_penalty: self.repeat_penalty,
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             repeat_last_n: usize::try_from(self.repeat_last_n).ok(),
             seed: u32::try_from(self.seed).ok(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn biases_are_an_id_and_a_signed_number() {
+        assert_eq!(logit_bias("15043+1"), Ok((15043, 1.0)));
+        assert_eq!(logit_bias("0-2.5"), Ok((0, -2.5)));
+        assert_eq!(logit_bias("7-1e-3"), Ok((7, -1e-3)));
+        assert_eq!(logit_bias("7-inf"), Ok((7, f32::NEG_INFINITY)));
+        for bad in ["", "7", "+1", "-1", "7+", "7+inf", "7+nan", "7-x", "-7+1", "4294967296+1", "7+-1", "7++1"] {
+            assert!(logit_bias(bad).is_err(), "{bad}");
         }
     }
 }

@@ -7,8 +7,13 @@ use std::{
 
 use bitnet_cpu_kernels::{Cpu, Isa, ceiling, screen::Screen};
 
-use super::{super::interrupt, Test};
-use crate::{backend::Wanted, error::Result, generate::Session, model::Model};
+use super::{super::interrupt, Test, gpu};
+use crate::{
+    backend::{Wanted, gpu::Counters},
+    error::Result,
+    generate::Session,
+    model::Model,
+};
 
 /// What a test took, repetition by repetition.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Samples {
     pub multiply_adds_per_token: u64,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
     pub logits_hash: u64,
+    /// What the GPU did in all of `times`; `None` where it has no part.
+    pub gpu: Option<Counters>,
 }
 
 /// Measured limits of the CPU with the threads of a run.
@@ -45,9 +52,11 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         head_rows: 0.0,
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
         logits_hash: 0,
+        gpu: None,
     };
     once(session, model, test, &mut Vec::new())?;
     let mut head_rows = 0;
+    let before = gpu::counters(session);
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
@@ -56,6 +65,7 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         head_rows += once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
+    samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
     samples.head_rows = head_rows as f64 / (samples.times.len() * heads(test)).max(1) as f64;
     samples.bytes_per_token = bytes_per_token(session, model, test, samples.head_rows);
     samples.logits_hash = hash(session.all_logits()?);
@@ -70,8 +80,8 @@ fn heads(test: Test) -> usize {
     }
 }
 
-/// Runs `test` from an empty context; returns the rows of the head that were multiplied exactly.
-fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
+/// All of `test`, from an empty context; returns the rows of the head that were multiplied exactly.
+pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
     // Any ids do; these are spread over the vocabulary.
     let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
     // What greedy sampling asks for.

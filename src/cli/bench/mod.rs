@@ -2,12 +2,14 @@
 //!
 //! Tokenising and sampling are not part of any figure, as in llama-bench.
 
+mod gpu;
+
 mod measure;
 
 mod report;
 
 use super::{
-    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers},
+    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers, Preference},
     engine::{Engine, Source},
     interrupt, output,
 };
@@ -23,6 +25,8 @@ pub struct Row {
     samples: measure::Samples,
     /// The most memory held until this test had ended.
     peak_rss_bytes: Option<u64>,
+    /// `None` where no GPU has a part.
+    gpu: Option<gpu::Costs>,
     /// `None` for the GPU, whose ceilings are not known.
     ceilings: Option<measure::Ceilings>,
 }
@@ -78,9 +82,18 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 if interrupt::raised() {
                     return Ok(());
                 }
+                let gpu = gpu::costs(&mut session, &engine.model, test, args.profile, &samples)?;
                 let threads = on_cpu_alone.then(|| options.threads());
                 let peak_rss_bytes = measure::peak_rss_bytes();
-                rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, ceilings: None });
+                rows.push(Row {
+                    device: session.devices(),
+                    threads,
+                    test,
+                    samples,
+                    peak_rss_bytes,
+                    gpu,
+                    ceilings: None,
+                });
             }
         }
     }
@@ -101,6 +114,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: usize) -> EngineArgs {
     EngineArgs {
         backend,
+        prefer: Preference::Speed,
         n_gpu_layers: GpuLayers::Auto,
         threads,
         ctx_size: Some(context as u32),

@@ -68,6 +68,9 @@ fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
         ]);
     }
     let mut text = format::table(&table);
+    for row in rows {
+        text += &row.gpu.as_ref().map(|gpu| gpu.to_text(&row.test.name())).unwrap_or_default();
+    }
     if let Some(bytes) = rows.iter().filter_map(|row| row.peak_rss_bytes).max() {
         text += &format!("peak memory {}; without tokenising and sampling\n", format::bytes(bytes));
     }
@@ -124,7 +127,7 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         Test::Prompt(n) => (n, 0),
         Test::Generate(n) => (0, n),
     };
-    json!({
+    let mut fields = json!({
         "build_version": env!("CARGO_PKG_VERSION"),
         "model_type": model.name,
         "model_size": model.size_bytes,
@@ -150,7 +153,9 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "share_of_ceiling": share(row).map(|(share, _)| share),
         "peak_rss_bytes": row.peak_rss_bytes,
         "logits_hash": format!("{:016x}", row.samples.logits_hash),
-    })
+    });
+    super::gpu::add_json(&mut fields, row.gpu.as_ref());
+    fields
 }
 
 /// The fields of the JSON objects, quoted; lists are left out.

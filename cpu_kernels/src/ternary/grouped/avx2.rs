@@ -10,7 +10,7 @@ use super::{
     },
     Grouped, Token,
     few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group, sum_each_i32},
-    many::{panel_groups, panel_scales},
+    many::panel_scales,
 };
 use crate::{
     format::I2S_BLOCK,
@@ -132,7 +132,7 @@ fn many_tokens<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
     for row in (0..whole).step_by(PANEL_ROWS) {
         for cols in Panel::col_ranges(tile.tile.stride) {
             let steps = panel.fill(&tile.tile, row, cols.clone());
-            let scales = panel_scales(tile, row, panel_groups(tile, &cols));
+            let scales = panel_scales(tile, row, tile.panel_groups(&cols));
             for first in (0..tile.tile.tokens).step_by(PANEL_TOKENS) {
                 let at = PanelTokens { row, first, cols: cols.clone() };
                 match tile.tile.tokens - first {
@@ -171,7 +171,7 @@ fn multiply_panel<const BLOCKS: usize, const N: usize>(
         }
     }
     let steps_of_group = BLOCKS * I2S_BLOCK / GROUPS / STEP_COLS;
-    for (i, (group, scales)) in panel_groups(tile, &at.cols).zip(scales).enumerate() {
+    for (i, (group, scales)) in tile.panel_groups(&at.cols).zip(scales).enumerate() {
         let mut wide = [[_mm256_setzero_si256(); 2]; N];
         let of_group = i * steps_of_group..(i + 1) * steps_of_group;
         for start in of_group.clone().step_by(FITTING.min(steps_of_group)) {

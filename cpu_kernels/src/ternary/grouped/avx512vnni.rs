@@ -6,7 +6,7 @@ use super::{
     super::panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     Grouped, Token,
     few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group},
-    many::{panel_groups, panel_scales},
+    many::panel_scales,
 };
 use crate::{
     format::I2S_BLOCK,
@@ -137,7 +137,7 @@ fn all_tokens<const BLOCKS: usize, const P: usize>(
     steps: [&[[u8; PANEL_ROWS * STEP_COLS]]; P],
     out: &mut [f32],
 ) {
-    let groups = panel_groups(tile, &cols);
+    let groups = tile.panel_groups(&cols);
     let mut scales = [[_mm512_setzero_ps(); P]; 16];
     for p in 0..P {
         let of_panel = panel_scales(tile, row + p * PANEL_ROWS, groups.clone());
@@ -185,7 +185,7 @@ fn multiply_panels<const BLOCKS: usize, const P: usize, const N: usize>(
         }
     }
     let steps_of_group = BLOCKS * I2S_BLOCK / GROUPS / STEP_COLS;
-    for (i, (group, scales)) in panel_groups(tile, &at.cols).zip(scales).enumerate() {
+    for (i, (group, scales)) in tile.panel_groups(&at.cols).zip(scales).enumerate() {
         let mut lanes = [[_mm512_setzero_si512(); P]; N];
         for step in i * steps_of_group..(i + 1) * steps_of_group {
             let mut codes = [_mm512_setzero_si512(); P];

@@ -1,4 +1,4 @@
-//! Many tokens: which groups a panel holds, and their scales.
+//! Many tokens: the scales of the groups of a panel.
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -11,12 +11,6 @@ use crate::format::GROUP_SIZES;
 
 /// Most groups of a panel.
 const PANEL_GROUPS: usize = PANEL_COLS / GROUP_SIZES[0];
-
-/// The groups of the panel of the columns `cols`.
-pub fn panel_groups(tile: &Grouped, cols: &Range<usize>) -> Range<usize> {
-    // The last columns may be padding.
-    cols.start / tile.size..tile.groups.min(cols.end / tile.size)
-}
 
 /// The scales of each of these groups of 16 rows from `row` on, in two vectors; unspecified past the last.
 #[inline]

@@ -14,6 +14,12 @@ mod avxvnni;
 mod few;
 #[cfg(target_arch = "x86_64")]
 mod many;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
+#[cfg(target_arch = "aarch64")]
+mod neoni8mm;
 mod scalar;
 
 use std::ops::Range;
@@ -59,6 +65,13 @@ impl<'a> Grouped<'a> {
         &self.scales[row * self.groups..][..self.groups]
     }
 
+    /// The groups of the columns `cols`, a panel's.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn panel_groups(&self, cols: &Range<usize>) -> Range<usize> {
+        // The last columns may be padding.
+        cols.start / self.size..self.groups.min(cols.end / self.size)
+    }
+
     fn token(&self, token: usize) -> Token<'a> {
         let of_token = token * self.groups..(token + 1) * self.groups;
         Token { values: self.tile.token(token), steps: &self.steps[of_token.clone()], sums: &self.sums[of_token] }
@@ -94,6 +107,12 @@ pub(super) fn tile_products(
         (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::products(vnni, &tile, out),
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::products(vnni, &tile, out),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::Neon(neon)) => neon::products(neon, &tile, out),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::products(neon, &tile, out),
+        #[cfg(target_arch = "aarch64")]
+        (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::products(neon, &tile, out),
     }
 }
 

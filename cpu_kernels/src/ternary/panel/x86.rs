@@ -1,0 +1,36 @@
+//! Filling a panel: 8 rows at a time.
+
+use std::{arch::x86_64::*, ops::Range};
+
+use super::{PANEL_ROWS, Panel, STEP_COLS};
+use crate::{
+    format::I2S_BLOCK,
+    ternary::{Tile, avx2::unpack},
+    x86::{load_u8, store_u8, transpose},
+};
+
+impl Panel {
+    /// Unpacks columns `cols` of the 16 rows of `tile` from `row` on; returns their steps.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn fill(&mut self, tile: &Tile, row: usize, cols: Range<usize>) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
+        let steps = &mut self.0[..cols.len() / STEP_COLS];
+        for (block, steps) in steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS).enumerate() {
+            for half in 0..2 {
+                let mut packed = [_mm256_setzero_si256(); 8];
+                for r in 0..8 {
+                    packed[r] = load_u8(&tile.row(row + 8 * half + r)[cols.start / I2S_BLOCK + block]);
+                }
+                // Column c of a block is in byte c % 32: 4 neighbouring bytes hold 4 neighbouring columns of each of
+                // the block's quarters, so the packed bytes are transposed, which is 4 times fewer than the codes.
+                let packed = transpose(packed);
+                for group in 0..8 {
+                    let codes = unpack(packed[group]);
+                    for quarter in 0..4 {
+                        store_u8(&mut steps[8 * quarter + group].as_chunks_mut().0[half], codes[quarter]);
+                    }
+                }
+            }
+        }
+        steps
+    }
+}

@@ -1,0 +1,112 @@
+//! What to sample with, and the bounds of each number.
+
+use crate::error::{Error, Result};
+
+/// What to sample with; the defaults are llama.cpp's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleOptions {
+    /// Divides the logits before the draw; 0 or less takes the highest logit (greedy).
+    pub temperature: f32,
+    /// Keep this many of the highest logits; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the ids whose surprise is nearest to the expected one and whose probabilities sum to this; 1 keeps all.
+    /// (Locally typical sampling, Meister et al. 2022.)
+    pub typical_p: f32,
+    /// Keep the smallest set of the most probable ids whose probabilities sum to this; 1 keeps all.
+    pub top_p: f32,
+    /// Drop ids less probable than this share of the most probable one; 0 drops none.
+    pub min_p: f32,
+    /// Instead of top-k, typical-p, top-p and min-p: keeps the surprise of the text near a target.
+    pub mirostat: Option<Mirostat>,
+    /// Added to the logits of these ids; minus infinity bans an id.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Divides positive and multiplies negative logits of ids in the window; 1 does nothing.
+    pub repeat_penalty: f32,
+    /// Subtracted once per occurrence in the window; 0 does nothing.
+    pub frequency_penalty: f32,
+    /// Subtracted once from each id in the window; 0 does nothing.
+    pub presence_penalty: f32,
+    /// Ids the penalties look back on, prompt included; 0 = none, `None` = the whole context.
+    pub repeat_last_n: Option<usize>,
+    /// The same seed, logits and positions give the same ids; `None` draws a seed, see [`super::Sampler::seed`].
+    pub seed: Option<u32>,
+}
+
+/// Mirostat 2 (Basu et al. 2021): ids more surprising than a bound are dropped, and each drawn id moves the bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mirostat {
+    /// The surprise to aim at, in bits ("tau").
+    pub entropy: f32,
+    /// How far a draw moves the bound ("eta").
+    pub learning_rate: f32,
+}
+
+impl Default for Mirostat {
+    fn default() -> Self {
+        Self { entropy: 5.0, learning_rate: 0.1 }
+    }
+}
+
+impl Default for SampleOptions {
+    fn default() -> Self {
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            typical_p: 1.0,
+            top_p: 0.95,
+            min_p: 0.05,
+            mirostat: None,
+            logit_bias: Vec::new(),
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repeat_last_n: Some(64),
+            seed: None,
+        }
+    }
+}
+
+impl SampleOptions {
+    /// The highest logit at each step, no penalties.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Refuses numbers that make no sense, by the name of the flag that sets them.
+    pub(super) fn validate(&self) -> Result<()> {
+        let check = |flag: &str, value: f32, good: bool, range: &str| {
+            if good { Ok(()) } else { Err(Error::Usage(format!("--{flag} must be {range}, not {value}"))) }
+        };
+        let finite = |flag, value: f32| check(flag, value, value.is_finite(), "a finite number");
+        let share = |flag, value: f32| check(flag, value, (0.0..=1.0).contains(&value), "between 0 and 1");
+        let positive = |flag, value: f32| check(flag, value, value.is_finite() && value > 0.0, "above 0");
+        finite("temp", self.temperature)?;
+        share("typical", self.typical_p)?;
+        share("top-p", self.top_p)?;
+        share("min-p", self.min_p)?;
+        positive("repeat-penalty", self.repeat_penalty)?;
+        finite("frequency-penalty", self.frequency_penalty)?;
+        finite("presence-penalty", self.presence_penalty)?;
+        if let Some(Mirostat { entropy, learning_rate }) = self.mirostat {
+            check("mirostat-ent", entropy, entropy.is_finite() && entropy >= 0.0, "0 or more")?;
+            share("mirostat-lr", learning_rate)?;
+        }
+        for &(id, bias) in &self.logit_bias {
+            let good = bias.is_finite() || bias == f32::NEG_INFINITY;
+            check(&format!("logit-bias {id}"), bias, good, "a finite number or -inf")?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn penalises(&self) -> bool {
+        self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
+    }
+
+    /// True where an id outside the highest ones may be lifted among them.
+    pub(super) fn may_raise(&self) -> bool {
+        self.logit_bias.iter().any(|&(_, bias)| bias > 0.0)
+            || self.repeat_penalty < 1.0
+            || self.frequency_penalty < 0.0
+            || self.presence_penalty < 0.0
+    }
+}
