@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::{Sampler, Session, Stats, StopStrings};
-use crate::{
-    backend::Wanted,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// Turns ids into text piece by piece, holding back incomplete characters.
 pub trait TextDecoder {

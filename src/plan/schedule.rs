@@ -313,7 +313,8 @@ mod tests {
     };
 
     const MIB: u64 = 1 << 20;
-    const SIZES: Sizes = Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16, head_screen: false };
+    const SIZES: Sizes =
+        Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16, head_screen: false };
 
     /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 5 MiB of activations.
     fn demand() -> Demand {

@@ -5,7 +5,10 @@ use std::arch::x86_64::*;
 use super::encode::{BLOCK, BLOCK_BYTES};
 use crate::{
     isa::Avx512Vnni,
-    x86::wide::{load_i8, load_u8},
+    x86::{
+        prefetch_ahead,
+        wide::{load_i8, load_u8},
+    },
 };
 
 /// Sums of u times the upper and the lower bytes of the token, for each row.
@@ -23,6 +26,9 @@ fn sums_avx512(codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
         let mut lanes = [[_mm512_setzero_si512(); 4]; 2];
         for (at, block) in row.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             let runs: &[[u8; 64]] = block.as_chunks().0;
+            for line in 0..3 {
+                prefetch_ahead(&block[64 * line]);
+            }
             let u = unpack(load_u8(&runs[0]), load_u8(&runs[1]), load_u8(&runs[2]));
             for plane in 0..2 {
                 let values: &[[i8; 64]] = planes[plane][at].as_chunks().0;

@@ -117,9 +117,10 @@ impl Screen {
         rows.saturating_mul(cols.div_ceil(BLOCK) * BLOCK_BYTES + size_of::<Row>() + size_of::<f32>())
     }
 
-    /// True where the copy takes so many fewer bytes than `head` that reading it first is worth it.
+    /// True where the copy takes so many fewer bytes than `head` that reading it first is worth it, and where its
+    /// kernels are vector code.
     pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
-        cols <= MAX_COLS && Self::bytes(rows, cols) * 5 <= ty.row_bytes(cols) * rows * 4
+        cfg!(target_arch = "x86_64") && cols <= MAX_COLS && Self::bytes(rows, cols) * 5 <= ty.row_bytes(cols) * rows * 4
     }
 
     /// A copy of `head`. `None` if it has a weight that is not finite, or no rows, or more columns than the sums have
@@ -144,9 +145,9 @@ impl Screen {
             for ((row, codes), bound) in range.zip(codes.chunks_exact_mut(row_lines)).zip(bounds) {
                 let codes = bytemuck::cast_slice_mut(codes);
                 *bound = match base {
-                    Base::Scalar => scalar::encode(&head, row, &mut weights, codes),
                     #[cfg(target_arch = "x86_64")]
                     Base::Avx2(avx2) => avx2::encode(avx2, &head, row, &mut weights, codes),
+                    _ => scalar::encode(&head, row, &mut weights, codes),
                 };
             }
         });
@@ -230,9 +231,9 @@ impl Screen {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, codes, query.planes(), sums),
                 _ => match isa.base() {
-                    Base::Scalar => scalar::sums(codes, query.planes(), sums),
                     #[cfg(target_arch = "x86_64")]
                     Base::Avx2(avx2) => avx2::sums(avx2, codes, query.planes(), sums),
+                    _ => scalar::sums(codes, query.planes(), sums),
                 },
             }
             *chunk = Chunk { row: range.start as u32, approximate: f32::NEG_INFINITY, upper: f32::NEG_INFINITY };

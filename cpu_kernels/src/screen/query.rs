@@ -49,9 +49,9 @@ impl Query {
         let stride = self.stride;
         let (high, low) = bytemuck::cast_slice_mut(&mut self.planes).split_at_mut(stride);
         let rounded = match isa.base() {
-            Base::Scalar => round(x, high, low),
             #[cfg(target_arch = "x86_64")]
             Base::Avx2(avx2) => super::avx2::round(avx2, x, high, low),
+            _ => round(x, high, low),
         }?;
         let cols = x.len() as f64;
         let units = (cols + 8.0) * f64::from(f32::EPSILON) / 2.0;

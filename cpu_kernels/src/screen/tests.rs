@@ -83,7 +83,10 @@ fn the_copy_is_the_same_on_every_variant_and_off_by_no_more_than_it_says() {
                 // At most half a step each, and not a bound that could never prune.
                 let half_steps = f64::from(scale) * 0.51 * (cols as f64).sqrt() + exact_norm * 2e-7;
                 let zeroed = if scale == 0.0 { exact_norm * 1.000_001 } else { half_steps };
-                assert!(f64::from(error) <= zeroed + 1e-44, "{ty:?} row {r}: {error} claimed, at most {zeroed} possible");
+                assert!(
+                    f64::from(error) <= zeroed + 1e-44,
+                    "{ty:?} row {r}: {error} claimed, at most {zeroed} possible"
+                );
                 assert!((exact_norm..=exact_norm * 1.000_001 + 1e-44).contains(&f64::from(norm)), "{ty:?} row {r}");
             }
         }

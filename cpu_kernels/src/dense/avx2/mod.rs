@@ -10,7 +10,7 @@ use super::TOKENS;
 use crate::{
     format::{DenseType, DenseView, dense::decode_row},
     isa::Avx2,
-    x86::{self, load, store},
+    x86::{self, load, prefetch_ahead, store},
 };
 
 /// Columns of a step, the smallest block of a block type.
@@ -140,6 +140,9 @@ fn row_products<W: Weight, const N: usize>(ty: DenseType, row: &[u8], x: [&[f32]
     // Four chains of additions for one token, two each for more: enough to keep the multipliers busy either way.
     let mut sums = [[_mm256_setzero_ps(); 4]; N];
     for (i, unit) in units.enumerate() {
+        for line in 0..W::BYTES.div_ceil(64) {
+            prefetch_ahead(&unit[64 * line]);
+        }
         // SAFETY: this function has the features.
         let unit = unsafe { W::unit(unit) };
         for step in 0..W::STEPS {
