@@ -57,6 +57,11 @@ impl Bytes {
         Self { source: Source::Static(bytes), range: 0..bytes.len() }
     }
 
+    /// True of a memory-mapped file: the system reads it when it is needed, and may drop it again.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.source, Source::Mapped(_))
+    }
+
     /// The part `range` of these bytes, or `None` when it is out of bounds.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         if range.start > range.end || range.end > self.len() {

@@ -156,6 +156,11 @@ impl Error {
         }
     }
 
+    /// True for failures of a device at work, which another device may not have: lost, out of memory, wrong numbers.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Self::Gpu { .. } | Self::DeviceLost { .. } | Self::NotFinite { .. })
+    }
+
     /// The process exit code: 2 for usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -25,6 +25,8 @@ pub mod backend;
 
 pub mod generate;
 
+pub mod probe;
+
 pub mod verify;
 
 pub mod convert;

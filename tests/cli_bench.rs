@@ -91,3 +91,23 @@ fn without_a_gpu_its_fields_are_empty() {
     assert!(row["dispatches_per_token"].is_null() && row["kernels"].is_null(), "{row}");
     assert!(done.stderr.contains("no kernels are timed for pp2"), "{done:?}");
 }
+
+#[test]
+fn backends_are_compared_in_one_table_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let plot = dir.path().join("rates.svg");
+    let backends = ["bench", "-p", "8", "-n", "4", "-t", "1", "-r", "1", "--backend", "cpu,gpu,auto"];
+    let done = run(&[&backends[..], &["-o", "json", "--plot", plot.to_str().unwrap()]].concat());
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let rows: Value = serde_json::from_str(&done.stdout).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert!(rows[0]["tokens_equal"].is_null(), "the first backend is what the others are compared with");
+    let gpu = std::env::var_os("BITNET_REQUIRE_GPU").is_some();
+    assert!(rows.len() == 6 || !gpu && rows.len() == 4, "{done:?}");
+    for row in &rows[2..] {
+        assert_eq!(row["tokens_equal"], true, "{row}");
+    }
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("pp8, tok/s") && svg.contains("tg4, tok/s"), "{svg}");
+    assert_eq!(svg.matches("fill=\"#3b6ea5\"").count(), rows.len());
+}

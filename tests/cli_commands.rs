@@ -114,7 +114,7 @@ fn files_that_are_no_models_are_named_with_the_reason() {
     let model = built_in_model();
     let cases = [
         (dir.path().join("absent.gguf").to_str().unwrap().to_owned(), "cannot open"),
-        (dir.path().to_str().unwrap().to_owned(), "director"),
+        (dir.path().to_str().unwrap().to_owned(), "config.json is missing"),
         (write("empty.gguf", b""), "empty.gguf"),
         (write("page.gguf", b"<!DOCTYPE html><html><body>Not found</body></html>"), "HTML"),
         (write("noise.gguf", &[0x5A; 4096]), "noise.gguf"),

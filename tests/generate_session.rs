@@ -43,6 +43,8 @@ struct Fake {
     segments: Vec<(Segment, Vec<f32>)>,
     log: Log,
     script: Script,
+    /// The error of the step at this position.
+    fault: Option<(usize, fn() -> Error)>,
 }
 
 impl Backend for Fake {
@@ -64,6 +66,11 @@ impl Backend for Fake {
 
     fn run(&mut self, id: SegmentId, x: &mut Activations, positions: Range<usize>, wanted: Wanted) -> Result<()> {
         self.log.borrow_mut().push(Call { backend: self.name, positions: positions.clone(), wanted });
+        if let Some((at, error)) = self.fault
+            && positions.contains(&at)
+        {
+            return Err(error());
+        }
         let (segment, cache) = &mut self.segments[id.0];
         if segment.embed {
             x.hidden = x.ids.iter().map(|&id| id as f32).collect();
@@ -142,7 +149,7 @@ fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
 fn session(context: usize, batch: usize, script: impl Fn(&[u32]) -> Vec<f32> + 'static) -> (Session, Log) {
     let (log, script): (Log, Script) = (Log::default(), Rc::new(script));
     let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone() })
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), fault: None })
     };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
@@ -253,7 +260,7 @@ fn a_prompt_runs_in_batches_and_only_the_last_one_wants_logits() {
 fn each_phase_has_its_own_segments_and_the_cache_follows() {
     let log = Log::default();
     let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing) })
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing), fault: None })
     };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let segment = |backend| Segment { layers: 0..4, backend, embed: true, head: true, reason: String::new() };
@@ -288,7 +295,7 @@ fn each_phase_has_its_own_segments_and_the_cache_follows() {
 fn loading_reports_progress_and_names_a_backend_that_is_missing() {
     let log = Log::default();
     let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing) })
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing), fault: None })
     };
     let mut loaded = 0;
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
@@ -529,4 +536,63 @@ fn penalties_see_the_prompt_and_the_answer() {
     let limited = AnswerOptions { max_tokens: Some(2), ..options() };
     let answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1, 3], limited, &cancel).unwrap();
     assert_eq!(collect(answer).unwrap().ids, [4, 5]);
+}
+
+/// A session whose backend of `kind` fails at position 6, with a standby that has all layers on one more backend.
+fn failing(kind: BackendKind, error: fn() -> Error) -> (Session, Log) {
+    let (log, script): (Log, Script) = (Log::default(), Rc::new(summing));
+    let fake = |name, fault| -> Box<dyn Backend> {
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), fault })
+    };
+    let fault = |of| (of == kind).then_some((6, error));
+    let backends = [(BackendKind::Cpu, "cpu"), (BackendKind::Gpu, "gpu")];
+    let backends = backends.map(|(kind, name)| (kind, fake(name, fault(kind)))).into();
+    let session = Session::load(&model(), &plan(100, 4), backends, &mut |_| {}).unwrap();
+    let spare = fake("spare", None);
+    let mut whole = plan(100, 4);
+    whole.segments.remove(0);
+    whole.segments[0] = Segment { layers: 0..4, embed: true, ..whole.segments[0].clone() };
+    let standby = move |error: &Error, tokens: usize| {
+        assert_eq!((error.to_string(), tokens), ("GPU device lost: a test".to_owned(), 6));
+        Session::load(&model(), &whole, vec![(BackendKind::Cpu, spare)], &mut |_| {})
+    };
+    (session.with_standby(Box::new(standby)), log)
+}
+
+fn lost() -> Error {
+    Error::DeviceLost { reason: "a test".into() }
+}
+
+#[test]
+fn where_a_gpu_fails_the_standby_runs_all_tokens_again_and_goes_on() {
+    let answer = |session: &mut Session| {
+        let options = AnswerOptions { max_tokens: Some(9), ..options() };
+        run(session, &[1, 2], options, Box::new(NoText)).unwrap().ids
+    };
+    let (mut sound, _) = session(100, 4, summing);
+    let expected = answer(&mut sound);
+    assert_eq!(expected.len(), 9);
+    let (mut session, log) = failing(BackendKind::Gpu, lost);
+    assert_eq!(answer(&mut session), expected);
+    let spare: Vec<_> = log.take().into_iter().filter(|call| call.backend == "spare").collect();
+    let call = |positions, wanted| Call { backend: "spare", positions, wanted };
+    // Six tokens in batches of four, then the step that failed, with what it wanted.
+    assert_eq!(spare[..3], [call(0..4, Wanted::Nothing), call(4..6, Wanted::Nothing), call(6..7, Wanted::Top(1))]);
+    let takeover = session.takeover().unwrap();
+    assert_eq!((takeover.tokens, takeover.reason.as_str()), (6, "GPU device lost: a test"));
+    assert_eq!(session.devices(), "spare");
+    // There is no third.
+    assert_eq!(session.tokens().len(), 10);
+    assert!(session.step(VOCAB as u32).is_err());
+}
+
+#[test]
+fn only_failures_of_a_gpu_are_taken_over() {
+    let ids = [1, 2, 3, 4, 5, 6, 7];
+    let not_finite = || Error::NotFinite { place: "layer 3".into(), backend: "a test".into() };
+    let (mut session, _) = failing(BackendKind::Cpu, not_finite);
+    assert!(matches!(session.prefill(&ids), Err(Error::NotFinite { .. })), "the weights are damaged, not a GPU");
+    let (mut session, _) = failing(BackendKind::Gpu, || Error::missing("something", ""));
+    assert!(matches!(session.prefill(&ids), Err(Error::Missing { .. })), "no device is to blame");
+    assert_eq!(session.takeover(), None);
 }

@@ -4,15 +4,17 @@ mod common;
 #[path = "common/gguf_builder.rs"]
 mod gguf_builder;
 
+use bitnet_cpu_kernels::format::{Codec, Dialect, I2sPacking, Layout, MatrixScales, Tile, pack};
 use bitnet_gpu::{
     gguf::File,
     inspect::{Codes, Report, TypeCount, inspect},
+    model::OpenOptions,
 };
-use gguf_builder::{Gguf, Tensor, f32, raw, sample, str};
+use gguf_builder::{Gguf, Tensor, array, f32, raw, sample, str};
 use serde_json::{Value as Json, json};
 
 fn report(file: &Gguf, check: bool) -> Report {
-    inspect(&File::parse(file.build().into()).unwrap(), check)
+    inspect(&File::parse(file.build().into()).unwrap(), check, &OpenOptions::default())
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn text_of_the_file_cannot_control_the_terminal_or_flood_it() {
 #[test]
 fn vocabularies_and_group_scaled_models_are_described() {
     if let Some(path) = common::shared("vocab/ggml-vocab-llama-bpe.gguf") {
-        let report = inspect(&File::open(&path).unwrap(), true);
+        let report = inspect(&File::open(&path).unwrap(), true, &OpenOptions::default());
         let tokenizer = report.tokenizer.as_ref().unwrap();
         assert_eq!(
             (tokenizer.pre.as_deref(), tokenizer.tokens, tokenizer.merges),
@@ -116,9 +118,73 @@ fn vocabularies_and_group_scaled_models_are_described() {
     }
     for name in ["tq2_0-g256", "q2_0-g64", "q2_0-g128"] {
         let Some(path) = common::shared(&format!("golden/qwen3-ternary/qwen3-{name}.gguf")) else { continue };
-        let report = inspect(&File::open(&path).unwrap(), true);
+        let report = inspect(&File::open(&path).unwrap(), true, &OpenOptions::default());
         let codes = report.tensors.iter().find(|tensor| tensor.name == "blk.0.attn_q.weight").unwrap().codes.unwrap();
         assert!(codes.three == 0 && codes.minus_one > 0 && codes.plus_one > 0, "{name}: {codes}");
         assert_eq!(report.warnings, [""; 0], "{name}");
+    }
+}
+
+/// Each dialect that keeps no plain 2-bit codes, too: what was encoded is counted.
+#[test]
+fn every_dialect_is_decoded_and_explained() {
+    let (rows, cols) = (32, 256);
+    // -1, 0, +1, +1 over and over.
+    let codes: Vec<u8> = (0..rows * cols).map(|at| [0, 1, 2, 2][at % 4]).collect();
+    let packed = pack(Layout::I2sP128, rows, cols, &codes);
+    let tl1 = Tile::for_tl1(rows, cols).unwrap();
+    let tl2 = Tile::for_tl2(rows, cols).unwrap();
+    let cases = [
+        (Dialect::I2S(I2sPacking::P128), 36, "type id 36, read as p128"),
+        (Dialect::TL1(tl1), 38, "type id 38; tiles of"),
+        (Dialect::TL2(tl2), 39, "type id 39, which is MXFP4 too: only this type's size fits the distances; tiles of"),
+        (Dialect::TL2(tl2), 42, "type id 42, which is Q2_0 and Q2_0_G128 too"),
+        (Dialect::TQ1_0, 34, "type id 34"),
+        (Dialect::TQ2_0, 35, "type id 35"),
+        (Dialect::Q2_0, 42, "type id 42, which is TL2 and Q2_0_G128 too"),
+        (Dialect::Q2_0G128, 42, "type id 42, which is TL2 and Q2_0 too"),
+        (Dialect::Q2_0G128, 142, "type id 142"),
+        (Dialect::PTQ1_0, 143, "type id 143"),
+        (Dialect::IQ1BN, 134, "type id 134"),
+        (Dialect::IQ2BN, 135, "type id 135"),
+        (Dialect::IQ2BNR4, 335, "type id 335"),
+    ];
+    for (dialect, id, why) in cases {
+        let codec = Codec::new(dialect, rows, cols).unwrap();
+        let scales = MatrixScales::PerTensor(0.5).fitted(codec.scale_kind(), rows, cols, false).unwrap();
+        let data = codec.encode(&packed, &scales).unwrap();
+        let tiles = |key: &str, tile: Tile| {
+            let numbers = [rows, cols, tile.rows, tile.cols, tile.lanes].map(|n| n as u32);
+            (key.to_owned(), array(4, 5, numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>()))
+        };
+        let (key1, tiles1) = tiles("bitnet.tl1.tiles", tl1);
+        let (key2, tiles2) = tiles("bitnet.tl2.tiles", tl2);
+        let file = |data: Vec<u8>| {
+            let tensor = Tensor::new("blk.0.ffn_up.weight", &[cols as u64, rows as u64], id, data);
+            Gguf::new()
+                .with("general.architecture", str("llama"))
+                .with(&key1, tiles1.clone())
+                .with(&key2, tiles2.clone())
+                .tensor(tensor)
+        };
+        let good = report(&file(data.clone()), true);
+        let each = (rows * cols / 4) as u64;
+        let expected = Codes { minus_one: each, zero: each, plus_one: 2 * each, three: 0 };
+        assert_eq!(good.tensors[0].codes, Some(expected), "{dialect:?}");
+        assert!(good.tensors[0].why.as_ref().unwrap().starts_with(why), "{:?}", good.tensors[0].why);
+        assert_eq!(good.warnings, [""; 0], "{dialect:?}");
+        match (&good.tensors[0].scales, good.tensors[0].scale) {
+            (None, scale) => assert_eq!(scale, Some(0.5), "{dialect:?}"),
+            (Some(found), None) => assert_eq!((found.least, found.greatest), (0.5, 0.5), "{dialect:?}"),
+            both => panic!("{dialect:?}: {both:?}"),
+        }
+        let text = good.to_string();
+        assert!(text.contains(why) && text.contains("ternary weights: -1 25.0 %, 0 25.0 %, +1 50.0 %"), "{text}");
+
+        // All bits set: code 3 or an index that stands for nothing where the type has such, and scales that are NaN.
+        let bad = report(&file(vec![0xff; data.len()]), true);
+        assert!(!bad.warnings.is_empty(), "{dialect:?}");
+        let all = bad.warnings.join("\n");
+        assert!(all.contains("scale") && (all.contains("NaN") || all.contains("not finite")), "{dialect:?}: {all}");
     }
 }

@@ -14,7 +14,7 @@ use bitnet_gpu::{
     Error,
     bytes::Bytes,
     gguf::{Array, File, Metadata, Value},
-    tokenizer::{EncodeOptions, Tokenizer, to_gguf},
+    tokenizer::{EncodeOptions, JsonOptions, Tokenizer, to_gguf},
 };
 use gguf_builder::{Gguf, Raw, array, bool, f32s, i32, i32s, str, strings, u32, u64};
 use hostile::{Counting, Row, refuse_all, row};
@@ -334,9 +334,17 @@ fn the_files_beside_a_json_are_checked() {
         ("{\"add_bos_token\": true}", "{}", "bos_token is missing"),
     ];
     for (config, generation, fragment) in cases {
-        let error = to_gguf(json.as_bytes(), Some(config.as_bytes()), Some(generation.as_bytes()), 300).unwrap_err();
+        let (config, generation) = (Some(config.as_bytes()), Some(generation.as_bytes()));
+        let options = JsonOptions { config, generation, model: None };
+        let error = to_gguf(json.as_bytes(), &options, 300).unwrap_err();
         assert!(error.to_string().contains(fragment), "{error}");
     }
+    // The file that is at fault is named, and config.json counts only where the other is missing.
+    let bad = br#"{"eos_token_id": "x"}"#;
+    let of_model = JsonOptions { model: Some(bad), ..Default::default() };
+    let error = to_gguf(json.as_bytes(), &of_model, 300).unwrap_err().to_string();
+    assert_eq!(error, "config.json: eos_token_id: expected token ids, found \"x\"");
+    assert!(to_gguf(json.as_bytes(), &JsonOptions { generation: Some(b"{}"), ..of_model }, 300).is_ok());
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn bytes(json: &Json) -> Vec<u8> {
 /// The metadata a converter would write.
 fn export(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Metadata {
     let mut metadata = Metadata::default();
-    for (key, value) in to_gguf(json, options.config, options.generation, vocab_size).unwrap() {
+    for (key, value) in to_gguf(json, options, vocab_size).unwrap() {
         assert!(metadata.get(&key).is_none(), "{key} twice");
         metadata.set(key, value);
     }
@@ -62,7 +62,7 @@ fn holes_are_filled_and_kinds_kept() {
     assert_eq!(metadata.ints("tokenizer.ggml.token_type").unwrap().unwrap()[261..], [1, 3, 3, 4, 5, 5]);
     assert_eq!(string_array(&metadata, "tokenizer.ggml.merges"), MERGES);
     assert_eq!(Tokenizer::from_gguf(&metadata).unwrap().vocab_size(), 267);
-    let error = to_gguf(&bytes(&byte_level_json(gpt2_json())), None, None, 264).unwrap_err().to_string();
+    let error = to_gguf(&bytes(&byte_level_json(gpt2_json())), &JsonOptions::default(), 264).unwrap_err().to_string();
     assert_eq!(
         error,
         "tokenizer.json: vocabulary: expected ids below 264, the size of the model's vocabulary, found 264"
@@ -75,7 +75,7 @@ fn the_files_beside_it_say_how_a_text_begins_and_ends() {
     let config = br#"{"bos_token": {"content": "<|begin_of_text|>"}, "eos_token": "<|eot_id|>", "add_bos_token": true,
         "pad_token": null, "chat_template": [{"name": "tool", "template": "T"}, {"name": "default", "template": "D"}]}"#;
     let generation = br#"{"eos_token_id": [263, 7, 8], "pad_token_id": 9}"#;
-    let options = JsonOptions { config: Some(config), generation: Some(generation) };
+    let options = JsonOptions { config: Some(config), generation: Some(generation), model: None };
     let metadata = export(&json, &options, 265);
     for (key, id) in [("bos", BOS), ("eos", EOT), ("eot", 7), ("eom", 8), ("padding", 9)] {
         assert_eq!(metadata.uint(&format!("tokenizer.ggml.{key}_token_id")).unwrap(), Some(id.into()), "{key}");
@@ -91,7 +91,7 @@ fn the_files_beside_it_say_how_a_text_begins_and_ends() {
 fn ids_of_another_models_configuration_are_left_out() {
     let json = bytes(&byte_level_json(gpt2_json()));
     let generation = br#"{"bos_token_id": 128000, "eos_token_id": [-1, 7], "pad_token_id": -1}"#;
-    let options = JsonOptions { config: None, generation: Some(generation) };
+    let options = JsonOptions { config: None, generation: Some(generation), model: None };
     let tokenizer = Tokenizer::from_json_with(&json, &options).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.notes().len()), (None, Some(7), 3));
     assert!(tokenizer.notes()[0].starts_with("bos_token_id 128000"), "{:?}", tokenizer.notes());
@@ -112,7 +112,7 @@ fn the_post_processor_says_it_where_no_file_does() {
     let json = bytes(&json);
     let tokenizer = Tokenizer::from_json(&json).unwrap();
     assert_eq!(tokenizer.encode("hello", &ALL).unwrap(), [BOS, HELLO]);
-    let off = JsonOptions { config: Some(br#"{"add_bos_token": false}"#), generation: None };
+    let off = JsonOptions { config: Some(br#"{"add_bos_token": false}"#), generation: None, model: None };
     assert_eq!(Tokenizer::from_json_with(&json, &off).unwrap().encode("hello", &ALL).unwrap(), [HELLO]);
     let gguf = Tokenizer::from_gguf(&export(&json, &JsonOptions::default(), 265)).unwrap();
     assert_eq!(gguf.encode("hello", &ALL).unwrap(), [BOS, HELLO]);
@@ -231,7 +231,7 @@ fn the_demo_models_json_and_its_metadata_agree_with_the_reference() {
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
     let (json, config, generation) =
         (read("export/tokenizer.json"), read("export/tokenizer_config.json"), read("export/generation_config.json"));
-    let options = JsonOptions { config: Some(&config), generation: Some(&generation) };
+    let options = JsonOptions { config: Some(&config), generation: Some(&generation), model: None };
     let direct = Tokenizer::from_json_with(&json, &options).unwrap();
     let metadata = export(&json, &options, 4096);
     assert!(metadata.get(JSON_KEY).is_none());

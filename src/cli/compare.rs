@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::{
+    agreement::Agreement,
     chart::{self, Bar, Chart},
     engine::{segment_line, segments_json},
     format, interrupt, output,
@@ -105,21 +106,7 @@ fn measure(job: &Job<'_>, request: Request, sizes: Sizes, mut sampler: Sampler) 
 fn agreements(rows: &[Row]) -> Vec<(&'static str, Agreement)> {
     let mut ran = rows.iter().filter_map(|row| Some((row.backend, &row.outcome.as_ref().ok()?.answered.ids)));
     let Some((_, first)) = ran.next() else { return Vec::new() };
-    ran.map(|(backend, ids)| (backend, compare(first, ids))).collect()
-}
-
-#[derive(Debug, PartialEq)]
-enum Agreement {
-    Equal(usize),
-    Differs { at: usize, first: Option<u32>, second: Option<u32> },
-}
-
-fn compare(first: &[u32], second: &[u32]) -> Agreement {
-    let at = first.iter().zip(second).take_while(|(a, b)| a == b).count();
-    match (first.get(at).copied(), second.get(at).copied()) {
-        (None, None) => Agreement::Equal(at),
-        (first, second) => Agreement::Differs { at, first, second },
-    }
+    ran.map(|(backend, ids)| (backend, Agreement::of(first, ids))).collect()
 }
 
 /// Of all tokens that were computed.
@@ -157,14 +144,7 @@ fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
     }
     let mut verdict = String::new();
     for (backend, agreement) in agreements(rows) {
-        verdict += &match agreement {
-            Agreement::Equal(count) => format!("tokens: equal on the CPU and {backend} ({count} of {count})\n"),
-            Agreement::Differs { at, first, second } => {
-                let token = |id: Option<u32>| id.map_or_else(|| "the end".into(), |id| format!("id {id}"));
-                let (first, second) = (token(first), token(second));
-                format!("tokens: equal up to token {at}, then {first} on the CPU and {second} with {backend}\n")
-            }
-        };
+        verdict += &agreement.to_text("the CPU", backend);
     }
     if let Some(Row { outcome: Ok(auto), .. }) = rows.iter().find(|row| row.backend == "auto") {
         verdict += &format!("auto:\n{}", auto.placement);
@@ -198,11 +178,7 @@ fn to_json(job: &Job<'_>, rows: &[Row]) -> Json {
         })
         .collect();
     let agreements = agreements(rows);
-    let differences = agreements.iter().filter_map(|(_, agreement)| match agreement {
-        Agreement::Equal(_) => None,
-        Agreement::Differs { at, .. } => Some(*at),
-    });
-    let first_difference = differences.min();
+    let first_difference = agreements.iter().filter_map(|(_, agreement)| agreement.first_difference()).min();
     // Nothing can be said of one row.
     let tokens_equal = (!agreements.is_empty()).then_some(first_difference.is_none());
     json!({
@@ -212,18 +188,4 @@ fn to_json(job: &Job<'_>, rows: &[Row]) -> Json {
         "tokens_equal": tokens_equal,
         "first_difference": first_difference,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_difference_is_found() {
-        assert_eq!(compare(&[1, 2, 3], &[1, 2, 3]), Agreement::Equal(3));
-        assert_eq!(compare(&[], &[]), Agreement::Equal(0));
-        let differs = |at, first, second| Agreement::Differs { at, first, second };
-        assert_eq!(compare(&[1, 2, 3], &[1, 9, 3]), differs(1, Some(2), Some(9)));
-        assert_eq!(compare(&[1, 2], &[1, 2, 3]), differs(2, None, Some(3)));
-    }
 }

@@ -6,13 +6,14 @@ use clap::ValueEnum;
 
 use super::{
     args::{ConvertArgs, DummyArgs, TernaryChoice},
-    engine::progress_bar,
+    engine::{packing, progress_bar},
     interrupt, output,
 };
 use crate::{
     convert::{self, ConvertOptions, Progress, ProgressFn, Report},
     dummy::{self, DummyOptions, Shape},
     error::{Error, Result},
+    gguf::File,
     model::OpenOptions,
 };
 
@@ -28,11 +29,15 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
             args.src.join(format!("ggml-model-{ty}.gguf"))
         }
     };
+    let mut open = OpenOptions::default();
+    if args.src.is_file() {
+        open.i2s = packing(&args.src.display().to_string(), &File::open(&args.src)?, args.layout)?.packing;
+    }
     with_progress(args.json, |progress| {
         let options = ConvertOptions {
             ty: args.ty.map(Into::into),
             head: args.head.map(Into::into),
-            open: OpenOptions { i2s: args.i2s_layout.into(), ..Default::default() },
+            open,
             lossy: args.lossy,
             dry_run: args.dry_run,
             name: args.name.as_deref(),

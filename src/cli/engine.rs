@@ -1,28 +1,30 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{path::Path, sync::Arc};
+use std::{cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
 
 use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, HeadScreen, ModelArgs},
-    format, machine,
+    args::{EngineArgs, HeadScreen, I2sLayout, LayoutArgs, ModelArgs},
+    format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
         cpu::CpuBackend,
-        gpu::{GpuBackend, OpenOptions},
+        gpu::{GpuBackend, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
+    convert::{self, Progress},
     error::{Error, Result},
-    generate::Session,
+    generate::{Session, Standby},
     gguf::File,
-    model::Model,
+    model::{self, Model},
     plan::{self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, Sizes, Workload},
+    probe::{self, Packing},
     tokenizer::Tokenizer,
 };
 
@@ -45,23 +47,31 @@ const BUILT_IN_NAME: &str = "built-in story model";
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
-/// A GGUF file and what to call it.
+/// A model file and what to call it.
 pub struct Source {
     pub name: String,
     pub file: File,
+    layout: LayoutArgs,
+    packing: OnceCell<Packing>,
 }
 
 impl Source {
     /// The file of `-m`, or the built-in model.
     pub fn open(args: &ModelArgs) -> Result<Self> {
         match &args.model {
-            Some(path) => Self::open_path(path),
-            None => Ok(Self { name: BUILT_IN_NAME.into(), file: File::parse(Bytes::from_static(&BUILT_IN.0))? }),
+            Some(path) => Self::open_path(path, args.layout),
+            None => Ok(Self::new(BUILT_IN_NAME.into(), File::parse(Bytes::from_static(&BUILT_IN.0))?, args.layout)),
         }
     }
 
-    pub fn open_path(path: &Path) -> Result<Self> {
-        let source = Self { name: path.display().to_string(), file: File::open(path)? };
+    fn new(name: String, file: File, layout: LayoutArgs) -> Self {
+        Self { name, file, layout, packing: OnceCell::new() }
+    }
+
+    /// A GGUF file, or a Hugging Face directory.
+    pub fn open_path(path: &Path, layout: LayoutArgs) -> Result<Self> {
+        let file = if path.is_dir() { convert_in_memory(path)? } else { File::open(path)? };
+        let source = Self::new(path.display().to_string(), file, layout);
         for warning in source.file.warnings() {
             log::warn!("{}: {warning}", source.name);
         }
@@ -77,12 +87,63 @@ impl Source {
     }
 
     pub fn model(&self) -> Result<Arc<Model>> {
-        Model::from_gguf(&self.file).map(Arc::new).map_err(|e| self.named(e))
+        Model::from_gguf_with(&self.file, &self.open_options()?).map(Arc::new).map_err(|e| self.named(e))
+    }
+
+    /// What the file does not say of itself.
+    pub fn open_options(&self) -> Result<model::OpenOptions> {
+        Ok(model::OpenOptions { i2s: self.packing()?.packing, ..Default::default() })
+    }
+
+    /// How I2_S matrices are read, and why so.
+    pub fn packing(&self) -> Result<&Packing> {
+        if let Some(packing) = self.packing.get() {
+            return Ok(packing);
+        }
+        let packing = packing(&self.name, &self.file, self.layout).map_err(|e| self.named(e))?;
+        Ok(self.packing.get_or_init(|| packing))
     }
 
     fn named(&self, error: Error) -> Error {
         error.in_file(self.name.clone())
     }
+}
+
+/// The directory as it would be converted, without a file.
+fn convert_in_memory(path: &Path) -> Result<File> {
+    let bar = OnceCell::new();
+    let file = convert::in_memory(
+        path,
+        Some(&|at: &Progress<'_>| {
+            bar.get_or_init(|| progress_bar(at.total_bytes)).set_position(at.done_bytes);
+            ControlFlow::Continue(())
+        }),
+    );
+    if let Some(bar) = bar.get() {
+        bar.finish_and_clear();
+    }
+    file
+}
+
+/// How the I2_S matrices of a file are read: as asked for, or by trying, where that is asked for or there is a sign
+/// that the usual packing may not be the one.
+pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
+    let asked = layout.i2s_layout;
+    if let Some(packing) = asked.and_then(I2sLayout::packing) {
+        return Ok(Packing { packing, reason: "asked for with --i2s-layout".into() });
+    }
+    if asked.is_none() && !probe::is_doubtful(file) {
+        let reason = "the usual one; nothing in the file speaks for another".into();
+        return Ok(Packing { packing: model::I2sPacking::P128, reason });
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let found = probe::i2s_packing(file, threads)?;
+    let line = format!("{name}: I2_S is read as {}: {}", found.packing.name(), found.reason);
+    match found.packing {
+        model::I2sPacking::P128 => log::info!("{line}"),
+        _ => log::warn!("{line}"),
+    }
+    Ok(found)
 }
 
 /// A model that can be planned and loaded.
@@ -265,6 +326,31 @@ impl Engine {
         }
     }
 
+    /// As [`load`](Self::load), for an answer that must not break off: where the GPU fails, at load or in the middle,
+    /// the CPU goes on with it, after one warning. A GPU that was asked for and is not there stays an error.
+    pub fn load_to_last(&self, args: &EngineArgs, sizes: Sizes) -> Result<Session> {
+        let session = match self.load(args, args.request(), sizes) {
+            Err(error) if error.is_of_device() => {
+                log::warn!("the GPU failed: {error}: the CPU goes on");
+                return on_cpu(&self.model, args.threads(), sizes);
+            }
+            loaded => loaded?,
+        };
+        let on_gpu = session.runs_on(BackendKind::Gpu);
+        Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
+    }
+
+    /// All layers on the CPU, loaded when it is needed: from the same memory map, so only the cache takes memory.
+    fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
+        let (model, threads) = (Arc::clone(&self.model), args.threads());
+        Box::new(move |error, tokens| {
+            output::break_line();
+            let so_far = format::count(tokens, "token");
+            log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
+            on_cpu(&model, threads, sizes)
+        })
+    }
+
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
         let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
@@ -280,6 +366,13 @@ impl Engine {
         bar.finish_and_clear();
         session
     }
+}
+
+/// What is left when the GPU has failed.
+fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+    let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
+    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
 }
 
 /// On standard error, and only where that is a terminal.
@@ -305,7 +398,8 @@ fn cpu_backend(args: &EngineArgs) -> CpuBackend {
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(request: Request) -> Result<GpuBackend> {
-    let options = OpenOptions { software_allowed: request != Request::Auto, ..OpenOptions::default() };
+    let tuning = fault::injected()?;
+    let options = OpenOptions { software_allowed: request != Request::Auto, tuning, ..OpenOptions::default() };
     let backend = GpuBackend::open(&options)?;
     let caps = backend.gpu().caps();
     if caps.software {

@@ -1,12 +1,18 @@
 //! `inspect`: what a model file holds, and whether it can run.
 
+use std::fmt;
+
 use serde::Serialize;
+use serde_json::{Value as Json, json};
 
 use super::{args::InspectArgs, engine::Source, format, output};
 use crate::{
     error::{Error, Result},
+    gguf::TensorType,
     inspect::{Report, inspect},
-    model::Config,
+    model::{Config, DenseMatrix, Linear, Model},
+    plan::{KvType, Sizes},
+    probe::Packing,
 };
 
 #[derive(Serialize)]
@@ -15,26 +21,91 @@ struct Answer<'a> {
     runs: bool,
     /// Why not.
     reason: Option<String>,
+    /// How I2_S is read, and why so; null where there is none.
+    i2s_layout: Option<Json>,
+    /// What it takes to run; null where it cannot.
+    memory: Option<Memory>,
     #[serde(flatten)]
     report: &'a Report,
 }
 
+/// Bytes of a model that runs, by part.
+#[derive(Serialize)]
+struct Memory {
+    ternary_bytes: u64,
+    embedding_bytes: u64,
+    /// 0 where the embedding table is the head.
+    head_bytes: u64,
+    /// Of the cache, for 1000 tokens in f16.
+    cache_bytes_per_1000_tokens: u64,
+    /// Of weights that lie in the file as the kernels read them, and are mapped; the others are copied.
+    mapped_bytes: u64,
+}
+
+impl Memory {
+    fn of(model: &Model) -> Self {
+        let weights = &model.weights;
+        let (k_type, v_type) = (KvType::F16, KvType::F16);
+        let sizes = Sizes { context_tokens: 1000, batch_tokens: 1, k_type, v_type, head_screen: false };
+        let table = |table: &DenseMatrix| table.data.len() as u64;
+        let tables = [Some(&weights.token_embd), weights.output.as_ref()].into_iter().flatten();
+        let matrices = weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
+        let mapped = matrices.map(|m| &m.codes).chain(tables.map(|table| &table.data)).filter(|data| data.is_mapped());
+        Self {
+            ternary_bytes: weights.blocks.iter().map(|block| block.ternary_bytes() as u64).sum(),
+            embedding_bytes: table(&weights.token_embd),
+            head_bytes: weights.output.as_ref().map_or(0, table),
+            cache_bytes_per_1000_tokens: sizes.kv_bytes_per_layer(&model.config) * model.config.layers as u64,
+            mapped_bytes: mapped.map(|data| data.len() as u64).sum(),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = match self.head_bytes {
+            0 => "which is the head, too".to_owned(),
+            head => format!("head {}", format::bytes(head)),
+        };
+        write!(
+            f,
+            "memory: ternary {}, embedding {}, {head}, cache {} for 1000 tokens; {} of it mapped from the file",
+            format::bytes(self.ternary_bytes),
+            format::bytes(self.embedding_bytes),
+            format::bytes(self.cache_bytes_per_1000_tokens),
+            format::bytes(self.mapped_bytes)
+        )
+    }
+}
+
 pub fn run(args: &InspectArgs) -> Result<()> {
     let source = match &args.file {
-        Some(path) => Source::open_path(path)?,
+        Some(path) => Source::open_path(path, args.model.layout)?,
         None => Source::open(&args.model)?,
     };
-    let report = inspect(&source.file, args.check);
     // A vocabulary or an unknown architecture is worth a look, too: only --check makes it an error.
     let model = source.model();
+    let packing = source.packing().ok().filter(|_| source.file.tensors().iter().any(|t| t.ty == TensorType::I2_S));
+    let options = source.open_options().unwrap_or_default();
+    let report = inspect(&source.file, args.check, &options);
     if args.json {
-        let reason = model.as_ref().err().map(ToString::to_string);
-        output::print_json(&Answer { file: &source.name, runs: model.is_ok(), reason, report: &report })?;
+        let answer = Answer {
+            file: &source.name,
+            runs: model.is_ok(),
+            reason: model.as_ref().err().map(ToString::to_string),
+            i2s_layout: packing.map(|p| json!({"packing": p.packing.name(), "reason": p.reason})),
+            memory: model.as_ref().ok().map(|model| Memory::of(model)),
+            report: &report,
+        };
+        output::print_json(&answer)?;
     } else {
-        let verdict = match &model {
-            Ok(model) => describe(&model.config),
+        let mut verdict = match &model {
+            Ok(model) => format!("{}\n{}", describe(&model.config), Memory::of(model)),
             Err(reason) => format!("cannot run: {reason}"),
         };
+        if let Some(Packing { packing, reason }) = packing {
+            verdict += &format!("\nI2_S is read as {}: {reason}", packing.name());
+        }
         output::print(&format!("{}\n{verdict}\n{report}", source.name.escape_debug()))?;
     }
     match model {

@@ -3,6 +3,8 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong
 //! usage, 130 ended by Ctrl-C.
 
+mod agreement;
+
 mod args;
 
 mod argv;

@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
 };
 
 use serde::Serialize;
@@ -26,6 +26,13 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
         .and_then(|()| out.write_all(b"\n"))
         .and_then(|()| out.flush())
         .map_err(stdout_error)
+}
+
+/// Before a message in the middle of an answer: where both go to a terminal, it begins on a line of its own.
+pub fn break_line() {
+    if io::stdout().is_terminal() && io::stderr().is_terminal() {
+        note("");
+    }
 }
 
 /// Writes a line to standard error; a failure to do so is nobody's concern.

@@ -17,7 +17,7 @@ use crate::{
 const DEFAULT_CHUNK_TOKENS: usize = 512;
 
 pub fn run(args: &PerplexityArgs) -> Result<()> {
-    let text = input::text(args.prompt.as_deref(), args.file.as_deref())?
+    let text = input::text(args.text.prompt.as_deref(), args.text.file.as_deref())?
         .ok_or_else(|| usage("no text", "bitnet-gpu perplexity -m model.gguf -f text.txt"))?;
     let source = Source::open(&args.model)?;
     let tokenizer = source.tokenizer()?;

@@ -60,10 +60,10 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
 }
 
 fn prompt_text(args: &RunArgs) -> Result<String> {
-    if let Some(given) = args.text.as_ref().or(args.prompt.as_ref()) {
+    if let Some(given) = args.text.as_ref().or(args.given.prompt.as_ref()) {
         return unescape(args.no_escape, given);
     }
-    let read = match &args.file {
+    let read = match &args.given.file {
         None if args.model.model.is_none() => match input::standard_input_if_any()? {
             Some(text) => text,
             None => DEFAULT_PROMPT.into(),
@@ -79,8 +79,8 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
 
 /// For `-cnv`: `-sys`, or the prompt as bitnet.cpp has it. Standard input is what the person says.
 pub fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
-    let given = args.text.as_ref().or(args.prompt.as_ref());
-    match (&args.chat.system_prompt, given, &args.file) {
+    let given = args.text.as_ref().or(args.given.prompt.as_ref());
+    match (&args.chat.system_prompt, given, &args.given.file) {
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(usage(
             "with -cnv the prompt is the system prompt: -sys is one too many",
             "bitnet-gpu run -cnv -p \"Be brief.\"",
@@ -154,7 +154,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
     let mut sampler =
         Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
     sizes.head_screen &= matches!(sampler.wanted(), Wanted::Top(_));
-    let mut session = job.engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
@@ -184,6 +184,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "context_tokens": session.context_tokens(),
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
+        "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
         "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }

@@ -84,11 +84,15 @@ impl GgufSource {
         if let Some(name) = options.name {
             metadata.set("general.name", Value::String(name.to_owned()));
         }
+        let files = match file.parts() {
+            [] => vec![PathBuf::from(path)],
+            parts => parts.iter().map(|part| part.path.clone()).collect(),
+        };
         let description = Description {
             metadata,
             inputs,
             default_head: Head::Keep,
-            files: vec![PathBuf::from(path)],
+            files,
             bytes: file.len_bytes(),
             warnings: file.warnings().to_vec(),
         };

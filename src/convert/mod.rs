@@ -8,6 +8,7 @@ mod fit;
 mod from_gguf;
 pub(crate) mod hf;
 mod kinds;
+mod memory;
 pub(crate) mod metadata;
 pub(crate) mod outline;
 mod report;
@@ -19,6 +20,7 @@ mod write;
 use std::{io, ops::ControlFlow, path::Path};
 
 pub use kinds::{Head, TernaryType};
+pub use memory::in_memory;
 use outline::Outline;
 pub use report::Report;
 use source::{Description, Source};

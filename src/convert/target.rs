@@ -26,18 +26,17 @@ pub(crate) struct Target {
 impl Target {
     /// Refuses a path that must not be written, then opens the temporary file.
     pub fn create(path: &Path, inputs: &[PathBuf], force: bool) -> Result<Self> {
-        if let Ok(found) = fs::metadata(path) {
-            let shown = path.display();
-            if !found.is_file() {
-                return Err(Error::Usage(format!("{shown} is not a regular file, so the model cannot go there")));
+        let shown = path.display();
+        // Asked before following it: a link to nothing would look like a free name.
+        let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        match fs::metadata(path) {
+            Err(_) if is_link && !force => {
+                return Err(Error::Usage(format!(
+                    "{shown} is a symbolic link to a file that is not there; --force replaces the link"
+                )));
             }
-            let same = |input: &PathBuf| fs::canonicalize(input).ok() == fs::canonicalize(path).ok();
-            if inputs.iter().any(same) {
-                return Err(Error::Usage(format!("{shown} is part of the input; choose another output")));
-            }
-            if !force {
-                return Err(Error::Usage(format!("{shown} exists; --force overwrites it")));
-            }
+            Err(_) => {}
+            Ok(found) => Self::check_existing(path, &found, inputs, force)?,
         }
         let name = path.file_name().ok_or_else(|| {
             Error::Usage(format!("the output has to be the path of a file, not \"{}\"", path.display()))
@@ -46,6 +45,10 @@ impl Target {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        if !folder.is_dir() {
+            let reason = io::Error::new(io::ErrorKind::NotFound, format!("there is no folder {}", folder.display()));
+            return Err(Error::io("write", path, reason));
+        }
         let prefix = format!(".{}.", name.to_string_lossy());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(".part");
@@ -55,8 +58,24 @@ impl Target {
             // What an ordinary new file gets; the system takes the user's umask off. Temporary files are private.
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
-        let file = builder.tempfile_in(folder).map_err(|e| Error::io("write", path, e))?;
+        // The message of the error itself has the temporary name, which nobody knows.
+        let file = builder.tempfile_in(folder).map_err(|e| Error::io("write", path, e.kind().into()))?;
         Ok(Self { path: path.to_path_buf(), force, file })
+    }
+
+    fn check_existing(path: &Path, found: &fs::Metadata, inputs: &[PathBuf], force: bool) -> Result<()> {
+        let shown = path.display();
+        if !found.is_file() {
+            return Err(Error::Usage(format!("{shown} is not a regular file, so the model cannot go there")));
+        }
+        let same = |input: &PathBuf| fs::canonicalize(input).ok() == fs::canonicalize(path).ok();
+        if inputs.iter().any(same) {
+            return Err(Error::Usage(format!("{shown} is part of the input; choose another output")));
+        }
+        if !force {
+            return Err(Error::Usage(format!("{shown} exists; --force overwrites it")));
+        }
+        Ok(())
     }
 
     /// Refuses to begin what the disk cannot hold. Where the system does not tell, writing tells.
@@ -119,5 +138,26 @@ mod tests {
         assert!(error.contains("out.gguf: 18446744073709.6 MB needed"), "{error}");
         drop(target);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named_and_no_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none/out.gguf");
+        let error = Target::create(&path, &[], false).err().unwrap().to_string();
+        let missing = folder.path().join("none");
+        assert_eq!(error, format!("cannot write {}: there is no folder {}", path.display(), missing.display()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_is_replaced_only_by_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.gguf");
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &path).unwrap();
+        let error = Target::create(&path, &[], false).err().unwrap();
+        assert!(matches!(&error, Error::Usage(text) if text.contains("symbolic link to a file that is not there")));
+        Target::create(&path, &[], true).unwrap().finish().unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
     }
 }

@@ -17,8 +17,9 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};
-pub use session::Session;
+pub use session::{Session, Standby, Takeover};
 pub use stats::Stats;
 pub use stop::{StopStrings, Stopped};

@@ -91,7 +91,7 @@ pub fn perplexity(
 }
 
 /// -ln softmax(logits)\[id\], in f64.
-fn negative_log_likelihood(logits: &[f32], id: usize) -> f64 {
+pub(crate) fn negative_log_likelihood(logits: &[f32], id: usize) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
     sum.ln() - f64::from(logits[id] - max)

@@ -9,6 +9,19 @@ use crate::{
     plan::{BackendKind, Plan, Segment, Sizes},
 };
 
+/// Loads what is to go on where a GPU failed: all layers on backends that cannot fail that way. It is given the
+/// error and the number of tokens run so far.
+pub type Standby = Box<dyn FnOnce(&Error, usize) -> Result<Session>>;
+
+/// That a GPU failed in the middle, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// Tokens that had been run; they were run again.
+    pub tokens: usize,
+    /// The error.
+    pub reason: String,
+}
+
 /// One sequence of tokens on the backends of a plan.
 pub struct Session {
     backends: Vec<Box<dyn Backend>>,
@@ -20,6 +33,10 @@ pub struct Session {
     tokens: Vec<u32>, // what the caches hold
     activations: Activations,
     moved: CacheRows,
+    /// The one that computes, or was the last to.
+    current: usize,
+    standby: Option<Standby>,
+    takeover: Option<Takeover>,
 }
 
 /// The segments that run a kind of step.
@@ -77,7 +94,23 @@ impl Session {
             tokens: Vec::with_capacity(plan.sizes.context_tokens),
             activations: Activations::default(),
             moved: CacheRows::default(),
+            current: 0,
+            standby: None,
+            takeover: None,
         })
+    }
+
+    /// Lets `standby` take over where a GPU fails: the caller notices nothing but the time it takes to run all
+    /// tokens again.
+    #[must_use]
+    pub fn with_standby(mut self, standby: Standby) -> Self {
+        self.standby = Some(standby);
+        self
+    }
+
+    /// That the standby took over, if it did.
+    pub fn takeover(&self) -> Option<&Takeover> {
+        self.takeover.as_ref()
     }
 
     /// The tokens whose keys and values the caches hold.
@@ -108,6 +141,11 @@ impl Session {
     fn named<'a>(&'a self, phase: &'a Phase) -> impl Iterator<Item = (&'a Segment, &'a str)> {
         let loaded = phase.segments.iter().map(|&index| &self.segments[index]);
         loaded.map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+    }
+
+    /// True where some layer runs on `backend` in some phase.
+    pub fn runs_on(&self, backend: BackendKind) -> bool {
+        self.segments.iter().any(|loaded| loaded.segment.backend == backend)
     }
 
     /// The name of the backend that gives the logits.
@@ -240,9 +278,43 @@ impl Session {
         Ok(())
     }
 
+    /// One batch through all segments, on the standby where a GPU fails.
+    fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
+        let error = match self.try_run(batch, wanted, kind) {
+            Err(error) if self.failed_on_gpu(&error) => error,
+            done => return done,
+        };
+        self.hand_over(error)?;
+        self.try_run(batch, wanted, kind)
+    }
+
+    fn failed_on_gpu(&self, error: &Error) -> bool {
+        match error {
+            Error::NotFinite { .. } => self.segments[self.current].segment.backend == BackendKind::Gpu,
+            other => other.is_of_device(),
+        }
+    }
+
+    /// Replaces all backends by those of the standby, and runs the tokens so far on them.
+    fn hand_over(&mut self, error: Error) -> Result<()> {
+        let Some(standby) = self.standby.take() else { return Err(error) };
+        // Their memory is needed: that of an integrated GPU is the machine's.
+        self.segments.clear();
+        self.backends.clear();
+        let tokens = std::mem::take(&mut self.tokens);
+        let Self { backends, segments, decode, prefill, .. } = standby(&error, tokens.len())?;
+        (self.backends, self.segments) = (backends, segments);
+        (self.decode, self.prefill) = (decode, prefill);
+        self.takeover = Some(Takeover { tokens: tokens.len(), reason: error.to_string() });
+        for batch in tokens.chunks(self.sizes.batch_tokens) {
+            self.try_run(batch, Wanted::Nothing, Kind::Prefill)?;
+        }
+        Ok(())
+    }
+
     /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is
     /// harmless: the next run overwrites them.
-    fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
+    fn try_run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
         let start = self.tokens.len();
         let end = start + batch.len();
         self.bring_caches(kind, start)?;
@@ -254,8 +326,8 @@ impl Session {
         self.activations.ids.clear();
         self.activations.ids.extend_from_slice(batch);
         for index in 0..self.phases(kind).0.segments.len() {
-            let index = self.phases(kind).0.segments[index];
-            let loaded = &self.segments[index];
+            self.current = self.phases(kind).0.segments[index];
+            let loaded = &self.segments[self.current];
             let backend = &mut self.backends[loaded.backend];
             backend.run(loaded.id, &mut self.activations, start..end, wanted)?;
         }

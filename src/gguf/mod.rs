@@ -2,12 +2,14 @@
 
 mod foreign;
 mod read;
+mod split;
 mod tensor;
 mod types;
 mod write;
 
 pub(crate) use foreign::recognise;
 pub use read::File;
+pub use split::Part;
 pub use tensor::{I2S_TRAILER_BYTES, TensorInfo, TensorSpec, TensorType};
 pub use types::{Array, Metadata, Value};
 pub use write::Writer;

@@ -8,7 +8,8 @@ use std::{fmt, path::Path};
 
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, foreign,
-    tensor::{MAX_DIMS, TensorInfo, TensorType, check_dims, check_name},
+    split::{self, Part},
+    tensor::{MAX_DIMS, TensorInfo, TensorSpec, TensorType, check_dims, check_name},
     types::{Array, Metadata, Value},
 };
 use crate::{
@@ -19,36 +20,76 @@ use crate::{
 /// A parsed GGUF file.
 #[derive(Clone, Debug)]
 pub struct File {
-    bytes: Bytes,
-    version: u32,
-    metadata: Metadata,
-    tensors: Vec<TensorInfo>,
+    /// The bytes of the file, or of each of its parts.
+    pub(super) bytes: Vec<Bytes>,
+    /// What it is split into; none where it is whole.
+    pub(super) parts: Vec<Part>,
+    pub(super) version: u32,
+    pub(super) metadata: Metadata,
+    pub(super) tensors: Vec<TensorInfo>,
     /// Places in `tensors`, ordered by name.
-    by_name: Vec<usize>,
-    warnings: Vec<String>,
+    pub(super) by_name: Vec<usize>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl File {
-    /// Maps and parses a file; errors name it.
+    /// Maps and parses a file, and where it is a part of a split one, all the others; errors name the file.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::parse(Bytes::map(path)?).map_err(|e| e.in_file(path.display().to_string()))
+        let file = Self::open_part(path)?;
+        match split::Split::of(&file.metadata).map_err(|e| e.in_file(path.display().to_string()))? {
+            Some(split) => split.join(path, file),
+            None => Ok(file),
+        }
+    }
+
+    /// Maps and parses a file that may be a part.
+    pub(super) fn open_part(path: &Path) -> Result<Self> {
+        Self::parse_part(Bytes::map(path)?).map_err(|e| e.in_file(path.display().to_string()))
     }
 
     /// Parses a whole file.
     pub fn parse(bytes: Bytes) -> Result<Self> {
+        let file = Self::parse_part(bytes)?;
+        match split::Split::of(&file.metadata)? {
+            Some(split) => Err(split.refusal()),
+            None => Ok(file),
+        }
+    }
+
+    /// A file that was never written: each tensor with its bytes.
+    ///
+    /// # Errors
+    /// If the writer would refuse the tensors, or bytes are not as many as a tensor of that type has.
+    pub fn in_memory(metadata: Metadata, tensors: Vec<(TensorSpec, Bytes)>) -> Result<Self> {
+        let (mut infos, mut bytes) = (Vec::with_capacity(tensors.len()), Vec::with_capacity(tensors.len()));
+        for (part, (TensorSpec { name, dims, ty }, data)) in tensors.into_iter().enumerate() {
+            check_name(&format!("tensor {part}"), &name)?;
+            check_dims(&name, &dims)?;
+            let len_bytes = ty.size(&dims).map_err(|bad| bad.of(&name))?;
+            if data.len() as u64 != len_bytes {
+                return Err(Error::malformed(format!("tensor {name}"), format!("{len_bytes} bytes"), data.len()));
+            }
+            infos.push(TensorInfo { name, dims, ty, id: ty.id(), part, offset: 0, len_bytes, gap_bytes: len_bytes });
+            bytes.push(data);
+        }
+        let by_name = index_names(&infos)?;
+        let (parts, warnings) = (Vec::new(), Vec::new());
+        Ok(Self { bytes, parts, version: VERSION, metadata, tensors: infos, by_name, warnings })
+    }
+
+    fn parse_part(bytes: Bytes) -> Result<Self> {
         foreign::check_magic(&bytes)?;
         let mut cursor = Cursor { bytes: &bytes, at: foreign::MAGIC.len() };
         let version = read_version(&mut cursor)?;
         let (n_tensors, n_pairs) = read_counts(&mut cursor)?;
         let metadata = read_metadata(&mut cursor, n_pairs)?;
         let alignment = read_alignment(&metadata)?;
-        refuse_split(&metadata)?;
         let mut tensors = read_table(&mut cursor, n_tensors)?;
         let by_name = index_names(&tensors)?;
         let table_end = cursor.at;
         let mut warnings = Vec::new();
         place(&mut tensors, table_end as u64, bytes.len() as u64, alignment, &mut warnings)?;
-        Ok(Self { bytes, version, metadata, tensors, by_name, warnings })
+        Ok(Self { bytes: vec![bytes], parts: Vec::new(), version, metadata, tensors, by_name, warnings })
     }
 
     /// Format version: 2 or 3.
@@ -78,12 +119,18 @@ impl File {
     /// When `tensor` comes from a longer file than this one.
     pub fn data(&self, tensor: &TensorInfo) -> Bytes {
         let start = tensor.offset as usize;
-        self.bytes.slice(start..start + tensor.len_bytes as usize).expect("the tensor belongs to this file")
+        let range = start..start + tensor.len_bytes as usize;
+        self.bytes[tensor.part].slice(range).expect("the tensor belongs to this file")
     }
 
-    /// Length of the file.
+    /// Length of the file, of all its parts together.
     pub fn len_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+        self.bytes.iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// The files it is split into; none where it is whole.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
     /// Oddities that do not prevent reading, one line each.
@@ -167,6 +214,10 @@ fn read_version(cursor: &mut Cursor) -> Result<u32> {
     };
     Err(Error::malformed("GGUF version", "2 or 3", found))
 }
+
+/// The version of files that this program writes or makes up. Version 2 differs in nothing that a little-endian file
+/// shows.
+pub(super) const VERSION: u32 = 3;
 
 /// Smallest possible key/value pair: length, a key of one byte, value type, a value of one byte.
 const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
@@ -303,18 +354,6 @@ pub(super) fn read_alignment(metadata: &Metadata) -> Result<u64> {
     }
 }
 
-fn refuse_split(metadata: &Metadata) -> Result<()> {
-    const KEY: &str = "split.count";
-    match metadata.uint(KEY)? {
-        Some(parts) if parts > 1 => {
-            let reason =
-                format!("the model is split into {parts} files; merge them first (`llama-gguf-split --merge`)");
-            Err(Error::unsupported(format!("key {KEY}"), reason))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Reads the tensor table. Types and places still need [`place`]: `offset` is from the start of the data here.
 fn read_table(cursor: &mut Cursor, count: usize) -> Result<Vec<TensorInfo>> {
     let mut tensors = Vec::with_capacity(count);
@@ -340,12 +379,12 @@ fn read_table(cursor: &mut Cursor, count: usize) -> Result<Vec<TensorInfo>> {
                 format!("type id {id}"),
             ));
         };
-        tensors.push(TensorInfo { name: name.to_owned(), dims, ty, id, offset, len_bytes: 0, gap_bytes: 0 });
+        tensors.push(TensorInfo { name: name.to_owned(), dims, ty, id, part: 0, offset, len_bytes: 0, gap_bytes: 0 });
     }
     Ok(tensors)
 }
 
-fn index_names(tensors: &[TensorInfo]) -> Result<Vec<usize>> {
+pub(super) fn index_names(tensors: &[TensorInfo]) -> Result<Vec<usize>> {
     let mut by_name: Vec<usize> = (0..tensors.len()).collect();
     by_name.sort_unstable_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
     match by_name.windows(2).find(|pair| tensors[pair[0]].name == tensors[pair[1]].name) {

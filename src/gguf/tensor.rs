@@ -250,7 +250,9 @@ pub struct TensorInfo {
     pub ty: TensorType,
     /// The type id as the file gives it.
     pub id: u32,
-    /// Where the data begins, from the start of the file.
+    /// Which of the file's parts holds the data; 0 where it is whole.
+    pub part: usize,
+    /// Where the data begins, from the start of that part.
     pub offset: u64,
     /// Length of the data.
     pub len_bytes: u64,

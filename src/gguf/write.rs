@@ -7,14 +7,11 @@ use std::{
 
 use super::{
     foreign,
-    read::{check_key, read_alignment},
+    read::{VERSION, check_key, read_alignment},
     tensor::{TensorSpec, check_dims, check_name},
     types::{Array, Metadata, Value},
 };
 use crate::error::{Error, Result, shown};
-
-/// The version written. Version 2 differs in nothing that a little-endian file shows.
-const VERSION: u32 = 3;
 
 /// Writes a GGUF file front to back, holding no tensor data. Give it a buffered `out`.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Reads the weights: codes of ternary tensors, scales and plain floats that are not finite.
 
+use bitnet_cpu_kernels::format::{Codec, FormatError, Layout, MatrixScales, ternary_bytes};
 use serde::Serialize;
 
 use crate::gguf::{I2S_TRAILER_BYTES, TensorType};
@@ -18,16 +19,78 @@ pub struct Codes {
 }
 
 impl Codes {
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            minus_one: self.minus_one + other.minus_one,
+            zero: self.zero + other.zero,
+            plus_one: self.plus_one + other.plus_one,
+            three: self.three + other.three,
+        }
+    }
+
     /// Codes in all.
     pub fn total(&self) -> u64 {
         self.minus_one + self.zero + self.plus_one + self.three
     }
 }
 
-/// The scale of an I2_S tensor.
-pub(super) fn i2_s_scale(data: &[u8]) -> f32 {
-    let trailer = data.last_chunk::<I2S_TRAILER_BYTES>().expect("the reader checked the length");
-    f32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]])
+/// The scale of a tensor of a type that has one, as I2_S, TL1 and TL2 keep it: in the last 32 bytes.
+pub(super) fn one_scale(ty: TensorType, data: &[u8]) -> Option<f32> {
+    if !matches!(ty, TensorType::I2_S | TensorType::TL1 | TensorType::TL2) {
+        return None;
+    }
+    let trailer = data.last_chunk::<I2S_TRAILER_BYTES>()?;
+    Some(f32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]))
+}
+
+/// The scales of a tensor that has several.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Scales {
+    /// Weights that share one; a row's number of columns where each row has its own.
+    pub group: usize,
+    /// How many.
+    pub count: usize,
+    /// The least; negative scales are counted as they are.
+    pub least: f32,
+    /// The greatest.
+    pub greatest: f32,
+}
+
+impl Scales {
+    /// Of a matrix; `None` where it has one scale.
+    pub(super) fn of(codec: &Codec, scales: &MatrixScales) -> Option<Self> {
+        let of = |group, values: &mut dyn Iterator<Item = f32>| {
+            let (mut count, mut least, mut greatest) = (0, f32::INFINITY, f32::NEG_INFINITY);
+            for value in values {
+                (count, least, greatest) = (count + 1, least.min(value), greatest.max(value));
+            }
+            Some(Self { group, count, least, greatest })
+        };
+        match scales {
+            MatrixScales::PerTensor(_) => None,
+            MatrixScales::PerRow(values) => of(codec.cols(), &mut values.iter().copied()),
+            MatrixScales::PerGroup { size, values } => of(*size, &mut values.iter().map(|value| value.to_f32())),
+        }
+    }
+}
+
+/// Decodes a whole tensor and counts its codes.
+///
+/// # Errors
+/// The first that is not ternary.
+pub(super) fn decoded_codes(codec: &Codec, data: &[u8]) -> Result<Codes, FormatError> {
+    let (rows, cols, step) = (codec.rows(), codec.cols(), codec.row_step());
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+    let mut packed = vec![0; step * row_bytes];
+    let mut bytes = [0u64; 256];
+    for first in (0..rows).step_by(step) {
+        codec.decode_rows(data, first..first + step, &mut packed)?;
+        count_bytes(&packed, &mut bytes);
+    }
+    let mut counts = by_code(&bytes);
+    // A partial last block is filled up with zeros.
+    counts.zero -= (rows * (4 * row_bytes - cols)) as u64;
+    Ok(counts)
 }
 
 /// What is wrong with the scale of a ternary matrix, if anything is.
@@ -48,7 +111,7 @@ pub(super) fn wrong_scale(scale: f32) -> Option<String> {
     Some(format!("the scale {scale} {why}"))
 }
 
-/// Counts the 2-bit codes of a tensor; `None` for types that have none.
+/// Counts the 2-bit codes of a tensor without decoding it; `None` for types that keep none.
 pub(super) fn codes(ty: TensorType, data: &[u8]) -> Option<Codes> {
     let mut bytes = [0u64; 256];
     match ty {
@@ -62,14 +125,19 @@ pub(super) fn codes(ty: TensorType, data: &[u8]) -> Option<Codes> {
         TensorType::TQ2_0 => data.as_chunks::<66>().0.iter().for_each(|block| count_bytes(&block[..64], &mut bytes)),
         _ => return None,
     }
+    Some(by_code(&bytes))
+}
+
+/// How often each code occurs in bytes of four, by how often each byte does.
+fn by_code(bytes: &[u64; 256]) -> Codes {
     let mut counts = [0; 4];
-    for (byte, count) in bytes.into_iter().enumerate() {
+    for (byte, count) in bytes.iter().enumerate() {
         for shift in [0, 2, 4, 6] {
             counts[byte >> shift & 3] += count;
         }
     }
     let [minus_one, zero, plus_one, three] = counts;
-    Some(Codes { minus_one, zero, plus_one, three })
+    Codes { minus_one, zero, plus_one, three }
 }
 
 fn count_bytes(data: &[u8], counts: &mut [u64; 256]) {

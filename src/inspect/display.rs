@@ -1,10 +1,10 @@
 //! The report as text for a terminal. Text from the file is escaped: it may try to move the cursor.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde_json::Value as Json;
 
-use super::{Codes, Entry, Report, Tensor, Tokenizer, TypeCount};
+use super::{Codes, Entry, Report, Scales, Tensor, Tokenizer, TypeCount};
 use crate::error::shown;
 
 impl fmt::Display for Report {
@@ -14,6 +14,9 @@ impl fmt::Display for Report {
         match &self.name {
             Some(name) => writeln!(f, ", name \"{}\"", shown(name))?,
             None => writeln!(f)?,
+        }
+        for part in &self.parts {
+            writeln!(f, "part {}, {}, {} tensors", shown(&part.name), size(part.bytes), part.tensors)?;
         }
         match &self.tokenizer {
             Some(tokenizer) => writeln!(f, "{tokenizer}")?,
@@ -43,6 +46,14 @@ impl fmt::Display for Report {
                 "  {name:9} {tensors} tensor{plural}, {elements} elements, {}, {bits:.2} bits each",
                 size(*bytes)
             )?;
+            let of_type = self.tensors.iter().filter(|tensor| tensor.type_name == *name);
+            let reasons: BTreeSet<&str> = of_type.filter_map(|tensor| tensor.why.as_deref()).collect();
+            for why in reasons {
+                writeln!(f, "            {why}")?;
+            }
+        }
+        if let Some(codes) = self.codes() {
+            writeln!(f, "ternary weights: {codes}")?;
         }
         writeln!(f)?;
         for warning in &self.warnings {
@@ -102,6 +113,9 @@ impl fmt::Display for Tensor {
         )?;
         if let Some(scale) = self.scale {
             write!(f, "  scale {scale}")?;
+        }
+        if let Some(Scales { group, least, greatest, .. }) = &self.scales {
+            write!(f, "  scales {least} to {greatest}, each for {group}")?;
         }
         if let Some(codes) = &self.codes {
             write!(f, "  {codes}")?;

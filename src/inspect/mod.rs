@@ -1,6 +1,6 @@
 //! What is in a GGUF file, model or vocabulary: facts for people (`Display`) and programs (`Serialize`).
 //!
-//! Reads the header only, and the scale of each I2_S tensor; with `check` all weights once, front to back.
+//! Reads the header only, and the scale of each tensor that has one; with `check` all weights once, front to back.
 
 mod check;
 mod display;
@@ -10,9 +10,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-pub use check::Codes;
+pub use check::{Codes, Scales};
 
-use crate::gguf::{Array, File, Metadata, TensorInfo, TensorType, Value};
+use crate::{
+    gguf::{self, Array, File, Metadata, TensorInfo, Value},
+    model::{
+        OpenOptions,
+        dialect::{Dialects, blame},
+    },
+};
 
 /// Elements of an array that are listed.
 const LISTED_ELEMENTS: usize = 8;
@@ -25,8 +31,11 @@ const LISTED_CHARS: usize = 200;
 pub struct Report {
     /// GGUF version.
     pub version: u32,
-    /// Length of the file.
+    /// Length of the file, or of all its parts.
     pub file_bytes: u64,
+    /// The files of a split model, and how many tensors each has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
     /// `general.architecture`, where it is a proper string.
     pub architecture: Option<String>,
     /// `general.name`.
@@ -43,6 +52,17 @@ pub struct Report {
     pub checked: bool,
     /// What is odd or wrong, one line each.
     pub warnings: Vec<String>,
+}
+
+/// A file of a split model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// Its name, without the folder.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Tensors in it.
+    pub tensors: usize,
 }
 
 /// The tokenizer as the metadata describes it.
@@ -87,14 +107,23 @@ pub struct Tensor {
     pub type_name: &'static str,
     /// The type id in the file.
     pub type_id: u32,
+    /// Why a ternary tensor is taken for what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Which of the files of a split model it lies in, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<usize>,
     /// Where its data begins in the file.
     pub offset: u64,
     /// Length of its data.
     pub bytes: u64,
-    /// The one scale of an I2_S tensor; NaN and infinities serialize as null and are warned of.
+    /// The one scale of an I2_S, TL1 or TL2 tensor; NaN and infinities serialize as null and are warned of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
-    /// How often each 2-bit code occurs, where the type has such codes and they were counted.
+    /// The scales of other ternary tensors, where they were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scales: Option<Scales>,
+    /// How often each weight occurs, where the tensor is ternary and they were counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codes: Option<Codes>,
 }
@@ -110,13 +139,20 @@ pub struct TypeCount {
     pub bytes: u64,
 }
 
-/// Describes a file; with `check`, reads every weight: counts the codes of ternary tensors and looks for
-/// numbers that are not finite.
-pub fn inspect(file: &File, check: bool) -> Report {
+/// Describes a file; with `check`, decodes every ternary tensor, counts its weights, and looks for numbers that are not
+/// finite. `options` say what the file does not.
+pub fn inspect(file: &File, check: bool, options: &OpenOptions) -> Report {
     let metadata = file.metadata();
     let mut warnings = file.warnings().to_vec();
     let architecture = match metadata.architecture() {
         Ok(arch) => Some(arch.to_owned()),
+        Err(error) => {
+            warnings.push(error.to_string());
+            None
+        }
+    };
+    let dialects = match Dialects::of(metadata, options) {
+        Ok(dialects) => Some(dialects),
         Err(error) => {
             warnings.push(error.to_string());
             None
@@ -129,11 +165,12 @@ pub fn inspect(file: &File, check: bool) -> Report {
         count.tensors += 1;
         count.elements = count.elements.saturating_add(info.elements());
         count.bytes += info.len_bytes;
-        tensors.push(describe(file, info, check, &mut warnings));
+        tensors.push(describe(file, info, check, dialects.as_ref(), &mut warnings));
     }
     Report {
         version: file.version(),
         file_bytes: file.len_bytes(),
+        parts: file.parts().iter().map(part).collect(),
         architecture,
         name: text(metadata, "general.name"),
         tokenizer: tokenizer(metadata),
@@ -143,6 +180,18 @@ pub fn inspect(file: &File, check: bool) -> Report {
         checked: check,
         warnings,
     }
+}
+
+impl Report {
+    /// The weights of all ternary tensors together; `None` where none were counted.
+    pub fn codes(&self) -> Option<Codes> {
+        self.tensors.iter().filter_map(|tensor| tensor.codes).reduce(Codes::plus)
+    }
+}
+
+fn part(part: &gguf::Part) -> Part {
+    let name = part.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Part { name, bytes: part.bytes, tensors: part.tensors }
 }
 
 fn text(metadata: &Metadata, key: &str) -> Option<String> {
@@ -166,13 +215,19 @@ fn tokenizer(metadata: &Metadata) -> Option<Tokenizer> {
     })
 }
 
-fn describe(file: &File, info: &TensorInfo, check: bool, warnings: &mut Vec<String>) -> Tensor {
+fn describe(
+    file: &File,
+    info: &TensorInfo,
+    check: bool,
+    dialects: Option<&Dialects>,
+    warnings: &mut Vec<String>,
+) -> Tensor {
     let data = file.data(info);
-    let scale = (info.ty == TensorType::I2_S).then(|| check::i2_s_scale(&data));
+    let scale = check::one_scale(info.ty, &data);
     if let Some(wrong) = scale.and_then(check::wrong_scale) {
         warnings.push(format!("tensor {}: {wrong}", info.name));
     }
-    let codes = if check { check::codes(info.ty, &data) } else { None };
+    let mut codes = if check { check::codes(info.ty, &data) } else { None };
     if let Some(Codes { three, .. }) = codes
         && three > 0
     {
@@ -181,14 +236,41 @@ fn describe(file: &File, info: &TensorInfo, check: bool, warnings: &mut Vec<Stri
     if check && let Some((bad @ 1.., of, what)) = check::not_finite(info.ty, &data) {
         warnings.push(format!("tensor {}: {bad} of {of} {what} not finite", info.name));
     }
+    let mut scales = None;
+    // What cannot be decoded for its shape or its tiles is worth knowing without `check`, too.
+    match dialects.map(|dialects| dialects.codec(info)) {
+        None | Some(Ok(None)) => {}
+        Some(Err(error)) => warnings.push(error.to_string()),
+        Some(Ok(Some(codec))) if check => {
+            let blame = |error| blame(&info.name, codec.cols(), error).to_string();
+            match codec.scales(&data) {
+                Ok(read) => scales = Scales::of(&codec, &read),
+                // Counted above where the type has f16 scales in blocks, said above where it has one scale.
+                Err(error) if scale.is_none() && check::not_finite(info.ty, &data).is_none() => {
+                    warnings.push(blame(error));
+                }
+                Err(_) => {}
+            }
+            if codes.is_none() {
+                match check::decoded_codes(&codec, &data) {
+                    Ok(counted) => codes = Some(counted),
+                    Err(error) => warnings.push(blame(error)),
+                }
+            }
+        }
+        Some(Ok(Some(_))) => {}
+    }
     Tensor {
         name: info.name.clone(),
         dims: info.dims.clone(),
         type_name: info.ty.name(),
         type_id: info.id,
+        why: dialects.and_then(|dialects| dialects.why(info)),
+        part: (!file.parts().is_empty()).then_some(info.part + 1),
         offset: info.offset,
         bytes: info.len_bytes,
         scale,
+        scales,
         codes,
     }
 }

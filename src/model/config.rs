@@ -99,8 +99,8 @@ impl Config {
     /// Names the key, what is allowed and what was found.
     pub fn from_metadata(metadata: &Metadata, vocab: usize) -> Result<Self> {
         let arch = metadata.architecture()?;
-        let family = family(arch)?;
         refuse_variants(metadata, arch)?;
+        let family = family(arch)?;
         let keys = Keys { metadata, arch };
 
         let layers = keys.count("block_count", None, MAX_LAYERS)?;
@@ -161,6 +161,10 @@ fn family(arch: &str) -> Result<Family> {
         "bitnet-b1.58" | "bitnet-25" | "bitnet" => Ok(Family::BitNet),
         "llama" => Ok(Family::Llama),
         "qwen3" => Ok(Family::Qwen3),
+        "qwen35" => Err(Error::unsupported(
+            "architecture 'qwen35'",
+            "three of four layers are gated delta nets, a recurrence that no op list has (Ternary Bonsai 27B is one of them; its smaller models are qwen3 and run)",
+        )),
         other => Err(Error::unsupported(
             format!("architecture '{}'", shown(other)),
             "known are bitnet-b1.58, bitnet-25, bitnet, llama and qwen3",
@@ -434,7 +438,7 @@ mod tests {
     #[test]
     fn unknown_and_rotated_models_are_refused_with_a_reason() {
         let error = Config::from_metadata(&metadata("qwen35", &[]), 100).unwrap_err().to_string();
-        assert!(error.contains("architecture 'qwen35'"), "{error}");
+        assert!(error.contains("architecture 'qwen35'") && error.contains("gated delta nets"), "{error}");
         let mut rotated = metadata("qwen3", &[]);
         rotated.set("prism.hadamard.version", Value::U32(1));
         let error = Config::from_metadata(&rotated, 100).unwrap_err().to_string();

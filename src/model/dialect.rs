@@ -42,6 +42,46 @@ impl Dialects {
         Ok(Self { options: *options, tl1: stated(metadata, TL1_TILES)?, tl2: stated(metadata, TL2_TILES)? })
     }
 
+    /// Why a tensor is read as it is, in words; `None` where its type is not a ternary one.
+    pub fn why(&self, info: &TensorInfo) -> Option<String> {
+        let id = info.id;
+        let shape = (usize::try_from(info.rows()).ok()?, usize::try_from(info.dims[0]).ok()?);
+        let others: Vec<&str> = TensorType::with_id(id).filter(|&ty| ty != info.ty).map(TensorType::name).collect();
+        let id = match others.as_slice() {
+            [] => format!("type id {id}"),
+            others => {
+                format!("type id {id}, which is {} too: only this type's size fits the distances", others.join(" and "))
+            }
+        };
+        let tiles = |stated: &[Stated], tile: Option<Tile>| {
+            let stated = stated.iter().find(|(of, _)| *of == shape).map(|(_, tile)| *tile);
+            match (stated, tile) {
+                (Some(Tile { rows, cols, lanes }), _) => {
+                    format!("; tiles of {rows} x {cols}, {lanes}, by the metadata")
+                }
+                (None, Some(Tile { rows, cols, lanes })) => {
+                    format!("; tiles of {rows} x {cols}, {lanes}, as bitnet.cpp has for this shape")
+                }
+                (None, None) => "; tiles not known".to_owned(),
+            }
+        };
+        Some(match info.ty {
+            TensorType::I2_S => format!("{id}, read as {}", self.options.i2s.name()),
+            TensorType::TL1 => id + &tiles(&self.tl1, Tile::known_tl1(shape.0, shape.1, self.options.tiles)),
+            TensorType::TL2 => id + &tiles(&self.tl2, Tile::known_tl2(shape.0, shape.1)),
+            TensorType::TQ1_0
+            | TensorType::TQ2_0
+            | TensorType::Q2_0
+            | TensorType::Q2_0_G128
+            | TensorType::PQ2_0
+            | TensorType::PTQ1_0
+            | TensorType::IQ1_BN
+            | TensorType::IQ2_BN
+            | TensorType::IQ2_BN_R4 => id,
+            _ => return None,
+        })
+    }
+
     /// The codec of a tensor; `None` where its type is not a ternary one.
     ///
     /// # Errors

@@ -514,7 +514,7 @@ mod tests {
     fn the_copy_of_the_head_counts_where_the_cpu_has_the_head() {
         let roomy = gpu(10_000);
         let bytes = |n| {
-            let plan = plan(Request::GpuLayers(n), Ok(&roomy), None);
+            let plan = plan(Request::GpuLayers(n), Ok(&roomy));
             plan.segments.iter().map(|segment| demand().bytes_of(segment) / MIB).collect::<Vec<_>>()
         };
         assert_eq!(bytes(0), [1100 + 300 + 5 + 120]);

@@ -23,19 +23,14 @@ use super::{
 /// Vocabularies with longer words are not checked for equal merging (time goes with the square of the length).
 const MAX_CHECKED_BYTES: usize = 256;
 
-/// The `tokenizer.*` entries for a GGUF file, from `tokenizer.json` and the two files that may stand beside it.
+/// The `tokenizer.*` entries for a GGUF file, from `tokenizer.json` and the files that may stand beside it.
 ///
 /// `vocab_size` is the number of rows of the model's embedding; ids without a token become unused `[PADn]` tokens.
 /// If the metadata alone cannot express the tokenizer, `tokenizer.huggingface.json` is among the entries.
 /// A normalizer to NFC (Qwen) is left out, as llama.cpp leaves it out of its files.
-pub fn to_gguf(
-    json: &[u8],
-    config: Option<&[u8]>,
-    generation: Option<&[u8]>,
-    vocab_size: usize,
-) -> Result<Vec<(String, Value)>> {
+pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Result<Vec<(String, Value)>> {
     let parsed = Json::parse(json)?;
-    let facts = Facts::read(&parsed, &JsonOptions { config, generation })?;
+    let facts = Facts::read(&parsed, options)?;
     if parsed.texts.len() > vocab_size {
         let expected = format!("ids below {vocab_size}, the size of the model's vocabulary");
         return Err(Error::malformed("tokenizer.json: vocabulary", expected, parsed.texts.len() - 1));

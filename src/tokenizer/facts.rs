@@ -13,6 +13,8 @@ pub struct JsonOptions<'a> {
     pub config: Option<&'a [u8]>,
     /// `generation_config.json`: tokens that end an answer.
     pub generation: Option<&'a [u8]>,
+    /// `config.json`: the same, where there is no `generation_config.json`.
+    pub model: Option<&'a [u8]>,
 }
 
 /// What those files say, with token ids of the vocabulary.
@@ -32,15 +34,19 @@ pub(super) struct Facts {
 impl Facts {
     pub fn read(json: &Json, options: &JsonOptions<'_>) -> Result<Self> {
         let config = parse("tokenizer_config.json", options.config)?;
-        let generation = parse("generation_config.json", options.generation)?;
+        let (file, bytes) = match options.generation {
+            Some(bytes) => ("generation_config.json", Some(bytes)),
+            None => ("config.json", options.model),
+        };
+        let generation = Ends { file, values: parse(file, bytes)? };
         let mut notes = Vec::new();
         // A token's text, or an object with it; a text the vocabulary lacks means no such token.
         let named = |key: &str| {
             let value = &config[key];
             value.as_str().or(value["content"].as_str()).and_then(|text| json.id(text))
         };
-        let bos_of_generation = ids(&generation, "bos_token_id", json, &mut notes)?.first().copied();
-        let generation_ends = ids(&generation, "eos_token_id", json, &mut notes)?;
+        let bos_of_generation = generation.ids("bos_token_id", json, &mut notes)?.first().copied();
+        let generation_ends = generation.ids("eos_token_id", json, &mut notes)?;
         let (before, after) = &json.around;
         let single = |side: &[u32]| if let [id] = side { Some(*id) } else { None };
         let bos = named("bos_token").or(single(before)).or(bos_of_generation);
@@ -60,7 +66,7 @@ impl Facts {
         }
         let mut ends: Vec<_> = eos.into_iter().collect();
         ends.extend(generation_ends.into_iter().filter(|&id| Some(id) != eos));
-        let pad = named("pad_token").or(ids(&generation, "pad_token_id", json, &mut notes)?.first().copied());
+        let pad = named("pad_token").or(generation.ids("pad_token_id", json, &mut notes)?.first().copied());
         Ok(Self { bos, eos, pad, add_bos, add_eos, ends, chat_template: template(&config["chat_template"]), notes })
     }
 }
@@ -72,26 +78,35 @@ fn parse(name: &str, bytes: Option<&[u8]>) -> Result<Value> {
     if value.is_object() { Ok(value) } else { Err(Error::malformed(name, "a JSON object", "something else")) }
 }
 
-/// One id or a list of ids. Ids that are no token are left out with a note: configurations carry defaults of other
-/// models, and -1 for "none".
-fn ids(generation: &Value, key: &str, json: &Json, notes: &mut Vec<String>) -> Result<Vec<u32>> {
-    let list = match &generation[key] {
-        Value::Null => return Ok(Vec::new()),
-        Value::Array(list) => list.as_slice(),
-        one => std::slice::from_ref(one),
-    };
-    let mut ids = Vec::new();
-    for value in list {
-        let Some(id) = value.as_i64() else {
-            let thing = format!("generation_config.json: {key}");
-            return Err(Error::malformed(thing, "token ids", shown(&value.to_string())));
+/// The file that says which tokens begin and end an answer.
+struct Ends {
+    file: &'static str,
+    values: Value,
+}
+
+impl Ends {
+    /// One id or a list of ids. Ids that are no token are left out with a note: configurations carry defaults of other
+    /// models, and -1 for "none".
+    fn ids(&self, key: &str, json: &Json, notes: &mut Vec<String>) -> Result<Vec<u32>> {
+        let list = match &self.values[key] {
+            Value::Null => return Ok(Vec::new()),
+            Value::Array(list) => list.as_slice(),
+            one => std::slice::from_ref(one),
         };
-        match u32::try_from(id).ok().filter(|&id| json.texts.get(id as usize).is_some_and(|text| !text.is_empty())) {
-            Some(id) => ids.push(id),
-            None => notes.push(format!("{key} {id} of the configuration is no token and is left out")),
+        let mut ids = Vec::new();
+        for value in list {
+            let Some(id) = value.as_i64() else {
+                let thing = format!("{}: {key}", self.file);
+                return Err(Error::malformed(thing, "token ids", shown(&value.to_string())));
+            };
+            match u32::try_from(id).ok().filter(|&id| json.texts.get(id as usize).is_some_and(|text| !text.is_empty()))
+            {
+                Some(id) => ids.push(id),
+                None => notes.push(format!("{key} {id} of {} is no token and is left out", self.file)),
+            }
         }
+        Ok(ids)
     }
-    Ok(ids)
 }
 
 /// The template, or of several the one called "default".

@@ -60,7 +60,14 @@ pub fn run_on_gpu(args: &[&str]) -> Option<Finished> {
 
 /// Gives `input` on standard input.
 pub fn run_with_input(args: &[&str], input: &[u8]) -> Finished {
-    let mut child = program(args).stdin(Stdio::piped()).spawn().expect("the program starts");
+    run_with_input_and(args, input, |_| {})
+}
+
+/// The same after a change of the command.
+pub fn run_with_input_and(args: &[&str], input: &[u8], change: impl FnOnce(&mut Command)) -> Finished {
+    let mut command = program(args);
+    change(command.stdin(Stdio::piped()));
+    let mut child = command.spawn().expect("the program starts");
     let mut stdin = child.stdin.take().expect("piped");
     // The program may end without reading it.
     let _ = stdin.write_all(input);

@@ -27,6 +27,14 @@ pub fn prefetch_ahead<T>(from: &T) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) }
 }
 
+/// Fetches the line at `bytes` after `from` into the second-level cache.
+#[inline]
+pub fn prefetch_at(from: *const u8, bytes: usize) {
+    let at = from.cast::<i8>().wrapping_add(bytes);
+    // SAFETY: as in `prefetch_ahead`.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
+}
+
 /// 32 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::fault::Fault;
 use crate::error::{Error, Result};
 
 /// How a GPU is looked for and opened.
@@ -17,7 +18,7 @@ pub struct OpenOptions {
 }
 
 /// Lowers what a device offers, or fixes a choice. For tests, benchmarks and work around drivers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// Most bytes of one binding.
     pub max_binding_bytes: Option<u64>,
@@ -35,6 +36,8 @@ pub struct Tuning {
     pub immediates: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
+    /// Something that fails, for tests.
+    pub fault: Option<Fault>,
 }
 
 /// Device memory, and how it is known.

@@ -4,6 +4,7 @@
 //! of the call that met them instead of aborting the program, which is wgpu's default.
 
 use std::{
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +14,7 @@ use std::{
 
 use super::{
     adapter::{self, AdapterCaps, OpenOptions, Tuning},
+    fault::Fault,
     params::PARAM_BYTES,
     pipelines::{Access, Choices, Lanes, ParamSource, Product, Shader, Variant},
 };
@@ -184,6 +186,16 @@ impl Gpu {
         move || device.destroy()
     }
 
+    /// True when the fault of a test is meant for the step that runs `positions`.
+    pub(super) fn fault_in(&self, positions: &Range<usize>) -> Option<Fault> {
+        self.tuning.fault.filter(|fault| fault.hits(positions))
+    }
+
+    /// Reports a failure as wgpu's callbacks do.
+    pub(super) fn report(&self, reason: &str) {
+        lock(&self.health).error.get_or_insert_with(|| reason.to_owned());
+    }
+
     /// The first failure since the last check. A lost device stays lost.
     pub(super) fn check(&self, action: &str) -> Result<()> {
         let mut health = lock(&self.health);
@@ -202,6 +214,10 @@ impl Gpu {
 
     /// A buffer; out of memory is an error of this call and leaves the device usable.
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let action = || format!("allocating {bytes} bytes for {label}");
+        if self.tuning.fault == Some(Fault::Load) && label == "key cache" {
+            return Err(Error::Gpu { action: action(), reason: "out of memory (a test)".to_owned() });
+        }
         self.count();
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -211,12 +227,9 @@ impl Gpu {
             mapped_at_creation: false,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Gpu {
-                action: format!("allocating {bytes} bytes for {label}"),
-                reason: one_line(&error.to_string()),
-            });
+            return Err(Error::Gpu { action: action(), reason: one_line(&error.to_string()) });
         }
-        self.check(&format!("allocating {bytes} bytes for {label}"))?;
+        self.check(&action())?;
         Ok(buffer)
     }
 
@@ -345,7 +358,11 @@ impl Gpu {
 
     /// Waits for a submission, and reports what went wrong until then.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
-        let timeout = if self.caps.software { SOFTWARE_TIMEOUT } else { HARDWARE_TIMEOUT };
+        self.wait_for(submission, if self.caps.software { SOFTWARE_TIMEOUT } else { HARDWARE_TIMEOUT })
+    }
+
+    /// The same for at most `timeout`.
+    pub(super) fn wait_for(&self, submission: wgpu::SubmissionIndex, timeout: Duration) -> Result<()> {
         let poll = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
         let result = self.device.poll(poll);
         if result.is_err() {
@@ -354,6 +371,8 @@ impl Gpu {
         }
         if matches!(result, Err(wgpu::PollError::Timeout)) {
             lock(&self.health).lost.get_or_insert_with(|| format!("no answer for {} s", timeout.as_secs()));
+            // The last handle of a queue waits for the GPU when it is dropped: for ever, if that hangs.
+            std::mem::forget((self.device.clone(), self.queue.clone()));
         }
         self.check("running kernels")?;
         result

@@ -20,6 +20,8 @@ pub mod device;
 
 mod encode;
 
+pub mod fault;
+
 mod lower;
 
 pub mod params;

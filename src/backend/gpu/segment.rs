@@ -7,7 +7,8 @@ use super::{
     cache, debug,
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
-    lower::{LayerCache, Lowering, Phase, damaged_place},
+    fault::Fault,
+    lower::{LayerCache, Lowering, Phase, damaged_place, place_code},
     params::Dynamic,
     profile::{KernelTime, Profiler},
     readback::Readback,
@@ -122,6 +123,8 @@ pub(super) struct Loaded {
     readback_bytes: u64,
     /// Tokens the caches hold.
     cached_tokens: usize,
+    /// What a test makes fail in the step at hand.
+    fault: Option<Fault>,
 }
 
 impl Loaded {
@@ -206,6 +209,7 @@ impl Loaded {
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached_tokens: 0,
+            fault: None,
         })
     }
 
@@ -266,7 +270,13 @@ impl Loaded {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        gpu.check("an earlier step")?;
+        self.fault = gpu.fault_in(&positions);
+        match self.fault {
+            Some(Fault::Lost(_)) => gpu.destroyer()(),
+            Some(Fault::OutOfMemory(_)) => gpu.report("Out of Memory (a test)"),
+            _ => {}
+        }
+        gpu.check("running an earlier step")?;
         self.check_input(activations, &positions)?;
         if self.segment.head {
             activations.logits.clear();
@@ -349,7 +359,13 @@ impl Loaded {
         };
         let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut encoder = new_encoder();
-        encoder.clear_buffer(&self.slots.damage, 0, None);
+        match self.fault {
+            // In place of the zero of a sound step; kernels only ever raise it.
+            Some(Fault::NotFinite(_)) => {
+                gpu.queue.write_buffer(&self.slots.damage, 0, &place_code(1).to_le_bytes());
+            }
+            _ => encoder.clear_buffer(&self.slots.damage, 0, None),
+        }
         recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
         let layers = if small { &self.decode } else { &self.prefill };
         // A single token goes into one submit, whatever its size.
@@ -387,6 +403,9 @@ impl Loaded {
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
             let full = std::mem::replace(&mut encoder, new_encoder());
             let submission = recorder.submit(gpu, full, uniforms)?;
+            if let Some(Fault::Silence(_)) = self.fault {
+                gpu.wait_for(submission.clone(), Duration::ZERO)?;
+            }
             let damage = self.readback.read(gpu, pending, submission, |bytes| {
                 let (damage, results) = bytes.split_at(4);
                 let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));

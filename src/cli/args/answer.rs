@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, ModelArgs, SampleArgs};
+use super::{EngineArgs, ModelArgs, SampleArgs, TextArgs};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu run -m model.gguf -p \"Once upon a time\" -n 64")]
@@ -16,13 +16,8 @@ pub struct RunArgs {
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
     pub text: Option<String>,
 
-    /// The text to continue. Without -p and -f it is read from standard input, unless that is a terminal
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
-    pub prompt: Option<String>,
-
-    /// Read the text to continue from a file; one line break at its end is dropped
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub given: TextArgs,
 
     /// Most tokens to write; -1 = until the model ends or the context is full [default: -1; with --bench: 128]
     #[arg(

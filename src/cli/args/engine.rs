@@ -49,6 +49,7 @@ pub struct EngineArgs {
         long,
         value_name = "N",
         value_parser = clap::value_parser!(u32).range(..=MAX_CONTEXT),
+        allow_negative_numbers = true,
         env = "LLAMA_ARG_CTX_SIZE"
     )]
     pub ctx_size: Option<u32>,
@@ -60,6 +61,7 @@ pub struct EngineArgs {
         value_name = "N",
         default_value_t = 512,
         value_parser = clap::value_parser!(u32).range(1..=4096),
+        allow_negative_numbers = true,
         env = "LLAMA_ARG_BATCH"
     )]
     pub batch_size: u32,

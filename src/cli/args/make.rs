@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::LayoutArgs;
 use crate::{
     convert::{Head, TernaryType},
     dummy::HeadType,
-    model::I2sPacking,
 };
 
 #[derive(Args, Debug)]
@@ -28,9 +28,8 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, value_name = "TYPE")]
     pub head: Option<HeadChoice>,
 
-    /// How the I2_S matrices of the file are packed, which it does not say: p64 if bitnet.cpp made it on ARM
-    #[arg(long, value_enum, default_value = "p128", value_name = "PACKING")]
-    pub i2s_layout: I2sLayout,
+    #[command(flatten)]
+    pub layout: LayoutArgs,
 
     /// Let f16 scales stand for f32 ones that they are not; else a conversion that changes a weight is refused
     #[arg(long)]
@@ -103,29 +102,6 @@ impl From<HeadChoice> for Head {
             HeadChoice::Q8_0 => Self::Q8_0,
             HeadChoice::Q6K => Self::Q6K,
             HeadChoice::Keep => Self::Keep,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum I2sLayout {
-    /// Blocks of 128 weights: every published file
-    P128,
-    /// Blocks of 64: bitnet.cpp on ARM since November 2025
-    P64,
-    /// Four rows in a byte: bitnet.cpp built without ACT_PARALLEL
-    R4,
-    /// Four weights in order: a snapshot of bitnet.cpp of July 2026
-    Seq,
-}
-
-impl From<I2sLayout> for I2sPacking {
-    fn from(layout: I2sLayout) -> Self {
-        match layout {
-            I2sLayout::P128 => Self::P128,
-            I2sLayout::P64 => Self::P64,
-            I2sLayout::R4 => Self::R4,
-            I2sLayout::Seq => Self::Seq,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{
-    EngineArgs, ModelArgs,
+    EngineArgs, ModelArgs, TextArgs,
     engine::{BackendChoice, CacheType, HeadScreen, MAX_CONTEXT},
 };
 
@@ -14,13 +14,8 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
-    pub prompt: Option<String>,
-
-    /// Read the text from a file
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub text: TextArgs,
 
     /// Print one JSON object
     #[arg(long)]
@@ -35,9 +30,9 @@ pub struct LogitsArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Token ids, separated by commas
-    #[arg(long, value_name = "IDS", required = true, value_delimiter = ',', allow_hyphen_values = true)]
-    pub ids: Vec<i64>,
+    /// Token ids, separated by commas; square brackets around them are allowed
+    #[arg(long, value_name = "IDS", value_parser = ids, allow_hyphen_values = true)]
+    pub ids: Ids,
 
     /// Print all logits as {"tokens":[..],"logits":[..]} instead of the highest ones
     #[arg(long)]
@@ -47,17 +42,32 @@ pub struct LogitsArgs {
     pub engine: EngineArgs,
 }
 
+/// What `--ids` holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ids(pub Vec<i64>);
+
+/// `1,2,3` or `[1, 2, 3]`, as `tokenize --ids` prints them.
+fn ids(text: &str) -> Result<Ids, String> {
+    let inner = text.trim();
+    let inner = match inner.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').ok_or("the closing bracket is missing")?,
+        None => inner,
+    };
+    let id = |part: &str| part.trim().parse().map_err(|_| format!("{:?} is no token id", part.trim()));
+    inner.split(',').map(id).collect::<Result<_, _>>().map(Ids)
+}
+
 #[derive(Args, Debug)]
 pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
     /// Lengths of the prompts, separated by commas; 0 = none
-    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512", value_parser = bench_tokens())]
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512", value_parser = bench_tokens(), allow_negative_numbers = true)]
     pub n_prompt: Vec<u32>,
 
     /// Lengths of the answers, separated by commas; 0 = none
-    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = bench_tokens())]
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = bench_tokens(), allow_negative_numbers = true)]
     pub n_gen: Vec<u32>,
 
     /// Numbers of CPU threads, separated by commas; -1 = as many as the machine runs at once
@@ -73,7 +83,7 @@ pub struct BenchArgs {
     pub threads: Vec<i64>,
 
     /// How often each test is run, after one run to warm up
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), allow_negative_numbers = true)]
     pub repetitions: u32,
 
     /// What computes, separated by commas
@@ -81,7 +91,7 @@ pub struct BenchArgs {
     pub backend: Vec<BackendChoice>,
 
     /// Most tokens of a prompt computed at once
-    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096), allow_negative_numbers = true)]
     pub batch_size: u32,
 
     /// Type of the key cache [llama.cpp: -ctk]
@@ -103,6 +113,10 @@ pub struct BenchArgs {
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "md")]
     pub output: BenchFormat,
+
+    /// Draw the rates into a new SVG file
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 /// A length that fits any context.
@@ -128,10 +142,26 @@ pub struct VerifyArgs {
     pub prompts: Option<PathBuf>,
 
     /// Tokens to compare after each prompt
-    #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096))]
+    #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096), allow_negative_numbers = true)]
     pub n_predict: u32,
 
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_with_and_without_brackets() {
+        for text in ["1,2,3", "[1, 2, 3]", " [1,2 ,3] ", "1, 2, 3"] {
+            assert_eq!(ids(text), Ok(Ids(vec![1, 2, 3])), "{text}");
+        }
+        assert_eq!(ids("-1"), Ok(Ids(vec![-1])), "the range is checked against the model");
+        for text in ["", "[]", "[1", "1]", "1,", "1 2", "x"] {
+            assert!(ids(text).is_err(), "{text}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ mod show;
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     answer::{ChatArgs, RunArgs},
@@ -19,6 +19,8 @@ pub use self::{
     sample::SampleArgs,
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
+
+use crate::model::I2sPacking;
 
 /// Runs ternary (1.58-bit) language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
@@ -65,7 +67,59 @@ pub enum Command {
 /// Which model.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// GGUF file; without it, the small story model inside this program
+    /// GGUF file, a part of a split one, or a Hugging Face directory of safetensors; without it, the small story
+    /// model inside this program
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub layout: LayoutArgs,
+}
+
+/// Which text.
+#[derive(Args, Debug)]
+pub struct TextArgs {
+    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    pub prompt: Option<String>,
+
+    /// Read the text from a file; of a prompt, one line break at its end is dropped
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub file: Option<PathBuf>,
+}
+
+/// What I2_S files do not say.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct LayoutArgs {
+    /// How I2_S matrices are packed, which no file says: p64 if bitnet.cpp made it on ARM [default: auto for a file
+    /// that bitnet.cpp's llama-quantize seems to have made, else p128]
+    #[arg(long, value_enum, value_name = "PACKING")]
+    pub i2s_layout: Option<I2sLayout>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum I2sLayout {
+    /// Try a short text with each, and take the one that explains it
+    Auto,
+    /// Blocks of 128 weights: every published file
+    P128,
+    /// Blocks of 64: bitnet.cpp on ARM since November 2025
+    P64,
+    /// Four rows in a byte: bitnet.cpp built without ACT_PARALLEL
+    R4,
+    /// Four weights in order: a snapshot of bitnet.cpp of July 2026
+    Seq,
+}
+
+impl I2sLayout {
+    /// `None` = to be found out.
+    pub fn packing(self) -> Option<I2sPacking> {
+        match self {
+            Self::Auto => None,
+            Self::P128 => Some(I2sPacking::P128),
+            Self::P64 => Some(I2sPacking::P64),
+            Self::R4 => Some(I2sPacking::R4),
+            Self::Seq => Some(I2sPacking::Seq),
+        }
+    }
 }

@@ -4,20 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, ModelArgs};
+use super::{EngineArgs, ModelArgs, TextArgs};
 
 #[derive(Args, Debug)]
 pub struct TokenizeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
-    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
-    pub prompt: Option<String>,
-
-    /// Read the text from a file, every byte of it
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub text: TextArgs,
 
     /// Do not begin with the beginning-of-text token
     #[arg(long)]

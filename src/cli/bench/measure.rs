@@ -9,9 +9,9 @@ use bitnet_cpu_kernels::{Cpu, Isa, ceiling, screen::Screen};
 
 use super::{super::interrupt, Test, gpu};
 use crate::{
-    backend::{Wanted, gpu::Counters},
+    backend::{Wanted, energy, gpu::Counters},
     error::Result,
-    generate::Session,
+    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
     model::Model,
 };
 
@@ -28,6 +28,8 @@ pub struct Samples {
     pub head_rows: f64,
     /// Ternary multiply-adds of a token.
     pub multiply_adds_per_token: u64,
+    /// Of the processor's package for a token; `None` where the machine does not tell.
+    pub millijoules_per_token: Option<f64>,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
     pub logits_hash: u64,
     /// What the GPU did in all of `times`; `None` where it has no part.
@@ -51,12 +53,14 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         bytes_per_token: 0,
         head_rows: 0.0,
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
+        millijoules_per_token: None,
         logits_hash: 0,
         gpu: None,
     };
     once(session, model, test, &mut Vec::new())?;
     let mut head_rows = 0;
     let before = gpu::counters(session);
+    let energy_before = energy::Package::read();
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
@@ -66,6 +70,8 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         samples.times.push(start.elapsed());
     }
     samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
+    let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
+    samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);
     samples.head_rows = head_rows as f64 / (samples.times.len() * heads(test)).max(1) as f64;
     samples.bytes_per_token = bytes_per_token(session, model, test, samples.head_rows);
     samples.logits_hash = hash(session.all_logits()?);
@@ -82,8 +88,7 @@ fn heads(test: Test) -> usize {
 
 /// All of `test`, from an empty context; returns the rows of the head that were multiplied exactly.
 pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
-    // Any ids do; these are spread over the vocabulary.
-    let id = |i: usize| (i * 7919 + 1) as u32 % model.config.vocab as u32;
+    let id = |i| test_id(model, i);
     // What greedy sampling asks for.
     let wanted = if session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
     session.truncate(0);
@@ -104,6 +109,27 @@ pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Du
         }
     }
     Ok(head_rows)
+}
+
+/// Tokens of prompt and answer that show whether backends agree.
+pub const COMPARED_TOKENS: usize = 40;
+const COMPARED_PROMPT: usize = 8;
+
+/// The most probable tokens after a prompt.
+pub fn greedy(session: &mut Session, model: &Model) -> Result<Vec<u32>> {
+    let prompt: Vec<u32> = (0..COMPARED_PROMPT).map(|i| test_id(model, i)).collect();
+    let options = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
+    let mut sampler = Sampler::new(options, session.context_tokens())?;
+    let options = AnswerOptions { max_tokens: Some(COMPARED_TOKENS - COMPARED_PROMPT), ..AnswerOptions::default() };
+    session.truncate(0);
+    Answer::new(session, &mut sampler, Box::new(NoText), &prompt, options, interrupt::catch())?
+        .filter_map(|event| event.map(|event| event.id).transpose())
+        .collect()
+}
+
+/// Any ids do; these are spread over the vocabulary.
+fn test_id(model: &Model, i: usize) -> u32 {
+    (i * 7919 + 1) as u32 % model.config.vocab as u32
 }
 
 fn bytes_per_token(session: &Session, model: &Model, test: Test, head_rows: f64) -> u64 {

@@ -8,12 +8,19 @@ mod measure;
 
 mod report;
 
+use std::io::{self, IsTerminal};
+
 use super::{
-    args::{BackendChoice, BenchArgs, EngineArgs, GpuLayers, Preference},
+    agreement::Agreement,
+    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, Preference},
+    chart::{self, Chart},
     engine::{Engine, Source},
     interrupt, output,
 };
-use crate::{error::Result, plan::BackendKind};
+use crate::{
+    error::{Error, Result},
+    plan::BackendKind,
+};
 
 /// One line of the report: what was run, and how often it took how long.
 pub struct Row {
@@ -27,6 +34,8 @@ pub struct Row {
     peak_rss_bytes: Option<u64>,
     /// `None` where no GPU has a part.
     gpu: Option<gpu::Costs>,
+    /// How the greedy tokens of these devices compare with those of the first row's; `None` for the first.
+    agreement: Option<Agreement>,
     /// `None` for the GPU, whose ceilings are not known.
     ceilings: Option<measure::Ceilings>,
 }
@@ -57,6 +66,7 @@ impl Test {
 }
 
 pub fn run(args: &BenchArgs) -> Result<()> {
+    chart::check_free(args.plot.as_deref())?;
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
     let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n as usize));
@@ -65,8 +75,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .filter(|test| test.tokens() > 0)
         .collect();
     let context = tests.iter().map(|test| test.tokens()).max().unwrap_or(1);
+    let compared = args.backend.len() > 1;
+    let context = if compared { context.max(measure::COMPARED_TOKENS) } else { context };
 
     let mut rows = Vec::new();
+    let mut first_answer: Option<Vec<u32>> = None;
     for &backend in &args.backend {
         for (index, &threads) in args.threads.iter().enumerate() {
             // The number of threads says nothing about a GPU.
@@ -75,7 +88,22 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             }
             let options = engine_args(args, backend, threads, context);
             let sizes = engine.sizes(&options)?;
-            let mut session = engine.load(&options, options.request(), sizes)?;
+            let mut session = match engine.load(&options, options.request(), sizes) {
+                // A machine without a GPU still gets its other figures.
+                Err(error @ Error::NoAdapter { .. }) if compared => {
+                    log::warn!("{error}");
+                    continue;
+                }
+                loaded => loaded?,
+            };
+            let agreement = match (&first_answer, compared) {
+                (_, false) => None,
+                (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, &engine.model)?)),
+                (None, true) => {
+                    first_answer = Some(measure::greedy(&mut session, &engine.model)?);
+                    None
+                }
+            };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
                 let samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
@@ -92,6 +120,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                     samples,
                     peak_rss_bytes,
                     gpu,
+                    agreement,
                     ceilings: None,
                 });
             }
@@ -106,8 +135,17 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             rows.into_iter().for_each(|row| row.ceilings = Some(ceilings));
         }
     }
+    let charts = report::charts(&tests, &rows);
+    if let Some(path) = &args.plot {
+        chart::save(path, &charts)?;
+    }
     let model = report::ModelFacts::new(&source, &engine.model);
-    output::print(&report::render(args.output, &model, &rows))
+    let mut text = report::render(args.output, &model, &rows);
+    // For people; who reads the table by program gets the table alone.
+    if args.output == BenchFormat::Md && io::stdout().is_terminal() {
+        text.extend(charts.iter().map(Chart::to_text));
+    }
+    output::print(&text)
 }
 
 /// The flags of one combination.

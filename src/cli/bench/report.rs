@@ -5,7 +5,13 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::{
-    super::{args::BenchFormat, engine::Source, format},
+    super::{
+        agreement::Agreement,
+        args::BenchFormat,
+        chart::{Bar, Chart},
+        engine::Source,
+        format,
+    },
     Row, Test,
 };
 use crate::model::{Linear, Model};
@@ -71,10 +77,35 @@ fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
     for row in rows {
         text += &row.gpu.as_ref().map(|gpu| gpu.to_text(&row.test.name())).unwrap_or_default();
     }
+    let mut compared: Vec<&str> = Vec::new();
+    for row in rows {
+        if let Some(agreement) = row.agreement.filter(|_| !compared.contains(&row.device.as_str())) {
+            compared.push(&row.device);
+            text += &agreement.to_text(&rows[0].device, &row.device);
+        }
+    }
+    for row in rows {
+        if let Some(mj) = row.samples.millijoules_per_token {
+            text += &format!("{} on {}: {mj:.1} mJ a token\n", row.test.name(), row.device);
+        }
+    }
     if let Some(bytes) = rows.iter().filter_map(|row| row.peak_rss_bytes).max() {
         text += &format!("peak memory {}; without tokenising and sampling\n", format::bytes(bytes));
     }
     text
+}
+
+/// The rates of each test on all devices.
+pub fn charts(tests: &[Test], rows: &[Row]) -> Vec<Chart> {
+    let chart = |&test: &Test| Chart {
+        title: format!("{}, tok/s", test.name()),
+        bars: rows
+            .iter()
+            .filter(|row| row.test == test)
+            .map(|row| Bar { label: row.device.clone(), value: rates(row).0 })
+            .collect(),
+    };
+    tests.iter().map(chart).collect()
 }
 
 fn parameters(count: u64) -> String {
@@ -152,6 +183,9 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "multiply_add_ceiling_per_s": row.ceilings.map(|c| c.multiply_adds_per_s),
         "share_of_ceiling": share(row).map(|(share, _)| share),
         "peak_rss_bytes": row.peak_rss_bytes,
+        "millijoules_per_token": row.samples.millijoules_per_token,
+        "tokens_equal": row.agreement.map(|agreement| agreement.first_difference().is_none()),
+        "first_difference": row.agreement.and_then(Agreement::first_difference),
         "logits_hash": format!("{:016x}", row.samples.logits_hash),
     });
     super::gpu::add_json(&mut fields, row.gpu.as_ref());

@@ -83,7 +83,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
     sizes.head_screen &= matches!(sampler.wanted(), Wanted::Top(_));
-    let session = engine.load(wishes.engine, wishes.engine.request(), sizes)?;
+    let session = engine.load_to_last(wishes.engine, sizes)?;
     let mut chat = Chat {
         name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),
         tokenizer,

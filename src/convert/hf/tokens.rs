@@ -9,7 +9,7 @@ use crate::{
     bytes::Bytes,
     error::{Error, Result},
     gguf::Value,
-    tokenizer::to_gguf,
+    tokenizer::{JsonOptions, to_gguf},
 };
 
 /// What the directory says about text.
@@ -36,12 +36,11 @@ pub(super) fn read(dir: &Path, vocab: usize) -> Result<Tokens> {
         return Ok(tokens);
     };
     let config = tokens.file(dir, "tokenizer_config.json")?;
+    let generation = tokens.file(dir, "generation_config.json")?;
     // transformers takes BOS and EOS from config.json where there is no generation_config.json.
-    let generation = match tokens.file(dir, "generation_config.json")? {
-        Some(generation) => Some(generation),
-        None => tokens.file(dir, "config.json")?,
-    };
-    tokens.pairs = to_gguf(&json, config.as_deref(), generation.as_deref(), vocab)?;
+    let model = if generation.is_none() { tokens.file(dir, "config.json")? } else { None };
+    let options = JsonOptions { config: config.as_deref(), generation: generation.as_deref(), model: model.as_deref() };
+    tokens.pairs = to_gguf(&json, &options, vocab)?;
     // Newer repositories keep the chat template in a file of its own, which wins, as in transformers.
     if let Some(template) = tokens.file(dir, "chat_template.jinja")? {
         let path = dir.join("chat_template.jinja").display().to_string();

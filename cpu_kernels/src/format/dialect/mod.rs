@@ -52,6 +52,18 @@ pub enum I2sPacking {
     Seq,
 }
 
+impl I2sPacking {
+    /// The name that flags and messages use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::P128 => "p128",
+            Self::P64 => "p64",
+            Self::R4 => "r4",
+            Self::Seq => "seq",
+        }
+    }
+}
+
 /// How the bytes of a ternary tensor of a file hold codes and scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {

@@ -1,0 +1,90 @@
+//! Failures on demand, for the tests of what follows them. Not a feature: no driver fails when it is asked to, and
+//! no software adapter runs out of memory.
+
+use std::{env, ops::Range};
+
+use super::adapter::Tuning;
+use crate::error::{Error, Result};
+
+/// Read by the program, so that tests can run it as a process: a list of "memory=BYTES" (the budget) and one of
+/// "load", "lost@N", "memory@N", "nan@N" or "silence@N" (see [`Fault`]; N is a position).
+const VARIABLE: &str = "BITNET_TEST_GPU_FAULT";
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The first allocation of a cache.
+    Load,
+    /// The device is destroyed before the step that runs this position, as after a driver reset.
+    Lost(usize),
+    /// The driver reports that memory ran out in that step.
+    OutOfMemory(usize),
+    /// A kernel of layer 0 notes a number that is not finite in that step.
+    NotFinite(usize),
+    /// That step is not waited for, as if it never ended.
+    Silence(usize),
+}
+
+impl Fault {
+    /// True for the step that runs `positions`.
+    pub(super) fn hits(self, positions: &Range<usize>) -> bool {
+        match self {
+            Self::Load => false,
+            Self::Lost(at) | Self::OutOfMemory(at) | Self::NotFinite(at) | Self::Silence(at) => positions.contains(&at),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "load" {
+            return Some(Self::Load);
+        }
+        let (kind, position) = text.split_once('@')?;
+        let position = position.parse().ok()?;
+        match kind {
+            "lost" => Some(Self::Lost(position)),
+            "memory" => Some(Self::OutOfMemory(position)),
+            "nan" => Some(Self::NotFinite(position)),
+            "silence" => Some(Self::Silence(position)),
+            _ => None,
+        }
+    }
+}
+
+/// The departures that the environment asks for: none, except in tests.
+pub fn injected() -> Result<Tuning> {
+    parse(&env::var(VARIABLE).unwrap_or_default())
+}
+
+fn parse(text: &str) -> Result<Tuning> {
+    let mut tuning = Tuning::default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        match (part.strip_prefix("memory="), Fault::parse(part)) {
+            (Some(bytes), _) if bytes.parse::<u64>().is_ok() => tuning.memory_bytes = bytes.parse().ok(),
+            (None, Some(fault)) => tuning.fault = Some(fault),
+            _ => return Err(Error::malformed(VARIABLE, "memory=BYTES, load or lost@POSITION", part)),
+        }
+    }
+    Ok(tuning)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_understood_or_refused() {
+        assert_eq!(parse("").unwrap(), Tuning::default());
+        let both = parse("memory=77,lost@20").unwrap();
+        assert_eq!((both.memory_bytes, both.fault), (Some(77), Some(Fault::Lost(20))));
+        assert_eq!(parse("silence@3").unwrap().fault, Some(Fault::Silence(3)));
+        for wrong in ["lost", "lost@", "lost@-1", "memory=", "explode@3", "load@3"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_fault_hits_the_step_with_its_position() {
+        assert!(Fault::Lost(5).hits(&(5..6)) && Fault::Lost(5).hits(&(0..8)));
+        assert!(!Fault::Lost(5).hits(&(0..5)) && !Fault::Load.hits(&(0..9)));
+    }
+}

@@ -1,0 +1,152 @@
+//! A GPU that fails at load or in the middle of an answer: the CPU goes on with the same text. The failures are made
+//! by a variable of the environment, see `backend::gpu::fault`.
+
+mod cli_support;
+
+use bitnet_gpu::backend::gpu::adapters;
+use cli_support::{Finished, program, run, run_with_input_and};
+use serde_json::Value;
+
+/// After it no two logits are so close that the order of float additions, which is another on each backend, decides.
+const PROMPT: &str = "One day, a cat";
+/// Its tokens, BOS included.
+const PROMPT_TOKENS: usize = 6;
+
+/// A machine without any adapter has nothing that could fail.
+fn no_gpu() -> bool {
+    let none = adapters().is_empty();
+    if none {
+        assert_ne!(std::env::var("BITNET_REQUIRE_GPU").as_deref(), Ok("1"), "BITNET_REQUIRE_GPU=1, but no GPU adapter");
+        eprintln!("skipped: no GPU adapter");
+    }
+    none
+}
+
+fn with_fault(args: &[&str], fault: &str) -> Finished {
+    program(args).env("BITNET_TEST_GPU_FAULT", fault).output().unwrap().into()
+}
+
+/// The one line that says so, and nothing else of its kind.
+#[track_caller]
+fn warning(finished: &Finished) -> &str {
+    let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("the GPU failed")).collect();
+    let lines: Vec<&&str> = told.iter().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("the CPU goes on"), "{finished:?}");
+    lines[0]
+}
+
+const GREEDY: [&str; 2] = ["--temp", "0"];
+const SEEDED: [&str; 4] = ["--temp", "0.9", "--seed", "11"];
+
+/// 60 tokens of the built-in model.
+fn sixty<'a>(backend: &[&'a str], sample: &[&'a str]) -> Vec<&'a str> {
+    [&["run", "--json", "-n", "60", "--ignore-eos", "-p", PROMPT], backend, sample].concat()
+}
+
+#[test]
+fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run() {
+    if no_gpu() {
+        return;
+    }
+    for backend in [&["--backend", "gpu"][..], &["-ngl", "2"]] {
+        for sample in [&GREEDY[..], &SEEDED] {
+            let args = sixty(backend, sample);
+            let expected = run(&args).json();
+            assert_eq!(expected["prompt_tokens"], PROMPT_TOKENS);
+            assert_eq!(expected["takeover"], Value::Null);
+            assert_eq!(expected["tokens"].as_array().unwrap().len(), 60);
+            for (kind, reason) in [
+                ("lost", "GPU device lost: "),
+                ("memory", "GPU error while running "),
+                ("nan", "not a finite number in "),
+                ("silence", "GPU device lost: no answer for "),
+            ] {
+                let finished = with_fault(&args, &format!("{kind}@{}", PROMPT_TOKENS + 20));
+                let found = finished.json();
+                assert_eq!(found["tokens"], expected["tokens"], "{kind} {backend:?} {sample:?}");
+                assert_eq!(found["text"], expected["text"]);
+                assert_eq!(found["takeover"]["after_tokens"], PROMPT_TOKENS + 20);
+                assert!(found["takeover"]["reason"].as_str().unwrap().contains(reason), "{found}");
+                assert_eq!(found["plan"].as_array().unwrap().len(), 1);
+                assert_eq!(found["plan"][0]["backend"], "cpu");
+                assert!(warning(&finished).contains(reason), "{finished:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_is_run_again_too() {
+    if no_gpu() {
+        return;
+    }
+    let args =
+        ["run", "--json", "--backend", "gpu", "--temp", "0", "-n", "8", "-p", "Once upon a time there was a cat"];
+    let expected = run(&args).json();
+    let finished = with_fault(&args, "lost@2");
+    assert_eq!(finished.json()["tokens"], expected["tokens"]);
+    assert!(warning(&finished).contains("after 0 tokens"), "{finished:?}");
+}
+
+#[test]
+fn a_gpu_that_cannot_load_the_model_is_replaced() {
+    if no_gpu() {
+        return;
+    }
+    for backend in [&["--backend", "gpu"][..], &["-ngl", "2"]] {
+        let args = sixty(backend, &GREEDY);
+        let expected = run(&args).json();
+        let finished = with_fault(&args, "load");
+        let found = finished.json();
+        assert_eq!(found["tokens"], expected["tokens"]);
+        assert_eq!(found["plan"][0]["backend"], "cpu");
+        assert!(warning(&finished).contains("for key cache"), "{finished:?}");
+        // A budget that nothing fits in is known before; the plan says so.
+        let finished = with_fault(&args, "memory=100000");
+        let found = finished.json();
+        assert_eq!(found["tokens"], expected["tokens"]);
+        assert!(found["plan"][0]["reason"].as_str().unwrap().contains("does not fit"), "{found}");
+    }
+}
+
+#[test]
+fn a_conversation_goes_on() {
+    if no_gpu() {
+        return;
+    }
+    let args = ["chat", "--backend", "gpu", "--temp", "0", "-n", "12", "--ignore-eos"];
+    let said = b"Hello\nAnd then?\nOne day\n";
+    let expected = run_with_input_and(&args, said, |_| {});
+    assert_eq!(expected.code, Some(0), "{expected:?}");
+    // In the second answer: the first turn has fewer than 60 tokens, the conversation more.
+    let finished = run_with_input_and(&args, said, |command| {
+        command.env("BITNET_TEST_GPU_FAULT", "lost@60");
+    });
+    assert_eq!((finished.code, &finished.stdout), (Some(0), &expected.stdout), "{finished:?}");
+    warning(&finished);
+}
+
+#[test]
+fn measurements_are_not_taken_over() {
+    if no_gpu() {
+        return;
+    }
+    for args in [
+        &["bench", "--backend", "gpu", "-p", "0", "-n", "4", "-r", "1"][..],
+        &["run", "--bench", "-n", "4", "-p", "Once upon a time"],
+        &["logits", "--backend", "gpu", "--ids", "1,2,3,4"],
+    ] {
+        let finished = with_fault(args, "lost@2");
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(finished.stderr.contains("GPU device lost"), "{finished:?}");
+    }
+}
+
+#[test]
+fn a_fault_that_is_none_is_refused() {
+    if no_gpu() {
+        return;
+    }
+    let finished = with_fault(&["run", "--backend", "gpu", "-n", "1"], "explode");
+    assert!(finished.code == Some(1) && finished.stderr.contains("BITNET_TEST_GPU_FAULT"), "{finished:?}");
+}
