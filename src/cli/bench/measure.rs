@@ -5,14 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bitnet_cpu_kernels::{Cpu, Isa, ceiling, screen::Screen};
+use bitnet_cpu_kernels::{
+    Cpu, Isa, ceiling,
+    quantize::{self, QuantizedActs},
+    screen::Screen,
+    ternary,
+};
 
 use super::{super::interrupt, Test, gpu};
 use crate::{
     backend::{Wanted, energy, gpu::Counters},
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
-    model::Model,
+    model::{Linear, Model, TernaryMatrix},
 };
 
 /// What a test took, repetition by repetition.
@@ -28,6 +33,8 @@ pub struct Samples {
     pub head_rows: f64,
     /// Ternary multiply-adds of a token.
     pub multiply_adds_per_token: u64,
+    /// Multiply-adds a second of the ternary products of a prompt by themselves; `None` for other tests and for GPUs.
+    pub ternary_rate: Option<f64>,
     /// Of the processor's package for a token; `None` where the machine does not tell.
     pub millijoules_per_token: Option<f64>,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
@@ -43,6 +50,9 @@ pub struct Ceilings {
     pub read_bytes_per_s: f64,
     /// int8 multiply-adds of the ternary kernels' instructions a second.
     pub multiply_adds_per_s: f64,
+    /// The same with the instructions that every processor of the architecture has: maddubs and a 16-bit addition on
+    /// x86. `None` where there are no others.
+    pub basic_multiply_adds_per_s: Option<f64>,
 }
 
 /// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
@@ -53,6 +63,7 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
         bytes_per_token: 0,
         head_rows: 0.0,
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
+        ternary_rate: None,
         millijoules_per_token: None,
         logits_hash: 0,
         gpu: None,
@@ -157,8 +168,9 @@ fn hash(logits: &[f32]) -> u64 {
 pub fn ceilings(threads: usize) -> Ceilings {
     /// Far larger than any cache of a laptop.
     const BYTES: usize = 256 << 20;
-    const ROUNDS: usize = 200_000;
     let cpu = Cpu::new(Isa::detect(), threads);
+    // The slowest but the reference; none where it is the one in use.
+    let basic = Isa::available().get(1).copied().filter(|&isa| isa != cpu.isa());
     let data = vec![1u8; BYTES];
     black_box(ceiling::read(&cpu, &data));
     Ceilings {
@@ -166,11 +178,43 @@ pub fn ceilings(threads: usize) -> Ceilings {
             / median_seconds(|| {
                 black_box(ceiling::read(&cpu, &data));
             }),
-        multiply_adds_per_s: (ROUNDS as u64 * 4096) as f64
-            / median_seconds(|| {
-                black_box(ceiling::multiply_add(&cpu, ROUNDS));
-            }),
+        multiply_adds_per_s: multiply_adds(&cpu),
+        basic_multiply_adds_per_s: basic.map(|isa| multiply_adds(&Cpu::new(isa, threads))),
     }
+}
+
+fn multiply_adds(cpu: &Cpu) -> f64 {
+    const ROUNDS: usize = 200_000;
+    let products = ceiling::multiply_add(cpu, ROUNDS);
+    let seconds = median_seconds(|| {
+        black_box(ceiling::multiply_add(cpu, ROUNDS));
+    });
+    products as f64 / seconds
+}
+
+/// Multiply-adds a second of the ternary products of a batch of `tokens` by themselves: all matrices of the model, one
+/// after the other, without what stands between them.
+pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> f64 {
+    let cpu = Cpu::new(Isa::detect(), threads);
+    let matrices = || model.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| block.linear(linear)));
+    let most = |of: fn(&TernaryMatrix) -> usize| matrices().map(of).max().unwrap_or(0);
+    let (rows, cols) = (most(|matrix| matrix.rows), most(|matrix| matrix.cols));
+    let noise: Vec<f32> = (0..tokens * cols).map(|i| ((i * 37) % 251) as f32 / 125.0 - 1.0).collect();
+    let mut acts = QuantizedActs::with_group(tokens, cols, model.weights.act_group());
+    let mut out = vec![0.0; tokens * rows];
+    let seconds = (0..2).map(|_| {
+        let mut spent = Duration::ZERO;
+        for matrix in matrices() {
+            quantize::norm_quantize(&cpu, &noise[..tokens * matrix.cols], matrix.cols, None, 0.0, &mut acts);
+            let out = &mut out[..tokens * matrix.rows];
+            let start = Instant::now();
+            ternary::matmul(&cpu, &acts, &mut [ternary::Part { weights: matrix.view(), out, add: false }]);
+            spent += start.elapsed();
+        }
+        spent.as_secs_f64()
+    });
+    let weights: usize = model.weights.blocks.iter().map(|block| block.ternary_weights()).sum();
+    (weights * tokens) as f64 / seconds.fold(f64::INFINITY, f64::min)
 }
 
 fn median_seconds(mut work: impl FnMut()) -> f64 {

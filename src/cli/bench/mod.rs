@@ -106,12 +106,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
-                let samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
+                let mut samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
                 let gpu = gpu::costs(&mut session, &engine.model, test, args.profile, &samples)?;
                 let threads = on_cpu_alone.then(|| options.threads());
+                if let (Test::Prompt(tokens), Some(threads)) = (test, threads) {
+                    let tokens = tokens.min(args.batch_size as usize);
+                    samples.ternary_rate = Some(measure::ternary_rate(&engine.model, tokens, threads));
+                }
                 let peak_rss_bytes = measure::peak_rss_bytes();
                 rows.push(Row {
                     device: session.devices(),
