@@ -57,6 +57,23 @@ impl Bytes {
         Self { source: Source::Static(bytes), range: 0..bytes.len() }
     }
 
+    /// Gives the memory of the file's pages back, where there is a file: they are read again when they are touched.
+    /// For weights that have been copied to where they are used.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Source::Mapped(map) = &self.source {
+            #[allow(unsafe_code)]
+            // SAFETY: the map is read-only and of a file, so that dropped pages come back with the same bytes; the
+            // range is inside the map, as every `Bytes` is.
+            let released = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len())
+            };
+            if let Err(error) = released {
+                log::debug!("the pages of a file stay in memory: {error}");
+            }
+        }
+    }
+
     /// True of a memory-mapped file: the system reads it when it is needed, and may drop it again.
     pub fn is_mapped(&self) -> bool {
         matches!(self.source, Source::Mapped(_))

@@ -79,15 +79,22 @@ impl Cache {
         }
     }
 
-    /// Raw bytes kept under `key`. Whoever reads them has to find out whether they are whole.
+    /// Raw bytes kept under `key`, whole and as they were given.
     pub fn get_bytes(&self, area: &str, key: &str) -> Option<Vec<u8>> {
-        read(&self.path(area, key, "bin")?)
+        let path = self.path(area, key, "bin")?;
+        let mut bytes = read(&path)?;
+        let checksum = bytes.split_off(bytes.len().saturating_sub(CHECKSUM_BYTES));
+        if checksum == checksum_of(key, &bytes) {
+            return Some(bytes);
+        }
+        log::info!("ignored {}: it is damaged", path.display());
+        None
     }
 
-    /// Keeps raw bytes under `key`.
+    /// Keeps raw bytes under `key`, with a checksum over both.
     pub fn put_bytes(&self, area: &str, key: &str, bytes: &[u8]) {
         if let Some(path) = self.path(area, key, "bin") {
-            write(&path, bytes);
+            write(&path, &[bytes, &checksum_of(key, bytes)].concat());
         }
     }
 }
@@ -106,11 +113,20 @@ fn file_name(area: &str, key: &str, extension: &str) -> String {
             break;
         }
     }
-    // FNV-1a: it has to be the same in every build, which the standard library's hasher does not promise.
-    let hash = key
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let hash = stable_hash(key.bytes());
     format!("{area}-{}-{hash:016x}.{extension}", words.trim_end_matches('-'))
+}
+
+/// FNV-1a: the same in every build, which the standard library's hasher does not promise.
+pub fn stable_hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+const CHECKSUM_BYTES: usize = 8;
+
+fn checksum_of(key: &str, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    stable_hash(key.bytes().chain(bytes.iter().copied())).to_le_bytes()
 }
 
 /// The folder that an environment asks for.
@@ -176,6 +192,7 @@ mod tests {
         assert_eq!(cache.get::<Vec<f64>>("cost", "GPU 1"), Some(vec![2.0]), "the newer one");
         cache.put_bytes("pipelines", "GPU 1", b"abc");
         assert_eq!(cache.get_bytes("pipelines", "GPU 1").as_deref(), Some(&b"abc"[..]));
+        assert_eq!(cache.get_bytes("pipelines", "GPU 2"), None);
         assert_eq!(fs::read_dir(temporary.path().join("made/on/demand")).unwrap().count(), 2, "no leftovers");
     }
 
@@ -198,6 +215,20 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert_eq!(cache.get::<f64>("cost", "a"), None, "a folder");
+
+        cache.put_bytes("pipelines", "a", b"some bytes");
+        let path = cache.path("pipelines", "a", "bin").unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(cache.get_bytes("pipelines", "a"), None, "{length} bytes");
+            let mut changed = whole.clone();
+            changed[length] ^= 1;
+            fs::write(&path, &changed).unwrap();
+            assert_eq!(cache.get_bytes("pipelines", "a"), None, "byte {length}");
+        }
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(cache.get_bytes("pipelines", "a").as_deref(), Some(&b"some bytes"[..]));
     }
 
     #[test]

@@ -73,6 +73,17 @@ pub enum Error {
         context: usize,
     },
 
+    /// The system refused memory.
+    #[error("not enough memory for {what}: {} could not be reserved ({hint})", mebibytes(*.bytes))]
+    OutOfMemory {
+        /// What it was for.
+        what: String,
+        /// How much that is.
+        bytes: u64,
+        /// What to do about it.
+        hint: String,
+    },
+
     /// No GPU adapter fits the request.
     #[error("no usable GPU adapter: {reason}")]
     NoAdapter {
@@ -124,6 +135,10 @@ pub fn shown(text: &str) -> String {
 
 fn hint(needed_for: &str) -> String {
     if needed_for.is_empty() { String::new() } else { format!(" (needed for {needed_for})") }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 impl Error {

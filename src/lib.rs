@@ -7,6 +7,8 @@ pub mod error;
 
 pub mod cache_dir;
 
+mod machine;
+
 pub mod bytes;
 
 pub mod gguf;

@@ -16,7 +16,7 @@ use bitnet_cpu_kernels::{
 use crate::{
     backend::{
         Activations, Backend, Wanted,
-        cpu::CpuBackend,
+        cpu::{CpuBackend, Kernels},
         gpu::{Gpu, GpuBackend, debug::ternary_product, pipelines::Shader},
     },
     error::{Error, Result},
@@ -40,6 +40,8 @@ pub struct Subject<'a> {
     pub cpu: &'a Arc<Model>,
     /// What the GPU loads.
     pub gpu: &'a Arc<Model>,
+    /// What the CPU multiplies ternary matrices with.
+    pub kernels: &'a Kernels,
 }
 
 /// What was found.
@@ -100,7 +102,8 @@ fn products(subject: Subject<'_>, gpu: &Gpu, threads: usize, report: &mut Report
             // Sums over whole rows are whole numbers under every kind of scale.
             let codes_of = |matrix| TernaryView { scales: Scales::PerTensor(1.0), ..TernaryMatrix::view(matrix) };
             let weights = codes_of(block.linear(role));
-            let on_gpu = codes_of(subject.gpu.weights.blocks[layer].linear(role));
+            let on_gpu = subject.gpu.weights.blocks[layer].linear(role).plain();
+            let on_gpu = codes_of(&on_gpu);
             for (shader, tokens) in [(Shader::TernaryMatvec, 1), (Shader::TernaryMatmul, PRODUCT_TOKENS)] {
                 let acts: Vec<i8> = (0..tokens * weights.cols).map(act).collect();
                 let mut quantized = QuantizedActs::new(tokens, weights.cols);
@@ -143,7 +146,10 @@ fn layers(
         let head = layer + 1 == count;
         let segment = segment(layer..layer + 1, layer == 0, head);
         // New backends for each layer: only one is in memory.
-        let (mut cpu, mut other) = (CpuBackend::new(Isa::detect(), threads), GpuBackend::on(Arc::clone(gpu)));
+        let (mut cpu, mut other) = (
+            CpuBackend::with_kernels(Isa::detect(), threads, subject.kernels.clone()),
+            GpuBackend::on(Arc::clone(gpu)),
+        );
         let on_cpu = cpu.load(subject.cpu, &segment, &sizes, &mut |_| {})?;
         let on_gpu = other.load(subject.gpu, &segment, &sizes, &mut |_| {})?;
         let mut worst: f64 = 0.0;
@@ -178,7 +184,11 @@ fn answers(
         let whole = Segment { backend: kind, ..segment(0..model.config.layers, true, true) };
         Session::load(model, &Plan { segments: vec![whole], prefill: None, sizes }, vec![(kind, backend)], &mut |_| {})
     };
-    let mut cpu = session(BackendKind::Cpu, subject.cpu, Box::new(CpuBackend::new(Isa::detect(), threads)))?;
+    let mut cpu = session(
+        BackendKind::Cpu,
+        subject.cpu,
+        Box::new(CpuBackend::with_kernels(Isa::detect(), threads, subject.kernels.clone())),
+    )?;
     let mut other = session(BackendKind::Gpu, subject.gpu, Box::new(GpuBackend::on(Arc::clone(gpu))))?;
     for (at, prompt) in prompts.iter().enumerate() {
         cpu.truncate(0);

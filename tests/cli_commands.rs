@@ -4,7 +4,7 @@ mod cli_support;
 
 use std::{env, fs, path::PathBuf};
 
-use cli_support::{program, run, run_with_input};
+use cli_support::{program, run, run_on_gpu, run_with_input};
 use serde_json::{Value, json};
 
 /// Reference data that is not part of the repository; `None` says so.
@@ -284,7 +284,37 @@ fn plan_says_where_layers_go_and_why() {
     assert_eq!(json["context_tokens"], 128);
     assert_eq!(json["segments"][0]["layers"], json!([0, 4]));
     assert_eq!(json["segments"][0]["backend"], "cpu");
-    assert!(json["segment_bytes"][0].as_u64().unwrap() > 1_000_000);
+    let memory = &json["segment_memory"][0];
+    // Four layers, keys and values of two heads of 64 in f16, 128 tokens.
+    assert_eq!(memory["kv_bytes"], 4 * 2 * 2 * 64 * 2 * 128);
+    let parts = ["weight_bytes", "table_bytes", "kv_bytes", "activation_bytes"];
+    let sum: u64 = parts.iter().map(|part| memory[part].as_u64().unwrap()).sum();
+    assert!(sum > 1_000_000 && memory["total_bytes"] == sum, "{memory}");
+    assert!(json["gpu_budget_bytes"].is_null(), "no GPU was looked for: {json}");
+}
+
+/// What `plan` says about the GPU is what loading does: it splits by the same bytes and refuses for the same reasons.
+#[test]
+fn plan_promises_what_the_gpu_holds() {
+    let all = ["plan", "--backend", "gpu", "--json", "-c", "256", "--gpu-memory"];
+    let plan = |memory: &str| run_on_gpu(&[&all[..], &[memory]].concat()).map(|done| done.json());
+    let Some(roomy) = plan("1G") else { return };
+    assert_eq!(roomy["segments"].as_array().unwrap().len(), 1, "{roomy}");
+    let needed = roomy["segment_memory"][0]["total_bytes"].as_u64().unwrap();
+    let exact = plan(&needed.to_string()).unwrap();
+    assert_eq!(exact["segments"], roomy["segments"]);
+    assert_eq!((exact["gpu_budget_bytes"].as_u64(), &exact["gpu_budget_source"]), (Some(needed), &json!("given")));
+    let split = plan(&(needed - 1).to_string()).unwrap();
+    assert_eq!(split["segments"][1]["layers"], json!([1, 4]), "{split}");
+    assert!(split["segments"][0]["reason"].as_str().unwrap().contains("does not fit"), "{split}");
+    // Both load as planned.
+    for memory in [needed, needed - 1] {
+        let memory = memory.to_string();
+        let args = ["run", "-p", "Once", "-n", "2", "--backend", "gpu", "-c", "256", "--gpu-memory", &memory];
+        run_on_gpu(&args).unwrap();
+    }
+    let wrong = run(&["plan", "--gpu-memory", "lots"]);
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
 }
 
 #[test]

@@ -33,6 +33,15 @@ fn the_json_says_the_same() {
     assert_eq!(tests.len(), gpus + kernels, "{report}");
     for test in tests {
         assert_eq!(test["passed"].as_bool().unwrap(), test["fault"].is_null(), "{test}");
+        let compared: Vec<&str> = test["compared"].as_array().unwrap().iter().filter_map(|c| c.as_str()).collect();
+        let is_gpu = !test["of"].as_str().unwrap().starts_with("CPU kernels ");
+        if is_gpu && test["fault"].is_null() {
+            // One of the ways that were timed was taken.
+            assert_eq!(compared.iter().filter(|c| c.starts_with("chosen: ")).count(), 1, "{test}");
+            assert!(compared.iter().all(|c| c.contains(" us a token, ")), "{test}");
+        } else {
+            assert!(compared.is_empty(), "{test}");
+        }
     }
     assert!(report["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{report}");
     if cfg!(target_os = "linux") {

@@ -386,3 +386,38 @@ mod interrupts {
         assert!(!stderr.contains("answer "), "no summary, after {:?}: {stderr}", start.elapsed());
     }
 }
+
+#[test]
+fn an_8_bit_cache_is_half_as_large_and_stays_on_the_cpu() {
+    let q8 = ["-ctk", "q8_0", "-ctv", "q8_0"];
+    let plan = |more: &[&str]| run(&[&["plan", "--json"], more].concat());
+    let bytes = |more: &[&str]| plan(more).json()["cache_bytes"].as_u64().unwrap();
+    let (half, whole) = (bytes(&[&q8[..], &["--backend", "cpu"]].concat()), bytes(&["--backend", "cpu"]));
+    // 34 bytes for 32 elements, against 64.
+    assert_eq!(half * 64, whole * 34);
+    let auto = plan(&q8).json();
+    assert_eq!(auto["segments"][0]["backend"], "cpu");
+    assert_eq!(auto["segments"][0]["reason"], "only the CPU keeps keys or values as q8_0");
+    let refused = plan(&[&q8[..], &["--backend", "gpu"]].concat());
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("this cache on the GPU is not supported"), "{refused:?}");
+    assert_eq!(run(&short(&q8)).stdout, run(&short(&[])).stdout);
+}
+
+/// The limit is the shell's, so only where there is one of that kind.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_the_system_refuses_is_an_error() {
+    let whole = program(&["run", "--backend", "cpu", "-c", "1500000", "-n", "1", "-p", "x"]);
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "ulimit -v 2000000; exec \"$@\"", "sh"])
+        .arg(whole.get_program())
+        .args(whole.get_args())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&limited.stderr);
+    assert_eq!(limited.status.code(), Some(1), "{message}");
+    assert!(message.contains("not enough memory for the keys and values of 1500000 tokens"), "{message}");
+    assert!(message.contains("MiB could not be reserved (lower the context with -c"), "{message}");
+}

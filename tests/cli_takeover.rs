@@ -55,6 +55,8 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
             assert_eq!(expected["prompt_tokens"], PROMPT_TOKENS);
             assert_eq!(expected["takeover"], Value::Null);
             assert_eq!(expected["tokens"].as_array().unwrap().len(), 60);
+            let on_cpu = run(&sixty(&["--backend", "cpu"], sample)).json();
+            assert_eq!(expected["tokens"], on_cpu["tokens"], "the same seed gives the same text on both");
             for (kind, reason) in [
                 ("lost", "GPU device lost: "),
                 ("memory", "GPU error while running "),
@@ -149,4 +151,21 @@ fn a_fault_that_is_none_is_refused() {
     }
     let finished = with_fault(&["run", "--backend", "gpu", "-n", "1"], "explode");
     assert!(finished.code == Some(1) && finished.stderr.contains("BITNET_TEST_GPU_FAULT"), "{finished:?}");
+}
+
+#[test]
+fn a_gpu_that_fails_its_self_test_is_not_used() {
+    if no_gpu() {
+        return;
+    }
+    let reason = "failed the self-test of ternary_matvec_i2s: expected ";
+    let asked = with_fault(&["run", "-p", PROMPT, "-n", "2", "--backend", "gpu"], "self-test");
+    let line = asked.one_line_error(1);
+    assert!(line.contains("no usable GPU adapter: ") && line.contains(reason), "{line}");
+    let plan = with_fault(&["plan", "--backend", "auto", "--json"], "self-test").json();
+    assert_eq!(plan["segments"].as_array().unwrap().len(), 1, "{plan}");
+    assert_eq!(plan["segments"][0]["backend"], "cpu");
+    assert!(plan["segments"][0]["reason"].as_str().unwrap().contains(reason), "{plan}");
+    let auto = with_fault(&["run", "-p", PROMPT, "-n", "2"], "self-test");
+    assert_eq!(auto.code, Some(0), "{auto:?}");
 }

@@ -10,10 +10,14 @@ use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
-    convert::{ConvertOptions, convert},
+    backend::{
+        Backend,
+        cpu::{CpuBackend, Kernel, Kernels},
+        gpu::Tuning,
+    },
+    convert::{ConvertOptions, TernaryType, convert},
     generate::Session,
-    model::Model,
+    model::{Linear, Model},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
 };
 use serde_json::Value;
@@ -94,7 +98,8 @@ fn cpu(isa: Isa) -> (BackendKind, Box<dyn Backend>) {
     (BackendKind::Cpu, Box::new(CpuBackend::new(isa, 2)))
 }
 
-/// Bounds with an f32 and an f16 cache: (masters), (packed with a bf16 scale).
+/// Bounds with an f32 cache, and with an f16 or an 8-bit one (which stays below 0.036): (masters), (packed with a bf16
+/// scale).
 const MODELS: [(&str, f64, f64); 4] = [
     ("bitnet-a", 0.025, 0.05),
     ("bitnet-c", 0.025, 0.05),
@@ -127,7 +132,7 @@ fn grouped_cpu_logits_match_transformers() {
     for (name, model, cases) in models {
         let layers = model.config.layers;
         for isa in Isa::available() {
-            for kv in [KvType::F32, KvType::F16] {
+            for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
                 let plan = plan(layers, &[(BackendKind::Cpu, layers)], sizes(kv));
                 let mut session = Session::load(&model, &plan, vec![cpu(isa)], &mut |_| {}).unwrap();
                 check(&format!("{name} {} {kv:?} cache", isa.name()), &mut session, &cases, GROUPED_BOUND);
@@ -159,7 +164,7 @@ fn cpu_logits_match_transformers() {
     for (name, f32_bound, f16_bound) in MODELS {
         let Some((_scratch, model, cases)) = converted(name) else { return };
         for isa in Isa::available() {
-            for (kv, bound) in [(KvType::F32, f32_bound), (KvType::F16, f16_bound)] {
+            for (kv, bound) in [(KvType::F32, f32_bound), (KvType::F16, f16_bound), (KvType::Q8_0, f16_bound)] {
                 let layers = model.config.layers;
                 let plan = plan(layers, &[(BackendKind::Cpu, layers)], sizes(kv));
                 let mut session = Session::load(&model, &plan, vec![cpu(isa)], &mut |_| {}).unwrap();
@@ -167,6 +172,60 @@ fn cpu_logits_match_transformers() {
             }
         }
     }
+}
+
+/// A step of one token is what the kernels differ in; a prompt is multiplied by the same one.
+fn stepped(model: &Arc<Model>, isa: Isa, kernels: Kernels, ids: &[u32]) -> Vec<f32> {
+    let layers = model.config.layers;
+    let plan = plan(layers, &[(BackendKind::Cpu, layers)], sizes(KvType::F32));
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::with_kernels(isa, 2, kernels));
+    let mut session = Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {}).unwrap();
+    // Three tokens at once and the rest one by one.
+    let (first, rest) = ids.split_at(3);
+    let mut logits = session.prefill(first).unwrap().to_vec();
+    for &id in rest {
+        logits = session.step(id).unwrap().to_vec();
+    }
+    logits
+}
+
+#[test]
+fn every_kernel_gives_the_same_logits() {
+    for (name, f32_bound, _) in MODELS {
+        let Some((scratch, model, cases)) = converted(name) else { return };
+        let case = cases.iter().find(|case| (4..64).contains(&case.ids.len())).unwrap();
+        // The same weights in a file that lookups read in place, where its shapes can have that type.
+        let file = scratch.path().join("tl2.gguf");
+        let options = ConvertOptions { ty: Some(TernaryType::TL2), ..Default::default() };
+        let in_place = convert(&scratch.path().join("model.gguf"), &file, &options).ok().map(|_| {
+            let model = Arc::new(Model::open(&file).unwrap());
+            assert!(model.weights.blocks[0].linear(Linear::Q).layout.is_lookup(), "{name}: not in place");
+            model
+        });
+        for isa in Isa::available() {
+            let expected = stepped(&model, isa, Kernels::All(Kernel::I2S), &case.ids);
+            let error = gpu_common::relative_l2(&expected, &case.last_logits);
+            assert!(error <= f32_bound, "{name} {isa}: relative L2 error {error:.4} is over {f32_bound}");
+            for model in [Some(&model), in_place.as_ref()].into_iter().flatten() {
+                let choices = [Kernels::AsLoaded].into_iter().chain(Kernel::ALL.map(Kernels::All));
+                for kernels in choices {
+                    let found = stepped(model, isa, kernels.clone(), &case.ids);
+                    assert!(found == expected, "{name} {isa}: {kernels:?} gives other logits");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lookups_are_refused_where_groups_have_scales() {
+    let Some(models) = grouped() else { return };
+    let (_, model, _) = &models[0];
+    let layers = model.config.layers;
+    let plan = plan(layers, &[(BackendKind::Cpu, layers)], sizes(KvType::F32));
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::with_kernels(Isa::detect(), 1, Kernels::All(Kernel::TL2)));
+    let error = Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {}).err().unwrap().to_string();
+    assert!(error.contains("tensor blk.0.attn_q.weight is not supported: it has a scale for each"), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
 use bitnet_gpu::{
     Error,
     backend::{
-        Activations, Backend, SegmentId, Wanted,
+        Activations, Backend, Rest, SegmentId, Wanted,
         cpu::CpuBackend,
         gpu::{GpuBackend, Tuning},
     },
@@ -250,10 +250,62 @@ fn progress_adds_up_to_the_weights() {
     let mut done = 0;
     backend.load(&model, &whole(&model), &sizes, &mut |bytes| done += bytes).unwrap();
     let ternary: u64 = model.weights.blocks.iter().map(|b| b.ternary_bytes() as u64).sum();
-    assert!(done > ternary && done <= needed.weights, "{done} bytes uploaded, {needed:?}");
+    let most = needed.total() - needed.kv;
+    assert!(done > ternary && done <= most, "{done} bytes uploaded, {needed:?}");
     // Two caches, three layers, 160 positions, 2 heads of 100, f16.
     assert_eq!(needed.kv, 2 * 3 * 160 * 200 * 2);
-    assert_eq!(needed.total(), needed.weights + needed.kv + needed.activations);
+    assert_eq!(needed.total(), needed.weights + needed.tables + needed.kv + needed.activations);
+}
+
+/// The parts a plan is made of add up to what any segment is given, with small arenas as well.
+#[test]
+fn parts_add_up_to_segments() {
+    for (spec, seed) in [(BITNET, 30), (LLAMA, 31), (QWEN3, 32)] {
+        for max_arena_bytes in [None, Some(65_536)] {
+            let model = Arc::new(random_model(&spec, seed));
+            let Some(backend) = open_backend(Tuning { max_arena_bytes, ..Tuning::default() }) else { return };
+            let sizes = sizes(KvType::F16);
+            let demand = backend.demand(&model, &sizes).unwrap();
+            for start in 0..=spec.layers {
+                for end in start..=spec.layers {
+                    for (embed, head) in [(false, false), (true, false), (false, true), (true, true)] {
+                        let segment = Segment { layers: start..end, embed, head, ..whole(&model) };
+                        let given = backend.segment_bytes(&model, &segment, &sizes).unwrap();
+                        assert_eq!(demand.segment(start..end, embed, head), given, "{segment:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What cannot be loaded, whatever the memory, is said before anything is planned, in the same words.
+#[test]
+fn a_plan_is_refused_as_loading_is() {
+    // 160 positions of 36 f32; 160 keys of 6 heads of 36 in f16.
+    let refusals = [("the table of rotations", 23_000), ("a cache of 160 tokens (lower it with -c)", 69_000)];
+    for (reason, max_binding_bytes) in refusals {
+        let model = Arc::new(random_model(&LLAMA, 33));
+        let tuning = Tuning { max_binding_bytes: Some(max_binding_bytes), ..Tuning::default() };
+        let Some(mut backend) = open_backend(tuning) else { return };
+        let planned = backend.demand(&model, &sizes(KvType::F16)).unwrap_err().to_string();
+        let loaded = backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err().to_string();
+        assert_eq!(planned, loaded);
+        assert!(planned.contains(reason), "{planned}");
+    }
+}
+
+/// Weights written where the GPU reads them, and through staging memory.
+#[test]
+fn both_ways_of_upload_give_the_same_bits() {
+    let model = Arc::new(random_model(&LLAMA, 34));
+    let ids = random_ids(&LLAMA, 35, 20);
+    let logits = |mapped| {
+        let tuning = Tuning { mapped_upload: Some(mapped), max_arena_bytes: Some(50_000), ..Tuning::default() };
+        open(&model, KvType::F16, tuning).map(|mut gpu| gpu.run(&ids, 0, Wanted::All).unwrap())
+    };
+    let (Some(mapped), Some(staged)) = (logits(true), logits(false)) else { return };
+    assert_eq!(mapped, staged);
 }
 
 #[test]
@@ -388,4 +440,114 @@ fn models_the_kernels_cannot_index_are_refused() {
     let mut narrow = random_model(&BITNET, 25);
     narrow.config.ffn_dim += 128;
     refused(narrow, "layer 0");
+}
+
+/// The id of the highest logit, the lowest of equals.
+fn best(logits: &[f32]) -> u32 {
+    let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+    logits.iter().position(|&l| l == highest).unwrap() as u32
+}
+
+impl Loaded<GpuBackend> {
+    /// What comes back of a step that wants the best `count` ids.
+    fn top(&mut self, id: u32, at: usize, count: usize) -> Vec<(u32, f32)> {
+        self.activations.ids = vec![id];
+        self.backend.run(self.segment, &mut self.activations, at..at + 1, Wanted::Top(count)).unwrap();
+        assert!(self.activations.logits.is_empty(), "candidates instead of logits");
+        self.activations.candidates.top.iter().map(|c| (c.id, c.logit)).collect()
+    }
+}
+
+/// All ways to ask for the next token give the same: all logits, the best one with the next step under way, the best
+/// few with the next step recorded; whether the caller runs what was chosen or not.
+#[test]
+fn chosen_ids_are_those_of_the_logits() {
+    for immediates in [true, false] {
+        let tuning = Tuning { immediates: Some(immediates), ..Tuning::default() };
+        let model = Arc::new(random_model(&BITNET, 28));
+        let Some(mut plain) = open(&model, KvType::F16, tuning.clone()) else { return };
+        let Some(mut chosen) = open(&model, KvType::F16, tuning) else { return };
+        let prompt = random_ids(&BITNET, 29, 9);
+        let mut logits = plain.run(&prompt, 0, Wanted::Last).unwrap();
+        chosen.run(&prompt, 0, Wanted::Top(1)).unwrap();
+        assert_eq!(chosen.activations.candidates.top[0].id, best(&logits));
+        let mut id = best(&logits);
+        for at in 9..120 {
+            // Another token than the chosen one, going back, and every few tokens more than one candidate.
+            if at % 7 == 0 {
+                id = (id + 1) % BITNET.vocab as u32;
+            }
+            if at == 50 {
+                let again = random_ids(&BITNET, 31, 12);
+                plain.run(&again, 20, Wanted::Nothing).unwrap();
+                chosen.run(&again, 20, Wanted::Nothing).unwrap();
+                plain.run(&again[..4], 32, Wanted::Nothing).unwrap();
+                chosen.run(&again[..4], 32, Wanted::Nothing).unwrap();
+            }
+            let at = if at < 50 { at } else { at - 50 + 36 };
+            logits = plain.run(&[id], at, Wanted::Last).unwrap();
+            let count = [1, 1, 1, 40, 40][at / 10 % 5];
+            let found = chosen.top(id, at, count);
+            let mut expected: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            expected.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            assert_eq!(found.len(), if count == 1 { 1 } else { 254 });
+            assert_eq!(found, expected[..found.len()], "{count} ids at {at}");
+            match chosen.activations.candidates.rest {
+                Rest::Lower => assert_eq!(count, 1),
+                Rest::Summed { log_sum_exp } => {
+                    let exact = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+                    assert!((f64::from(log_sum_exp) - exact).abs() < 5e-5, "{log_sum_exp} for {exact}");
+                }
+                Rest::None => panic!("there are 301 ids"),
+            }
+            if at % 5 == 4 {
+                // The candidates did not suffice: the same token again, for all logits.
+                assert_eq!(chosen.run(&[id], at, Wanted::Last).unwrap(), logits, "all logits at {at}");
+            }
+            id = best(&logits);
+        }
+    }
+}
+
+/// A choice of ids: at most 2 KiB come back, nothing is created, and the next step is submitted with the current one.
+#[test]
+fn a_choice_reads_back_little() {
+    let model = Arc::new(random_model(&BITNET, 32));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    let usual = {
+        let before = gpu.backend.counters();
+        gpu.run(&[5], 0, Wanted::Last).unwrap();
+        gpu.backend.counters().since(&before).dispatches
+    };
+    for (count, more, most_bytes) in [(1, 1, 20), (40, 2, 2048)] {
+        let mut id = gpu.top(7, 0, count)[0].0;
+        let start = gpu.backend.counters();
+        for at in 1..21 {
+            let before = gpu.backend.counters();
+            id = gpu.top(id, at, count)[0].0;
+            let step = gpu.backend.counters().since(&before);
+            assert_eq!(step.objects_created, 0);
+            assert!(step.readback_bytes <= most_bytes, "{} bytes", step.readback_bytes);
+        }
+        let all = gpu.backend.counters().since(&start);
+        // One step more is under way, or recorded, than was asked for; the first was recorded before.
+        assert!((20..=21).contains(&all.submits), "{} submits", all.submits);
+        assert!((20 * (usual + more)..=21 * (usual + more)).contains(&all.dispatches), "{} dispatches", all.dispatches);
+    }
+}
+
+/// Steps end where the context does, though the one after would be begun.
+#[test]
+fn nothing_is_begun_behind_the_end_of_the_context() {
+    let model = Arc::new(random_model(&BITNET, 33));
+    let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
+    gpu.run(&random_ids(&BITNET, 34, 80), 0, Wanted::Nothing).unwrap();
+    gpu.run(&random_ids(&BITNET, 35, 76), 80, Wanted::Top(1)).unwrap();
+    for at in 156..160 {
+        let id = gpu.activations.candidates.top[0].id;
+        gpu.top(id, at, 1);
+    }
+    gpu.activations.ids = vec![1];
+    let error = gpu.backend.run(gpu.segment, &mut gpu.activations, 160..161, Wanted::Top(1)).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { needed: 161, context: 160 }), "{error}");
 }

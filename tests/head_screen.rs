@@ -9,7 +9,7 @@ use bitnet_gpu::{
     backend::{Backend, Wanted, cpu::CpuBackend},
     generate::Session,
     model::Model,
-    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    plan::{BackendKind, Demand, KvType, Plan, Segment, Sizes},
 };
 
 /// The model that is part of the program, on the CPU.
@@ -28,6 +28,19 @@ fn session(isa: Isa, head_screen: bool) -> Session {
     let backend: Box<dyn Backend> = Box::new(CpuBackend::new(isa, 2));
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
     Session::load(&model, &plan, vec![(BackendKind::Cpu, backend)], &mut |_| {}).unwrap()
+}
+
+#[test]
+fn the_plan_counts_the_copy() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/llama-stories-ternary-4m.gguf");
+    let model = Model::open(&path).unwrap();
+    let (k_type, v_type) = (KvType::F16, KvType::F16);
+    let bytes = |head_screen| {
+        let sizes = Sizes { context_tokens: 16, batch_tokens: 16, k_type, v_type, head_screen };
+        Demand::of(&model, &sizes).segment_bytes(0..4, true, true)
+    };
+    // 2048 rows of 256 columns in 6 bits, with scale, error, norm and bound.
+    assert_eq!(bytes(true) - bytes(false), 2048 * (256 * 6 / 8 + 16));
 }
 
 /// The first `count` of a full sort: the highest first, the lowest id first among equals.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bitnet_cpu_kernels::format::{pack, unpack};
 use bitnet_gpu::{
-    backend::gpu::Tuning,
+    backend::{cpu::Kernels, gpu::Tuning},
     model::{Block, Linear, Model, Norm},
     verify::{BOUND, Subject, run},
 };
@@ -21,7 +21,7 @@ fn sound_models_pass() {
     for (spec, seed) in [(BITNET, 1), (LLAMA, 2), (QWEN3, 3)] {
         let model = Arc::new(random_model(&spec, seed));
         let prompts = [random_ids(&spec, 7, 4), random_ids(&spec, 1, 5)];
-        let subject = Subject { cpu: &model, gpu: &model };
+        let subject = Subject { cpu: &model, gpu: &model, kernels: &Kernels::AsLoaded };
         let mut parts = Vec::new();
         let report = run(subject, backend.gpu(), 2, &prompts, 3, |part| parts.push(part.to_owned())).unwrap();
         assert_eq!(report.faults, [""; 0], "{report:?}");
@@ -57,7 +57,7 @@ fn one_wrong_weight_is_found_and_placed() {
         // The last row and column are where a kernel would forget something.
         let (rows, cols) = model.config.linear_shape(role);
         let wrong = Arc::new(with_a_wrong_weight(&model, layer, role, rows - 1, cols - 1));
-        let subject = Subject { cpu: &model, gpu: &wrong };
+        let subject = Subject { cpu: &model, gpu: &wrong, kernels: &Kernels::AsLoaded };
         let report = run(subject, backend.gpu(), 2, &prompts, 1, |_| {}).unwrap();
         // Once for each kernel, before anything else.
         for (fault, kernel) in report.faults.iter().zip(["ternary_matvec_i2s", "ternary_matmul_i2s"]) {
@@ -73,7 +73,7 @@ fn one_wrong_weight_is_found_and_placed() {
 fn prompts_without_tokens_are_refused() {
     let Some(backend) = open_backend(Tuning::default()) else { return };
     let model = Arc::new(random_model(&BITNET, 1));
-    let subject = Subject { cpu: &model, gpu: &model };
+    let subject = Subject { cpu: &model, gpu: &model, kernels: &Kernels::AsLoaded };
     for prompts in [vec![], vec![vec![]], vec![vec![1], vec![]]] {
         assert!(run(subject, backend.gpu(), 1, &prompts, 1, |_| {}).is_err(), "{prompts:?}");
     }

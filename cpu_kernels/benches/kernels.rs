@@ -67,15 +67,21 @@ fn random_codes(rows: usize, cols: usize) -> Vec<u8> {
     words.take(bytes).collect()
 }
 
-/// The same rows of codes over and over if there are several tokens, else rows that are in no cache.
-fn ternary_case(isa: Isa, name: &str, tokens: usize, rows: usize, cols: usize, codes: &'static [u8]) -> Case {
-    let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
-    let view =
-        move |rows, codes| TernaryView::new(rows, cols, codes, Layout::I2sP128, Scales::PerTensor(1.0)).expect("sizes");
+/// The same rows of codes over and over if there are several tokens, else rows that are in no cache. In a lookup layout,
+/// the codes are some other ones.
+fn ternary_case(
+    isa: Isa,
+    name: &str,
+    layout: Layout,
+    (tokens, rows, cols): (usize, usize, usize),
+    codes: &'static [u8],
+) -> Case {
+    let bytes = ternary_bytes(layout, rows, cols);
+    let view = move |rows, codes| TernaryView::new(rows, cols, codes, layout, Scales::PerTensor(1.0)).expect("sizes");
     let acts = random_acts(tokens, cols);
     let mut out = vec![0.0; tokens * rows];
     // Some rows and all tokens, against the reference.
-    let check = 40.min(rows);
+    let check = if layout.is_lookup() { rows } else { 40.min(rows) };
     let mut sums = [vec![0; tokens * check], vec![0; tokens * check]];
     for (isa, sums) in [Isa::Scalar, isa].into_iter().zip(&mut sums) {
         ternary::matmul_i32(&Cpu::new(isa, 1), &acts, view(check, &codes[..bytes / rows * check]), sums);
@@ -100,11 +106,31 @@ fn ternary_case(isa: Isa, name: &str, tokens: usize, rows: usize, cols: usize, c
     }
 }
 
+/// Lookups of one token, cold and from the caches, and of a few. Rows are those of about as many bytes as the cases of
+/// whole codes read, in tiles of 64 and of 256.
+fn lookup_cases(isa: Isa, codes: &'static [u8]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (cols, tile) in [(COLS, 32), (COLS, 64), (COLS, 256), (6912, 64), (6912, 256)] {
+        for (kind, layout) in [("tl1", Layout::tl1 as fn(usize, usize, usize) -> Layout), ("tl2", Layout::tl2)] {
+            let rows = COLD_BYTES / (cols / 4) / 256 * 256;
+            let name = format!("{kind} of {tile}: 1 x {rows} x {cols}, cold");
+            cases.push(ternary_case(isa, &name, layout(rows, cols, tile), (1, rows, cols), codes));
+            if (cols, tile) == (COLS, 64) {
+                for (tokens, rows) in [(2, 2560), (4, 2560), (5, 2560), (128, 320)] {
+                    let name = format!("{kind} of {tile}: {tokens} x {rows} x {cols}");
+                    cases.push(ternary_case(isa, &name, layout(rows, cols, tile), (tokens, rows, cols), codes));
+                }
+            }
+        }
+    }
+    cases
+}
+
 /// As [`ternary_case`], with a scale for every `size` columns; its work is counted in the same units.
 fn grouped_case(isa: Isa, size: usize, tokens: usize, rows: usize, cols: usize, codes: &'static [u8]) -> Case {
     let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
     let groups = cols / size;
-    let one = ternary_case(isa, "", tokens, rows, cols, codes);
+    let one = ternary_case(isa, "", Layout::I2sP128, (tokens, rows, cols), codes);
     let mut acts = QuantizedActs::with_group(tokens, cols, Some(size));
     acts.set_raw(cols, &Rng::new(1).i8s(tokens * cols), &vec![0.01; tokens * groups]);
     let scales: &'static [f16] = vec![f16::from_f32(0.37); codes.len() * 4 / size].leak();
@@ -153,11 +179,11 @@ fn head_case(isa: Isa, name: &str, ty: DenseType, data: &'static [u8]) -> Case {
     }
 }
 
-fn attention_case(isa: Isa, name: &str, tokens: usize, before: usize) -> Case {
+fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
     let (heads, kv_heads, head_dim) = (20, 5, 128);
     let mut rng = Rng::new(4);
     let cpu = Cpu::new(isa, 1);
-    let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, KvType::F16, KvType::F16);
+    let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, ty, ty);
     let width = kv_heads * head_dim;
     let (k, v) = (rng.floats((before + tokens) * width), rng.floats((before + tokens) * width));
     cache.append(&cpu, 0, &k, &v);
@@ -166,7 +192,7 @@ fn attention_case(isa: Isa, name: &str, tokens: usize, before: usize) -> Case {
     // Each pair of a query and a key costs two products an element.
     let pairs = (0..tokens).map(|t| before + t + 1).sum::<usize>();
     Case {
-        name: name.to_owned(),
+        name: format!("attention {tokens} at {before}, {ty:?}"),
         isa,
         work: Work::Values((pairs * heads * head_dim * 2) as u64),
         run: Box::new(move |cpu| attend(cpu, &q, heads, &cache, before, 0.088, &mut out)),
@@ -229,8 +255,9 @@ fn cases(filter: &str) -> Vec<Case> {
         ] {
             let cold_mark = if tokens == 1 { ", cold" } else { "" };
             let name = format!("ternary {tokens} x {rows} x {cols}{cold_mark}");
-            cases.push(ternary_case(isa, &name, tokens, rows, cols, cold));
+            cases.push(ternary_case(isa, &name, Layout::I2sP128, (tokens, rows, cols), cold));
         }
+        cases.extend(lookup_cases(isa, cold));
         for size in GROUP_SIZES {
             for (tokens, rows, cols) in
                 [(1, COLD_BYTES / (COLS / 4), COLS), (4, 2560, COLS), (16, 1280, COLS), (128, 320, COLS)]
@@ -241,8 +268,11 @@ fn cases(filter: &str) -> Vec<Case> {
         cases.push(head_case(isa, "head f16, cold", DenseType::F16, cold));
         cases.push(head_case(isa, "head q8_0, cold", DenseType::Q8_0, cold));
         cases.push(head_case(isa, "head q6_k, cold", DenseType::Q6K, cold));
-        cases.push(attention_case(isa, "attention 1 at 4096", 1, 4096));
-        cases.push(attention_case(isa, "attention 64 at 64", 64, 64));
+        for ty in [KvType::F16, KvType::Q8_0] {
+            for (tokens, before) in [(1, 0), (1, 4096), (1, 16384), (64, 64), (64, 4096)] {
+                cases.push(attention_case(isa, ty, tokens, before));
+            }
+        }
         cases.extend(small_cases(isa));
     }
     cases.retain(|case| case.name.contains("ceiling") || case.name.contains(filter));

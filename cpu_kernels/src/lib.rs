@@ -46,7 +46,7 @@ mod arm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use isa::Isa;
 pub use threads::Pool;
@@ -58,13 +58,15 @@ pub struct Cpu {
     pool: Pool,
     /// For partial results of operations: grown by the first step that needs more, used again by the later ones.
     scratch: Mutex<Vec<f32>>,
+    /// Of the ternary products.
+    tables: Mutex<ternary::LookupScratch>,
 }
 
 impl Cpu {
     /// `threads` (at least 1) includes the calling thread.
     pub fn new(isa: Isa, threads: usize) -> Self {
         log::debug!("CPU kernels: {}, {threads} threads", isa.name());
-        Self { isa, pool: Pool::new(threads), scratch: Mutex::default() }
+        Self { isa, pool: Pool::new(threads), scratch: Mutex::default(), tables: Mutex::default() }
     }
 
     /// The instruction set in use.
@@ -75,6 +77,11 @@ impl Cpu {
     /// Threads in use, the calling one included.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Where lookup tables are built. Nothing else holds the lock but a panic, which leaves tables that are overwritten.
+    fn tables(&self) -> MutexGuard<'_, ternary::LookupScratch> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The threads.

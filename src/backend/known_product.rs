@@ -43,6 +43,14 @@ impl KnownProduct {
         known
     }
 
+    /// One that no kernel gets right, for tests of what follows.
+    #[cfg(test)]
+    pub fn wrong() -> Self {
+        let mut known = Self::new();
+        known.expected[ROWS + 3] += 1;
+        known
+    }
+
     pub fn weights(&self) -> TernaryView<'_> {
         TernaryView {
             rows: ROWS,

@@ -8,6 +8,7 @@ mod candidates;
 pub mod cpu;
 pub mod energy;
 pub mod gpu;
+mod known_layer;
 mod known_product;
 
 use std::{any::Any, ops::Range, sync::Arc};

@@ -95,7 +95,7 @@ fn measure(job: &Job<'_>, request: Request, sizes: Sizes, mut sampler: Sampler) 
     Ok(Run {
         devices: segments().map(|(_, device)| device).collect::<Vec<_>>().join(" + "),
         plan: segments_json(segments()),
-        memory_bytes: segments().map(|(segment, _)| demand.bytes_of(segment)).sum(),
+        memory_bytes: segments().map(|(s, _)| demand.segment_bytes(s.layers.clone(), s.embed, s.head)).sum(),
         millijoules,
         placement: segments().map(|(s, device)| format!("  {}\n", segment_line(s, device))).collect(),
         answered,

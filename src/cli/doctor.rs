@@ -10,7 +10,7 @@ use super::{args::DoctorArgs, devices, format, machine, output};
 use crate::{
     backend::{
         cpu,
-        gpu::{AdapterCaps, GpuBackend, OpenOptions, adapters},
+        gpu::{AdapterCaps, Candidate, GpuBackend, Measure, OpenOptions, adapters},
     },
     error::{Error, Result},
 };
@@ -20,24 +20,27 @@ struct Verdict {
     what: String,
     /// Why it may not be used.
     fault: Option<String>,
+    /// The ways to compute that were compared.
+    compared: Vec<String>,
+}
+
+impl Verdict {
+    fn new(what: String, tested: Result<Vec<String>>) -> Self {
+        match tested {
+            Ok(compared) => Self { what, fault: None, compared },
+            Err(error) => Self { what, fault: Some(error.to_string()), compared: Vec::new() },
+        }
+    }
 }
 
 pub fn run(args: &DoctorArgs) -> Result<()> {
     let adapters = adapters();
     let kernels: Vec<Verdict> = Isa::available()
         .into_iter()
-        .map(|isa| Verdict {
-            what: format!("CPU kernels {isa}"),
-            fault: cpu::self_test(isa).err().map(|error| error.to_string()),
-        })
+        .map(|isa| Verdict::new(format!("CPU kernels {isa}"), cpu::self_test(isa).map(|()| Vec::new())))
         .collect();
-    let gpus: Vec<Verdict> = adapters
-        .iter()
-        .map(|gpu| Verdict {
-            what: format!("{} ({})", gpu.name, gpu.backend),
-            fault: test(gpu).err().map(|e| e.to_string()),
-        })
-        .collect();
+    let gpus: Vec<Verdict> =
+        adapters.iter().map(|gpu| Verdict::new(format!("{} ({})", gpu.name, gpu.backend), test(gpu))).collect();
     let advice = advice(&adapters, &gpus);
     if args.json {
         output::print_json(&to_json(&adapters, &kernels, &gpus, &advice))?;
@@ -51,16 +54,20 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     }
 }
 
-/// Opens the adapter, which runs the self-test.
-fn test(gpu: &AdapterCaps) -> Result<()> {
+/// Opens the adapter, which runs the self-test. Returns the kernels that it compared, in words.
+fn test(gpu: &AdapterCaps) -> Result<Vec<String>> {
     if let Some(reason) = &gpu.unusable {
         return Err(Error::NoAdapter { reason: reason.clone() });
     }
-    let options = OpenOptions { software_allowed: true, name: Some(gpu.name.clone()), ..OpenOptions::default() };
+    // Without the cache: what is asked for is a test now.
+    let name = Some(gpu.name.clone());
+    let options = OpenOptions { software_allowed: true, name, measure: Measure::Always, ..OpenOptions::default() };
     let opened = GpuBackend::open(&options)?;
     let caps = opened.gpu().caps();
     if caps.backend == gpu.backend {
-        Ok(())
+        let chosen = opened.gpu().choices();
+        let of = |c: &Candidate| format!("{}{c}", if c.choices == chosen { "chosen: " } else { "" });
+        Ok(opened.compared().iter().map(of).collect())
     } else {
         // One card, two drivers: the other one is what the program would take.
         Err(Error::NoAdapter { reason: format!("not tested, as {} is preferred for this device", caps.backend) })
@@ -107,6 +114,9 @@ fn to_text(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advi
     for verdict in kernels.iter().chain(gpus) {
         let result = verdict.fault.as_ref().map_or_else(|| "passed".into(), |fault| format!("NOT USABLE: {fault}"));
         text += &format!("self-test of {}: {}\n", verdict.what.escape_debug(), result.escape_debug());
+        for line in &verdict.compared {
+            text += &format!("  {line}\n");
+        }
     }
     text + &format!("advice: {advice}\n")
 }
@@ -115,7 +125,14 @@ fn to_json(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advi
     let tests: Vec<Json> = kernels
         .iter()
         .chain(gpus)
-        .map(|verdict| json!({"of": verdict.what, "passed": verdict.fault.is_none(), "fault": verdict.fault}))
+        .map(|verdict| {
+            json!({
+                "of": verdict.what,
+                "passed": verdict.fault.is_none(),
+                "fault": verdict.fault,
+                "compared": verdict.compared,
+            })
+        })
         .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -148,6 +165,7 @@ mod tests {
             f16: false,
             immediates: false,
             timestamps: false,
+            mappable: true,
             max_binding_bytes: 128 << 20,
             max_buffer_bytes: 1 << 30,
             memory: Memory { bytes: 1 << 30, source: "test" },
@@ -169,7 +187,7 @@ mod tests {
                 .into_iter()
                 .map(|(gpu, fault)| {
                     let fault = fault.map(str::to_owned);
-                    (gpu, Verdict { what: "x".into(), fault })
+                    (gpu, Verdict { what: "x".into(), fault, compared: Vec::new() })
                 })
                 .unzip();
             let said = advice(&adapters, &verdicts);

@@ -7,14 +7,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, HeadScreen, I2sLayout, LayoutArgs, ModelArgs},
+    args::{EngineArgs, HeadScreen, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
 };
 use crate::{
     backend::{
         Backend, calibrate,
-        cpu::CpuBackend,
-        gpu::{GpuBackend, OpenOptions, fault},
+        cpu::{CpuBackend, Kernel, Kernels},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
@@ -23,7 +23,10 @@ use crate::{
     generate::{Session, Standby},
     gguf::File,
     model::{self, Model},
-    plan::{self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, Sizes, Workload},
+    plan::{
+        self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
+        Workload,
+    },
     probe::{self, Packing},
     tokenizer::Tokenizer,
 };
@@ -158,9 +161,22 @@ pub struct Placement {
     /// Where `auto` had to compare.
     pub costs: Option<Costs>,
     gpu: Option<GpuBackend>,
+    cpu_demand: Demand,
+    gpu_demand: Option<Demand>,
 }
 
 impl Placement {
+    /// The memory that a segment takes of its device.
+    pub fn bytes(&self, segment: &Segment) -> SegmentBytes {
+        let on_gpu = self.gpu_demand.as_ref().filter(|_| segment.backend == BackendKind::Gpu);
+        on_gpu.unwrap_or(&self.cpu_demand).segment(segment.layers.clone(), segment.embed, segment.head)
+    }
+
+    /// The memory of the GPU that may be used, where there is one.
+    pub fn budget(&self) -> Option<Memory> {
+        self.gpu.as_ref().map(|gpu| gpu.gpu().memory())
+    }
+
     /// What will compute, as far as it is known before loading.
     pub fn device(&self, backend: BackendKind) -> &str {
         match (backend, &self.gpu) {
@@ -173,6 +189,23 @@ impl Placement {
 impl Engine {
     pub fn new(source: &Source) -> Result<Self> {
         Ok(Self { model: source.model()? })
+    }
+
+    /// The kernels of the CPU for what `--kernel` says.
+    pub fn kernels(&self, choice: KernelChoice) -> Kernels {
+        if let Some(kernel) = choice.forced() {
+            return Kernels::All(kernel);
+        }
+        // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
+        let plain: usize = self.model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();
+        match machine::memory_bytes() {
+            Some(memory) if plain as u64 > memory / 2 => Kernels::AsLoaded,
+            _ => Kernels::All(Kernel::I2S),
+        }
+    }
+
+    fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
+        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel))
     }
 
     /// Sizes from flags, checked against the model and this machine.
@@ -199,7 +232,7 @@ impl Engine {
             head_screen: self.screens_head(args.head_screen),
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
-        // An allocation that fails ends the process without a word, so it is not tried.
+        // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
@@ -222,37 +255,46 @@ impl Engine {
 
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
-        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            let plan = self.plan(args, request, sizes, Err("not looked for"), None)?;
-            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None });
+        let cpu_demand = Demand::of(&self.model, &sizes);
+        let asked_for_cpu = matches!(request, Request::Cpu | Request::GpuLayers(0));
+        if let Some(reason) = if asked_for_cpu { Some("not looked for") } else { sizes.cpu_only() } {
+            if !asked_for_cpu && request != Request::Auto {
+                return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
+            }
+            let plan = self.plan(args, request, &cpu_demand, sizes, Err(reason), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
-        let opened = open_gpu(request).and_then(|gpu| {
+        let opened = open_gpu(args, request).and_then(|gpu| {
+            let demand = gpu.demand(&self.model, &sizes)?;
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
             let costs = if measured { Some(self.costs(args, &gpu, &sizes)?) } else { None };
-            Ok((gpu, costs))
+            Ok((gpu, demand, costs))
         });
-        let (gpu, costs, reason) = match opened {
-            Ok((gpu, costs)) => (Some(gpu), costs, String::new()),
-            Err(Error::NoAdapter { reason }) => (None, None, reason),
+        let (gpu, gpu_demand, costs, reason) = match opened {
+            Ok((gpu, demand, costs)) => (Some(gpu), Some(demand), costs, String::new()),
+            Err(Error::NoAdapter { reason }) => (None, None, None, reason),
             // A driver that fails at the first touch is as good as none.
-            Err(error) if request == Request::Auto => (None, None, error.to_string()),
+            Err(error) if request == Request::Auto => (None, None, None, error.to_string()),
             Err(error) => return Err(error),
         };
         let facts = gpu
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
-        let plan = self.plan(args, request, sizes, facts.as_ref().ok_or(reason.as_str()), costs.as_ref())?;
+        let demand = gpu_demand.as_ref().unwrap_or(&cpu_demand);
+        let known = facts.as_ref().ok_or(reason.as_str());
+        let plan = self.plan(args, request, demand, sizes, known, costs.as_ref())?;
         if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
-        Ok(Placement { plan, gpu_facts: facts, costs, gpu })
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
     fn plan(
         &self,
         args: &EngineArgs,
         request: Request,
+        demand: &Demand,
         sizes: Sizes,
         gpu: Result<&GpuFacts, &str>,
         costs: Option<&Costs>,
@@ -260,7 +302,7 @@ impl Engine {
         plan::schedule(&Question {
             request,
             prefer: args.prefer.into(),
-            demand: &Demand::of(&self.model, &sizes),
+            demand,
             sizes,
             gpu,
             costs,
@@ -271,7 +313,7 @@ impl Engine {
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
     /// and shape of model.
     fn costs(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Costs> {
-        let mut cpu_backend = cpu_backend(args);
+        let mut cpu_backend = self.cpu_backend(args);
         let cache = Cache::of_user();
         let key = self.costs_key(&cpu_backend, gpu, sizes);
         if let Some(costs) = cache.get(CALIBRATION, &key) {
@@ -352,16 +394,16 @@ impl Engine {
     }
 
     fn session(&self, args: &EngineArgs, placement: Placement) -> Result<Session> {
+        let weights = plan_weights(&placement);
         let Placement { plan, gpu, .. } = placement;
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
         if plan.runs_on(BackendKind::Cpu) {
-            backends.push((BackendKind::Cpu, Box::new(cpu_backend(args))));
+            backends.push((BackendKind::Cpu, Box::new(self.cpu_backend(args))));
         }
         if let Some(gpu) = gpu.filter(|_| plan.runs_on(BackendKind::Gpu)) {
             backends.push((BackendKind::Gpu, Box::new(gpu)));
         }
-        let demand = Demand::of(&self.model, &plan.sizes);
-        let bar = progress_bar(demand.layer_weight_bytes.iter().sum());
+        let bar = progress_bar(weights);
         let session = Session::load(&self.model, &plan, backends, &mut |bytes| bar.inc(bytes));
         bar.finish_and_clear();
         session
@@ -373,6 +415,16 @@ fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
     let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
     let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
     Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
+}
+
+/// Bytes that loading reports: the CPU reads its tables in place, a GPU is given them.
+fn plan_weights(placement: &Placement) -> u64 {
+    let of = |segment: &Segment| {
+        let SegmentBytes { weights, tables, .. } = placement.bytes(segment);
+        if segment.backend == BackendKind::Gpu { weights + tables } else { weights }
+    };
+    let prefill = placement.plan.prefill.iter().flatten().filter(|s| !placement.plan.segments.contains(s));
+    placement.plan.segments.iter().chain(prefill).map(of).sum()
 }
 
 /// On standard error, and only where that is a terminal.
@@ -392,14 +444,18 @@ pub fn count_bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style)
 }
 
-fn cpu_backend(args: &EngineArgs) -> CpuBackend {
-    CpuBackend::new(Isa::detect(), args.threads())
-}
-
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
-fn open_gpu(request: Request) -> Result<GpuBackend> {
-    let tuning = fault::injected()?;
-    let options = OpenOptions { software_allowed: request != Request::Auto, tuning, ..OpenOptions::default() };
+fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
+    let mut tuning = fault::injected()?;
+    tuning.memory_bytes = args.gpu_memory.or(tuning.memory_bytes);
+    let options = OpenOptions {
+        // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
+        software_allowed: request != Request::Auto || tuning.fault.is_some(),
+        name: None,
+        tuning,
+        measure: Measure::Hardware,
+        cache: Cache::of_user(),
+    };
     let backend = GpuBackend::open(&options)?;
     let caps = backend.gpu().caps();
     if caps.software {

@@ -35,8 +35,6 @@ mod interrupt;
 
 mod logits;
 
-mod machine;
-
 mod output;
 
 mod perplexity;
@@ -60,7 +58,10 @@ use std::{
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Command};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    machine,
+};
 
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! `plan`: who would run which layer, and why. Reads the model's headers; nothing is loaded, except that
 //! `--backend auto` measures a few layers where there is a GPU to compare with.
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{
     args::PlanArgs,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    plan::{Costs, Demand, GpuFacts, Segment, StepCost},
+    plan::{Costs, GpuFacts, Segment, SegmentBytes, Sizes, StepCost},
 };
 
 pub fn run(args: &PlanArgs) -> Result<()> {
@@ -19,27 +19,30 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let sizes = engine.sizes(&args.engine)?;
     let placement = engine.place(&args.engine, args.engine.request(), sizes)?;
     let plan = &placement.plan;
-    let demand = Demand::of(&engine.model, &sizes);
-    let segment_bytes = |segment: &Segment| demand.bytes_of(segment);
+    let budget = placement.budget();
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
+    let cache_bytes = sizes.kv_bytes_per_layer(&engine.model.config).saturating_mul(engine.model.config.layers as u64);
     if args.json {
-        let bytes: Vec<u64> = plan.segments.iter().map(segment_bytes).collect();
+        let memory: Vec<Json> = plan.segments.iter().map(|s| memory_json(&placement.bytes(s), &sizes)).collect();
         return output::print_json(&json!({
             "model": source.name,
             "context_tokens": sizes.context_tokens,
             "batch_tokens": sizes.batch_tokens,
+            "cache_bytes": cache_bytes,
             "segments": json_of(&plan.segments),
-            "segment_bytes": bytes,
+            "segment_memory": memory,
             "prefill_segments": plan.prefill.as_deref().map(json_of),
             "costs": placement.costs,
-            "gpu_budget_bytes": placement.gpu_facts.as_ref().map(|gpu| gpu.budget_bytes),
+            "gpu_budget_bytes": budget.map(|memory| memory.bytes),
+            "gpu_budget_source": budget.map(|memory| memory.source),
         }));
     }
     let mut text = format!(
-        "{}: {}, context of {} tokens, prompt in batches of {}\n",
+        "{}: {}, context of {} tokens (cache {}), prompt in batches of {}\n",
         source.name,
         format::count(engine.model.config.layers, "layer"),
         sizes.context_tokens,
+        format::bytes(cache_bytes),
         sizes.batch_tokens
     );
     if let (Some(costs), Some(gpu)) = (&placement.costs, &placement.gpu_facts) {
@@ -51,12 +54,42 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             text += heading;
         }
         for segment in segments {
-            let bytes = format::bytes(segment_bytes(segment));
             let line = segment_line(segment, placement.device(segment.backend));
-            text += &format!("{line}: {bytes} of weights, cache and buffers\n");
+            text += &format!("{line}\n  {}\n", memory_text(&placement.bytes(segment), &sizes));
         }
     }
+    if let Some(memory) = budget {
+        text += &format!("GPU memory that may be used: {} ({})\n", format::bytes(memory.bytes), memory.source);
+    }
     output::print(&text)
+}
+
+/// The cache of as many tokens as people think in.
+fn kv_bytes_per_1k(bytes: &SegmentBytes, sizes: &Sizes) -> u64 {
+    bytes.kv / sizes.context_tokens.max(1) as u64 * 1024
+}
+
+fn memory_text(bytes: &SegmentBytes, sizes: &Sizes) -> String {
+    format!(
+        "{} = weights {}, embedding and head {}, cache {} ({} for 1024 tokens), activations {}",
+        format::bytes(bytes.total()),
+        format::bytes(bytes.weights),
+        format::bytes(bytes.tables),
+        format::bytes(bytes.kv),
+        format::bytes(kv_bytes_per_1k(bytes, sizes)),
+        format::bytes(bytes.activations)
+    )
+}
+
+fn memory_json(bytes: &SegmentBytes, sizes: &Sizes) -> Json {
+    json!({
+        "weight_bytes": bytes.weights,
+        "table_bytes": bytes.tables,
+        "kv_bytes": bytes.kv,
+        "kv_bytes_per_1k_tokens": kv_bytes_per_1k(bytes, sizes),
+        "activation_bytes": bytes.activations,
+        "total_bytes": bytes.total(),
+    })
 }
 
 /// What was measured, in milliseconds, and what that makes of a whole step.

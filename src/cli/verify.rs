@@ -35,7 +35,8 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
     let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
     let caps = backend.gpu().caps();
-    let subject = Subject { cpu: &engine.model, gpu: &engine.model };
+    let kernels = engine.kernels(args.kernel);
+    let subject = Subject { cpu: &engine.model, gpu: &engine.model, kernels: &kernels };
     let told = |part: &str| log::info!("{part}");
     let report = verify::run(subject, backend.gpu(), devices::threads(), &prompts, answer_tokens, told)?;
     let passed = report.faults.is_empty();

@@ -1,6 +1,8 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
-use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, MatrixScales, TernaryView};
+use bitnet_cpu_kernels::format::{
+    DenseType, DenseView, FormatError, Layout, MatrixScales, TernaryView, repack, ternary_bytes, unpack_rows,
+};
 
 use crate::bytes::Bytes;
 
@@ -78,6 +80,32 @@ impl TernaryMatrix {
             scales: self.scales.view(),
         }
     }
+
+    /// The same matrix in another layout; shares the codes where it has that layout.
+    ///
+    /// # Errors
+    /// Names a code that the layout has no room for.
+    pub fn repacked(&self, to: Layout) -> Result<Self, FormatError> {
+        let Self { rows, cols, .. } = *self;
+        let codes = match (self.layout, to) {
+            (from, to) if from == to => self.codes.clone(),
+            (Layout::I2sP128, to) => repack(&self.codes, rows, cols, to)?.into(),
+            (_, Layout::I2sP128) => self.plain_codes().into(),
+            (_, to) => repack(&self.plain_codes(), rows, cols, to)?.into(),
+        };
+        Ok(Self { codes, layout: to, scales: self.scales.clone(), ..*self })
+    }
+
+    /// As [`Layout::I2sP128`], which every backend reads.
+    pub fn plain(&self) -> Self {
+        self.repacked(Layout::I2sP128).expect("it has room for all codes")
+    }
+
+    fn plain_codes(&self) -> Vec<u8> {
+        let mut plain = vec![0; ternary_bytes(Layout::I2sP128, self.rows, self.cols)];
+        unpack_rows(self.layout, (self.rows, self.cols), &self.codes, 0..self.rows, &mut plain);
+        plain
+    }
 }
 
 /// An unquantised or conventionally quantised matrix: the embedding table or the output head.
@@ -126,6 +154,12 @@ impl Block {
     /// Ternary weights: each is one multiply-add a token.
     pub fn ternary_weights(&self) -> usize {
         self.linears.iter().map(|m| m.rows * m.cols).sum()
+    }
+
+    /// The same in [`Layout::I2sP128`], in which the GPU reads them.
+    pub fn plain_bytes(&self) -> usize {
+        let bytes = |m: &TernaryMatrix| ternary_bytes(Layout::I2sP128, m.rows, m.cols) + m.scales.bytes();
+        self.linears.iter().map(bytes).sum()
     }
 
     /// Bytes of the ternary codes and their scales.

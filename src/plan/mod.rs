@@ -3,16 +3,19 @@
 //! In: a [`crate::model::Config`], tensor sizes, and what each backend can do. Out: a [`Plan`].
 
 mod cost;
+mod demand;
 pub mod graph;
 pub mod op;
 mod schedule;
 
 use std::{fmt, ops::Range};
 
+use bitnet_cpu_kernels::attention::KvCache;
 pub use bitnet_cpu_kernels::attention::KvType;
 
 pub use cost::{BackendCost, Costs, Split, StepCost, Workload};
-pub use schedule::{Demand, GpuFacts, Prefer, Question, Request, schedule, shrink};
+pub use demand::{Demand, SegmentBytes};
+pub use schedule::{GpuFacts, Prefer, Question, Request, schedule, shrink};
 
 use crate::model::Config;
 
@@ -102,11 +105,12 @@ pub struct Sizes {
 impl Sizes {
     /// Bytes of keys and values of one layer at the full context.
     pub fn kv_bytes_per_layer(&self, config: &Config) -> u64 {
-        let element_bytes = |ty| match ty {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        };
-        (self.context_tokens * config.kv_width()) as u64 * (element_bytes(self.k_type) + element_bytes(self.v_type))
+        KvCache::bytes(config.kv_heads, config.head_dim, self.context_tokens, self.k_type, self.v_type) as u64
+    }
+
+    /// Why only the CPU can hold the cache, if that is so.
+    pub fn cpu_only(&self) -> Option<&'static str> {
+        [self.k_type, self.v_type].contains(&KvType::Q8_0).then_some("only the CPU keeps keys or values as q8_0")
     }
 }
 

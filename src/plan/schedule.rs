@@ -5,13 +5,8 @@
 
 use std::ops::Range;
 
-use bitnet_cpu_kernels::screen::Screen;
-
-use super::{BackendKind, Costs, Plan, Segment, Sizes, Split, Workload};
-use crate::{
-    error::{Error, Result},
-    model::{Config, Model},
-};
+use super::{BackendKind, Costs, Demand, Plan, Segment, Sizes, Split, Workload};
+use crate::error::{Error, Result};
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,83 +31,6 @@ pub enum Prefer {
     Memory,
     /// The least energy of a token, where the machine tells it.
     Energy,
-}
-
-/// Bytes a model needs on a device, by part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// Weights of each layer.
-    pub layer_weight_bytes: Vec<u64>,
-    /// KV cache of one layer at the planned context.
-    pub layer_kv_bytes: u64,
-    /// Embedding table.
-    pub embed_bytes: u64,
-    /// Output head; 0 extra where it is the embedding table and both are on one device.
-    pub head_bytes: u64,
-    /// The head is the embedding table.
-    pub tied: bool,
-    /// Of the head's copy in fewer bits, which the CPU keeps if the sizes say so.
-    pub screen_bytes: u64,
-    /// Activation buffers of one backend.
-    pub activation_bytes: u64,
-}
-
-impl Demand {
-    /// What `model` needs with these sizes.
-    pub fn of(model: &Model, sizes: &Sizes) -> Self {
-        let config = &model.config;
-        let norm_bytes = |layer: usize| -> u64 {
-            config
-                .family
-                .block_norms()
-                .iter()
-                .filter_map(|&n| model.weights.blocks[layer].norm(n))
-                .map(|w| w.len() as u64 * 4)
-                .sum()
-        };
-        Self {
-            layer_weight_bytes: (0..config.layers)
-                .map(|layer| model.weights.blocks[layer].ternary_bytes() as u64 + norm_bytes(layer))
-                .collect(),
-            layer_kv_bytes: sizes.kv_bytes_per_layer(config),
-            embed_bytes: model.weights.token_embd.data.len() as u64,
-            head_bytes: model.weights.head().data.len() as u64,
-            tied: model.weights.output.is_none(),
-            screen_bytes: if sizes.head_screen { Screen::bytes(config.vocab, config.dim) as u64 } else { 0 },
-            activation_bytes: activation_bytes(config, sizes),
-        }
-    }
-
-    /// Bytes of a segment where it is planned.
-    pub fn bytes_of(&self, segment: &Segment) -> u64 {
-        let screened = segment.head && segment.backend == BackendKind::Cpu;
-        let screen = if screened { self.screen_bytes } else { 0 };
-        self.segment_bytes(segment.layers.clone(), segment.embed, segment.head) + screen
-    }
-
-    /// Bytes of a segment on a GPU; the CPU may keep a copy of the head besides.
-    pub fn segment_bytes(&self, layers: Range<usize>, embed: bool, head: bool) -> u64 {
-        let kv = self.layer_kv_bytes * layers.len() as u64;
-        let weights: u64 = self.layer_weight_bytes[layers].iter().sum();
-        let embed_bytes = if embed && !(head && self.tied) { self.embed_bytes } else { 0 };
-        let head_bytes = if head { self.head_bytes } else { 0 };
-        weights + kv + embed_bytes + head_bytes + self.activation_bytes
-    }
-
-    /// How many of the last `wanted` layers fit into `budget` bytes, together with the head; with all layers the
-    /// embedding table as well.
-    pub fn most_layers(&self, wanted: usize, budget: u64) -> usize {
-        let layers = self.layer_weight_bytes.len();
-        let fits = |n: usize| self.segment_bytes(layers - n..layers, n == layers, true) <= budget;
-        (1..=wanted).rev().find(|&n| fits(n)).unwrap_or(0)
-    }
-}
-
-/// f32 slots, int8 activations and one row of logits.
-fn activation_bytes(config: &Config, sizes: &Sizes) -> u64 {
-    let per_token: usize = super::op::Slot::ALL.iter().map(|slot| slot.width(config) * 4).sum::<usize>()
-        + config.ffn_dim.max(config.dim).max(config.heads * config.head_dim);
-    (per_token * sizes.batch_tokens + config.vocab * 4) as u64
 }
 
 /// The GPU the plan may use.
@@ -316,7 +234,7 @@ mod tests {
     const SIZES: Sizes =
         Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16, head_screen: false };
 
-    /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 5 MiB of activations.
+    /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 4 MiB of activations, 1 MiB of rotations.
     fn demand() -> Demand {
         Demand {
             layer_weight_bytes: vec![100 * MIB; 10],
@@ -324,8 +242,8 @@ mod tests {
             embed_bytes: 300 * MIB,
             head_bytes: 300 * MIB,
             tied: true,
-            screen_bytes: 120 * MIB,
             activation_bytes: 5 * MIB,
+            head_activation_bytes: 0,
         }
     }
 
@@ -458,8 +376,8 @@ mod tests {
             embed_bytes: 1331 * MIB,
             head_bytes: 1331 * MIB,
             tied: true,
-            screen_bytes: 0,
             activation_bytes: 200 * MIB,
+            head_activation_bytes: 0,
         };
         let igpu = gpu(8192);
         let costs = costs([(0.0, 3.6), (2.0, 2.4)], [(0.0, 150.0), (2.0, 30.0)]);
@@ -508,24 +426,5 @@ mod tests {
             let error = schedule(&question(request, &demand(), Err("no Vulkan loader"))).unwrap_err();
             assert_eq!(error.to_string(), "no usable GPU adapter: no Vulkan loader");
         }
-    }
-
-    #[test]
-    fn the_copy_of_the_head_counts_where_the_cpu_has_the_head() {
-        let roomy = gpu(10_000);
-        let bytes = |n| {
-            let plan = plan(Request::GpuLayers(n), Ok(&roomy));
-            plan.segments.iter().map(|segment| demand().bytes_of(segment) / MIB).collect::<Vec<_>>()
-        };
-        assert_eq!(bytes(0), [1100 + 300 + 5 + 120]);
-        assert_eq!(bytes(2), [8 * 110 + 300 + 5, 2 * 110 + 300 + 5]);
-    }
-
-    #[test]
-    fn an_untied_table_counts_twice_only_where_both_ends_are() {
-        let untied = Demand { tied: false, ..demand() };
-        assert_eq!(untied.segment_bytes(0..10, true, true), (1100 + 600 + 5) * MIB);
-        assert_eq!(untied.segment_bytes(5..10, false, true), (550 + 300 + 5) * MIB);
-        assert_eq!(demand().segment_bytes(0..5, true, false), (550 + 300 + 5) * MIB);
     }
 }

@@ -238,6 +238,7 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
     let Model { config, weights } = model;
     let stored = |x: Vec<f32>| match kv {
         KvType::F32 => x,
+        KvType::Q8_0 => panic!("no GPU keeps that"),
         KvType::F16 => x.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
     };
     let row = |matrix: &DenseMatrix, r: usize| {

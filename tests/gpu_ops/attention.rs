@@ -91,8 +91,8 @@ fn rope_append_equals_the_reference() {
                         dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
                         buffers: &[
                             bytes(&x),
-                            &vec![0; capacity * kv * k_type.bytes()],
-                            &vec![0; capacity * kv * v_type.bytes()],
+                            &vec![0; k_type.bytes(capacity * kv)],
+                            &vec![0; v_type.bytes(capacity * kv)],
                             bytes(&rope_data),
                             bytes(&q_norm),
                             bytes(&k_norm),
@@ -124,6 +124,7 @@ fn rope_append_equals_the_reference() {
 fn cache_values(bytes: &[u8], ty: KvType) -> Vec<f32> {
     match ty {
         KvType::F32 => floats(bytes),
+        KvType::Q8_0 => panic!("no GPU keeps that"),
         KvType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }
@@ -131,6 +132,7 @@ fn cache_values(bytes: &[u8], ty: KvType) -> Vec<f32> {
 fn cache_bytes(values: &[f32], ty: KvType) -> Vec<u8> {
     match ty {
         KvType::F32 => bytes(values).to_vec(),
+        KvType::Q8_0 => panic!("no GPU keeps that"),
         KvType::F16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
     }
 }

@@ -12,6 +12,8 @@ mod grouped;
 
 mod quantize;
 
+mod select;
+
 mod ternary;
 
 use bitnet_cpu_kernels::quantize::QuantizedActs;

@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
+use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::{f16, slice::HalfFloatSliceExt};
 
 use super::MAX_HEAD_DIM;
 use crate::{Cpu, threads::Disjoint};
+
+/// Values of a block of [`KvType::Q8_0`].
+pub const Q8_BLOCK: usize = 32;
 
 /// Element type of a key or value cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +18,18 @@ pub enum KvType {
     F16,
     /// IEEE binary32.
     F32,
+    /// Blocks of 32 values of a head: an f16 d for all, and for each an i8 q, for q * d. Written with
+    /// d = max|x| / 127, which leaves an error of at most half of d (`block_q8_0` in ggml-common.h).
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
+    /// Bytes of so many elements that follow each other, in whole blocks.
+    pub fn bytes(self, elements: usize) -> usize {
         match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F16 => elements.saturating_mul(2),
+            Self::F32 => elements.saturating_mul(4),
+            Self::Q8_0 => elements.saturating_add(elements.div_ceil(Q8_BLOCK).saturating_mul(2)),
         }
     }
 }
@@ -31,15 +39,15 @@ impl KvType {
 pub struct KvCache {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
-    /// Elements from one position to the next: `head_dim` rounded up to [`LANES`], zero from `head_dim` on.
+    /// Elements from one position to the next: `head_dim` rounded up to [`UNIT`], zero from `head_dim` on.
     pub(super) stride: usize,
     pub(super) capacity: usize,
     pub(super) k: Store,
     pub(super) v: Store,
 }
 
-/// Elements of the widest vector that the kernels read a head by.
-pub(super) const LANES: usize = 16;
+/// Elements that the kernels load together: whole vectors of every width, and of one block of 8-bit values.
+pub(super) const UNIT: usize = 16;
 
 /// (kv_heads, capacity, stride): the positions of one head follow each other, which is how attention reads them.
 #[derive(Clone, Debug)]
@@ -47,22 +55,43 @@ pub(super) enum Store {
     /// Bits of binary16.
     F16(Vec<u16>),
     F32(Vec<f32>),
+    Q8_0 {
+        codes: Vec<i8>,
+        /// (kv_heads, capacity, stride / 32 rounded up), bits of binary16.
+        scales: Vec<u16>,
+    },
+}
+
+/// Blocks of 8-bit values of a head at one position.
+pub(super) fn q8_blocks(stride: usize) -> usize {
+    stride.div_ceil(Q8_BLOCK)
+}
+
+/// Zeroed by the system page by page as positions are written: unused context costs no memory.
+fn zeroed<T: Zeroable>(len: usize) -> Option<Vec<T>> {
+    try_zeroed_vec(len).ok()
 }
 
 impl Store {
-    fn new(ty: KvType, len: usize) -> Self {
-        // Zeroed by the system page by page as positions are written: unused context costs no memory.
-        match ty {
-            KvType::F16 => Self::F16(vec![0; len]),
-            KvType::F32 => Self::F32(vec![0.0; len]),
-        }
+    /// Of so many positions of a head.
+    fn new(ty: KvType, positions: usize, stride: usize) -> Option<Self> {
+        let len = positions.checked_mul(stride)?;
+        Some(match ty {
+            KvType::F16 => Self::F16(zeroed(len)?),
+            KvType::F32 => Self::F32(zeroed(len)?),
+            KvType::Q8_0 => Self::Q8_0 { codes: zeroed(len)?, scales: zeroed(positions * q8_blocks(stride))? },
+        })
     }
 
-    /// Appends `len` elements from `at` on to `out`.
-    fn push(&self, at: usize, len: usize, out: &mut Vec<f32>) {
+    /// Element `i` of a position, counted through the heads.
+    pub(super) fn element(&self, position: usize, stride: usize, i: usize) -> f32 {
+        let at = position * stride + i;
         match self {
-            Self::F16(bits) => out.extend(bits[at..at + len].iter().map(|&b| f16::from_bits(b).to_f32())),
-            Self::F32(values) => out.extend_from_slice(&values[at..at + len]),
+            Self::F16(bits) => f16::from_bits(bits[at]).to_f32(),
+            Self::F32(values) => values[at],
+            Self::Q8_0 { codes, scales } => {
+                f16::from_bits(scales[position * q8_blocks(stride) + i / Q8_BLOCK]).to_f32() * f32::from(codes[at])
+            }
         }
     }
 
@@ -70,6 +99,7 @@ impl Store {
         match self {
             Self::F16(bits) => Writer::F16(Disjoint::new(bits)),
             Self::F32(values) => Writer::F32(Disjoint::new(values)),
+            Self::Q8_0 { codes, scales } => Writer::Q8_0 { codes: Disjoint::new(codes), scales: Disjoint::new(scales) },
         }
     }
 }
@@ -77,15 +107,16 @@ impl Store {
 enum Writer<'a> {
     F16(Disjoint<'a, u16>),
     F32(Disjoint<'a, f32>),
+    Q8_0 { codes: Disjoint<'a, i8>, scales: Disjoint<'a, u16> },
 }
 
 impl Writer<'_> {
-    /// Writes one position of one head.
+    /// Writes one position, counted through the heads.
     ///
     /// # Safety
-    /// - No other thread writes the same elements.
-    unsafe fn write(&self, at: usize, head: &[f32]) {
-        let range = at..at + head.len();
+    /// - No other thread writes the same position.
+    unsafe fn write(&self, position: usize, stride: usize, head: &[f32]) {
+        let range = position * stride..position * stride + head.len();
         match self {
             Self::F16(bits) => {
                 // SAFETY: the caller's promise.
@@ -94,20 +125,58 @@ impl Writer<'_> {
             }
             // SAFETY: the caller's promise.
             Self::F32(values) => unsafe { values.part(range) }.copy_from_slice(head),
+            Self::Q8_0 { codes, scales } => {
+                let blocks = q8_blocks(stride);
+                // SAFETY: the caller's promise.
+                let (codes, scales) =
+                    unsafe { (codes.part(range), scales.part(position * blocks..(position + 1) * blocks)) };
+                let values = head.chunks(Q8_BLOCK).zip(codes.chunks_mut(Q8_BLOCK));
+                for ((values, codes), scale) in values.zip(scales) {
+                    *scale = quantize(values, codes).to_bits();
+                }
+            }
         }
     }
+}
+
+/// Quantises a block; returns d. Where a value is not finite, or too large, d is not finite either and the codes are 0:
+/// every product with them is NaN.
+fn quantize(values: &[f32], codes: &mut [i8]) -> f16 {
+    // The maximum skips NaN.
+    let largest = values.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    let mut d = if values.iter().any(|x| x.is_nan()) { f16::NAN } else { f16::from_f32(largest / 127.0) };
+    // Among the smallest numbers of f16 a rounding down is large: the next one up.
+    if d.to_f32() * 127.5 < largest {
+        d = f16::from_bits(d.to_bits() + 1);
+    }
+    let inverse = if d == f16::ZERO || !d.is_finite() { 0.0 } else { 1.0 / d.to_f32() };
+    for (code, x) in codes.iter_mut().zip(values) {
+        *code = (x * inverse).round_ties_even() as i8;
+    }
+    d
 }
 
 impl KvCache {
     /// Room for `capacity` positions.
     ///
     /// # Panics
-    /// If `head_dim` is 0 or above [`MAX_HEAD_DIM`].
+    /// If `head_dim` is 0 or above [`MAX_HEAD_DIM`], or there is not the memory.
     pub fn new(kv_heads: usize, head_dim: usize, capacity: usize, k_type: KvType, v_type: KvType) -> Self {
+        Self::try_new(kv_heads, head_dim, capacity, k_type, v_type).unwrap_or_else(|| {
+            panic!("KvCache: no memory for {} bytes", Self::bytes(kv_heads, head_dim, capacity, k_type, v_type))
+        })
+    }
+
+    /// As [`Self::new`]; `None` if there is not the memory.
+    ///
+    /// # Panics
+    /// If `head_dim` is 0 or above [`MAX_HEAD_DIM`].
+    pub fn try_new(kv_heads: usize, head_dim: usize, capacity: usize, k_type: KvType, v_type: KvType) -> Option<Self> {
         assert!((1..=MAX_HEAD_DIM).contains(&head_dim), "KvCache: heads of {head_dim} (at most {MAX_HEAD_DIM})");
-        let stride = head_dim.next_multiple_of(LANES);
-        let len = kv_heads * capacity * stride;
-        Self { kv_heads, head_dim, stride, capacity, k: Store::new(k_type, len), v: Store::new(v_type, len) }
+        let stride = head_dim.next_multiple_of(UNIT);
+        let positions = kv_heads.checked_mul(capacity)?;
+        let (k, v) = (Store::new(k_type, positions, stride)?, Store::new(v_type, positions, stride)?);
+        Some(Self { kv_heads, head_dim, stride, capacity, k, v })
     }
 
     /// Key/value heads.
@@ -127,8 +196,8 @@ impl KvCache {
 
     /// Bytes that [`Self::new`] reserves.
     pub fn bytes(kv_heads: usize, head_dim: usize, capacity: usize, k_type: KvType, v_type: KvType) -> usize {
-        let elements = kv_heads.saturating_mul(head_dim.next_multiple_of(LANES)).saturating_mul(capacity);
-        elements.saturating_mul(k_type.bytes() + v_type.bytes())
+        let stride = head_dim.next_multiple_of(UNIT);
+        kv_heads.saturating_mul(capacity).saturating_mul(k_type.bytes(stride) + v_type.bytes(stride))
     }
 
     /// Writes keys and values, each (T, kv_heads, head_dim), at positions `pos` .. `pos` + T.
@@ -144,17 +213,18 @@ impl KvCache {
         cpu.pool().run(tokens, |t| {
             for head in 0..kv_heads {
                 let from = (t * kv_heads + head) * head_dim;
-                let to = (head * capacity + pos + t) * stride;
+                let to = head * capacity + pos + t;
                 // SAFETY: chunk t alone writes position `pos` + t.
                 unsafe {
-                    k_out.write(to, &k[from..from + head_dim]);
-                    v_out.write(to, &v[from..from + head_dim]);
+                    k_out.write(to, stride, &k[from..from + head_dim]);
+                    v_out.write(to, stride, &v[from..from + head_dim]);
                 }
             }
         });
     }
 
-    /// Replaces `k` and `v` by what the cache holds at `positions`, each (T, kv_heads, head_dim).
+    /// Replaces `k` and `v` by what the cache holds at `positions`, each (T, kv_heads, head_dim). Appended again, they
+    /// give the same cache (8-bit values do from |x| = 0.008 on; a block that is smaller may change by half a step).
     ///
     /// # Panics
     /// If `positions` are past the capacity.
@@ -164,9 +234,40 @@ impl KvCache {
             out.clear();
             for position in positions.clone() {
                 for head in 0..self.kv_heads {
-                    store.push(((head * self.capacity) + position) * self.stride, self.head_dim, out);
+                    let at = head * self.capacity + position;
+                    out.extend((0..self.head_dim).map(|i| store.element(at, self.stride, i)));
                 }
             }
         }
     }
 }
+
+/// Runs `$run` for `$keys` positions of a head from `$start` on, whatever the type of `$store`: `$rows` is
+/// (keys, stride), and `$load(sixteen of them, key, number of the sixteen)` turns them into vectors of f32 by a
+/// function `load_f16s`, `load_f32s` or `load_q8s` that stands where the macro is used.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! with_rows {
+    ($tile:expr, $store:expr, $start:expr, $keys:expr, |$rows:ident, $load:ident| $run:expr) => {
+        match $store {
+            Store::F16(bits) => {
+                let ($rows, $load) = ($tile.block(bits, $start, $keys), |x: &[u16; UNIT], _, _| load_f16s(x));
+                $run
+            }
+            Store::F32(values) => {
+                let ($rows, $load) = ($tile.block(values, $start, $keys), |x: &[f32; UNIT], _, _| load_f32s(x));
+                $run
+            }
+            Store::Q8_0 { codes, scales } => {
+                let scales = $tile.scales(scales, $start, $keys);
+                let blocks = scales.len() / $keys;
+                let ($rows, $load) = ($tile.block(codes, $start, $keys), |x: &[i8; UNIT], key: usize, unit: usize| {
+                    load_q8s(x, scales[key * blocks + unit / 2])
+                });
+                $run
+            }
+        }
+    };
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) use with_rows;

@@ -17,7 +17,7 @@ mod scalar;
 
 use std::{ops::Range, sync::PoisonError};
 
-pub use cache::{KvCache, KvType};
+pub use cache::{KvCache, KvType, Q8_BLOCK};
 
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
@@ -62,6 +62,13 @@ impl Tile<'_> {
     fn block<'a, T>(&self, store: &'a [T], start: usize, keys: usize) -> &'a [T] {
         let stride = self.cache.stride;
         &store[(self.kv_head * self.cache.capacity + start) * stride..][..keys * stride]
+    }
+
+    /// The scales of `keys` positions from `start` on of an array of 8-bit values, (keys, blocks).
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn scales<'a>(&self, scales: &'a [u16], start: usize, keys: usize) -> &'a [u16] {
+        let blocks = cache::q8_blocks(self.cache.stride);
+        &scales[(self.kv_head * self.cache.capacity + start) * blocks..][..keys * blocks]
     }
 
     fn query(&self, row: usize) -> &[f32] {

@@ -3,11 +3,20 @@
 
 use std::arch::aarch64::*;
 
-use super::{Softmax, Tile, cache::Store};
+use super::{
+    Softmax, Tile,
+    cache::{Store, UNIT, with_rows},
+};
 use crate::{
-    arm::{LANES, exp::exp, load, load_f16, store},
+    arm::{LANES, exp::exp, load, load_f16, load_i8, store},
     isa::Neon,
 };
+
+/// Vectors of the elements that are loaded together.
+const VECTORS: usize = UNIT / LANES;
+
+/// Those elements as f32.
+type Unit = [float32x4_t; VECTORS];
 
 /// Keys of a block.
 const BLOCK: usize = 32;
@@ -38,7 +47,7 @@ fn attend_neon(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
 #[target_feature(enable = "neon")]
 fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], softmaxes: &mut [Softmax]) {
     let stride = tile.cache.stride;
-    let mut queries: [&[[f32; LANES]]; R] = [&[]; R];
+    let mut queries: [&[[f32; UNIT]]; R] = [&[]; R];
     for r in 0..R {
         queries[r] = tile.query(first + r).as_chunks().0;
     }
@@ -47,10 +56,7 @@ fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], s
     for start in (tile.keys.start..end).step_by(BLOCK) {
         let keys = BLOCK.min(end - start);
         let mut weights = [[0.0; BLOCK]; R];
-        match &tile.cache.k {
-            Store::F16(bits) => scores(&queries, tile.block(bits, start, keys), &mut weights, |x| load_f16(x)),
-            Store::F32(values) => scores(&queries, tile.block(values, start, keys), &mut weights, |x| load(x)),
-        }
+        with_rows!(tile, &tile.cache.k, start, keys, |rows, load| scores(&queries, rows, &mut weights, load));
         for r in 0..R {
             let visible = tile.end(first + r).saturating_sub(start).min(keys);
             if visible == 0 {
@@ -59,10 +65,7 @@ fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], s
                 results[r * stride..][..stride].iter_mut().for_each(|x| *x *= shrink);
             }
         }
-        match &tile.cache.v {
-            Store::F16(bits) => mix(&weights, tile.block(bits, start, keys), stride, results, |x| load_f16(x)),
-            Store::F32(values) => mix(&weights, tile.block(values, start, keys), stride, results, |x| load(x)),
-        }
+        with_rows!(tile, &tile.cache.v, start, keys, |rows, load| mix(&weights, rows, stride, results, load));
     }
 }
 
@@ -90,27 +93,31 @@ fn weigh(softmax: &mut Softmax, scores: &mut [f32; BLOCK], keys: usize) -> Optio
 #[inline]
 #[target_feature(enable = "neon")]
 fn scores<const R: usize, T>(
-    queries: &[&[[f32; LANES]]; R],
+    queries: &[&[[f32; UNIT]]; R],
     keys: &[T],
     scores: &mut [[f32; BLOCK]; R],
-    load_key: impl Fn(&[T; LANES]) -> float32x4_t,
+    load_key: impl Fn(&[T; UNIT], usize, usize) -> Unit,
 ) {
-    let vectors = queries[0].len();
-    for (at, key) in keys.chunks_exact(vectors * LANES).enumerate() {
-        let mut sums = [vdupq_n_f32(0.0); R];
-        for (i, key) in key.as_chunks().0[..vectors].iter().enumerate() {
-            let key = load_key(key);
+    let units = queries[0].len();
+    for (at, key) in keys.chunks_exact(units * UNIT).enumerate() {
+        // Two chains of additions a row: eight with four rows, which hides their latency.
+        let mut sums = [[vdupq_n_f32(0.0); 2]; R];
+        for (unit, key) in key.as_chunks().0[..units].iter().enumerate() {
+            let key = load_key(key, at, unit);
             for r in 0..R {
-                sums[r] = vfmaq_f32(sums[r], load(&queries[r][i]), key);
+                let query = queries[r][unit].as_chunks().0;
+                for i in 0..VECTORS {
+                    sums[r][i % 2] = vfmaq_f32(sums[r][i % 2], load(&query[i]), key[i]);
+                }
             }
         }
         for r in 0..R {
-            scores[r][at] = vaddvq_f32(sums[r]);
+            scores[r][at] = vaddvq_f32(vaddq_f32(sums[r][0], sums[r][1]));
         }
     }
 }
 
-/// results\[r\] += sum over keys of weights\[r\]\[key\] * value, four vectors of columns at a time.
+/// results\[r\] += sum over keys of weights\[r\]\[key\] * value, a unit of columns at a time.
 #[inline]
 #[target_feature(enable = "neon")]
 fn mix<const R: usize, T>(
@@ -118,23 +125,53 @@ fn mix<const R: usize, T>(
     values: &[T],
     stride: usize,
     results: &mut [f32],
-    load_value: impl Fn(&[T; LANES]) -> float32x4_t,
+    load_value: impl Fn(&[T; UNIT], usize, usize) -> Unit,
 ) {
-    for col in (0..stride).step_by(4 * LANES) {
-        let mut sums = [[vdupq_n_f32(0.0); 4]; R];
+    for unit in 0..stride / UNIT {
+        let mut sums = [[vdupq_n_f32(0.0); VECTORS]; R];
         for (key, value) in values.chunks_exact(stride).enumerate() {
-            for (i, value) in value[col..][..4 * LANES].as_chunks().0.iter().enumerate() {
-                let value = load_value(value);
-                for r in 0..R {
-                    sums[r][i] = vfmaq_n_f32(sums[r][i], value, weights[r][key]);
+            let value = load_value(&value.as_chunks().0[unit], key, unit);
+            for r in 0..R {
+                for i in 0..VECTORS {
+                    sums[r][i] = vfmaq_n_f32(sums[r][i], value[i], weights[r][key]);
                 }
             }
         }
         for r in 0..R {
-            for (i, result) in results[r * stride + col..][..4 * LANES].as_chunks_mut().0.iter_mut().enumerate() {
+            for (i, result) in results[r * stride + unit * UNIT..][..UNIT].as_chunks_mut().0.iter_mut().enumerate() {
                 let sum = vaddq_f32(load(result), sums[r][i]);
                 store(result, sum);
             }
         }
     }
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_f16s(from: &[u16; UNIT]) -> Unit {
+    let vectors = from.as_chunks().0;
+    [load_f16(&vectors[0]), load_f16(&vectors[1]), load_f16(&vectors[2]), load_f16(&vectors[3])]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_f32s(from: &[f32; UNIT]) -> Unit {
+    let vectors = from.as_chunks().0;
+    [load(&vectors[0]), load(&vectors[1]), load(&vectors[2]), load(&vectors[3])]
+}
+
+/// `scale`: bits of an f16.
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_q8s(from: &[i8; UNIT], scale: u16) -> Unit {
+    let codes = load_i8(from);
+    let (low, high) = (vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes));
+    let scale = vgetq_lane_f32::<0>(load_f16(&[scale; LANES]));
+    let vector = |x| vmulq_n_f32(vcvtq_f32_s32(x), scale);
+    [
+        vector(vmovl_s16(vget_low_s16(low))),
+        vector(vmovl_high_s16(low)),
+        vector(vmovl_s16(vget_low_s16(high))),
+        vector(vmovl_high_s16(high)),
+    ]
 }

@@ -1,7 +1,5 @@
 //! The reference: one key at a time.
 
-use half::f16;
-
 use super::{KvCache, Softmax, Tile, cache::Store};
 
 /// Mixes the values of a tile's keys for each row, `results` (rows, stride), which is zero.
@@ -34,9 +32,5 @@ fn attend_row(tile: &Tile, row: usize, result: &mut [f32]) -> Softmax {
 }
 
 fn element(tile: &Tile, store: &Store, position: usize, i: usize) -> f32 {
-    let at = (tile.kv_head * tile.cache.capacity + position) * tile.cache.stride + i;
-    match store {
-        Store::F16(bits) => f16::from_bits(bits[at]).to_f32(),
-        Store::F32(values) => values[at],
-    }
+    store.element(tile.kv_head * tile.cache.capacity + position, tile.cache.stride, i)
 }

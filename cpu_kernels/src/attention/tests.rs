@@ -3,14 +3,33 @@ use half::f16;
 use super::*;
 use crate::testing::{Rng, assert_close, cpus};
 
-const TYPES: [(KvType, KvType); 3] =
-    [(KvType::F16, KvType::F16), (KvType::F32, KvType::F32), (KvType::F16, KvType::F32)];
+const TYPES: [(KvType, KvType); 5] = [
+    (KvType::F16, KvType::F16),
+    (KvType::F32, KvType::F32),
+    (KvType::F16, KvType::F32),
+    (KvType::Q8_0, KvType::Q8_0),
+    (KvType::F16, KvType::Q8_0),
+];
 
-fn rounded(ty: KvType, x: f32) -> f64 {
+/// What a cache makes of some heads.
+fn rounded(ty: KvType, head_dim: usize, values: &[f32]) -> Vec<f64> {
     match ty {
-        KvType::F16 => f16::from_f32(x).to_f64(),
-        KvType::F32 => f64::from(x),
+        KvType::F16 => values.iter().map(|&x| f16::from_f32(x).to_f64()).collect(),
+        KvType::F32 => values.iter().map(|&x| f64::from(x)).collect(),
+        // Tests below say what it holds.
+        KvType::Q8_0 => stored(1, head_dim, values).into_iter().map(f64::from).collect(),
     }
+}
+
+/// What is read from a cache of 8-bit values, where these (T, kv_heads, head_dim) were written.
+fn stored(kv_heads: usize, head_dim: usize, values: &[f32]) -> Vec<f32> {
+    let positions = values.len() / (kv_heads * head_dim);
+    let mut cache = KvCache::new(kv_heads, head_dim, positions, KvType::Q8_0, KvType::F32);
+    cache.append(&Cpu::new(crate::Isa::Scalar, 1), 0, values, values);
+    let (mut k, mut v) = (Vec::new(), Vec::new());
+    cache.read(0..positions, &mut k, &mut v);
+    assert_eq!(v, values);
+    k
 }
 
 struct Case {
@@ -24,20 +43,21 @@ struct Case {
 /// Two passes in f64, straight from the formula.
 fn expected(case: &Case, types: (KvType, KvType), q: &[f32], k: &[f32], v: &[f32], scale: f32) -> Vec<f32> {
     let &Case { tokens, heads, kv_heads, head_dim, start_pos } = case;
+    let (k, v) = (rounded(types.0, head_dim, k), rounded(types.1, head_dim, v));
     let mut out = Vec::new();
     for (t, head) in (0..tokens).flat_map(|t| (0..heads).map(move |head| (t, head))) {
         let at = |position: usize| (position * kv_heads + head / (heads / kv_heads)) * head_dim;
         let q = &q[(t * heads + head) * head_dim..][..head_dim];
         let score = |p: usize| -> f64 {
             let k = &k[at(p)..][..head_dim];
-            f64::from(scale) * q.iter().zip(k).map(|(&q, &k)| f64::from(q) * rounded(types.0, k)).sum::<f64>()
+            f64::from(scale) * q.iter().zip(k).map(|(&q, &k)| f64::from(q) * k).sum::<f64>()
         };
         let scores: Vec<f64> = (0..=start_pos + t).map(score).collect();
         let max = scores.iter().fold(f64::NEG_INFINITY, |max, &score| max.max(score));
         let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
         let sum: f64 = weights.iter().sum();
         out.extend((0..head_dim).map(|i| {
-            let mixed: f64 = weights.iter().enumerate().map(|(p, w)| w * rounded(types.1, v[at(p) + i])).sum();
+            let mixed: f64 = weights.iter().enumerate().map(|(p, w)| w * v[at(p) + i]).sum();
             (mixed / sum) as f32
         }));
     }
@@ -112,7 +132,7 @@ fn all_variants_are_right_for_all_head_widths_and_groups() {
         for (heads, kv_heads) in [(1, 1), (3, 3), (4, 1), (6, 2), (10, 2), (9, 1)] {
             for (tokens, start_pos) in [(1, 0), (1, 1), (1, 70), (2, 0), (5, 3), (33, 31)] {
                 let case = Case { tokens, heads, kv_heads, head_dim, start_pos };
-                check(&cpus, &mut rng, case, TYPES[(head_dim + tokens) % 3], 1.0);
+                check(&cpus, &mut rng, case, TYPES[(head_dim + tokens) % TYPES.len()], 1.0);
             }
         }
     }
@@ -180,10 +200,69 @@ fn f16_rounds_to_nearest_even_on_writing() {
 }
 
 #[test]
+fn q8_0_by_hand() {
+    // A block of 32 and the rest of the head, 2: d = 127 / 127 and d = 63.5 / 127; halves go to the even neighbour.
+    let mut head = [0.0; 34];
+    head[..6].copy_from_slice(&[127.0, -126.5, 0.5, 1.5, -2.5, 63.4]);
+    head[32..].copy_from_slice(&[-63.5, 0.8]);
+    let mut expected = [0.0; 34];
+    expected[..6].copy_from_slice(&[127.0, -126.0, 0.0, 2.0, -2.0, 63.0]);
+    expected[32..].copy_from_slice(&[-63.5, 1.0]);
+    assert_eq!(stored(1, 34, &head), expected);
+}
+
+#[test]
+fn q8_0_keeps_values_within_half_a_step() {
+    let mut rng = Rng::new(16);
+    for head_dim in [1, 16, 31, 32, 33, 64, 80, 128] {
+        for magnitude in [0.0, 1e-9, 3e-8, 1e-6, 1e-4, 1.0, 1e3, 8e6] {
+            let values: Vec<f32> = rng.floats(2 * 3 * head_dim).into_iter().map(|x| x * magnitude).collect();
+            let found = stored(2, head_dim, &values);
+            for (values, found) in values.chunks(head_dim).zip(found.chunks(head_dim)) {
+                for (values, found) in values.chunks(Q8_BLOCK).zip(found.chunks(Q8_BLOCK)) {
+                    let largest = values.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+                    // d is rounded to 11 bits, or up by less than the smallest f16.
+                    let step = largest / 127.0 * (1.0 + 2.0_f32.powi(-11)) + 2.0_f32.powi(-24);
+                    assert_close(&format!("heads of {head_dim} up to {largest}"), found, values, 0.501 * step);
+                }
+            }
+            // The smallest numbers of f16 are too coarse for a d that is the same again.
+            if magnitude >= 1.0 {
+                assert!(stored(2, head_dim, &found) == found, "read and written again: heads of {head_dim}");
+            }
+        }
+    }
+}
+
+/// With errors of at most s/2 in the keys, scores are off by at most e = scale * sum|q| * s/2, weights by a factor
+/// within e^(2e), and so the mix by (e^(2e) - 1) * max|v| besides half a step of the values.
+#[test]
+fn q8_0_attention_is_as_close_to_floats_as_its_steps_allow() {
+    let mut rng = Rng::new(17);
+    for (tokens, start_pos) in [(1, 0), (1, 300), (2, 2000), (70, 10)] {
+        let case = Case { tokens, heads: 4, kv_heads: 2, head_dim: 64, start_pos };
+        let positions = start_pos + tokens;
+        let q = rng.floats(tokens * 4 * 64);
+        let (k, v) = (rng.floats(positions * 2 * 64), rng.floats(positions * 2 * 64));
+        let scale = 0.125;
+        let largest = |x: &[f32]| x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let half_step = |x: &[f32]| 0.501 * largest(x) / 127.0;
+        let sum_q = q.chunks(64).map(|q| q.iter().map(|x| x.abs()).sum()).fold(0.0, f32::max);
+        let score = scale * sum_q * half_step(&k);
+        let bound = half_step(&v) + ((2.0 * score).exp() - 1.0) * largest(&v);
+        let exact = expected(&case, (KvType::F32, KvType::F32), &q, &k, &v, scale);
+        for cpu in cpus() {
+            let found = attend_all(&cpu, &case, (KvType::Q8_0, KvType::Q8_0), &q, &k, &v, scale);
+            assert_close(&format!("{cpu:?}, {tokens} tokens at {start_pos}"), &found, &exact, bound);
+        }
+    }
+}
+
+#[test]
 fn what_was_written_can_be_read() {
     // Two heads of 3: in each position head 0, then head 1. All values are exact in f16.
     let values = |offset: f32| (0..5 * 6).map(|i| i as f32 * 0.25 + offset).collect::<Vec<_>>();
-    for (k_type, v_type) in TYPES {
+    for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F32), (KvType::F16, KvType::F32)] {
         let mut cache = KvCache::new(2, 3, 8, k_type, v_type);
         cache.append(&Cpu::new(crate::Isa::Scalar, 2), 1, &values(0.0), &values(100.0));
         let (mut k, mut v) = (vec![7.0], Vec::new());
@@ -262,11 +341,23 @@ fn an_append_overwrites_and_the_size_is_as_told() {
     let mut cache = KvCache::new(2, 4, 8, KvType::F16, KvType::F32);
     assert_eq!((cache.kv_heads(), cache.head_dim(), cache.capacity()), (2, 4, 8));
     assert_eq!(KvCache::bytes(2, 4, 8, KvType::F16, KvType::F32), 2 * 16 * 8 * 6);
+    // 64 values in two blocks, 80 in three.
+    assert_eq!(KvCache::bytes(2, 64, 8, KvType::Q8_0, KvType::F16), 2 * 8 * (64 + 4 + 128));
+    assert_eq!(KvCache::bytes(1, 80, 1, KvType::Q8_0, KvType::Q8_0), 2 * (80 + 6));
     cache.append(cpu, 0, &[1.0; 24], &[1.0; 24]);
     cache.append(cpu, 1, &[1.0; 8], &[5.0; 8]);
     let mut out = [0.0; 8];
     attend(cpu, &[0.0; 8], 2, &cache, 1, 1.0, &mut out);
     assert_eq!(out, [3.0; 8]);
+}
+
+#[test]
+fn memory_that_is_not_there_is_no_cache() {
+    for ty in [KvType::F16, KvType::F32, KvType::Q8_0] {
+        // More than an address space, and more than a number can count.
+        assert!(KvCache::try_new(1, 128, 1 << 45, ty, ty).is_none(), "{ty:?}");
+        assert!(KvCache::try_new(usize::MAX, 128, usize::MAX, ty, ty).is_none(), "{ty:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ pub mod dense;
 
 pub mod dialect;
 
+pub mod lookup;
+
 pub mod scales;
 
 pub mod ternary;
@@ -15,6 +17,7 @@ use std::{error, fmt};
 
 pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
+pub use lookup::{LOOKUP_ROWS, only_indices, repack, unpack_rows};
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
@@ -35,6 +38,11 @@ pub enum Layout {
     ///
     /// Code 3 is never written; where a file has it, it means +2, and every kernel computes so.
     I2sP128,
+    /// Pairs of columns as 4-bit indices of lookup tables, in tiles with `lanes` = 32; see `tl1.rs` of [`dialect`].
+    /// The matrix is padded as [`lookup::lookup_shape`] says. What is no index means weights of 0.
+    Tl1(Tile),
+    /// Triples of columns as 4-bit indices and sign bits: see `tl2.rs` of [`dialect`]. Padded and read as above.
+    Tl2(Tile),
 }
 
 /// The scales of a ternary matrix: value = scale * (code - 1).
@@ -124,9 +132,13 @@ impl<'a> TernaryView<'a> {
     }
 
     /// Bytes from one row to the next.
+    ///
+    /// # Panics
+    /// If the layout interleaves rows.
     pub fn row_bytes(&self) -> usize {
         match self.layout {
             Layout::I2sP128 => padded_cols(self.cols) / 4,
+            Layout::Tl1(_) | Layout::Tl2(_) => panic!("rows of {:?} interleave", self.layout),
         }
     }
 }

@@ -121,7 +121,7 @@ impl MatrixScales {
         let is_zero = |group: usize| {
             let row = &packed[group / per_row * row_bytes..][..row_bytes];
             let first = group % per_row * size;
-            (first..first + size).all(|col| code_at(Layout::I2sP128, row, col) == 1)
+            (first..first + size).all(|col| code_at(row, col) == 1)
         };
         let free = |group: usize, value: f32| value == 0.0 && is_zero(group);
         let scale = values.iter().copied().find(|value| *value != 0.0).unwrap_or(values.first().copied()?);

@@ -1,6 +1,6 @@
 //! Packing and unpacking ternary codes, one at a time: the definition of [`Layout`] as code.
 
-use super::Layout;
+use super::{Layout, dialect, lookup};
 
 /// Columns of one I2_S block.
 pub const I2S_BLOCK: usize = 128;
@@ -19,21 +19,19 @@ pub fn padded_cols(cols: usize) -> usize {
     cols.div_ceil(I2S_BLOCK).saturating_mul(I2S_BLOCK)
 }
 
-/// Bytes of a packed (rows, cols) matrix; `usize::MAX` if that is too large a number.
+/// Bytes of a packed (rows, cols) matrix; `usize::MAX` if that is too large a number, or the layout's tile does not cut
+/// up the shape.
 pub fn ternary_bytes(layout: Layout, rows: usize, cols: usize) -> usize {
     match layout {
         Layout::I2sP128 => cols.div_ceil(I2S_BLOCK).saturating_mul(I2S_BLOCK_BYTES).saturating_mul(rows),
+        Layout::Tl1(_) | Layout::Tl2(_) => dialect::lookup_bytes(layout, rows, cols).unwrap_or(usize::MAX),
     }
 }
 
-/// Byte and shift of a column within its packed row.
-fn place(layout: Layout, col: usize) -> (usize, u32) {
-    match layout {
-        Layout::I2sP128 => {
-            let (block, c) = (col / I2S_BLOCK, col % I2S_BLOCK);
-            (block * I2S_BLOCK_BYTES + c % 32, 6 - 2 * (c / 32) as u32)
-        }
-    }
+/// Byte and shift of a column within its row, packed as [`Layout::I2sP128`].
+fn place(col: usize) -> (usize, u32) {
+    let (block, c) = (col / I2S_BLOCK, col % I2S_BLOCK);
+    (block * I2S_BLOCK_BYTES + c % 32, 6 - 2 * (c / 32) as u32)
 }
 
 /// Packs `codes` (rows, cols), each 0, 1 or 2.
@@ -45,15 +43,15 @@ pub fn pack(layout: Layout, rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
     if let Some(at) = codes.iter().position(|&code| code > 2) {
         panic!("code {} at row {}, column {}", codes[at], at / cols, at % cols);
     }
-    let row_bytes = ternary_bytes(layout, 1, cols);
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
     let mut packed = vec![0; rows * row_bytes];
     for row in 0..rows {
         for col in 0..padded_cols(cols) {
-            let (byte, shift) = place(layout, col);
+            let (byte, shift) = place(col);
             packed[row * row_bytes + byte] |= if col < cols { codes[row * cols + col] } else { ZERO } << shift;
         }
     }
-    packed
+    lookup::repack(&packed, rows, cols, layout).expect("codes below 3")
 }
 
 /// The codes (rows, cols) of a packed matrix, one a byte.
@@ -61,18 +59,19 @@ pub fn pack(layout: Layout, rows: usize, cols: usize, codes: &[u8]) -> Vec<u8> {
 /// # Panics
 /// If `packed` has not [`ternary_bytes`] bytes.
 pub fn unpack(layout: Layout, rows: usize, cols: usize, packed: &[u8]) -> Vec<u8> {
-    assert_eq!(packed.len(), ternary_bytes(layout, rows, cols), "bytes of a {rows} x {cols} matrix");
-    let row_bytes = ternary_bytes(layout, 1, cols);
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+    let mut plain = vec![0; rows * row_bytes];
+    lookup::unpack_rows(layout, (rows, cols), packed, 0..rows, &mut plain);
     let mut codes = vec![0; rows * cols];
     for (at, code) in codes.iter_mut().enumerate() {
-        *code = code_at(layout, &packed[at / cols * row_bytes..], at % cols);
+        *code = code_at(&plain[at / cols * row_bytes..], at % cols);
     }
     codes
 }
 
-/// The code of one column of a packed row.
-pub fn code_at(layout: Layout, packed_row: &[u8], col: usize) -> u8 {
-    let (byte, shift) = place(layout, col);
+/// The code of one column of a row packed as [`Layout::I2sP128`].
+pub fn code_at(packed_row: &[u8], col: usize) -> u8 {
+    let (byte, shift) = place(col);
     packed_row[byte] >> shift & 3
 }
 

@@ -7,7 +7,7 @@ mod avx2;
 mod neon;
 mod scalar;
 
-use std::f64::consts::TAU;
+use std::{f64::consts::TAU, ops::Range};
 
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
@@ -60,10 +60,14 @@ impl Yarn {
     }
 }
 
-/// cos and sin of every angle.
+/// cos and sin of the angles of some positions that follow each other.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    half: usize,
+    /// (dims / 2)
+    frequencies: Vec<f32>,
+    position_scale: f32,
+    magnitude: f32,
+    first: usize,
     /// (positions, dims / 2)
     cos: Vec<f32>,
     /// (positions, dims / 2)
@@ -71,8 +75,8 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Angle of position p and pair i: (p * `position_scale`) * frequency, in f32 as models are trained with;
-    /// frequency = `base`^(-2i / `dims`), divided by `factors[i]` where given.
+    /// For positions 0 .. `positions`. Angle of position p and pair i: (p * `position_scale`) * frequency, in f32 as
+    /// models are trained with; frequency = `base`^(-2i / `dims`), divided by `factors[i]` where given.
     ///
     /// # Panics
     /// If `dims` is odd, or `factors` has not `dims / 2` values.
@@ -88,37 +92,55 @@ impl RopeTable {
                 factors.map_or(frequency, |factors| frequency / factors[i])
             })
             .collect();
-        let angles =
-            (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * position_scale * f)));
-        let (sin, cos) = angles.map(f64::sin_cos).map(|(sin, cos)| (sin as f32, cos as f32)).unzip();
-        Self { half, cos, sin }
+        let mut table =
+            Self { frequencies, position_scale, magnitude: 1.0, first: 0, cos: Vec::new(), sin: Vec::new() };
+        table.fill(0..positions);
+        table
     }
 
     /// The same table with every cos and sin times `magnitude`: rotations that also stretch.
     #[must_use]
     pub fn stretched(mut self, magnitude: f32) -> Self {
+        self.magnitude *= magnitude;
         self.cos.iter_mut().chain(&mut self.sin).for_each(|value| *value *= magnitude);
         self
     }
 
+    /// Makes it the table of `positions`: 2 us for each of them and a head of 128. Nothing is allocated where it has
+    /// held as many before.
+    pub fn fill(&mut self, positions: Range<usize>) {
+        self.cos.clear();
+        self.sin.clear();
+        self.first = positions.start;
+        for p in positions {
+            for frequency in &self.frequencies {
+                let (sin, cos) = f64::from(p as f32 * self.position_scale * frequency).sin_cos();
+                self.cos.push(cos as f32 * self.magnitude);
+                self.sin.push(sin as f32 * self.magnitude);
+            }
+        }
+    }
+
     /// Elements of a head that rotate.
     pub fn dims(&self) -> usize {
-        2 * self.half
+        2 * self.frequencies.len()
     }
 
     /// Positions it holds.
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half.max(1)
+    pub fn positions(&self) -> Range<usize> {
+        self.first..self.first + self.cos.len() / self.frequencies.len().max(1)
     }
 
     /// Of each pair at that position, (dims / 2).
     pub fn cos(&self, position: usize) -> &[f32] {
-        &self.cos[position * self.half..][..self.half]
+        let half = self.frequencies.len();
+        &self.cos[(position - self.first) * half..][..half]
     }
 
     /// Of each pair at that position, (dims / 2).
     pub fn sin(&self, position: usize) -> &[f32] {
-        &self.sin[position * self.half..][..self.half]
+        let half = self.frequencies.len();
+        &self.sin[(position - self.first) * half..][..half]
     }
 
     /// All cosines and all sines, each (positions, dims / 2).
@@ -144,11 +166,11 @@ pub fn apply(
     let width = heads * head_dim;
     let tokens = tokens_of("rope", x, width);
     assert!(table.dims() <= head_dim, "rope: {} dimensions of heads of {head_dim}", table.dims());
-    let end = start_pos + tokens;
-    assert!(tokens == 0 || end <= table.positions(), "rope: position {end} of a table of {}", table.positions());
-    if table.half == 0 {
+    if tokens == 0 || table.dims() == 0 {
         return;
     }
+    let (end, held) = (start_pos + tokens, table.positions());
+    assert!(held.start <= start_pos && end <= held.end, "rope: positions {start_pos} .. {end} of a table of {held:?}");
     let base = cpu.isa().base();
     let x = Disjoint::new(x);
     cpu.pool().run(tokens, |t| {

@@ -9,7 +9,7 @@ const STYLES: [Style; 2] = [Style::HalfSplit, Style::Interleaved];
 fn table_angles_follow_the_formula() {
     // dims 4, base 100: frequencies 1 and 1/10.
     let table = RopeTable::new(4, 100.0, 1.0, None, 4);
-    assert_eq!((table.dims(), table.positions()), (4, 4));
+    assert_eq!((table.dims(), table.positions()), (4, 0..4));
     assert_eq!((table.cos(0), table.sin(0)), (&[1.0, 1.0][..], &[0.0, 0.0][..]));
     assert_close("cos", table.cos(3), &[-0.989_992_5, 0.955_336_5], 1e-6);
     assert_close("sin", table.sin(3), &[0.141_12, 0.295_520_2], 1e-6);
@@ -118,7 +118,21 @@ fn all_variants_agree_with_the_reference() {
 }
 
 #[test]
-#[should_panic(expected = "position 5 of a table of 4")]
+fn a_table_can_move_to_other_positions() {
+    let whole = RopeTable::new(6, 10000.0, 0.5, None, 40).stretched(1.25);
+    let mut part = RopeTable::new(6, 10000.0, 0.5, None, 0).stretched(1.25);
+    assert_eq!((part.dims(), part.positions()), (6, 0..0));
+    for positions in [3..7, 30..40, 0..1] {
+        part.fill(positions.clone());
+        assert_eq!(part.positions(), positions);
+        for p in positions {
+            assert_eq!((part.cos(p), part.sin(p)), (whole.cos(p), whole.sin(p)), "position {p}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "positions 3 .. 5 of a table of 0..4")]
 fn positions_past_the_table_panic() {
     let table = RopeTable::new(2, 10000.0, 1.0, None, 4);
     apply(&cpus()[0], &mut [0.0; 4], 1, 2, 3, &table, Style::HalfSplit);

@@ -15,6 +15,7 @@ mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
 mod grouped;
+mod lut;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -28,6 +29,9 @@ mod scalar;
 use std::ops::Range;
 
 use half::f16;
+
+pub use lut::FEW as FEW_LOOKUPS;
+pub(crate) use lut::Scratch as LookupScratch;
 
 use crate::{
     Cpu, Isa,
@@ -124,6 +128,29 @@ impl<'a> Tile<'a> {
 /// than its shape says, or there are more than [`MAX_PARTS`].
 pub fn matmul(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
     assert!(parts.len() <= MAX_PARTS, "ternary::matmul: {} parts", parts.len());
+    // A call that mixes layouts runs as several.
+    let kind = |part: &Part| part.weights.layout.is_lookup();
+    for parts in parts.chunk_by_mut(|a, b| kind(a) == kind(b)) {
+        if kind(&parts[0]) { look_up(cpu, acts, parts) } else { multiply(cpu, acts, parts) }
+    }
+}
+
+/// Products of matrices in lookup layouts.
+fn look_up(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
+    let mut parts = parts.iter_mut();
+    let works: [Option<lut::Work<f32>>; MAX_PARTS] = std::array::from_fn(|_| {
+        let part = parts.next()?;
+        check(acts, &part.weights, part.out.len());
+        Some(lut::Work { weights: part.weights, out: Disjoint::new(part.out), add: part.add })
+    });
+    lut::run(cpu, acts, &works, |sum, t, row, work, out| {
+        let product = sum as f32 * (row_scale(&work.weights, row) * acts.step(t));
+        *out = if work.add { *out + product } else { product };
+    });
+}
+
+/// Products of matrices of whole codes.
+fn multiply(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
     let mut parts = parts.iter_mut();
     let works: [Option<Work<f32>>; MAX_PARTS] = std::array::from_fn(|_| {
         let part = parts.next()?;
@@ -161,11 +188,26 @@ fn put(work: &Work<f32>, out: &mut [f32], products: impl Iterator<Item = f32>) {
     }
 }
 
+/// The scale of a row of a matrix without groups.
+fn row_scale(weights: &TernaryView, row: usize) -> f32 {
+    match weights.scales {
+        Scales::PerTensor(scale) => scale,
+        Scales::PerRow(scales) => scales[row],
+        Scales::PerGroup { .. } => unreachable!("the scales of a matrix have the groups of its activations"),
+    }
+}
+
 /// The exact sums D - S over whole rows, `out` (T, rows): the same kernels, for self-checks and tests.
 ///
 /// # Panics
 /// As [`matmul`].
 pub fn matmul_i32(cpu: &Cpu, acts: &QuantizedActs, weights: TernaryView, out: &mut [i32]) {
+    if weights.layout.is_lookup() {
+        check(acts, &weights, out.len());
+        let mut works = [const { None }; MAX_PARTS];
+        works[0] = Some(lut::Work { weights, out: Disjoint::new(out), add: false });
+        return lut::run(cpu, acts, &works, |sum, _, _, _, out| *out = sum);
+    }
     if let Scales::PerGroup { size, values } = weights.scales {
         // With scales and steps of 1, the products of the groups and their sum are whole numbers, which f32 holds
         // exactly up to 2^24.
@@ -199,15 +241,8 @@ struct Work<'a, T> {
 
 impl<'a, T> Work<'a, T> {
     fn new(acts: &QuantizedActs, weights: TernaryView<'a>, out: &'a mut [T], add: bool) -> Self {
-        let TernaryView { rows, cols, codes, layout, .. } = weights;
-        assert_eq!(cols, acts.cols(), "ternary::matmul: columns of the matrix and of the activations");
-        assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
-        let group = weights.scales.group();
-        assert_eq!(group, acts.group(), "ternary::matmul: groups of the matrix and of the activations");
-        if let Err(error) = weights.check() {
-            panic!("ternary::matmul: {error}");
-        }
-        assert_eq!(out.len(), acts.tokens() * rows, "ternary::matmul: {} x {rows} outputs", acts.tokens());
+        check(acts, &weights, out.len());
+        let rows = weights.rows;
         let rows_per_tile = if acts.tokens() > SMALL_BATCH {
             PREFILL_ROWS
         } else {
@@ -217,6 +252,20 @@ impl<'a, T> Work<'a, T> {
         };
         Self { weights, out: Disjoint::new(out), add, rows_per_tile, tiles: rows.div_ceil(rows_per_tile) }
     }
+}
+
+/// # Panics
+/// If a matrix, the activations and `outputs` values of its product do not fit each other.
+fn check(acts: &QuantizedActs, weights: &TernaryView, outputs: usize) {
+    let TernaryView { rows, cols, codes, layout, .. } = *weights;
+    assert_eq!(cols, acts.cols(), "ternary::matmul: columns of the matrix and of the activations");
+    assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
+    let group = weights.scales.group();
+    assert_eq!(group, acts.group(), "ternary::matmul: groups of the matrix and of the activations");
+    if let Err(error) = weights.check() {
+        panic!("ternary::matmul: {error}");
+    }
+    assert_eq!(outputs, acts.tokens() * rows, "ternary::matmul: {} x {rows} outputs", acts.tokens());
 }
 
 /// Results of some rows and tokens into a slice (tokens, rows).
@@ -234,7 +283,7 @@ fn run<T: Send, R: Copy + Default>(
     let isa = cpu.isa();
     let works = || works.iter().flatten();
     cpu.pool().run(works().map(|work| work.tiles).sum(), |chunk| {
-        let (work, tile) = nth_tile(works(), chunk);
+        let (work, tile) = nth(works(), |work| work.tiles, chunk);
         let rows = work.weights.rows;
         let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
         with_results(acts.tokens().min(PREFILL_TOKENS) * range.len(), |results| {
@@ -261,14 +310,14 @@ fn with_results<R: Copy + Default>(len: usize, work: impl FnOnce(&mut [R])) {
     }
 }
 
-/// The work that holds tile number `n`, counted through all works, and the tile's number within it.
-fn nth_tile<'a, T: 'a>(mut works: impl Iterator<Item = &'a Work<'a, T>>, mut n: usize) -> (&'a Work<'a, T>, usize) {
-    let work = works.find(|work| {
-        let here = n < work.tiles;
-        n -= if here { 0 } else { work.tiles };
+/// The item that holds chunk number `n`, counted through all items, and the chunk's number within it.
+fn nth<I>(mut items: impl Iterator<Item = I>, chunks: impl Fn(&I) -> usize, mut n: usize) -> (I, usize) {
+    let item = items.find(|item| {
+        let here = n < chunks(item);
+        n -= if here { 0 } else { chunks(item) };
         here
     });
-    (work.expect("chunks are the tiles of all works"), n)
+    (item.expect("chunks are those of all items"), n)
 }
 
 fn token_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> {
@@ -299,6 +348,7 @@ fn tile_sums(
         (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::sums(neon, tile, sums),
+        (Layout::Tl1(_) | Layout::Tl2(_), _) => unreachable!("lookups have kernels of their own"),
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    format::{pack, unpack},
+    format::{pack, repack, unpack},
     testing::{MODEL_COLS, Rng, TOKEN_COUNTS, assert_close, cpus, edge_lengths},
 };
 
@@ -23,14 +23,36 @@ fn acts(cols: usize, values: &[i8]) -> QuantizedActs {
     acts
 }
 
-fn check(cpu: &Cpu, rows: usize, cols: usize, packed: &[u8], values: &[i8], expected: &[i32], what: &str) {
-    let weights = TernaryView::new(rows, cols, packed, LAYOUT, Scales::PerTensor(1.0)).unwrap();
+/// Every layout.
+fn layouts(rows: usize, cols: usize) -> [Layout; 3] {
+    [LAYOUT, Layout::tl1(rows, cols, 96), Layout::tl2(rows, cols, 64)]
+}
+
+/// In every layout.
+fn check_all(cpus: &[Cpu], rows: usize, cols: usize, packed: &[u8], values: &[i8], expected: &[i32], what: &str) {
+    for layout in layouts(rows, cols) {
+        let packed = repack(packed, rows, cols, layout).unwrap();
+        for cpu in cpus {
+            check(cpu, (rows, cols, layout), &packed, values, expected, what);
+        }
+    }
+}
+
+fn check(
+    cpu: &Cpu,
+    (rows, cols, layout): (usize, usize, Layout),
+    packed: &[u8],
+    values: &[i8],
+    expected: &[i32],
+    what: &str,
+) {
+    let weights = TernaryView::new(rows, cols, packed, layout, Scales::PerTensor(1.0)).unwrap();
     let acts = acts(cols, values);
     let mut sums = vec![i32::MIN; expected.len()];
     matmul_i32(cpu, &acts, weights, &mut sums);
     if let Some(at) = (0..sums.len()).find(|&i| sums[i] != expected[i]) {
         panic!(
-            "{cpu:?}, {what}, {rows} x {cols}, {} tokens: token {}, row {}: {} instead of {}",
+            "{cpu:?}, {layout:?}, {what}, {rows} x {cols}, {} tokens: token {}, row {}: {} instead of {}",
             acts.tokens(),
             at / rows,
             at % rows,
@@ -45,8 +67,8 @@ fn hand_computed() {
     // Weights [1, -1, 0], [0, 0, -1]; tokens [5, 3, 100], [-128, 127, 1].
     let packed = pack(LAYOUT, 2, 3, &[2, 0, 1, 1, 1, 0]);
     let values = [5, 3, 100, -128, 127, 1];
+    check_all(&cpus(), 2, 3, &packed, &values, &[2, -100, -255, -1], "by hand");
     for cpu in cpus() {
-        check(&cpu, 2, 3, &packed, &values, &[2, -100, -255, -1], "by hand");
         let weights = TernaryView::new(2, 3, &packed, LAYOUT, Scales::PerTensor(0.5)).unwrap();
         let mut acts = QuantizedActs::new(2, 3);
         acts.set_raw(3, &values, &[2.0, 0.25]);
@@ -72,9 +94,7 @@ fn all_variants_are_exact_on_all_shapes() {
                 let packed = pack(LAYOUT, rows, cols, &codes);
                 let values = rng.i8s(tokens * cols);
                 let expected = expected_sums(&codes, &values, cols, rows);
-                for cpu in cpus_once() {
-                    check(cpu, rows, cols, &packed, &values, &expected, "random");
-                }
+                check_all(cpus_once(), rows, cols, &packed, &values, &expected, "random");
             }
         }
     }
@@ -99,9 +119,8 @@ fn extreme_activations_do_not_overflow() {
                     let packed = pack(LAYOUT, rows, cols, &codes);
                     let values = vec![value; tokens * cols];
                     let expected = expected_sums(&codes, &values, cols, rows);
-                    for cpu in cpus_once() {
-                        check(cpu, rows, cols, &packed, &values, &expected, &format!("all {name}, weights {weights}"));
-                    }
+                    let what = format!("all {name}, weights {weights}");
+                    check_all(cpus_once(), rows, cols, &packed, &values, &expected, &what);
                 }
             }
         }
@@ -119,7 +138,7 @@ fn code_3_is_plus_two_without_overflow() {
             let expected = vec![2 * i32::from(value) * cols as i32; tokens * rows];
             assert_eq!(expected_sums(&codes, &values, cols, rows), expected);
             for cpu in cpus_once() {
-                check(cpu, rows, cols, &packed, &values, &expected, "all codes 3");
+                check(cpu, (rows, cols, LAYOUT), &packed, &values, &expected, "all codes 3");
             }
         }
     }
@@ -131,8 +150,9 @@ fn prefill_equals_decode() {
     let mut rng = Rng::new(9);
     let packed = pack(LAYOUT, rows, cols, &rng.codes(rows * cols));
     let values = rng.i8s(tokens * cols);
-    let weights = TernaryView::new(rows, cols, &packed, LAYOUT, Scales::PerTensor(0.037)).unwrap();
-    for cpu in cpus_once() {
+    for (cpu, layout) in cpus_once().iter().flat_map(|cpu| layouts(rows, cols).map(|layout| (cpu, layout))) {
+        let packed = repack(&packed, rows, cols, layout).unwrap();
+        let weights = TernaryView::new(rows, cols, &packed, layout, Scales::PerTensor(0.037)).unwrap();
         let mut together = vec![0.0; tokens * rows];
         let all = acts(cols, &values);
         matmul(cpu, &all, &mut [Part { weights, out: &mut together, add: false }]);
@@ -141,7 +161,7 @@ fn prefill_equals_decode() {
             one.set_raw(cols, &values[t * cols..][..cols], &[all.step(t)]);
             let mut alone = vec![0.0; rows];
             matmul(cpu, &one, &mut [Part { weights, out: &mut alone, add: false }]);
-            assert_eq!(alone, together[t * rows..][..rows], "{cpu:?}, token {t}");
+            assert_eq!(alone, together[t * rows..][..rows], "{cpu:?}, {layout:?}, token {t}");
         }
     }
 }
@@ -152,11 +172,15 @@ fn parts_share_one_call() {
     let mut rng = Rng::new(10);
     let shapes = [20, 0, 5, 700];
     let packed = shapes.map(|rows| pack(LAYOUT, rows, cols, &rng.codes(rows * cols)));
-    for tokens in [1, 5, 20] {
+    // All of one layout, and two of each.
+    let mixed: [Layout; 4] = std::array::from_fn(|i| layouts(shapes[i], cols)[i / 2 * 2]);
+    let of = |at: usize| shapes.map(|rows| layouts(rows, cols)[at]);
+    for (tokens, layouts) in [1, 3, 5, 20].into_iter().flat_map(|n| [of(0), of(1), of(2), mixed].map(|l| (n, l))) {
+        let packed: [Vec<u8>; 4] = std::array::from_fn(|i| repack(&packed[i], shapes[i], cols, layouts[i]).unwrap());
         let acts = acts(cols, &rng.i8s(tokens * cols));
         for cpu in cpus_once() {
             let view = |i: usize| {
-                TernaryView::new(shapes[i], cols, &packed[i], LAYOUT, Scales::PerTensor(1.0 + i as f32)).unwrap()
+                TernaryView::new(shapes[i], cols, &packed[i], layouts[i], Scales::PerTensor(1.0 + i as f32)).unwrap()
             };
             let mut outs = shapes.map(|rows| vec![3.0; tokens * rows]);
             let mut i = 0;
@@ -192,8 +216,9 @@ fn each_row_has_its_own_scale() {
     let sums = expected_sums(&codes, &values, cols, rows);
     let expected: Vec<f32> =
         sums.iter().enumerate().map(|(at, &sum)| sum as f32 * (scales[at % rows] * acts.step(at / rows))).collect();
-    let weights = TernaryView::new(rows, cols, &packed, LAYOUT, Scales::PerRow(&scales)).unwrap();
-    for cpu in cpus_once() {
+    for (cpu, layout) in cpus_once().iter().flat_map(|cpu| layouts(rows, cols).map(|layout| (cpu, layout))) {
+        let packed = repack(&packed, rows, cols, layout).unwrap();
+        let weights = TernaryView::new(rows, cols, &packed, layout, Scales::PerRow(&scales)).unwrap();
         let mut out = vec![0.0; tokens * rows];
         matmul(cpu, &acts, &mut [Part { weights, out: &mut out, add: false }]);
         assert_eq!(out, expected, "{cpu:?}");

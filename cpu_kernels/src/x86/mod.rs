@@ -131,6 +131,14 @@ pub fn load_u8x16(from: &[u8; 16]) -> __m128i {
     unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
 }
 
+/// Fetches a cache line of a stream, some way behind the place that is read.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn prefetch(at: *const u8) {
+    const AHEAD: usize = 2048;
+    _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
+}
+
 /// Sum of the lanes.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -1,12 +1,14 @@
 //! Runs op lists with the SIMD kernels: each op is one kernel call on pre-allocated buffers.
 
+mod kernel;
 mod segment;
 
 use std::{ops::Range, sync::Arc};
 
 use bitnet_cpu_kernels::{Cpu, isa::Isa};
 
-use self::segment::CpuSegment;
+pub use self::kernel::{Kernel, Kernels};
+use self::{kernel::Repacked, segment::CpuSegment};
 use super::{Activations, Backend, CacheRows, SegmentId, Wanted, known_product::KnownProduct};
 use crate::{
     error::{Error, Result},
@@ -19,16 +21,23 @@ use crate::{
 pub struct CpuBackend {
     name: String,
     cpu: Cpu,
+    kernels: Kernels,
     segments: Vec<CpuSegment>,
 }
 
 impl CpuBackend {
-    /// The kernels of `isa` on `threads` threads (at least 1).
+    /// The kernels of `isa` on `threads` threads (at least 1), on matrices as they were loaded.
     pub fn new(isa: Isa, threads: usize) -> Self {
+        Self::with_kernels(isa, threads, Kernels::AsLoaded)
+    }
+
+    /// As [`Self::new`], with other kernels for ternary products.
+    pub fn with_kernels(isa: Isa, threads: usize, kernels: Kernels) -> Self {
         let cpu = Cpu::new(isa, threads.max(1));
         let plural = if cpu.threads() == 1 { "" } else { "s" };
-        let name = format!("CPU ({}, {} thread{plural})", isa.name(), cpu.threads());
-        Self { name, cpu, segments: Vec::new() }
+        let label = kernels.label().map(|label| format!("{label}, ")).unwrap_or_default();
+        let name = format!("CPU ({}, {label}{} thread{plural})", isa.name(), cpu.threads());
+        Self { name, cpu, kernels, segments: Vec::new() }
     }
 }
 
@@ -53,11 +62,9 @@ impl Backend for CpuBackend {
         sizes: &Sizes,
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId> {
-        // Weights stay in the memory map: there is nothing to copy.
-        for layer in segment.layers.clone() {
-            progress(model.weights.blocks[layer].ternary_bytes() as u64);
-        }
-        self.segments.push(CpuSegment::new(&self.cpu, model, segment, sizes));
+        // Weights stay in the memory map, unless they are repacked.
+        let repacked = Repacked::new(&self.cpu, model, segment, &self.kernels, progress)?;
+        self.segments.push(CpuSegment::new(&self.cpu, model, segment, sizes, repacked)?);
         Ok(SegmentId(self.segments.len() - 1))
     }
 

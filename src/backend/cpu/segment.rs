@@ -12,10 +12,13 @@ use bitnet_cpu_kernels::{
     ternary,
 };
 
-use super::super::{Activations, Candidates, Rest, Scored, Wanted};
+use super::{
+    super::{Activations, Candidates, Rest, Scored, Wanted},
+    kernel::Repacked,
+};
 use crate::{
     error::{Error, Result},
-    model::{Activation, Block, Model, Norm, RopeStyle},
+    model::{Activation, Block, Linear, Model, Norm, RopeStyle, TernaryMatrix},
     plan::{
         Segment, Sizes,
         graph::block_ops,
@@ -27,10 +30,13 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct CpuSegment {
     model: Arc<Model>,
+    /// The matrices that are multiplied in another form than the model's.
+    repacked: Repacked,
     layers: Range<usize>,
     embed: bool,
     head: bool,
     ops: Vec<Op>,
+    /// Of the positions of the step.
     rope: RopeTable,
     /// One per layer of the segment.
     caches: Vec<KvCache>,
@@ -48,16 +54,29 @@ pub(super) struct CpuSegment {
 }
 
 impl CpuSegment {
-    pub(super) fn new(cpu: &Cpu, model: &Arc<Model>, segment: &Segment, sizes: &Sizes) -> Self {
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is not the memory for the keys and values.
+    pub(super) fn new(
+        cpu: &Cpu,
+        model: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        repacked: Repacked,
+    ) -> Result<Self> {
         let config = &model.config;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
-        let rope = model.rope_table(sizes.context_tokens);
-        let cache =
-            |_| KvCache::new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type);
-        Self {
+        let cache = |_| {
+            KvCache::try_new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type)
+                .ok_or_else(|| Error::OutOfMemory {
+                    what: format!("the keys and values of {} tokens", sizes.context_tokens),
+                    bytes: sizes.kv_bytes_per_layer(config).saturating_mul(segment.layers.len() as u64),
+                    hint: "lower the context with -c, or take smaller types with -ctk and -ctv".into(),
+                })
+        };
+        Ok(Self {
             ops: block_ops(config),
-            rope,
-            caches: segment.layers.clone().map(cache).collect(),
+            rope: model.rope_table(sizes.batch_tokens),
+            caches: segment.layers.clone().map(cache).collect::<Result<_>>()?,
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
             quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
             normed: vec![0.0; if segment.head { sizes.batch_tokens * config.dim } else { 0 }],
@@ -68,7 +87,8 @@ impl CpuSegment {
             embed: segment.embed,
             head: segment.head,
             model: Arc::clone(model),
-        }
+            repacked,
+        })
     }
 
     /// The keys and values of a layer, counted from the first of the segment.
@@ -101,6 +121,7 @@ impl CpuSegment {
             self.slots[Slot::Hidden as usize][..hidden_len].copy_from_slice(&activations.hidden[..hidden_len]);
         }
 
+        self.rope.fill(positions.clone());
         // Taken out for the loop so that ops can be read while buffers are written.
         let ops = std::mem::take(&mut self.ops);
         for (index, layer) in self.layers.clone().enumerate() {
@@ -137,7 +158,10 @@ impl CpuSegment {
                 let x = &self.slots[*input as usize][..tokens * width];
                 quantize::norm_quantize(cpu, x, width, norm.map(weight), config.rms_eps, &mut self.quantized);
             }
-            Op::Linear { parts } => linear(cpu, &self.quantized, parts, block, &mut self.slots, tokens, config),
+            Op::Linear { parts } => {
+                let matrix = |role| self.repacked.matrix(index, block, role, tokens);
+                linear(cpu, &self.quantized, parts, matrix, &mut self.slots, tokens, config);
+            }
             Op::HeadNorm { slot, norm } => {
                 let x = &mut self.slots[*slot as usize][..tokens * slot.width(config)];
                 norm::rms_norm_in_place(cpu, x, config.head_dim, weight(*norm), config.rms_eps);
@@ -222,20 +246,20 @@ fn screen(cpu: &Cpu, model: &Model) -> Option<Screen> {
 }
 
 /// All parts of a linear in one parallel region; at most three share an input in any known family.
-fn linear(
+fn linear<'a>(
     cpu: &Cpu,
     input: &QuantizedActs,
     parts: &[Part],
-    block: &Block,
+    matrix: impl Fn(Linear) -> &'a TernaryMatrix,
     slots: &mut [Vec<f32>; Slot::ALL.len()],
     tokens: usize,
     config: &crate::model::Config,
 ) {
     let mut outs = slots.each_mut().map(Some);
-    let mut take = |part: &Part| -> ternary::Part<'_> {
+    let mut take = |part: &Part| {
         let out = outs[part.out as usize].take().unwrap_or_else(|| panic!("two parts write {:?}", part.out));
         let len = tokens * part.out.width(config);
-        ternary::Part { weights: block.linear(part.weight).view(), out: &mut out[..len], add: part.add }
+        ternary::Part { weights: matrix(part.weight).view(), out: &mut out[..len], add: part.add }
     };
     match parts {
         [a] => ternary::matmul(cpu, input, &mut [take(a)]),

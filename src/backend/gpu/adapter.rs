@@ -2,8 +2,14 @@
 
 use std::fmt;
 
-use super::fault::Fault;
-use crate::error::{Error, Result};
+use super::{
+    fault::Fault,
+    memory::{self, Memory},
+};
+use crate::{
+    cache_dir::Cache,
+    error::{Error, Result},
+};
 
 /// How a GPU is looked for and opened.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +21,22 @@ pub struct OpenOptions {
     pub name: Option<String>,
     /// Departures from what the device offers.
     pub tuning: Tuning,
+    /// Time the kernels that differ, and take the fastest.
+    pub measure: Measure,
+    /// Where compiled kernels and what was measured are kept; nowhere by default.
+    pub cache: Cache,
+}
+
+/// On which adapters kernels are timed when they are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// On none: the choices of [`AdapterCaps`] and [`Tuning`] hold.
+    #[default]
+    Never,
+    /// On GPUs, where it takes tens of milliseconds.
+    Hardware,
+    /// On software adapters as well, where it takes seconds.
+    Always,
 }
 
 /// Lowers what a device offers, or fixes a choice. For tests, benchmarks and work around drivers.
@@ -34,19 +56,12 @@ pub struct Tuning {
     pub int8_dot: Option<bool>,
     /// Parameters as immediates or through a uniform buffer.
     pub immediates: Option<bool>,
+    /// Weights straight into mapped buffers (true) or through staging memory.
+    pub mapped_upload: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
     /// Something that fails, for tests.
     pub fault: Option<Fault>,
-}
-
-/// Device memory, and how it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// Bytes that may be used.
-    pub bytes: u64,
-    /// "heap size reported by Vulkan", ...
-    pub source: &'static str,
 }
 
 /// What an adapter is and can do.
@@ -72,6 +87,8 @@ pub struct AdapterCaps {
     pub immediates: bool,
     /// GPU time stamps.
     pub timestamps: bool,
+    /// Any buffer can be mapped.
+    pub mappable: bool,
     /// Most bytes of one binding.
     pub max_binding_bytes: u64,
     /// Most bytes of one buffer.
@@ -124,7 +141,7 @@ impl AdapterCaps {
             || info.device_type == wgpu::DeviceType::IntegratedGpu
             || (info.backend == wgpu::Backend::Metal && info.name.starts_with("Apple"));
         Self {
-            memory: memory(adapter, unified_memory),
+            memory: memory::available(adapter, unified_memory),
             name: info.name,
             backend: backend.to_owned(),
             driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
@@ -138,6 +155,7 @@ impl AdapterCaps {
             immediates: features.contains(wgpu::Features::IMMEDIATES)
                 && limits.max_immediate_size as usize >= super::params::PARAM_BYTES,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            mappable: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             unusable: unusable(&limits),
@@ -157,45 +175,6 @@ fn unusable(limits: &wgpu::Limits) -> Option<String> {
         .iter()
         .find(|&&(_, needed, offered)| offered < needed)
         .map(|(what, needed, offered)| format!("{what}: {needed} needed, {offered} offered"))
-}
-
-/// Share of a heap that the desktop and other programs leave to us where memory is shared with the processor.
-const UNIFIED_SHARE_PERCENT: u64 = 60;
-/// The same for memory of the GPU's own.
-const DEDICATED_SHARE_PERCENT: u64 = 90;
-
-fn memory(adapter: &wgpu::Adapter, unified: bool) -> Memory {
-    let share = if unified { UNIFIED_SHARE_PERCENT } else { DEDICATED_SHARE_PERCENT };
-    match vulkan_heap_bytes(adapter) {
-        Some(bytes) => Memory { bytes: bytes / 100 * share, source: "share of the heap size reported by Vulkan" },
-        // wgpu has no memory query. 4 GiB is what the smallest machines with these drivers can give.
-        None => Memory { bytes: 4 << 30, source: "assumed: this driver interface reports no memory size" },
-    }
-}
-
-/// Size of the largest device-local heap.
-#[cfg(not(target_vendor = "apple"))]
-fn vulkan_heap_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
-    const DEVICE_LOCAL: u32 = 1;
-    #[allow(unsafe_code)]
-    // SAFETY: the guard is only read, nothing is destroyed through it.
-    let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
-    #[allow(unsafe_code)]
-    // SAFETY: the physical device belongs to that instance; both live as long as the guard.
-    let properties = unsafe {
-        hal.shared_instance().raw_instance().get_physical_device_memory_properties(hal.raw_physical_device())
-    };
-    properties
-        .memory_heaps_as_slice()
-        .iter()
-        .filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0)
-        .map(|heap| heap.size)
-        .max()
-}
-
-#[cfg(target_vendor = "apple")]
-fn vulkan_heap_bytes(_: &wgpu::Adapter) -> Option<u64> {
-    None
 }
 
 fn instance() -> wgpu::Instance {
@@ -284,6 +263,7 @@ mod tests {
             f16: false,
             immediates: true,
             timestamps: false,
+            mappable: false,
             max_binding_bytes: 1 << 30,
             max_buffer_bytes: 1 << 30,
             memory: Memory { bytes: 1 << 30, source: "test" },

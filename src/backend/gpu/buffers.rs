@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use super::device::Gpu;
+use super::{device::Gpu, slots::too_large};
 use crate::error::{Error, Result};
 
 /// Weights are written in pieces of this size: one large write would need a staging copy of the same size, and
@@ -29,17 +29,22 @@ pub(super) struct Region {
 }
 
 /// Assigns places to regions before anything is allocated, so that arenas are made exactly as large as needed.
+///
+/// Every place is a multiple of the alignment long, and a region is cut by its own size only: the bytes of several
+/// regions are the sum of theirs, in whatever order and arenas they lie.
 #[derive(Debug)]
 pub(super) struct Layout {
     max_arena_bytes: u64,
+    max_binding_bytes: u64,
     alignment: u64,
     /// Bytes used of each arena.
     arenas: Vec<u64>,
 }
 
 impl Layout {
-    pub fn new(max_arena_bytes: u64, alignment: u64) -> Self {
-        Self { max_arena_bytes, alignment, arenas: Vec::new() }
+    pub fn new(max_arena_bytes: u64, max_binding_bytes: u64, alignment: u64) -> Self {
+        let max_arena_bytes = max_arena_bytes / alignment * alignment;
+        Self { max_arena_bytes, max_binding_bytes, alignment, arenas: Vec::new() }
     }
 
     /// Bytes of all arenas.
@@ -54,6 +59,11 @@ impl Layout {
                 what,
                 format!("a row has {row_bytes} bytes, a buffer of this GPU at most {}", self.max_arena_bytes),
             ));
+        }
+        // A single row begins its binding; one of several may begin anywhere between two offsets.
+        let bound_bytes = row_bytes + if rows > 1 { self.alignment } else { 0 };
+        if bound_bytes.next_multiple_of(16) > self.max_binding_bytes {
+            return Err(too_large(what, row_bytes, self.max_binding_bytes));
         }
         let mut pieces = Vec::new();
         let mut row = 0;
@@ -71,7 +81,7 @@ impl Layout {
             let count = fits(offset).min((rows - row) as u64);
             let arena = self.arenas.len() - 1;
             // Kernels read whole words, or groups of four where rows have a multiple of 16 bytes.
-            self.arenas[arena] = offset + (count * row_bytes).next_multiple_of(16);
+            self.arenas[arena] = offset + (count * row_bytes).next_multiple_of(self.alignment);
             pieces.push(Piece { rows: row..row + count as usize, arena, offset });
             row += count as usize;
         }
@@ -97,9 +107,12 @@ pub(super) struct Window<'a> {
 impl Arenas {
     /// Allocates what `layout` asks for.
     pub fn new(gpu: &Gpu, layout: &Layout) -> Result<Self> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffers = layout.arenas.iter().map(|&bytes| gpu.buffer("weights", bytes, usage)).collect::<Result<_>>()?;
-        Ok(Self { buffers })
+        let storage = wgpu::BufferUsages::STORAGE;
+        let arena = |&bytes: &u64| match gpu.maps_weights() {
+            true => gpu.mapped_buffer("weights", bytes, storage),
+            false => gpu.buffer("weights", bytes, storage | wgpu::BufferUsages::COPY_DST),
+        };
+        Ok(Self { buffers: layout.arenas.iter().map(arena).collect::<Result<_>>()? })
     }
 
     /// The region in bindings of at most `max_bytes` and `max_rows`, in order.
@@ -111,7 +124,7 @@ impl Arenas {
                 let begin = piece.offset + (row - piece.rows.start) as u64 * region.row_bytes;
                 let bound = begin / alignment * alignment;
                 let before_bytes = begin - bound;
-                // One row at least: `load` refuses rows above half a binding.
+                // One row at least: `place` refuses rows that no binding holds.
                 let fitting = (max_bytes.saturating_sub(before_bytes + 15) / region.row_bytes).max(1) as usize;
                 let rows = row..piece.rows.end.min(row.saturating_add(fitting.min(max_rows)));
                 let size = (before_bytes + rows.len() as u64 * region.row_bytes).next_multiple_of(16);
@@ -128,17 +141,25 @@ impl Arenas {
     }
 }
 
-/// Writes regions piece by piece.
+/// Writes regions piece by piece: where the GPU reads them, or through staging memory.
 pub(super) struct Uploader<'a> {
     gpu: &'a Gpu,
     arenas: &'a Arenas,
+    /// One for each arena; empty where they cannot be mapped.
+    mapped: Vec<wgpu::BufferViewMut>,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     progress: &'a mut dyn FnMut(u64),
 }
 
 impl<'a> Uploader<'a> {
-    pub fn new(gpu: &'a Gpu, arenas: &'a Arenas, progress: &'a mut dyn FnMut(u64)) -> Self {
-        Self { gpu, arenas, in_flight: VecDeque::new(), progress }
+    pub fn new(gpu: &'a Gpu, arenas: &'a Arenas, progress: &'a mut dyn FnMut(u64)) -> Result<Self> {
+        let view = |buffer: &wgpu::Buffer| {
+            let failed =
+                |e: wgpu::MapRangeError| Error::Gpu { action: "mapping weights".into(), reason: e.to_string() };
+            buffer.get_mapped_range_mut(..).map_err(failed)
+        };
+        let mapped = if gpu.maps_weights() { arenas.buffers.iter().map(view).collect::<Result<_>>()? } else { vec![] };
+        Ok(Self { gpu, arenas, mapped, in_flight: VecDeque::new(), progress })
     }
 
     /// Fills a region with `sources`, one after the other.
@@ -168,6 +189,12 @@ impl<'a> Uploader<'a> {
     }
 
     fn write_piece(&mut self, arena: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(view) = self.mapped.get_mut(arena) {
+            let begin = usize::try_from(offset).unwrap_or(usize::MAX);
+            view.slice(begin..begin + bytes.len()).copy_from_slice(bytes);
+            (self.progress)(bytes.len() as u64);
+            return Ok(());
+        }
         let buffer = &self.arenas.buffers[arena];
         // Only the last piece of a matrix can be a fraction of a word; what follows it there is padding.
         let (words, tail) = bytes.split_at(bytes.len() / 4 * 4);
@@ -189,6 +216,10 @@ impl<'a> Uploader<'a> {
 
     /// Waits until everything has arrived.
     pub fn finish(mut self) -> Result<()> {
+        if !self.mapped.is_empty() {
+            self.mapped.clear();
+            self.arenas.buffers.iter().for_each(wgpu::Buffer::unmap);
+        }
         match self.in_flight.pop_back() {
             Some(last) => self.gpu.wait(last),
             None => Ok(()),
@@ -206,20 +237,42 @@ mod tests {
 
     #[test]
     fn regions_are_aligned_and_stay_whole_where_they_can() {
-        let mut layout = Layout::new(1000, 256);
+        let mut layout = Layout::new(1100, 1024, 256);
         assert_eq!(pieces(&layout.place("a", 3, 100).unwrap()), [(0..3, 0, 0)]);
         assert_eq!(pieces(&layout.place("b", 4, 100).unwrap()), [(0..4, 0, 512)]);
         assert_eq!(pieces(&layout.place("c", 2, 100).unwrap()), [(0..2, 1, 0)]);
-        assert_eq!(layout.arenas, [912, 208]);
-        assert_eq!(layout.bytes(), 1120);
+        assert_eq!(layout.arenas, [1024, 256]);
+        assert_eq!(layout.bytes(), 1280);
     }
 
     #[test]
     fn a_region_larger_than_an_arena_is_split_by_rows() {
-        let mut layout = Layout::new(1000, 256);
+        let mut layout = Layout::new(1024, 704, 256);
         assert_eq!(pieces(&layout.place("a", 7, 300).unwrap()), [(0..3, 0, 0), (3..6, 1, 0), (6..7, 2, 0)]);
         assert_eq!(pieces(&layout.place("b", 2, 300).unwrap()), [(0..2, 3, 0)]);
-        let error = layout.place("row too long", 1, 1001).unwrap_err().to_string();
-        assert!(error.contains("row too long") && error.contains("1001"), "{error}");
+        let error = layout.place("row too long", 1, 1025).unwrap_err().to_string();
+        assert!(error.contains("row too long") && error.contains("a buffer of this GPU at most 1024"), "{error}");
+        assert!(layout.place("one row", 1, 704).is_ok());
+        let error = layout.place("rows", 2, 500).unwrap_err().to_string();
+        assert!(error.contains("rows") && error.contains("binds at most 704"), "{error}");
+    }
+
+    #[test]
+    fn bytes_add_up_in_any_order() {
+        let regions = [(7, 300), (1, 5), (2, 300), (40, 16), (3, 340)];
+        let alone = |&(rows, row_bytes): &(usize, u64)| {
+            let mut layout = Layout::new(1024, 704, 256);
+            layout.place("alone", rows, row_bytes).unwrap();
+            layout.bytes()
+        };
+        let sum: u64 = regions.iter().map(alone).sum();
+        for turn in 0..regions.len() {
+            let mut layout = Layout::new(1024, 704, 256);
+            for i in 0..regions.len() {
+                let (rows, row_bytes) = regions[(i + turn) % regions.len()];
+                layout.place("together", rows, row_bytes).unwrap();
+            }
+            assert_eq!(layout.bytes(), sum, "beginning with {turn}");
+        }
     }
 }

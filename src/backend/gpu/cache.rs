@@ -25,7 +25,7 @@ impl LayerCache {
 
 impl Rows<'_> {
     fn bytes(&self, positions: usize) -> u64 {
-        (positions * self.width * self.ty.bytes()) as u64
+        self.ty.bytes(positions * self.width) as u64
     }
 
     fn decode(&self, bytes: &[u8], out: &mut Vec<f32>) {
@@ -35,6 +35,7 @@ impl Rows<'_> {
             KvType::F32 => {
                 out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
+            KvType::Q8_0 => unreachable!("refused when the segment is planned"),
         }
     }
 
@@ -42,6 +43,7 @@ impl Rows<'_> {
         let bytes: Vec<u8> = match self.ty {
             KvType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             KvType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            KvType::Q8_0 => unreachable!("refused when the segment is planned"),
         };
         gpu.queue.write_buffer(self.buffer, self.bytes(start), &bytes);
     }

@@ -48,7 +48,7 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
     let bindings: Vec<_> = buffers.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect();
     let mut builder = Builder::new(gpu);
     let dispatch = builder.dispatch(run.variant, run.constants, run.params, &bindings, run.grid.map(Extent::Fixed))?;
-    let mut uniforms = builder.uniforms()?;
+    let mut uniforms = builder.finish()?;
 
     let written: Vec<_> = (0..buffers.len()).filter(|&i| kernel.bindings[i] == Access::Write).collect();
     let sources: Vec<_> = written.iter().map(|&i| (&buffers[i], buffers[i].size())).collect();
@@ -57,7 +57,8 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
     let mut recorder = Recorder::default();
     recorder.record(&mut encoder, [&dispatch], &run.dynamic, &mut uniforms);
     let pending = readback.record(&mut encoder, &sources);
-    let submission = recorder.submit(gpu, encoder, &uniforms)?;
+    let recorded = recorder.finish(encoder);
+    let submission = recorder.submit(gpu, recorded, &uniforms)?;
     readback.read(gpu, pending, submission, |mut bytes| {
         let mut contents = vec![Vec::new(); buffers.len()];
         for &i in &written {
@@ -151,14 +152,8 @@ pub fn ternary_product(
     Ok(values.into_iter().map(|value| value as i32).collect())
 }
 
-/// Compares one small product of each ternary kernel with the scalar reference. A driver that gets this wrong
-/// would write garbage text, so the GPU is not used then.
-pub(super) fn self_test(gpu: &Gpu) -> Result<()> {
-    let known = KnownProduct::new();
-    compare(gpu, &known, &known.weights(), [Shader::TernaryMatvec, Shader::TernaryMatmul])
-}
-
-/// The same for the kernels with stored scales, before a model that needs them is loaded.
+/// Compares a small product of each kernel with stored scales with the scalar reference, before a model that needs
+/// them is loaded.
 pub(super) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
     let known = KnownProduct::grouped();
     let weights = known.weights();

@@ -7,16 +7,17 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use super::{
     adapter::{self, AdapterCaps, OpenOptions, Tuning},
+    compile::{Compiler, layout_entry},
     fault::Fault,
-    params::PARAM_BYTES,
-    pipelines::{Access, Choices, Lanes, ParamSource, Product, Shader, Variant},
+    memory::Memory,
+    pipelines::{Choices, Lanes, ParamSource, Product, Variant},
 };
 use crate::error::{Error, Result};
 
@@ -35,26 +36,6 @@ struct Health {
     error: Option<String>,
 }
 
-/// A compute pipeline and the layout of its bind group 0.
-#[derive(Clone, Debug)]
-pub(super) struct Pipeline {
-    pub pipeline: wgpu::ComputePipeline,
-    pub layout: wgpu::BindGroupLayout,
-}
-
-struct CachedPipeline {
-    variant: Variant,
-    constants: Vec<(&'static str, f64)>,
-    pipeline: Pipeline,
-}
-
-#[derive(Default)]
-struct Caches {
-    layouts: Vec<(&'static [Access], wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
-    modules: Vec<(Variant, wgpu::ShaderModule)>,
-    pipelines: Vec<CachedPipeline>,
-}
-
 /// An open GPU.
 pub struct Gpu {
     pub(super) device: wgpu::Device,
@@ -68,15 +49,16 @@ pub struct Gpu {
     pub(super) uniform_layout: Option<wgpu::BindGroupLayout>,
     health: Arc<Mutex<Health>>,
     objects: AtomicU64,
-    caches: Mutex<Caches>,
+    fault_suspended: AtomicBool,
+    pub(super) compiler: Compiler,
 }
 
 /// A panic while one of our locks was held leaves plain data behind: it stays usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -85,7 +67,11 @@ impl Gpu {
     pub fn open(options: &OpenOptions) -> Result<Self> {
         let (adapter, caps) = adapter::select(options)?;
         let tuning = options.tuning.clone();
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::IMMEDIATES | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = wgpu::Features::SUBGROUP
+            | wgpu::Features::IMMEDIATES
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+            | wgpu::Features::PIPELINE_CACHE;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bitnet-gpu"),
             required_features: wanted & adapter.features(),
@@ -118,6 +104,7 @@ impl Gpu {
             params: if immediates { ParamSource::Immediate } else { ParamSource::Uniform },
         };
         let limits = device.limits();
+        let compiler = Compiler::new(&device, options.cache.clone(), format!("{} {caps}", env!("CARGO_PKG_VERSION")));
         let mut gpu = Self {
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(32),
             device,
@@ -128,7 +115,8 @@ impl Gpu {
             uniform_layout: None,
             health,
             objects: AtomicU64::new(0),
-            caches: Mutex::new(Caches::default()),
+            fault_suspended: AtomicBool::new(false),
+            compiler,
         };
         if choices.params == ParamSource::Uniform {
             gpu.uniform_layout = Some(gpu.create_uniform_layout());
@@ -145,6 +133,11 @@ impl Gpu {
     /// The choices made for this device.
     pub fn choices(&self) -> Choices {
         self.choices
+    }
+
+    /// Takes other choices of kernels; parameters reach them as before.
+    pub(super) fn choose(&mut self, choices: Choices) {
+        self.choices = Choices { params: self.choices.params, ..choices };
     }
 
     /// Departures asked for when it was opened.
@@ -165,7 +158,19 @@ impl Gpu {
 
     /// Bytes of device memory that may be used.
     pub fn memory_bytes(&self) -> u64 {
-        self.tuning.memory_bytes.unwrap_or(self.caps.memory.bytes)
+        self.memory().bytes
+    }
+
+    /// The same, and how it is known.
+    pub fn memory(&self) -> Memory {
+        let given = self.tuning.memory_bytes.map(|bytes| Memory { bytes, source: "given" });
+        given.unwrap_or(self.caps.memory)
+    }
+
+    /// True when weights are written where the GPU reads them. On a GPU with memory of its own that would be the
+    /// memory of the processor.
+    pub(super) fn maps_weights(&self) -> bool {
+        self.caps.mappable && self.tuning.mapped_upload.unwrap_or(self.caps.unified_memory)
     }
 
     /// What the offset of a binding must be a multiple of.
@@ -186,9 +191,18 @@ impl Gpu {
         move || device.destroy()
     }
 
+    /// Keeps the fault of a test from its self-test, which runs steps as well.
+    pub(super) fn suspend_fault(&self, suspended: bool) {
+        self.fault_suspended.store(suspended, Ordering::Relaxed);
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.tuning.fault.filter(|_| !self.fault_suspended.load(Ordering::Relaxed))
+    }
+
     /// True when the fault of a test is meant for the step that runs `positions`.
     pub(super) fn fault_in(&self, positions: &Range<usize>) -> Option<Fault> {
-        self.tuning.fault.filter(|fault| fault.hits(positions))
+        self.fault().filter(|fault| fault.hits(positions))
     }
 
     /// Reports a failure as wgpu's callbacks do.
@@ -208,14 +222,29 @@ impl Gpu {
         }
     }
 
-    fn count(&self) {
+    pub(super) fn count(&self) {
         self.objects.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A buffer; out of memory is an error of this call and leaves the device usable.
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.create_buffer(label, bytes, usage, false)
+    }
+
+    /// The same, mapped for writing: to be unmapped before it is used.
+    pub(super) fn mapped_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.create_buffer(label, bytes, usage | wgpu::BufferUsages::MAP_WRITE, true)
+    }
+
+    fn create_buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped_at_creation: bool,
+    ) -> Result<wgpu::Buffer> {
         let action = || format!("allocating {bytes} bytes for {label}");
-        if self.tuning.fault == Some(Fault::Load) && label == "key cache" {
+        if self.fault() == Some(Fault::Load) && label == "key cache" {
             return Err(Error::Gpu { action: action(), reason: "out of memory (a test)".to_owned() });
         }
         self.count();
@@ -224,7 +253,7 @@ impl Gpu {
             label: Some(label),
             size: bytes.next_multiple_of(4).max(4),
             usage,
-            mapped_at_creation: false,
+            mapped_at_creation,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(Error::Gpu { action: action(), reason: one_line(&error.to_string()) });
@@ -272,88 +301,29 @@ impl Gpu {
         })
     }
 
-    /// The pipeline of a kernel; built on first use, then shared.
-    pub(super) fn pipeline(&self, variant: Variant, constants: &[(&'static str, f64)]) -> Result<Pipeline> {
-        let mut caches = lock(&self.caches);
-        if let Some(cached) = caches.pipelines.iter().find(|c| c.variant == variant && c.constants == constants) {
-            return Ok(cached.pipeline.clone());
-        }
-        let (layout, pipeline_layout) = self.layouts(&mut caches, variant.shader);
-        let module = self.module(&mut caches, variant);
-        let kernel = variant.shader.kernel();
-        let mut all = constants.to_vec();
-        all.push(("WG", f64::from(kernel.workgroup)));
-        self.count();
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &all,
-                // Every kernel writes workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        self.check(&format!("building the kernel {}", variant.name()))?;
-        let pipeline = Pipeline { pipeline, layout };
-        caches.pipelines.push(CachedPipeline { variant, constants: constants.to_vec(), pipeline: pipeline.clone() });
-        Ok(pipeline)
-    }
-
-    fn layouts(&self, caches: &mut Caches, shader: Shader) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
-        let bindings = shader.kernel().bindings;
-        if let Some((_, layout, pipeline_layout)) = caches.layouts.iter().find(|(have, ..)| *have == bindings) {
-            return (layout.clone(), pipeline_layout.clone());
-        }
-        let entries: Vec<_> = (0..)
-            .zip(bindings)
-            .map(|(binding, &access)| {
-                let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
-                let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
-                layout_entry(binding, ty)
-            })
-            .collect();
-        self.count();
-        let layout =
-            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-        self.count();
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: None,
-            bind_group_layouts: &[Some(&layout), self.uniform_layout.as_ref()]
-                [..1 + usize::from(self.uniform_layout.is_some())],
-            immediate_size: if self.choices.params == ParamSource::Immediate { PARAM_BYTES as u32 } else { 0 },
-        });
-        caches.layouts.push((bindings, layout.clone(), pipeline_layout.clone()));
-        (layout, pipeline_layout)
-    }
-
-    fn module(&self, caches: &mut Caches, variant: Variant) -> wgpu::ShaderModule {
-        if let Some((_, module)) = caches.modules.iter().find(|(have, _)| *have == variant) {
-            return module.clone();
-        }
+    /// The module of a variant; without wgpu's bounds checks, unless they are asked for.
+    ///
+    /// The text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks the shape of
+    /// every tensor against the configuration and sizes buffers by it, `run` checks ids, positions and token counts,
+    /// and windows end inside their region. Its loops end: each counts up to such a size. Its divisors are counts of
+    /// heads, splits and columns, which `load` checks to be at least 1. tests/gpu_model.rs runs the whole model with
+    /// checks on as well and compares.
+    pub(super) fn module(&self, variant: Variant) -> wgpu::ShaderModule {
         self.count();
         let name = variant.name();
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&name),
             source: wgpu::ShaderSource::Wgsl(variant.compose().into()),
         };
-        let module = if self.tuning.checked_shaders {
+        if self.tuning.checked_shaders {
             self.device.create_shader_module(descriptor)
         } else {
             #[allow(unsafe_code)]
-            // SAFETY: the text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks
-            // the shape of every tensor against the configuration and sizes buffers by it, `run` checks ids,
-            // positions and token counts, and windows end inside their region. Its loops end: each counts up to
-            // such a size. Its divisors are counts of heads, splits and columns, which `load` checks to be at least 1.
-            // tests/gpu_model.rs runs the whole model with checks on as well and compares.
+            // SAFETY: our own text, whose indices and loops are bounded as the doc of this function says.
             unsafe {
                 self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
             }
-        };
-        caches.modules.push((variant, module.clone()));
-        module
+        }
     }
 
     /// Waits for a submission, and reports what went wrong until then.
@@ -379,8 +349,4 @@ impl Gpu {
             .map(drop)
             .map_err(|e| Error::Gpu { action: "waiting for the GPU".to_owned(), reason: one_line(&e.to_string()) })
     }
-}
-
-fn layout_entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
-    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }

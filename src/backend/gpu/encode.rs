@@ -1,12 +1,17 @@
 //! Dispatches prepared at load, and their recording: per step only parameters change.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
-    device::{Gpu, Pipeline},
+    compile::Slot,
+    device::Gpu,
     params::{Dynamic, PARAM_BYTES, Params},
     pipelines::{Shader, Variant},
     profile::{Profiler, Traffic},
+    readback::Pending,
 };
 use crate::error::Result;
 
@@ -33,7 +38,7 @@ impl Extent {
 
 /// A dispatch whose pipeline, bind group, grid and fixed parameters are made at load.
 pub(super) struct Dispatch {
-    pipeline: wgpu::ComputePipeline,
+    pipeline: Arc<Slot>,
     bind_group: wgpu::BindGroup,
     params: Params,
     grid: [Extent; 3],
@@ -66,7 +71,7 @@ impl<'a> Builder<'a> {
         buffers: &[wgpu::BufferBinding<'_>],
         grid: [Extent; 3],
     ) -> Result<Dispatch> {
-        let Pipeline { pipeline, layout } = self.gpu.pipeline(variant, constants)?;
+        let (pipeline, layout) = self.gpu.compiler.want(self.gpu, variant, constants);
         let bind_group = self.gpu.bind_group(&layout, buffers);
         self.gpu.check(&format!("binding the buffers of {}", variant.name()))?;
         let slot = self.slots;
@@ -81,8 +86,9 @@ impl<'a> Builder<'a> {
         Variant::new(shader, self.gpu.choices(), None)
     }
 
-    /// The buffer for the parameters of all dispatches made, where the device needs one.
-    pub fn uniforms(self) -> Result<Option<Uniforms>> {
+    /// Builds the pipelines of all dispatches made, and the buffer for their parameters where the device needs one.
+    pub fn finish(self) -> Result<Option<Uniforms>> {
+        self.gpu.compiler.build(self.gpu)?;
         match &self.gpu.uniform_layout {
             Some(layout) => Uniforms::new(self.gpu, layout, self.slots as usize).map(Some),
             None => Ok(None),
@@ -93,7 +99,10 @@ impl<'a> Builder<'a> {
 impl Dispatch {
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>, dynamic: &Dynamic, uniforms: &mut Option<Uniforms>) {
         let params = self.params.with(dynamic);
-        pass.set_pipeline(&self.pipeline);
+        // `Builder::finish` has built it; without a pipeline wgpu reports the dispatch as an error.
+        if let Some(pipeline) = self.pipeline.get() {
+            pass.set_pipeline(pipeline);
+        }
         pass.set_bind_group(0, &self.bind_group, &[]);
         match uniforms {
             Some(uniforms) => {
@@ -163,24 +172,39 @@ impl Recorder {
         self.recording += begin.elapsed();
     }
 
-    /// Submits what was recorded; while it is timed, waits for it as well. Each dispatch may be recorded once between two submits.
+    /// Ends the recording of a submit. Each dispatch may be recorded once between two submits.
+    pub fn finish(&mut self, mut encoder: wgpu::CommandEncoder) -> Recorded {
+        let begin = Instant::now();
+        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
+        let commands = encoder.finish();
+        self.recording += begin.elapsed();
+        Recorded { commands, stamps }
+    }
+
+    /// Submits what was recorded last; while it is timed, waits for it as well.
     pub fn submit(
         &mut self,
         gpu: &Gpu,
-        mut encoder: wgpu::CommandEncoder,
+        recorded: Recorded,
         uniforms: &Option<Uniforms>,
     ) -> Result<wgpu::SubmissionIndex> {
         let begin = Instant::now();
         if let Some(uniforms) = uniforms {
             gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
         }
-        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
-        let submission = gpu.queue.submit([encoder.finish()]);
+        let submission = gpu.queue.submit([recorded.commands]);
         self.submits += 1;
         self.recording += begin.elapsed();
-        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, stamps) {
+        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, recorded.stamps) {
             profiler.read(gpu, stamps, submission.clone())?;
         }
         Ok(submission)
     }
+}
+
+/// What is ready to be submitted.
+pub(super) struct Recorded {
+    commands: wgpu::CommandBuffer,
+    /// Of the profiler.
+    stamps: Option<Pending>,
 }

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
 //! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
-//! [`pipelines`] (the table of kernels) and [`params`], `weights` and `buffers` (upload), `slots` (activations),
+//! [`self_test`], [`pipelines`] (the table of kernels), `compile` and [`params`], `weights` and `buffers` (upload), `slots` (activations),
 //! `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), `profile`, [`debug`].
 //!
 //! Nothing is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
@@ -12,7 +12,11 @@ pub mod adapter;
 
 mod buffers;
 
+mod demand;
+
 mod cache;
+
+mod compile;
 
 pub mod debug;
 
@@ -24,6 +28,8 @@ pub mod fault;
 
 mod lower;
 
+mod memory;
+
 pub mod params;
 
 pub mod pipelines;
@@ -33,6 +39,10 @@ mod profile;
 mod readback;
 
 mod segment;
+
+mod select;
+
+pub mod self_test;
 
 mod slots;
 
@@ -44,32 +54,40 @@ use crate::{
     backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     error::{Error, Result},
     model::Model,
-    plan::{Segment, Sizes},
+    plan::{Demand, Segment, SegmentBytes, Sizes},
 };
-pub use adapter::{AdapterCaps, Memory, OpenOptions, Tuning, adapters};
+pub use adapter::{AdapterCaps, Measure, OpenOptions, Tuning, adapters};
 pub use device::Gpu;
+pub use memory::Memory;
 pub use profile::KernelTime;
-pub use segment::{Counters, SegmentBytes};
+pub use segment::Counters;
+pub use self_test::Candidate;
 
 /// Runs segments on one GPU.
 pub struct GpuBackend {
     name: String,
     gpu: Arc<Gpu>,
     segments: Vec<segment::Loaded>,
+    compared: Vec<Candidate>,
 }
 
 impl GpuBackend {
     /// Opens the adapter that `options` ask for, and refuses it when it fails the self-test.
     pub fn open(options: &OpenOptions) -> Result<Self> {
-        let gpu = Gpu::open(options)?;
-        debug::self_test(&gpu)?;
-        Ok(Self::on(Arc::new(gpu)))
+        let (gpu, compared) = self_test::prepare(Gpu::open(options)?, options)?;
+        gpu.compiler.keep();
+        Ok(Self { compared, ..Self::on(gpu) })
     }
 
     /// An empty backend on a GPU that is open already; it shares the compiled kernels.
     pub fn on(gpu: Arc<Gpu>) -> Self {
         let name = format!("GPU ({}, {})", gpu.caps().name, gpu.caps().backend);
-        Self { name, gpu, segments: Vec::new() }
+        Self { name, gpu, segments: Vec::new(), compared: Vec::new() }
+    }
+
+    /// The ways to compute that were compared when it was opened: none where an earlier run has done that.
+    pub fn compared(&self) -> &[Candidate] {
+        &self.compared
     }
 
     /// The device, for its capabilities and for tests.
@@ -107,6 +125,11 @@ impl GpuBackend {
         Ok((&self.gpu, loaded))
     }
 
+    /// What all parts of `model` would take; an error when the GPU cannot run it, whatever its memory.
+    pub fn demand(&self, model: &Model, sizes: &Sizes) -> Result<Demand> {
+        demand::demand(&self.gpu, model, sizes)
+    }
+
     /// What has been done so far: the difference of two readings describes a step.
     pub fn counters(&self) -> Counters {
         let mut all = Counters { objects_created: self.gpu.objects_created(), ..Counters::default() };
@@ -133,6 +156,7 @@ impl Backend for GpuBackend {
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId> {
         self.segments.push(segment::Loaded::new(&self.gpu, model, segment, sizes, progress)?);
+        self.gpu.compiler.keep();
         Ok(SegmentId(self.segments.len() - 1))
     }
 

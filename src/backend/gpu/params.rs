@@ -102,4 +102,13 @@ params! {
 
     /// head.wgsl
     Head { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, vocab: u32, place: u32 }
+
+    /// top_logits.wgsl
+    TopLogits { vocab: u32, per_block: u32 }
+
+    /// merge_top.wgsl
+    MergeTop { blocks: u32 }
+
+    /// argmax.wgsl
+    Argmax { vocab: u32 }
 }

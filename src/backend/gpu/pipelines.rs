@@ -4,7 +4,10 @@
 //! `shaders/common/` the kernel uses, the kernel, and the declaration of its parameters. Numbers are
 //! pipeline constants (`override`), never text.
 
+use std::fmt;
+
 use bitnet_cpu_kernels::format::DenseType;
+use serde::{Deserialize, Serialize};
 
 use super::params;
 
@@ -38,10 +41,13 @@ pub enum Shader {
     GateUp,
     RmsNorm,
     Head,
+    TopLogits,
+    MergeTop,
+    Argmax,
 }
 
 /// Which twin of the reductions: through subgroup operations or through workgroup memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Lanes {
     Subgroup,
@@ -49,7 +55,7 @@ pub enum Lanes {
 }
 
 /// Which twin of the ternary product. Both give the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Product {
     Int8,
@@ -72,6 +78,24 @@ pub struct Choices {
     pub lanes: Lanes,
     pub product: Product,
     pub params: ParamSource,
+}
+
+impl fmt::Display for Choices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lanes = match self.lanes {
+            Lanes::Subgroup => "subgroups",
+            Lanes::Workgroup => "no subgroups",
+        };
+        let product = match self.product {
+            Product::Int8 => "int8 dot products",
+            Product::F32 => "f32 products",
+        };
+        let params = match self.params {
+            ParamSource::Immediate => "immediates",
+            ParamSource::Uniform => "a uniform buffer",
+        };
+        write!(f, "{lanes}, {product}, {params}")
+    }
 }
 
 /// A piece of text in front of a kernel.
@@ -115,6 +139,8 @@ const FINITE: Piece = Piece::Always(shader!("common/finite.wgsl"));
 const GATE: Piece = Piece::Always(shader!("common/gate.wgsl"));
 const KV_CACHE: Piece = Piece::Always(shader!("common/kv_cache.wgsl"));
 const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
+const RANK: Piece = Piece::Always(shader!("common/rank.wgsl"));
+const TOP: Piece = Piece::Always(shader!("common/top.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
 const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
 const TERNARY_STORE: Piece = Piece::Always(shader!("common/ternary_store.wgsl"));
@@ -126,7 +152,7 @@ const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Embed,
         Self::NormQuantize,
         Self::MergeNormQuantize,
@@ -142,6 +168,9 @@ impl Shader {
         Self::GateUp,
         Self::RmsNorm,
         Self::Head,
+        Self::TopLogits,
+        Self::MergeTop,
+        Self::Argmax,
     ];
 
     /// The table.
@@ -283,6 +312,34 @@ impl Shader {
                 workgroup: 64,
                 constants: &["TILE"],
                 params: params::Head::FIELDS,
+            },
+            Self::TopLogits => Kernel {
+                name: "top_logits",
+                source: shader!("top_logits.wgsl"),
+                pieces: &[Piece::Lane, RANK, TOP],
+                bindings: &[R, W, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::TopLogits::FIELDS,
+            },
+            Self::MergeTop => Kernel {
+                name: "merge_top",
+                source: shader!("merge_top.wgsl"),
+                pieces: &[Piece::Lane, RANK, TOP],
+                bindings: &[R, R, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::MergeTop::FIELDS,
+            },
+            // One workgroup: the widest.
+            Self::Argmax => Kernel {
+                name: "argmax",
+                source: shader!("argmax.wgsl"),
+                pieces: &[Piece::PlainLane, RANK],
+                bindings: &[R, W, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::Argmax::FIELDS,
             },
         }
     }

@@ -55,7 +55,10 @@ impl Shader {
             | Self::MergeNormQuantizeGrouped
             | Self::RopeAppend
             | Self::GateUp
-            | Self::RmsNorm => Streams::Little,
+            | Self::RmsNorm
+            | Self::TopLogits
+            | Self::MergeTop
+            | Self::Argmax => Streams::Little,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! A loaded segment: buffers, dispatch lists, and the steps that run them.
 
+mod ahead;
+
 use std::{ops::Range, sync::Arc, time::Duration};
 
+use self::ahead::Ahead;
 use super::{
     buffers::{Arenas, Layout},
     cache, debug,
@@ -12,36 +15,19 @@ use super::{
     params::Dynamic,
     profile::{KernelTime, Profiler},
     readback::Readback,
+    select::{Choice, Select},
     slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
     weights::Weights,
 };
 use crate::{
-    backend::{Activations, CacheRows, Wanted},
+    backend::{Activations, CacheRows, Candidates, Wanted},
     error::{Error, Result},
     model::Model,
-    plan::{Segment, Sizes, graph::block_ops},
+    plan::{Segment, SegmentBytes, Sizes, graph::block_ops},
 };
 
 /// Tokens that share a reading of the head's weights when the logits of many are wanted.
 const HEAD_TILE: u32 = 4;
-
-/// Device memory of a segment, known before anything is allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentBytes {
-    /// Weights, norms and the table of rotations.
-    pub weights: u64,
-    /// Key/value caches.
-    pub kv: u64,
-    /// Activations.
-    pub activations: u64,
-}
-
-impl SegmentBytes {
-    /// The sum.
-    pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.activations
-    }
-}
 
 /// What steps have done so far; differences between two readings describe a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +65,10 @@ struct Planned {
 }
 
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
-    let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.offset_alignment());
+    if let Some(reason) = sizes.cpu_only() {
+        return Err(Error::unsupported("this cache on the GPU", reason));
+    }
+    let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
     let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
@@ -93,10 +82,14 @@ pub fn segment_bytes(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes)
 }
 
 fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentBytes {
+    let Planned { layout, weights, shape } = planned;
     SegmentBytes {
-        weights: planned.layout.bytes(),
-        kv: planned.shape.kv_bytes(segment.layers.len()),
-        activations: planned.shape.activation_bytes(&model.config),
+        weights: weights.layer_bytes,
+        tables: weights.table_bytes,
+        kv: shape.kv_bytes(segment.layers.len()),
+        activations: layout.bytes() - weights.layer_bytes - weights.table_bytes
+            + shape.activation_bytes(&model.config)
+            + if segment.head { Select::bytes(model.config.vocab) } else { 0 },
     }
 }
 
@@ -117,6 +110,8 @@ pub(super) struct Loaded {
     /// Logits of one token, and of several; empty when hidden states go out.
     head_one: Vec<Dispatch>,
     head_many: Vec<Dispatch>,
+    /// With the head.
+    select: Option<Select>,
     uniforms: Option<Uniforms>,
     readback: Readback,
     recorder: Recorder,
@@ -125,6 +120,22 @@ pub(super) struct Loaded {
     cached_tokens: usize,
     /// What a test makes fail in the step at hand.
     fault: Option<Fault>,
+    /// A step that is recorded before it is asked for.
+    ahead: Option<Ahead>,
+    /// Position and id of the next step, where the last one chose the id and left it on the device.
+    chosen: Option<(usize, u32)>,
+    /// Position and id of the step whose logits are still on the device.
+    logits_of: Option<(usize, u32)>,
+}
+
+/// Where the results of a step go.
+enum Output<'a> {
+    Nothing,
+    Hidden(&'a mut [f32]),
+    /// Of these tokens of the step.
+    Logits(Range<usize>, &'a mut Vec<f32>),
+    /// Of the last token.
+    Best(Choice, &'a mut Candidates),
 }
 
 impl Loaded {
@@ -177,12 +188,15 @@ impl Loaded {
             Some(region) => lowering.embed(&model.weights.token_embd, region)?,
             None => Vec::new(),
         };
-        let (mut head_one, mut head_many) = (Vec::new(), Vec::new());
+        let (mut head_one, mut head_many, mut select) = (Vec::new(), Vec::new(), None);
         if let (Some(region), Some(norm)) = (&weights.head, &weights.output_norm) {
             head_one = lowering.head(model.weights.head(), region, norm, 1)?;
             head_many = lowering.head(model.weights.head(), region, norm, HEAD_TILE)?;
         }
-        let uniforms = lowering.builder.uniforms()?;
+        if segment.head {
+            select = Some(Select::new(gpu, &mut lowering.builder, &slots, config.vocab)?);
+        }
+        let uniforms = lowering.builder.finish()?;
         let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
             0
         } else {
@@ -204,12 +218,16 @@ impl Loaded {
             prefill,
             head_one,
             head_many,
+            select,
             uniforms,
             readback,
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached_tokens: 0,
             fault: None,
+            ahead: None,
+            chosen: None,
+            logits_of: None,
         })
     }
 
@@ -227,6 +245,7 @@ impl Loaded {
         if positions.end > self.sizes.context_tokens {
             return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
         }
+        self.forget_ahead(gpu)?;
         cache::write(gpu, self.arrays(layer), positions.start, rows)?;
         // What runs next begins behind these.
         self.cached_tokens = positions.end;
@@ -282,6 +301,20 @@ impl Loaded {
             activations.logits.clear();
             activations.candidates.top.clear();
         }
+        let choice = match wanted {
+            Wanted::Top(count) if self.segment.head => Choice::of(count, self.model.config.vocab),
+            _ => None,
+        };
+        let one = (self.segment.embed && positions.len() == 1).then(|| (positions.start, activations.ids[0]));
+        match (one, choice, wanted) {
+            (Some(one), Some(choice), _) => return self.run_one(gpu, one, choice, &mut activations.candidates),
+            // The caller could not do with the candidates of this step, and wants all logits.
+            (Some(_), None, Wanted::Last) if one == self.logits_of && !self.is_ahead_submitted() => {
+                return self.read_logits(gpu, &mut activations.logits);
+            }
+            _ => {}
+        }
+        self.forget_ahead(gpu)?;
         let mut hidden = std::mem::take(&mut activations.hidden);
         let dim = self.model.config.dim;
         let mut done = 0;
@@ -298,18 +331,25 @@ impl Loaded {
                 gpu.queue.write_buffer(&self.slots.hidden, 0, bytemuck::cast_slice(input));
             }
             let last = chunk.end == positions.len();
-            let rows = match wanted {
-                _ if !self.segment.head => 0..0,
-                Wanted::Last | Wanted::Top(_) if last => tokens - 1..tokens,
-                Wanted::All => 0..tokens,
-                Wanted::Last | Wanted::Top(_) | Wanted::Nothing => 0..0,
+            let output = match (wanted, choice) {
+                _ if !self.segment.head => Output::Hidden(&mut hidden[chunk.start * dim..chunk.end * dim]),
+                (Wanted::All, _) => Output::Logits(0..tokens, &mut activations.logits),
+                (Wanted::Last | Wanted::Top(_), None) if last => {
+                    Output::Logits(tokens - 1..tokens, &mut activations.logits)
+                }
+                (Wanted::Top(_), Some(choice)) if last => Output::Best(choice, &mut activations.candidates),
+                (Wanted::Last | Wanted::Top(_) | Wanted::Nothing, _) => Output::Nothing,
             };
-            let output = &mut hidden[if self.segment.head { 0..0 } else { chunk.start * dim..chunk.end * dim }];
-            self.step(gpu, positions.start + done, tokens, rows, output, &mut activations.logits)?;
+            self.step(gpu, positions.start + done, tokens, output)?;
             done += tokens;
         }
         activations.hidden = hidden;
         self.cached_tokens = positions.end;
+        if let (true, Some(Choice::Greedy), Some(best)) =
+            (self.segment.embed, choice, activations.candidates.top.first())
+        {
+            self.chosen = Some((positions.end, best.id));
+        }
         Ok(())
     }
 
@@ -339,26 +379,18 @@ impl Loaded {
         }
     }
 
-    /// One chunk of tokens: one submit for a single token, several bounded ones for a prompt.
-    fn step(
-        &mut self,
-        gpu: &Gpu,
-        start: usize,
-        tokens: usize,
-        rows: Range<usize>,
-        hidden: &mut [f32],
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
-        let Self { recorder, uniforms, .. } = self;
-        let small = tokens <= self.shape.small_batch;
-        let dynamic = Dynamic {
+    fn dynamic(&self, start: usize, tokens: usize) -> Dynamic {
+        Dynamic {
             tokens: tokens as u32,
             start: start as u32,
             splits: (start + tokens).div_ceil(SPLIT_KEYS).clamp(1, self.shape.max_splits) as u32,
             first: 0,
-        };
-        let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut encoder = new_encoder();
+        }
+    }
+
+    /// Begins the commands of a step.
+    fn new_step(&self, gpu: &Gpu) -> wgpu::CommandEncoder {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         match self.fault {
             // In place of the zero of a sound step; kernels only ever raise it.
             Some(Fault::NotFinite(_)) => {
@@ -366,8 +398,17 @@ impl Loaded {
             }
             _ => encoder.clear_buffer(&self.slots.damage, 0, None),
         }
+        encoder
+    }
+
+    /// One chunk of tokens: one submit for a single token, several bounded ones for a prompt.
+    fn step(&mut self, gpu: &Gpu, start: usize, tokens: usize, mut output: Output<'_>) -> Result<()> {
+        let dynamic = self.dynamic(start, tokens);
+        let mut encoder = self.new_step(gpu);
+        let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let Self { recorder, uniforms, .. } = self;
         recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
-        let layers = if small { &self.decode } else { &self.prefill };
+        let layers = if tokens <= self.shape.small_batch { &self.decode } else { &self.prefill };
         // A single token goes into one submit, whatever its size.
         let layers_per_submit = match tokens {
             1 => layers.len(),
@@ -379,13 +420,18 @@ impl Loaded {
         };
         for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
             if i > 0 {
-                let full = std::mem::replace(&mut encoder, new_encoder());
+                let full = recorder.finish(std::mem::replace(&mut encoder, new_encoder()));
                 recorder.submit(gpu, full, uniforms)?;
             }
             recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
         }
 
         let config = &self.model.config;
+        let rows = match &output {
+            Output::Logits(rows, _) => rows.clone(),
+            Output::Best(..) => tokens - 1..tokens,
+            Output::Nothing | Output::Hidden(_) => 0..0,
+        };
         let mut first = rows.start;
         loop {
             let count = self.shape.logit_rows.min(rows.end - first);
@@ -394,14 +440,21 @@ impl Loaded {
                 let dynamic = Dynamic { tokens: count as u32, first: first as u32, ..dynamic };
                 let head = if count == 1 { &self.head_one } else { &self.head_many };
                 recorder.record(&mut encoder, head, &dynamic, uniforms);
-                sources.push((&self.slots.logits, 4 * (count * config.vocab) as u64));
             }
-            if !hidden.is_empty() {
-                sources.push((&self.slots.hidden, 4 * hidden.len() as u64));
+            match (&output, &self.select) {
+                (Output::Logits(..), _) if count > 0 => {
+                    sources.push((&self.slots.logits, 4 * (count * config.vocab) as u64));
+                }
+                (Output::Hidden(hidden), _) => sources.push((&self.slots.hidden, 4 * hidden.len() as u64)),
+                (Output::Best(choice, _), Some(select)) => {
+                    recorder.record(&mut encoder, select.dispatches(*choice), &dynamic, uniforms);
+                    sources.push(select.source(*choice));
+                }
+                _ => {}
             }
             let pending = self.readback.record(&mut encoder, &sources);
             self.readback_bytes += sources.iter().map(|&(_, bytes)| bytes).sum::<u64>();
-            let full = std::mem::replace(&mut encoder, new_encoder());
+            let full = recorder.finish(std::mem::replace(&mut encoder, new_encoder()));
             let submission = recorder.submit(gpu, full, uniforms)?;
             if let Some(Fault::Silence(_)) = self.fault {
                 gpu.wait_for(submission.clone(), Duration::ZERO)?;
@@ -409,20 +462,26 @@ impl Loaded {
             let damage = self.readback.read(gpu, pending, submission, |bytes| {
                 let (damage, results) = bytes.split_at(4);
                 let floats = results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                if hidden.is_empty() {
-                    logits.extend(floats);
-                } else {
-                    hidden.iter_mut().zip(floats).for_each(|(to, from)| *to = from);
+                match (&mut output, &self.select) {
+                    (Output::Logits(_, logits), _) => logits.extend(floats),
+                    (Output::Hidden(hidden), _) => hidden.iter_mut().zip(floats).for_each(|(to, from)| *to = from),
+                    (Output::Best(choice, candidates), Some(select)) => select.read(*choice, results, candidates),
+                    _ => {}
                 }
                 u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]])
             })?;
-            if let Some(place) = damaged_place(damage, config.layers) {
-                return Err(Error::NotFinite { place, backend: format!("the GPU ({})", gpu.caps().name) });
-            }
+            check_damage(gpu, damage, config.layers)?;
             first += count;
             if first >= rows.end {
                 return Ok(());
             }
         }
+    }
+}
+
+fn check_damage(gpu: &Gpu, damage: u32, layers: usize) -> Result<()> {
+    match damaged_place(damage, layers) {
+        Some(place) => Err(Error::NotFinite { place, backend: format!("the GPU ({})", gpu.caps().name) }),
+        None => Ok(()),
     }
 }

@@ -1,9 +1,6 @@
 //! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
 
-use bitnet_cpu_kernels::{
-    format::{DenseView, Layout as Codes, TernaryView},
-    rope::RopeTable,
-};
+use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, TernaryView, ternary_bytes};
 
 use half::f16;
 
@@ -103,7 +100,11 @@ pub(super) struct Weights {
     pub rope: Region,
     /// Columns that share a scale of the activations; `None` = one scale per token.
     pub act_group: Option<usize>,
-    rope_table: RopeTable,
+    context_tokens: usize,
+    /// Bytes of `layers`.
+    pub layer_bytes: u64,
+    /// Bytes of `embed` and `head`.
+    pub table_bytes: u64,
 }
 
 /// What a dispatch may multiply at once: three scales fit in its parameters.
@@ -163,10 +164,9 @@ fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> R
     }
     let TernaryView { codes, layout, scales, .. } = matrix.view();
     TernaryView::new(rows, cols, codes, layout, scales)
-        .map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))?;
-    match layout {
-        Codes::I2sP128 => Ok(()),
-    }
+        .map(|_| ())
+        // Other layouts are unpacked on the way to the device.
+        .map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))
 }
 
 fn check_dense(what: &str, matrix: &DenseMatrix, config: &Config) -> Result<()> {
@@ -223,6 +223,7 @@ impl Weights {
             layers.push(placed);
         }
 
+        let layer_bytes = layout.bytes();
         let mut dense = |what: &str, matrix: &DenseMatrix| {
             check_dense(what, matrix, config)?;
             layout.place(what, matrix.rows, matrix.ty.row_bytes(matrix.cols) as u64)
@@ -233,6 +234,7 @@ impl Weights {
             (Some(shared), None) => Some(shared.clone()),
             _ => Some(dense("the output head", weights.head())?),
         };
+        let table_bytes = layout.bytes() - layer_bytes;
         let output_norm = if segment.head {
             Some(norm_region(layout, "the output norm", Norm::Output, &weights.output_norm)?)
         } else {
@@ -244,11 +246,11 @@ impl Weights {
         if let Some(factors) = factors.filter(|f| f.len() != rope.dims / 2) {
             return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, factors.len()));
         }
-        let rope_table = model.rope_table(sizes.context_tokens);
         // Never empty, so that it can be bound for models without rotation.
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
-        let rope = layout.place("the table of rotations", 1, rope_bytes)?;
-        Ok(Self { layers, embed, head, output_norm, rope, act_group, rope_table })
+        let rope = layout.place("the table of rotations (lower the context with -c)", 1, rope_bytes)?;
+        let context_tokens = sizes.context_tokens;
+        Ok(Self { layers, embed, head, output_norm, rope, act_group, context_tokens, layer_bytes, table_bytes })
     }
 
     /// Copies everything to the device.
@@ -261,15 +263,17 @@ impl Weights {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let weights = &model.weights;
-        let mut uploader = Uploader::new(gpu, arenas, progress);
+        let mut uploader = Uploader::new(gpu, arenas, progress)?;
         for (layer, placed) in segment.layers.clone().zip(&self.layers) {
             let block = &weights.blocks[layer];
             for (role, region) in &placed.norms {
                 uploader.write(region, &[bytemuck::cast_slice(block.norm(*role).unwrap_or_default())])?;
             }
             for group in &placed.groups {
-                let codes: Vec<&[u8]> = group.parts.iter().map(|part| &*block.linear(part.weight).codes).collect();
+                let plain: Vec<_> = group.parts.iter().map(|part| block.linear(part.weight).plain()).collect();
+                let codes: Vec<&[u8]> = plain.iter().map(|matrix| &*matrix.codes).collect();
                 uploader.write(&group.region, &codes)?;
+                plain.iter().for_each(|matrix| matrix.codes.release());
                 if let GroupScales::Stored { region, .. } = &group.scales {
                     let scales: Vec<u8> =
                         group.parts.iter().flat_map(|part| stored_scales(block.linear(part.weight))).collect();
@@ -279,14 +283,17 @@ impl Weights {
         }
         if let Some(region) = &self.embed {
             uploader.write(region, &[&weights.token_embd.data])?;
+            weights.token_embd.data.release();
         }
         if let Some(region) = self.head.as_ref().filter(|head| Some(*head) != self.embed.as_ref()) {
             uploader.write(region, &[&weights.head().data])?;
+            weights.head().data.release();
         }
         if let Some(region) = &self.output_norm {
             uploader.write(region, &[bytemuck::cast_slice(&weights.output_norm)])?;
         }
-        let (cos, sin) = self.rope_table.data();
+        let table = model.rope_table(self.context_tokens);
+        let (cos, sin) = table.data();
         if !cos.is_empty() {
             uploader.write(&self.rope, &[bytemuck::cast_slice(cos), bytemuck::cast_slice(sin)])?;
         }
@@ -307,7 +314,7 @@ fn place_group(
         return Err(Error::malformed(format!("layer {layer}"), format!("{cols} columns"), other.cols));
     }
     let rows: Vec<usize> = matrices.iter().map(|m| m.rows).collect();
-    let row_bytes = matrices[0].view().row_bytes() as u64;
+    let row_bytes = ternary_bytes(Codes::I2sP128, 1, cols) as u64;
     let what = format!("{:?} of layer {layer}", parts[0].weight);
     let region = layout.place(&what, rows.iter().sum(), row_bytes)?;
     let scales = GroupScales::place(layout, &what, &matrices, act_group)?;

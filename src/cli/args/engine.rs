@@ -4,6 +4,7 @@ use std::{num::NonZero, thread};
 
 use clap::{Args, ValueEnum};
 
+use crate::backend::cpu::Kernel;
 use crate::plan::{KvType, Prefer, Request};
 
 /// Where the model runs, and with what sizes.
@@ -29,6 +30,15 @@ pub struct EngineArgs {
         env = "LLAMA_ARG_N_GPU_LAYERS"
     )]
     pub n_gpu_layers: GpuLayers,
+
+    /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
+    #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
+    pub gpu_memory: Option<u64>,
+
+    /// What multiplies ternary matrices on the CPU, a token at a time; the answers are the same. auto: what `tune` found,
+    /// else i2_s
+    #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
+    pub kernel: KernelChoice,
 
     /// CPU threads; 0 or -1 = as many as the machine runs at once
     #[arg(
@@ -71,11 +81,11 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
     pub head_screen: HeadScreen,
 
-    /// Type of the key cache [llama.cpp: -ctk]
+    /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
 
-    /// Type of the value cache [llama.cpp: -ctv]
+    /// Type of the value cache, likewise [llama.cpp: -ctv]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V")]
     pub cache_type_v: CacheType,
 }
@@ -107,6 +117,32 @@ impl From<Preference> for Prefer {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KernelChoice {
+    Auto,
+    /// Multiply and add; 2 bits a weight
+    #[value(name = "i2_s", alias = "mad")]
+    I2S,
+    /// Look up pairs of weights; 2 bits a weight
+    #[value(name = "tl1")]
+    TL1,
+    /// Look up triples of weights; 1.67 bits a weight
+    #[value(name = "tl2")]
+    TL2,
+}
+
+impl KernelChoice {
+    /// The one kernel that is asked for.
+    pub fn forced(self) -> Option<Kernel> {
+        match self {
+            Self::Auto => None,
+            Self::I2S => Some(Kernel::I2S),
+            Self::TL1 => Some(Kernel::TL1),
+            Self::TL2 => Some(Kernel::TL2),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GpuLayers {
     Auto,
@@ -133,10 +169,26 @@ fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
     }
 }
 
+/// "800M", "6G", "6GiB", a number of bytes; K, M, G count by 1024.
+pub(super) fn byte_size(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[number.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err("expected a size like 6G, 800M or a number of bytes".to_owned()),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "expected a size like 6G, 800M or a number of bytes".to_owned())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CacheType {
     F16,
     F32,
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl From<CacheType> for KvType {
@@ -144,6 +196,7 @@ impl From<CacheType> for KvType {
         match ty {
             CacheType::F16 => Self::F16,
             CacheType::F32 => Self::F32,
+            CacheType::Q8_0 => Self::Q8_0,
         }
     }
 }
@@ -164,6 +217,22 @@ impl EngineArgs {
             (_, GpuLayers::Count(n)) => Request::GpuLayers(n),
             (_, GpuLayers::All) | (BackendChoice::Gpu, GpuLayers::Auto) => Request::Gpu,
             (BackendChoice::Auto, GpuLayers::Auto) => Request::Auto,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::byte_size;
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        assert_eq!(byte_size("77"), Ok(77));
+        assert_eq!(byte_size("3k"), Ok(3072));
+        assert_eq!(byte_size("800M"), Ok(800 << 20));
+        assert_eq!(byte_size("6GiB"), Ok(6 << 30));
+        for wrong in ["", "G", "1.5G", "-1", "6 G", "6T", "99999999999G"] {
+            assert!(byte_size(wrong).is_err(), "{wrong}");
         }
     }
 }

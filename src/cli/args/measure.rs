@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, TextArgs,
-    engine::{BackendChoice, CacheType, HeadScreen, MAX_CONTEXT},
+    engine::{BackendChoice, CacheType, HeadScreen, KernelChoice, MAX_CONTEXT, byte_size},
 };
 
 #[derive(Args, Debug)]
@@ -90,6 +90,14 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
     pub backend: Vec<BackendChoice>,
 
+    /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
+    #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
+    pub gpu_memory: Option<u64>,
+
+    /// What multiplies ternary matrices on the CPU, a token at a time, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
+    pub kernel: Vec<KernelChoice>,
+
     /// Most tokens of a prompt computed at once
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096), allow_negative_numbers = true)]
     pub batch_size: u32,
@@ -144,6 +152,10 @@ pub struct VerifyArgs {
     /// Tokens to compare after each prompt
     #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096), allow_negative_numbers = true)]
     pub n_predict: u32,
+
+    /// What multiplies ternary matrices on the CPU, a token at a time
+    #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
+    pub kernel: KernelChoice,
 
     /// Print one JSON object
     #[arg(long)]

@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     answer::{ChatArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, Preference},
+    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference},
     make::{ConvertArgs, DummyArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, VerifyArgs},
     sample::SampleArgs,

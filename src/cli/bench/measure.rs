@@ -14,7 +14,7 @@ use bitnet_cpu_kernels::{
 
 use super::{super::interrupt, Test, gpu};
 use crate::{
-    backend::{Wanted, energy, gpu::Counters},
+    backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
     model::{Linear, Model, TernaryMatrix},
@@ -56,7 +56,7 @@ pub struct Ceilings {
 }
 
 /// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
-pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize) -> Result<Samples> {
+pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, repetitions: usize) -> Result<Samples> {
     let mut samples = Samples {
         times: Vec::with_capacity(repetitions),
         steps: Vec::with_capacity(repetitions * test.tokens()),
@@ -84,7 +84,7 @@ pub fn run(session: &mut Session, model: &Model, test: Test, repetitions: usize)
     let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
     samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);
     samples.head_rows = head_rows as f64 / (samples.times.len() * heads(test)).max(1) as f64;
-    samples.bytes_per_token = bytes_per_token(session, model, test, samples.head_rows);
+    samples.bytes_per_token = bytes_per_token(session, model, kernels, test, samples.head_rows);
     samples.logits_hash = hash(session.all_logits()?);
     Ok(samples)
 }
@@ -143,12 +143,12 @@ fn test_id(model: &Model, i: usize) -> u32 {
     (i * 7919 + 1) as u32 % model.config.vocab as u32
 }
 
-fn bytes_per_token(session: &Session, model: &Model, test: Test, head_rows: f64) -> u64 {
-    let ternary: usize = model.weights.blocks.iter().map(|block| block.ternary_bytes()).sum();
+fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test, head_rows: f64) -> u64 {
+    let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
     let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
     let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
     let head = model.weights.head();
-    let head_bytes = if session.sizes().head_screen && head_rows < head.rows as f64 {
+    let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {
         Screen::bytes(head.rows, head.cols) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
     } else {
         head.data.len()

@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal};
 
 use super::{
     agreement::Agreement,
-    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, Preference},
+    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, KernelChoice, Preference},
     chart::{self, Chart},
     engine::{Engine, Source},
     interrupt, output,
@@ -81,12 +81,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut rows = Vec::new();
     let mut first_answer: Option<Vec<u32>> = None;
     for &backend in &args.backend {
-        for (index, &threads) in args.threads.iter().enumerate() {
-            // The number of threads says nothing about a GPU.
+        let threads_and_kernels =
+            args.threads.iter().flat_map(|&threads| args.kernel.iter().map(move |&kernel| (threads, kernel)));
+        for (index, (threads, kernel)) in threads_and_kernels.enumerate() {
+            // The number of threads and the kernel say nothing about a GPU.
             if backend == BackendChoice::Gpu && index > 0 {
                 continue;
             }
-            let options = engine_args(args, backend, threads, context);
+            let options = engine_args(args, backend, (threads, kernel), context);
             let sizes = engine.sizes(&options)?;
             let mut session = match engine.load(&options, options.request(), sizes) {
                 // A machine without a GPU still gets its other figures.
@@ -106,7 +108,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
-                let mut samples = measure::run(&mut session, &engine.model, test, args.repetitions as usize)?;
+                let kernels = engine.kernels(options.kernel);
+                let mut samples =
+                    measure::run(&mut session, &engine.model, &kernels, test, args.repetitions as usize)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
@@ -132,7 +136,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     // Last, as it takes memory of its own.
     for &threads in &args.threads {
-        let threads = engine_args(args, BackendChoice::Cpu, threads, context).threads();
+        let threads = engine_args(args, BackendChoice::Cpu, (threads, KernelChoice::Auto), context).threads();
         let rows: Vec<&mut Row> = rows.iter_mut().filter(|row| row.threads == Some(threads)).collect();
         if !rows.is_empty() {
             let ceilings = measure::ceilings(threads);
@@ -153,11 +157,18 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// The flags of one combination.
-fn engine_args(args: &BenchArgs, backend: BackendChoice, threads: i64, context: usize) -> EngineArgs {
+fn engine_args(
+    args: &BenchArgs,
+    backend: BackendChoice,
+    (threads, kernel): (i64, KernelChoice),
+    context: usize,
+) -> EngineArgs {
     EngineArgs {
         backend,
         prefer: Preference::Speed,
         n_gpu_layers: GpuLayers::Auto,
+        gpu_memory: args.gpu_memory,
+        kernel,
         threads,
         ctx_size: Some(context as u32),
         batch_size: args.batch_size,

@@ -1,6 +1,6 @@
 //! Projections: any ternary dialect -> packed rows that the kernels read, and scales of one kind for the whole model.
 
-use bitnet_cpu_kernels::format::{Layout, MatrixScales, ScaleKind};
+use bitnet_cpu_kernels::format::{Layout, MatrixScales, ScaleKind, only_indices, ternary_bytes};
 use half::f16;
 
 use super::{Loader, tensor};
@@ -74,6 +74,14 @@ impl Loader<'_> {
                 scale,
             ));
         }
+        if let Some(layout @ Layout::Tl2(_)) = codec.lookup_layout()
+            && let Some(codes) = data.slice(0..ternary_bytes(layout, rows, cols))
+        {
+            if scan && !only_indices(layout, rows, cols, &codes) {
+                decode(&codec, &data).map_err(|e| blame(&info.name, cols, e))?;
+            }
+            return Ok(TernaryMatrix { rows, cols, codes, layout, scales });
+        }
         let codes = match data.slice(0..rows * cols / 4).filter(|_| codec.is_in_place()) {
             Some(codes) => {
                 if scan && has_code_3(&codes) {
@@ -130,10 +138,13 @@ fn multiplied(scales: MatrixScales, factor: f32) -> Result<MatrixScales, f32> {
 /// quantised with one scale a token, which models of one scale are trained for; else per group, of the smallest size
 /// there is.
 fn unify(blocks: &mut [Block]) -> Result<()> {
-    let simplest = |m: &TernaryMatrix| match (m.scales.one_for(m.rows, m.cols, &m.codes), &m.scales) {
-        (Some(scale), _) => Some(MatrixScales::PerTensor(scale)),
-        (None, MatrixScales::PerGroup { .. }) => None,
-        (None, scales) => Some(scales.clone()),
+    let simplest = |m: &TernaryMatrix| match &m.scales {
+        MatrixScales::PerTensor(scale) => Some(MatrixScales::PerTensor(*scale)),
+        scales => match (scales.one_for(m.rows, m.cols, &m.codes), scales) {
+            (Some(scale), _) => Some(MatrixScales::PerTensor(scale)),
+            (None, MatrixScales::PerGroup { .. }) => None,
+            (None, scales) => Some(scales.clone()),
+        },
     };
     let all: Option<Vec<MatrixScales>> = blocks.iter().flat_map(|block| &block.linears).map(simplest).collect();
     if let Some(all) = all {

@@ -2,10 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, scale};
+use super::{BLOCK, Unit, VECTORS, load_f16s, load_f32s, load_q8s, scale};
 use crate::{
-    attention::{Softmax, Tile, cache::Store},
-    x86::{self, LANES, load, load_f16},
+    attention::{
+        Softmax, Tile,
+        cache::{Store, UNIT, with_rows},
+    },
+    x86::{self, load},
 };
 
 /// Rows above which converting a block for all of them pays.
@@ -31,7 +34,7 @@ pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], softmaxes: &mut [Softmax]) {
     let stride = tile.cache.stride;
-    let mut queries: [&[[f32; LANES]]; R] = [&[]; R];
+    let mut queries: [&[[f32; UNIT]]; R] = [&[]; R];
     for r in 0..R {
         queries[r] = tile.query(first + r).as_chunks().0;
     }
@@ -40,10 +43,7 @@ fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], s
     for start in (tile.keys.start..end).step_by(BLOCK) {
         let keys = BLOCK.min(end - start);
         let mut weights = [[0.0; BLOCK]; R];
-        match &tile.cache.k {
-            Store::F16(bits) => scores(&queries, tile.block(bits, start, keys), &mut weights, |x| load_f16(x)),
-            Store::F32(values) => scores(&queries, tile.block(values, start, keys), &mut weights, |x| load(x)),
-        }
+        with_rows!(tile, &tile.cache.k, start, keys, |rows, load| scores(&queries, rows, &mut weights, load));
         for r in 0..R {
             let visible = tile.end(first + r).saturating_sub(start).min(keys);
             if visible == 0 {
@@ -52,10 +52,7 @@ fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], s
                 scale(&mut results[r * stride..][..stride], shrink);
             }
         }
-        match &tile.cache.v {
-            Store::F16(bits) => mix(&weights, tile.block(bits, start, keys), stride, results, |x| load_f16(x)),
-            Store::F32(values) => mix(&weights, tile.block(values, start, keys), stride, results, |x| load(x)),
-        }
+        with_rows!(tile, &tile.cache.v, start, keys, |rows, load| mix(&weights, rows, stride, results, load));
     }
 }
 
@@ -63,27 +60,30 @@ fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], s
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scores<const R: usize, T>(
-    queries: &[&[[f32; LANES]]; R],
+    queries: &[&[[f32; UNIT]]; R],
     keys: &[T],
     scores: &mut [[f32; BLOCK]; R],
-    load_key: impl Fn(&[T; LANES]) -> __m256,
+    load_key: impl Fn(&[T; UNIT], usize, usize) -> Unit,
 ) {
-    let vectors = queries[0].len();
-    for (at, key) in keys.chunks_exact(vectors * LANES).enumerate() {
-        let mut sums = [_mm256_setzero_ps(); R];
-        for (i, key) in key.as_chunks().0[..vectors].iter().enumerate() {
-            let key = load_key(key);
+    let units = queries[0].len();
+    for (at, key) in keys.chunks_exact(units * UNIT).enumerate() {
+        let mut sums = [[_mm256_setzero_ps(); VECTORS]; R];
+        for (unit, key) in key.as_chunks().0[..units].iter().enumerate() {
+            let key = load_key(key, at, unit);
             for r in 0..R {
-                sums[r] = _mm256_fmadd_ps(load(&queries[r][i]), key, sums[r]);
+                let query = queries[r][unit].as_chunks().0;
+                for i in 0..VECTORS {
+                    sums[r][i] = _mm256_fmadd_ps(load(&query[i]), key[i], sums[r][i]);
+                }
             }
         }
         for r in 0..R {
-            scores[r][at] = x86::sum(sums[r]);
+            scores[r][at] = x86::sum(_mm256_add_ps(sums[r][0], sums[r][1]));
         }
     }
 }
 
-/// results\[r\] += sum over keys of weights\[r\]\[key\] * value, two vectors of columns at a time.
+/// results\[r\] += sum over keys of weights\[r\]\[key\] * value, a unit of columns at a time.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn mix<const R: usize, T>(
@@ -91,23 +91,22 @@ fn mix<const R: usize, T>(
     values: &[T],
     stride: usize,
     results: &mut [f32],
-    load_value: impl Fn(&[T; LANES]) -> __m256,
+    load_value: impl Fn(&[T; UNIT], usize, usize) -> Unit,
 ) {
-    for col in (0..stride).step_by(2 * LANES) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    for unit in 0..stride / UNIT {
+        let mut sums = [[_mm256_setzero_ps(); VECTORS]; R];
         for (key, value) in values.chunks_exact(stride).enumerate() {
-            let value = value[col..][..2 * LANES].as_chunks().0;
-            let value = [load_value(&value[0]), load_value(&value[1])];
+            let value = load_value(&value.as_chunks().0[unit], key, unit);
             for r in 0..R {
                 let weight = _mm256_set1_ps(weights[r][key]);
-                for i in 0..2 {
+                for i in 0..VECTORS {
                     sums[r][i] = _mm256_fmadd_ps(weight, value[i], sums[r][i]);
                 }
             }
         }
         for r in 0..R {
-            let result = results[r * stride + col..][..2 * LANES].as_chunks_mut().0;
-            for i in 0..2 {
+            let result = results[r * stride + unit * UNIT..][..UNIT].as_chunks_mut().0;
+            for i in 0..VECTORS {
                 x86::add_to(&mut result[i], sums[r][i]);
             }
         }

@@ -2,10 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, scale};
+use super::{BLOCK, Unit, VECTORS, load_f16s, load_f32s, load_q8s, scale};
 use crate::{
-    attention::{Softmax, TILE_ROWS, Tile, cache::Store},
-    x86::{self, LANES, load, load_f16, store},
+    attention::{
+        Softmax, TILE_ROWS, Tile,
+        cache::{Store, UNIT, with_rows},
+    },
+    x86::{self, LANES, load, store},
 };
 
 /// Widest head whose converted block is small enough to keep on the stack and in the second-level cache.
@@ -26,14 +29,8 @@ pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
         let keys = BLOCK.min(end - start);
         // (stride, BLOCK) and (keys, stride)
         let (keys_t, values) = (&mut keys_t.0[..stride * BLOCK], &mut values.0[..keys * stride]);
-        match &tile.cache.k {
-            Store::F16(bits) => transpose(tile.block(bits, start, keys), stride, keys_t, |x| load_f16(x)),
-            Store::F32(floats) => transpose(tile.block(floats, start, keys), stride, keys_t, |x| load(x)),
-        }
-        match &tile.cache.v {
-            Store::F16(bits) => convert(tile.block(bits, start, keys), values, |x| load_f16(x)),
-            Store::F32(floats) => convert(tile.block(floats, start, keys), values, |x| load(x)),
-        }
+        with_rows!(tile, &tile.cache.k, start, keys, |rows, load| transpose(rows, stride, keys_t, load));
+        with_rows!(tile, &tile.cache.v, start, keys, |rows, load| convert(rows, stride, values, load));
         // Positions rise with the row: rows that see none of the block's keys stand before all that do.
         let first = (0..rows).find(|&row| tile.end(row) > start).expect("the last row sees every block");
         let results = &mut results[first * stride..];
@@ -53,30 +50,39 @@ pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
 /// `from` (keys, stride) as f32, (stride, BLOCK) in `to`; columns past the keys are left as they are or zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn transpose<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; LANES]) -> __m256) {
+fn transpose<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; UNIT], usize, usize) -> Unit) {
     let keys: usize = from.len() / stride;
     for first in (0..keys).step_by(LANES) {
-        for dim in (0..stride).step_by(LANES) {
-            let mut rows = [_mm256_setzero_si256(); LANES];
-            for i in 0..LANES.min(keys - first) {
-                let at = (first + i) * stride + dim;
-                rows[i] = _mm256_castps_si256(load(from[at..].first_chunk().expect("a stride is whole vectors")));
+        for unit in 0..stride / UNIT {
+            let mut rows = [[_mm256_setzero_si256(); LANES]; VECTORS];
+            for key in first..keys.min(first + LANES) {
+                let vectors = load(&from[key * stride..].as_chunks().0[unit], key, unit);
+                for i in 0..VECTORS {
+                    rows[i][key - first] = _mm256_castps_si256(vectors[i]);
+                }
             }
-            let columns = x86::transpose(rows);
-            for i in 0..LANES {
-                let to = to[(dim + i) * BLOCK + first..].first_chunk_mut().expect("a block is whole vectors");
-                store(to, _mm256_castsi256_ps(columns[i]));
+            for (rows, dim) in rows.into_iter().zip((unit * UNIT..).step_by(LANES)) {
+                let columns = x86::transpose(rows);
+                for i in 0..LANES {
+                    let to = to[(dim + i) * BLOCK + first..].first_chunk_mut().expect("a block is whole vectors");
+                    store(to, _mm256_castsi256_ps(columns[i]));
+                }
             }
         }
     }
 }
 
-/// `from` as f32.
+/// `from` (keys, stride) as f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn convert<T>(from: &[T], to: &mut [f32], load: impl Fn(&[T; LANES]) -> __m256) {
-    for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
-        store(to, load(from));
+fn convert<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; UNIT], usize, usize) -> Unit) {
+    for (key, (from, to)) in from.chunks_exact(stride).zip(to.chunks_exact_mut(stride)).enumerate() {
+        for (unit, (from, to)) in from.as_chunks().0.iter().zip(to.as_chunks_mut::<UNIT>().0).enumerate() {
+            let vectors = load(from, key, unit);
+            for (to, vector) in to.as_chunks_mut().0.iter_mut().zip(vectors) {
+                store(to, vector);
+            }
+        }
     }
 }
 

@@ -8,11 +8,17 @@ mod many;
 
 use std::arch::x86_64::*;
 
-use super::{Softmax, Tile};
+use super::{Softmax, Tile, cache::UNIT};
 use crate::{
     isa::Avx2,
-    x86::{self, LANES, exp::exp, first_lanes, load, store},
+    x86::{self, LANES, exp::exp, first_lanes, load, load_f16, load_i8x8, store},
 };
+
+/// Vectors of the elements that are loaded together.
+const VECTORS: usize = UNIT / LANES;
+
+/// Those elements as f32.
+type Unit = [__m256; VECTORS];
 
 /// Keys of a block: with heads of 128 its keys and values are 32 KiB as f32.
 const BLOCK: usize = 32;
@@ -59,6 +65,30 @@ impl Softmax {
         self.sum += x86::sum(sums);
         shrink
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_f16s(from: &[u16; UNIT]) -> Unit {
+    let vectors = from.as_chunks().0;
+    [load_f16(&vectors[0]), load_f16(&vectors[1])]
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_f32s(from: &[f32; UNIT]) -> Unit {
+    let vectors = from.as_chunks().0;
+    [load(&vectors[0]), load(&vectors[1])]
+}
+
+/// `scale`: bits of an f16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_q8s(from: &[i8; UNIT], scale: u16) -> Unit {
+    let vectors: &[[u8; LANES]] = bytemuck::cast_slice::<i8, u8>(from).as_chunks().0;
+    let scale = _mm256_cvtph_ps(_mm_set1_epi16(scale as i16));
+    let vector = |i: usize| _mm256_mul_ps(scale, _mm256_cvtepi32_ps(load_i8x8(&vectors[i])));
+    [vector(0), vector(1)]
 }
 
 /// `x` * `factor`, in place; `x` is whole vectors.

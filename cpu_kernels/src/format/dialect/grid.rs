@@ -3,7 +3,7 @@
 use super::super::{I2S_BLOCK, I2S_BLOCK_BYTES, padded_cols};
 
 /// The code of a weight of 0, which fills rows up to a whole block.
-const ZERO: u8 = 1;
+pub(super) const ZERO: u8 = 1;
 
 /// Bytes behind the codes of a row, so that a writer of 8 codes may begin at any column, and rows whose length is a
 /// power of two do not all fall on the same cache sets.

@@ -21,7 +21,7 @@ mod q2_0;
 mod tests;
 mod tile;
 mod tl1;
-mod tl2;
+pub(super) mod tl2;
 mod tq1_0;
 mod tq2_0;
 
@@ -33,7 +33,8 @@ use half::f16;
 pub use tile::{Tile, TileTable};
 
 use super::{
-    FormatError, Layout,
+    FormatError, I2S_BLOCK, Layout,
+    lookup::{LOOKUP_ROWS, lookup_shape},
     scales::{MatrixScales, ScaleKind},
     ternary_bytes,
 };
@@ -215,7 +216,19 @@ impl Codec {
 
     /// True when the codes of the file are [`Layout::I2sP128`] as they stand: its first rows * cols / 4 bytes.
     pub fn is_in_place(&self) -> bool {
-        self.dialect == Dialect::I2S(I2sPacking::P128) && self.cols.is_multiple_of(super::I2S_BLOCK)
+        self.dialect == Dialect::I2S(I2sPacking::P128) && self.cols.is_multiple_of(I2S_BLOCK)
+    }
+
+    /// The layout in which lookups read the codes of the file as they stand, from its first byte on; `None` where they
+    /// do not.
+    pub fn lookup_layout(&self) -> Option<Layout> {
+        let layout = match self.dialect {
+            Dialect::TL1(tile) => Layout::Tl1(tile),
+            Dialect::TL2(tile) => Layout::Tl2(tile),
+            _ => return None,
+        };
+        let unpadded = lookup_shape(self.rows, self.cols) == (self.rows, self.cols);
+        (unpadded && ternary_bytes(layout, self.rows, self.cols) <= self.bytes).then_some(layout)
     }
 
     /// Row ranges given to [`Self::decode_rows`] begin at multiples of this, so that threads can share the work.
@@ -375,4 +388,98 @@ impl Codec {
             Dialect::IQ2BNR4 => f(&iq2_bn_r4::R4 { cols }),
         }
     }
+}
+
+/// Bytes of a matrix in a lookup layout; `None` where its tile does not cut up the shape, or interleaves another number
+/// of rows than the kernels take.
+pub(super) fn lookup_bytes(layout: Layout, rows: usize, cols: usize) -> Option<usize> {
+    let (rows, cols) = lookup_shape(rows, cols);
+    rows.checked_mul(cols)?;
+    match layout {
+        Layout::I2sP128 => None,
+        Layout::Tl1(tile) => {
+            tl1::bytes(tile, rows, cols).ok().filter(|_| tile.lanes == LOOKUP_ROWS).map(|_| rows * cols / 4)
+        }
+        Layout::Tl2(tile) => tl2::bytes(tile, rows, cols).ok().map(|_| tl2::Tl2 { tile, rows, cols }.content_bytes()),
+    }
+}
+
+/// Calls `f` with the code of a lookup layout of that shape.
+fn with_lookup<R>(layout: Layout, (rows, cols): (usize, usize), f: impl FnOnce(&dyn Coding) -> R) -> R {
+    match layout {
+        Layout::I2sP128 => unreachable!("no lookup layout"),
+        Layout::Tl1(tile) => f(&tl1::Tl1 { tile, cols }),
+        Layout::Tl2(tile) => f(&tl2::Tl2 { tile, rows, cols }),
+    }
+}
+
+/// Bytes of the codes of triples, and of their signs, of a matrix of that padded shape.
+pub(super) fn triple_bytes(layout: Layout, (rows, cols): (usize, usize)) -> (usize, usize) {
+    match layout {
+        Layout::Tl2(tile) => {
+            let matrix = tl2::Tl2 { tile, rows, cols };
+            (matrix.signs_at(), matrix.pairs_at() - matrix.signs_at())
+        }
+        Layout::I2sP128 | Layout::Tl1(_) => (0, 0),
+    }
+}
+
+/// Writes a matrix given as [`Layout::I2sP128`] into the zeroed bytes of a lookup layout.
+///
+/// # Errors
+/// Names the first code that is 3.
+pub(super) fn write_lookup(
+    layout: Layout,
+    (rows, cols): (usize, usize),
+    packed: &[u8],
+    out: &mut [u8],
+) -> Result<(), FormatError> {
+    let (all_rows, all_cols) = lookup_shape(rows, cols);
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+    with_lookup(layout, (all_rows, all_cols), |coding| {
+        let step = coding.step();
+        let mut codes = Grid::new(step, all_cols);
+        let mut block = [0; I2S_BLOCK];
+        for first in (0..all_rows).step_by(step) {
+            for row in 0..step {
+                let to = codes.row_mut(row);
+                to.fill(grid::ZERO);
+                let Some(from) = packed.get((first + row) * row_bytes..(first + row + 1) * row_bytes) else { continue };
+                for (from, to) in from.as_chunks().0.iter().zip(to[..cols].chunks_mut(I2S_BLOCK)) {
+                    grid::unpack(from, &mut block);
+                    to.copy_from_slice(&block[..to.len()]);
+                }
+                if let Some(col) = to.iter().position(|&code| code > 2) {
+                    return Err(FormatError::Code { element: (first + row) * cols + col });
+                }
+            }
+            coding.write(&codes, first, out);
+        }
+        Ok(())
+    })
+}
+
+/// Packs `range` of the rows of a matrix in a lookup layout as [`Layout::I2sP128`]. What is no code becomes a weight of
+/// 0, as it is in the lookups.
+pub(super) fn read_lookup(
+    layout: Layout,
+    (rows, cols): (usize, usize),
+    bytes: &[u8],
+    range: Range<usize>,
+    out: &mut [u8],
+) {
+    let shape = lookup_shape(rows, cols);
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+    with_lookup(layout, shape, |coding| {
+        let step = coding.step();
+        let mut codes = Grid::new(step, shape.1);
+        for (at, out) in out.chunks_mut(step * row_bytes).enumerate() {
+            coding.read(bytes, range.start + at * step, &mut codes);
+            for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+                let codes = &mut codes.row_mut(row)[..cols];
+                codes.iter_mut().filter(|code| **code > 2).for_each(|code| *code = grid::ZERO);
+                pack_row(codes, out);
+            }
+        }
+    });
 }

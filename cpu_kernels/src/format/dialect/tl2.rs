@@ -25,7 +25,7 @@
 use super::{super::FormatError, Coding, TRAILER_BYTES, Tile, grid::Grid, pairs};
 
 /// The size that is reserved for a matrix has pairs for this many columns.
-pub(super) const MIN_COLS: usize = 256;
+pub(in crate::format) const MIN_COLS: usize = 256;
 /// Rows that interleave.
 const ROWS: usize = 32;
 /// Columns of a tile of the pairs.
@@ -109,15 +109,20 @@ struct Triples {
 }
 
 impl Tl2 {
+    /// Bytes of codes, signs and pairs.
+    pub fn content_bytes(&self) -> usize {
+        self.pairs_at() + self.rows * (self.cols - self.triple_cols()) / 4
+    }
+
     fn triple_cols(&self) -> usize {
         self.cols / self.tile.cols * self.tile.cols
     }
 
-    fn signs_at(&self) -> usize {
+    pub fn signs_at(&self) -> usize {
         self.rows * self.triple_cols() / 6
     }
 
-    fn pairs_at(&self) -> usize {
+    pub fn pairs_at(&self) -> usize {
         self.signs_at() + self.rows * self.triple_cols() / 24
     }
 

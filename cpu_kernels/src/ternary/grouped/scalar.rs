@@ -1,7 +1,7 @@
 //! The reference.
 
 use super::Grouped;
-use crate::format::{Layout, ternary};
+use crate::format::ternary;
 
 /// Products of each token and row, `out` (tokens, rows).
 pub fn products(tile: &Grouped, out: &mut [f32]) {
@@ -10,7 +10,7 @@ pub fn products(tile: &Grouped, out: &mut [f32]) {
         let values = token.values.as_flattened();
         for row in 0..tile.tile.rows {
             let (codes, scales) = (tile.tile.row(row).as_flattened(), tile.scales(row));
-            let code = |col| i32::from(ternary::code_at(Layout::I2sP128, codes, col));
+            let code = |col| i32::from(ternary::code_at(codes, col));
             let mut total = 0.0;
             for g in 0..tile.groups {
                 let product = |col| code(col) * i32::from(values[col]);

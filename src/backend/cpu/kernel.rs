@@ -1,0 +1,171 @@
+//! Which kernel multiplies which ternary matrix, and the repacking that it needs.
+
+use std::{fmt, sync::OnceLock};
+
+use bitnet_cpu_kernels::{
+    Cpu,
+    format::{Layout, ternary_bytes},
+    ternary,
+};
+
+use crate::{
+    error::{Error, Result},
+    model::{Block, Linear, MatrixScales, Model, TernaryMatrix, dialect::blame, names},
+    plan::Segment,
+};
+
+/// A kernel of ternary products, and so a packed form of the matrix. All give the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Multiplies and adds: two bits a weight.
+    I2S,
+    /// Looks up pairs of weights: two bits a weight.
+    TL1,
+    /// Looks up triples of weights: 1.67 bits a weight.
+    TL2,
+}
+
+/// Rows of a tile of a matrix that is repacked: lookups in 256 rows share the tables of some columns in the first-level
+/// cache (18 to 20 GB/s of cold weights on a Zen 5 core, where tiles of 32 gave 14 to 15).
+const TILE_ROWS: usize = 256;
+
+impl Kernel {
+    /// All kernels.
+    pub const ALL: [Self; 3] = [Self::I2S, Self::TL1, Self::TL2];
+
+    /// The name that `--kernel` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::I2S => "i2_s",
+            Self::TL1 => "tl1",
+            Self::TL2 => "tl2",
+        }
+    }
+
+    /// The kernel of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kernel| kernel.name() == name)
+    }
+
+    /// The layout it reads a matrix in; the one that the matrix has, if it can.
+    fn layout(self, matrix: &TernaryMatrix) -> Layout {
+        let TernaryMatrix { rows, cols, layout, .. } = *matrix;
+        match (self, layout) {
+            (Self::TL1, Layout::Tl1(_)) | (Self::TL2, Layout::Tl2(_)) => layout,
+            (Self::I2S, _) => Layout::I2sP128,
+            (Self::TL1, _) => Layout::tl1(rows, cols, TILE_ROWS),
+            (Self::TL2, _) => Layout::tl2(rows, cols, TILE_ROWS),
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A kernel for each ternary matrix, in steps of up to [`ternary::FEW_LOOKUPS`] tokens. Longer ones multiply: rows of
+/// I2_S as they are, others unpacked on the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// Matrices as they were loaded: nothing is repacked.
+    #[default]
+    AsLoaded,
+    /// The same for all.
+    All(Kernel),
+    /// By (rows, cols); others as they were loaded.
+    ByShape(Vec<((usize, usize), Kernel)>),
+}
+
+impl Kernels {
+    fn of(&self, matrix: &TernaryMatrix) -> Option<Kernel> {
+        match self {
+            Self::AsLoaded => None,
+            Self::All(kernel) => Some(*kernel),
+            Self::ByShape(shapes) => {
+                shapes.iter().find(|(shape, _)| *shape == (matrix.rows, matrix.cols)).map(|(_, kernel)| *kernel)
+            }
+        }
+    }
+
+    /// The layout that a matrix is repacked to; `None` where it stays.
+    fn target(&self, matrix: &TernaryMatrix) -> Option<Layout> {
+        self.of(matrix).map(|kernel| kernel.layout(matrix)).filter(|&layout| layout != matrix.layout)
+    }
+
+    /// Bytes of the ternary weights of a block that a step of one token reads.
+    pub fn token_bytes(&self, block: &Block) -> usize {
+        let bytes = |m: &TernaryMatrix| match self.target(m) {
+            Some(layout) => ternary_bytes(layout, m.rows, m.cols) + m.scales.bytes(),
+            None => m.codes.len() + m.scales.bytes(),
+        };
+        Linear::ALL.iter().map(|&role| bytes(block.linear(role))).sum()
+    }
+
+    /// What the summary calls them, where there is something to say.
+    pub fn label(&self) -> Option<String> {
+        match self {
+            Self::AsLoaded | Self::All(Kernel::I2S) => None,
+            Self::All(kernel) => Some(kernel.to_string()),
+            Self::ByShape(shapes) => {
+                let mut names: Vec<&str> = shapes.iter().map(|(_, kernel)| kernel.name()).collect();
+                names.sort_unstable();
+                names.dedup();
+                Some(names.join("/"))
+            }
+        }
+    }
+}
+
+/// The repacked matrices of a segment, by layer and role.
+#[derive(Debug)]
+pub(super) struct Repacked(Vec<[Option<TernaryMatrix>; Linear::ALL.len()]>);
+
+impl Repacked {
+    /// Repacks what `kernels` want in another form, on all threads.
+    pub fn new(
+        cpu: &Cpu,
+        model: &Model,
+        segment: &Segment,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let mut layers = Vec::with_capacity(segment.layers.len());
+        for layer in segment.layers.clone() {
+            let block = &model.weights.blocks[layer];
+            let made: [OnceLock<Result<TernaryMatrix>>; Linear::ALL.len()] = Default::default();
+            cpu.pool().run(Linear::ALL.len(), |at| {
+                let role = Linear::ALL[at];
+                let matrix = block.linear(role);
+                if let Some(layout) = kernels.target(matrix) {
+                    // Each is set once.
+                    let _ = made[at].set(repack(matrix, layout, &names::linear(layer, role)));
+                }
+            });
+            let made: Vec<_> = made.into_iter().map(|made| made.into_inner().transpose()).collect::<Result<_>>()?;
+            layers.push(made.try_into().unwrap_or_else(|_| unreachable!("one entry for each role")));
+            progress(block.ternary_bytes() as u64);
+        }
+        Ok(Self(layers))
+    }
+
+    /// What a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
+    pub fn matrix<'a>(&'a self, layer: usize, block: &'a Block, role: Linear, tokens: usize) -> &'a TernaryMatrix {
+        match &self.0[layer][role as usize] {
+            Some(matrix) if tokens <= ternary::FEW_LOOKUPS || !matrix.layout.is_lookup() => matrix,
+            _ => block.linear(role),
+        }
+    }
+}
+
+fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<TernaryMatrix> {
+    if let MatrixScales::PerGroup { size, .. } = matrix.scales
+        && layout.is_lookup()
+    {
+        let reason =
+            format!("it has a scale for each {size} columns, and lookups add up whole rows: use --kernel i2_s");
+        return Err(Error::unsupported(format!("tensor {name}"), reason));
+    }
+    matrix.repacked(layout).map_err(|e| blame(name, matrix.cols, e))
+}

@@ -1,0 +1,345 @@
+//! Start-up: whether this GPU computes rightly, and which of the equal ways to compute is the fastest on it.
+//!
+//! In: an open GPU. Out: the [`Choices`] it is used with, or [`Error::NoAdapter`] with a reason. A driver that gets
+//! this wrong would write garbage text. Whole numbers are compared with `==`, a layer by its distance from the scalar
+//! reference. A result is kept in the user's cache, for as long as adapter, driver and kernels stay the same.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bitnet_cpu_kernels::Isa;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    GpuBackend,
+    adapter::{Measure, OpenOptions},
+    debug,
+    device::Gpu,
+    encode::{Builder, Extent, Recorder},
+    fault::Fault,
+    params::{self, Dynamic},
+    pipelines::{Choices, Lanes, Product, Shader, Variant},
+};
+use crate::{
+    backend::{
+        Activations, Backend, Wanted,
+        cpu::CpuBackend,
+        known_layer::{self, DIM, TOKENS},
+        known_product::KnownProduct,
+    },
+    cache_dir::stable_hash,
+    error::{Error, Result},
+    plan::{BackendKind, KvType, Segment, Sizes},
+};
+
+/// The area of the user's cache.
+const AREA: &str = "gpu-test";
+
+/// The kernels that differ between candidates.
+const PRODUCTS: [Shader; 2] = [Shader::TernaryMatvec, Shader::TernaryMatmul];
+
+/// A way to compute, with what it takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Which kernels.
+    pub choices: Choices,
+    /// Of a product of one token, and of 64 tokens; `None` where nothing was measured.
+    pub us: Option<[f64; 2]>,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.choices.fmt(f)?;
+        match self.us {
+            Some([matvec, matmul]) => write!(f, ": {matvec:.0} us a token, {matmul:.0} us for 64 tokens of a prompt"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is kept.
+#[derive(Serialize, Deserialize)]
+struct Passed {
+    lanes: Lanes,
+    product: Product,
+}
+
+/// Tests `gpu` and gives it the fastest choices. Returns what was compared: nothing where an earlier run has done it.
+pub(super) fn prepare(mut gpu: Gpu, options: &OpenOptions) -> Result<(Arc<Gpu>, Vec<Candidate>)> {
+    let key = key(&gpu, options);
+    if let Some(Passed { lanes, product }) = options.cache.get(AREA, &key) {
+        gpu.choose(Choices { lanes, product, ..gpu.choices() });
+        return Ok((Arc::new(gpu), Vec::new()));
+    }
+    let measure = match options.measure {
+        Measure::Never => false,
+        Measure::Hardware => !gpu.caps().software,
+        Measure::Always => true,
+    };
+    let candidates = compare(&gpu, candidates(&gpu, measure), &KnownProduct::new(), measure)?;
+    let Choices { lanes, product, .. } = fastest(&candidates);
+    gpu.choose(Choices { lanes, product, ..gpu.choices() });
+    let gpu = Arc::new(gpu);
+    gpu.suspend_fault(true);
+    test_layer(&gpu)?;
+    gpu.suspend_fault(false);
+    options.cache.put(AREA, &key, &Passed { lanes, product });
+    Ok((gpu, candidates))
+}
+
+/// All that a result depends on. With the kernels' text, so that a new build of the program tests anew.
+fn key(gpu: &Gpu, options: &OpenOptions) -> String {
+    let texts = Shader::ALL.iter().map(|&shader| Variant::new(shader, gpu.choices(), None).compose());
+    let hash = stable_hash(texts.flat_map(String::into_bytes));
+    let (caps, choices, measure) = (gpu.caps(), gpu.choices(), options.measure);
+    format!("{} | {caps} | {choices} | timed {measure:?} | {hash:016x}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What may be chosen: the choices of the device, and with `all` what differs from them and is not fixed by its tuning.
+fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
+    let own = gpu.choices();
+    let mut lanes = vec![own.lanes];
+    if all && own.lanes == Lanes::Subgroup && gpu.tuning().subgroups.is_none() {
+        lanes.push(Lanes::Workgroup);
+    }
+    let mut products = vec![own.product];
+    if all && gpu.tuning().int8_dot.is_none() {
+        products.push(if own.product == Product::Int8 { Product::F32 } else { Product::Int8 });
+    }
+    let with = |lanes| products.iter().map(move |&product| Choices { lanes, product, ..own });
+    lanes.into_iter().flat_map(with).collect()
+}
+
+/// The candidates that get every number right, measured if asked for. Where some do not, a warning says so.
+fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<Candidate>> {
+    let mut right = Vec::new();
+    let mut faults = Vec::new();
+    for choices in candidates {
+        match product_fault(gpu, known, choices)? {
+            Some(fault) => faults.push(format!("{fault} (with {choices})")),
+            None => {
+                let us = if measure { Some([time_us(gpu, choices, 1)?, time_us(gpu, choices, 64)?]) } else { None };
+                right.push(Candidate { choices, us });
+            }
+        }
+    }
+    match faults.first() {
+        Some(fault) if right.is_empty() => return Err(failed(gpu, fault)),
+        _ => {}
+    }
+    for fault in faults {
+        log::warn!("{} failed the self-test of {fault}: other kernels are used", gpu.caps());
+    }
+    Ok(right)
+}
+
+fn failed(gpu: &Gpu, fault: &str) -> Error {
+    Error::NoAdapter { reason: format!("{} failed the self-test of {fault}", gpu.caps()) }
+}
+
+fn product_fault(gpu: &Gpu, known: &KnownProduct, choices: Choices) -> Result<Option<String>> {
+    for shader in PRODUCTS {
+        let mut found = debug::ternary_product(gpu, shader, choices, &known.weights(), &known.acts)?;
+        if gpu.tuning().fault == Some(Fault::SelfTest) {
+            found[0] += 1;
+        }
+        if let Some(fault) = known.fault(&found) {
+            return Ok(Some(format!("{}: {fault}", shader.kernel().name)));
+        }
+    }
+    Ok(None)
+}
+
+/// The one with the least sum of both times, each relative to the best: an answer and its prompt count alike.
+fn fastest(candidates: &[Candidate]) -> Choices {
+    let best = |i: usize| candidates.iter().filter_map(|c| Some(c.us?[i])).fold(f64::INFINITY, f64::min);
+    let best = [best(0), best(1)];
+    let cost = |c: &Candidate| c.us.map_or(f64::INFINITY, |us| us[0] / best[0] + us[1] / best[1]);
+    let least = candidates.iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    least.unwrap_or_else(|| unreachable!("compare gives one at least")).choices
+}
+
+/// Columns of the timed products: the width of BitNet b1.58 2B-4T.
+const COLS: usize = 2560;
+/// Rows for one token: 2.6 MB of codes, more than the second-level cache of most integrated GPUs.
+const MATVEC_ROWS: usize = 4096;
+/// Rows for 64 tokens, which take more time each.
+const MATMUL_ROWS: usize = 1024;
+/// How long one candidate is run at most, beside the warm-up.
+const TIMED: Duration = Duration::from_millis(4);
+
+/// Microseconds of a product of `tokens`: the best of three runs of several dispatches.
+fn time_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
+    let (shader, rows) =
+        if tokens == 1 { (Shader::TernaryMatvec, MATVEC_ROWS) } else { (Shader::TernaryMatmul, MATMUL_ROWS) };
+    let usage = wgpu::BufferUsages::STORAGE;
+    let sizes = [rows * COLS / 4, tokens * COLS, tokens * 8, tokens * rows * 4, 16];
+    let buffers =
+        sizes.iter().map(|&bytes| gpu.buffer("timed product", bytes as u64, usage)).collect::<Result<Vec<_>>>()?;
+    let bindings: Vec<_> = buffers.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect();
+    let params = params::Ternary {
+        rows: rows as u32,
+        row_quads: (COLS / 64) as u32,
+        out_stride: rows as u32,
+        part1: rows as u32,
+        part2: rows as u32,
+        ..Default::default()
+    };
+    let grid = match shader {
+        Shader::TernaryMatvec => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
+        _ => [rows.div_ceil(64), tokens.div_ceil(64), 1],
+    };
+    let mut builder = Builder::new(gpu);
+    let dispatch =
+        builder.dispatch(Variant::new(shader, choices, None), &[], params, &bindings, grid.map(Extent::Fixed))?;
+    let mut uniforms = builder.finish()?;
+    let mut run = |times: usize| -> Result<Duration> {
+        let begin = Instant::now();
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut recorder = Recorder::default();
+        let dynamic = Dynamic { tokens: tokens as u32, ..Dynamic::default() };
+        recorder.record(&mut encoder, std::iter::repeat_n(&dispatch, times), &dynamic, &mut uniforms);
+        let recorded = recorder.finish(encoder);
+        let submission = recorder.submit(gpu, recorded, &uniforms)?;
+        gpu.wait(submission)?;
+        Ok(begin.elapsed())
+    };
+    // The first run clears the buffers and compiles what the driver has put off.
+    run(1)?;
+    let one = run(1)?;
+    let times = (TIMED.as_secs_f64() / 3.0 / one.as_secs_f64().max(1e-6)).clamp(1.0, 64.0) as usize;
+    let mut best = one.as_secs_f64();
+    for _ in 0..3 {
+        best = best.min(run(times)?.as_secs_f64() / times as f64);
+    }
+    Ok(best * 1e6)
+}
+
+/// How far a layer may be from the scalar reference, as the norm of the difference over the norm of the result. A few
+/// activations that round to the next step give 0.001; a wrong formula 0.1 and more.
+const MOST_DIFFERENCE: f64 = 0.02;
+
+/// Runs a whole layer, a prompt and a token after it, and compares.
+fn test_layer(gpu: &Arc<Gpu>) -> Result<()> {
+    let expected = known_output(&mut CpuBackend::new(Isa::Scalar, 1))?;
+    let found = known_output(&mut GpuBackend::on(Arc::clone(gpu)))?;
+    match layer_fault(&found, &expected) {
+        Some(fault) => Err(failed(gpu, &fault)),
+        None => Ok(()),
+    }
+}
+
+/// The hidden states after the known layer.
+fn known_output(backend: &mut dyn Backend) -> Result<Vec<f32>> {
+    let model = Arc::new(known_layer::model());
+    // The backend does not read its own kind.
+    let segment = Segment { layers: 0..1, backend: BackendKind::Gpu, embed: false, head: false, reason: String::new() };
+    let (k_type, v_type) = (KvType::F16, KvType::F16);
+    let sizes =
+        Sizes { context_tokens: TOKENS + 1, batch_tokens: TOKENS, k_type, v_type, head_screen: false };
+    let id = backend.load(&model, &segment, &sizes, &mut |_| {})?;
+    let mut run = |positions: Range<usize>| -> Result<Vec<f32>> {
+        let hidden = known_layer::input(positions.clone());
+        let mut activations = Activations { hidden, ..Activations::default() };
+        backend.run(id, &mut activations, positions, Wanted::Nothing)?;
+        Ok(activations.hidden)
+    };
+    Ok([run(0..TOKENS)?, run(TOKENS..TOKENS + 1)?].concat())
+}
+
+/// What is wrong, separately for the prompt and the token after it, as different kernels compute them.
+fn layer_fault(found: &[f32], expected: &[f32]) -> Option<String> {
+    let parts = [("a prompt", 0..TOKENS * DIM), ("a token with attention over a prompt", TOKENS * DIM..expected.len())];
+    parts.into_iter().find_map(|(part, range)| {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        let pairs = found.get(range.clone())?.iter().zip(&expected[range.clone()]);
+        let difference = norm(&mut pairs.map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        let relative = difference / norm(&mut expected[range].iter().map(|&b| f64::from(b)));
+        // Written so that NaN is a fault.
+        let fine = relative <= MOST_DIFFERENCE;
+        (!fine).then(|| {
+            format!("a layer, {part}: expected at most {MOST_DIFFERENCE} from the reference, found {relative:.3}")
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{backend::gpu::Tuning, cache_dir::Cache};
+
+    fn options(measure: Measure, cache: Cache) -> OpenOptions {
+        OpenOptions { software_allowed: true, measure, cache, ..OpenOptions::default() }
+    }
+
+    fn open(tuning: Tuning) -> Option<Gpu> {
+        match Gpu::open(&OpenOptions { tuning, ..options(Measure::Never, Cache::none()) }) {
+            Ok(gpu) => Some(gpu),
+            Err(error) => {
+                assert!(std::env::var_os("BITNET_REQUIRE_GPU").is_none(), "a GPU is required: {error}");
+                eprintln!("skipped: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn every_candidate_is_tested_and_the_fastest_is_kept() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let temporary = tempfile::tempdir().unwrap();
+        let cache = Cache::at(temporary.path());
+        let expected = candidates(&gpu, true);
+        assert!(expected.len() >= 2, "{expected:?}");
+        let (first, compared) = prepare(gpu, &options(Measure::Always, cache.clone())).unwrap();
+        assert_eq!(compared.iter().map(|c| c.choices).collect::<Vec<_>>(), expected);
+        assert!(compared.iter().all(|c| c.us.is_some_and(|us| us.iter().all(|&us| us > 0.0))), "{compared:?}");
+        assert_eq!(first.choices(), fastest(&compared));
+
+        // Known from now on, for this key only.
+        let (second, compared) =
+            prepare(open(Tuning::default()).unwrap(), &options(Measure::Always, cache.clone())).unwrap();
+        assert_eq!((second.choices(), compared), (first.choices(), Vec::new()));
+        let fixed = Tuning { int8_dot: Some(false), subgroups: Some(false), ..Tuning::default() };
+        let (third, compared) = prepare(open(fixed).unwrap(), &options(Measure::Always, cache)).unwrap();
+        assert_eq!(compared.len(), 1, "nothing is left to choose: {compared:?}");
+        assert_eq!((third.choices().lanes, third.choices().product), (Lanes::Workgroup, Product::F32));
+    }
+
+    #[test]
+    fn a_wrong_product_refuses_the_adapter() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let error = compare(&gpu, candidates(&gpu, true), &KnownProduct::wrong(), false).unwrap_err();
+        let Error::NoAdapter { reason } = error else { panic!("{error}") };
+        assert!(reason.contains("failed the self-test of ternary_matvec_i2s: expected"), "{reason}");
+    }
+
+    #[test]
+    fn a_layer_is_judged_by_its_distance() {
+        let expected: Vec<f32> = (0..(TOKENS + 1) * DIM).map(|i| (i % 7) as f32 - 3.0).collect();
+        assert_eq!(layer_fault(&expected, &expected), None);
+        let mut close = expected.clone();
+        close[5] += 0.01;
+        assert_eq!(layer_fault(&close, &expected), None);
+        let mut wrong = expected.clone();
+        wrong[TOKENS * DIM + 3] += 4.0;
+        assert!(layer_fault(&wrong, &expected).unwrap().contains("a token with attention"));
+        wrong[7] = f32::NAN;
+        assert!(layer_fault(&wrong, &expected).unwrap().contains("a layer, a prompt: expected at most 0.02"));
+    }
+
+    #[test]
+    fn the_fastest_is_so_in_both_phases_together() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let all = candidates(&gpu, true);
+        let with = |us: [[f64; 2]; 2]| {
+            let candidates: Vec<_> = (0..2).map(|i| Candidate { choices: all[i], us: Some(us[i]) }).collect();
+            all.iter().position(|&choices| choices == fastest(&candidates)).unwrap()
+        };
+        assert_eq!(with([[10.0, 100.0], [11.0, 50.0]]), 1);
+        assert_eq!(with([[10.0, 100.0], [25.0, 90.0]]), 0);
+    }
+}
