@@ -131,7 +131,9 @@ fn ternary_line(row: &Row) -> Option<String> {
 fn head_line(model: &ModelFacts, row: &Row) -> Option<String> {
     let (rows, all) = (row.samples.head_rows, model.vocabulary);
     let screened = matches!(row.test, Test::Generate(_)) && rows > 0.0 && rows < all as f64;
-    screened.then(|| format!("{} on {}: {rows:.0} of {all} rows of the head in full a token\n", row.test.name(), row.device))
+    screened.then(|| {
+        format!("{} on {}: {rows:.0} of {all} rows of the head in full a token\n", row.test.name(), row.device)
+    })
 }
 
 fn parameters(count: u64) -> String {
