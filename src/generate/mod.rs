@@ -6,6 +6,8 @@
 
 mod answer;
 
+mod embedding;
+
 mod perplexity;
 
 mod sampler;
@@ -17,6 +19,7 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use embedding::{Pooling, embedding};
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};
