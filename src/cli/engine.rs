@@ -2,12 +2,12 @@
 
 use std::{borrow::Cow, cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
 
-use bitnet_cpu_kernels::isa::Isa;
+use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
+    args::{EngineArgs, HeadScreen, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
 };
 use crate::{
@@ -40,6 +40,9 @@ const CALIBRATION: &str = "calibration";
 
 /// Weights below this load too fast for a progress bar to be read.
 const PROGRESS_FROM_BYTES: u64 = 256 << 20;
+
+/// Rows from which a head is worth a copy.
+const SCREENED_HEAD_ROWS: usize = 16384;
 
 /// The model that is part of the program. Aligned as a memory map is, as some kernels read wide words.
 static BUILT_IN: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/llama-stories-ternary-4m.gguf"));
@@ -243,6 +246,7 @@ impl Engine {
             batch_tokens: (args.batch_size as usize).min(context_tokens),
             k_type: args.cache_type_k.into(),
             v_type: args.cache_type_v.into(),
+            head_screen: self.screens_head(args.head_screen),
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
         // The system may grant it all the same, and end the process without a word once it is used.
@@ -253,6 +257,16 @@ impl Engine {
                 format!("{} (lower it with -c)", format::bytes(cache_bytes)),
             )),
             _ => Ok(sizes),
+        }
+    }
+
+    /// Small heads are read in no time, and few-bit ones as fast as a copy.
+    fn screens_head(&self, choice: HeadScreen) -> bool {
+        let head = self.model.weights.head();
+        match choice {
+            HeadScreen::Off => false,
+            HeadScreen::On => true,
+            HeadScreen::Auto => head.rows >= SCREENED_HEAD_ROWS && Screen::pays(head.rows, head.cols, head.ty),
         }
     }
 

@@ -256,7 +256,8 @@ mod tests {
     }
 
     fn shape(config: &Config, context_tokens: usize, max_binding: u64) -> Result<Shape> {
-        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type: KvType::F16, v_type: KvType::F16 };
+        let (k_type, v_type) = (KvType::F16, KvType::F16);
+        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type, v_type, head_screen: false };
         let segment =
             Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
         Shape::new(config, None, &segment, &sizes, max_binding, None)

@@ -76,6 +76,11 @@ pub struct EngineArgs {
     )]
     pub batch_size: u32,
 
+    /// Whether the highest logits are found by a copy of the output head in 6 bits that leaves out, by proof, the rows
+    /// that cannot be among them: the answers stay the same. auto = where the copy is large and pays
+    #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
+    pub head_screen: HeadScreen,
+
     /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
@@ -143,6 +148,13 @@ pub enum GpuLayers {
     Auto,
     All,
     Count(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadScreen {
+    Auto,
+    On,
+    Off,
 }
 
 /// llama.cpp's values: a count, "auto" or -1, "all" or -2.

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, TextArgs,
-    engine::{BackendChoice, CacheType, KernelChoice, MAX_CONTEXT, byte_size},
+    engine::{BackendChoice, CacheType, HeadScreen, KernelChoice, MAX_CONTEXT, byte_size},
 };
 use crate::generate::Pooling;
 
@@ -169,6 +169,10 @@ pub struct BenchArgs {
     /// Type of the value cache [llama.cpp: -ctv]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
+
+    /// Whether answers find the highest logit by a copy of the output head in 6 bits, instead of computing all logits
+    #[arg(long, value_enum, default_value = "auto")]
+    pub head_screen: HeadScreen,
 
     /// Run each test once more on the GPU to time every kernel
     #[arg(long)]

@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     answer::{ChatArgs, DraftArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
+    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, VerifyArgs},
