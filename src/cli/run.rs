@@ -59,7 +59,7 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
 }
 
 fn prompt_text(args: &RunArgs) -> Result<String> {
-    if let Some(given) = args.text.as_ref().or(args.given.prompt.as_ref()) {
+    if let Some(given) = &args.given.prompt {
         return unescape(args.no_escape, given);
     }
     let read = match &args.given.file {
@@ -78,7 +78,7 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
 
 /// For `-cnv`: `-sys`, or the prompt as bitnet.cpp has it. Standard input is what the person says.
 pub fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
-    let given = args.text.as_ref().or(args.given.prompt.as_ref());
+    let given = args.given.prompt.as_ref();
     match (&args.chat.system_prompt, given, &args.given.file) {
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(usage(
             "with -cnv the prompt is the system prompt: -sys is one too many",

@@ -10,6 +10,8 @@ mod constraint;
 
 mod draft;
 
+mod embedding;
+
 mod perplexity;
 
 mod sampler;
@@ -23,6 +25,7 @@ mod stop;
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
 pub use constraint::{Constraint, Grammar};
 pub use draft::Drafter;
+pub use embedding::{Pooling, embedding};
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};

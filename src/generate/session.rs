@@ -277,6 +277,18 @@ impl Session {
         Ok(())
     }
 
+    /// Runs all of `ids`, in batches, on a plan whose last segment has no head; `use_stream` is given the residual
+    /// stream behind the last block after each token, (dim), in order.
+    pub fn hidden(&mut self, ids: &[u32], mut use_stream: impl FnMut(&[f32])) -> Result<()> {
+        self.check(ids)?;
+        for batch in ids.chunks(self.sizes.batch_tokens) {
+            self.run(batch, Wanted::Nothing, Kind::Prefill)?;
+            let width = self.activations.hidden.len() / batch.len();
+            self.activations.hidden.chunks_exact(width.max(1)).for_each(&mut use_stream);
+        }
+        Ok(())
+    }
+
     fn check(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::malformed("prompt", "at least one token", "none"));

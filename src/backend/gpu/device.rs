@@ -26,6 +26,8 @@ use crate::error::{Error, Result};
 const HARDWARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A software adapter on a busy machine may need minutes for a chunk of a large model.
 const SOFTWARE_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Workgroups of 256 that a large GPU runs side by side: 128 units with two each. An estimate.
+const HARDWARE_WORKGROUPS: usize = 256;
 /// Most bytes of one buffer of weights: drivers place buffers below 1 GiB more easily than larger ones.
 const ARENA_BYTES: u64 = 1 << 30;
 
@@ -171,6 +173,27 @@ impl Gpu {
     /// memory of the processor.
     pub(super) fn maps_weights(&self) -> bool {
         self.caps.mappable && self.tuning.mapped_upload.unwrap_or(self.caps.unified_memory)
+    }
+
+    /// Whether products of a decode step norm and quantise their input themselves, where that fits.
+    pub fn folds(&self) -> bool {
+        self.tuning.fold.unwrap_or(true)
+    }
+
+    /// How often a folded product that would be `workgroups` wide takes its rows for one quantisation of the input. Each
+    /// workgroup repeats that work, so there should not be more of them than the device runs side by side.
+    pub fn rounds(&self, workgroups: usize) -> usize {
+        let side_by_side = if self.caps.software {
+            2 * std::thread::available_parallelism().map_or(1, usize::from)
+        } else {
+            HARDWARE_WORKGROUPS
+        };
+        (workgroups / side_by_side).max(1)
+    }
+
+    /// Most bytes of workgroup memory.
+    pub fn max_workgroup_bytes(&self) -> usize {
+        self.device.limits().max_compute_workgroup_storage_size as usize
     }
 
     /// What the offset of a binding must be a multiple of.

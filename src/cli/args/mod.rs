@@ -16,8 +16,8 @@ pub use self::{
     answer::{ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
     grammar::GrammarArgs,
-    make::{ConvertArgs, DummyArgs, TernaryChoice},
-    measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, VerifyArgs},
+    make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
+    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, VerifyArgs},
     sample::SampleArgs,
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
@@ -56,10 +56,14 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
+    /// Download a model from the Hugging Face Hub
+    Pull(PullArgs),
     /// Make a GGUF file of a Hugging Face model directory
     Convert(ConvertArgs),
     /// Make a model of any shape with random weights, for measurements
     Dummy(DummyArgs),
+    /// Turn texts into vectors, with a model made for that
+    Embed(EmbedArgs),
     /// Show how well the model predicts a text
     Perplexity(PerplexityArgs),
     /// Measure speed, and how near it comes to what the machine can do
@@ -69,8 +73,8 @@ pub enum Command {
 /// Which model.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// GGUF file, a part of a split one, or a Hugging Face directory of safetensors; without it, the small story
-    /// model inside this program
+    /// GGUF file, a part of a split one, a Hugging Face directory of safetensors, or org/name[:FILE] of a model that was
+    /// pulled; without it, the small story model inside this program
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
 
