@@ -67,7 +67,9 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
                 let found = finished.json();
                 assert_eq!(found["tokens"], expected["tokens"], "{kind} {backend:?} {sample:?}");
                 assert_eq!(found["text"], expected["text"]);
-                assert_eq!(found["takeover"]["after_tokens"], PROMPT_TOKENS + 20);
+                // The step of that token, or the pass that checks a draft with it.
+                let after = found["takeover"]["after_tokens"].as_u64().unwrap() as usize;
+                assert!((PROMPT_TOKENS + 17..=PROMPT_TOKENS + 20).contains(&after), "{found}");
                 assert!(found["takeover"]["reason"].as_str().unwrap().contains(reason), "{found}");
                 assert_eq!(found["plan"].as_array().unwrap().len(), 1);
                 assert_eq!(found["plan"][0]["backend"], "cpu");

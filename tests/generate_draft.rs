@@ -149,6 +149,6 @@ fn twenty_prompts_give_the_same_text_with_and_without() {
                 }
             }
         }
-        assert!(accepted > 50 && drafted > accepted, "{name}: {accepted} of {drafted} drafted tokens were right");
+        assert!(accepted > 20 && drafted > accepted, "{name}: {accepted} of {drafted} drafted tokens were right");
     }
 }

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 
 pub const HELP: &str = "\
-/set NAME VALUE  temp, top_k, top_p, min_p, repeat_penalty, seed, n (most tokens), system, verbose on|off
+/set NAME VALUE  temp, top_k, top_p, min_p, typical, repeat_penalty, frequency_penalty, presence_penalty, seed,
+                 n (most tokens), system, verbose on|off
 /show            the model, the settings and the conversation
 /clear           forget the conversation, but not the system prompt
 /save FILE       write the conversation to a file

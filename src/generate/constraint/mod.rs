@@ -11,10 +11,16 @@ use llguidance::{
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
 
+use serde_json::{Value, json};
+
 use crate::{
     error::{Error, Result},
     tokenizer::Tokenizer,
 };
+
+/// What may stand between the parts of JSON, once at each place: without a bound, small models write line breaks for
+/// ever. A schema can say otherwise, under the key `x-guidance` of llguidance.
+const WHITE_SPACE: &str = r"[ ]|\n[ \t]{0,20}";
 
 /// What the text of an answer has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +56,10 @@ impl Constraint {
             Grammar::Text(text) if text.contains("::=") => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
             Grammar::Text(text) => TopLevelGrammar::from_lark(text.clone()),
             Grammar::JsonSchema(text) => {
-                let schema = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                let mut schema = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                if let Value::Object(schema) = &mut schema {
+                    schema.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": WHITE_SPACE }));
+                }
                 TopLevelGrammar::from_json_schema(schema)
             }
         };

@@ -7,10 +7,10 @@ const MOST_TOKENS: usize = 16;
 const CLASSES: usize = 3;
 
 /// Share of right tokens taken for granted before any is known, and how many tokens that counts for.
-const PRIOR: (f64, f64) = (0.6, 1.0);
+const PRIOR: (f64, f64) = (0.6, 0.5);
 
 /// What older outcomes count for after each draft.
-const MEMORY: f64 = 0.85;
+const MEMORY: f64 = 0.7;
 
 /// Weight of the latest time in its average.
 const NEWS: f64 = 0.25;
