@@ -45,6 +45,8 @@ mod run;
 
 mod tokenize;
 
+mod tune;
+
 mod verify;
 
 use std::{
@@ -102,6 +104,7 @@ fn dispatch(command: &Command, verbose: bool) -> Result<()> {
         Command::Plan(args) => plan::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
+        Command::Tune(args) => tune::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Perplexity(args) => perplexity::run(args),
     }

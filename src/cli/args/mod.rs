@@ -15,7 +15,7 @@ pub use self::{
     answer::{ChatArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
     make::{ConvertArgs, DummyArgs, TernaryChoice},
-    measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, VerifyArgs},
+    measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     sample::SampleArgs,
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
@@ -60,6 +60,8 @@ pub enum Command {
     Dummy(DummyArgs),
     /// Show how well the model predicts a text
     Perplexity(PerplexityArgs),
+    /// Find the fastest CPU kernel for each matrix of a model, and use it from then on
+    Tune(TuneArgs),
     /// Measure speed, and how near it comes to what the machine can do
     Bench(BenchArgs),
 }
