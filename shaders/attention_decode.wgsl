@@ -1,8 +1,12 @@
-// o = sum_j e^(s_j - m) v_j, m = max(s_j), l = sum_j e^(s_j - m), s_j = scale * q . k_j, over one split of the keys
-// In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32.
-// Out: parts (tokens, splits, heads, head_dim + 2) f32: o, then m and l. input_attention.wgsl merges the splits.
+// q, k: (RMSNorm over the head, where the model has it) then rotated; k, v appended to the cache; o = sum_j e^(s_j - m) v_j
+// In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then sin; norms (head_dim).
+// Out: k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32 at start + t; parts (tokens, splits, heads, head_dim + 2).
 // Grid: (kv_heads * ceil(heads / kv_heads / 4), splits, tokens). A workgroup takes up to four query heads of one kv head.
-// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::rope::apply, attention::{KvCache::append, attend}. Test: tests/gpu_ops/.
+//
+// m = max(s_j), l = sum_j e^(s_j - m), s_j = scale * q . k_j, over one split of the keys. Parts are o, m and l, or, when
+// there is one split, o / l; attention_merge.wgsl merges several. The keys and values of this step are taken from x, not
+// from the cache, which other workgroups write meanwhile: rounded as the cache rounds them.
 
 struct Params {
   tokens: u32,
@@ -14,22 +18,37 @@ struct Params {
   head_dim: u32,     // even, at most 256
   stride: u32,
   q_offset: u32,
+  k_offset: u32,
+  v_offset: u32,
+  half: u32,         // rotated pairs of a head; 0 rotates nothing
+  sines: u32,        // f32 of the table before the sines
+  eps: f32,
   scale: f32,
+  place: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> k_cache: array<u32>;
-@group(0) @binding(2) var<storage, read> v_cache: array<u32>;
-@group(0) @binding(3) var<storage, read_write> parts: array<f32>;
+@group(0) @binding(1) var<storage, read_write> k_cache: array<u32>;
+@group(0) @binding(2) var<storage, read_write> v_cache: array<u32>;
+@group(0) @binding(3) var<storage, read> rope: array<f32>;
+@group(0) @binding(4) var<storage, read> q_norm: array<f32>;
+@group(0) @binding(5) var<storage, read> k_norm: array<f32>;
+@group(0) @binding(6) var<storage, read_write> damage: atomic<u32>;
+@group(0) @binding(7) var<storage, read_write> parts: array<f32>;
+
+override SPLIT_KEYS: u32 = 128u; // keys for which there is a split, while there are splits
 
 // 32 keys x 4 heads: one score an invocation; WG is 128.
 const TILE: u32 = 32u;
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
 
+override FRESH: u32 = 256u; // tokens of a step times head_dim
+
 var<workgroup> q: array<f32, 1024>;    // (4 heads, head_dim)
+var<workgroup> fresh: array<f32, FRESH>; // (tokens of the step, head_dim): keys of this kv head
 var<workgroup> score: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> share: array<f32, 128>; // (4 heads, 32 keys)
-var<workgroup> fade: array<f32, 4>;    // what the sums so far are multiplied by
+var<workgroup> fade: array<f32, 4>;    // what the sums so far are multiplied by; at the end l
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let i = lane.index;
@@ -39,17 +58,50 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let head_first = kv_head * per_kv + (group.x % bundles) * 4u;
   let count = min(4u, (kv_head + 1u) * per_kv - head_first);
   let token = group.z;
-  let keys = p.start + token + 1u;
-  // The same split for every token of a step, so that empty splits are at the end.
-  let longest = p.start + p.tokens;
-  let per_split = (longest + p.splits - 1u) / p.splits;
+  let position = p.start + token;
+  let keys = position + 1u;
+  // As if the token were alone, so that tokens checked together give the same bits; its empty splits are at the end.
+  let splits = min((keys + SPLIT_KEYS - 1u) / SPLIT_KEYS, p.splits);
+  let per_split = (keys + splits - 1u) / splits;
   let begin = min(group.y * per_split, keys);
   let end = min(begin + per_split, keys);
   let pairs = p.head_dim / 2u;
 
-  for (var e = i; e < 4u * p.head_dim; e += WG) {
-    let head = min(e / p.head_dim, count - 1u);
-    q[e] = x[token * p.stride + p.q_offset + (head_first + head) * p.head_dim + e % p.head_dim];
+  for (var h = 0u; h < count; h++) {
+    load_head(token * p.stride + p.q_offset + (head_first + h) * p.head_dim, true, false, lane);
+    for (var e = i; e < p.head_dim; e += WG) {
+      let value = rotated(e, position);
+      note(value);
+      q[h * p.head_dim + e] = value;
+    }
+  }
+  // Heads that are not there compute something that nobody reads.
+  for (var e = count * p.head_dim + i; e < 4u * p.head_dim; e += WG) { q[e] = 0.0; }
+
+  // One workgroup of each kv head and token appends to the cache.
+  let appends = group.x % bundles == 0u;
+  for (var key = max(begin, p.start); key < end; key++) {
+    let row = (key - p.start) * p.stride;
+    load_head(row + p.k_offset + kv_head * p.head_dim, false, true, lane);
+    for (var pair = i; pair < pairs; pair += WG) {
+      let k = vec2(rotated(2u * pair, key), rotated(2u * pair + 1u, key));
+      var kept = k;
+      if (!K_F32) { kept = unpack2x16float(f16_pack(k)); }
+      let at = (key - p.start) * p.head_dim + 2u * pair;
+      fresh[at] = kept.x;
+      fresh[at + 1u] = kept.y;
+      if (appends && key == position) {
+        let v_at = row + p.v_offset + kv_head * p.head_dim + 2u * pair;
+        let v = vec2(x[v_at], x[v_at + 1u]);
+        note(k.x);
+        note(k.y);
+        note(v.x);
+        note(v.y);
+        let index = (position * p.kv_heads + kv_head) * pairs + pair;
+        store_k(index, k);
+        store_v(index, v);
+      }
+    }
   }
   workgroupBarrier();
 
@@ -62,11 +114,19 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     let key = first + my_key;
     var s = LOWEST;
     if (key < end) {
-      let at = (key * p.kv_heads + kv_head) * pairs;
+      let mine = my_head * p.head_dim;
       var dot_product = 0.0;
-      for (var d = 0u; d < pairs; d++) {
-        let k = load_k(at + d);
-        dot_product += k.x * q[my_head * p.head_dim + 2u * d] + k.y * q[my_head * p.head_dim + 2u * d + 1u];
+      if (key < p.start) {
+        let at = (key * p.kv_heads + kv_head) * pairs;
+        for (var d = 0u; d < pairs; d++) {
+          let k = load_k(at + d);
+          dot_product += k.x * q[mine + 2u * d] + k.y * q[mine + 2u * d + 1u];
+        }
+      } else {
+        let at = (key - p.start) * p.head_dim;
+        for (var d = 0u; d < pairs; d++) {
+          dot_product += fresh[at + 2u * d] * q[mine + 2u * d] + fresh[at + 2u * d + 1u] * q[mine + 2u * d + 1u];
+        }
       }
       s = dot_product * p.scale;
     }
@@ -85,12 +145,27 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     if (i < pairs) {
       for (var h = 0u; h < 4u; h++) { o[h] *= fade[h]; }
       for (var j = 0u; j < min(TILE, end - first); j++) {
-        let v = load_v(((first + j) * p.kv_heads + kv_head) * pairs + i);
+        var v = vec2<f32>();
+        if (first + j < p.start) {
+          v = load_v(((first + j) * p.kv_heads + kv_head) * pairs + i);
+        } else {
+          let at = (first + j - p.start) * p.stride + p.v_offset + kv_head * p.head_dim + 2u * i;
+          v = vec2(x[at], x[at + 1u]);
+          if (!V_F32) { v = unpack2x16float(f16_pack(v)); }
+        }
         for (var h = 0u; h < 4u; h++) { o[h] += share[h * TILE + j] * v; }
       }
     }
   }
 
+  if (p.splits == 1u) {
+    workgroupBarrier();
+    if (my_key == 0u) { fade[my_head] = l; }
+    workgroupBarrier();
+    if (i < pairs) {
+      for (var h = 0u; h < 4u; h++) { o[h] = o[h] / fade[h]; }
+    }
+  }
   let width = p.head_dim + 2u;
   let out = ((token * p.splits + group.y) * p.heads + head_first) * width;
   if (i < pairs) {

@@ -1,4 +1,4 @@
-// out[t] = table[ids[t]] for the ids of this window of rows
+// out[t] = scale * table[ids[t]] for the ids of this window of rows
 // In: ids (tokens) u32; table (rows, cols) in one of the dense types (common/dense_*.wgsl).
 // Out: out (tokens, stride) f32.
 // Grid: (ceil(cols / (2 * WG)), tokens). Two adjacent columns an invocation.
@@ -16,6 +16,7 @@ struct Params {
   table0: u32,       // bytes of the window before its first row
   stride: u32,
   place: u32,
+  scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
@@ -27,7 +28,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let column = (group.x * WG + lane.index) * 2u;
   let row = ids[group.y] - p.row0; // wraps to a huge number below row0
   if (row < p.rows && column < p.cols) {
-    let pair = dense_pair(p.table0 + row * p.row_bytes, column);
+    let pair = p.scale * dense_pair(p.table0 + row * p.row_bytes, column);
     note(pair.x);
     note(pair.y);
     out[group.y * p.stride + column] = pair.x;

@@ -1,4 +1,4 @@
-// out[i] = x[first + i] / sqrt(mean(x[first + i]^2) + eps) * weight
+// out[i] = x[first + i] / sqrt(mean(x[first + i]^2) + eps) * weight, or that added to out[i]
 // In: x (tokens, stride) f32; weight (cols) f32.
 // Out: out (tokens wanted, cols) f32, densely packed.
 // Grid: (1, tokens wanted). One workgroup a token.
@@ -15,6 +15,8 @@ struct Params {
   place: u32,
 }
 
+override ADD: u32 = 0u;
+
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
@@ -29,7 +31,8 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   }
   let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.cols) + p.eps);
   for (var c = lane.index; c < p.cols; c += WG) {
-    let n = x[base + c] * norm * weight[c];
+    var n = x[base + c] * norm * weight[c];
+    if (ADD == 1u) { n += out[group.y * p.cols + c]; }
     note(n);
     out[group.y * p.cols + c] = n;
   }

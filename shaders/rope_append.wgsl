@@ -30,12 +30,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read> k_norm: array<f32>;
 @group(0) @binding(6) var<storage, read_write> damage: atomic<u32>;
 
-override Q_NORM: bool = false;
-override K_NORM: bool = false;
-override INTERLEAVED: bool = false; // pairs (2i, 2i + 1) instead of (i, i + half)
-
-var<workgroup> part: array<f32, 256>;
-
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;
   let position = p.start + token;
@@ -52,22 +46,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     kv_head = group.x - p.heads - p.kv_heads;
     base += p.v_offset + kv_head * p.head_dim;
   }
-
-  var squares = 0.0;
-  for (var e = lane.index; e < p.head_dim; e += WG) {
-    let v = x[base + e];
-    part[e] = v;
-    squares += v * v;
-  }
-  workgroupBarrier();
-  if (Q_NORM || K_NORM) {
-    let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.head_dim) + p.eps);
-    for (var e = lane.index; e < p.head_dim; e += WG) {
-      if (Q_NORM && is_q) { part[e] = part[e] * norm * q_norm[e]; }
-      if (K_NORM && is_k) { part[e] = part[e] * norm * k_norm[e]; }
-    }
-    workgroupBarrier();
-  }
+  load_head(base, is_q, is_k, lane);
 
   for (var pair = lane.index; pair < p.head_dim / 2u; pair += WG) {
     let e = 2u * pair;
@@ -80,33 +59,9 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       x[base + e] = result.x;
       x[base + e + 1u] = result.y;
     } else if (is_k) {
-      if (K_F32) {
-        k_cache[2u * at] = bitcast<u32>(result.x);
-        k_cache[2u * at + 1u] = bitcast<u32>(result.y);
-      } else {
-        k_cache[at] = f16_pack(result);
-      }
-    } else if (V_F32) {
-      v_cache[2u * at] = bitcast<u32>(result.x);
-      v_cache[2u * at + 1u] = bitcast<u32>(result.y);
+      store_k(at, result);
     } else {
-      v_cache[at] = f16_pack(result);
+      store_v(at, result);
     }
   }
-}
-
-fn rotated(e: u32, position: u32) -> f32 {
-  if (e >= 2u * p.half) { return part[e]; }
-  var pair = e % p.half;
-  var second = e >= p.half;
-  var other = select(e + p.half, pair, second);
-  if (INTERLEAVED) {
-    pair = e / 2u;
-    second = (e & 1u) == 1u;
-    other = e ^ 1u;
-  }
-  let c = rope[position * p.half + pair];
-  let s = rope[p.sines + position * p.half + pair];
-  if (second) { return part[e] * c + part[other] * s; }
-  return part[e] * c - part[other] * s;
 }

@@ -1,7 +1,7 @@
 // y[t][row] (+)= sum_g (sum_c code[row][c] * x[t][c] - sum_c x[t][c]) * scale[row][g] * step[t][g]; GATE: activate(row) * (row + rows)
-// In: codes (rows, row_quads) I2_S; scales (rows, groups); x (tokens, 4 * row_quads) vec4 of int8; acts (tokens, groups).
+// In: codes (rows, row_quads) I2_S; scales (rows, groups); activations as for ternary_matvec_i2s.wgsl, in groups.
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
-// Grid: (ceil(rows / (WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
+// Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
 // Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
 
 // Two parts of 32 columns: words of the codes at `shift` and at `shift` - 2 with those of x.
@@ -14,31 +14,35 @@ fn two_parts(q: vec4<u32>, shift: u32, x0: vec4<u32>, x1: vec4<u32>) -> Acc {
 }
 
 // A part of a group, of which the sum of the values is taken off once: by the invocation that has its `first` part.
-fn scaled(total: Acc, first: bool, row: u32, group: u32, acts_at: u32) -> f32 {
+fn scaled(total: Acc, first: bool, row: u32, group: u32, token: u32) -> f32 {
   if (group >= p.groups) { return 0.0; } // the padded half of the last block
-  let act = acts[acts_at + group];
+  let act = act_of(token, p.groups, group);
   return ternary(total, select(0i, act.sum, first)) * (scale_at(row, group) * act.step);
 }
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;
+  prepare(token, lane);
+  for (var round = 0u; round < ROUNDS; round++) {
+    rows(token, (group.x * ROUNDS + round) * (WG / 4u) + lane.index / 4u, lane);
+  }
+}
+
+fn rows(token: u32, row: u32, lane: Lane) {
   let quarter = lane.index % 4u;
-  let row = group.x * (WG / 4u) + lane.index / 4u;
   let r = min(row, p.rows - 1u);           // clamped instead of returning: the sums stay uniform
   let up = r + p.rows;
-  let acts_at = token * p.groups;
-  let x_at = token * p.row_quads * 4u;
   var total = 0.0;
   var up_total = 0.0;
   var whole = Acc(0);
   var up_whole = Acc(0);
   for (var c = quarter; c < p.row_quads; c += 4u) {
     let block = c >> 1u;
-    let b = x_at + block * 8u + (c & 1u);
-    let x0 = x[b];
-    let x1 = x[b + 2u];
-    let x2 = x[b + 4u];
-    let x3 = x[b + 6u];
+    let b = block * 8u + (c & 1u);
+    let x0 = x_of(token, b);
+    let x1 = x_of(token, b + 2u);
+    let x2 = x_of(token, b + 4u);
+    let x3 = x_of(token, b + 6u);
     let q = codes[p.codes0 + r * p.row_quads + c];
     let low = two_parts(q, 6u, x0, x1);
     let high = two_parts(q, 2u, x2, x3);
@@ -54,23 +58,23 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       up_whole += up_low + up_high;
     } else if (GROUP == 64u) {
       let first = (c & 1u) == 0u;
-      total += scaled(low, first, r, 2u * block, acts_at) + scaled(high, first, r, 2u * block + 1u, acts_at);
+      total += scaled(low, first, r, 2u * block, token) + scaled(high, first, r, 2u * block + 1u, token);
       if (GATE != 0u) {
-        up_total += scaled(up_low, first, up, 2u * block, acts_at) + scaled(up_high, first, up, 2u * block + 1u, acts_at);
+        up_total += scaled(up_low, first, up, 2u * block, token) + scaled(up_high, first, up, 2u * block + 1u, token);
       }
     } else {
       // The compiler sees this with GROUP = 0, too: the divisor must not be.
       let g = 64u * c / max(GROUP, 64u);
       let first = 64u * c % max(GROUP, 64u) == 0u;
-      total += scaled(low + high, first, r, g, acts_at);
-      if (GATE != 0u) { up_total += scaled(up_low + up_high, first, up, g, acts_at); }
+      total += scaled(low + high, first, r, g, token);
+      if (GATE != 0u) { up_total += scaled(up_low + up_high, first, up, g, token); }
     }
   }
   var value = sum4_f32(total, lane);
   var up_value = 0.0;
   if (GATE != 0u) { up_value = sum4_f32(up_total, lane); }
   if (GROUP == 0u) {
-    let act = acts[acts_at];
+    let act = act_of(token, p.groups, 0u);
     value = ternary(sum4(whole, lane), act.sum) * (scale_at(r, 0u) * act.step);
     if (GATE != 0u) { up_value = ternary(sum4(up_whole, lane), act.sum) * (scale_at(up, 0u) * act.step); }
   }

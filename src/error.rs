@@ -107,6 +107,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A server or the network failed.
+    #[error("cannot fetch {url}: {reason}")]
+    Download {
+        /// What was asked for.
+        url: String,
+        /// The server's answer, or what went wrong on the way.
+        reason: String,
+    },
+
     /// The numbers went bad: text made of them would be garbage.
     #[error("not a finite number in {place} on {backend}: the weights are damaged or a kernel is wrong")]
     NotFinite {

@@ -11,6 +11,8 @@ mod machine;
 
 pub mod bytes;
 
+pub mod hub;
+
 pub mod gguf;
 
 pub mod model;

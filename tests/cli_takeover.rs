@@ -152,3 +152,20 @@ fn a_fault_that_is_none_is_refused() {
     let finished = with_fault(&["run", "--backend", "gpu", "-n", "1"], "explode");
     assert!(finished.code == Some(1) && finished.stderr.contains("BITNET_TEST_GPU_FAULT"), "{finished:?}");
 }
+
+#[test]
+fn a_gpu_that_fails_its_self_test_is_not_used() {
+    if no_gpu() {
+        return;
+    }
+    let reason = "failed the self-test of ternary_matvec_i2s: expected ";
+    let asked = with_fault(&["run", "-p", PROMPT, "-n", "2", "--backend", "gpu"], "self-test");
+    let line = asked.one_line_error(1);
+    assert!(line.contains("no usable GPU adapter: ") && line.contains(reason), "{line}");
+    let plan = with_fault(&["plan", "--backend", "auto", "--json"], "self-test").json();
+    assert_eq!(plan["segments"].as_array().unwrap().len(), 1, "{plan}");
+    assert_eq!(plan["segments"][0]["backend"], "cpu");
+    assert!(plan["segments"][0]["reason"].as_str().unwrap().contains(reason), "{plan}");
+    let auto = with_fault(&["run", "-p", PROMPT, "-n", "2"], "self-test");
+    assert_eq!(auto.code, Some(0), "{auto:?}");
+}

@@ -256,6 +256,57 @@ fn every_release_is_understood() {
     }
 }
 
+/// Microsoft's embedding models, as the guide beside their converter gives the dimensions. No key tells the first from
+/// another qwen3 model: its tensors do (tests/embed.rs).
+#[test]
+fn the_embedding_models_are_understood() {
+    let small = Release {
+        name: "bitnet-embedding-0.6b",
+        layers: 28,
+        dim: 1024,
+        ffn_dim: 3072,
+        context: 32768,
+        // 7 matrices and 11 norms a layer, the table and the last norm.
+        tensors: 28 * 18 + 2,
+        // 28 * (2 * 2048 * 1024 + 2 * 1024 * 1024 + 3 * 3072 * 1024)
+        ternary_thousands: 440_401,
+        ..BONSAI_1_7B
+    };
+    let smaller = Release {
+        name: "bitnet-embedding-270m",
+        arch: "gemma3",
+        layers: 18,
+        dim: 640,
+        ffn_dim: 2048,
+        heads: 4,
+        kv_heads: 1,
+        head_dim: 256,
+        vocab: 262_144,
+        theta: 10000.0,
+        activation: Activation::GeluTanh,
+        // Two norms more.
+        tensors: 18 * 20 + 2,
+        // 18 * (2 * 1024 * 640 + 2 * 256 * 640 + 3 * 2048 * 640)
+        ternary_thousands: 100_270,
+        ..small
+    };
+    for (release, family) in [(&small, Family::Qwen3InputNorms), (&smaller, Family::Gemma3InputNorms)] {
+        let config = Config { family, ..config(release) };
+        assert_eq!((config.activation, config.rope.style), (release.activation, RopeStyle::HalfSplit));
+        assert_eq!(
+            (config.head_dim, config.rope.dims, config.rope.base),
+            (release.head_dim, release.head_dim, release.theta)
+        );
+        let of_layer = Linear::ALL.len() + family.block_norms().len();
+        assert_eq!(release.layers * of_layer + 2, release.tensors, "{}: tensors", release.name);
+        let weights: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
+        assert_eq!(weights * release.layers / 1000, release.ternary_thousands, "{}: ternary weights", release.name);
+        let scale = if release.arch == "gemma3" { 640f32.sqrt() } else { 1.0 };
+        assert_eq!(config.embedding_scale(), scale);
+    }
+    assert_eq!(config(&smaller).family, Family::Gemma3InputNorms);
+}
+
 /// A block of the real size with random weights: K = 8640 and heads of 100; heads of 256; and the groups of Ternary
 /// Bonsai, whose queries are wider than the model.
 #[test]

@@ -17,7 +17,10 @@ use bitnet_gpu::{
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 use gpu_common::{
-    model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model, reference_logits},
+    model::{
+        BITNET, GEMMA3_EMBEDDING, LLAMA, QWEN3, QWEN3_EMBEDDING, Spec, grouped, random_ids, random_model,
+        reference_logits,
+    },
     open_backend, relative_l2,
 };
 
@@ -86,6 +89,8 @@ fn decode_and_prefill_equal_plain_loops() {
         ("BitNet", BITNET),
         ("Llama", LLAMA),
         ("Qwen3", QWEN3),
+        ("Qwen3 for embeddings", QWEN3_EMBEDDING),
+        ("Gemma 3 for embeddings", GEMMA3_EMBEDDING),
         ("a scale a row", rows),
         ("groups of 64", grouped(64)),
         ("groups of 128", grouped(128)),
@@ -139,7 +144,7 @@ fn steps_of_every_size_agree() {
 /// windows over rows, many small buffers, and small chunks.
 #[test]
 fn every_path_gives_the_same_logits() {
-    for spec in [BITNET, QWEN3] {
+    for spec in [BITNET, QWEN3, grouped(64)] {
         let model = Arc::new(random_model(&spec, 6));
         let ids = random_ids(&spec, 7, 40);
         let Some(mut plain) = open(&model, KvType::F16, Tuning::default()) else { return };
@@ -147,6 +152,7 @@ fn every_path_gives_the_same_logits() {
         let paths = [
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
             ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
+            ("norms of their own", Tuning { fold: Some(false), ..Tuning::default() }),
             ("uniform parameters", Tuning { immediates: Some(false), ..Tuning::default() }),
             ("checked shaders", Tuning { checked_shaders: true, ..Tuning::default() }),
             // Two thirds of a gate-and-up pair, a fifth of the table.
@@ -215,12 +221,13 @@ fn logits_of_many_tokens_come_in_pieces() {
     assert_close("one of all", &all[20 * spec.vocab..21 * spec.vocab], &one, spec.vocab);
 }
 
-/// A step creates nothing, submits once, and has ten dispatches a layer.
+/// A step creates nothing, submits once, and has five dispatches a layer, six when the keys are split, and four more
+/// where norms are kernels of their own.
 #[test]
 fn a_decode_step_creates_nothing() {
-    for spec in [BITNET, LLAMA, QWEN3] {
-        for immediates in [true, false] {
-            let tuning = Tuning { immediates: Some(immediates), ..Tuning::default() };
+    for spec in [BITNET, LLAMA, QWEN3, grouped(128)] {
+        for (immediates, fold) in [(true, true), (false, true), (true, false)] {
+            let tuning = Tuning { immediates: Some(immediates), fold: Some(fold), ..Tuning::default() };
             let model = Arc::new(random_model(&spec, 12));
             let Some(mut gpu) = open(&model, KvType::F16, tuning) else { return };
             let ids = random_ids(&spec, 13, 10);
@@ -230,13 +237,20 @@ fn a_decode_step_creates_nothing() {
                 let step = gpu.backend.counters().since(&before);
                 assert_eq!(step.objects_created, 0, "{:?}, token {at}", spec.family);
                 assert_eq!(step.submits, 1);
-                // The embedding, ten a layer, the last norm and the head.
-                assert_eq!(step.dispatches, 10 * spec.layers as u64 + 3, "{:?}", spec.family);
+                // The embedding, the layers, the last norm and the head.
+                let layer = if fold { 5 } else { 9 };
+                assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, fold {fold}", spec.family);
                 assert_eq!(step.readback_bytes, 4 + 4 * spec.vocab as u64);
             }
             let before = gpu.backend.counters();
             gpu.run(&random_ids(&spec, 14, 70), 10, Wanted::Last).unwrap();
             assert_eq!(gpu.backend.counters().since(&before).objects_created, 0, "a prompt");
+            gpu.run(&random_ids(&spec, 14, 70), 80, Wanted::Last).unwrap();
+            let before = gpu.backend.counters();
+            gpu.run(&random_ids(&spec, 14, 1), 150, Wanted::Last).unwrap();
+            let step = gpu.backend.counters().since(&before);
+            let layer = if fold { 6 } else { 10 };
+            assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, split keys", spec.family);
         }
     }
 }

@@ -1,7 +1,12 @@
-// Input of norm_quantize: a slot of activations.
+// Input of a quantisation: a slot of activations.
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;            // (tokens, in_stride)
 
-fn first_value(token: u32, column: u32) -> f32 { return x[token * p.in_stride + p.in_offset + column]; }
-
-fn value(token: u32, column: u32) -> f32 { return x[token * p.in_stride + p.in_offset + column]; }
+fn values(token: u32, w: u32) -> vec4<f32> {
+  let c = 4u * w;
+  let at = token * in_stride() + in_offset() + c;
+  if (c + 4u <= cols()) { return vec4(x[at], x[at + 1u], x[at + 2u], x[at + 3u]); }
+  var v = vec4<f32>();
+  for (var j = 0u; c + j < cols(); j++) { v[j] = x[at + j]; }
+  return v;
+}

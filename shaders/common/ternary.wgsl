@@ -22,11 +22,6 @@ struct Params {
   place: u32,        // see finite.wgsl
 }
 
-struct Act { step: f32, sum: i32 }
-
-@group(0) @binding(0) var<storage, read> codes: array<vec4<u32>>;    // (rows, row_quads)
-@group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;        // (tokens, 4 * row_quads), 16 int8 each
-@group(0) @binding(2) var<storage, read> acts: array<Act>;           // (tokens)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (tokens, out_stride)
 @group(0) @binding(4) var<storage, read_write> damage: atomic<u32>;
 

@@ -1,7 +1,6 @@
 // What the ternary kernels with scales in a buffer share: parameters, bindings and the scale of a group. A dispatch
 // multiplies one window of rows of up to three matrices stored one after the other (q, k, v).
-// Codes as in ternary.wgsl. GROUP columns share a scale of the weights and one of the activations; with GROUP = 0 the
-// weights have one f32 scale a row and the activations one a token.
+// Codes as in ternary.wgsl, groups as in group.wgsl.
 
 struct Params {
   tokens: u32,
@@ -19,16 +18,9 @@ struct Params {
   place: u32,        // see finite.wgsl
 }
 
-struct Act { step: f32, sum: i32 }
-
-@group(0) @binding(0) var<storage, read> codes: array<vec4<u32>>;    // (rows, row_quads)
-@group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;        // (tokens, 4 * row_quads), 16 int8 each
-@group(0) @binding(2) var<storage, read> acts: array<Act>;           // (tokens, groups)
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // (tokens, out_stride)
 @group(0) @binding(4) var<storage, read_write> damage: atomic<u32>;
 @group(0) @binding(5) var<storage, read> scales: array<u32>;         // (rows, groups) f16, or (rows) f32
-
-override GROUP: u32 = 128u; // 64, 128, 256, or 0: the whole row
 
 // `row` counts in the window.
 fn scale_at(row: u32, group: u32) -> f32 {

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::{
     args::{ConvertArgs, DummyArgs, TernaryChoice},
-    engine::{packing, progress_bar},
+    engine::{located, packing, progress_bar},
     interrupt, output,
 };
 use crate::{
@@ -18,20 +18,21 @@ use crate::{
 };
 
 pub fn convert(args: &ConvertArgs) -> Result<()> {
+    let src = &*located(&args.src)?;
     let out = match &args.output {
         Some(out) => out.clone(),
-        None if args.src.is_file() => {
-            return Err(Error::Usage(format!("{} is a file, so -o has to name the output", args.src.display())));
+        None if src.is_file() => {
+            return Err(Error::Usage(format!("{} is a file, so -o has to name the output", src.display())));
         }
         None => {
             let ty = args.ty.unwrap_or(TernaryChoice::I2S).to_possible_value();
             let ty = ty.map(|ty| ty.get_name().to_owned()).unwrap_or_default();
-            args.src.join(format!("ggml-model-{ty}.gguf"))
+            src.join(format!("ggml-model-{ty}.gguf"))
         }
     };
     let mut open = OpenOptions::default();
-    if args.src.is_file() {
-        open.i2s = packing(&args.src.display().to_string(), &File::open(&args.src)?, args.layout)?.packing;
+    if src.is_file() {
+        open.i2s = packing(&src.display().to_string(), &File::open(src)?, args.layout)?.packing;
     }
     with_progress(args.json, |progress| {
         let options = ConvertOptions {
@@ -45,7 +46,7 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
             ternarise: args.ternarise,
             progress: Some(progress),
         };
-        convert::convert(&args.src, &out, &options)
+        convert::convert(src, &out, &options)
     })
 }
 

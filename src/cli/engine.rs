@@ -1,6 +1,6 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
+use std::{borrow::Cow, cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
 
 use bitnet_cpu_kernels::isa::Isa;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,7 +14,7 @@ use crate::{
     backend::{
         Backend, calibrate,
         cpu::{CpuBackend, Kernel, Kernels},
-        gpu::{GpuBackend, Measure, Memory, OpenOptions, Tuning, fault},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
     bytes::Bytes,
     cache_dir::Cache,
@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     generate::{Session, Standby},
     gguf::File,
+    hub::{self, ModelName},
     model::{self, Linear, Model},
     plan::{
         self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
@@ -73,6 +74,7 @@ impl Source {
 
     /// A GGUF file, or a Hugging Face directory.
     pub fn open_path(path: &Path, layout: LayoutArgs) -> Result<Self> {
+        let path = &*located(path)?;
         let file = if path.is_dir() { convert_in_memory(path)? } else { File::open(path)? };
         let source = Self::new(path.display().to_string(), file, layout);
         for warning in source.file.warnings() {
@@ -109,6 +111,21 @@ impl Source {
 
     fn named(&self, error: Error) -> Error {
         error.in_file(self.name.clone())
+    }
+}
+
+/// The path itself, or where the cache of the Hugging Face Hub has the model of that name.
+pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
+    let name = path.to_str().filter(|_| !path.exists()).and_then(|text| ModelName::parse(text).ok());
+    let Some(name) = name else { return Ok(Cow::Borrowed(path)) };
+    match hub::Cache::of_user()?.find(&name)? {
+        Some(found) => Ok(Cow::Owned(found)),
+        // A mistyped path looks like a name, too: opening it gives the system's reason.
+        None if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) => Ok(Cow::Borrowed(path)),
+        None => {
+            let needed_for = format!("running it; `bitnet-gpu pull {name}` fetches it from the Hugging Face Hub");
+            Err(Error::missing(format!("{name} as a file and in the cache"), needed_for))
+        }
     }
 }
 
@@ -377,14 +394,33 @@ impl Engine {
 
     /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
     pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
-        let placement = self.place(args, request, sizes)?;
+        self.load_as(args, request, sizes, |plan| plan)
+    }
+
+    /// The same for the residual stream instead of logits.
+    pub fn load_without_head(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
+        self.load_as(args, request, sizes, Plan::without_head)
+    }
+
+    fn load_as(
+        &self,
+        args: &EngineArgs,
+        request: Request,
+        sizes: Sizes,
+        change: impl Fn(Plan) -> Plan,
+    ) -> Result<Session> {
+        let place = |request| -> Result<Placement> {
+            let placement = self.place(args, request, sizes)?;
+            Ok(Placement { plan: change(placement.plan), ..placement })
+        };
+        let placement = place(request)?;
         let may_fall_back = request == Request::Auto && placement.plan.runs_on(BackendKind::Gpu);
         match self.session(args, placement) {
             // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
             // itself comes up again on the CPU.
             Err(error) if may_fall_back => {
                 log::warn!("the GPU is not used: {error}");
-                self.session(args, self.place(args, Request::Cpu, sizes)?)
+                self.session(args, place(Request::Cpu)?)
             }
             loaded => loaded,
         }
@@ -468,9 +504,11 @@ pub fn count_bar(total: u64) -> ProgressBar {
 
 /// Software adapters are slower than the CPU backend: they are used when asked for, with a warning.
 fn open_gpu(args: &EngineArgs, request: Request) -> Result<GpuBackend> {
-    let tuning = Tuning { memory_bytes: args.gpu_memory, ..fault::injected()? };
+    let mut tuning = fault::injected()?;
+    tuning.memory_bytes = args.gpu_memory.or(tuning.memory_bytes);
     let options = OpenOptions {
-        software_allowed: request != Request::Auto,
+        // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
+        software_allowed: request != Request::Auto || tuning.fault.is_some(),
         name: None,
         tuning,
         measure: Measure::Hardware,

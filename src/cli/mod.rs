@@ -23,6 +23,8 @@ mod devices;
 
 mod doctor;
 
+mod embed;
+
 mod engine;
 
 mod format;
@@ -40,6 +42,8 @@ mod output;
 mod perplexity;
 
 mod plan;
+
+mod pull;
 
 mod run;
 
@@ -78,7 +82,7 @@ pub fn main() -> ExitCode {
         }
     };
     init_log(cli.verbose);
-    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(&cli.command, cli.verbose > 0))) {
+    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, cli.verbose > 0))) {
         Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -91,8 +95,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: &Command, verbose: bool) -> Result<()> {
-    match command {
+fn dispatch(mut command: Command, verbose: bool) -> Result<()> {
+    if let Command::Run(args) = &mut command {
+        args.settle()?;
+    }
+    match &command {
         Command::Run(args) => run::run(args, verbose),
         Command::Chat(args) => chat::run(args, verbose),
         Command::Tokenize(args) => tokenize::run(args),
@@ -102,10 +109,12 @@ fn dispatch(command: &Command, verbose: bool) -> Result<()> {
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Pull(args) => pull::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
         Command::Tune(args) => tune::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Perplexity(args) => perplexity::run(args),
     }
 }

@@ -27,7 +27,9 @@ pub(crate) fn describe(model: &Config) -> Metadata {
     number("attention.head_count", model.heads);
     number("attention.head_count_kv", model.kv_heads);
     // Readers assume embedding_length / head_count, except for qwen3, where they expect the keys.
-    if model.family == Family::Qwen3 || model.heads * model.head_dim != model.dim {
+    if matches!(model.family, Family::Qwen3 | Family::Qwen3InputNorms | Family::Gemma3InputNorms)
+        || model.heads * model.head_dim != model.dim
+    {
         number("attention.key_length", model.head_dim);
         number("attention.value_length", model.head_dim);
     }
@@ -42,6 +44,7 @@ pub(crate) fn describe(model: &Config) -> Metadata {
         let activation = match model.activation {
             Activation::Relu2 => "relu2",
             Activation::Silu => "silu",
+            Activation::GeluTanh => "gelu_pytorch_tanh",
         };
         metadata.set(format!("{arch}.hidden_activation"), Value::String(activation.into()));
     }

@@ -6,6 +6,12 @@
 
 mod answer;
 
+mod constraint;
+
+mod draft;
+
+mod embedding;
+
 mod perplexity;
 
 mod sampler;
@@ -17,6 +23,9 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use constraint::{Constraint, Grammar};
+pub use draft::Drafter;
+pub use embedding::{Pooling, embedding};
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};

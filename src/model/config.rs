@@ -16,6 +16,12 @@ pub enum Family {
     Llama,
     /// Llama graph with an RMSNorm on each head of q and k (arch `qwen3`).
     Qwen3,
+    /// The same with an RMSNorm on the input of each projection, besides the norms of the block (arch `qwen3` with
+    /// tensors `attn_q_norm_in` and so on: Microsoft's bitnet-embedding-0.6b).
+    Qwen3InputNorms,
+    /// Gemma 3 with such norms (arch `gemma3`: Microsoft's bitnet-embedding-270m): norms behind `o` and `down` as well,
+    /// embeddings times the root of the width.
+    Gemma3InputNorms,
 }
 
 /// The function between the two halves of the feed-forward block.
@@ -25,6 +31,8 @@ pub enum Activation {
     Relu2,
     /// silu(gate) * up
     Silu,
+    /// gelu(gate) * up, by the formula with tanh
+    GeluTanh,
 }
 
 /// Which elements of a head rotate together.
@@ -150,6 +158,14 @@ impl Config {
         })
     }
 
+    /// What embeddings are multiplied by before the first block.
+    pub fn embedding_scale(&self) -> f32 {
+        match self.family {
+            Family::Gemma3InputNorms => (self.dim as f32).sqrt(),
+            _ => 1.0,
+        }
+    }
+
     /// Values of one position in the key (or value) cache of one layer.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
@@ -161,13 +177,14 @@ fn family(arch: &str) -> Result<Family> {
         "bitnet-b1.58" | "bitnet-25" | "bitnet" => Ok(Family::BitNet),
         "llama" => Ok(Family::Llama),
         "qwen3" => Ok(Family::Qwen3),
+        "gemma3" => Ok(Family::Gemma3InputNorms),
         "qwen35" => Err(Error::unsupported(
             "architecture 'qwen35'",
             "three of four layers are gated delta nets, a recurrence that no op list has (Ternary Bonsai 27B is one of them; its smaller models are qwen3 and run)",
         )),
         other => Err(Error::unsupported(
             format!("architecture '{}'", shown(other)),
-            "known are bitnet-b1.58, bitnet-25, bitnet, llama and qwen3",
+            "known are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3 and gemma3",
         )),
     }
 }
@@ -182,6 +199,12 @@ fn refuse_variants(metadata: &Metadata, arch: &str) -> Result<()> {
     }
     if metadata.bool(&format!("{arch}.attention.causal"))? == Some(false) {
         return Err(Error::unsupported(format!("key {arch}.attention.causal = false"), "only causal attention is"));
+    }
+    if metadata.uint(&format!("{arch}.attention.sliding_window"))?.unwrap_or(0) > 0 {
+        return Err(Error::unsupported(
+            format!("key {arch}.attention.sliding_window"),
+            "every layer attends to all positions here",
+        ));
     }
     if metadata.uint(&format!("{arch}.expert_count"))?.unwrap_or(0) > 0 {
         return Err(Error::unsupported(
@@ -308,7 +331,8 @@ impl Keys<'_> {
             (Family::BitNet, "bitnet") => Activation::Silu,
             (Family::BitNet, _) if is_1bitllm => Activation::Silu,
             (Family::BitNet, _) => Activation::Relu2,
-            (Family::Llama | Family::Qwen3, _) => Activation::Silu,
+            (Family::Gemma3InputNorms, _) => Activation::GeluTanh,
+            (Family::Llama | Family::Qwen3 | Family::Qwen3InputNorms, _) => Activation::Silu,
         })
     }
 }

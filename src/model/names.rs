@@ -40,6 +40,15 @@ pub fn norm(layer: usize, role: Norm) -> String {
         Norm::AttnSub => "attn_sub_norm",
         Norm::Ffn => "ffn_norm",
         Norm::FfnSub => "ffn_sub_norm",
+        Norm::QIn => "attn_q_norm_in",
+        Norm::KIn => "attn_k_norm_in",
+        Norm::VIn => "attn_v_norm_in",
+        Norm::OIn => "attn_output_norm_in",
+        Norm::GateIn => "ffn_gate_norm_in",
+        Norm::UpIn => "ffn_up_norm_in",
+        Norm::DownIn => "ffn_down_norm_in",
+        Norm::PostAttn => "post_attention_norm",
+        Norm::PostFfn => "post_ffw_norm",
         Norm::Output => return OUTPUT_NORM.to_owned(),
     };
     format!("blk.{layer}.{name}.weight")

@@ -45,13 +45,47 @@ pub enum Norm {
     Ffn,
     /// Before down; (ffn_dim); BitNet only
     FfnSub,
+    /// On the input of q alone; (dim). The norms of inputs are those of BitNet embedding models.
+    QIn,
+    /// On the input of k; (dim)
+    KIn,
+    /// On the input of v; (dim)
+    VIn,
+    /// On the input of o; (heads * head_dim)
+    OIn,
+    /// On the input of gate; (dim)
+    GateIn,
+    /// On the input of up; (dim)
+    UpIn,
+    /// On the input of down; (ffn_dim)
+    DownIn,
+    /// Behind o, before it is added; (dim); Gemma 3 only
+    PostAttn,
+    /// Behind down, before it is added; (dim); Gemma 3 only
+    PostFfn,
     /// After the last block; (dim). The only one outside the blocks.
     Output,
 }
 
 impl Norm {
     /// The norms that belong to a block.
-    pub const BLOCK: [Self; 6] = [Self::Attn, Self::QHead, Self::KHead, Self::AttnSub, Self::Ffn, Self::FfnSub];
+    pub const BLOCK: [Self; 15] = [
+        Self::Attn,
+        Self::QHead,
+        Self::KHead,
+        Self::AttnSub,
+        Self::Ffn,
+        Self::FfnSub,
+        Self::QIn,
+        Self::KIn,
+        Self::VIn,
+        Self::OIn,
+        Self::GateIn,
+        Self::UpIn,
+        Self::DownIn,
+        Self::PostAttn,
+        Self::PostFfn,
+    ];
 }
 
 /// A matrix of codes 0, 1, 2 = -1, 0, +1: value = scale * (code - 1).

@@ -3,12 +3,49 @@
 use super::op::{Op, Part, Slot};
 use crate::model::{Config, Linear, Norm};
 
+/// The ops of a block whose projections have a norm on each input, so that none shares its quantised input with
+/// another (bitnet.cpp's graphs `qwen3` and `gemma3`, July 2026).
+fn input_norm_ops(config: &Config) -> Vec<Op> {
+    let norms = config.family.block_norms();
+    let copy = |norm| Op::Norm { input: Slot::Hidden, norm, out: Slot::Normed, add: false };
+    let product = |ops: &mut Vec<Op>, input, norm, weight, out| {
+        ops.push(Op::NormQuantize { input, norm: Some(norm) });
+        ops.push(Op::Linear { parts: vec![Part { weight, out, add: out == Slot::Hidden }] });
+    };
+    // Straight into the residual stream, or through a norm.
+    let residual = |ops: &mut Vec<Op>, input, norm, weight, post| {
+        if norms.contains(&post) {
+            product(ops, input, norm, weight, Slot::Normed);
+            ops.push(Op::Norm { input: Slot::Normed, norm: post, out: Slot::Hidden, add: true });
+        } else {
+            product(ops, input, norm, weight, Slot::Hidden);
+        }
+    };
+    let mut ops = vec![copy(Norm::Attn)];
+    product(&mut ops, Slot::Normed, Norm::QIn, Linear::Q, Slot::Q);
+    product(&mut ops, Slot::Normed, Norm::KIn, Linear::K, Slot::K);
+    product(&mut ops, Slot::Normed, Norm::VIn, Linear::V, Slot::V);
+    ops.push(Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead });
+    ops.push(Op::HeadNorm { slot: Slot::K, norm: Norm::KHead });
+    ops.extend([Op::Rope, Op::Attention]);
+    residual(&mut ops, Slot::Attn, Norm::OIn, Linear::O, Norm::PostAttn);
+    ops.push(copy(Norm::Ffn));
+    product(&mut ops, Slot::Normed, Norm::GateIn, Linear::Gate, Slot::Gate);
+    product(&mut ops, Slot::Normed, Norm::UpIn, Linear::Up, Slot::Up);
+    ops.push(Op::Gate(config.activation));
+    residual(&mut ops, Slot::Gate, Norm::DownIn, Linear::Down, Norm::PostFfn);
+    ops
+}
+
 /// The ops of one transformer block; every block of a model runs the same list.
 ///
 /// - BitNet b1.58 2B-4T: Hugging Face `modeling_bitnet.py`: two sub-norms, before `o` and before `down`.
 /// - Llama: `modeling_llama.py`; the Falcon3 and Llama3-8B-1.58 checkpoints only change sizes.
 /// - Qwen3: `modeling_qwen3.py`: per-head norms of q and k before RoPE.
 pub fn block_ops(config: &Config) -> Vec<Op> {
+    if config.family.has_input_norms() {
+        return input_norm_ops(config);
+    }
     let part = |weight, out| Part { weight, out, add: false };
     let residual = |weight| Op::Linear { parts: vec![Part { weight, out: Slot::Hidden, add: true }] };
     let optional = |norm| config.family.block_norms().contains(&norm).then_some(norm);
@@ -87,6 +124,39 @@ mod tests {
                 residual(Linear::Down),
             ]
         );
+    }
+
+    /// bitnet.cpp's `gemma3` graph for bitnet-embedding-270m: every projection has the norm of its own input, and what o
+    /// and down give is normed before it is added.
+    #[test]
+    fn a_gemma3_block_of_an_embedding_model() {
+        let copy = |norm| Op::Norm { input: Slot::Hidden, norm, out: Slot::Normed, add: false };
+        let back = |norm| Op::Norm { input: Slot::Normed, norm, out: Slot::Hidden, add: true };
+        let product = |input, norm, weight, out| {
+            [Op::NormQuantize { input, norm: Some(norm) }, Op::Linear { parts: vec![part(weight, out)] }]
+        };
+        let head = |slot, norm| Op::HeadNorm { slot, norm };
+        let expected = [
+            vec![copy(Norm::Attn)],
+            product(Slot::Normed, Norm::QIn, Linear::Q, Slot::Q).to_vec(),
+            product(Slot::Normed, Norm::KIn, Linear::K, Slot::K).to_vec(),
+            product(Slot::Normed, Norm::VIn, Linear::V, Slot::V).to_vec(),
+            vec![head(Slot::Q, Norm::QHead), head(Slot::K, Norm::KHead), Op::Rope, Op::Attention],
+            product(Slot::Attn, Norm::OIn, Linear::O, Slot::Normed).to_vec(),
+            vec![back(Norm::PostAttn), copy(Norm::Ffn)],
+            product(Slot::Normed, Norm::GateIn, Linear::Gate, Slot::Gate).to_vec(),
+            product(Slot::Normed, Norm::UpIn, Linear::Up, Slot::Up).to_vec(),
+            vec![Op::Gate(Activation::GeluTanh)],
+            product(Slot::Gate, Norm::DownIn, Linear::Down, Slot::Normed).to_vec(),
+            vec![back(Norm::PostFfn)],
+        ];
+        assert_eq!(block_ops(&config("gemma3")), expected.concat());
+        // Qwen 3 adds both straight to the stream.
+        let qwen = Config { family: Family::Qwen3InputNorms, ..config("qwen3") };
+        let ops = block_ops(&qwen);
+        assert_eq!(ops.len(), expected.concat().len() - 2);
+        let adding = |op: &&Op| matches!(op, Op::Linear { parts } if parts[0].add && parts[0].out == Slot::Hidden);
+        assert_eq!(ops.iter().filter(adding).count(), 2);
     }
 
     /// The families differ in norms and activation only.

@@ -70,6 +70,15 @@ impl Plan {
         Self { segments: schedule::segments(layers, 0, reason, ""), prefill: None, sizes }
     }
 
+    /// The same without the head: the last segments hand the residual stream over.
+    #[must_use]
+    pub fn without_head(mut self) -> Self {
+        for segment in self.prefill.iter_mut().flatten().chain(&mut self.segments) {
+            segment.head = false;
+        }
+        self
+    }
+
     /// The segments of both phases; those of the prompt first where they differ.
     pub fn all_segments(&self) -> impl Iterator<Item = &Segment> {
         self.prefill.iter().flatten().chain(&self.segments)

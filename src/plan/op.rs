@@ -22,11 +22,15 @@ pub enum Slot {
     Gate,
     /// Feed-forward up.
     Up,
+    /// A normed copy of the residual stream, or what is to be normed before it is added to that; only where
+    /// projections have norms on their inputs.
+    Normed,
 }
 
 impl Slot {
     /// All slots.
-    pub const ALL: [Self; 7] = [Self::Hidden, Self::Q, Self::K, Self::V, Self::Attn, Self::Gate, Self::Up];
+    pub const ALL: [Self; 8] =
+        [Self::Hidden, Self::Q, Self::K, Self::V, Self::Attn, Self::Gate, Self::Up, Self::Normed];
 
     /// f32 values per token.
     pub fn width(self, config: &Config) -> usize {
@@ -35,6 +39,8 @@ impl Slot {
             Self::Q | Self::Attn => config.heads * config.head_dim,
             Self::K | Self::V => config.kv_heads * config.head_dim,
             Self::Gate | Self::Up => config.ffn_dim,
+            Self::Normed if config.family.has_input_norms() => config.dim,
+            Self::Normed => 0,
         }
     }
 }
@@ -55,6 +61,17 @@ pub struct Part {
 pub enum Op {
     /// ids (T) -> Hidden (T, dim): rows of the embedding table, as f32.
     Embed,
+    /// `out` = RMSNorm of `input`, or that added to `out`.
+    Norm {
+        /// Read, not changed; `Hidden` or `Normed`.
+        input: Slot,
+        /// The weight.
+        norm: Norm,
+        /// The other one of the two.
+        out: Slot,
+        /// Add to what `out` holds.
+        add: bool,
+    },
     /// RMSNorm of `input`, then int8 per token: q = round_half_even(x * 127 / max(|x|, 1e-5)), with the
     /// step max/127 and the sum of q. The result is the input of the next [`Op::Linear`].
     NormQuantize {

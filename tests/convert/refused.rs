@@ -10,6 +10,23 @@ use super::support::{Case, DIM, FFN, Model, Source, VOCAB};
 
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 
+/// Opening a pipe without a writer would wait for ever.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_not_waited_for() {
+    for name in ["config.json", "model.safetensors"] {
+        let case = Case::of(&Model::bitnet());
+        let path = case.input().join(name);
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let message = case.failure();
+        assert!(
+            message.ends_with(&format!("{name}: file: expected a regular file, found a device or a pipe")),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Model);

@@ -76,6 +76,17 @@ pub const QWEN3: Spec = Spec {
     ..BITNET
 };
 
+/// The smallest of the BitNet embedding models' families.
+pub const QWEN3_EMBEDDING: Spec = Spec { family: Family::Qwen3InputNorms, table: DenseType::F16, head: None, ..QWEN3 };
+pub const GEMMA3_EMBEDDING: Spec = Spec {
+    family: Family::Gemma3InputNorms,
+    activation: Activation::GeluTanh,
+    heads: 4,
+    kv_heads: 1,
+    head_dim: 64,
+    ..QWEN3_EMBEDDING
+};
+
 /// The shape of Ternary Bonsai, with a scale for each group of columns. Rows of groups of 64 may end within a block.
 pub fn grouped(size: usize) -> Spec {
     let (dim, ffn_dim, heads) = if size == 64 { (320, 448, 10) } else { (256, 768, 8) };
@@ -226,6 +237,11 @@ fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::Relu2 => x.max(0.0).powi(2),
         Activation::Silu => (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32,
+        Activation::GeluTanh => {
+            let x = f64::from(x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            (x * (1.0 + inner.tanh()) / 2.0) as f32
+        }
     }
 }
 
@@ -251,15 +267,18 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
     let mut logits = Vec::new();
     for (position, &id) in ids.iter().enumerate() {
         let mut h = row(&weights.token_embd, id as usize);
+        h.iter_mut().for_each(|x| *x *= config.embedding_scale());
         for (block, (keys, values)) in weights.blocks.iter().zip(&mut caches) {
             let sub = |x: Vec<f32>, role| match block.norm(role) {
                 Some(weight) => rms_norm(&x, weight, config.rms_eps),
                 None => x,
             };
             let a = sub(h.clone(), Norm::Attn);
-            let mut q = bit_linear(block.linear(Linear::Q), &a);
-            let mut k = bit_linear(block.linear(Linear::K), &a);
-            let v = bit_linear(block.linear(Linear::V), &a);
+            // Without the norm of its own, the input as it is.
+            let product = |role, norm, x: &[f32]| bit_linear(block.linear(role), &sub(x.to_vec(), norm));
+            let mut q = product(Linear::Q, Norm::QIn, &a);
+            let mut k = product(Linear::K, Norm::KIn, &a);
+            let v = product(Linear::V, Norm::VIn, &a);
             for (x, role) in [(&mut q, Norm::QHead), (&mut k, Norm::KHead)] {
                 for head in x.chunks_mut(config.head_dim) {
                     let normed = sub(head.to_vec(), role);
@@ -270,11 +289,12 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
             keys.push(stored(k));
             values.push(stored(v));
             let o = sub(attention(&q, keys, values, config), Norm::AttnSub);
-            add(&mut h, &bit_linear(block.linear(Linear::O), &o));
+            add(&mut h, &sub(product(Linear::O, Norm::OIn, &o), Norm::PostAttn));
             let f = sub(h.clone(), Norm::Ffn);
-            let (gate, up) = (bit_linear(block.linear(Linear::Gate), &f), bit_linear(block.linear(Linear::Up), &f));
+            let (gate, up) = (product(Linear::Gate, Norm::GateIn, &f), product(Linear::Up, Norm::UpIn, &f));
             let gated = gate.iter().zip(&up).map(|(&g, &u)| activate(config.activation, g) * u).collect();
-            add(&mut h, &bit_linear(block.linear(Linear::Down), &sub(gated, Norm::FfnSub)));
+            let down = product(Linear::Down, Norm::DownIn, &sub(gated, Norm::FfnSub));
+            add(&mut h, &sub(down, Norm::PostFfn));
         }
         let normed = rms_norm(&h, &weights.output_norm, config.rms_eps);
         logits.extend(head.iter().map(|row| row.iter().zip(&normed).map(|(w, x)| w * x).sum::<f32>()));

@@ -20,6 +20,14 @@ use crate::{
     lane_choices, quantized,
 };
 
+fn exact(x: f32) -> f32 {
+    half::f16::from_f32(x).to_f32()
+}
+
+fn is_f32(ty: KvType) -> f64 {
+    f64::from(u8::from(ty == KvType::F32))
+}
+
 fn style_constant(style: rope::Style) -> f64 {
     f64::from(u8::from(style == rope::Style::Interleaved))
 }
@@ -75,7 +83,6 @@ fn rope_append_equals_the_reference() {
                     eps: 1e-6,
                     ..Default::default()
                 };
-                let is_f32 = |ty| f64::from(u8::from(ty == KvType::F32));
                 for choices in lane_choices(&gpu) {
                     let norms = f64::from(u8::from(norms));
                     let run = Run {
@@ -177,28 +184,24 @@ fn cache_rounding_equals_the_processors() {
 }
 
 #[test]
-fn attention_equals_the_reference() {
+fn attention_of_many_tokens_equals_the_reference() {
     let Some(gpu) = open_gpu(Tuning::default()) else { return };
     let mut rng = Rng::new(7);
-    // (heads, kv_heads, head_dim, start, tokens, splits)
+    // (heads, kv_heads, head_dim, start, tokens)
     let cases = [
-        (1, 1, 2, 0, 1, 1),
-        (4, 4, 100, 0, 5, 1),
-        (4, 2, 64, 31, 2, 1),
-        (20, 5, 128, 300, 1, 3),
-        (6, 1, 32, 63, 3, 2),
-        (10, 2, 256, 40, 4, 5),
-        (3, 3, 96, 0, 37, 1),
-        (8, 2, 130, 10, 33, 1),
-        // More splits than keys for the first tokens: some are empty.
-        (2, 1, 16, 0, 4, 4),
+        (1, 1, 2, 0, 1),
+        (4, 4, 100, 0, 5),
+        (4, 2, 64, 31, 2),
+        (20, 5, 128, 300, 1),
+        (10, 2, 256, 40, 4),
+        (3, 3, 96, 0, 37),
+        (8, 2, 130, 10, 33),
     ];
-    for (heads, kv_heads, head_dim, start, tokens, splits) in cases {
+    for (heads, kv_heads, head_dim, start, tokens) in cases {
         for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
             let keys = start + tokens;
             let (q, kv) = (heads * head_dim, kv_heads * head_dim);
             // Values the types hold exactly, so that only the arithmetic is compared.
-            let exact = |x: f32| half::f16::from_f32(x).to_f32();
             let k: Vec<f32> = rng.floats(keys * kv).into_iter().map(exact).collect();
             let v: Vec<f32> = rng.floats(keys * kv).into_iter().map(exact).collect();
             let (stride, offset) = (q + 6, 2);
@@ -219,80 +222,198 @@ fn attention_equals_the_reference() {
                 scale,
                 ..Default::default()
             };
-            let is_f32 = |ty| f64::from(u8::from(ty == KvType::F32));
-            let dynamic =
-                Dynamic { tokens: tokens as u32, start: start as u32, splits: splits as u32, ..Dynamic::default() };
-            let constants = [("K_F32", is_f32(k_type)), ("V_F32", is_f32(v_type))];
-            let (k_bytes, v_bytes) = (cache_bytes(&k, k_type), cache_bytes(&v, v_type));
-            let what =
-                format!("{heads}/{kv_heads} heads of {head_dim}, {start} + {tokens} keys, {k_type:?}/{v_type:?}");
-
             let run = Run {
                 variant: Variant::new(Shader::AttentionPrefill, gpu.choices(), None),
-                constants: &constants,
+                constants: &[("K_F32", is_f32(k_type)), ("V_F32", is_f32(v_type))],
                 params: params.into(),
-                dynamic,
-                buffers: &[bytes(&x), &k_bytes, &v_bytes, &vec![0; 4 * tokens * q]],
+                dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
+                buffers: &[bytes(&x), &cache_bytes(&k, k_type), &cache_bytes(&v, v_type), &vec![0; 4 * tokens * q]],
                 grid: [heads, tokens.div_ceil(16), 1],
             };
             let found = floats(&debug::run(&gpu, &run).unwrap()[3]);
-            assert!(worst(&found, &expected) < CLOSE, "prefill, {what}: {}", worst(&found, &expected));
+            let what =
+                format!("{heads}/{kv_heads} heads of {head_dim}, {start} + {tokens} keys, {k_type:?}/{v_type:?}");
+            assert!(worst(&found, &expected) < CLOSE, "{what}: {}", worst(&found, &expected));
+        }
+    }
+}
 
-            let width = head_dim + 2;
-            let bundles = kv_heads * (heads / kv_heads).div_ceil(4);
-            let run = Run {
-                variant: Variant::new(Shader::AttentionDecode, gpu.choices(), None),
-                buffers: &[bytes(&x), &k_bytes, &v_bytes, &vec![0; 4 * tokens * splits * heads * width]],
-                grid: [bundles, splits, tokens],
-                ..run
-            };
-            let parts = debug::run(&gpu, &run).unwrap().swap_remove(3);
+/// What a model does to queries and keys before attention.
+#[derive(Clone, Copy, Debug)]
+enum Heads {
+    /// Nothing: values stay such as f16 holds, so that only the arithmetic is compared.
+    Plain,
+    Rotated(rope::Style, bool),
+}
 
-            // The merge writes the attention output beside quantising it.
+/// A step of few tokens: rotation, the cache, splits of the keys, their merge, and the quantisation of the result.
+#[test]
+fn attention_of_few_tokens_equals_the_reference() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut rng = Rng::new(8);
+    // (heads, kv_heads, head_dim, start, tokens, splits, heads)
+    let (half, interleaved) = (rope::Style::HalfSplit, rope::Style::Interleaved);
+    let cases = [
+        (1, 1, 2, 0, 1, 1, Heads::Plain),
+        (4, 4, 100, 0, 5, 1, Heads::Plain),
+        (4, 2, 64, 31, 2, 1, Heads::Rotated(half, false)),
+        (20, 5, 128, 300, 1, 3, Heads::Plain),
+        (20, 5, 128, 300, 1, 3, Heads::Rotated(half, false)),
+        (6, 1, 32, 63, 3, 2, Heads::Rotated(interleaved, true)),
+        // The new keys lie in several splits.
+        (3, 3, 36, 2, 6, 4, Heads::Rotated(interleaved, false)),
+        (10, 2, 256, 40, 4, 5, Heads::Rotated(half, true)),
+        // More splits than keys for the first tokens: some are empty.
+        (2, 1, 16, 0, 4, 4, Heads::Plain),
+    ];
+    for case in cases {
+        for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
             for choices in lane_choices(&gpu) {
-                let merge = merge(&gpu, choices, &parts, (heads, head_dim, tokens, splits));
-                let found = floats(&merge[0]);
-                assert!(worst(&found, &expected) < CLOSE, "decode, {what}: {}", worst(&found, &expected));
-                let mut acts = QuantizedActs::new(tokens, q);
-                quantize::norm_quantize(&scalar(), &expected, q, Some(&vec![1.0; q]), 1e-5, &mut acts);
-                assert_quantized(&what, &quantized(&merge), &acts);
+                attention_of_few_tokens(&gpu, &mut rng, choices, case, (k_type, v_type));
             }
         }
     }
 }
 
-fn merge(
+fn attention_of_few_tokens(
     gpu: &Gpu,
+    rng: &mut Rng,
     choices: Choices,
-    parts: &[u8],
-    (heads, head_dim, tokens, splits): (usize, usize, usize, usize),
-) -> Vec<Vec<u8>> {
-    let cols = heads * head_dim;
-    let words = cols.next_multiple_of(128) / 4;
-    let weight = vec![1.0; cols];
-    let params = params::NormQuantize {
-        cols: cols as u32,
-        words: words as u32,
-        in_stride: cols as u32,
+    (heads, kv_heads, head_dim, start, tokens, splits, how): (usize, usize, usize, usize, usize, usize, Heads),
+    (k_type, v_type): (KvType, KvType),
+) {
+    let what = format!(
+        "{heads}/{kv_heads} heads of {head_dim}, {start} + {tokens} keys in {splits}, {k_type:?}/{v_type:?}, {how:?}, {:?}",
+        choices.lanes
+    );
+    let (style, dims, norms) = match how {
+        Heads::Plain => (rope::Style::HalfSplit, 0, false),
+        Heads::Rotated(style, norms) => (style, head_dim, norms),
+    };
+    let (keys, capacity) = (start + tokens, start + tokens + 2);
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+    let stride = q + 2 * kv + 2;
+    let x: Vec<f32> = activations(rng, tokens * stride).into_iter().map(exact).collect();
+    let before: Vec<f32> = rng.floats(2 * start * kv).into_iter().map(exact).collect();
+    let (k_before, v_before) = before.split_at(start * kv);
+    let (q_norm, k_norm) = (rng.floats(head_dim), rng.floats(head_dim));
+    let table = RopeTable::new(dims, 10000.0, 1.0, None, capacity);
+
+    let part = |offset: usize, width: usize| -> Vec<f32> {
+        (0..tokens).flat_map(|t| x[t * stride + offset..][..width].to_vec()).collect()
+    };
+    let (mut eq, mut ek, ev) = (part(0, q), part(q, kv), part(q + kv, kv));
+    let cpu = scalar();
+    if norms {
+        norm::rms_norm_in_place(&cpu, &mut eq, head_dim, &q_norm, 1e-6);
+        norm::rms_norm_in_place(&cpu, &mut ek, head_dim, &k_norm, 1e-6);
+    }
+    if dims > 0 {
+        rope::apply(&cpu, &mut eq, heads, head_dim, start, &table, style);
+        rope::apply(&cpu, &mut ek, kv_heads, head_dim, start, &table, style);
+    }
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut cache = KvCache::new(kv_heads, head_dim, keys, k_type, v_type);
+    cache.append(&cpu, 0, k_before, v_before);
+    cache.append(&cpu, start, &ek, &ev);
+    let mut expected = vec![0.0; tokens * q];
+    attention::attend(&cpu, &eq, heads, &cache, start, scale, &mut expected);
+
+    let (cos, sin) = table.data();
+    let rope_data = if cos.is_empty() { vec![0.0] } else { [cos, sin].concat() };
+    let params = params::AttentionDecode {
         heads: heads as u32,
+        kv_heads: kv_heads as u32,
         head_dim: head_dim as u32,
-        eps: 1e-5,
+        stride: stride as u32,
+        q_offset: 0,
+        k_offset: q as u32,
+        v_offset: (q + kv) as u32,
+        half: (dims / 2) as u32,
+        sines: cos.len() as u32,
+        eps: 1e-6,
+        scale,
         ..Default::default()
     };
+    // Beyond the keys before, the cache holds what must not be read.
+    let filled = |values: &[f32], ty: KvType| {
+        let mut all = cache_bytes(values, ty);
+        all.resize(ty.bytes(capacity * kv), 0x77);
+        all
+    };
+    let dynamic = Dynamic { tokens: tokens as u32, start: start as u32, splits: splits as u32, ..Dynamic::default() };
+    let norm_flag = f64::from(u8::from(norms));
     let run = Run {
-        variant: Variant::new(Shader::MergeNormQuantize, choices, None),
-        constants: &[("NORM", 1.0)],
-        params: params.into(),
-        dynamic: Dynamic { tokens: tokens as u32, splits: splits as u32, ..Dynamic::default() },
-        buffers: &[
-            &vec![0; 4 * tokens * cols],
-            bytes(&weight),
-            &vec![0; 4 * tokens * words],
-            &vec![0; 8 * tokens],
-            &[0; 4],
-            parts,
+        variant: Variant::new(Shader::AttentionDecode, choices, None),
+        constants: &[
+            ("Q_NORM", norm_flag),
+            ("K_NORM", norm_flag),
+            ("INTERLEAVED", style_constant(style)),
+            ("K_F32", is_f32(k_type)),
+            ("V_F32", is_f32(v_type)),
+            ("FRESH", (tokens * head_dim) as f64),
+            ("SPLIT_KEYS", (start + tokens).div_ceil(splits) as f64),
         ],
+        params: params.into(),
+        dynamic,
+        buffers: &[
+            bytes(&x),
+            &filled(k_before, k_type),
+            &filled(v_before, v_type),
+            bytes(&rope_data),
+            bytes(&q_norm),
+            bytes(&k_norm),
+            &[0; 4],
+            &vec![0; 4 * tokens * splits * heads * (head_dim + 2)],
+        ],
+        grid: [kv_heads * (heads / kv_heads).div_ceil(4), splits, tokens],
+    };
+    let contents = debug::run(gpu, &run).unwrap();
+    // Rotations differ in the last bit of f32, which may be a bit of f16.
+    let rotated_close = if matches!(how, Heads::Rotated(..)) { 2e-3 } else { CLOSE };
+    let close = if k_type == KvType::F16 { rotated_close } else { CLOSE };
+    for (name, contents, ty, expected) in [("k", &contents[1], k_type, &ek), ("v", &contents[2], v_type, &ev)] {
+        let values = cache_values(contents, ty);
+        let own = &values[start * kv..keys * kv];
+        let close = if ty == KvType::F16 { 2e-2 } else { CLOSE };
+        assert!(worst(own, expected) < close, "{what}: {name}: {}", worst(own, expected));
+        let after = &contents[ty.bytes(keys * kv)..];
+        assert!(after.iter().all(|&b| b == 0x77), "{what}: {name} after the new positions");
+        let kept = if name == "k" { k_before } else { v_before };
+        assert_eq!(&values[..start * kv], kept, "{what}: {name} before the new positions");
+    }
+
+    let merge = Run {
+        variant: Variant::new(Shader::AttentionMerge, choices, None),
+        constants: &[],
+        params: params::AttentionMerge { heads: heads as u32, head_dim: head_dim as u32, ..Default::default() }.into(),
+        dynamic,
+        buffers: &[&contents[7]],
+        grid: [heads, tokens, 1],
+    };
+    // One split is not merged.
+    let parts = if splits == 1 { contents[7].clone() } else { debug::run(gpu, &merge).unwrap().swap_remove(0) };
+    let all = floats(&parts);
+    let found: Vec<f32> = (0..tokens * heads)
+        .flat_map(|i| {
+            let head = i / heads * splits * heads + i % heads;
+            all[head * (head_dim + 2)..][..head_dim].to_vec()
+        })
+        .collect();
+    assert!(worst(&found, &expected) < close, "{what}: {}", worst(&found, &expected));
+
+    let (words, ones) = (q.next_multiple_of(128) / 4, vec![1.0; q]);
+    let params =
+        params::NormQuantize { cols: q as u32, words: words as u32, groups: 1, eps: 1e-5, ..Default::default() };
+    let quantise = Run {
+        variant: Variant::new(Shader::NormQuantizeParts, choices, None),
+        constants: &[("NORM", 1.0), ("HEADS", heads as f64), ("HEAD_DIM", head_dim as f64)],
+        params: params.into(),
+        dynamic,
+        buffers: &[&parts, bytes(&ones), &vec![0; 4 * tokens * words], &vec![0; 8 * tokens], &[0; 4]],
         grid: [1, tokens, 1],
     };
-    debug::run(gpu, &run).unwrap()
+    let mut acts = QuantizedActs::new(tokens, q);
+    quantize::norm_quantize(&cpu, &found, q, Some(&ones), 1e-5, &mut acts);
+    assert_quantized(&what, &quantized(&debug::run(gpu, &quantise).unwrap()), &acts);
 }

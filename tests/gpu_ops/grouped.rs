@@ -255,6 +255,7 @@ fn norm_quantize_in_groups_equals_the_reference() {
                     words: words as u32,
                     in_stride: stride as u32,
                     in_offset: offset as u32,
+                    groups: groups as u32,
                     eps: 1e-5,
                     ..Default::default()
                 };

@@ -8,6 +8,8 @@ mod attention;
 
 mod dense;
 
+mod folded;
+
 mod grouped;
 
 mod quantize;
@@ -18,9 +20,28 @@ mod ternary;
 
 use bitnet_cpu_kernels::quantize::QuantizedActs;
 use bitnet_gpu::backend::gpu::{
-    Gpu,
+    Gpu, Tuning,
     pipelines::{Choices, Lanes},
 };
+
+/// Everything once more with subgroups of four, where Mesa's software driver is there: they are as wide as its vectors,
+/// which are 8 by default. In a process of its own, because the driver reads the width once.
+#[test]
+fn subgroups_of_four() {
+    const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
+    let Some(gpu) = gpu_common::open_gpu(Tuning::default()) else { return };
+    if std::env::var_os(WIDTH).is_some() {
+        assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
+        return;
+    }
+    if !gpu.caps().name.contains("llvmpipe") {
+        eprintln!("skipped: {} does not let its subgroups be chosen", gpu.caps().name);
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let out = std::process::Command::new(own).env(WIDTH, "128").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}
 
 /// Float kernels differ from the reference by the order of additions only.
 const CLOSE: f64 = 2e-5;

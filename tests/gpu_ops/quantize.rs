@@ -39,6 +39,7 @@ fn norm_quantize_equals_the_reference() {
                     words: words as u32,
                     in_stride: stride as u32,
                     in_offset: offset as u32,
+                    groups: 1,
                     eps: 1e-5,
                     ..Default::default()
                 };
@@ -70,7 +71,7 @@ fn rounding_is_half_to_even() {
     let Some(gpu) = open_gpu(Tuning::default()) else { return };
     // A largest value of 127 makes the step 1: the values are quantised as they are.
     let x = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.5];
-    let params = params::NormQuantize { cols: 8, words: 32, in_stride: 8, ..Default::default() };
+    let params = params::NormQuantize { cols: 8, words: 32, in_stride: 8, groups: 1, ..Default::default() };
     for choices in lane_choices(&gpu) {
         let run = Run {
             variant: Variant::new(Shader::NormQuantize, choices, None),
@@ -92,7 +93,8 @@ fn damage_names_the_earliest_place() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 300];
         x[299] = bad;
-        let params = params::NormQuantize { cols: 300, words: 96, in_stride: 300, place: 77, ..Default::default() };
+        let params =
+            params::NormQuantize { cols: 300, words: 96, in_stride: 300, groups: 1, place: 77, ..Default::default() };
         for (before, after) in [(0u32, 77u32), (80, 80)] {
             let run = Run {
                 variant: Variant::new(Shader::NormQuantize, gpu.choices(), None),

@@ -15,7 +15,14 @@ pub enum Kind {
     Relu2,
     /// g / (1 + e^-g)
     Silu,
+    /// g / (1 + e^-2u) with u = sqrt(2 / pi) (g + 0.044715 g^3), which is g (1 + tanh u) / 2
+    GeluTanh,
 }
+
+/// 2 sqrt(2 / pi), of [`Kind::GeluTanh`].
+const GELU_SLOPE: f32 = 1.595_769_2;
+/// Its share of the cube.
+const GELU_CUBE: f32 = 0.044_715;
 
 /// Values of a chunk: about 2 us of work.
 const CHUNK: usize = 4096;

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Kind, scalar};
+use super::{GELU_CUBE, GELU_SLOPE, Kind, scalar};
 use crate::{
     arm::{LANES, exp::exp, load, store},
     isa::Neon,
@@ -26,19 +26,23 @@ fn apply_neon(kind: Kind, gate: &mut [f32], up: &[f32]) {
                 let positive = vmaxq_f32(g, vdupq_n_f32(0.0));
                 vmulq_f32(positive, positive)
             }
-            Kind::Silu => silu(g),
+            Kind::Silu => share(g, g),
+            Kind::GeluTanh => {
+                let cube = vfmaq_f32(vdupq_n_f32(1.0), vmulq_f32(g, g), vdupq_n_f32(GELU_CUBE));
+                share(g, vmulq_f32(vmulq_n_f32(g, GELU_SLOPE), cube))
+            }
         };
         store(gate, vmulq_f32(f, load(up)));
     }
     scalar::apply(kind, gate_tail, up_tail);
 }
 
-/// g / (1 + e^-g), with the larger power of e divided out where it would overflow: g e^g / (1 + e^g) for g < 0.
+/// g / (1 + e^-x), with the larger power of e divided out where it would overflow: g e^x / (1 + e^x) for x < 0.
 #[inline]
 #[target_feature(enable = "neon")]
-fn silu(g: float32x4_t) -> float32x4_t {
+fn share(g: float32x4_t, x: float32x4_t) -> float32x4_t {
     let one = vdupq_n_f32(1.0);
-    let e = exp(vnegq_f32(vabsq_f32(g)));
-    let numerator = vbslq_f32(vcltzq_f32(g), e, one);
+    let e = exp(vnegq_f32(vabsq_f32(x)));
+    let numerator = vbslq_f32(vcltzq_f32(x), e, one);
     vmulq_f32(g, vdivq_f32(numerator, vaddq_f32(one, e)))
 }

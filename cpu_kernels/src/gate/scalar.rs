@@ -1,6 +1,6 @@
 //! The reference.
 
-use super::Kind;
+use super::{GELU_CUBE, GELU_SLOPE, Kind};
 
 /// `gate` = f(`gate`) * `up`.
 pub fn apply(kind: Kind, gate: &mut [f32], up: &[f32]) {
@@ -21,5 +21,6 @@ pub fn value(kind: Kind, g: f32) -> f32 {
             }
         }
         Kind::Silu => g / (1.0 + (-g).exp()),
+        Kind::GeluTanh => g / (1.0 + (-GELU_SLOPE * g * (1.0 + GELU_CUBE * g * g)).exp()),
     }
 }

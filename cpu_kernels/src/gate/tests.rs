@@ -12,6 +12,11 @@ fn hand_computed() {
         let mut gate = [1.0, -1.0, 0.0, 3.0_f32.ln()];
         apply(&cpu, Kind::Silu, &mut gate, &up);
         assert_close("silu", &gate, &[1.462_117_2, -0.537_882_8, 0.0, -0.823_959_2], 3e-7);
+        // gelu(1) = (1 + tanh(0.797 884 56 * 1.044 715)) / 2 = 0.841 191 99; gelu(-1) = gelu(1) - 1;
+        // gelu(2) = 1 + tanh(0.797 884 56 * (2 + 8 * 0.044 715)) = 1.954 597 7.
+        let mut gate = [1.0, -1.0, 0.0, 2.0];
+        apply(&cpu, Kind::GeluTanh, &mut gate, &up);
+        assert_close("gelu", &gate, &[1.682_384, -0.317_616, 0.0, -1.954_597_7], 5e-7);
     }
 }
 
@@ -21,14 +26,17 @@ fn all_variants_agree_with_the_reference() {
     for n in edge_lengths(8).into_iter().chain([4095, 4096, 4097, 9000]) {
         let gate: Vec<f32> = rng.floats(n).iter().map(|g| g * 20.0).collect();
         let up = rng.floats(n);
-        for kind in [Kind::Relu2, Kind::Silu] {
+        for kind in [Kind::Relu2, Kind::Silu, Kind::GeluTanh] {
             let mut expected = gate.clone();
             scalar::apply(kind, &mut expected, &up);
             for cpu in cpus() {
                 let mut actual = gate.clone();
                 apply(&cpu, kind, &mut actual, &up);
                 for i in 0..n {
-                    let tolerance = 4.0 * f32::EPSILON * expected[i].abs() + f32::MIN_POSITIVE;
+                    // An error of the argument is one of e^x times x, which is at most 87.
+                    let units = if kind == Kind::GeluTanh { 200.0 } else { 4.0 };
+                    // The lanes take powers below e^-87.3 for 0.
+                    let tolerance = units * (f32::EPSILON * expected[i].abs() + f32::MIN_POSITIVE);
                     assert_close(
                         &format!("{cpu:?}, {kind:?}, {i} of {n}"),
                         &actual[i..=i],
@@ -47,11 +55,13 @@ fn extremes_are_finite_and_nan_stays() {
         for n in [1, 8, 9] {
             let up = vec![1.0; n];
             for (g, expected) in [(-1000.0, 0.0), (1000.0, 1000.0), (-88.0, 0.0), (f32::MIN, 0.0)] {
-                let mut gate = vec![g; n];
-                apply(&cpu, Kind::Silu, &mut gate, &up);
-                assert_close(&format!("{cpu:?}, silu({g})"), &gate, &vec![expected; n], 1e-30);
+                for kind in [Kind::Silu, Kind::GeluTanh] {
+                    let mut gate = vec![g; n];
+                    apply(&cpu, kind, &mut gate, &up);
+                    assert_close(&format!("{cpu:?}, {kind:?}({g})"), &gate, &vec![expected; n], 1e-30);
+                }
             }
-            for kind in [Kind::Relu2, Kind::Silu] {
+            for kind in [Kind::Relu2, Kind::Silu, Kind::GeluTanh] {
                 for i in 0..n {
                     let mut gate = vec![1.0; n];
                     gate[i] = f32::NAN;

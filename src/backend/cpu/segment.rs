@@ -104,6 +104,10 @@ impl CpuSegment {
             for (row, &id) in rows.zip(&activations.ids) {
                 dense::gather(model.weights.token_embd.view(), id as usize, row);
             }
+            let scale = model.config.embedding_scale();
+            if scale != 1.0 {
+                self.slots[Slot::Hidden as usize][..hidden_len].iter_mut().for_each(|x| *x *= scale);
+            }
         } else {
             self.slots[Slot::Hidden as usize][..hidden_len].copy_from_slice(&activations.hidden[..hidden_len]);
         }
@@ -141,6 +145,20 @@ impl CpuSegment {
         let weight = |norm: Norm| block.norm(norm).unwrap_or_else(|| panic!("no {norm:?} norm in this family"));
         match op {
             Op::Embed | Op::Head => unreachable!("not part of a block"),
+            Op::Norm { input, norm, out, add } => {
+                let len = tokens * config.dim;
+                let [from, to] = self
+                    .slots
+                    .get_disjoint_mut([*input as usize, *out as usize])
+                    .unwrap_or_else(|_| unreachable!("two different slots"));
+                if *add {
+                    // What is normed is not needed afterwards.
+                    norm::rms_norm_in_place(cpu, &mut from[..len], config.dim, weight(*norm), config.rms_eps);
+                    to[..len].iter_mut().zip(&from[..len]).for_each(|(to, from)| *to += from);
+                } else {
+                    norm::rms_norm(cpu, &from[..len], config.dim, weight(*norm), config.rms_eps, &mut to[..len]);
+                }
+            }
             Op::NormQuantize { input, norm } => {
                 let width = input.width(config);
                 let x = &self.slots[*input as usize][..tokens * width];
@@ -180,6 +198,7 @@ impl CpuSegment {
                 let kind = match activation {
                     Activation::Relu2 => gate::Kind::Relu2,
                     Activation::Silu => gate::Kind::Silu,
+                    Activation::GeluTanh => gate::Kind::GeluTanh,
                 };
                 let [gate, up] = self
                     .slots

@@ -58,6 +58,8 @@ pub struct Tuning {
     pub immediates: Option<bool>,
     /// Weights straight into mapped buffers (true) or through staging memory.
     pub mapped_upload: Option<bool>,
+    /// Norm and quantisation as part of the products of a decode step, or as kernels of their own.
+    pub fold: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
     /// Something that fails, for tests.
@@ -166,7 +168,7 @@ impl AdapterCaps {
 /// The kernels stay within the limits every WebGPU device has, so this is for exotic drivers only.
 fn unusable(limits: &wgpu::Limits) -> Option<String> {
     let needs = [
-        ("storage buffers of a kernel", 7, limits.max_storage_buffers_per_shader_stage),
+        ("storage buffers of a kernel", 8, limits.max_storage_buffers_per_shader_stage),
         ("invocations of a workgroup", 256, limits.max_compute_invocations_per_workgroup),
         ("bytes of workgroup memory", 16 << 10, limits.max_compute_workgroup_storage_size),
         ("workgroups of a dispatch", 65535, limits.max_compute_workgroups_per_dimension),

@@ -71,7 +71,8 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
 }
 
 /// The ternary product of `acts` (tokens, cols) with every row, as integers: sum((code - 1) * act), (tokens, rows).
-/// Kernels with stored scales take them, and the activations, in the groups of `weights`.
+/// Kernels with stored scales take them, and the activations, in the groups of `weights`. Folded kernels quantise the
+/// activations themselves: that gives back values of at most 127 with a 127 in each group.
 ///
 /// Runs the kernel as it ships, with scales and steps of 1: the results are whole numbers below 2^24, which f32
 /// holds exactly.
@@ -82,28 +83,18 @@ pub fn ternary_product(
     weights: &TernaryView<'_>,
     acts: &[i8],
 ) -> Result<Vec<i32>> {
+    use Shader::{
+        FoldedMatvec, FoldedMatvecGrouped, TernaryMatmul, TernaryMatmulGrouped, TernaryMatvec, TernaryMatvecGrouped,
+    };
     let (rows, cols) = (weights.rows, weights.cols);
     let tokens = acts.len() / cols;
     assert_eq!(acts.len(), tokens * cols, "activations of {cols} columns");
     let size = weights.scales.group();
-    let row_quads = cols.div_ceil(128) * 2;
-    let mut x = vec![0u8; tokens * row_quads * 64];
-    let mut steps_and_sums: Vec<[u32; 2]> = Vec::new();
-    for (token, acts) in acts.chunks(cols).enumerate() {
-        let padded = &mut x[token * row_quads * 64..][..cols];
-        padded.copy_from_slice(bytemuck::cast_slice(acts));
-        for group in acts.chunks(size.unwrap_or(cols)) {
-            let sum: i32 = group.iter().map(|&a| i32::from(a)).sum();
-            steps_and_sums.push([1.0f32.to_bits(), sum.cast_unsigned()]);
-        }
-    }
-    let stored = matches!(shader, Shader::TernaryMatvecGrouped | Shader::TernaryMatmulGrouped);
+    let stored = matches!(shader, TernaryMatvecGrouped | TernaryMatmulGrouped | FoldedMatvecGrouped);
+    let folded = matches!(shader, FoldedMatvec | FoldedMatvecGrouped);
     assert!(stored || size.is_none(), "{shader:?} takes one scale per token");
     let groups = size.map_or(1, |size| cols / size);
-    let ones: Vec<u8> = match size {
-        Some(_) => f16::ONE.to_le_bytes().repeat(rows * groups),
-        None => 1.0f32.to_le_bytes().repeat(rows),
-    };
+    let row_quads = cols.div_ceil(128) * 2;
     let params = if stored {
         Params::from(params::TernaryGrouped {
             rows: rows as u32,
@@ -124,15 +115,37 @@ pub fn ternary_product(
         })
     };
     let grid = match shader {
-        Shader::TernaryMatvec | Shader::TernaryMatvecGrouped => {
+        TernaryMatvec | TernaryMatvecGrouped | FoldedMatvec | FoldedMatvecGrouped => {
             [rows.div_ceil(shader.kernel().workgroup as usize / 4), tokens, 1]
         }
-        Shader::TernaryMatmul | Shader::TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
+        TernaryMatmul | TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
-    let out = vec![0; tokens * rows * 4];
-    let mut buffers: Vec<&[u8]> = vec![weights.codes, &x, bytemuck::cast_slice(&steps_and_sums), &out, &[0; 4]];
+
     let mut constants = Vec::new();
+    let (mut quantised, mut steps_and_sums) = (Vec::new(), Vec::<[u32; 2]>::new());
+    let floats: Vec<f32> = acts.iter().map(|&act| f32::from(act)).collect();
+    let mut buffers: Vec<&[u8]> = if folded {
+        constants.extend([("NORM", 0.0), ("COLS", cols as f64), ("WORDS", 16.0 * row_quads as f64)]);
+        constants.extend([("ACTS", groups as f64), ("IN_STRIDE", cols as f64)]);
+        vec![bytemuck::cast_slice(&floats), &[0; 4], weights.codes]
+    } else {
+        for token in acts.chunks(cols) {
+            quantised.extend_from_slice(bytemuck::cast_slice(token));
+            quantised.resize(quantised.len().next_multiple_of(128), 0); // whole blocks of codes
+            for group in token.chunks(size.unwrap_or(cols)) {
+                let sum: i32 = group.iter().map(|&a| i32::from(a)).sum();
+                steps_and_sums.push([1.0f32.to_bits(), sum.cast_unsigned()]);
+            }
+        }
+        vec![weights.codes, &quantised, bytemuck::cast_slice(&steps_and_sums)]
+    };
+    let out = vec![0; tokens * rows * 4];
+    buffers.extend([&out[..], &[0; 4]]);
+    let ones: Vec<u8> = match size {
+        Some(_) => f16::ONE.to_le_bytes().repeat(rows * groups),
+        None => 1.0f32.to_le_bytes().repeat(rows),
+    };
     if stored {
         buffers.push(&ones);
         constants.push(("GROUP", size.unwrap_or(0) as f64));
@@ -159,11 +172,12 @@ pub(super) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
     let weights = known.weights();
     let ones = vec![f16::ONE; weights.rows * weights.cols / size];
     let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
-    compare(gpu, &known, &weights, [Shader::TernaryMatvecGrouped, Shader::TernaryMatmulGrouped])
+    let shaders = [Shader::TernaryMatvecGrouped, Shader::TernaryMatmulGrouped, Shader::FoldedMatvecGrouped];
+    compare(gpu, &known, &weights, &shaders)
 }
 
-fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, shaders: [Shader; 2]) -> Result<()> {
-    for shader in shaders {
+fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, shaders: &[Shader]) -> Result<()> {
+    for &shader in shaders {
         let found = ternary_product(gpu, shader, gpu.choices(), weights, &known.acts)?;
         if let Some(fault) = known.fault(&found) {
             let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), shader.kernel().name);

@@ -7,7 +7,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,8 @@ use crate::error::{Error, Result};
 const HARDWARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A software adapter on a busy machine may need minutes for a chunk of a large model.
 const SOFTWARE_TIMEOUT: Duration = Duration::from_secs(1200);
+/// Workgroups of 256 that a large GPU runs side by side: 128 units with two each. An estimate.
+const HARDWARE_WORKGROUPS: usize = 256;
 /// Most bytes of one buffer of weights: drivers place buffers below 1 GiB more easily than larger ones.
 const ARENA_BYTES: u64 = 1 << 30;
 
@@ -49,6 +51,7 @@ pub struct Gpu {
     pub(super) uniform_layout: Option<wgpu::BindGroupLayout>,
     health: Arc<Mutex<Health>>,
     objects: AtomicU64,
+    fault_suspended: AtomicBool,
     pub(super) compiler: Compiler,
 }
 
@@ -114,6 +117,7 @@ impl Gpu {
             uniform_layout: None,
             health,
             objects: AtomicU64::new(0),
+            fault_suspended: AtomicBool::new(false),
             compiler,
         };
         if choices.params == ParamSource::Uniform {
@@ -171,6 +175,27 @@ impl Gpu {
         self.caps.mappable && self.tuning.mapped_upload.unwrap_or(self.caps.unified_memory)
     }
 
+    /// Whether products of a decode step norm and quantise their input themselves, where that fits.
+    pub fn folds(&self) -> bool {
+        self.tuning.fold.unwrap_or(true)
+    }
+
+    /// How often a folded product that would be `workgroups` wide takes its rows for one quantisation of the input. Each
+    /// workgroup repeats that work, so there should not be more of them than the device runs side by side.
+    pub fn rounds(&self, workgroups: usize) -> usize {
+        let side_by_side = if self.caps.software {
+            2 * std::thread::available_parallelism().map_or(1, usize::from)
+        } else {
+            HARDWARE_WORKGROUPS
+        };
+        (workgroups / side_by_side).max(1)
+    }
+
+    /// Most bytes of workgroup memory.
+    pub fn max_workgroup_bytes(&self) -> usize {
+        self.device.limits().max_compute_workgroup_storage_size as usize
+    }
+
     /// What the offset of a binding must be a multiple of.
     pub fn offset_alignment(&self) -> u64 {
         self.offset_alignment
@@ -189,9 +214,18 @@ impl Gpu {
         move || device.destroy()
     }
 
+    /// Keeps the fault of a test from its self-test, which runs steps as well.
+    pub(super) fn suspend_fault(&self, suspended: bool) {
+        self.fault_suspended.store(suspended, Ordering::Relaxed);
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.tuning.fault.filter(|_| !self.fault_suspended.load(Ordering::Relaxed))
+    }
+
     /// True when the fault of a test is meant for the step that runs `positions`.
     pub(super) fn fault_in(&self, positions: &Range<usize>) -> Option<Fault> {
-        self.tuning.fault.filter(|fault| fault.hits(positions))
+        self.fault().filter(|fault| fault.hits(positions))
     }
 
     /// Reports a failure as wgpu's callbacks do.
@@ -233,7 +267,7 @@ impl Gpu {
         mapped_at_creation: bool,
     ) -> Result<wgpu::Buffer> {
         let action = || format!("allocating {bytes} bytes for {label}");
-        if self.tuning.fault == Some(Fault::Load) && label == "key cache" {
+        if self.fault() == Some(Fault::Load) && label == "key cache" {
             return Err(Error::Gpu { action: action(), reason: "out of memory (a test)".to_owned() });
         }
         self.count();

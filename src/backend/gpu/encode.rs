@@ -24,12 +24,15 @@ pub(super) enum Extent {
     PerTokens(u32),
     /// One for each split of the keys.
     Splits,
+    /// This many where the keys are split, else none: the dispatch is left out.
+    IfSplit(usize),
 }
 
 impl Extent {
     fn count(self, dynamic: &Dynamic) -> u32 {
         match self {
-            Self::Fixed(count) => u32::try_from(count).unwrap_or(u32::MAX),
+            Self::IfSplit(_) if dynamic.splits == 1 => 0,
+            Self::Fixed(count) | Self::IfSplit(count) => u32::try_from(count).unwrap_or(u32::MAX),
             Self::PerTokens(n) => dynamic.tokens.div_ceil(n),
             Self::Splits => dynamic.splits,
         }
@@ -97,6 +100,11 @@ impl<'a> Builder<'a> {
 }
 
 impl Dispatch {
+    /// Whether there is anything to do for it in such a step.
+    fn runs(&self, dynamic: &Dynamic) -> bool {
+        self.grid.iter().all(|extent| extent.count(dynamic) > 0)
+    }
+
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>, dynamic: &Dynamic, uniforms: &mut Option<Uniforms>) {
         let params = self.params.with(dynamic);
         // `Builder::finish` has built it; without a pipeline wgpu reports the dispatch as an error.
@@ -156,6 +164,7 @@ impl Recorder {
         uniforms: &mut Option<Uniforms>,
     ) {
         let begin = Instant::now();
+        let dispatches = dispatches.into_iter().filter(|dispatch| dispatch.runs(dynamic));
         if let Some(profiler) = &mut self.profiler {
             for dispatch in dispatches {
                 let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, dynamic);

@@ -7,12 +7,14 @@ use super::adapter::Tuning;
 use crate::error::{Error, Result};
 
 /// Read by the program, so that tests can run it as a process: a list of "memory=BYTES" (the budget) and one of
-/// "load", "lost@N", "memory@N", "nan@N" or "silence@N" (see [`Fault`]; N is a position).
+/// "self-test", "load", "lost@N", "memory@N", "nan@N" or "silence@N" (see [`Fault`]; N is a position).
 const VARIABLE: &str = "BITNET_TEST_GPU_FAULT";
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// A product of the self-test gives a wrong number.
+    SelfTest,
     /// The first allocation of a cache.
     Load,
     /// The device is destroyed before the step that runs this position, as after a driver reset.
@@ -29,14 +31,16 @@ impl Fault {
     /// True for the step that runs `positions`.
     pub(super) fn hits(self, positions: &Range<usize>) -> bool {
         match self {
-            Self::Load => false,
+            Self::SelfTest | Self::Load => false,
             Self::Lost(at) | Self::OutOfMemory(at) | Self::NotFinite(at) | Self::Silence(at) => positions.contains(&at),
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        if text == "load" {
-            return Some(Self::Load);
+        match text {
+            "self-test" => return Some(Self::SelfTest),
+            "load" => return Some(Self::Load),
+            _ => {}
         }
         let (kind, position) = text.split_once('@')?;
         let position = position.parse().ok()?;

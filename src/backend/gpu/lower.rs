@@ -1,7 +1,6 @@
 //! From op lists to dispatches. Everything a step needs is made here, once, at load.
 //!
-//! Fused on the way: q, k, v in one product; HeadNorm and Rope into the cache write; Gate into the product that
-//! makes it (matrix-vector only); the merge of attention's splits into the quantisation that reads it.
+//! Which ops become one dispatch is decided by [`fuse`]; matrices whose outputs lie together are multiplied by one.
 
 use std::ops::Range;
 
@@ -11,9 +10,10 @@ use half::f16;
 use super::{
     buffers::{Arenas, Region, Window},
     encode::{Builder, Dispatch, Extent},
+    fuse::{self, Heads, Input, Phase, Quantize, Rules, SlotNorm, Step},
     params::{self, Params},
     pipelines::{Shader, Variant},
-    slots::{Slots, qkv_width, too_large},
+    slots::{SMALL_BATCH, SPLIT_KEYS, Slots, qkv_width, too_large},
     weights::{Group, GroupScales, LayerWeights, Weights},
 };
 use crate::{
@@ -24,15 +24,6 @@ use crate::{
         op::{Op, Slot},
     },
 };
-
-/// Which kernels a list is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Few tokens: matrix-vector products, attention split over the keys.
-    Decode,
-    /// Many tokens: tiles.
-    Prefill,
-}
 
 /// Codes of places for the word that finite.wgsl writes: the earliest place has the largest one.
 pub(super) fn place_code(place: usize) -> u32 {
@@ -50,11 +41,23 @@ pub(super) fn damaged_place(word: u32, layers: usize) -> Option<String> {
 
 /// Most workgroups in one dimension.
 const MAX_WORKGROUPS: usize = 65535;
+/// Rows of a product in one dispatch: every kernel takes at least 16 rows a workgroup.
+const MAX_ROWS: usize = 16 * MAX_WORKGROUPS;
+
+/// u32 of a row of int8: whole blocks of codes.
+fn words(cols: usize) -> usize {
+    cols.next_multiple_of(I2S_BLOCK) / 4
+}
+
+fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
 
 fn activation_constant(activation: Activation) -> f64 {
     match activation {
         Activation::Relu2 => 1.0,
         Activation::Silu => 2.0,
+        Activation::GeluTanh => 3.0,
     }
 }
 
@@ -92,18 +95,6 @@ fn all(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
     buffer.as_entire_buffer_binding()
 }
 
-/// What a list has asked for that the next ops complete.
-#[derive(Default)]
-struct Pending {
-    q_norm: Option<Norm>,
-    k_norm: Option<Norm>,
-    rope: bool,
-    /// Attention's parts are not merged yet.
-    parts: bool,
-    /// The product has applied the gate already.
-    gated: bool,
-}
-
 impl<'a> Lowering<'a> {
     fn windows(&self, region: &Region, max_rows: usize) -> Result<Vec<Window<'a>>> {
         let gpu = self.builder.gpu;
@@ -135,96 +126,123 @@ impl<'a> Lowering<'a> {
         phase: Phase,
     ) -> Result<Vec<Dispatch>> {
         let place = place_code(layer + 1);
+        let windows =
+            weights.groups.iter().map(|group| self.row_windows(group, MAX_ROWS)).collect::<Result<Vec<_>>>()?;
+        let rules = Rules {
+            phase,
+            folds: &|group| weights.groups.get(group).is_some_and(|group| self.folds(group)),
+            whole: &|group| windows.get(group).is_some_and(|windows| windows.len() == 1),
+        };
+        let steps = fuse::steps(ops, &rules)?;
+        let mut windows = windows.into_iter();
         let mut out = Vec::new();
-        let mut pending = Pending::default();
-        let mut groups = weights.groups.iter();
-        for (index, op) in ops.iter().enumerate() {
-            match op {
-                Op::NormQuantize { input, norm } => {
-                    let merge = *input == Slot::Attn && std::mem::take(&mut pending.parts);
-                    out.push(self.norm_quantize(*input, *norm, weights, merge, place)?);
-                }
-                Op::Linear { parts } => {
-                    let gate = match ops.get(index + 1) {
-                        Some(Op::Gate(activation)) if phase == Phase::Decode => Some(*activation),
-                        _ => None,
-                    };
-                    for _ in super::weights::groups(parts) {
-                        let group = groups.next().ok_or_else(|| Error::missing("a ternary matrix", "the op list"))?;
-                        pending.gated |= self.linear(&mut out, group, gate, phase, place)?;
+        for step in steps {
+            match step {
+                Step::Norm(norm) => out.push(self.slot_norm(norm, weights, place)?),
+                Step::Quantize(quantize) => out.push(self.norm_quantize(quantize, weights, place)?),
+                Step::Product { group, fold, gate } => {
+                    let missing = || Error::missing("a ternary matrix", "the op list");
+                    let group = weights.groups.get(group).ok_or_else(missing)?;
+                    for window in windows.next().ok_or_else(missing)? {
+                        out.push(self.product(group, window, weights, (phase, fold, gate), place)?);
                     }
                 }
-                Op::HeadNorm { slot: Slot::Q, norm } => pending.q_norm = Some(*norm),
-                Op::HeadNorm { slot: Slot::K, norm } => pending.k_norm = Some(*norm),
-                Op::Rope => pending.rope = true,
-                Op::Attention => {
-                    out.push(self.rope_append(&pending, weights, cache, place)?);
-                    out.push(self.attention(cache, phase)?);
-                    pending = Pending { parts: phase == Phase::Decode, ..Pending::default() };
-                }
-                Op::Gate(activation) => {
-                    if !std::mem::take(&mut pending.gated) {
-                        out.push(self.gate(*activation)?);
-                    }
-                }
-                Op::HeadNorm { .. } | Op::Embed | Op::Head => {
-                    return Err(Error::unsupported(format!("{op:?} inside a block"), "the GPU has no kernel for it"));
-                }
+                Step::RopeAppend(heads) => out.push(self.rope_append(heads, weights, cache, place)?),
+                Step::AttentionDecode(heads) => out.push(self.attention_decode(heads, weights, cache, place)?),
+                Step::AttentionPrefill => out.push(self.attention_prefill(cache)?),
+                Step::Merge => out.push(self.merge()?),
+                Step::Gate(activation) => out.push(self.gate(activation)?),
             }
-        }
-        // The fusions above hold work back until an op that must follow.
-        if pending.parts || pending.rope || pending.q_norm.is_some() || pending.k_norm.is_some() {
-            return Err(Error::unsupported(
-                "this order of operations",
-                "the GPU runs head norms and rotations before attention, and a quantisation after it",
-            ));
         }
         Ok(out)
     }
 
-    fn norm_quantize(
-        &mut self,
-        input: Slot,
-        norm: Option<Norm>,
-        weights: &'a LayerWeights,
-        merge: bool,
-        place: u32,
-    ) -> Result<Dispatch> {
-        let slots = self.slots;
-        let from = slots.place(self.config, input);
-        let cols = input.width(self.config);
-        let weight = match norm {
-            Some(role) => {
-                let region = weights
-                    .norm(role)
-                    .ok_or_else(|| Error::missing(format!("norm {role:?}"), format!("the input {input:?}")))?;
-                self.whole("a norm", region)?
-            }
-            // Not read: any buffer that this dispatch does not write.
-            None => all(&slots.ids),
+    /// Norm of a slot as wide as the residual stream, into another one of that width.
+    fn slot_norm(&mut self, step: SlotNorm, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let params = params::RmsNorm {
+            cols: config.dim as u32,
+            stride: config.dim as u32,
+            eps: config.rms_eps,
+            place,
+            ..Default::default()
         };
+        let (from, to) = (slots.place(config, step.input).buffer, slots.place(config, step.out).buffer);
+        let buffers = [all(from), self.norm(Some(step.norm), weights)?, all(to), all(&slots.damage)];
+        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(Shader::RmsNorm);
+        self.builder.dispatch(variant, &[("ADD", flag(step.add))], params, &buffers, grid)
+    }
+
+    /// Whether the product of a group can norm and quantise its input itself: the row of int8 has to fit in the memory
+    /// of a workgroup, and kernels quantise in the groups of the weights.
+    fn folds(&self, group: &Group) -> bool {
+        let acts = match &group.scales {
+            GroupScales::PerMatrix(_) => 1,
+            GroupScales::Stored { per_row, group: Some(_), .. } => *per_row,
+            GroupScales::Stored { group: None, .. } => return false,
+        };
+        let lanes = Shader::FoldedMatvec.kernel().workgroup as usize * (size_of::<f32>() + size_of::<i32>());
+        let bytes = words(group.cols) * size_of::<u32>() + acts * size_of::<[u32; 2]>() + lanes;
+        let gpu = self.builder.gpu;
+        gpu.folds() && bytes <= gpu.max_workgroup_bytes()
+    }
+
+    fn norm(&self, norm: Option<Norm>, weights: &'a LayerWeights) -> Result<wgpu::BufferBinding<'a>> {
+        match norm {
+            Some(role) => {
+                let region = weights.norm(role).ok_or_else(|| Error::missing(format!("norm {role:?}"), "the layer"))?;
+                self.whole("a norm", region)
+            }
+            // Not read: any buffer that no dispatch of a block writes.
+            None => Ok(all(&self.slots.ids)),
+        }
+    }
+
+    /// Where the input of a quantisation lies: buffer, columns, f32 between tokens and before the first.
+    fn input(&self, input: Input) -> (&'a wgpu::Buffer, usize, usize, usize) {
+        let slots = self.slots;
+        match input {
+            Input::Slot(slot) => {
+                let place = slots.place(self.config, slot);
+                (place.buffer, slot.width(self.config), place.stride, place.offset)
+            }
+            Input::Parts => (&slots.parts, Slot::Attn.width(self.config), 0, 0),
+        }
+    }
+
+    /// Constants of the kernels that quantise.
+    fn quantize_constants(&self, quantize: Quantize) -> Vec<(&'static str, f64)> {
+        let mut constants = vec![("NORM", flag(quantize.norm.is_some()))];
+        if quantize.input == Input::Parts {
+            constants.extend([("HEADS", self.config.heads as f64), ("HEAD_DIM", self.config.head_dim as f64)]);
+        }
+        constants
+    }
+
+    fn norm_quantize(&mut self, quantize: Quantize, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        let slots = self.slots;
+        let (from, cols, in_stride, in_offset) = self.input(quantize.input);
+        let act_group = self.weights.act_group;
         let params = params::NormQuantize {
             cols: cols as u32,
-            words: (cols.next_multiple_of(128) / 4) as u32,
-            in_stride: from.stride as u32,
-            in_offset: from.offset as u32,
-            heads: self.config.heads as u32,
-            head_dim: self.config.head_dim as u32,
+            words: words(cols) as u32,
+            in_stride: in_stride as u32,
+            in_offset: in_offset as u32,
+            groups: act_group.map_or(1, |size| cols / size) as u32,
             eps: self.config.rms_eps,
             place,
             ..Default::default()
         };
-        let mut buffers = vec![all(from.buffer), weight, all(&slots.xq), all(&slots.acts), all(&slots.damage)];
-        if merge {
-            buffers.push(all(&slots.parts));
-        }
-        let mut constants = vec![("NORM", f64::from(u8::from(norm.is_some())))];
-        constants.extend(self.weights.act_group.map(|size| ("GROUP", size as f64)));
-        let shader = match (merge, self.weights.act_group) {
-            (false, None) => Shader::NormQuantize,
-            (true, None) => Shader::MergeNormQuantize,
-            (false, Some(_)) => Shader::NormQuantizeGrouped,
-            (true, Some(_)) => Shader::MergeNormQuantizeGrouped,
+        let weight = self.norm(quantize.norm, weights)?;
+        let buffers = [all(from), weight, all(&slots.xq), all(&slots.acts), all(&slots.damage)];
+        let mut constants = self.quantize_constants(quantize);
+        constants.extend(act_group.map(|size| ("GROUP", size as f64)));
+        let shader = match (quantize.input, act_group) {
+            (Input::Slot(_), None) => Shader::NormQuantize,
+            (Input::Parts, None) => Shader::NormQuantizeParts,
+            (Input::Slot(_), Some(_)) => Shader::NormQuantizeGrouped,
+            (Input::Parts, Some(_)) => Shader::NormQuantizePartsGrouped,
         };
         let variant = self.builder.variant(shader);
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
@@ -234,7 +252,7 @@ impl<'a> Lowering<'a> {
     /// The rows of a group of matrices in as many parts as bindings of the codes and of the scales allow.
     fn row_windows(&self, group: &Group, max_rows: usize) -> Result<Vec<RowWindow<'a>>> {
         let codes = self.windows(&group.region, max_rows)?;
-        let row_quads = group.cols.next_multiple_of(I2S_BLOCK) / QUAD_COLS;
+        let row_quads = 4 * words(group.cols) / QUAD_COLS;
         let codes0 = |window: &Window, row: usize| {
             window.before_bytes as usize / QUAD_BYTES + (row - window.rows.start) * row_quads
         };
@@ -268,108 +286,146 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
-    /// The product of a group of matrices, in as many windows as bindings allow. True when `gate` was applied.
-    fn linear(
+    /// The product of a window of a group of matrices.
+    fn product(
         &mut self,
-        out: &mut Vec<Dispatch>,
         group: &'a Group,
-        gate: Option<Activation>,
-        phase: Phase,
+        window: RowWindow<'a>,
+        weights: &'a LayerWeights,
+        (phase, fold, gate): (Phase, Option<Quantize>, Option<Activation>),
         place: u32,
-    ) -> Result<bool> {
+    ) -> Result<Dispatch> {
         let slots = self.slots;
-        let shader = match (phase, &group.scales) {
-            (Phase::Decode, GroupScales::PerMatrix(_)) => Shader::TernaryMatvec,
-            (Phase::Prefill, GroupScales::PerMatrix(_)) => Shader::TernaryMatmul,
-            (Phase::Decode, GroupScales::Stored { .. }) => Shader::TernaryMatvecGrouped,
-            (Phase::Prefill, GroupScales::Stored { .. }) => Shader::TernaryMatmulGrouped,
+        let stored = matches!(group.scales, GroupScales::Stored { .. });
+        let shader = match (phase, fold.map(|fold| fold.input), stored) {
+            (Phase::Prefill, _, false) => Shader::TernaryMatmul,
+            (Phase::Prefill, _, true) => Shader::TernaryMatmulGrouped,
+            (Phase::Decode, None, false) => Shader::TernaryMatvec,
+            (Phase::Decode, None, true) => Shader::TernaryMatvecGrouped,
+            (Phase::Decode, Some(Input::Slot(_)), false) => Shader::FoldedMatvec,
+            (Phase::Decode, Some(Input::Slot(_)), true) => Shader::FoldedMatvecGrouped,
+            (Phase::Decode, Some(Input::Parts), false) => Shader::FoldedMatvecParts,
+            (Phase::Decode, Some(Input::Parts), true) => Shader::FoldedMatvecPartsGrouped,
         };
-        let rows_per_group = match phase {
-            Phase::Decode => shader.kernel().workgroup as usize / 4,
-            Phase::Prefill => 64,
+        let (mut rows_per_group, tokens_per_group) = match phase {
+            Phase::Decode => (shader.kernel().workgroup as usize / 4, 1),
+            Phase::Prefill => (64, 64),
         };
-        let windows = self.row_windows(group, MAX_WORKGROUPS * rows_per_group)?;
-        let outputs: Vec<Slot> = group.parts.iter().map(|part| part.out).collect();
-        let gate = gate.filter(|_| outputs == [Slot::Gate, Slot::Up] && windows.len() == 1);
-        let to = slots.place(self.config, outputs[0]);
-        let add = group.parts[0].add;
-        let row_quads = (group.cols.next_multiple_of(I2S_BLOCK) / QUAD_COLS) as u32;
-        for window in windows {
-            let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
-            let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
-            let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
-            let mut constants = vec![("ADD", f64::from(u8::from(add)))];
-            let mut buffers = vec![window.codes, all(&slots.xq), all(&slots.acts), all(to.buffer), all(&slots.damage)];
-            let params = match &group.scales {
-                GroupScales::PerMatrix(scales) => {
-                    let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;
-                    let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
-                    Params::from(params::Ternary {
-                        rows: rows as u32,
-                        row0,
-                        row_quads,
-                        codes0,
-                        out_stride,
-                        out_offset,
-                        part1: part_end(1),
-                        part2: part_end(2),
-                        scale0: scale(0),
-                        scale1: scale(1),
-                        scale2: scale(2),
-                        place,
-                        ..Default::default()
-                    })
-                }
-                GroupScales::Stored { per_row, group: size, .. } => {
-                    let (binding, scales0) = window.scales.unwrap_or_else(|| unreachable!("stored scales are bound"));
-                    buffers.push(binding);
-                    constants.push(("GROUP", size.unwrap_or(0) as f64));
-                    Params::from(params::TernaryGrouped {
-                        rows: rows as u32,
-                        row0,
-                        row_quads,
-                        codes0,
-                        scales0: scales0 as u32,
-                        groups: *per_row as u32,
-                        out_stride,
-                        out_offset,
-                        place,
-                        ..Default::default()
-                    })
-                }
-            };
-            let mut grid = [Extent::Fixed(rows.div_ceil(rows_per_group)), Extent::PerTokens(64), Extent::Fixed(1)];
-            if phase == Phase::Decode {
-                constants.push(("GATE", gate.map_or(0.0, activation_constant)));
-                grid[1] = Extent::PerTokens(1);
-            }
-            let variant = self.builder.variant(shader);
-            out.push(self.builder.dispatch(variant, &constants, params, &buffers, grid)?);
+        let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
+        let to = slots.place(self.config, group.parts[0].out);
+        let mut constants = vec![("ADD", flag(group.parts[0].add))];
+        if phase == Phase::Decode {
+            constants.push(("GATE", gate.map_or(0.0, activation_constant)));
         }
-        Ok(gate.is_some())
+        let mut buffers = match fold {
+            None => vec![window.codes, all(&slots.xq), all(&slots.acts)],
+            Some(fold) => {
+                let (from, cols, in_stride, in_offset) = self.input(fold.input);
+                let rounds = self.builder.gpu.rounds(rows.div_ceil(rows_per_group));
+                rows_per_group *= rounds;
+                constants.extend(self.quantize_constants(fold));
+                constants.extend([
+                    ("COLS", cols as f64),
+                    ("WORDS", words(cols) as f64),
+                    ("ACTS", self.weights.act_group.map_or(1, |size| cols / size) as f64),
+                    ("IN_STRIDE", in_stride as f64),
+                    ("IN_OFFSET", in_offset as f64),
+                    ("EPS", f64::from(self.config.rms_eps)),
+                    ("ROUNDS", rounds as f64),
+                ]);
+                vec![all(from), self.norm(fold.norm, weights)?, window.codes]
+            }
+        };
+        buffers.extend([all(to.buffer), all(&slots.damage)]);
+        let row_quads = (4 * words(group.cols) / QUAD_COLS) as u32;
+        let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
+        let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
+        let params = match &group.scales {
+            GroupScales::PerMatrix(scales) => {
+                let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;
+                let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
+                Params::from(params::Ternary {
+                    rows: rows as u32,
+                    row0,
+                    row_quads,
+                    codes0,
+                    out_stride,
+                    out_offset,
+                    part1: part_end(1),
+                    part2: part_end(2),
+                    scale0: scale(0),
+                    scale1: scale(1),
+                    scale2: scale(2),
+                    place,
+                    ..Default::default()
+                })
+            }
+            GroupScales::Stored { per_row, group: size, .. } => {
+                let (binding, scales0) = window.scales.unwrap_or_else(|| unreachable!("stored scales are bound"));
+                buffers.push(binding);
+                constants.push(("GROUP", size.unwrap_or(0) as f64));
+                Params::from(params::TernaryGrouped {
+                    rows: rows as u32,
+                    row0,
+                    row_quads,
+                    codes0,
+                    scales0: scales0 as u32,
+                    groups: *per_row as u32,
+                    out_stride,
+                    out_offset,
+                    place,
+                    ..Default::default()
+                })
+            }
+        };
+        let groups = rows.div_ceil(rows_per_group);
+        let grid = [Extent::Fixed(groups), Extent::PerTokens(tokens_per_group), Extent::Fixed(1)];
+        let variant = self.builder.variant(shader);
+        self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 
     fn cache_constants(&self) -> [(&'static str, f64); 2] {
-        let is_f32 = |ty| f64::from(u8::from(ty == KvType::F32));
-        [("K_F32", is_f32(self.sizes.k_type)), ("V_F32", is_f32(self.sizes.v_type))]
+        [("K_F32", flag(self.sizes.k_type == KvType::F32)), ("V_F32", flag(self.sizes.v_type == KvType::F32))]
+    }
+
+    /// Constants of the kernels that rotate heads and write the cache.
+    fn heads_constants(&self, heads: Heads) -> Vec<(&'static str, f64)> {
+        let mut constants = vec![
+            ("Q_NORM", flag(heads.q_norm.is_some())),
+            ("K_NORM", flag(heads.k_norm.is_some())),
+            ("INTERLEAVED", flag(self.config.rope.style == RopeStyle::Interleaved)),
+        ];
+        constants.extend(self.cache_constants());
+        constants
+    }
+
+    /// f32 of the table of rotations before the sines, and rotated pairs of a head.
+    fn rotations(&self, heads: Heads) -> (u32, u32) {
+        let half = self.config.rope.dims / 2;
+        ((self.sizes.context_tokens * half) as u32, if heads.rotate { half as u32 } else { 0 })
+    }
+
+    /// The bindings that follow x in the kernels that rotate heads and write the cache.
+    fn heads_buffers(
+        &self,
+        heads: Heads,
+        weights: &'a LayerWeights,
+        cache: &'a LayerCache,
+    ) -> Result<[wgpu::BufferBinding<'a>; 6]> {
+        let rope = self.whole("the table of rotations (lower the context with -c)", &self.weights.rope)?;
+        let (q_norm, k_norm) = (self.norm(heads.q_norm, weights)?, self.norm(heads.k_norm, weights)?);
+        Ok([all(&cache.k), all(&cache.v), rope, q_norm, k_norm, all(&self.slots.damage)])
     }
 
     fn rope_append(
         &mut self,
-        pending: &Pending,
+        heads: Heads,
         weights: &'a LayerWeights,
         cache: &'a LayerCache,
         place: u32,
     ) -> Result<Dispatch> {
         let (config, slots) = (self.config, self.slots);
-        let norm = |role: Option<Norm>| match role {
-            Some(role) => {
-                let region = weights.norm(role).ok_or_else(|| Error::missing(format!("norm {role:?}"), "the heads"))?;
-                self.whole("a norm", region)
-            }
-            None => Ok(all(&slots.ids)),
-        };
-        let half = if pending.rope { config.rope.dims / 2 } else { 0 };
+        let (sines, half) = self.rotations(heads);
         let params = params::RopeAppend {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
@@ -378,36 +434,64 @@ impl<'a> Lowering<'a> {
             q_offset: slots.place(config, Slot::Q).offset as u32,
             k_offset: slots.place(config, Slot::K).offset as u32,
             v_offset: slots.place(config, Slot::V).offset as u32,
-            half: half as u32,
-            sines: (self.sizes.context_tokens * (config.rope.dims / 2)) as u32,
+            half,
+            sines,
             eps: config.rms_eps,
             place,
             ..Default::default()
         };
-        let rope = self.whole("the table of rotations (lower the context with -c)", &self.weights.rope)?;
-        let buffers = [
-            all(&slots.qkv),
-            all(&cache.k),
-            all(&cache.v),
-            rope,
-            norm(pending.q_norm)?,
-            norm(pending.k_norm)?,
-            all(&slots.damage),
-        ];
-        let flag = |on: bool| f64::from(u8::from(on));
-        let mut constants = vec![
-            ("Q_NORM", flag(pending.q_norm.is_some())),
-            ("K_NORM", flag(pending.k_norm.is_some())),
-            ("INTERLEAVED", flag(config.rope.style == RopeStyle::Interleaved)),
-        ];
-        constants.extend(self.cache_constants());
-        let heads = config.heads + 2 * config.kv_heads;
-        let grid = [Extent::Fixed(heads), Extent::PerTokens(1), Extent::Fixed(1)];
+        let mut buffers = vec![all(&slots.qkv)];
+        buffers.extend(self.heads_buffers(heads, weights, cache)?);
+        let constants = self.heads_constants(heads);
+        let grid = [Extent::Fixed(config.heads + 2 * config.kv_heads), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RopeAppend);
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 
-    fn attention(&mut self, cache: &'a LayerCache, phase: Phase) -> Result<Dispatch> {
+    fn attention_decode(
+        &mut self,
+        heads: Heads,
+        weights: &'a LayerWeights,
+        cache: &'a LayerCache,
+        place: u32,
+    ) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let (sines, half) = self.rotations(heads);
+        let params = params::AttentionDecode {
+            heads: config.heads as u32,
+            kv_heads: config.kv_heads as u32,
+            head_dim: config.head_dim as u32,
+            stride: qkv_width(config) as u32,
+            q_offset: slots.place(config, Slot::Q).offset as u32,
+            k_offset: slots.place(config, Slot::K).offset as u32,
+            v_offset: slots.place(config, Slot::V).offset as u32,
+            half,
+            sines,
+            eps: config.rms_eps,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            place,
+            ..Default::default()
+        };
+        let mut buffers = vec![all(&slots.qkv)];
+        buffers.extend(self.heads_buffers(heads, weights, cache)?);
+        buffers.push(all(&slots.parts));
+        let mut constants = self.heads_constants(heads);
+        constants.extend([("FRESH", (SMALL_BATCH * config.head_dim) as f64), ("SPLIT_KEYS", SPLIT_KEYS as f64)]);
+        let bundles = config.kv_heads * (config.heads / config.kv_heads).div_ceil(4);
+        let grid = [Extent::Fixed(bundles), Extent::Splits, Extent::PerTokens(1)];
+        let variant = self.builder.variant(Shader::AttentionDecode);
+        self.builder.dispatch(variant, &constants, params, &buffers, grid)
+    }
+
+    fn merge(&mut self) -> Result<Dispatch> {
+        let (heads, head_dim) = (self.config.heads, self.config.head_dim as u32);
+        let params = params::AttentionMerge { heads: heads as u32, head_dim, ..Default::default() };
+        let grid = [Extent::IfSplit(heads), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(Shader::AttentionMerge);
+        self.builder.dispatch(variant, &[], params, &[all(&self.slots.parts)], grid)
+    }
+
+    fn attention_prefill(&mut self, cache: &'a LayerCache) -> Result<Dispatch> {
         let (config, slots) = (self.config, self.slots);
         let params = params::Attention {
             heads: config.heads as u32,
@@ -418,20 +502,10 @@ impl<'a> Lowering<'a> {
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             ..Default::default()
         };
-        let (shader, to, grid) = match phase {
-            Phase::Decode => {
-                let bundles = config.kv_heads * (config.heads / config.kv_heads).div_ceil(4);
-                (Shader::AttentionDecode, &slots.parts, [Extent::Fixed(bundles), Extent::Splits, Extent::PerTokens(1)])
-            }
-            Phase::Prefill => (
-                Shader::AttentionPrefill,
-                &slots.attn,
-                [Extent::Fixed(config.heads), Extent::PerTokens(16), Extent::Fixed(1)],
-            ),
-        };
-        let buffers = [all(&slots.qkv), all(&cache.k), all(&cache.v), all(to)];
+        let buffers = [all(&slots.qkv), all(&cache.k), all(&cache.v), all(&slots.attn)];
+        let grid = [Extent::Fixed(config.heads), Extent::PerTokens(16), Extent::Fixed(1)];
         let constants = self.cache_constants();
-        let variant = self.builder.variant(shader);
+        let variant = self.builder.variant(Shader::AttentionPrefill);
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 
@@ -466,6 +540,7 @@ impl<'a> Lowering<'a> {
                 table0: window.before_bytes as u32,
                 stride: config.dim as u32,
                 place: place_code(0),
+                scale: config.embedding_scale(),
                 ..Default::default()
             };
             let shader = Shader::Embed;

@@ -2,8 +2,9 @@
 //!
 //! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
 //! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
-//! [`self_test`], [`pipelines`] (the table of kernels), `compile` and [`params`], `weights` and `buffers` (upload), `slots` (activations),
-//! `lower` (op list to dispatches), `encode` (record them), `readback`, `segment` (the steps), `profile`, [`debug`].
+//! [`self_test`], [`pipelines`] (the table of kernels), `compile` and [`params`], `weights` and `buffers` (upload),
+//! `slots` (activations), `fuse` and `lower` (op list to dispatches), `encode` (record them), `readback`, `segment`
+//! (the steps), `profile`, [`debug`].
 //!
 //! Nothing is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
 //! records the prepared dispatches, submits once, and reads the logits back.
@@ -25,6 +26,8 @@ pub mod device;
 mod encode;
 
 pub mod fault;
+
+mod fuse;
 
 mod lower;
 
@@ -158,6 +161,10 @@ impl Backend for GpuBackend {
         self.segments.push(segment::Loaded::new(&self.gpu, model, segment, sizes, progress)?);
         self.gpu.compiler.keep();
         Ok(SegmentId(self.segments.len() - 1))
+    }
+
+    fn alike_tokens(&self, segment: SegmentId) -> usize {
+        self.segments.get(segment.0).map_or(1, segment::Loaded::alike_tokens)
     }
 
     fn run(

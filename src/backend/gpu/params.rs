@@ -66,11 +66,11 @@ macro_rules! params {
 
 params! {
     /// embed.wgsl
-    Embed { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, stride: u32, place: u32 }
+    Embed { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, stride: u32, place: u32, scale: f32 }
 
-    /// norm_quantize.wgsl and norm_quantize_grouped.wgsl
+    /// norm_quantize.wgsl
     NormQuantize {
-        cols: u32, words: u32, in_stride: u32, in_offset: u32, heads: u32, head_dim: u32, eps: f32, place: u32,
+        cols: u32, words: u32, in_stride: u32, in_offset: u32, groups: u32, eps: f32, place: u32,
     }
 
     /// ternary_matvec_i2s.wgsl and ternary_matmul_i2s.wgsl
@@ -91,7 +91,16 @@ params! {
         half: u32, sines: u32, eps: f32, place: u32,
     }
 
-    /// attention_decode.wgsl and attention_prefill.wgsl
+    /// attention_decode.wgsl
+    AttentionDecode {
+        heads: u32, kv_heads: u32, head_dim: u32, stride: u32, q_offset: u32, k_offset: u32, v_offset: u32,
+        half: u32, sines: u32, eps: f32, scale: f32, place: u32,
+    }
+
+    /// attention_merge.wgsl
+    AttentionMerge { heads: u32, head_dim: u32 }
+
+    /// attention_prefill.wgsl
     Attention { heads: u32, kv_heads: u32, head_dim: u32, stride: u32, q_offset: u32, scale: f32 }
 
     /// gate_up.wgsl

@@ -26,17 +26,27 @@ pub enum Access {
 pub enum Shader {
     Embed,
     NormQuantize,
-    /// norm_quantize.wgsl with the partial results of attention as input.
-    MergeNormQuantize,
+    /// norm_quantize.wgsl with the result of attention as input.
+    NormQuantizeParts,
+    /// norm_quantize.wgsl with a scale for each group of columns.
     NormQuantizeGrouped,
-    /// norm_quantize_grouped.wgsl with the partial results of attention as input.
-    MergeNormQuantizeGrouped,
+    /// Both of these.
+    NormQuantizePartsGrouped,
     TernaryMatvec,
     TernaryMatmul,
     TernaryMatvecGrouped,
     TernaryMatmulGrouped,
+    /// ternary_matvec_i2s.wgsl that norms and quantises its input itself.
+    FoldedMatvec,
+    /// The same with the result of attention as input.
+    FoldedMatvecParts,
+    /// ternary_matvec_grouped.wgsl that norms and quantises its input itself.
+    FoldedMatvecGrouped,
+    /// The same with the result of attention as input.
+    FoldedMatvecPartsGrouped,
     RopeAppend,
     AttentionDecode,
+    AttentionMerge,
     AttentionPrefill,
     GateUp,
     RmsNorm,
@@ -141,29 +151,41 @@ const KV_CACHE: Piece = Piece::Always(shader!("common/kv_cache.wgsl"));
 const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
 const RANK: Piece = Piece::Always(shader!("common/rank.wgsl"));
 const TOP: Piece = Piece::Always(shader!("common/top.wgsl"));
+const QUANTIZE_ROW: Piece = Piece::Always(shader!("common/quantize_row.wgsl"));
+const QUANTIZE_GROUPED: Piece = Piece::Always(shader!("common/quantize_row_grouped.wgsl"));
+const INPUT_SLOT: Piece = Piece::Always(shader!("common/input_slot.wgsl"));
+const INPUT_PARTS: Piece = Piece::Always(shader!("common/input_parts.wgsl"));
+const GROUP: Piece = Piece::Always(shader!("common/group.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
 const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
 const TERNARY_STORE: Piece = Piece::Always(shader!("common/ternary_store.wgsl"));
-const INPUT_SLOT: Piece = Piece::Always(shader!("common/input_slot.wgsl"));
-const INPUT_ATTENTION: Piece = Piece::Always(shader!("common/input_attention.wgsl"));
+const ACTS_STORED: Piece = Piece::Always(shader!("common/acts_stored.wgsl"));
+const ACTS_FOLDED: Piece = Piece::Always(shader!("common/acts_folded.wgsl"));
+const ROPE: Piece = Piece::Always(shader!("common/rope.wgsl"));
+const KV_STORE: Piece = Piece::Always(shader!("common/kv_store.wgsl"));
 
 const R: Access = Access::Read;
 const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Embed,
         Self::NormQuantize,
-        Self::MergeNormQuantize,
+        Self::NormQuantizeParts,
         Self::NormQuantizeGrouped,
-        Self::MergeNormQuantizeGrouped,
+        Self::NormQuantizePartsGrouped,
         Self::TernaryMatvec,
         Self::TernaryMatmul,
         Self::TernaryMatvecGrouped,
         Self::TernaryMatmulGrouped,
+        Self::FoldedMatvec,
+        Self::FoldedMatvecParts,
+        Self::FoldedMatvecGrouped,
+        Self::FoldedMatvecPartsGrouped,
         Self::RopeAppend,
         Self::AttentionDecode,
+        Self::AttentionMerge,
         Self::AttentionPrefill,
         Self::GateUp,
         Self::RmsNorm,
@@ -189,44 +211,44 @@ impl Shader {
             Self::NormQuantize => Kernel {
                 name: "norm_quantize",
                 source: shader!("norm_quantize.wgsl"),
-                pieces: &[Piece::Lane, QUANTIZE, INPUT_SLOT, FINITE],
+                pieces: &[Piece::Lane, QUANTIZE, QUANTIZE_ROW, INPUT_SLOT, FINITE],
                 bindings: &[R, R, W, W, W],
                 workgroup: 256,
                 constants: &["NORM"],
                 params: params::NormQuantize::FIELDS,
             },
-            Self::MergeNormQuantize => Kernel {
-                name: "merge_norm_quantize",
+            Self::NormQuantizeParts => Kernel {
+                name: "norm_quantize_parts",
                 source: shader!("norm_quantize.wgsl"),
-                pieces: &[Piece::Lane, QUANTIZE, INPUT_ATTENTION, FINITE],
-                bindings: &[W, R, W, W, W, R],
+                pieces: &[Piece::Lane, QUANTIZE, QUANTIZE_ROW, INPUT_PARTS, FINITE],
+                bindings: &[R, R, W, W, W],
                 workgroup: 256,
-                constants: &["NORM"],
+                constants: &["NORM", "HEADS", "HEAD_DIM"],
                 params: params::NormQuantize::FIELDS,
             },
             Self::NormQuantizeGrouped => Kernel {
                 name: "norm_quantize_grouped",
-                source: shader!("norm_quantize_grouped.wgsl"),
-                pieces: &[Piece::Lane, QUANTIZE, INPUT_SLOT, FINITE],
+                source: shader!("norm_quantize.wgsl"),
+                pieces: &[Piece::Lane, QUANTIZE, QUANTIZE_GROUPED, GROUP, INPUT_SLOT, FINITE],
                 bindings: &[R, R, W, W, W],
                 workgroup: 256,
                 constants: &["NORM", "GROUP"],
                 params: params::NormQuantize::FIELDS,
             },
-            Self::MergeNormQuantizeGrouped => Kernel {
-                name: "merge_norm_quantize_grouped",
-                source: shader!("norm_quantize_grouped.wgsl"),
-                pieces: &[Piece::Lane, QUANTIZE, INPUT_ATTENTION, FINITE],
-                bindings: &[W, R, W, W, W, R],
+            Self::NormQuantizePartsGrouped => Kernel {
+                name: "norm_quantize_parts_grouped",
+                source: shader!("norm_quantize.wgsl"),
+                pieces: &[Piece::Lane, QUANTIZE, QUANTIZE_GROUPED, GROUP, INPUT_PARTS, FINITE],
+                bindings: &[R, R, W, W, W],
                 workgroup: 256,
-                constants: &["NORM", "GROUP"],
+                constants: &["NORM", "HEADS", "HEAD_DIM", "GROUP"],
                 params: params::NormQuantize::FIELDS,
             },
             // 64 invocations = 16 rows: a multiple of every subgroup size up to 64.
             Self::TernaryMatvec => Kernel {
                 name: "ternary_matvec_i2s",
                 source: shader!("ternary_matvec_i2s.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, TERNARY, TERNARY_STORE, GATE, FINITE],
+                pieces: &[Piece::Lane, Piece::Dot, GATE, TERNARY, ACTS_STORED, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W],
                 workgroup: 64,
                 constants: &["ADD", "GATE"],
@@ -235,7 +257,7 @@ impl Shader {
             Self::TernaryMatmul => Kernel {
                 name: "ternary_matmul_i2s",
                 source: shader!("ternary_matmul_i2s.wgsl"),
-                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY, TERNARY_STORE, FINITE],
+                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY, ACTS_STORED, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W],
                 workgroup: 256,
                 constants: &["ADD"],
@@ -244,7 +266,7 @@ impl Shader {
             Self::TernaryMatvecGrouped => Kernel {
                 name: "ternary_matvec_grouped",
                 source: shader!("ternary_matvec_grouped.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, TERNARY_GROUPED, TERNARY_STORE, GATE, FINITE],
+                pieces: &[Piece::Lane, Piece::Dot, GATE, TERNARY_GROUPED, GROUP, ACTS_STORED, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W, R],
                 workgroup: 64,
                 constants: &["ADD", "GATE", "GROUP"],
@@ -253,16 +275,138 @@ impl Shader {
             Self::TernaryMatmulGrouped => Kernel {
                 name: "ternary_matmul_grouped",
                 source: shader!("ternary_matmul_grouped.wgsl"),
-                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY_GROUPED, TERNARY_STORE, FINITE],
+                pieces: &[Piece::PlainLane, Piece::Dot, TERNARY_GROUPED, GROUP, ACTS_STORED, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W, R],
                 workgroup: 256,
                 constants: &["ADD", "GROUP"],
                 params: params::TernaryGrouped::FIELDS,
             },
+            // As wide as norm_quantize, whose order of additions they repeat; 64 rows share that work.
+            Self::FoldedMatvec => Kernel {
+                name: "folded_matvec",
+                source: shader!("ternary_matvec_i2s.wgsl"),
+                pieces: &[
+                    Piece::Lane,
+                    Piece::Dot,
+                    GATE,
+                    TERNARY,
+                    QUANTIZE,
+                    QUANTIZE_ROW,
+                    INPUT_SLOT,
+                    ACTS_FOLDED,
+                    TERNARY_STORE,
+                    FINITE,
+                ],
+                bindings: &[R, R, R, W, W],
+                workgroup: 256,
+                constants: &["ADD", "GATE", "NORM", "COLS", "WORDS", "ACTS", "IN_STRIDE", "IN_OFFSET", "EPS", "ROUNDS"],
+                params: params::Ternary::FIELDS,
+            },
+            Self::FoldedMatvecParts => Kernel {
+                name: "folded_matvec_parts",
+                source: shader!("ternary_matvec_i2s.wgsl"),
+                pieces: &[
+                    Piece::Lane,
+                    Piece::Dot,
+                    GATE,
+                    TERNARY,
+                    QUANTIZE,
+                    QUANTIZE_ROW,
+                    INPUT_PARTS,
+                    ACTS_FOLDED,
+                    TERNARY_STORE,
+                    FINITE,
+                ],
+                bindings: &[R, R, R, W, W],
+                workgroup: 256,
+                constants: &[
+                    "ADD",
+                    "GATE",
+                    "NORM",
+                    "COLS",
+                    "WORDS",
+                    "ACTS",
+                    "IN_STRIDE",
+                    "IN_OFFSET",
+                    "EPS",
+                    "ROUNDS",
+                    "HEADS",
+                    "HEAD_DIM",
+                ],
+                params: params::Ternary::FIELDS,
+            },
+            Self::FoldedMatvecGrouped => Kernel {
+                name: "folded_matvec_grouped",
+                source: shader!("ternary_matvec_grouped.wgsl"),
+                pieces: &[
+                    Piece::Lane,
+                    Piece::Dot,
+                    GATE,
+                    TERNARY_GROUPED,
+                    GROUP,
+                    QUANTIZE,
+                    QUANTIZE_GROUPED,
+                    INPUT_SLOT,
+                    ACTS_FOLDED,
+                    TERNARY_STORE,
+                    FINITE,
+                ],
+                bindings: &[R, R, R, W, W, R],
+                workgroup: 256,
+                constants: &[
+                    "ADD",
+                    "GATE",
+                    "NORM",
+                    "COLS",
+                    "WORDS",
+                    "ACTS",
+                    "IN_STRIDE",
+                    "IN_OFFSET",
+                    "EPS",
+                    "ROUNDS",
+                    "GROUP",
+                ],
+                params: params::TernaryGrouped::FIELDS,
+            },
+            Self::FoldedMatvecPartsGrouped => Kernel {
+                name: "folded_matvec_parts_grouped",
+                source: shader!("ternary_matvec_grouped.wgsl"),
+                pieces: &[
+                    Piece::Lane,
+                    Piece::Dot,
+                    GATE,
+                    TERNARY_GROUPED,
+                    GROUP,
+                    QUANTIZE,
+                    QUANTIZE_GROUPED,
+                    INPUT_PARTS,
+                    ACTS_FOLDED,
+                    TERNARY_STORE,
+                    FINITE,
+                ],
+                bindings: &[R, R, R, W, W, R],
+                workgroup: 256,
+                constants: &[
+                    "ADD",
+                    "GATE",
+                    "NORM",
+                    "COLS",
+                    "WORDS",
+                    "ACTS",
+                    "IN_STRIDE",
+                    "IN_OFFSET",
+                    "EPS",
+                    "ROUNDS",
+                    "HEADS",
+                    "HEAD_DIM",
+                    "GROUP",
+                ],
+                params: params::TernaryGrouped::FIELDS,
+            },
             Self::RopeAppend => Kernel {
                 name: "rope_append",
                 source: shader!("rope_append.wgsl"),
-                pieces: &[Piece::Lane, KV_CACHE, FINITE],
+                pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
                 bindings: &[W, W, W, R, R, R, W],
                 workgroup: 64,
                 constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_F32", "V_F32"],
@@ -271,11 +415,20 @@ impl Shader {
             Self::AttentionDecode => Kernel {
                 name: "attention_decode",
                 source: shader!("attention_decode.wgsl"),
-                pieces: &[Piece::PlainLane, KV_CACHE],
-                bindings: &[R, R, R, W],
+                pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
+                bindings: &[R, W, W, R, R, R, W, W],
                 workgroup: 128,
-                constants: &["K_F32", "V_F32"],
-                params: params::Attention::FIELDS,
+                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_F32", "V_F32", "FRESH", "SPLIT_KEYS"],
+                params: params::AttentionDecode::FIELDS,
+            },
+            Self::AttentionMerge => Kernel {
+                name: "attention_merge",
+                source: shader!("attention_merge.wgsl"),
+                pieces: &[Piece::PlainLane],
+                bindings: &[W],
+                workgroup: 128,
+                constants: &[],
+                params: params::AttentionMerge::FIELDS,
             },
             Self::AttentionPrefill => Kernel {
                 name: "attention_prefill",
@@ -301,7 +454,7 @@ impl Shader {
                 pieces: &[Piece::Lane, FINITE],
                 bindings: &[R, R, W, W],
                 workgroup: 256,
-                constants: &[],
+                constants: &["ADD"],
                 params: params::RmsNorm::FIELDS,
             },
             Self::Head => Kernel {

@@ -46,13 +46,16 @@ impl Shader {
             Self::TernaryMatvec | Self::TernaryMatmul => Streams::Weights(&[0]),
             // Codes and scales.
             Self::TernaryMatvecGrouped | Self::TernaryMatmulGrouped => Streams::Weights(&[0, 5]),
+            Self::FoldedMatvec | Self::FoldedMatvecParts => Streams::Weights(&[2]),
+            Self::FoldedMatvecGrouped | Self::FoldedMatvecPartsGrouped => Streams::Weights(&[2, 5]),
             Self::Head => Streams::Weights(&[1]),
             Self::AttentionDecode | Self::AttentionPrefill => Streams::Cache(&[1, 2]),
             Self::Embed
             | Self::NormQuantize
-            | Self::MergeNormQuantize
+            | Self::NormQuantizeParts
             | Self::NormQuantizeGrouped
-            | Self::MergeNormQuantizeGrouped
+            | Self::NormQuantizePartsGrouped
+            | Self::AttentionMerge
             | Self::RopeAppend
             | Self::GateUp
             | Self::RmsNorm
@@ -233,7 +236,9 @@ mod tests {
     fn what_reads_weights_or_a_cache_says_which() {
         for shader in Shader::ALL {
             let name = shader.kernel().name;
-            let streams = ["ternary", "head", "attention"].iter().any(|start| name.starts_with(start));
+            let streams = ["ternary", "folded", "head", "attention"].iter().any(|start| name.starts_with(start))
+                // The parts it adds up are activations.
+                && name != "attention_merge";
             let bindings = match shader.streams() {
                 Streams::Weights(bindings) | Streams::Cache(bindings) => bindings,
                 Streams::Little => &[],

@@ -11,7 +11,8 @@ use super::{
     device::Gpu,
     encode::{Builder, Dispatch, Recorder, Uniforms},
     fault::Fault,
-    lower::{LayerCache, Lowering, Phase, damaged_place, place_code},
+    fuse::Phase,
+    lower::{LayerCache, Lowering, damaged_place, place_code},
     params::Dynamic,
     profile::{KernelTime, Profiler},
     readback::Readback,
@@ -265,6 +266,11 @@ impl Loaded {
             readback_bytes: self.readback_bytes,
             recording: self.recorder.recording,
         }
+    }
+
+    /// Tokens that take the kernels of a single one.
+    pub fn alike_tokens(&self) -> usize {
+        self.shape.small_batch
     }
 
     /// Times the kernels of the steps from here on.

@@ -140,7 +140,7 @@ impl Shape {
         self.buffers(config).iter().map(|&(_, bytes)| bytes).sum()
     }
 
-    fn buffers(&self, config: &Config) -> [(&'static str, u64); 11] {
+    fn buffers(&self, config: &Config) -> [(&'static str, u64); 12] {
         let tokens = self.chunk_tokens;
         let f32s = |n: usize| 4 * n as u64;
         [
@@ -152,6 +152,7 @@ impl Shape {
             ("quantised activations", f32s(tokens * self.act_words)),
             ("activation steps", 8 * (tokens * self.act_groups) as u64),
             ("attention parts", f32s(self.small_batch * self.max_splits * config.heads * (config.head_dim + 2))),
+            ("normed stream", f32s(tokens * Slot::Normed.width(config))),
             ("normed", f32s(self.logit_rows * config.dim)),
             ("logits", f32s(self.logit_rows * config.vocab)),
             ("damage", 16),
@@ -181,6 +182,8 @@ pub(super) struct Slots {
     pub acts: wgpu::Buffer,
     /// (tokens, splits, heads, head_dim + 2)
     pub parts: wgpu::Buffer,
+    /// (tokens, dim), or nothing
+    pub stream: wgpu::Buffer,
     /// (logit rows, dim)
     pub normed: wgpu::Buffer,
     /// (logit rows, vocab)
@@ -204,9 +207,9 @@ impl Slots {
         for (name, bytes) in shape.buffers(config) {
             buffers.push(gpu.buffer(name, bytes.max(16), usage)?);
         }
-        let buffers: [wgpu::Buffer; 11] = buffers.try_into().unwrap_or_else(|_| unreachable!("eleven were made"));
-        let [ids, hidden, qkv, attn, ffn, xq, acts, parts, normed, logits, damage] = buffers;
-        Ok(Self { ids, hidden, qkv, attn, ffn, xq, acts, parts, normed, logits, damage })
+        let buffers: [wgpu::Buffer; 12] = buffers.try_into().unwrap_or_else(|_| unreachable!("twelve were made"));
+        let [ids, hidden, qkv, attn, ffn, xq, acts, parts, stream, normed, logits, damage] = buffers;
+        Ok(Self { ids, hidden, qkv, attn, ffn, xq, acts, parts, stream, normed, logits, damage })
     }
 
     /// Q, K, V share one buffer, and so do Gate and Up: one product writes them all.
@@ -219,6 +222,7 @@ impl Slots {
             Slot::Attn => (&self.attn, Slot::Attn.width(config), 0),
             Slot::Gate => (&self.ffn, 2 * config.ffn_dim, 0),
             Slot::Up => (&self.ffn, 2 * config.ffn_dim, config.ffn_dim),
+            Slot::Normed => (&self.stream, config.dim, 0),
         };
         Place { buffer, stride, offset }
     }

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, ModelArgs, SampleArgs, TextArgs};
+use super::{EngineArgs, GrammarArgs, ModelArgs, SampleArgs, TextArgs};
+use crate::{
+    error::{Error, Result},
+    generate::Drafter,
+    hub::ModelName,
+};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu run -m model.gguf -p \"Once upon a time\" -n 64")]
@@ -12,9 +17,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// The text to continue; as -p
-    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "file"])]
-    pub text: Option<String>,
+    /// The text to continue, as -p; before it a model that was pulled, as -m
+    #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
+    pub words: Vec<String>,
 
     #[command(flatten)]
     pub given: TextArgs,
@@ -75,10 +80,89 @@ pub struct RunArgs {
     pub plot: Option<PathBuf>,
 
     #[command(flatten)]
+    pub grammar: GrammarArgs,
+
+    #[command(flatten)]
+    pub draft: DraftArgs,
+
+    #[command(flatten)]
     pub engine: EngineArgs,
 
     #[command(flatten)]
     pub sample: SampleArgs,
+}
+
+impl RunArgs {
+    /// Puts the words where their flags are: `run org/name`, `run org/name TEXT` and `run TEXT`.
+    ///
+    /// # Errors
+    /// If there is a word too many.
+    pub fn settle(&mut self) -> Result<()> {
+        let mut words = std::mem::take(&mut self.words);
+        // A text is not written like the name of a model, and where it is, -p says that it is a text.
+        let named = words.first().is_some_and(|word| self.model.model.is_none() && is_model(word));
+        if named || words.len() > 1 {
+            let word = words.remove(0);
+            if self.model.model.is_some() {
+                return Err(Error::Usage(format!("{word:?} is one word too many: -m names the MODEL already")));
+            }
+            self.model.model = Some(PathBuf::from(word));
+        }
+        let Some(text) = words.pop() else { return Ok(()) };
+        if self.given.prompt.is_some() || self.given.file.is_some() {
+            return Err(Error::Usage(format!("the PROMPT {text:?} is one too many: -p or -f gives one already")));
+        }
+        self.given.prompt = Some(text);
+        Ok(())
+    }
+}
+
+/// org/name, which is no file.
+fn is_model(word: &str) -> bool {
+    ModelName::parse(word).is_ok()
+}
+
+/// Several tokens a pass.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Engine")]
+pub struct DraftArgs {
+    /// Most tokens to guess from the text so far and check in one pass, which changes the speed and not the text;
+    /// 0 = none, auto = while it pays
+    #[arg(
+        long,
+        visible_aliases = ["draft", "draft-n"],
+        value_name = "N",
+        default_value = "auto",
+        value_parser = draft_limit,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_DRAFT_MAX"
+    )]
+    pub draft_max: DraftLimit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftLimit {
+    Auto,
+    Count(usize),
+}
+
+fn draft_limit(text: &str) -> Result<DraftLimit, String> {
+    match text {
+        "auto" => Ok(DraftLimit::Auto),
+        number => number
+            .parse::<u16>()
+            .map(|n| DraftLimit::Count(n.into()))
+            .map_err(|_| "expected a number of tokens or \"auto\"".to_owned()),
+    }
+}
+
+impl DraftArgs {
+    pub fn drafter(&self) -> Drafter {
+        Drafter::new(match self.draft_max {
+            DraftLimit::Auto => None,
+            DraftLimit::Count(n) => Some(n),
+        })
+    }
 }
 
 /// How a conversation is held.
@@ -125,6 +209,12 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub chat: ConversationArgs,
+
+    #[command(flatten)]
+    pub grammar: GrammarArgs,
+
+    #[command(flatten)]
+    pub draft: DraftArgs,
 
     #[command(flatten)]
     pub engine: EngineArgs,

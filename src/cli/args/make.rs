@@ -1,4 +1,4 @@
-//! The commands that write model files: `convert` and `dummy`.
+//! The commands that write model files: `pull`, `convert` and `dummy`.
 
 use std::path::PathBuf;
 
@@ -9,6 +9,22 @@ use crate::{
     convert::{Head, TernaryType},
     dummy::HeadType,
 };
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example: bitnet-gpu pull microsoft/BitNet-b1.58-2B-4T-gguf\n\
+Files go to the cache of huggingface_hub: HF_HUB_CACHE, HF_HOME. HF_TOKEN opens private models, HF_ENDPOINT names another \
+server, and with HF_HUB_OFFLINE=1 nothing is asked for.")]
+pub struct PullArgs {
+    /// The model, and which of its files where it has several: org/name or org/name:FILE; a part of the file's name
+    /// will do
+    #[arg(value_name = "MODEL")]
+    pub name: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 #[derive(Args, Debug)]
 pub struct ConvertArgs {

@@ -8,6 +8,7 @@ use super::{
     EngineArgs, ModelArgs, TextArgs,
     engine::{BackendChoice, CacheType, KernelChoice, MAX_CONTEXT, byte_size, threads},
 };
+use crate::generate::Pooling;
 
 #[derive(Args, Debug)]
 pub struct PerplexityArgs {
@@ -23,6 +24,65 @@ pub struct PerplexityArgs {
 
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu embed -m model.gguf -p \"What is a ternary weight?\" --query")]
+pub struct EmbedArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub text: TextArgs,
+
+    /// Every line is a text of its own
+    #[arg(long)]
+    pub lines: bool,
+
+    /// Put "query: " before each text: it is a question, and what it is compared with are documents
+    #[arg(long)]
+    pub query: bool,
+
+    /// Put this before each text
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "query")]
+    pub prefix: Option<String>,
+
+    /// How the tokens of a text become one vector
+    #[arg(long, value_enum, value_name = "HOW", default_value = "last")]
+    pub pooling: PoolingChoice,
+
+    /// Write a NumPy file of the shape (texts, width) instead of printing JSON
+    #[arg(short, long, value_name = "FILE.npy")]
+    pub output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PoolingChoice {
+    /// The last token, which has seen all others
+    Last,
+    /// The mean of all tokens
+    Mean,
+}
+
+impl PoolingChoice {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::Mean => "mean",
+        }
+    }
+}
+
+impl From<PoolingChoice> for Pooling {
+    fn from(choice: PoolingChoice) -> Self {
+        match choice {
+            PoolingChoice::Last => Self::Last,
+            PoolingChoice::Mean => Self::Mean,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

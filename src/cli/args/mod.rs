@@ -2,6 +2,7 @@
 
 mod answer;
 mod engine;
+mod grammar;
 mod make;
 mod measure;
 mod sample;
@@ -12,10 +13,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
-    answer::{ChatArgs, RunArgs},
+    answer::{ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
-    make::{ConvertArgs, DummyArgs, TernaryChoice},
-    measure::{BenchArgs, BenchFormat, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
+    grammar::GrammarArgs,
+    make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
+    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     sample::SampleArgs,
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
@@ -54,10 +56,14 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
+    /// Download a model from the Hugging Face Hub
+    Pull(PullArgs),
     /// Make a GGUF file of a Hugging Face model directory
     Convert(ConvertArgs),
     /// Make a model of any shape with random weights, for measurements
     Dummy(DummyArgs),
+    /// Turn texts into vectors, with a model made for that
+    Embed(EmbedArgs),
     /// Show how well the model predicts a text
     Perplexity(PerplexityArgs),
     /// Find the fastest CPU kernel for each matrix of a model, and use it from then on
@@ -69,8 +75,8 @@ pub enum Command {
 /// Which model.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// GGUF file, a part of a split one, or a Hugging Face directory of safetensors; without it, the small story
-    /// model inside this program
+    /// GGUF file, a part of a split one, a Hugging Face directory of safetensors, or org/name[:FILE] of a model that was
+    /// pulled; without it, the small story model inside this program
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
 

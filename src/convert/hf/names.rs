@@ -14,6 +14,16 @@ pub(super) fn norm(layer: usize, role: Norm) -> Vec<String> {
         Norm::AttnSub => &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"],
         Norm::Ffn => &["post_attention_layernorm"],
         Norm::FfnSub => &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
+        Norm::QIn => &["self_attn.q_proj.norm"],
+        Norm::KIn => &["self_attn.k_proj.norm"],
+        Norm::VIn => &["self_attn.v_proj.norm"],
+        Norm::OIn => &["self_attn.o_proj.norm"],
+        Norm::GateIn => &["mlp.gate_proj.norm"],
+        Norm::UpIn => &["mlp.up_proj.norm"],
+        Norm::DownIn => &["mlp.down_proj.norm"],
+        // Only Gemma 3 has these, where this name belongs to another norm than in all other models.
+        Norm::PostAttn => &["post_attention_layernorm"],
+        Norm::PostFfn => &["post_feedforward_layernorm"],
         Norm::Output => return vec!["norm.weight".to_owned()],
     };
     names.iter().map(|name| format!("layers.{layer}.{name}.weight")).collect()

@@ -47,7 +47,11 @@ impl Model {
         })?;
         let vocab = usize::try_from(embedding.dims.get(1).copied().unwrap_or(1))
             .map_err(|_| Error::malformed(tensor(embedding), "rows that fit this machine", embedding.dims[1]))?;
-        let config = Config::from_metadata(file.metadata(), vocab)?;
+        let mut config = Config::from_metadata(file.metadata(), vocab)?;
+        // No key says it.
+        if config.family == Family::Qwen3 && file.tensor(&names::norm(0, Norm::QIn)).is_some() {
+            config.family = Family::Qwen3InputNorms;
+        }
         let dialects = Dialects::of(file.metadata(), options)?;
         let loader = Loader { file, config: &config, dialects };
         let weights = loader.weights()?;
@@ -72,10 +76,11 @@ impl Config {
     /// Length of a norm's weight.
     pub fn norm_len(&self, role: Norm) -> usize {
         match role {
-            Norm::Attn | Norm::Ffn | Norm::Output => self.dim,
+            Norm::Attn | Norm::Ffn | Norm::Output | Norm::PostAttn | Norm::PostFfn => self.dim,
+            Norm::QIn | Norm::KIn | Norm::VIn | Norm::GateIn | Norm::UpIn => self.dim,
             Norm::QHead | Norm::KHead => self.head_dim,
-            Norm::AttnSub => self.heads * self.head_dim,
-            Norm::FfnSub => self.ffn_dim,
+            Norm::AttnSub | Norm::OIn => self.heads * self.head_dim,
+            Norm::FfnSub | Norm::DownIn => self.ffn_dim,
         }
     }
 }
@@ -87,7 +92,31 @@ impl Family {
             Self::BitNet => &[Norm::Attn, Norm::AttnSub, Norm::Ffn, Norm::FfnSub],
             Self::Llama => &[Norm::Attn, Norm::Ffn],
             Self::Qwen3 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn],
+            Self::Qwen3InputNorms => &Self::GEMMA3_NORMS[..11],
+            Self::Gemma3InputNorms => &Self::GEMMA3_NORMS,
         }
+    }
+
+    const GEMMA3_NORMS: [Norm; 13] = [
+        Norm::Attn,
+        Norm::QIn,
+        Norm::KIn,
+        Norm::VIn,
+        Norm::QHead,
+        Norm::KHead,
+        Norm::OIn,
+        Norm::Ffn,
+        Norm::GateIn,
+        Norm::UpIn,
+        Norm::DownIn,
+        // Not in Qwen 3.
+        Norm::PostAttn,
+        Norm::PostFfn,
+    ];
+
+    /// True where each projection has a norm on its input: models made for embeddings.
+    pub fn has_input_norms(self) -> bool {
+        matches!(self, Self::Qwen3InputNorms | Self::Gemma3InputNorms)
     }
 }
 

@@ -1,0 +1,117 @@
+//! `embed`: texts -> vectors, as JSON or as a NumPy file.
+
+use std::{fs, path::Path, sync::atomic::Ordering};
+
+use serde_json::json;
+
+use super::{
+    args::EmbedArgs,
+    engine::{self, Engine, Source},
+    input, interrupt, output, usage,
+};
+use crate::{
+    error::{Error, Result},
+    generate::{Pooling, embedding},
+    gguf::Metadata,
+    model::Config,
+    tokenizer::EncodeOptions,
+};
+
+/// What bitnet.cpp's guide puts before a question to a collection of documents.
+const QUERY: &str = "query: ";
+
+/// `pooling_type` of llama.cpp.
+const POOLING_MEAN: u64 = 1;
+const POOLING_LAST: u64 = 3;
+
+pub fn run(args: &EmbedArgs) -> Result<()> {
+    if args.output.as_deref().is_some_and(|path| path.extension().is_none_or(|ending| ending != "npy")) {
+        return Err(usage("-o writes a NumPy file", "bitnet-gpu embed -m model.gguf -f texts.txt --lines -o out.npy"));
+    }
+    let text = input::text(args.text.prompt.as_deref(), args.text.file.as_deref())?
+        .ok_or_else(|| usage("no text", "bitnet-gpu embed -m model.gguf -p \"Hello\""))?;
+    let texts: Vec<&str> =
+        if args.lines { text.lines().filter(|line| !line.trim().is_empty()).collect() } else { vec![&text] };
+    let source = Source::open(&args.model)?;
+    let engine = Engine::new(&source)?;
+    let config = &engine.model.config;
+    check_use(config, source.file.metadata(), args.pooling.into()).map_err(|e| e.in_file(source.name.clone()))?;
+    let tokenizer = source.tokenizer()?;
+    let prefix = args.prefix.as_deref().unwrap_or(if args.query { QUERY } else { "" });
+    let encode = |text: &&str| {
+        let text = input::without_last_line_break((*text).to_owned());
+        tokenizer.encode(&format!("{prefix}{text}"), &EncodeOptions { add_special: true, parse_special: true })
+    };
+    let ids = texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+    let Some(longest) = ids.iter().map(Vec::len).max().filter(|&longest| longest > 0) else {
+        return Err(usage("no text", "bitnet-gpu embed -m model.gguf -p \"Hello\""));
+    };
+
+    let mut sizes = engine.sizes(&args.engine)?;
+    // Without -c as much as the longest text needs, up to what the model was trained for.
+    let most = if args.engine.ctx_size.is_some() { sizes.context_tokens } else { config.context };
+    if longest > most {
+        return Err(Error::ContextFull { needed: longest, context: most });
+    }
+    sizes.context_tokens = longest;
+    sizes.batch_tokens = (args.engine.batch_size as usize).min(longest);
+    let mut session = engine.load_without_head(&args.engine, args.engine.request(), sizes)?;
+
+    let cancel = interrupt::catch();
+    let bar = engine::count_bar(ids.len() as u64);
+    let mut vectors = Vec::with_capacity(ids.len());
+    for ids in &ids {
+        vectors.push(embedding(&mut session, &engine.model, ids, args.pooling.into())?);
+        bar.inc(1);
+        if cancel.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+    }
+    bar.finish_and_clear();
+    if let Some(path) = &args.output {
+        return write_npy(path, &vectors, config.dim);
+    }
+    let embeddings: Vec<_> =
+        ids.iter().zip(&vectors).map(|(ids, vector)| json!({"tokens": ids.len(), "embedding": vector})).collect();
+    output::print_json(&json!({
+        "model": source.name,
+        "dim": config.dim,
+        "pooling": args.pooling.name(),
+        "devices": session.devices(),
+        "embeddings": embeddings,
+    }))
+}
+
+/// Models that write text have no use for this, and their vectors would look like any others.
+fn check_use(config: &Config, metadata: &Metadata, pooling: Pooling) -> Result<()> {
+    let stated = metadata.uint(&format!("{}.pooling_type", config.arch))?;
+    match (config.family.has_input_norms(), stated, pooling) {
+        // The converter writes this where it finds nothing about pooling; the models were trained with the last token.
+        (true, Some(POOLING_MEAN), Pooling::Last) => {
+            log::info!(
+                "the file asks for mean pooling, and BitNet embedding models use the last token (--pooling mean)"
+            );
+        }
+        (true, ..) | (false, Some(POOLING_MEAN | POOLING_LAST), _) => {}
+        _ => {
+            let reason =
+                "it was made to write text: it has neither a pooling type nor norms on the inputs of its projections";
+            return Err(Error::unsupported("embedding with this model", reason));
+        }
+    }
+    Ok(())
+}
+
+/// NumPy's format 1.0: a header of text, padded to 64 bytes, and the rows.
+fn write_npy(path: &Path, vectors: &[Vec<f32>], dim: usize) -> Result<()> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {dim}), }}", vectors.len());
+    const BEFORE: usize = 10;
+    let padded = (BEFORE + header.len() + 1).next_multiple_of(64) - BEFORE;
+    header += &" ".repeat(padded - header.len() - 1);
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
+    fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
+}

@@ -1,0 +1,153 @@
+//! The files of a repository -> those that make a model.
+
+use super::name::ModelName;
+use crate::error::{Error, Result};
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// A GGUF file, or all parts of a split one.
+    Gguf(Vec<String>),
+    /// The files of a Hugging Face directory of safetensors.
+    Directory(Vec<String>),
+}
+
+impl Choice {
+    /// The files.
+    pub fn files(&self) -> &[String] {
+        match self {
+            Self::Gguf(files) | Self::Directory(files) => files,
+        }
+    }
+}
+
+/// Files beside the weights that a directory is read with, where it has them.
+const BESIDE: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+];
+
+/// Chooses among `files`: the one that is named, the only GGUF file, or safetensors at the top. `None` where there is
+/// no model.
+///
+/// # Errors
+/// If none is named as asked for, or several could be meant; lists what there is.
+pub fn choose(name: &ModelName, files: &[String]) -> Result<Option<Choice>> {
+    let mut ggufs: Vec<&String> = files.iter().filter(|file| file.to_ascii_lowercase().ends_with(".gguf")).collect();
+    ggufs.retain(|file| part_of(file).is_none_or(|(_, no, _)| no == 1));
+    let chosen = match &name.file {
+        Some(wanted) => {
+            let exact = files.iter().find(|file| *file == wanted);
+            let lower = wanted.to_ascii_lowercase();
+            let like: Vec<&String> =
+                ggufs.iter().copied().filter(|file| file.to_ascii_lowercase().contains(&lower)).collect();
+            match (exact, &like[..]) {
+                (Some(file), _) | (None, &[file]) => file,
+                (None, []) => {
+                    return Err(Error::missing(format!("file {wanted} in {}", name.repo()), has(&ggufs)));
+                }
+                (None, _) => return Err(ambiguous(name, &like)),
+            }
+        }
+        None => match ggufs[..] {
+            [] => return Ok(directory(files)),
+            [file] => file,
+            _ => return Err(ambiguous(name, &ggufs)),
+        },
+    };
+    let Some((prefix, _, count)) = part_of(chosen) else { return Ok(Some(Choice::Gguf(vec![chosen.clone()]))) };
+    let parts: Vec<String> = (1..=count).map(|no| format!("{prefix}-{no:05}-of-{count:05}.gguf")).collect();
+    match parts.iter().find(|part| !files.contains(part)) {
+        Some(missing) => {
+            Err(Error::missing(format!("file {missing} in {}", name.repo()), format!("the other parts of {chosen}")))
+        }
+        None => Ok(Some(Choice::Gguf(parts))),
+    }
+}
+
+fn has(ggufs: &[&String]) -> String {
+    match ggufs {
+        [] => "what was asked for; it has no GGUF file".to_owned(),
+        _ => format!("what was asked for; it has {}", list(ggufs)),
+    }
+}
+
+fn ambiguous(name: &ModelName, files: &[&String]) -> Error {
+    Error::Usage(format!(
+        "{} has several models, one of which has to be named as {}:FILE: {}",
+        name.repo(),
+        name.repo(),
+        list(files)
+    ))
+}
+
+/// A few names, as a message is one line.
+fn list(files: &[&String]) -> String {
+    const SHOWN: usize = 12;
+    let mut text = files.iter().take(SHOWN).map(|file| file.as_str()).collect::<Vec<_>>().join(", ");
+    if files.len() > SHOWN {
+        text += &format!(" and {} more", files.len() - SHOWN);
+    }
+    text
+}
+
+fn directory(files: &[String]) -> Option<Choice> {
+    let is_weights = |file: &str| !file.contains('/') && file.starts_with("model") && file.ends_with(".safetensors");
+    let has_config = files.iter().any(|file| file == "config.json");
+    let chosen: Vec<String> =
+        files.iter().filter(|file| BESIDE.contains(&file.as_str()) || is_weights(file)).cloned().collect();
+    (has_config && chosen.iter().any(|file| is_weights(file))).then_some(Choice::Directory(chosen))
+}
+
+/// `PREFIX-00002-of-00003.gguf` -> prefix, 2, 3.
+fn part_of(file: &str) -> Option<(&str, u32, u32)> {
+    let stem = file.strip_suffix(".gguf")?;
+    let (stem, count) = stem.rsplit_once("-of-")?;
+    let (prefix, no) = stem.rsplit_once('-')?;
+    let number = |text: &str| if text.len() == 5 { text.parse().ok() } else { None };
+    Some((prefix, number(no)?, number(count)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(name: &str, files: &[&str]) -> Result<Option<Vec<String>>, String> {
+        let files: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
+        let choice = choose(&ModelName::parse(name).unwrap(), &files).map_err(|e| e.to_string())?;
+        Ok(choice.map(|choice| choice.files().to_vec()))
+    }
+
+    #[test]
+    fn one_model_is_chosen_and_of_several_the_one_that_is_named() {
+        let files = ["README.md", "m-Q2_0.gguf", "m-tq1_0.gguf"];
+        assert_eq!(chosen("a/b:tq1_0", &files).unwrap().unwrap(), ["m-tq1_0.gguf"]);
+        assert_eq!(chosen("a/b:m-Q2_0.gguf", &files).unwrap().unwrap(), ["m-Q2_0.gguf"]);
+        let several = chosen("a/b", &files).unwrap_err();
+        assert!(several.contains("a/b:FILE: m-Q2_0.gguf, m-tq1_0.gguf"), "{several}");
+        let none = chosen("a/b:i2_s", &files).unwrap_err();
+        assert!(none.starts_with("file i2_s in a/b is missing") && none.contains("m-tq1_0.gguf"), "{none}");
+        assert_eq!(chosen("a/b", &files[..2]).unwrap().unwrap(), ["m-Q2_0.gguf"]);
+        assert_eq!(chosen("a/b", &["README.md"]).unwrap(), None);
+    }
+
+    #[test]
+    fn all_parts_belong_to_a_split_model() {
+        let files = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+        assert_eq!(chosen("a/b", &files).unwrap().unwrap(), files);
+        let missing = chosen("a/b", &files[..1]).unwrap_err();
+        assert!(missing.starts_with("file m-00002-of-00002.gguf in a/b is missing"), "{missing}");
+    }
+
+    #[test]
+    fn a_directory_is_its_weights_and_what_they_are_read_with() {
+        let files =
+            ["config.json", "model.safetensors", "onnx/model.safetensors", "pytorch_model.bin", "tokenizer.json"];
+        assert_eq!(chosen("a/b", &files).unwrap().unwrap(), ["config.json", "model.safetensors", "tokenizer.json"]);
+        assert_eq!(chosen("a/b", &files[1..]).unwrap(), None, "no config.json");
+    }
+}

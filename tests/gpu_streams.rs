@@ -1,0 +1,139 @@
+//! Greedy streams of the GPU are those of the CPU, token by token: of the demo model, and of the random models that
+//! transformers computed logits for (shared `golden/`).
+
+mod common;
+mod gpu_common;
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use bitnet_cpu_kernels::isa::Isa;
+use bitnet_gpu::{
+    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
+    convert::{ConvertOptions, convert},
+    generate::Session,
+    gguf::File,
+    model::Model,
+    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    tokenizer::{EncodeOptions, Tokenizer},
+};
+
+const TOKENS: usize = 256;
+const CONTEXT: usize = TOKENS + 32;
+
+/// Prompts on whose way the two likeliest logits of the demo model are never closer than 0.03. The order of additions
+/// alone rounds one int8 in a thousand the other way, which moves its logits by up to 0.02: instruction sets of the CPU
+/// part at such ties, too.
+const PROMPTS: [&str; 8] = [
+    "A little girl was happy",
+    "The old man lived in a house",
+    "The king wanted to play",
+    "Mom ran to the tree",
+    "The cat lived in a house",
+    "The old man said hello",
+    "The dog went to the park",
+    "Ben was happy",
+];
+
+fn session(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>) -> Session {
+    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16 };
+    let layers = 0..model.config.layers;
+    let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
+    let plan = Plan { segments: vec![segment], prefill: None, sizes };
+    Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap()
+}
+
+fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
+    let best = |logits: &mut [f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+    session.truncate(0);
+    let mut ids = vec![best(session.prefill(prompt).unwrap())];
+    while ids.len() < TOKENS {
+        let next = best(session.step(ids[ids.len() - 1]).unwrap());
+        ids.push(next);
+    }
+    ids
+}
+
+fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    let Some(gpu) = gpu_common::open_backend(tuning) else { return };
+    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu));
+    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)));
+    for (n, prompt) in prompts.iter().enumerate() {
+        assert!(prompt.len() + TOKENS <= CONTEXT, "{what}: prompt {n} has {} tokens", prompt.len());
+        let (found, expected) = (stream(&mut gpu, prompt), stream(&mut cpu, prompt));
+        let at = found.iter().zip(&expected).position(|(a, b)| a != b);
+        assert_eq!(at, None, "{what}: prompt {n}: GPU {found:?}, CPU {expected:?}");
+    }
+}
+
+fn demo() -> (Arc<Model>, Vec<Vec<u32>>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/llama-stories-ternary-4m.gguf");
+    let tokenizer = Tokenizer::from_gguf(File::open(&path).unwrap().metadata()).unwrap();
+    let prompts = PROMPTS.map(|text| tokenizer.encode(text, &EncodeOptions::default()).unwrap());
+    (Arc::new(Model::open(&path).unwrap()), prompts.into())
+}
+
+#[test]
+fn the_demo_model() {
+    let (model, prompts) = demo();
+    assert_same_streams("demo", &model, &prompts, Tuning::default());
+}
+
+/// Other orders of additions: no subgroups, and norms as kernels of their own.
+#[test]
+fn the_demo_model_on_other_paths() {
+    let (model, prompts) = demo();
+    let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
+    assert_same_streams("no subgroups", &model, &prompts[..4], plain);
+    let own = Tuning { fold: Some(false), ..Tuning::default() };
+    assert_same_streams("norms of their own", &model, &prompts[4..], own);
+}
+
+/// Prompts of 1 to 15 tokens.
+fn random_prompts(model: &Model) -> Vec<Vec<u32>> {
+    let id = |n: usize, i: usize| ((7919 * (n + 1) + 104_729 * i) % model.config.vocab) as u32;
+    (0..8).map(|n| (0..1 + 2 * n).map(|i| id(n, i)).collect()).collect()
+}
+
+#[test]
+fn the_golden_models() {
+    for name in ["bitnet-a", "bitnet-c"] {
+        let Some(directory) = common::shared(&format!("golden/{name}")) else { return };
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("model.gguf");
+        convert(&directory, &file, &ConvertOptions::default()).unwrap();
+        let model = Arc::new(Model::open(&file).unwrap());
+        assert_same_streams(name, &model, &random_prompts(&model), Tuning::default());
+    }
+}
+
+#[test]
+fn the_golden_models_with_group_scales() {
+    for name in ["qwen3-q2_0-g64.gguf", "qwen3-q2_0-g128.gguf", "qwen3-tq2_0-g256.gguf"] {
+        let Some(file) = common::shared(&format!("golden/qwen3-ternary/{name}")) else { return };
+        let model = Arc::new(Model::open(&file).unwrap());
+        // The groups of 64 all of them, the others two.
+        let count = if name.ends_with("g64.gguf") { 8 } else { 2 };
+        assert_same_streams(name, &model, &random_prompts(&model)[..count], Tuning::default());
+    }
+}
+
+/// Mesa's software driver has subgroups as wide as its vectors, 8 by default: the same with 4, in a process of its own
+/// because the driver reads the width once.
+#[test]
+fn subgroups_of_four() {
+    const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
+    let Some(gpu) = gpu_common::open_gpu(Tuning::default()) else { return };
+    if std::env::var_os(WIDTH).is_some() {
+        assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
+        let (model, prompts) = demo();
+        assert_same_streams("subgroups of four", &model, &prompts[..4], Tuning::default());
+        return;
+    }
+    if !gpu.caps().name.contains("llvmpipe") {
+        eprintln!("skipped: {} does not let its subgroups be chosen", gpu.caps().name);
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let out = Command::new(own).args(["--exact", "subgroups_of_four"]).env(WIDTH, "128").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}

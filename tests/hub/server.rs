@@ -1,0 +1,188 @@
+//! A small Hub: an HTTP server on this machine that lists a repository, redirects to a second host for large files,
+//! serves ranges, and fails as it is told to.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use sha2::{Digest, Sha256};
+
+/// How a transfer goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The connection ends after so many bytes of an answer, this often.
+    Cut { after: usize, times: usize },
+    /// The server answers with an error, this often.
+    Status { code: u16, times: usize },
+    /// Ranges are not served: all comes from the start.
+    NoRanges,
+    /// Other bytes of the same length.
+    OtherBytes,
+    /// More bytes than announced.
+    TooMany,
+}
+
+/// What came in.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub headers: HashMap<String, String>,
+}
+
+/// What the server has and how it behaves; shared with its threads.
+#[derive(Default)]
+pub struct State {
+    /// Contents by file name; those of 1000 bytes and more are "large".
+    pub files: Vec<(String, Vec<u8>)>,
+    pub trouble: Option<Trouble>,
+    pub requests: Vec<Request>,
+    /// Answers given in trouble.
+    troubled: usize,
+}
+
+#[derive(Clone)]
+pub struct Server {
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const LARGE: usize = 1000;
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Server {
+    pub fn start(files: &[(&str, &[u8])]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
+        let server = Self { port, state: Arc::new(Mutex::new(State { files, ..State::default() })) };
+        let answering = server.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let server = answering.clone();
+                thread::spawn(move || server.answer(stream));
+            }
+        });
+        server
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn set<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().unwrap())
+    }
+
+    pub fn trouble(&self, trouble: Option<Trouble>) {
+        self.set(|state| (state.trouble, state.troubled) = (trouble, 0));
+    }
+
+    /// Requests since the last call.
+    pub fn requests(&self) -> Vec<Request> {
+        self.set(|state| std::mem::take(&mut state.requests))
+    }
+
+    fn answer(&self, mut stream: TcpStream) {
+        let Some(request) = read(&mut stream) else { return };
+        self.set(|state| state.requests.push(request.clone()));
+        let (status, headers, body, sent) = self.response(&request);
+        let mut head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        let _ = stream.write_all((head + "\r\n").as_bytes());
+        if request.method != "HEAD" {
+            let _ = stream.write_all(&body[..sent.min(body.len())]);
+        }
+    }
+
+    /// Status, headers, body, and how much of it is sent before the connection ends.
+    fn response(&self, request: &Request) -> (u16, Vec<(String, String)>, Vec<u8>, usize) {
+        let plain = |status, body: &str| (status, Vec::new(), body.as_bytes().to_vec(), usize::MAX);
+        let files = self.set(|state| state.files.clone());
+        if request.path == "/api/models/org/name/revision/main" {
+            let siblings: Vec<_> = files.iter().map(|(name, _)| serde_json::json!({ "rfilename": name })).collect();
+            return plain(200, &serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string());
+        }
+        if let Some(name) = request.path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/")) {
+            let Some((_, bytes)) = files.iter().find(|(file, _)| file == name) else {
+                return plain(404, "no such file");
+            };
+            let header = |name: &str, value: String| (name.to_owned(), value);
+            return if bytes.len() >= LARGE {
+                let headers = vec![
+                    // Another name of this machine: another host.
+                    header("Location", format!("http://localhost:{}/cdn/{name}", self.port)),
+                    header("X-Linked-Etag", format!("\"{}\"", sha256(bytes))),
+                    header("X-Linked-Size", bytes.len().to_string()),
+                ];
+                (302, headers, Vec::new(), usize::MAX)
+            } else {
+                (307, vec![header("Location", format!("/small/{name}"))], Vec::new(), usize::MAX)
+            };
+        }
+        let (name, large) = match (request.path.strip_prefix("/cdn/"), request.path.strip_prefix("/small/")) {
+            (Some(name), _) => (name, true),
+            (_, Some(name)) => (name, false),
+            _ => return plain(404, "no such path"),
+        };
+        let Some((_, bytes)) = files.iter().find(|(file, _)| file == name) else { return plain(404, "no such file") };
+        self.transfer(request, bytes.clone(), large)
+    }
+
+    fn transfer(
+        &self,
+        request: &Request,
+        mut bytes: Vec<u8>,
+        large: bool,
+    ) -> (u16, Vec<(String, String)>, Vec<u8>, usize) {
+        let mut headers = vec![("ETag".to_owned(), format!("\"{}\"", &sha256(&bytes)[..40]))];
+        let mut sent = usize::MAX;
+        let in_trouble = self.set(|state| {
+            let times = match state.trouble {
+                _ if !large || request.method != "GET" => return None,
+                Some(Trouble::Cut { times, .. } | Trouble::Status { times, .. }) => times,
+                _ => usize::MAX,
+            };
+            state.troubled += 1;
+            state.trouble.filter(|_| state.troubled <= times)
+        });
+        let whole = bytes.len();
+        match in_trouble {
+            Some(Trouble::Status { code, .. }) => return (code, Vec::new(), b"busy".to_vec(), usize::MAX),
+            Some(Trouble::Cut { after, .. }) => sent = after,
+            Some(Trouble::OtherBytes) => bytes[whole / 2] ^= 1,
+            Some(Trouble::TooMany) => bytes.extend([0; 100]),
+            _ => {}
+        }
+        let range = request.headers.get("range").filter(|_| in_trouble != Some(Trouble::NoRanges));
+        let start = range.map(|range| range.strip_prefix("bytes=").unwrap().trim_end_matches('-').parse().unwrap());
+        match start {
+            None => (200, headers, bytes, sent),
+            Some(start) if start >= bytes.len() => (416, headers, Vec::new(), sent),
+            Some(start) => {
+                headers.push(("Content-Range".into(), format!("bytes {start}-{}/{whole}", whole - 1)));
+                (206, headers, bytes.split_off(start), sent)
+            }
+        }
+    }
+}
+
+fn read(stream: &mut TcpStream) -> Option<Request> {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let first = lines.next()?;
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
+    let headers = lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())))
+        .collect();
+    Some(Request { method, path, headers })
+}
