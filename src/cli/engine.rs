@@ -23,7 +23,7 @@ use crate::{
     generate::{Session, Standby},
     gguf::File,
     hub::{self, ModelName},
-    model::{self, Model},
+    model::{self, Linear, Model},
     plan::{
         self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
         Workload,
@@ -34,6 +34,9 @@ use crate::{
 
 /// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
 const DEFAULT_CONTEXT_TOKENS: usize = 4096;
+
+/// The area of the user's cache for what `tune` found.
+const KERNELS: &str = "kernels";
 
 /// The area of the user's cache that holds measured costs.
 const CALIBRATION: &str = "calibration";
@@ -209,20 +212,53 @@ impl Engine {
     }
 
     /// The kernels of the CPU for what `--kernel` says.
-    pub fn kernels(&self, choice: KernelChoice) -> Kernels {
+    pub fn kernels(&self, choice: KernelChoice, threads: usize) -> Kernels {
         if let Some(kernel) = choice.forced() {
             return Kernels::All(kernel);
         }
         // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
         let plain: usize = self.model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();
-        match machine::memory_bytes() {
-            Some(memory) if plain as u64 > memory / 2 => Kernels::AsLoaded,
-            _ => Kernels::All(Kernel::I2S),
+        if machine::memory_bytes().is_some_and(|memory| plain as u64 > memory / 2) {
+            return Kernels::AsLoaded;
         }
+        // Without `tune`: within a tenth of the fastest where that was measured (Zen 5, 2B-4T), and nothing to repack.
+        self.tuned(threads).unwrap_or(Kernels::All(Kernel::I2S))
+    }
+
+    /// What `tune` has kept.
+    fn tuned(&self, threads: usize) -> Option<Kernels> {
+        let kept: Vec<(usize, usize, String)> = Cache::of_user().get(KERNELS, &self.kernels_key(threads))?;
+        let shapes = kept.into_iter().map(|(rows, cols, name)| Some(((rows, cols), Kernel::by_name(&name)?)));
+        shapes.collect::<Option<_>>().map(Kernels::ByShape)
+    }
+
+    /// Keeps the kernels of shapes; gives the file, where there is one.
+    pub fn keep_kernels(&self, threads: usize, chosen: &[((usize, usize), Kernel)]) -> Option<String> {
+        let (cache, key) = (Cache::of_user(), self.kernels_key(threads));
+        let value: Vec<_> = chosen.iter().map(|((rows, cols), kernel)| (rows, cols, kernel.name())).collect();
+        cache.put(KERNELS, &key, &value);
+        cache.path(KERNELS, &key, "json").filter(|path| path.exists()).map(|path| path.display().to_string())
+    }
+
+    /// Everything that the choice depends on: the processor, and shapes and layouts of the file.
+    fn kernels_key(&self, threads: usize) -> String {
+        let shapes = self.model.weights.blocks.first().map(|block| {
+            Linear::ALL.map(|role| {
+                let matrix = block.linear(role);
+                (matrix.rows, matrix.cols, matrix.layout, matrix.scales.view().group())
+            })
+        });
+        format!(
+            "{} {} {} | {threads} threads | {} layers {shapes:?}",
+            env!("CARGO_PKG_VERSION"),
+            machine::processor().unwrap_or_default(),
+            Isa::detect(),
+            self.model.config.layers
+        )
     }
 
     fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
-        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel))
+        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel, args.threads()))
     }
 
     /// Sizes from flags, checked against the model and this machine.

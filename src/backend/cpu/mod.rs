@@ -2,6 +2,7 @@
 
 mod kernel;
 mod segment;
+pub mod tune;
 
 use std::{ops::Range, sync::Arc};
 

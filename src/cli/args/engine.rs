@@ -201,13 +201,18 @@ impl From<CacheType> for KvType {
     }
 }
 
+/// A number of threads as a flag says it.
+pub(super) fn threads(flag: i64) -> usize {
+    match usize::try_from(flag) {
+        Ok(count) if count > 0 => count,
+        _ => thread::available_parallelism().map_or(1, NonZero::get),
+    }
+}
+
 impl EngineArgs {
     /// Threads of the CPU backend.
     pub fn threads(&self) -> usize {
-        match usize::try_from(self.threads) {
-            Ok(count) if count > 0 => count,
-            _ => thread::available_parallelism().map_or(1, NonZero::get),
-        }
+        threads(self.threads)
     }
 
     /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.

@@ -17,7 +17,7 @@ pub use self::{
     engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
-    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, VerifyArgs},
+    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     sample::SampleArgs,
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
@@ -66,6 +66,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Show how well the model predicts a text
     Perplexity(PerplexityArgs),
+    /// Find the fastest CPU kernel for each matrix of a model, and use it from then on
+    Tune(TuneArgs),
     /// Measure speed, and how near it comes to what the machine can do
     Bench(BenchArgs),
 }

@@ -108,7 +108,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
-                let kernels = engine.kernels(options.kernel);
+                let kernels = engine.kernels(options.kernel, options.threads());
                 let mut samples = measure::run(&mut session, &engine.model, &kernels, test, args.repetitions as usize)?;
                 if interrupt::raised() {
                     return Ok(());
