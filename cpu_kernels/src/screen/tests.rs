@@ -12,7 +12,7 @@ fn bytes_of(ty: DenseType, cols: usize, weights: &[f32]) -> Vec<u8> {
         DenseType::F32 => weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
         DenseType::F16 => weights.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect(),
         DenseType::BF16 => weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect(),
-        DenseType::Q8_0 | DenseType::Q6K => {
+        _ => {
             let mut bytes = vec![0; ty.row_bytes(cols) * weights.len() / cols];
             for (row, bytes) in weights.chunks_exact(cols).zip(bytes.chunks_exact_mut(ty.row_bytes(cols))) {
                 encode_row(ty, row, bytes).expect("finite weights");
