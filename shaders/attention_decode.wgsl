@@ -36,6 +36,8 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> damage: atomic<u32>;
 @group(0) @binding(7) var<storage, read_write> parts: array<f32>;
 
+override SPLIT_KEYS: u32 = 128u; // keys for which there is a split, while there are splits
+
 // 32 keys x 4 heads: one score an invocation; WG is 128.
 const TILE: u32 = 32u;
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
@@ -58,9 +60,9 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.z;
   let position = p.start + token;
   let keys = position + 1u;
-  // The same split for every token of a step, so that empty splits are at the end.
-  let longest = p.start + p.tokens;
-  let per_split = (longest + p.splits - 1u) / p.splits;
+  // As if the token were alone, so that tokens checked together give the same bits; its empty splits are at the end.
+  let splits = min((keys + SPLIT_KEYS - 1u) / SPLIT_KEYS, p.splits);
+  let per_split = (keys + splits - 1u) / splits;
   let begin = min(group.y * per_split, keys);
   let end = min(begin + per_split, keys);
   let pairs = p.head_dim / 2u;

@@ -16,13 +16,17 @@ use bitnet_gpu::{
     Error, Result,
     backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
     bytes::Bytes,
-    generate::{Answer, AnswerOptions, Event, Finish, NoText, SampleOptions, Sampler, Session, Stats, TextDecoder},
+    generate::{
+        Answer, AnswerOptions, Drafter, Event, Finish, NoText, SampleOptions, Sampler, Session, Stats, TextDecoder,
+    },
     model::{Activation, Config, DenseMatrix, Family, Model, Rope, RopeStyle, Weights},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
 };
 
 const VOCAB: usize = 50;
 const END: u32 = 49;
+/// Tokens of a pass.
+const ALIKE: usize = 5;
 
 /// One call of a backend.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +47,8 @@ struct Fake {
     segments: Vec<(Segment, Vec<f32>)>,
     log: Log,
     script: Script,
+    /// What a pass over several tokens gives wrong.
+    pass_error: f32,
     /// The error of the step at this position.
     fault: Option<(usize, fn() -> Error)>,
 }
@@ -64,6 +70,10 @@ impl Backend for Fake {
         Ok(SegmentId(self.segments.len() - 1))
     }
 
+    fn alike_tokens(&self, _: SegmentId) -> usize {
+        ALIKE
+    }
+
     fn run(&mut self, id: SegmentId, x: &mut Activations, positions: Range<usize>, wanted: Wanted) -> Result<()> {
         self.log.borrow_mut().push(Call { backend: self.name, positions: positions.clone(), wanted });
         if let Some((at, error)) = self.fault
@@ -79,9 +89,13 @@ impl Backend for Fake {
         assert!(positions.start <= cache.len(), "a gap in the cache: {} < {}", cache.len(), positions.start);
         cache.truncate(positions.start);
         cache.extend(&x.hidden);
+        let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
         if segment.head && matches!(wanted, Wanted::Last | Wanted::Top(_)) {
-            let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
             x.logits = (self.script)(&ids);
+        }
+        if segment.head && wanted == Wanted::All {
+            x.logits = positions.flat_map(|at| (self.script)(&ids[..=at])).collect();
+            x.logits[0] += self.pass_error;
         }
         Ok(())
     }
@@ -147,9 +161,18 @@ fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
 }
 
 fn session(context: usize, batch: usize, script: impl Fn(&[u32]) -> Vec<f32> + 'static) -> (Session, Log) {
+    session_with(context, batch, 0.0, script)
+}
+
+fn session_with(
+    context: usize,
+    batch: usize,
+    pass_error: f32,
+    script: impl Fn(&[u32]) -> Vec<f32> + 'static,
+) -> (Session, Log) {
     let (log, script): (Log, Script) = (Log::default(), Rc::new(script));
     let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), fault: None })
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), pass_error, fault: None })
     };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
@@ -260,7 +283,14 @@ fn a_prompt_runs_in_batches_and_only_the_last_one_wants_logits() {
 fn each_phase_has_its_own_segments_and_the_cache_follows() {
     let log = Log::default();
     let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing), fault: None })
+        Box::new(Fake {
+            name,
+            segments: Vec::new(),
+            log: log.clone(),
+            script: Rc::new(summing),
+            pass_error: 0.0,
+            fault: None,
+        })
     };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let segment = |backend| Segment { layers: 0..4, backend, embed: true, head: true, reason: String::new() };
@@ -295,7 +325,14 @@ fn each_phase_has_its_own_segments_and_the_cache_follows() {
 fn loading_reports_progress_and_names_a_backend_that_is_missing() {
     let log = Log::default();
     let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: Rc::new(summing), fault: None })
+        Box::new(Fake {
+            name,
+            segments: Vec::new(),
+            log: log.clone(),
+            script: Rc::new(summing),
+            pass_error: 0.0,
+            fault: None,
+        })
     };
     let mut loaded = 0;
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
@@ -538,11 +575,108 @@ fn penalties_see_the_prompt_and_the_answer() {
     assert_eq!(collect(answer).unwrap().ids, [4, 5]);
 }
 
+/// Tokens that repeat with a period of 7, but for a few surprises.
+fn rhyming(ids: &[u32]) -> Vec<f32> {
+    let n = ids.len();
+    one_hot(if n % 23 == 20 { n as u32 % 11 } else { 20 + (n % 7) as u32 })
+}
+
+struct Drafted {
+    outcome: Outcome,
+    /// What the caches hold in the end.
+    held: Vec<u32>,
+    /// Runs of the model, with their tokens.
+    passes: Vec<usize>,
+}
+
+fn drafted(session: (Session, Log), prompt: &[u32], options: AnswerOptions, drafter: &mut Drafter) -> Drafted {
+    let (mut session, log) = session;
+    let mut sampler = Sampler::new(SampleOptions { seed: Some(1), ..SampleOptions::default() }, 1000).unwrap();
+    let cancel = AtomicBool::new(false);
+    let answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), prompt, options, &cancel).unwrap();
+    let outcome = collect(answer.drafting(drafter)).unwrap();
+    let passes = log.take().into_iter().filter(|c| c.backend == "cpu").map(|c| c.positions.len()).collect();
+    Drafted { outcome, held: session.tokens().to_vec(), passes }
+}
+
+#[test]
+fn drafts_change_the_passes_and_not_the_answer() {
+    // Mostly the scripted token, now and then another one: drafts end in the middle.
+    for sharpness in [1.0, 9.0] {
+        let script = move |ids: &[u32]| rhyming(ids).iter().map(|l| l * sharpness).collect();
+        for (context, max_tokens) in [(400, None), (400, Some(100)), (90, None), (400, Some(41)), (400, Some(2))] {
+            let options = AnswerOptions { max_tokens, ..options() };
+            let prompt: Vec<u32> = (0..20).map(|n| 20 + n % 7).collect();
+            let run = |drafter: &mut Drafter| drafted(session(context, 8, script), &prompt, options.clone(), drafter);
+            let plain = run(&mut Drafter::new(Some(0)));
+            let with = run(&mut Drafter::new(Some(9)));
+            assert_eq!(with.outcome.ids, plain.outcome.ids, "context {context}, {max_tokens:?}");
+            assert_eq!(with.outcome.finish, plain.outcome.finish);
+            let all = [&prompt[..], &with.outcome.ids].concat();
+            assert_eq!(with.held, all[..with.held.len()], "the caches hold the text");
+            assert!(with.held.len() + 1 >= all.len() && with.held.len() <= context);
+            assert_eq!(plain.outcome.stats.drafted_tokens, 0);
+            assert!(with.passes.iter().all(|&tokens| tokens <= ALIKE || tokens == 8), "{:?}", with.passes);
+        }
+    }
+    // Exactly repeated text: a pass for five tokens, but for the trial.
+    let limited = AnswerOptions { max_tokens: Some(200), ..options() };
+    let period = |ids: &[u32]| one_hot(20 + ids.len() as u32 % 7).iter().map(|l| l * 50.0).collect();
+    let with =
+        drafted(session(400, 8, period), &[20, 21, 22, 23, 24, 25, 26, 20, 21], limited, &mut Drafter::new(Some(9)));
+    let stats = &with.outcome.stats;
+    assert!(stats.drafted_tokens > 140 && stats.accepted_tokens == stats.drafted_tokens, "{stats:?}");
+    assert!(with.passes.len() < 60, "{:?}", with.passes);
+}
+
+#[test]
+fn drafts_see_stop_strings_end_tokens_and_ctrl_c() {
+    const PIECES: &[&[u8]] = &[b"", b"ab", b"c", b"d"];
+    let period = |ids: &[u32]| one_hot(if ids.len() == 45 { END } else { 1 + ids.len() as u32 % 3 });
+    let prompt = [1, 2, 3, 1, 2, 3, 1, 2, 3].map(|id| id % 3 + 1);
+    let run = |stop: &str, drafter: &mut Drafter, cancel_after: usize| {
+        let (mut session, _) = session(400, 8, period);
+        let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
+        let options = AnswerOptions { stop: vec![stop.into()], ..options() };
+        let decoder = Spelling::boxed(PIECES);
+        let mut answer =
+            Answer::new(&mut session, &mut sampler, decoder, &prompt, options, &cancel).unwrap().drafting(drafter);
+        let mut text = String::new();
+        for (at, event) in (&mut answer).enumerate() {
+            text += &event.unwrap().text;
+            cancel.store(at + 1 == cancel_after, Ordering::Relaxed);
+        }
+        let finish = answer.finish().cloned();
+        drop(answer);
+        (text, finish, session.tokens().len())
+    };
+    for stop in ["dabcdabcdabcdab", "zz"] {
+        for cancel_after in [usize::MAX, 13] {
+            let plain = run(stop, &mut Drafter::new(Some(0)), cancel_after);
+            let with = run(stop, &mut Drafter::new(Some(9)), cancel_after);
+            assert_eq!((&with.0, &with.1), (&plain.0, &plain.1));
+            // At most the last token of the text more: it was right.
+            assert!((plain.2..=plain.2 + 1).contains(&with.2), "{} and {}", with.2, plain.2);
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_adds_up_differently_is_found_out() {
+    let period = |ids: &[u32]| one_hot(20 + ids.len() as u32 % 7).iter().map(|l| l * 50.0).collect();
+    let limited = AnswerOptions { max_tokens: Some(100), ..options() };
+    let prompt = [20, 21, 22, 23, 24, 25, 26, 20, 21];
+    let with = drafted(session_with(400, 16, 1e-5, period), &prompt, limited, &mut Drafter::new(Some(9)));
+    assert_eq!(with.outcome.stats.drafted_tokens, 0);
+    // The trial, and never again.
+    assert_eq!(with.passes.iter().filter(|&&tokens| tokens == ALIKE).count(), 1, "{:?}", with.passes);
+}
+
 /// A session whose backend of `kind` fails at position 6, with a standby that has all layers on one more backend.
 fn failing(kind: BackendKind, error: fn() -> Error) -> (Session, Log) {
     let (log, script): (Log, Script) = (Log::default(), Rc::new(summing));
     let fake = |name, fault| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), fault })
+        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), pass_error: 0.0, fault })
     };
     let fault = |of| (of == kind).then_some((6, error));
     let backends = [(BackendKind::Cpu, "cpu"), (BackendKind::Gpu, "gpu")];

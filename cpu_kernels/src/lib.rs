@@ -49,6 +49,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use isa::Isa;
 pub use threads::Pool;
 
+/// Up to this many tokens of a step give the same bits as so many steps of one token. Drafts of an answer are checked
+/// that way, and the text must not depend on it. More tokens may be added up in another order.
+pub const ALIKE_TOKENS: usize = 8;
+
 /// What runs an operation: an instruction set that this processor has, and threads.
 #[derive(Debug)]
 pub struct Cpu {

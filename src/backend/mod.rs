@@ -79,6 +79,11 @@ pub trait Backend: Any {
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId>;
 
+    /// Up to this many tokens in one [`run`](Self::run) of `segment` give the same bits as so many runs of one token.
+    fn alike_tokens(&self, _segment: SegmentId) -> usize {
+        1
+    }
+
     /// Runs T = `positions.len()` tokens (1 ..= `batch_tokens`) at those positions. `positions.start` must
     /// not exceed the tokens already cached: what the cache held from there on is overwritten.
     ///

@@ -7,7 +7,7 @@ use clap::Command;
 
 /// llama.cpp's spelling and the long name. Flags this program does not have are here as well: the parser
 /// then refuses `--flash-attn`, where it would have looked for a file named `a` after `-fa`.
-const LONG_NAMES: [(&str, &str); 16] = [
+const LONG_NAMES: [(&str, &str); 17] = [
     ("-cb", "--cont-batching"),
     ("-cnv", "--conversation"),
     ("-ctk", "--cache-type-k"),
@@ -16,6 +16,7 @@ const LONG_NAMES: [(&str, &str); 16] = [
     ("-fa", "--flash-attn"),
     ("-hf", "--hf-repo"),
     ("-hff", "--hf-file"),
+    ("-jf", "--json-schema-file"),
     ("-lm", "--load-mode"),
     ("-ngl", "--n-gpu-layers"),
     ("-no-cnv", "--no-conversation"),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    generate::{Answer, AnswerOptions, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
+    generate::{Answer, AnswerOptions, Constraint, Drafter, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
 };
 
@@ -111,6 +111,13 @@ pub fn answer_options(
     })
 }
 
+/// How the tokens of answers are chosen.
+pub struct Choice {
+    pub sampler: Sampler,
+    pub drafter: Drafter,
+    pub constraint: Option<Constraint>,
+}
+
 /// What an answer came to.
 pub struct Answered {
     pub ids: Vec<u32>,
@@ -124,12 +131,17 @@ pub fn answer(
     tokenizer: &Tokenizer,
     prompt: &[u32],
     session: &mut Session,
-    sampler: &mut Sampler,
+    choice: &mut Choice,
     options: AnswerOptions,
     mut show: impl FnMut(&str) -> Result<()>,
 ) -> Result<Answered> {
     let decoder = Box::new(tokenizer.stream_after(prompt));
-    let mut answer = Answer::new(session, sampler, decoder, prompt, options, interrupt::catch())?;
+    let Choice { sampler, drafter, constraint } = choice;
+    let answer = Answer::new(session, sampler, decoder, prompt, options, interrupt::catch())?.drafting(drafter);
+    let mut answer = match constraint {
+        Some(constraint) => answer.constrained(constraint),
+        None => answer,
+    };
     let (mut ids, mut text) = (Vec::new(), String::new());
     for event in &mut answer {
         let event = event?;
@@ -150,23 +162,27 @@ fn generate(job: &Job<'_>) -> Result<()> {
     if job.prompt.len() > sizes.context_tokens {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
     }
-    let mut sampler =
-        Sampler::new(args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?, sizes.context_tokens)?;
+    let sample = args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?;
+    let mut choice = Choice {
+        sampler: Sampler::new(sample, sizes.context_tokens)?,
+        drafter: args.draft.drafter(),
+        constraint: args.grammar.constraint(&job.tokenizer)?,
+    };
     let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
     if args.json {
-        let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options, |_| Ok(()))?;
-        return output::print_json(&to_json(job, &session, &sampler, &answered));
+        let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut choice, options, |_| Ok(()))?;
+        return output::print_json(&to_json(job, &session, &choice.sampler, &answered));
     }
     if !args.no_display_prompt {
         output::print(&job.text)?;
     }
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut sampler, options, output::print);
+    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut choice, options, output::print);
     // An error, too, begins on a line of its own.
     output::print("\n")?;
-    summary(job, &session, &sampler, &answered?);
+    summary(job, &session, &choice.sampler, &answered?);
     Ok(())
 }
 
@@ -180,6 +196,8 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         "finish": answered.finish.name(),
         "seed": sampler.seed(),
         "context_tokens": session.context_tokens(),
+        "drafted_tokens": answered.stats.drafted_tokens,
+        "accepted_tokens": answered.stats.accepted_tokens,
         "timings": timings_json(&answered.stats),
         "plan": segments_json(session.segments()),
         "takeover": session.takeover().map(|t| json!({"after_tokens": t.tokens, "reason": t.reason})),
@@ -229,6 +247,10 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         quantile(0.95),
         ending(&answered.finish)
     ));
+    if stats.drafted_tokens > 0 {
+        let drafts = format::count(stats.drafted_tokens, "token");
+        output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
+    }
     if !sampler.is_greedy() {
         output::note(format_args!("seed     {}", sampler.seed()));
     }
@@ -238,6 +260,7 @@ fn ending(finish: &Finish) -> String {
     match finish {
         Finish::EndToken(_) => "ended by the model".into(),
         Finish::StopString(stop) => format!("ended by the stop text {stop:?}"),
+        Finish::Complete => "ended by the grammar".into(),
         Finish::MaxTokens => "ended by -n".into(),
         Finish::ContextFull => "ended by the context (-c)".into(),
         Finish::Cancelled => "ended by Ctrl-C".into(),

@@ -5,8 +5,11 @@ use std::{
     time::Instant,
 };
 
-use super::{Sampler, Session, Stats, StopStrings};
-use crate::error::{Error, Result};
+use super::{Constraint, Drafter, Sampler, Session, Stats, StopStrings, draft::Draft};
+use crate::{
+    backend::Wanted,
+    error::{Error, Result},
+};
 
 /// Turns ids into text piece by piece, holding back incomplete characters.
 pub trait TextDecoder {
@@ -60,6 +63,8 @@ pub enum Finish {
     EndToken(u32),
     /// This stop string was found.
     StopString(String),
+    /// The grammar allows nothing more.
+    Complete,
     /// `max_tokens` were generated.
     MaxTokens,
     /// No more tokens fit the context.
@@ -74,11 +79,24 @@ impl Finish {
         match self {
             Self::EndToken(_) => "eos",
             Self::StopString(_) => "stop",
+            Self::Complete => "grammar",
             Self::MaxTokens => "limit",
             Self::ContextFull => "context",
             Self::Cancelled => "cancelled",
         }
     }
+}
+
+/// A draft that is being checked, token by token as they are sampled.
+struct Ahead {
+    draft: Draft,
+    /// Position of its first token.
+    start: usize,
+    /// How many of its tokens were sampled so far.
+    right: usize,
+    /// The logits of a pass that is not trusted yet, to be compared with those of single steps; `None` where the
+    /// session holds them, and its caches the draft.
+    trial: Option<Vec<f32>>,
 }
 
 /// An answer in the making: an iterator over its tokens. The prompt runs at the first [`next`](Iterator::next).
@@ -92,6 +110,10 @@ pub struct Answer<'a> {
     cancel: &'a AtomicBool,
     stops: StopStrings,
     last: Option<u32>, // sampled, not yet run
+    position: usize,   // of the id sampled last
+    drafter: Option<&'a mut Drafter>,
+    ahead: Option<Ahead>,
+    constraint: Option<&'a mut Constraint>,
     ended: bool,
     finish: Option<Finish>,
     stats: Stats,
@@ -116,6 +138,7 @@ impl<'a> Answer<'a> {
         }
         let stops = StopStrings::new(options.stop.iter().cloned())?;
         sampler.reset(prompt);
+        sampler.restrict(None);
         sampler.ban(if options.ignore_end { &options.end_ids } else { &[] });
         Ok(Self {
             session,
@@ -126,10 +149,28 @@ impl<'a> Answer<'a> {
             cancel,
             stops,
             last: None,
+            position: 0,
+            drafter: None,
+            ahead: None,
+            constraint: None,
             ended: false,
             finish: None,
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
         })
+    }
+
+    /// Several tokens a pass, where `drafter` finds that it pays. The answer is the same.
+    pub fn drafting(mut self, drafter: &'a mut Drafter) -> Self {
+        drafter.begin(self.prompt);
+        self.drafter = Some(drafter);
+        self
+    }
+
+    /// Only text that `constraint` allows.
+    pub fn constrained(mut self, constraint: &'a mut Constraint) -> Self {
+        constraint.begin();
+        self.constraint = Some(constraint);
+        self
     }
 
     /// Why the answer ended; `None` while it goes on and after an error.
@@ -147,7 +188,7 @@ impl<'a> Answer<'a> {
             return Ok(self.end(Finish::Cancelled));
         }
         let start = Instant::now();
-        let wanted = self.sampler.wanted();
+        let wanted = if self.constraint.is_some() { Wanted::Last } else { self.sampler.wanted() };
         match self.last {
             None => {
                 self.stats.reused_tokens = self.session.keep_common_prefix(self.prompt);
@@ -161,26 +202,76 @@ impl<'a> Answer<'a> {
                     return Ok(self.end(Finish::MaxTokens));
                 }
             }
-            Some(id) => {
-                self.session.step_for(id, wanted)?;
-            }
+            Some(id) => self.run(id, wanted)?,
         }
         let id = self.sample()?;
+        self.compare_with_draft(id);
         if self.last.is_some() {
             self.stats.latencies.push(start.elapsed());
         }
         self.take(id)
     }
 
+    /// Runs the token sampled last, alone or with a draft of what follows.
+    fn run(&mut self, id: u32, wanted: Wanted) -> Result<()> {
+        if let Some(ahead) = &self.ahead {
+            // A pass that is trusted has run it already.
+            return if ahead.trial.is_some() { self.step_of_trial(id) } else { Ok(()) };
+        }
+        let Some(drafter) = &mut self.drafter else { return self.session.step_for(id, wanted) };
+        let start = self.session.tokens().len() + 1;
+        let left = self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated_tokens);
+        let room = self.session.context_tokens() - start;
+        let most = (self.session.alike_tokens() - 1).min(left.saturating_sub(1)).min(room);
+        let Some(draft) = drafter.draft(most, &self.options.end_ids) else {
+            let begin = Instant::now();
+            self.session.step_for(id, wanted)?;
+            drafter.timed_step(begin.elapsed().as_secs_f64());
+            return Ok(());
+        };
+        let begin = Instant::now();
+        self.session.run_ahead(&[&[id], &draft.ids[..]].concat())?;
+        drafter.timed_pass(draft.ids.len(), begin.elapsed().as_secs_f64());
+        let trial = (!drafter.is_trusted()).then(|| self.session.logits_mut().to_vec());
+        let trying = trial.is_some();
+        self.ahead = Some(Ahead { draft, start, right: 0, trial });
+        if trying {
+            self.session.truncate(start - 1);
+            self.step_of_trial(id)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the next token of a trial alone, and compares its logits with those of the pass.
+    fn step_of_trial(&mut self, id: u32) -> Result<()> {
+        let alone = self.session.step(id)?;
+        if let (Some(Ahead { right, trial: Some(rows), .. }), Some(drafter)) = (&self.ahead, &mut self.drafter) {
+            let row = &rows[right * alone.len()..][..alone.len()];
+            if row.iter().zip(&*alone).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                drafter.compared(*right + 1, false);
+                self.ahead = None;
+            }
+        }
+        Ok(())
+    }
+
     fn sample(&mut self) -> Result<u32> {
-        let position = self.session.tokens().len();
-        let chosen = match self.session.candidates() {
-            Some(candidates) => self.sampler.sample_top(candidates, position).transpose(),
-            None => None,
+        if let Some(constraint) = &mut self.constraint {
+            self.sampler.restrict(Some(&constraint.allowed()?));
+        }
+        let checked = self.ahead.as_ref().filter(|ahead| ahead.trial.is_none());
+        self.position = checked.map_or(self.session.tokens().len(), |ahead| ahead.start + ahead.right);
+        let chosen = match (checked, self.session.candidates()) {
+            (Some(ahead), _) => {
+                Some(self.sampler.sample(self.session.logits_after(ahead.right), self.position)).transpose()
+            }
+            (None, Some(candidates)) => self.sampler.sample_top(candidates, self.position),
+            (None, None) => Ok(None),
         };
         let chosen = match chosen {
-            Some(chosen) => chosen,
-            None => self.sampler.sample(self.session.all_logits()?, position),
+            Ok(None) => self.sampler.sample(self.session.all_logits()?, self.position),
+            Ok(Some(id)) => Ok(id),
+            Err(error) => Err(error),
         };
         chosen.map_err(|error| match error {
             // The sampler does not know who computed its input.
@@ -189,20 +280,52 @@ impl<'a> Answer<'a> {
         })
     }
 
+    /// The draft goes on, if the sampled id is its next one, or ends here.
+    fn compare_with_draft(&mut self, id: u32) {
+        let Some(ahead) = &mut self.ahead else { return };
+        if ahead.draft.ids.get(ahead.right) == Some(&id) {
+            ahead.right += 1;
+        } else {
+            self.end_draft();
+        }
+    }
+
+    /// Forgets what the caches hold of a draft beyond the tokens that were right.
+    fn end_draft(&mut self) {
+        let (Some(ahead), Some(drafter)) = (self.ahead.take(), &mut self.drafter) else { return };
+        drafter.outcome(&ahead.draft, ahead.right);
+        if ahead.trial.is_some() {
+            drafter.compared(ahead.right, true);
+        } else {
+            self.stats.drafted_tokens += ahead.draft.ids.len();
+            self.stats.accepted_tokens += ahead.right;
+            self.session.truncate(ahead.start + ahead.right);
+        }
+    }
+
     fn take(&mut self, id: u32) -> Result<Option<Event>> {
         if self.options.end_ids.contains(&id) {
             return Ok(self.end(Finish::EndToken(id)));
         }
         self.sampler.accept(id);
+        if let Some(drafter) = &mut self.drafter {
+            drafter.push(id);
+        }
         self.last = Some(id);
         self.stats.generated_tokens += 1;
+        let complete = match &mut self.constraint {
+            Some(constraint) => constraint.accept(id)?,
+            None => false,
+        };
         let mut text = String::new();
         let piece = self.decoder.push(id);
         if let Some(stopped) = self.stops.push(&piece, &mut text) {
             self.finish = Some(Finish::StopString(stopped.stop));
+        } else if complete {
+            self.flush(Finish::Complete, &mut text);
         } else if self.options.max_tokens == Some(self.stats.generated_tokens) {
             self.flush(Finish::MaxTokens, &mut text);
-        } else if self.session.is_full() {
+        } else if self.position >= self.session.context_tokens() {
             self.flush(Finish::ContextFull, &mut text);
         }
         Ok(Some(Event { id: Some(id), text }))
@@ -234,6 +357,9 @@ impl Iterator for Answer<'_> {
         }
         let event = self.advance().transpose();
         self.ended = matches!(event, Some(Err(_)));
+        if self.ended || self.finish.is_some() {
+            self.end_draft();
+        }
         event
     }
 }

@@ -6,6 +6,10 @@
 
 mod answer;
 
+mod constraint;
+
+mod draft;
+
 mod embedding;
 
 mod perplexity;
@@ -19,6 +23,8 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use constraint::{Constraint, Grammar};
+pub use draft::Drafter;
 pub use embedding::{Pooling, embedding};
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};

@@ -249,6 +249,24 @@ impl Session {
         self.run(&[id], wanted, Kind::Decode)
     }
 
+    /// Most tokens of [`run_ahead`](Self::run_ahead) that give the same bits as so many steps.
+    pub fn alike_tokens(&self) -> usize {
+        let segments = self.decode.segments.iter().map(|&index| &self.segments[index]);
+        let alike = segments.map(|loaded| self.backends[loaded.backend].alike_tokens(loaded.id));
+        alike.min().unwrap_or(1).min(self.sizes.batch_tokens)
+    }
+
+    /// Runs some tokens in one pass, as steps of an answer: [`logits_after`](Self::logits_after) has those of each.
+    pub fn run_ahead(&mut self, ids: &[u32]) -> Result<()> {
+        self.check(ids)?;
+        self.run(ids, Wanted::All, Kind::Decode)
+    }
+
+    /// The logits after token `row` of the last [`run_ahead`](Self::run_ahead), (vocab).
+    pub fn logits_after(&mut self, row: usize) -> &mut [f32] {
+        &mut self.activations.logits[row * self.vocab..][..self.vocab]
+    }
+
     /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
     pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
         self.check(ids)?;

@@ -11,9 +11,14 @@ pub struct Stats {
     pub reused_tokens: usize,
     /// Tokens of the answer, without the end token.
     pub generated_tokens: usize,
+    /// Tokens that were guessed from the text so far and checked.
+    pub drafted_tokens: usize,
+    /// Those of them that were right.
+    pub accepted_tokens: usize,
     /// From the first token of the prompt to its logits.
     pub prefill: Duration,
-    /// One entry for each decode step: a token through the model, and the sampling of the next.
+    /// One entry for each decode step: a token through the model, and the sampling of the next. Where a pass checked a
+    /// draft, its first step has the time of all.
     pub latencies: Vec<Duration>,
 }
 
@@ -58,6 +63,8 @@ mod tests {
             prompt_tokens: 12,
             reused_tokens: 2,
             generated_tokens: 21,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             prefill: ms(50),
             latencies: (1..=20).rev().map(ms).collect(),
         };

@@ -68,7 +68,7 @@ pub fn pull(hub: &Hub, cache: &Cache, name: &ModelName, progress: &mut dyn FnMut
     for file in choice.files() {
         let facts = hub.facts(name, &listing.commit, file)?;
         let mut transfer = Transfer { hub, name, commit: &listing.commit, file, facts: &facts, fetched_bytes: 0 };
-        let blob = transfer.into_blob(&folder.join("blobs"), progress)?;
+        let blob = transfer.fetch_blob(&folder.join("blobs"), progress)?;
         fetched_bytes += transfer.fetched_bytes;
         link(&blob, &folder, &snapshot.join(file))?;
     }
@@ -90,7 +90,7 @@ struct Transfer<'a> {
 
 impl Transfer<'_> {
     /// The path of the contents, which are fetched unless they are there.
-    fn into_blob(&mut self, blobs: &Path, progress: &mut dyn FnMut(&PullProgress<'_>)) -> Result<PathBuf> {
+    fn fetch_blob(&mut self, blobs: &Path, progress: &mut dyn FnMut(&PullProgress<'_>)) -> Result<PathBuf> {
         let blob = blobs.join(&self.facts.etag);
         if blob.exists() {
             return Ok(blob);

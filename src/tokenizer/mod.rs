@@ -257,6 +257,11 @@ impl Tokenizer {
         self.vocab.text(id)
     }
 
+    /// The bytes the token prints; none for markup.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.vocab.printed(id, false)
+    }
+
     /// Choices made while reading, for the user to know.
     pub fn notes(&self) -> &[String] {
         &self.notes

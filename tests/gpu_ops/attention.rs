@@ -352,6 +352,7 @@ fn attention_of_few_tokens(
             ("K_F32", is_f32(k_type)),
             ("V_F32", is_f32(v_type)),
             ("FRESH", (tokens * head_dim) as f64),
+            ("SPLIT_KEYS", (start + tokens).div_ceil(splits) as f64),
         ],
         params: params.into(),
         dynamic,

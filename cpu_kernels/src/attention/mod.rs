@@ -106,13 +106,26 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
     assert!(end <= capacity, "attend: positions {start_pos} .. {end} of {capacity}");
     assert_eq!(out.len(), q.len(), "attend: values of the output");
 
-    let step = Step { base: cpu.isa().base(), q, heads, cache, start_pos, scale };
-    let tiles = kv_heads * step.tiles_per_head();
-    let splits = splits(cpu.threads(), tiles, end);
-    if splits == 1 {
+    // Few tokens are as many steps of one, side by side: each gives the bits it would give alone. A reading of the keys
+    // for all of them would save less than the order of its sums costs, see [`crate::ALIKE_TOKENS`].
+    let run_tokens = if tokens <= crate::ALIKE_TOKENS { 1 } else { tokens };
+    let runs = tokens / run_tokens;
+    let (run_rows, run_values) = (run_tokens * heads, run_tokens * heads * head_dim);
+    let step = |run: usize| {
+        let q = &q[run * run_values..][..run_values];
+        Step { base: cpu.isa().base(), q, heads, cache, start_pos: start_pos + run * run_tokens, scale }
+    };
+    let tiles = if runs == 0 { 0 } else { kv_heads * step(0).tiles_per_head() };
+    let run_end = |run: usize| start_pos + (run + 1) * run_tokens;
+    let splits_of = |run: usize| splits(cpu.threads(), tiles, run_end(run));
+    // The last run sees the most keys.
+    let most_splits = splits_of(runs.saturating_sub(1));
+    if most_splits == 1 {
         let out = Disjoint::new(out);
-        return cpu.pool().run(tiles, |tile| {
-            step.attend_tile(tile, 0..end, |row, result, softmax| {
+        return cpu.pool().run(tiles * runs, |chunk| {
+            let (tile, run) = (chunk / runs, chunk % runs);
+            step(run).attend_tile(tile, 0..run_end(run), |row, result, softmax| {
+                let row = run * run_rows + row;
                 // SAFETY: tiles are disjoint sets of rows, and the rows of a tile are different ones.
                 let out = unsafe { out.part(row * head_dim..(row + 1) * head_dim) };
                 out.iter_mut().zip(result).for_each(|(out, x)| *out = x / softmax.sum);
@@ -122,20 +135,25 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
     // Partial results (T * heads, splits, head_dim + 2): the mix, the maximum, the sum.
     let partial_len = head_dim + 2;
     let mut partials = cpu.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-    partials.resize(tokens * heads * splits * partial_len, 0.0);
+    partials.resize(tokens * heads * most_splits * partial_len, 0.0);
     let parts = Disjoint::new(&mut partials);
-    cpu.pool().run(tiles * splits, |chunk| {
-        let (tile, split) = (chunk / splits, chunk % splits);
-        step.attend_tile(tile, split * end / splits..(split + 1) * end / splits, |row, result, softmax| {
-            let at = (row * splits + split) * partial_len;
+    cpu.pool().run(tiles * most_splits * runs, |chunk| {
+        let (tile, split, run) = (chunk / runs / most_splits, chunk / runs % most_splits, chunk % runs);
+        let (splits, end) = (splits_of(run), run_end(run));
+        if split >= splits {
+            return;
+        }
+        step(run).attend_tile(tile, split * end / splits..(split + 1) * end / splits, |row, result, softmax| {
+            let at = ((run * run_rows + row) * most_splits + split) * partial_len;
             // SAFETY: as above, and splits are different ones.
             let part = unsafe { parts.part(at..at + partial_len) };
             part[..head_dim].copy_from_slice(result);
             part[head_dim..].copy_from_slice(&[softmax.max, softmax.sum]);
         });
     });
-    for (out, parts) in out.chunks_exact_mut(head_dim).zip(partials.chunks_exact(splits * partial_len)) {
-        merge(parts, out);
+    let rows = out.chunks_exact_mut(head_dim).zip(partials.chunks_exact(most_splits * partial_len));
+    for (row, (out, parts)) in rows.enumerate() {
+        merge(&parts[..splits_of(row / run_rows) * partial_len], out);
     }
 }
 

@@ -372,3 +372,28 @@ fn partial_groups_panic() {
     let cache = KvCache::new(2, 2, 4, KvType::F32, KvType::F32);
     attend(&cpus()[0], &[0.0; 6], 3, &cache, 0, 1.0, &mut [0.0; 6]);
 }
+
+/// Also where the keys are split in parts, in other numbers for the first token than for the last.
+#[test]
+fn few_tokens_give_the_bits_of_single_ones() {
+    let mut rng = Rng::new(14);
+    for cpu in cpus() {
+        for (heads, kv_heads, head_dim) in [(4, 1, 64), (20, 5, 128), (9, 1, 30)] {
+            for (start_pos, tokens) in [(0, 8), (1020, 8), (1533, 5), (31, 2)] {
+                let case = Case { tokens, heads, kv_heads, head_dim, start_pos };
+                let positions = start_pos + tokens;
+                let q = rng.floats(tokens * heads * head_dim);
+                let width = kv_heads * head_dim;
+                let (k, v) = (rng.floats(positions * width), rng.floats(positions * width));
+                let together = attend_all(&cpu, &case, TYPES[0], &q, &k, &v, 0.3);
+                for t in 0..tokens {
+                    let of_token = t * heads * head_dim..(t + 1) * heads * head_dim;
+                    let one = Case { tokens: 1, start_pos: start_pos + t, ..case };
+                    let alone = attend_all(&cpu, &one, TYPES[0], &q[of_token.clone()], &k, &v, 0.3);
+                    let same = together[of_token].iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{cpu:?}: token {t} of {tokens} at {start_pos}, {heads}/{kv_heads} of {head_dim}");
+                }
+            }
+        }
+    }
+}

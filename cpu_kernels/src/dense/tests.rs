@@ -128,6 +128,35 @@ fn all_variants_are_close_on_fractions() {
 }
 
 #[test]
+fn few_tokens_give_the_bits_of_single_ones() {
+    let mut rng = Rng::new(13);
+    let cpus = cpus();
+    for ty in DenseType::ALL {
+        let (rows, cols) = (9, if ty.block_len() == 1 { 2565 } else { 2560 });
+        // Plain types are random numbers here: whole ones would be exact in any order.
+        let data: Vec<u8> = match ty {
+            DenseType::F32 => rng.floats(rows * cols).iter().flat_map(|w| w.to_le_bytes()).collect(),
+            DenseType::F16 => rng.floats(rows * cols).iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect(),
+            _ => random_whole(&mut rng, ty, rows, cols),
+        };
+        let w = DenseView::new(rows, cols, &data, ty).unwrap();
+        for tokens in 1..=crate::ALIKE_TOKENS {
+            let x = rng.floats(tokens * cols);
+            for cpu in &cpus {
+                let mut together = vec![f32::NAN; tokens * rows];
+                matmul(cpu, w, &x, &mut together);
+                let mut alone = vec![f32::NAN; tokens * rows];
+                for (x, alone) in x.chunks_exact(cols).zip(alone.chunks_exact_mut(rows)) {
+                    matmul(cpu, w, x, alone);
+                }
+                let same = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{cpu:?}, {ty:?}, {tokens} tokens");
+            }
+        }
+    }
+}
+
+#[test]
 fn nan_and_infinity_show() {
     for cpu in cpus() {
         for at in [0, 31, 32, 36] {

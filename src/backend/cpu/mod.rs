@@ -5,7 +5,7 @@ mod segment;
 
 use std::{ops::Range, sync::Arc};
 
-use bitnet_cpu_kernels::{Cpu, isa::Isa};
+use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
 pub use self::kernel::{Kernel, Kernels};
 use self::{kernel::Repacked, segment::CpuSegment};
@@ -66,6 +66,10 @@ impl Backend for CpuBackend {
         let repacked = Repacked::new(&self.cpu, model, segment, &self.kernels, progress)?;
         self.segments.push(CpuSegment::new(model, segment, sizes, repacked)?);
         Ok(SegmentId(self.segments.len() - 1))
+    }
+
+    fn alike_tokens(&self, _segment: SegmentId) -> usize {
+        ALIKE_TOKENS
     }
 
     fn run(

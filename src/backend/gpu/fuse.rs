@@ -258,7 +258,8 @@ mod tests {
         let part = |weight, out| Part { weight, out, add: false };
         let quantize = Op::NormQuantize { input: Slot::Hidden, norm: None };
         let apart = Op::Linear { parts: vec![part(Linear::V, Slot::V), part(Linear::Q, Slot::Q)] };
-        let fold = Some(Quantize { input: Input::Slot(Slot::Hidden), norm: None });
+        let folded = Quantize { input: Input::Slot(Slot::Hidden), norm: None };
+        let fold = Some(folded);
         let decode = |ops: &[Op], folds: &dyn Fn(usize) -> bool| {
             steps(ops, &Rules { phase: Phase::Decode, folds, whole: &|_| true }).unwrap()
         };
@@ -267,7 +268,7 @@ mod tests {
             [Step::Product { group: 0, fold, gate: None }, Step::Product { group: 1, fold, gate: None }]
         );
         let own = |group| Step::Product { group, fold: None, gate: None };
-        let unfolded = [Step::Quantize(fold.unwrap()), own(0), own(1)];
+        let unfolded = [Step::Quantize(folded), own(0), own(1)];
         assert_eq!(decode(&[quantize.clone(), apart.clone()], &|group| group == 0), unfolded);
         // Two ops that read what was quantised once.
         let one = |weight, out| Op::Linear { parts: vec![part(weight, out)] };

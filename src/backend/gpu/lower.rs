@@ -13,7 +13,7 @@ use super::{
     fuse::{self, Heads, Input, Phase, Quantize, Rules, SlotNorm, Step},
     params::{self, Params},
     pipelines::{Shader, Variant},
-    slots::{SMALL_BATCH, Slots, qkv_width, too_large},
+    slots::{SMALL_BATCH, SPLIT_KEYS, Slots, qkv_width, too_large},
     weights::{Group, GroupScales, LayerWeights, Weights},
 };
 use crate::{
@@ -476,7 +476,7 @@ impl<'a> Lowering<'a> {
         buffers.extend(self.heads_buffers(heads, weights, cache)?);
         buffers.push(all(&slots.parts));
         let mut constants = self.heads_constants(heads);
-        constants.push(("FRESH", (SMALL_BATCH * config.head_dim) as f64));
+        constants.extend([("FRESH", (SMALL_BATCH * config.head_dim) as f64), ("SPLIT_KEYS", SPLIT_KEYS as f64)]);
         let bundles = config.kv_heads * (config.heads / config.kv_heads).div_ceil(4);
         let grid = [Extent::Fixed(bundles), Extent::Splits, Extent::PerTokens(1)];
         let variant = self.builder.variant(Shader::AttentionDecode);

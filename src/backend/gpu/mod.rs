@@ -165,6 +165,10 @@ impl Backend for GpuBackend {
         Ok(SegmentId(self.segments.len() - 1))
     }
 
+    fn alike_tokens(&self, segment: SegmentId) -> usize {
+        self.segments.get(segment.0).map_or(1, segment::Loaded::alike_tokens)
+    }
+
     fn run(
         &mut self,
         segment: SegmentId,

@@ -418,7 +418,7 @@ impl Shader {
                 pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
                 bindings: &[R, W, W, R, R, R, W, W],
                 workgroup: 128,
-                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_F32", "V_F32", "FRESH"],
+                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_F32", "V_F32", "FRESH", "SPLIT_KEYS"],
                 params: params::AttentionDecode::FIELDS,
             },
             Self::AttentionMerge => Kernel {

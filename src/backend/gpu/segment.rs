@@ -276,6 +276,11 @@ impl Loaded {
         }
     }
 
+    /// Tokens that take the kernels of a single one.
+    pub fn alike_tokens(&self) -> usize {
+        self.shape.small_batch
+    }
+
     /// Times the kernels of the steps from here on.
     pub fn start_profile(&mut self, gpu: &Gpu) -> Result<()> {
         let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, ModelArgs, SampleArgs, TextArgs};
+use super::{EngineArgs, GrammarArgs, ModelArgs, SampleArgs, TextArgs};
 use crate::{
     error::{Error, Result},
+    generate::Drafter,
     hub::ModelName,
 };
 
@@ -79,6 +80,12 @@ pub struct RunArgs {
     pub plot: Option<PathBuf>,
 
     #[command(flatten)]
+    pub grammar: GrammarArgs,
+
+    #[command(flatten)]
+    pub draft: DraftArgs,
+
+    #[command(flatten)]
     pub engine: EngineArgs,
 
     #[command(flatten)]
@@ -113,6 +120,49 @@ impl RunArgs {
 /// org/name, which is no file.
 fn is_model(word: &str) -> bool {
     ModelName::parse(word).is_ok()
+}
+
+/// Several tokens a pass.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Engine")]
+pub struct DraftArgs {
+    /// Most tokens to guess from the text so far and check in one pass, which changes the speed and not the text;
+    /// 0 = none, auto = while it pays
+    #[arg(
+        long,
+        visible_aliases = ["draft", "draft-n"],
+        value_name = "N",
+        default_value = "auto",
+        value_parser = draft_limit,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_DRAFT_MAX"
+    )]
+    pub draft_max: DraftLimit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DraftLimit {
+    Auto,
+    Count(usize),
+}
+
+fn draft_limit(text: &str) -> Result<DraftLimit, String> {
+    match text {
+        "auto" => Ok(DraftLimit::Auto),
+        number => number
+            .parse::<u16>()
+            .map(|n| DraftLimit::Count(n.into()))
+            .map_err(|_| "expected a number of tokens or \"auto\"".to_owned()),
+    }
+}
+
+impl DraftArgs {
+    pub fn drafter(&self) -> Drafter {
+        Drafter::new(match self.draft_max {
+            DraftLimit::Auto => None,
+            DraftLimit::Count(n) => Some(n),
+        })
+    }
 }
 
 /// How a conversation is held.
@@ -159,6 +209,12 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub chat: ConversationArgs,
+
+    #[command(flatten)]
+    pub grammar: GrammarArgs,
+
+    #[command(flatten)]
+    pub draft: DraftArgs,
 
     #[command(flatten)]
     pub engine: EngineArgs,

@@ -2,6 +2,7 @@
 
 mod answer;
 mod engine;
+mod grammar;
 mod make;
 mod measure;
 mod sample;
@@ -12,8 +13,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
-    answer::{ChatArgs, RunArgs},
+    answer::{ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
+    grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, VerifyArgs},
     sample::SampleArgs,

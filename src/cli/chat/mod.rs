@@ -11,10 +11,10 @@ use self::{
     lines::Lines,
 };
 use super::{
-    args::{ChatArgs, EngineArgs, ModelArgs, RunArgs, SampleArgs},
+    args::{ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
     engine::{Engine, Source, segment_line},
     format, interrupt, output,
-    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
+    run::{Answered, Choice, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
     usage,
 };
 use crate::{
@@ -29,6 +29,8 @@ struct Wishes<'a> {
     model: &'a ModelArgs,
     engine: &'a EngineArgs,
     sample: &'a SampleArgs,
+    grammar: &'a GrammarArgs,
+    draft: &'a DraftArgs,
     n_predict: Option<i64>,
     stop: &'a [String],
     ignore_end: bool,
@@ -44,6 +46,8 @@ pub fn run(args: &ChatArgs, verbose: bool) -> Result<()> {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
+        grammar: &args.grammar,
+        draft: &args.draft,
         n_predict: args.n_predict,
         stop: &args.stop,
         ignore_end: args.ignore_eos,
@@ -60,6 +64,8 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
+        grammar: &args.grammar,
+        draft: &args.draft,
         n_predict: args.n_predict,
         stop: &args.stop,
         ignore_end: args.ignore_eos,
@@ -81,6 +87,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let sizes = engine.sizes(wishes.engine)?;
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
+    let constraint = wishes.grammar.constraint(&tokenizer)?;
     let session = engine.load_to_last(wishes.engine, sizes)?;
     let mut chat = Chat {
         name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),
@@ -88,7 +95,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
         template,
         session,
         sample,
-        sampler,
+        choice: Choice { sampler, drafter: wishes.draft.drafter(), constraint },
         options,
         conversation: Conversation::new(wishes.system.as_deref()),
         verbose: wishes.verbose,
@@ -119,7 +126,7 @@ struct Chat {
     template: Template,
     session: Session,
     sample: SampleOptions,
-    sampler: Sampler,
+    choice: Choice,
     options: AnswerOptions,
     conversation: Conversation,
     verbose: bool,
@@ -173,7 +180,7 @@ impl Chat {
             interrupt::clear();
             let show = output::print;
             let options = self.options.clone();
-            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.sampler, options, show);
+            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.choice, options, show);
             output::print("\n")?;
             answered.map(|answered| (prompt, answered))
         });
@@ -217,7 +224,7 @@ impl Chat {
             Finish::Cancelled => output::note("(stopped)"),
             Finish::MaxTokens => output::note("(ended by -n)"),
             Finish::ContextFull => output::note("(the context is full: ended; -c raises it)"),
-            Finish::EndToken(_) | Finish::StopString(_) => {}
+            Finish::EndToken(_) | Finish::StopString(_) | Finish::Complete => {}
         }
         if self.verbose {
             let stats = &answered.stats;
@@ -231,6 +238,10 @@ impl Chat {
                 format::rate(stats.decode_rate()),
                 format::duration(stats.decode()),
             ));
+            if stats.drafted_tokens > 0 {
+                let drafts = format::count(stats.drafted_tokens, "token");
+                output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
+            }
         }
     }
 
@@ -285,7 +296,7 @@ impl Chat {
             _ => return Err(Error::Usage(format!("there is nothing called {name:?} to set (/help lists the names)"))),
         }
         // Refuses what makes no sense, and then nothing changes.
-        self.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
+        self.choice.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
         self.sample = sample;
         Ok(())
     }
@@ -309,7 +320,7 @@ impl Chat {
             sample.top_p,
             sample.min_p,
             sample.repeat_penalty,
-            self.sampler.seed(),
+            self.choice.sampler.seed(),
         );
         for Message { role, content } in self.conversation.messages() {
             let mark = if *role == Role::User { ">" } else { role.name() };

@@ -48,6 +48,8 @@ pub struct Sampler {
     options: SampleOptions,
     seed: u32,
     banned: Vec<u32>,
+    /// The only ids that may be chosen, a bit each; empty = all.
+    allowed: Vec<u32>,
     window: VecDeque<u32>, // newest last
     window_limit: usize,
     /// Ids whose logits change, with how often the window has each; ascending. Made anew for each id.
@@ -76,6 +78,7 @@ impl Sampler {
         Ok(Self {
             seed,
             banned: Vec::new(),
+            allowed: Vec::new(),
             window: VecDeque::with_capacity(window_limit.min(context_tokens)),
             window_limit,
             changes: Vec::new(),
@@ -102,6 +105,12 @@ impl Sampler {
         self.banned.extend_from_slice(ids);
     }
 
+    /// From the next draw on only the ids whose bit is set may be chosen; `None` allows all again.
+    pub fn restrict(&mut self, allowed: Option<&[u32]>) {
+        self.allowed.clear();
+        self.allowed.extend_from_slice(allowed.unwrap_or_default());
+    }
+
     /// Forgets the window and fills it again with the end of `history`; forgets what else earlier draws left.
     pub fn reset(&mut self, history: &[u32]) {
         self.bound = self.options.mirostat.map_or(0.0, Mirostat::first_bound);
@@ -125,7 +134,7 @@ impl Sampler {
     /// The logits the next draw needs: the highest few where [`sample_top`](Self::sample_top) can do with them.
     pub fn wanted(&self) -> Wanted {
         let o = &self.options;
-        if o.may_raise() || (!self.is_greedy() && o.mirostat.is_some()) {
+        if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && o.mirostat.is_some()) {
             return Wanted::Last;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
@@ -160,6 +169,16 @@ impl Sampler {
                 *logit = f32::MIN;
             }
         }
+        if !self.allowed.is_empty() {
+            for (word, logits) in logits.chunks_mut(32).enumerate() {
+                let allowed = self.allowed.get(word).copied().unwrap_or(0);
+                let forbidden = (0..32).zip(logits).filter(|&(bit, _)| allowed >> bit & 1 == 0);
+                forbidden.for_each(|(_, logit)| *logit = f32::MIN);
+            }
+            if logits.iter().all(|&logit| logit == f32::MIN) {
+                return Err(Error::unsupported("the grammar", "it allows no token here"));
+            }
+        }
         if self.is_greedy() {
             return Ok(argmax(logits));
         }
@@ -184,7 +203,7 @@ impl Sampler {
         }
         let o = &self.options;
         let complete = from.rest == Rest::None;
-        if (!complete && o.may_raise()) || (!self.is_greedy() && o.mirostat.is_some()) {
+        if !self.allowed.is_empty() || (!complete && o.may_raise()) || (!self.is_greedy() && o.mirostat.is_some()) {
             return Ok(None);
         }
         let touched = self.take_certain(from, last.logit, complete);

@@ -102,11 +102,34 @@ fn each_row<W: Weight, const N: usize>(w: &DenseView, rows: Range<usize>, x: &[f
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn row_products<W: Weight, const N: usize>(ty: DenseType, row: &[u8], x: [&[f32]; N]) -> [f32; N] {
-    let units = row.chunks_exact(W::BYTES);
-    let row_tail = units.remainder();
-    // Four chains of additions for one token, two each for more: enough to keep the multipliers busy either way.
-    let mut sums = [[_mm256_setzero_ps(); 4]; N];
-    for (i, unit) in units.enumerate() {
+    // Four chains of additions keep the multipliers busy for one token. More tokens have the same four, so that each
+    // gets the bits it would get alone, but in two passes over the row: not all would find room in registers.
+    let mut halves = [[_mm256_setzero_ps(); 2]; N];
+    if N == 1 {
+        let [[a, b, c, d]] = chains::<W, 1, 4, 0>(row, [x[0]]);
+        halves[0] = [_mm256_add_ps(a, b), _mm256_add_ps(c, d)];
+    } else {
+        let first = chains::<W, N, 2, 0>(row, x);
+        let second = chains::<W, N, 2, 2>(row, x);
+        for n in 0..N {
+            let ([a, b], [c, d]) = (first[n], second[n]);
+            halves[n] = [_mm256_add_ps(a, b), _mm256_add_ps(c, d)];
+        }
+    }
+    let mut products = halves.map(|[first, second]| x86::sum(_mm256_add_ps(first, second)));
+    add_tail(ty, row.chunks_exact(W::BYTES).remainder(), x, &mut products);
+    products
+}
+
+/// The sums of the products in vectors `FIRST` .. `FIRST` + `C` of every step of a row, for `N` tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn chains<W: Weight, const N: usize, const C: usize, const FIRST: usize>(
+    row: &[u8],
+    x: [&[f32]; N],
+) -> [[__m256; C]; N] {
+    let mut sums = [[_mm256_setzero_ps(); C]; N];
+    for (i, unit) in row.chunks_exact(W::BYTES).enumerate() {
         // SAFETY: this function has the features.
         let unit = unsafe { W::unit(unit) };
         for step in 0..W::STEPS {
@@ -114,20 +137,13 @@ fn row_products<W: Weight, const N: usize>(ty: DenseType, row: &[u8], x: [&[f32]
             let weights = unsafe { W::step(&unit, step) };
             for n in 0..N {
                 let x = x[n][(i * W::STEPS + step) * STEP..][..STEP].as_chunks().0;
-                for part in 0..4 {
-                    let chain = if N == 1 { part } else { part % 2 };
-                    sums[n][chain] = _mm256_fmadd_ps(weights[part], load(&x[part]), sums[n][chain]);
+                for c in 0..C {
+                    sums[n][c] = _mm256_fmadd_ps(weights[FIRST + c], load(&x[FIRST + c]), sums[n][c]);
                 }
             }
         }
     }
-    let mut products = [0.0; N];
-    for n in 0..N {
-        let [a, b, c, d] = sums[n];
-        products[n] = x86::sum(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
-    }
-    add_tail(ty, row_tail, x, &mut products);
-    products
+    sums
 }
 
 /// The end of a row of a plain type that is not a whole step.

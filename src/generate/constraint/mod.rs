@@ -1,0 +1,127 @@
+//! Answers that have to follow a grammar or a JSON schema: which tokens may come next. The work is done by the crate
+//! `llguidance`, on a tree of all tokens.
+
+mod gbnf;
+
+use std::sync::Arc;
+
+use llguidance::{
+    Matcher, ParserFactory,
+    api::TopLevelGrammar,
+    toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
+};
+
+use crate::{
+    error::{Error, Result},
+    tokenizer::Tokenizer,
+};
+
+/// What the text of an answer has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// A grammar in llama.cpp's GBNF, or in the Lark dialect of llguidance. What has `::=` in it is GBNF.
+    Text(String),
+    /// JSON that a JSON schema describes.
+    JsonSchema(String),
+}
+
+impl Grammar {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "grammar",
+            Self::JsonSchema(_) => "JSON schema",
+        }
+    }
+}
+
+/// A compiled [`Grammar`] and how far an answer has come in it.
+pub struct Constraint {
+    start: Matcher,
+    now: Matcher,
+    name: &'static str,
+}
+
+impl Constraint {
+    /// Compiles `grammar` for the tokens of `tokenizer`.
+    pub fn new(grammar: &Grammar, tokenizer: &Tokenizer) -> Result<Self> {
+        let name = grammar.name();
+        let wrong = |reason: String| Error::unsupported(format!("this {name}"), one_line(&reason));
+        let top = match grammar {
+            Grammar::Text(text) if text.contains("::=") => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
+            Grammar::Text(text) => TopLevelGrammar::from_lark(text.clone()),
+            Grammar::JsonSchema(text) => {
+                let schema = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                TopLevelGrammar::from_json_schema(schema)
+            }
+        };
+        let compile = || -> std::result::Result<Matcher, String> {
+            let said = |error: &dyn std::fmt::Display| format!("{error:#}");
+            let mut factory = ParserFactory::new(&tokens(tokenizer), InferenceCapabilities::default(), &[])
+                .map_err(|error| said(&error))?;
+            factory.quiet().limits_mut().verbose_errors = false;
+            let mut matcher = Matcher::new(factory.create_parser(top));
+            match matcher.get_error() {
+                Some(error) => Err(error),
+                None => {
+                    for warning in matcher.grammar_warnings() {
+                        log::warn!("{name}: {}", one_line(&warning));
+                    }
+                    Ok(matcher)
+                }
+            }
+        };
+        let start = compile().map_err(wrong)?;
+        Ok(Self { now: start.clone(), start, name })
+    }
+
+    /// A new answer begins.
+    pub(super) fn begin(&mut self) {
+        self.now = self.start.clone();
+    }
+
+    /// The ids that may come next, a bit each, the lowest first.
+    pub(super) fn allowed(&mut self) -> Result<Vec<u32>> {
+        let allowed = self.now.compute_mask_or_eos().map_err(|error| self.broken(&error.to_string()))?;
+        Ok(allowed.as_slice().to_vec())
+    }
+
+    /// The answer goes on with `id`. True when nothing can follow.
+    pub(super) fn accept(&mut self, id: u32) -> Result<bool> {
+        self.now.consume_token(id).map_err(|error| self.broken(&error.to_string()))?;
+        Ok(self.now.is_stopped())
+    }
+
+    /// There is no way on.
+    pub(super) fn broken(&self, reason: &str) -> Error {
+        Error::unsupported(format!("this {}", self.name), one_line(reason))
+    }
+}
+
+/// The tokens as bytes. Markup has a mark in front that no text has, and so have end tokens: they are allowed where the
+/// grammar is complete.
+fn tokens(tokenizer: &Tokenizer) -> TokEnv {
+    let ends = tokenizer.end_ids();
+    let words: Vec<Vec<u8>> = (0..tokenizer.vocab_size() as u32)
+        .map(|id| match tokenizer.token_bytes(id) {
+            bytes if bytes.is_empty() || ends.contains(&id) => {
+                let text = tokenizer.token_text(id).unwrap_or_default();
+                [&[TokTrie::SPECIAL_TOKEN_MARKER], text.as_bytes()].concat()
+            }
+            bytes => bytes.to_vec(),
+        })
+        .collect();
+    // A vocabulary without an end has an id beyond all others for it, which no backend gives logits for.
+    let first_end = ends.first().copied().unwrap_or(words.len() as u32);
+    let mut words = words;
+    if ends.is_empty() {
+        words.push([&[TokTrie::SPECIAL_TOKEN_MARKER], &b"end"[..]].concat());
+    }
+    let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, first_end), &words);
+    let trie = if ends.is_empty() { trie } else { trie.with_eos_tokens(ends) };
+    Arc::new(ApproximateTokEnv::new(trie))
+}
+
+/// Messages of several lines in one.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
