@@ -84,9 +84,9 @@ pub(super) fn prepare(mut gpu: Gpu, options: &OpenOptions) -> Result<(Arc<Gpu>, 
     let Choices { lanes, product, .. } = fastest(&candidates);
     gpu.choose(Choices { lanes, product, ..gpu.choices() });
     let gpu = Arc::new(gpu);
-    gpu.suspend_fault(true);
+    gpu.set_testing(true);
     test_layer(&gpu)?;
-    gpu.suspend_fault(false);
+    gpu.set_testing(false);
     options.cache.put(AREA, &key, &Passed { lanes, product });
     Ok((gpu, candidates))
 }
