@@ -83,6 +83,7 @@ pub fn run(
         batch_tokens: longest,
         k_type: KvType::F16,
         v_type: KvType::F16,
+        head_screen: false,
     };
     progress("layers, one at a time");
     layers(subject, gpu, threads, prompts, sizes, &mut report)?;

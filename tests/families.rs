@@ -335,7 +335,8 @@ fn blocks_of_unusual_sizes_run_on_every_instruction_set() {
         let model = Arc::new(random_model(&spec, 51));
         let segment =
             Segment { layers: 0..1, backend: BackendKind::Cpu, embed: true, head: true, reason: "test".into() };
-        let sizes = Sizes { context_tokens: 8, batch_tokens: 2, k_type: KvType::F16, v_type: KvType::F16 };
+        let (k_type, v_type) = (KvType::F16, KvType::F16);
+        let sizes = Sizes { context_tokens: 8, batch_tokens: 2, k_type, v_type, head_screen: false };
         let run = |isa: Isa| {
             let mut backend = CpuBackend::new(isa, 2);
             let id = backend.load(&model, &segment, &sizes, &mut |_| {}).unwrap();

@@ -29,7 +29,13 @@ fn story_model() -> (Arc<Model>, Tokenizer) {
 fn load(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>) -> Session {
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
-    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16 };
+    let sizes = Sizes {
+        context_tokens: CONTEXT,
+        batch_tokens: 64,
+        k_type: KvType::F16,
+        v_type: KvType::F16,
+        head_screen: false,
+    };
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
     Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap()
 }

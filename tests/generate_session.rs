@@ -156,7 +156,7 @@ fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
     Plan {
         segments: vec![segment(0..3, BackendKind::Gpu, true, false), segment(3..4, BackendKind::Cpu, false, true)],
         prefill: None,
-        sizes: Sizes { context_tokens, batch_tokens, k_type: KvType::F16, v_type: KvType::F16 },
+        sizes: Sizes { context_tokens, batch_tokens, k_type: KvType::F16, v_type: KvType::F16, head_screen: false },
     }
 }
 

@@ -54,7 +54,7 @@ fn converted(name: &str) -> Option<(tempfile::TempDir, Arc<Model>, Vec<Case>)> {
 }
 
 fn sizes(kv: KvType) -> Sizes {
-    Sizes { context_tokens: 256, batch_tokens: 64, k_type: kv, v_type: kv }
+    Sizes { context_tokens: 256, batch_tokens: 64, k_type: kv, v_type: kv, head_screen: false }
 }
 
 /// Segments of the given layers, in order.

@@ -31,7 +31,7 @@ const CLOSE: f64 = 2e-2;
 const CLOSE_TOKEN: f64 = 5e-2;
 
 fn sizes(kv: KvType) -> Sizes {
-    Sizes { context_tokens: 160, batch_tokens: 80, k_type: kv, v_type: kv }
+    Sizes { context_tokens: 160, batch_tokens: 80, k_type: kv, v_type: kv, head_screen: false }
 }
 
 fn segment(layers: std::ops::Range<usize>, embed: bool, head: bool) -> Segment {

@@ -35,7 +35,8 @@ const PROMPTS: [&str; 8] = [
 ];
 
 fn session(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>) -> Session {
-    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16 };
+    let (k_type, v_type) = (KvType::F16, KvType::F16);
+    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen: false };
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
     let plan = Plan { segments: vec![segment], prefill: None, sizes };

@@ -47,6 +47,8 @@ pub struct Activations {
     /// Output of a segment with `head` that took the shortcut of [`Wanted::Top`]; `logits` is empty then, and
     /// otherwise this is.
     pub candidates: Candidates,
+    /// Rows of the head that the last step multiplied exactly: with `candidates`, fewer than the vocabulary.
+    pub head_rows: usize,
 }
 
 /// Keys and values of one layer at some positions, on their way from one backend's cache to another's.

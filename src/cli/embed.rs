@@ -48,6 +48,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     };
 
     let mut sizes = engine.sizes(&args.engine)?;
+    sizes.head_screen = false; // No logits are needed.
     // Without -c as much as the longest text needs, up to what the model was trained for.
     let most = if args.engine.ctx_size.is_some() { sizes.context_tokens } else { config.context };
     if longest > most {

@@ -2,12 +2,12 @@
 
 use std::{borrow::Cow, cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
 
-use bitnet_cpu_kernels::isa::Isa;
+use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{EngineArgs, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
+    args::{EngineArgs, HeadScreen, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     generate::{Session, Standby},
     gguf::File,
     hub::{self, ModelName},
-    model::{self, Model},
+    model::{self, Linear, Model},
     plan::{
         self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
         Workload,
@@ -35,11 +35,17 @@ use crate::{
 /// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
 const DEFAULT_CONTEXT_TOKENS: usize = 4096;
 
+/// The area of the user's cache for what `tune` found.
+const KERNELS: &str = "kernels";
+
 /// The area of the user's cache that holds measured costs.
 const CALIBRATION: &str = "calibration";
 
 /// Weights below this load too fast for a progress bar to be read.
 const PROGRESS_FROM_BYTES: u64 = 256 << 20;
+
+/// Rows from which a head is worth a copy.
+const SCREENED_HEAD_ROWS: usize = 16384;
 
 /// The model that is part of the program. Aligned as a memory map is, as some kernels read wide words.
 static BUILT_IN: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/llama-stories-ternary-4m.gguf"));
@@ -206,20 +212,53 @@ impl Engine {
     }
 
     /// The kernels of the CPU for what `--kernel` says.
-    pub fn kernels(&self, choice: KernelChoice) -> Kernels {
+    pub fn kernels(&self, choice: KernelChoice, threads: usize) -> Kernels {
         if let Some(kernel) = choice.forced() {
             return Kernels::All(kernel);
         }
         // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
         let plain: usize = self.model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();
-        match machine::memory_bytes() {
-            Some(memory) if plain as u64 > memory / 2 => Kernels::AsLoaded,
-            _ => Kernels::All(Kernel::I2S),
+        if machine::memory_bytes().is_some_and(|memory| plain as u64 > memory / 2) {
+            return Kernels::AsLoaded;
         }
+        // Without `tune`: within a tenth of the fastest where that was measured (Zen 5, 2B-4T), and nothing to repack.
+        self.tuned(threads).unwrap_or(Kernels::All(Kernel::I2S))
+    }
+
+    /// What `tune` has kept.
+    fn tuned(&self, threads: usize) -> Option<Kernels> {
+        let kept: Vec<(usize, usize, String)> = Cache::of_user().get(KERNELS, &self.kernels_key(threads))?;
+        let shapes = kept.into_iter().map(|(rows, cols, name)| Some(((rows, cols), Kernel::by_name(&name)?)));
+        shapes.collect::<Option<_>>().map(Kernels::ByShape)
+    }
+
+    /// Keeps the kernels of shapes; gives the file, where there is one.
+    pub fn keep_kernels(&self, threads: usize, chosen: &[((usize, usize), Kernel)]) -> Option<String> {
+        let (cache, key) = (Cache::of_user(), self.kernels_key(threads));
+        let value: Vec<_> = chosen.iter().map(|((rows, cols), kernel)| (rows, cols, kernel.name())).collect();
+        cache.put(KERNELS, &key, &value);
+        cache.path(KERNELS, &key, "json").filter(|path| path.exists()).map(|path| path.display().to_string())
+    }
+
+    /// Everything that the choice depends on: the processor, and shapes and layouts of the file.
+    fn kernels_key(&self, threads: usize) -> String {
+        let shapes = self.model.weights.blocks.first().map(|block| {
+            Linear::ALL.map(|role| {
+                let matrix = block.linear(role);
+                (matrix.rows, matrix.cols, matrix.layout, matrix.scales.view().group())
+            })
+        });
+        format!(
+            "{} {} {} | {threads} threads | {} layers {shapes:?}",
+            env!("CARGO_PKG_VERSION"),
+            machine::processor().unwrap_or_default(),
+            Isa::detect(),
+            self.model.config.layers
+        )
     }
 
     fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
-        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel))
+        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel, args.threads()))
     }
 
     /// Sizes from flags, checked against the model and this machine.
@@ -243,6 +282,7 @@ impl Engine {
             batch_tokens: (args.batch_size as usize).min(context_tokens),
             k_type: args.cache_type_k.into(),
             v_type: args.cache_type_v.into(),
+            head_screen: self.screens_head(args.head_screen),
         };
         let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
         // The system may grant it all the same, and end the process without a word once it is used.
@@ -253,6 +293,16 @@ impl Engine {
                 format!("{} (lower it with -c)", format::bytes(cache_bytes)),
             )),
             _ => Ok(sizes),
+        }
+    }
+
+    /// Small heads are read in no time, and few-bit ones as fast as a copy.
+    fn screens_head(&self, choice: HeadScreen) -> bool {
+        let head = self.model.weights.head();
+        match choice {
+            HeadScreen::Off => false,
+            HeadScreen::On => true,
+            HeadScreen::Auto => head.rows >= SCREENED_HEAD_ROWS && Screen::pays(head.rows, head.cols, head.ty),
         }
     }
 

@@ -45,7 +45,8 @@ struct Memory {
 impl Memory {
     fn of(model: &Model) -> Self {
         let weights = &model.weights;
-        let sizes = Sizes { context_tokens: 1000, batch_tokens: 1, k_type: KvType::F16, v_type: KvType::F16 };
+        let (k_type, v_type) = (KvType::F16, KvType::F16);
+        let sizes = Sizes { context_tokens: 1000, batch_tokens: 1, k_type, v_type, head_screen: false };
         let table = |table: &DenseMatrix| table.data.len() as u64;
         let tables = [Some(&weights.token_embd), weights.output.as_ref()].into_iter().flatten();
         let matrices = weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));

@@ -25,6 +25,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     let vocab = engine.model.config.vocab;
     let ids: Vec<u32> = args.ids.0.iter().map(|&id| in_vocabulary(id, vocab)).collect::<Result<_>>()?;
     let mut sizes = engine.sizes(&args.engine)?;
+    sizes.head_screen = false; // All logits are needed.
     if args.engine.ctx_size.is_none() {
         sizes.context_tokens = ids.len();
         sizes.batch_tokens = sizes.batch_tokens.min(ids.len());

@@ -49,6 +49,8 @@ mod run;
 
 mod tokenize;
 
+mod tune;
+
 mod verify;
 
 use std::{
@@ -110,6 +112,7 @@ fn dispatch(mut command: Command, verbose: bool) -> Result<()> {
         Command::Pull(args) => pull::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
+        Command::Tune(args) => tune::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Perplexity(args) => perplexity::run(args),

@@ -25,6 +25,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let mut sizes = engine.sizes(&args.engine)?;
     let context = args.engine.ctx_size.map_or(DEFAULT_CHUNK_TOKENS, |n| n as usize).min(sizes.context_tokens);
     sizes.context_tokens = context;
+    sizes.head_screen = false; // All logits are needed.
     sizes.batch_tokens = sizes.batch_tokens.min(context);
 
     // Text collections separate their documents by the end-of-text token, written out.

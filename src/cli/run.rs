@@ -9,6 +9,7 @@ use super::{
     format, input, interrupt, output, usage,
 };
 use crate::{
+    backend::Wanted,
     error::{Error, Result},
     generate::{Answer, AnswerOptions, Constraint, Drafter, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
@@ -157,7 +158,7 @@ pub fn answer(
 
 fn generate(job: &Job<'_>) -> Result<()> {
     let args = job.args;
-    let sizes = job.engine.sizes(&args.engine)?;
+    let mut sizes = job.engine.sizes(&args.engine)?;
     // Said before minutes are spent on loading.
     if job.prompt.len() > sizes.context_tokens {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
@@ -168,6 +169,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
         drafter: args.draft.drafter(),
         constraint: args.grammar.constraint(&job.tokenizer)?,
     };
+    sizes.head_screen &= matches!(choice.sampler.wanted(), Wanted::Top(_));
     let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.

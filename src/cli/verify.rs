@@ -35,7 +35,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
     let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
     let caps = backend.gpu().caps();
-    let kernels = engine.kernels(args.kernel);
+    let kernels = engine.kernels(args.kernel, devices::threads());
     let subject = Subject { cpu: &engine.model, gpu: &engine.model, kernels: &kernels };
     let told = |part: &str| log::info!("{part}");
     let report = verify::run(subject, backend.gpu(), devices::threads(), &prompts, answer_tokens, told)?;

@@ -186,6 +186,11 @@ impl Session {
         Some(&self.activations.candidates).filter(|candidates| !candidates.top.is_empty())
     }
 
+    /// Rows of the output head that the last step multiplied exactly.
+    pub fn head_rows(&self) -> usize {
+        self.activations.head_rows
+    }
+
     /// All logits after the last token. Where the last step gave candidates alone, the token runs once more.
     pub fn all_logits(&mut self) -> Result<&mut [f32]> {
         if self.activations.logits.is_empty()

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use bitnet_cpu_kernels::screen::Screen;
+
 use super::{Sizes, op::Slot};
 use crate::model::{Config, Model};
 
@@ -14,7 +16,8 @@ pub struct Demand {
     pub layer_kv_bytes: u64,
     /// Embedding table.
     pub embed_bytes: u64,
-    /// Output head; 0 extra where it is the embedding table and both are on one device.
+    /// Output head, with its copy in fewer bits where the sizes ask for one; 0 extra where it is the embedding table
+    /// and both are on one device.
     pub head_bytes: u64,
     /// The head is the embedding table.
     pub tied: bool,
@@ -57,13 +60,14 @@ impl Demand {
                 .map(|w| w.len() as u64 * 4)
                 .sum()
         };
+        let screen_bytes = if sizes.head_screen { Screen::bytes(config.vocab, config.dim) } else { 0 };
         Self {
             layer_weight_bytes: (0..config.layers)
                 .map(|layer| model.weights.blocks[layer].plain_bytes() as u64 + norm_bytes(layer))
                 .collect(),
             layer_kv_bytes: sizes.kv_bytes_per_layer(config),
             embed_bytes: model.weights.token_embd.data.len() as u64,
-            head_bytes: model.weights.head().data.len() as u64,
+            head_bytes: (model.weights.head().data.len() + screen_bytes) as u64,
             tied: model.weights.output.is_none(),
             activation_bytes: activation_bytes(config, sizes),
             head_activation_bytes: 4 * config.vocab as u64,

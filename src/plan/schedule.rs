@@ -231,7 +231,8 @@ mod tests {
     };
 
     const MIB: u64 = 1 << 20;
-    const SIZES: Sizes = Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16 };
+    const SIZES: Sizes =
+        Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16, head_screen: false };
 
     /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 4 MiB of activations, 1 MiB of rotations.
     fn demand() -> Demand {

@@ -13,7 +13,8 @@ pub fn program(args: &[&str]) -> Command {
     let settings = env::vars_os().map(|(name, _)| name);
     let foreign = settings.filter(|name| {
         let name = name.to_string_lossy();
-        name.starts_with("LLAMA_ARG_") || ["BITNET_BACKEND", "RUST_LOG", "RUST_BACKTRACE"].contains(&name.as_ref())
+        name.starts_with("LLAMA_ARG_")
+            || ["BITNET_BACKEND", "BITNET_KERNEL", "RUST_LOG", "RUST_BACKTRACE"].contains(&name.as_ref())
     });
     for name in foreign {
         command.env_remove(name);

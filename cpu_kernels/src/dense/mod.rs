@@ -4,7 +4,7 @@
 //! tokens.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
@@ -67,6 +67,13 @@ pub fn gather(w: DenseView, row: usize, out: &mut [f32]) {
     check(&w);
     assert!(row < w.rows, "dense::gather: row {row} of {}", w.rows);
     decode_row(w.ty, w.row(row), out);
+}
+
+/// The product of one row with one token `x`, bit for bit as [`matmul`] computes it.
+pub(crate) fn one_row(isa: Isa, w: &DenseView, row: usize, x: &[f32]) -> f32 {
+    let mut product = [0.0];
+    dot(isa, w, row..row + 1, x, &mut product);
+    product[0]
 }
 
 /// The fields of a view are public: it may not have come from [`DenseView::new`].

@@ -54,9 +54,15 @@ pub struct Part<'a> {
 /// Most matrices of one [`matmul`]; q, k and v are three.
 pub const MAX_PARTS: usize = 4;
 
-/// Sums D of a tile, (tokens, rows) i32: on the stack of the thread that computes it, 16 KiB, so that it stays in the
-/// first-level cache together with the weights of the tile.
-const TILE_SUMS: usize = 4096;
+/// Sums D of a tile, (tokens, rows) i32: on the stack of the thread that computes it, 64 KiB. A pass of the kernels over
+/// 1024 columns touches 1 KiB of it, so it may leave the first-level cache.
+const TILE_SUMS: usize = 16384;
+
+/// As many for one token, which has tiles of up to so many rows.
+const FEW_SUMS: usize = 512;
+
+/// As many for a few tokens, or a short prompt.
+const SOME_SUMS: usize = FEW_SUMS * SMALL_BATCH;
 
 /// Packed weights of a tile of few tokens: enough that claiming a tile (0.1 us) does not show, few enough that the
 /// last tile of an operation does not keep the other threads waiting (5 us at 13 GB/s).
@@ -65,7 +71,8 @@ const TILE_BYTES: usize = 64 << 10;
 /// Rows of a tile of many tokens.
 const PREFILL_ROWS: usize = 32;
 
-/// Tokens of such a tile: its rows are unpacked once for all of them.
+/// Tokens of such a tile: its rows are unpacked once for all of them. With 128 instead of 512, unpacking took 8 % of a
+/// prompt of 512 tokens (Zen 5).
 const PREFILL_TOKENS: usize = TILE_SUMS / PREFILL_ROWS;
 
 /// Most tokens that share weights in registers.
@@ -149,13 +156,35 @@ fn multiply(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
         let part = parts.next()?;
         Some(Work::new(acts, part.weights, part.out, part.add))
     });
-    let put = |work: &Work<f32>, out: &mut f32, product| *out = if work.add { *out + product } else { product };
     if acts.group().is_some() {
-        run(cpu, acts, &works, grouped::tile_products, |product, _, _, work, out| put(work, out, product));
-    } else {
-        run(cpu, acts, &works, tile_sums, |sum, t, row, work, out| {
-            put(work, out, (sum - acts.sum(t)) as f32 * (row_scale(&work.weights, row) * acts.step(t)));
+        run(cpu, acts, &works, grouped::tile_products, |products, _, _, work, out| {
+            put(work, out, products.iter().copied());
         });
+    } else {
+        run(cpu, acts, &works, tile_sums, |sums, t, rows, work, out| {
+            let (of_token, step) = (acts.sum(t), acts.step(t));
+            // Loops without branches, which become vector instructions: one that chose row by row took 12 % of a prompt.
+            match work.weights.scales {
+                Scales::PerTensor(scale) => {
+                    let factor = scale * step;
+                    put(work, out, sums.iter().map(|sum| (sum - of_token) as f32 * factor));
+                }
+                Scales::PerRow(scales) => {
+                    let scaled = sums.iter().zip(&scales[rows]);
+                    put(work, out, scaled.map(|(sum, scale)| (sum - of_token) as f32 * (scale * step)));
+                }
+                Scales::PerGroup { .. } => unreachable!("the scales of a matrix have the groups of its activations"),
+            }
+        });
+    }
+}
+
+/// Writes or adds the products of some rows with one token.
+fn put(work: &Work<f32>, out: &mut [f32], products: impl Iterator<Item = f32>) {
+    if work.add {
+        out.iter_mut().zip(products).for_each(|(out, product)| *out += product);
+    } else {
+        out.iter_mut().zip(products).for_each(|(out, product)| *out = product);
     }
 }
 
@@ -187,10 +216,14 @@ pub fn matmul_i32(cpu: &Cpu, acts: &QuantizedActs, weights: TernaryView, out: &m
         let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
         let acts = acts.with_unit_steps();
         let work = Work::new(&acts, weights, out, false);
-        run(cpu, &acts, &[Some(work)], grouped::tile_products, |sum, _, _, _, out| *out = sum as i32);
+        run(cpu, &acts, &[Some(work)], grouped::tile_products, |sums, _, _, _, out| {
+            out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = sum as i32);
+        });
     } else {
         let work = Work::new(acts, weights, out, false);
-        run(cpu, acts, &[Some(work)], tile_sums, |sum, t, _, _, out| *out = sum - acts.sum(t));
+        run(cpu, acts, &[Some(work)], tile_sums, |sums, t, _, _, out| {
+            out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = sum - acts.sum(t));
+        });
     }
 }
 
@@ -215,7 +248,7 @@ impl<'a, T> Work<'a, T> {
         } else {
             // A multiple, so that only the last tile has rows that fill no panel.
             let fitting = TILE_BYTES / weights.row_bytes().max(1) / PREFILL_ROWS * PREFILL_ROWS;
-            fitting.clamp(PREFILL_ROWS, TILE_SUMS / SMALL_BATCH)
+            fitting.clamp(PREFILL_ROWS, FEW_SUMS)
         };
         Self { weights, out: Disjoint::new(out), add, rows_per_tile, tiles: rows.div_ceil(rows_per_tile) }
     }
@@ -238,13 +271,14 @@ fn check(acts: &QuantizedActs, weights: &TernaryView, outputs: usize) {
 /// Results of some rows and tokens into a slice (tokens, rows).
 type TileKernel<R> = fn(Isa, TernaryView, &QuantizedActs, Range<usize>, Range<usize>, &mut [R]);
 
-/// Computes every tile of every work, and hands each result to `finish(result, token, row, work, out)`.
+/// Computes every tile of every work, and hands the results of each token to
+/// `finish(results, token, rows, work, out)`.
 fn run<T: Send, R: Copy + Default>(
     cpu: &Cpu,
     acts: &QuantizedActs,
     works: &[Option<Work<T>>],
     tile_results: TileKernel<R>,
-    finish: impl Fn(R, usize, usize, &Work<T>, &mut T) + Sync,
+    finish: impl Fn(&[R], usize, Range<usize>, &Work<T>, &mut [T]) + Sync,
 ) {
     let isa = cpu.isa();
     let works = || works.iter().flatten();
@@ -252,19 +286,28 @@ fn run<T: Send, R: Copy + Default>(
         let (work, tile) = nth(works(), |work| work.tiles, chunk);
         let rows = work.weights.rows;
         let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
-        let mut results = [R::default(); TILE_SUMS];
-        for tokens in token_tiles(acts.tokens()) {
-            let results = &mut results[..tokens.len() * range.len()];
-            tile_results(isa, work.weights, acts, range.clone(), tokens.clone(), results);
-            for (t, results) in tokens.zip(results.chunks_exact(range.len())) {
-                // SAFETY: chunks are disjoint ranges of the rows of disjoint outputs, and tokens follow each other.
-                let out = unsafe { work.out.part(t * rows + range.start..t * rows + range.end) };
-                for ((row, out), &result) in range.clone().zip(out).zip(results) {
-                    finish(result, t, row, work, out);
+        with_results(acts.tokens().min(PREFILL_TOKENS) * range.len(), |results| {
+            for tokens in token_tiles(acts.tokens()) {
+                let results = &mut results[..tokens.len() * range.len()];
+                tile_results(isa, work.weights, acts, range.clone(), tokens.clone(), results);
+                for (t, results) in tokens.zip(results.chunks_exact(range.len())) {
+                    // SAFETY: chunks are disjoint ranges of the rows of disjoint outputs, and tokens follow each other.
+                    let out = unsafe { work.out.part(t * rows + range.start..t * rows + range.end) };
+                    finish(results, t, range.clone(), work, out);
                 }
             }
-        }
+        });
     });
+}
+
+/// Room for `len` results on the stack. Clearing all of it for few, and losing as much of the first-level cache, would
+/// take 2 % of a decode step.
+fn with_results<R: Copy + Default>(len: usize, work: impl FnOnce(&mut [R])) {
+    match len {
+        0..=FEW_SUMS => work(&mut [R::default(); FEW_SUMS]),
+        ..=SOME_SUMS => work(&mut [R::default(); SOME_SUMS]),
+        _ => work(&mut [R::default(); TILE_SUMS]),
+    }
 }
 
 /// The item that holds chunk number `n`, counted through all items, and the chunk's number within it.

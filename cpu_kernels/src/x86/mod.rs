@@ -13,6 +13,28 @@ use std::arch::x86_64::*;
 /// f32 values of a vector.
 pub const LANES: usize = 8;
 
+/// How far ahead of their use cold weights are fetched. The processor's own prefetching reaches less far, and the loads
+/// that it holds back fill the window of instructions in flight. One token times a cold matrix, GB/s on Zen 5, where
+/// plain reading reaches 35 and 39: without 27.5 on one thread and 30.4 on two, at 2048 bytes 27.9 and 33.6, at 4096
+/// 33 and 37, at 8192 34 and 34.
+const AHEAD_BYTES: usize = 4096;
+
+/// Fetches what stands [`AHEAD_BYTES`] after `from` into the cache.
+#[inline]
+pub fn prefetch_ahead<T>(from: &T) {
+    let ahead = std::ptr::from_ref(from).cast::<i8>().wrapping_add(AHEAD_BYTES);
+    // SAFETY: a prefetch is a hint: whatever the address, it reads nothing into the program and does not fault.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) }
+}
+
+/// Fetches the line at `bytes` after `from` into the second-level cache.
+#[inline]
+pub fn prefetch_at(from: *const u8, bytes: usize) {
+    let at = from.cast::<i8>().wrapping_add(bytes);
+    // SAFETY: as in `prefetch_ahead`.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
+}
+
 /// 32 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]

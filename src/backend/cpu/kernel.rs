@@ -48,7 +48,7 @@ impl Kernel {
     }
 
     /// The layout it reads a matrix in; the one that the matrix has, if it can.
-    fn layout(self, matrix: &TernaryMatrix) -> Layout {
+    pub(super) fn layout(self, matrix: &TernaryMatrix) -> Layout {
         let TernaryMatrix { rows, cols, layout, .. } = *matrix;
         match (self, layout) {
             (Self::TL1, Layout::Tl1(_)) | (Self::TL2, Layout::Tl2(_)) => layout,
@@ -159,7 +159,8 @@ impl Repacked {
     }
 }
 
-fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<TernaryMatrix> {
+/// A matrix in another layout; `name` is its tensor.
+pub(super) fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<TernaryMatrix> {
     if let MatrixScales::PerGroup { size, .. } = matrix.scales
         && layout.is_lookup()
     {

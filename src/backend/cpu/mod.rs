@@ -2,6 +2,7 @@
 
 mod kernel;
 mod segment;
+pub mod tune;
 
 use std::{ops::Range, sync::Arc};
 
@@ -64,7 +65,7 @@ impl Backend for CpuBackend {
     ) -> Result<SegmentId> {
         // Weights stay in the memory map, unless they are repacked.
         let repacked = Repacked::new(&self.cpu, model, segment, &self.kernels, progress)?;
-        self.segments.push(CpuSegment::new(model, segment, sizes, repacked)?);
+        self.segments.push(CpuSegment::new(&self.cpu, model, segment, sizes, repacked)?);
         Ok(SegmentId(self.segments.len() - 1))
     }
 

@@ -1,6 +1,6 @@
 //! One loaded segment: its buffers, its KV cache, and the op interpreter.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Instant};
 
 use bitnet_cpu_kernels::{
     Cpu,
@@ -8,11 +8,12 @@ use bitnet_cpu_kernels::{
     dense, gate, norm, quantize,
     quantize::QuantizedActs,
     rope::{self, RopeTable},
+    screen::{Product, Screen},
     ternary,
 };
 
 use super::{
-    super::{Activations, Wanted},
+    super::{Activations, Candidates, Rest, Scored, Wanted},
     kernel::Repacked,
 };
 use crate::{
@@ -45,13 +46,23 @@ pub(super) struct CpuSegment {
     quantized: QuantizedActs,
     /// Final norm of the wanted tokens, (batch_tokens, dim).
     normed: Vec<f32>,
+    /// For [`Wanted::Top`], where the sizes ask for it.
+    screen: Option<Screen>,
+    /// What it found.
+    highest: Vec<Product>,
     batch_tokens: usize,
 }
 
 impl CpuSegment {
     /// # Errors
     /// [`Error::OutOfMemory`] if there is not the memory for the keys and values.
-    pub(super) fn new(model: &Arc<Model>, segment: &Segment, sizes: &Sizes, repacked: Repacked) -> Result<Self> {
+    pub(super) fn new(
+        cpu: &Cpu,
+        model: &Arc<Model>,
+        segment: &Segment,
+        sizes: &Sizes,
+        repacked: Repacked,
+    ) -> Result<Self> {
         let config = &model.config;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
         let cache = |_| {
@@ -69,6 +80,8 @@ impl CpuSegment {
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
             quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
             normed: vec![0.0; if segment.head { sizes.batch_tokens * config.dim } else { 0 }],
+            screen: if segment.head && sizes.head_screen { screen(cpu, model) } else { None },
+            highest: Vec::new(),
             batch_tokens: sizes.batch_tokens,
             layers: segment.layers.clone(),
             embed: segment.embed,
@@ -127,8 +140,7 @@ impl CpuSegment {
         self.ops = ops;
 
         if self.head {
-            activations.candidates.top.clear();
-            self.run_head(cpu, &mut activations.logits, tokens, wanted);
+            self.run_head(cpu, activations, tokens, wanted);
             if !norm::all_finite(&activations.logits) {
                 return Err(not_finite("the output head".into()));
             }
@@ -211,22 +223,45 @@ impl CpuSegment {
     }
 
     /// Final norm and head of the wanted tokens.
-    fn run_head(&mut self, cpu: &Cpu, logits: &mut Vec<f32>, tokens: usize, wanted: Wanted) {
+    fn run_head(&mut self, cpu: &Cpu, activations: &mut Activations, tokens: usize, wanted: Wanted) {
         let Model { config, weights } = &*self.model;
         let rows = match wanted {
             Wanted::Nothing => 0,
             Wanted::Last | Wanted::Top(_) => 1,
             Wanted::All => tokens,
         };
-        logits.resize(rows * config.vocab, 0.0);
+        let Activations { logits, candidates: Candidates { top, rest }, head_rows, .. } = activations;
+        top.clear();
+        *head_rows = 0;
         if rows == 0 {
+            logits.clear();
             return;
         }
         let x = &self.slots[Slot::Hidden as usize][(tokens - rows) * config.dim..tokens * config.dim];
         let normed = &mut self.normed[..rows * config.dim];
         norm::rms_norm(cpu, x, config.dim, &weights.output_norm, config.rms_eps, normed);
-        dense::matmul(cpu, weights.head().view(), normed, logits);
+        let head = weights.head().view();
+        if let (Wanted::Top(count), Some(screen)) = (wanted, &mut self.screen)
+            && let Some(exact) = screen.top(cpu, head, normed, count, &mut self.highest)
+        {
+            top.extend(self.highest.iter().map(|product| Scored { id: product.row, logit: product.value }));
+            *rest = Rest::Lower;
+            *head_rows = exact;
+            logits.clear();
+            return;
+        }
+        logits.resize(rows * config.vocab, 0.0);
+        dense::matmul(cpu, head, normed, logits);
+        *head_rows = config.vocab;
     }
+}
+
+/// A copy of the head in fewer bits.
+fn screen(cpu: &Cpu, model: &Model) -> Option<Screen> {
+    let start = Instant::now();
+    let screen = Screen::new(cpu, model.weights.head().view());
+    log::debug!("a copy of the head in 6 bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    screen
 }
 
 /// All parts of a linear in one parallel region; at most three share an input in any known family.

@@ -51,7 +51,7 @@ pub struct Gpu {
     pub(super) uniform_layout: Option<wgpu::BindGroupLayout>,
     health: Arc<Mutex<Health>>,
     objects: AtomicU64,
-    fault_suspended: AtomicBool,
+    testing: AtomicBool,
     pub(super) compiler: Compiler,
 }
 
@@ -117,7 +117,7 @@ impl Gpu {
             uniform_layout: None,
             health,
             objects: AtomicU64::new(0),
-            fault_suspended: AtomicBool::new(false),
+            testing: AtomicBool::new(false),
             compiler,
         };
         if choices.params == ParamSource::Uniform {
@@ -165,7 +165,8 @@ impl Gpu {
 
     /// The same, and how it is known.
     pub fn memory(&self) -> Memory {
-        let given = self.tuning.memory_bytes.map(|bytes| Memory { bytes, source: "given" });
+        let given = self.tuning.memory_bytes.filter(|_| !self.testing.load(Ordering::Relaxed));
+        let given = given.map(|bytes| Memory { bytes, source: "given" });
         given.unwrap_or(self.caps.memory)
     }
 
@@ -214,13 +215,13 @@ impl Gpu {
         move || device.destroy()
     }
 
-    /// Keeps the fault of a test from its self-test, which runs steps as well.
-    pub(super) fn suspend_fault(&self, suspended: bool) {
-        self.fault_suspended.store(suspended, Ordering::Relaxed);
+    /// While the GPU is tested, which loads and runs a layer, neither a fault is made nor a given budget kept to.
+    pub(super) fn set_testing(&self, testing: bool) {
+        self.testing.store(testing, Ordering::Relaxed);
     }
 
     fn fault(&self) -> Option<Fault> {
-        self.tuning.fault.filter(|_| !self.fault_suspended.load(Ordering::Relaxed))
+        self.tuning.fault.filter(|_| !self.testing.load(Ordering::Relaxed))
     }
 
     /// True when the fault of a test is meant for the step that runs `positions`.

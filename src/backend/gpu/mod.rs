@@ -33,6 +33,8 @@ mod lower;
 
 mod memory;
 
+mod pace;
+
 pub mod params;
 
 pub mod pipelines;

@@ -2,7 +2,11 @@
 
 mod ahead;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use self::ahead::Ahead;
 use super::{
@@ -13,11 +17,12 @@ use super::{
     fault::Fault,
     fuse::Phase,
     lower::{LayerCache, Lowering, damaged_place, place_code},
+    pace::Pace,
     params::Dynamic,
     profile::{KernelTime, Profiler},
     readback::Readback,
     select::{Choice, Select},
-    slots::{SPLIT_KEYS, SUBMIT_MACS, Shape, Slots, attention_macs, layer_macs},
+    slots::{SPLIT_KEYS, Shape, Slots, TILE_TOKENS, attention_macs, layer_macs},
     weights::Weights,
 };
 use crate::{
@@ -119,6 +124,8 @@ pub(super) struct Loaded {
     readback_bytes: u64,
     /// Tokens the caches hold.
     cached_tokens: usize,
+    /// How much one submit of a prompt may be.
+    pace: Pace,
     /// What a test makes fail in the step at hand.
     fault: Option<Fault>,
     /// A step that is recorded before it is asked for.
@@ -225,6 +232,7 @@ impl Loaded {
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached_tokens: 0,
+            pace: Pace::default(),
             fault: None,
             ahead: None,
             chosen: None,
@@ -323,9 +331,12 @@ impl Loaded {
         self.forget_ahead(gpu)?;
         let mut hidden = std::mem::take(&mut activations.hidden);
         let dim = self.model.config.dim;
+        // By the whole step and not by the chunk: where chunks end depends on measured times, and floats must not.
+        let in_tiles = positions.len() > self.shape.small_batch && !self.prefill.is_empty();
         let mut done = 0;
         while done < positions.len() {
-            let tokens = self.shape.chunk(&self.model.config, positions.start + done, positions.len() - done);
+            let (start, left) = (positions.start + done, positions.len() - done);
+            let tokens = self.shape.chunk(&self.model.config, start, left, self.pace.submit_macs());
             let chunk = done..done + tokens;
             if self.segment.embed {
                 gpu.queue.write_buffer(&self.slots.ids, 0, bytemuck::cast_slice(&activations.ids[chunk.clone()]));
@@ -346,7 +357,7 @@ impl Loaded {
                 (Wanted::Top(_), Some(choice)) if last => Output::Best(choice, &mut activations.candidates),
                 (Wanted::Last | Wanted::Top(_) | Wanted::Nothing, _) => Output::Nothing,
             };
-            self.step(gpu, positions.start + done, tokens, output)?;
+            self.step(gpu, start, tokens, in_tiles, output)?;
             done += tokens;
         }
         activations.hidden = hidden;
@@ -408,22 +419,20 @@ impl Loaded {
     }
 
     /// One chunk of tokens: one submit for a single token, several bounded ones for a prompt.
-    fn step(&mut self, gpu: &Gpu, start: usize, tokens: usize, mut output: Output<'_>) -> Result<()> {
+    fn step(&mut self, gpu: &Gpu, start: usize, tokens: usize, in_tiles: bool, mut output: Output<'_>) -> Result<()> {
         let dynamic = self.dynamic(start, tokens);
         let mut encoder = self.new_step(gpu);
         let new_encoder = || gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let Self { recorder, uniforms, .. } = self;
         recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
-        let layers = if tokens <= self.shape.small_batch { &self.decode } else { &self.prefill };
-        // A single token goes into one submit, whatever its size.
-        let layers_per_submit = match tokens {
-            1 => layers.len(),
-            _ => {
-                let config = &self.model.config;
-                let macs = layer_macs(config) + attention_macs(config, start + tokens);
-                (SUBMIT_MACS / (macs * tokens as u64).max(1)) as usize
-            }
-        };
+        let begin = Instant::now();
+        let config = &self.model.config;
+        let layers = if in_tiles { &self.prefill } else { &self.decode };
+        let computed = if in_tiles { tokens.next_multiple_of(TILE_TOKENS) } else { tokens };
+        let macs = layer_macs(config) * computed as u64 + attention_macs(config, start + tokens) * tokens as u64;
+        // A single token goes into one submit, whatever its size: it is bound by memory, 35 ms for a 7B model at 50 GB/s.
+        let layers_per_submit =
+            if tokens == 1 { layers.len() } else { (self.pace.submit_macs() / macs.max(1)) as usize };
         for (i, group) in layers.chunks(layers_per_submit.max(1)).enumerate() {
             if i > 0 {
                 let full = recorder.finish(std::mem::replace(&mut encoder, new_encoder()));
@@ -432,7 +441,6 @@ impl Loaded {
             recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
         }
 
-        let config = &self.model.config;
         let rows = match &output {
             Output::Logits(rows, _) => rows.clone(),
             Output::Best(..) => tokens - 1..tokens,
@@ -479,9 +487,15 @@ impl Loaded {
             check_damage(gpu, damage, config.layers)?;
             first += count;
             if first >= rows.end {
-                return Ok(());
+                break;
             }
         }
+        // The kernels of few tokens are bound by memory, and say nothing about multiply-adds.
+        if in_tiles && self.recorder.profiler.is_none() {
+            let head = (rows.len() * config.vocab * config.dim) as u64;
+            self.pace.observe(macs * self.segment.layers.len() as u64 + head, begin.elapsed());
+        }
+        Ok(())
     }
 }
 

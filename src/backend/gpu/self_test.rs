@@ -84,9 +84,9 @@ pub(super) fn prepare(mut gpu: Gpu, options: &OpenOptions) -> Result<(Arc<Gpu>, 
     let Choices { lanes, product, .. } = fastest(&candidates);
     gpu.choose(Choices { lanes, product, ..gpu.choices() });
     let gpu = Arc::new(gpu);
-    gpu.suspend_fault(true);
+    gpu.set_testing(true);
     test_layer(&gpu)?;
-    gpu.suspend_fault(false);
+    gpu.set_testing(false);
     options.cache.put(AREA, &key, &Passed { lanes, product });
     Ok((gpu, candidates))
 }
@@ -238,7 +238,8 @@ fn known_output(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     let model = Arc::new(known_layer::model());
     // The backend does not read its own kind.
     let segment = Segment { layers: 0..1, backend: BackendKind::Gpu, embed: false, head: false, reason: String::new() };
-    let sizes = Sizes { context_tokens: TOKENS + 1, batch_tokens: TOKENS, k_type: KvType::F16, v_type: KvType::F16 };
+    let (k_type, v_type) = (KvType::F16, KvType::F16);
+    let sizes = Sizes { context_tokens: TOKENS + 1, batch_tokens: TOKENS, k_type, v_type, head_screen: false };
     let id = backend.load(&model, &segment, &sizes, &mut |_| {})?;
     let mut run = |positions: Range<usize>| -> Result<Vec<f32>> {
         let hidden = known_layer::input(positions.clone());

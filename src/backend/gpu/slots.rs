@@ -7,14 +7,13 @@ use crate::{
     plan::{Segment, Sizes, op::Slot},
 };
 
-/// Multiply-adds of one submit of a prompt, and of one layer of it where that can be had. Windows resets a GPU that
-/// works 2 s on one submit and a long one freezes the desktop of an integrated GPU: this is 50 ms at 80 GMAC/s, an
-/// estimate for a weak one. The steps of a single token are never split: they are bound by memory, 35 ms for a 7B
-/// model at 50 GB/s.
-pub(super) const SUBMIT_MACS: u64 = 4_000_000_000;
-/// Tokens computed together. 64 is one tile of ternary_matmul_i2s: fewer would waste the work on large models too.
-/// 256 fill four, and the activations of a wide model (2 x 23040 feed-forward) stay below 64 MiB.
-const CHUNK_TOKENS: std::ops::RangeInclusive<usize> = 64..=256;
+/// Multiply-adds of the head for logits that are computed together, where those of every token are wanted.
+const HEAD_MACS: u64 = 4_000_000_000;
+/// Tokens of a tile of ternary_matmul_i2s: fewer take as long.
+pub(super) const TILE_TOKENS: usize = 64;
+/// Most tokens computed together: four tiles, so that the activations of a wide model (2 x 23040 feed-forward) stay
+/// below 64 MiB.
+const CHUNK_TOKENS: usize = 256;
 /// The same deep in a long context, where attention outweighs the products: one tile of attention_prefill.
 const LEAST_CHUNK_TOKENS: usize = 16;
 /// Up to this many tokens the matrix-vector kernel reads the weights once per token (later ones from cache);
@@ -84,7 +83,7 @@ impl Shape {
         let head_macs = (config.vocab * config.dim) as u64;
         let logit_rows = most_rows(max_binding, vocab_bytes)
             .min((LOGIT_BYTES / vocab_bytes).max(1))
-            .min((SUBMIT_MACS / head_macs.max(1)).max(1) as usize);
+            .min((HEAD_MACS / head_macs.max(1)).max(1) as usize);
         let part_bytes = 4 * config.heads * (config.head_dim + 2);
         let small_batch = SMALL_BATCH.min(most_rows(max_binding, part_bytes));
         for (what, rows, bytes) in [
@@ -96,9 +95,7 @@ impl Shape {
                 return Err(too_large(what, bytes as u64, max_binding));
             }
         }
-        let bounded = (SUBMIT_MACS / layer_macs(config).max(1)) as usize;
-        let bounded = bounded.clamp(*CHUNK_TOKENS.start(), *CHUNK_TOKENS.end());
-        let chunk_tokens = sizes.batch_tokens.min(bounded).min(chunk.unwrap_or(usize::MAX)).min(most).max(1);
+        let chunk_tokens = sizes.batch_tokens.min(CHUNK_TOKENS).min(chunk.unwrap_or(usize::MAX)).min(most).max(1);
         let small_batch = small_batch.min(chunk_tokens);
         let max_splits = sizes
             .context_tokens
@@ -124,10 +121,13 @@ impl Shape {
         Ok(shape)
     }
 
-    /// How many of `left` tokens to compute together when `start` are cached.
-    pub fn chunk(&self, config: &Config, start: usize, left: usize) -> usize {
-        let bounded = (SUBMIT_MACS / attention_macs(config, start + 1)) as usize;
-        left.min(self.chunk_tokens).min(bounded.max(LEAST_CHUNK_TOKENS))
+    /// How many of `left` tokens to compute together when `start` are cached, so that one layer is at most
+    /// `submit_macs` multiply-adds where that can be had.
+    pub fn chunk(&self, config: &Config, start: usize, left: usize, submit_macs: u64) -> usize {
+        let fitting = |macs_of_a_token: u64| (submit_macs / macs_of_a_token.max(1)) as usize;
+        let tiles = (fitting(layer_macs(config)) / TILE_TOKENS).max(1);
+        let attended = fitting(attention_macs(config, start + 1)).max(LEAST_CHUNK_TOKENS);
+        left.min(self.chunk_tokens).min(tiles.saturating_mul(TILE_TOKENS)).min(attended)
     }
 
     /// Bytes of the caches of `layers` layers.
@@ -256,7 +256,8 @@ mod tests {
     }
 
     fn shape(config: &Config, context_tokens: usize, max_binding: u64) -> Result<Shape> {
-        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type: KvType::F16, v_type: KvType::F16 };
+        let (k_type, v_type) = (KvType::F16, KvType::F16);
+        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type, v_type, head_screen: false };
         let segment =
             Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
         Shape::new(config, None, &segment, &sizes, max_binding, None)
@@ -265,16 +266,23 @@ mod tests {
     const BINDING: u64 = 128 << 20;
 
     #[test]
-    fn large_models_and_long_contexts_take_smaller_chunks() {
+    fn slow_devices_large_models_and_long_contexts_take_smaller_chunks() {
         let (small, large) = (config(512, 1408, 4, 2, 32000), config(4096, 14336, 32, 8, 128_256));
-        assert_eq!(shape(&small, 4096, BINDING).unwrap().chunk_tokens, 256);
-        let shape = shape(&large, 4096, BINDING).unwrap();
-        assert_eq!(shape.chunk_tokens, 64);
-        assert_eq!(shape.chunk(&large, 0, 1000), 64);
-        assert_eq!(shape.chunk(&large, 0, 5), 5);
-        assert_eq!(shape.chunk(&large, 131_071, 1000), 16);
+        const SLOW: u64 = 4_000_000_000;
+        const FAST: u64 = 400_000_000_000;
+        let of = |config| shape(config, 4096, BINDING).unwrap();
+        assert_eq!((of(&small).chunk_tokens, of(&large).chunk_tokens), (256, 256));
+        assert_eq!(of(&small).chunk(&small, 0, 1000, SLOW), 256);
+        // 218 M multiply-adds a layer and token: not even a tile, and less than a tile takes as long.
+        assert_eq!(of(&large).chunk(&large, 0, 1000, SLOW), 64);
+        assert_eq!(of(&large).chunk(&large, 0, 1000, FAST), 256);
+        assert_eq!(of(&large).chunk(&large, 0, 1000, 32_000_000_000), 128);
+        assert_eq!(of(&large).chunk(&large, 0, 5, SLOW), 5);
+        // 8192 a key: 1 G a token.
+        assert_eq!(of(&large).chunk(&large, 131_071, 1000, SLOW), 16);
+        assert_eq!(of(&large).chunk(&large, 131_071, 1000, FAST), 256);
         // 128256 x 4096 multiply-adds a token.
-        assert_eq!(shape.logit_rows, 7);
+        assert_eq!(of(&large).logit_rows, 7);
     }
 
     #[test]

@@ -76,6 +76,11 @@ pub struct EngineArgs {
     )]
     pub batch_size: u32,
 
+    /// Whether the highest logits are found by a copy of the output head in 6 bits that leaves out, by proof, the rows
+    /// that cannot be among them: the answers stay the same. auto = where the copy is large and pays
+    #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
+    pub head_screen: HeadScreen,
+
     /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
@@ -145,6 +150,13 @@ pub enum GpuLayers {
     Count(usize),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadScreen {
+    Auto,
+    On,
+    Off,
+}
+
 /// llama.cpp's values: a count, "auto" or -1, "all" or -2.
 fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
     match text {
@@ -189,13 +201,18 @@ impl From<CacheType> for KvType {
     }
 }
 
+/// A number of threads as a flag says it.
+pub(super) fn threads(flag: i64) -> usize {
+    match usize::try_from(flag) {
+        Ok(count) if count > 0 => count,
+        _ => thread::available_parallelism().map_or(1, NonZero::get),
+    }
+}
+
 impl EngineArgs {
     /// Threads of the CPU backend.
     pub fn threads(&self) -> usize {
-        match usize::try_from(self.threads) {
-            Ok(count) if count > 0 => count,
-            _ => thread::available_parallelism().map_or(1, NonZero::get),
-        }
+        threads(self.threads)
     }
 
     /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.

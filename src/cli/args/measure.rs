@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, TextArgs,
-    engine::{BackendChoice, CacheType, KernelChoice, MAX_CONTEXT, byte_size},
+    engine::{BackendChoice, CacheType, HeadScreen, KernelChoice, MAX_CONTEXT, byte_size, threads},
 };
 use crate::generate::Pooling;
 
@@ -170,6 +170,10 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
 
+    /// Whether answers find the highest logit by a copy of the output head in 6 bits, instead of computing all logits
+    #[arg(long, value_enum, default_value = "auto")]
+    pub head_screen: HeadScreen,
+
     /// Run each test once more on the GPU to time every kernel
     #[arg(long)]
     pub profile: bool,
@@ -194,6 +198,36 @@ pub enum BenchFormat {
     Json,
     Jsonl,
     Csv,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu tune -m model.gguf")]
+pub struct TuneArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// CPU threads; 0 or -1 = as many as the machine runs at once. What is found is used with as many
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = -1,
+        value_parser = clap::value_parser!(i64).range(-1..=512),
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_THREADS"
+    )]
+    pub threads: i64,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl TuneArgs {
+    /// Threads of the CPU backend.
+    pub fn threads(&self) -> usize {
+        threads(self.threads)
+    }
 }
 
 #[derive(Args, Debug)]

@@ -14,10 +14,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     answer::{ChatArgs, DraftArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, KernelChoice, Preference},
+    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
-    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, VerifyArgs},
+    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     sample::SampleArgs,
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
@@ -66,6 +66,8 @@ pub enum Command {
     Embed(EmbedArgs),
     /// Show how well the model predicts a text
     Perplexity(PerplexityArgs),
+    /// Find the fastest CPU kernel for each matrix of a model, and use it from then on
+    Tune(TuneArgs),
     /// Measure speed, and how near it comes to what the machine can do
     Bench(BenchArgs),
 }

@@ -64,7 +64,7 @@ fn time_kernels(session: &mut Session, model: &Model, test: Test) -> Result<Vec<
     }
     let ran = measure::once(session, model, test, &mut Vec::new());
     let kernels = gpu(session).map(GpuBackend::take_profile).unwrap_or_default();
-    ran.map(|()| kernels)
+    ran.map(|_| kernels)
 }
 
 /// Billions of bytes a second; `None` for kernels that stream nothing.

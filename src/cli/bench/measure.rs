@@ -5,14 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
+use bitnet_cpu_kernels::{
+    Cpu, Isa, ceiling,
+    quantize::{self, QuantizedActs},
+    screen::Screen,
+    ternary,
+};
 
 use super::{super::interrupt, Test, gpu};
 use crate::{
-    backend::{cpu::Kernels, energy, gpu::Counters},
+    backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
-    model::Model,
+    model::{Linear, Model, TernaryMatrix},
 };
 
 /// What a test took, repetition by repetition.
@@ -22,10 +27,14 @@ pub struct Samples {
     pub times: Vec<Duration>,
     /// Of each step of a [`Test::Generate`], of all repetitions.
     pub steps: Vec<Duration>,
-    /// Bytes of weights and cache that a decode step reads at half the test's length.
+    /// Bytes of weights and cache that a decode step read at half the test's length.
     pub bytes_per_token: u64,
+    /// Rows of the head that a step multiplied exactly, on average; 0 where the backend does not tell.
+    pub head_rows: f64,
     /// Ternary multiply-adds of a token.
     pub multiply_adds_per_token: u64,
+    /// Multiply-adds a second of the ternary products of a prompt by themselves; `None` for other tests and for GPUs.
+    pub ternary_rate: Option<f64>,
     /// Of the processor's package for a token; `None` where the machine does not tell.
     pub millijoules_per_token: Option<f64>,
     /// Of the last logits of the last repetition: two runs that compute the same have the same.
@@ -41,6 +50,9 @@ pub struct Ceilings {
     pub read_bytes_per_s: f64,
     /// int8 multiply-adds of the ternary kernels' instructions a second.
     pub multiply_adds_per_s: f64,
+    /// The same with the instructions that every processor of the architecture has: maddubs and a 16-bit addition on
+    /// x86. `None` where there are no others.
+    pub basic_multiply_adds_per_s: Option<f64>,
 }
 
 /// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
@@ -48,13 +60,16 @@ pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, 
     let mut samples = Samples {
         times: Vec::with_capacity(repetitions),
         steps: Vec::with_capacity(repetitions * test.tokens()),
-        bytes_per_token: bytes_per_token(session, model, kernels, test),
+        bytes_per_token: 0,
+        head_rows: 0.0,
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
+        ternary_rate: None,
         millijoules_per_token: None,
         logits_hash: 0,
         gpu: None,
     };
     once(session, model, test, &mut Vec::new())?;
+    let mut head_rows = 0;
     let before = gpu::counters(session);
     let energy_before = energy::Package::read();
     for _ in 0..repetitions {
@@ -62,34 +77,49 @@ pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, 
             break;
         }
         let start = Instant::now();
-        once(session, model, test, &mut samples.steps)?;
+        head_rows += once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
     samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
     let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
     samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);
-    samples.logits_hash = hash(session.logits_mut());
+    samples.head_rows = head_rows as f64 / (samples.times.len() * heads(test)).max(1) as f64;
+    samples.bytes_per_token = bytes_per_token(session, model, kernels, test, samples.head_rows);
+    samples.logits_hash = hash(session.all_logits()?);
     Ok(samples)
 }
 
-/// All of `test`, from an empty context.
-pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<()> {
+/// Steps of a test that run the head.
+fn heads(test: Test) -> usize {
+    match test {
+        Test::Prompt(_) => 1,
+        Test::Generate(n) => n,
+    }
+}
+
+/// All of `test`, from an empty context; returns the rows of the head that were multiplied exactly.
+pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
     let id = |i| test_id(model, i);
+    // What greedy sampling asks for.
+    let wanted = if session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
     session.truncate(0);
+    let mut head_rows = 0;
     match test {
         Test::Prompt(n) => {
             let ids: Vec<u32> = (0..n).map(id).collect();
-            session.prefill(&ids)?;
+            session.prefill_while(&ids, wanted, || true)?;
+            head_rows += session.head_rows();
         }
         Test::Generate(n) => {
             for i in 0..n {
                 let start = Instant::now();
-                session.step(id(i))?;
+                session.step_for(id(i), wanted)?;
                 steps.push(start.elapsed());
+                head_rows += session.head_rows();
             }
         }
     }
-    Ok(())
+    Ok(head_rows)
 }
 
 /// Tokens of prompt and answer that show whether backends agree.
@@ -113,11 +143,17 @@ fn test_id(model: &Model, i: usize) -> u32 {
     (i * 7919 + 1) as u32 % model.config.vocab as u32
 }
 
-fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test) -> u64 {
+fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test, head_rows: f64) -> u64 {
     let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
     let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
     let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
-    (ternary + model.weights.head().data.len()) as u64 + cache
+    let head = model.weights.head();
+    let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {
+        Screen::bytes(head.rows, head.cols) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
+    } else {
+        head.data.len()
+    };
+    (ternary + head_bytes) as u64 + cache
 }
 
 /// FNV-1a over the bits.
@@ -132,8 +168,9 @@ fn hash(logits: &[f32]) -> u64 {
 pub fn ceilings(threads: usize) -> Ceilings {
     /// Far larger than any cache of a laptop.
     const BYTES: usize = 256 << 20;
-    const ROUNDS: usize = 200_000;
     let cpu = Cpu::new(Isa::detect(), threads);
+    // The slowest but the reference; none where it is the one in use.
+    let basic = Isa::available().get(1).copied().filter(|&isa| isa != cpu.isa());
     let data = vec![1u8; BYTES];
     black_box(ceiling::read(&cpu, &data));
     Ceilings {
@@ -141,11 +178,43 @@ pub fn ceilings(threads: usize) -> Ceilings {
             / median_seconds(|| {
                 black_box(ceiling::read(&cpu, &data));
             }),
-        multiply_adds_per_s: (ROUNDS as u64 * 4096) as f64
-            / median_seconds(|| {
-                black_box(ceiling::multiply_add(&cpu, ROUNDS));
-            }),
+        multiply_adds_per_s: multiply_adds(&cpu),
+        basic_multiply_adds_per_s: basic.map(|isa| multiply_adds(&Cpu::new(isa, threads))),
     }
+}
+
+fn multiply_adds(cpu: &Cpu) -> f64 {
+    const ROUNDS: usize = 200_000;
+    let products = ceiling::multiply_add(cpu, ROUNDS);
+    let seconds = median_seconds(|| {
+        black_box(ceiling::multiply_add(cpu, ROUNDS));
+    });
+    products as f64 / seconds
+}
+
+/// Multiply-adds a second of the ternary products of a batch of `tokens` by themselves: all matrices of the model, one
+/// after the other, without what stands between them.
+pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> f64 {
+    let cpu = Cpu::new(Isa::detect(), threads);
+    let matrices = || model.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| block.linear(linear)));
+    let most = |of: fn(&TernaryMatrix) -> usize| matrices().map(of).max().unwrap_or(0);
+    let (rows, cols) = (most(|matrix| matrix.rows), most(|matrix| matrix.cols));
+    let noise: Vec<f32> = (0..tokens * cols).map(|i| ((i * 37) % 251) as f32 / 125.0 - 1.0).collect();
+    let mut acts = QuantizedActs::with_group(tokens, cols, model.weights.act_group());
+    let mut out = vec![0.0; tokens * rows];
+    let seconds = (0..2).map(|_| {
+        let mut spent = Duration::ZERO;
+        for matrix in matrices() {
+            quantize::norm_quantize(&cpu, &noise[..tokens * matrix.cols], matrix.cols, None, 0.0, &mut acts);
+            let out = &mut out[..tokens * matrix.rows];
+            let start = Instant::now();
+            ternary::matmul(&cpu, &acts, &mut [ternary::Part { weights: matrix.view(), out, add: false }]);
+            spent += start.elapsed();
+        }
+        spent.as_secs_f64()
+    });
+    let weights: usize = model.weights.blocks.iter().map(|block| block.ternary_weights()).sum();
+    (weights * tokens) as f64 / seconds.fold(f64::INFINITY, f64::min)
 }
 
 fn median_seconds(mut work: impl FnMut()) -> f64 {

@@ -108,13 +108,17 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
-                let kernels = engine.kernels(options.kernel);
-                let samples = measure::run(&mut session, &engine.model, &kernels, test, args.repetitions as usize)?;
+                let kernels = engine.kernels(options.kernel, options.threads());
+                let mut samples = measure::run(&mut session, &engine.model, &kernels, test, args.repetitions as usize)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
                 let gpu = gpu::costs(&mut session, &engine.model, test, args.profile, &samples)?;
                 let threads = on_cpu_alone.then(|| options.threads());
+                if let (Test::Prompt(tokens), Some(threads)) = (test, threads) {
+                    let tokens = tokens.min(args.batch_size as usize);
+                    samples.ternary_rate = Some(measure::ternary_rate(&engine.model, tokens, threads));
+                }
                 let peak_rss_bytes = measure::peak_rss_bytes();
                 rows.push(Row {
                     device: session.devices(),
@@ -169,5 +173,6 @@ fn engine_args(
         batch_size: args.batch_size,
         cache_type_k: args.cache_type_k,
         cache_type_v: args.cache_type_v,
+        head_screen: args.head_screen,
     }
 }

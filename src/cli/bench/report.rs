@@ -21,6 +21,7 @@ pub struct ModelFacts {
     name: String,
     size_bytes: u64,
     parameters: u64,
+    vocabulary: usize,
 }
 
 impl ModelFacts {
@@ -33,6 +34,7 @@ impl ModelFacts {
             name: format!("{label} {kind}"),
             size_bytes: tensors.iter().map(|info| info.len_bytes).sum(),
             parameters: tensors.iter().map(|info| info.elements()).sum(),
+            vocabulary: model.config.vocab,
         }
     }
 }
@@ -74,6 +76,8 @@ fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
         ]);
     }
     let mut text = format::table(&table);
+    text.extend(rows.iter().filter_map(ternary_line));
+    text.extend(rows.iter().filter_map(|row| head_line(model, row)));
     for row in rows {
         text += &row.gpu.as_ref().map(|gpu| gpu.to_text(&row.test.name())).unwrap_or_default();
     }
@@ -106,6 +110,30 @@ pub fn charts(tests: &[Test], rows: &[Row]) -> Vec<Chart> {
             .collect(),
     };
     tests.iter().map(chart).collect()
+}
+
+/// How near the ternary products of a prompt by themselves come to the ceilings.
+fn ternary_line(row: &Row) -> Option<String> {
+    let (rate, ceilings, threads) = (row.samples.ternary_rate?, row.ceilings?, row.threads?);
+    let of = |limit: f64| format!("{:.0} % of {:.0}", rate / limit * 100.0, limit / 1e9);
+    let basic = ceilings.basic_multiply_adds_per_s.map(|limit| format!(" ({} with basic instructions)", of(limit)));
+    Some(format!(
+        "{} with {}: ternary products alone {:.0} G MAC/s, {}{}\n",
+        row.test.name(),
+        format::count(threads, "thread"),
+        rate / 1e9,
+        of(ceilings.multiply_adds_per_s),
+        basic.unwrap_or_default()
+    ))
+}
+
+/// How many rows of the head the steps computed exactly, where a screen left the others out.
+fn head_line(model: &ModelFacts, row: &Row) -> Option<String> {
+    let (rows, all) = (row.samples.head_rows, model.vocabulary);
+    let screened = matches!(row.test, Test::Generate(_)) && rows > 0.0 && rows < all as f64;
+    screened.then(|| {
+        format!("{} on {}: {rows:.0} of {all} rows of the head in full a token\n", row.test.name(), row.device)
+    })
 }
 
 fn parameters(count: u64) -> String {
@@ -177,9 +205,12 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "p95_ms": quantile_ms(row, 0.95),
         "p99_ms": quantile_ms(row, 0.99),
         "bytes_per_token": row.samples.bytes_per_token,
+        "head_rows_exact": row.samples.head_rows,
         "multiply_adds_per_token": row.samples.multiply_adds_per_token,
         "read_ceiling_bytes_per_s": row.ceilings.map(|c| c.read_bytes_per_s),
         "multiply_add_ceiling_per_s": row.ceilings.map(|c| c.multiply_adds_per_s),
+        "basic_multiply_add_ceiling_per_s": row.ceilings.and_then(|c| c.basic_multiply_adds_per_s),
+        "ternary_multiply_adds_per_s": row.samples.ternary_rate,
         "share_of_ceiling": share(row).map(|(share, _)| share),
         "peak_rss_bytes": row.peak_rss_bytes,
         "millijoules_per_token": row.samples.millijoules_per_token,

@@ -18,6 +18,7 @@ use super::{
     usage,
 };
 use crate::{
+    backend::Wanted,
     chat::{Conversation, Format, Message, Origin, Role, Template},
     error::{Error, Result, shown},
     generate::{AnswerOptions, Finish, SampleOptions, Sampler, Session},
@@ -84,10 +85,11 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let mut options = answer_options(&tokenizer, wishes.n_predict, wishes.stop, wishes.no_escape)?;
     options.ignore_end = wishes.ignore_end;
     options.stop.extend(template.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()));
-    let sizes = engine.sizes(wishes.engine)?;
+    let mut sizes = engine.sizes(wishes.engine)?;
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
     let constraint = wishes.grammar.constraint(&tokenizer)?;
+    sizes.head_screen &= matches!(sampler.wanted(), Wanted::Top(_));
     let session = engine.load_to_last(wishes.engine, sizes)?;
     let mut chat = Chat {
         name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),

@@ -10,7 +10,7 @@ use super::TOKENS;
 use crate::{
     format::{DenseType, DenseView, dense::decode_row},
     isa::Avx2,
-    x86::{self, load},
+    x86::{self, load, prefetch_ahead, store},
 };
 
 /// Columns of a step, the smallest block of a block type.
@@ -68,6 +68,39 @@ pub fn dot(_: Avx2, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut
             DenseType::TQ2_0 => by_tokens::<low_bits::TQ2_0>(w, rows, x, products),
             DenseType::Q2_0 => by_tokens::<low_bits::Q2_0>(w, rows, x, products),
             DenseType::Q2_0G128 => by_tokens::<low_bits::Q2_0G128>(w, rows, x, products),
+        }
+    }
+}
+
+/// As [`decode_row`].
+pub fn decode(_: Avx2, ty: DenseType, row: &[u8], out: &mut [f32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe {
+        match ty {
+            DenseType::F32 => decode_units::<types::F32>(ty, row, out),
+            DenseType::F16 => decode_units::<types::F16>(ty, row, out),
+            DenseType::BF16 => decode_units::<types::BF16>(ty, row, out),
+            DenseType::Q8_0 => decode_units::<types::Q8_0>(ty, row, out),
+            // Not decoded in numbers.
+            _ => decode_row(ty, row, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn decode_units<W: Weight>(ty: DenseType, row: &[u8], out: &mut [f32]) {
+    let units = row.chunks_exact(W::BYTES);
+    let (whole, tail) = out.split_at_mut(units.len() * W::STEPS * STEP);
+    decode_row(ty, units.remainder(), tail);
+    for (unit, out) in units.zip(whole.chunks_exact_mut(W::STEPS * STEP)) {
+        // SAFETY: this function has the features.
+        let unit = unsafe { W::unit(unit) };
+        for (step, out) in out.chunks_exact_mut(STEP).enumerate() {
+            // SAFETY: this function has the features.
+            let weights = unsafe { W::step(&unit, step) };
+            for (weights, out) in weights.into_iter().zip(out.as_chunks_mut().0) {
+                store(out, weights);
+            }
         }
     }
 }
@@ -130,6 +163,11 @@ fn chains<W: Weight, const N: usize, const C: usize, const FIRST: usize>(
 ) -> [[__m256; C]; N] {
     let mut sums = [[_mm256_setzero_ps(); C]; N];
     for (i, unit) in row.chunks_exact(W::BYTES).enumerate() {
+        if FIRST == 0 {
+            for line in 0..W::BYTES.div_ceil(64) {
+                prefetch_ahead(&unit[64 * line]);
+            }
+        }
         // SAFETY: this function has the features.
         let unit = unsafe { W::unit(unit) };
         for step in 0..W::STEPS {

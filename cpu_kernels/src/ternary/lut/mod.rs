@@ -14,6 +14,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod geometry;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod tables;
 #[cfg(test)]
@@ -104,7 +106,9 @@ fn look_up(isa: Isa, lookup: &Lookup, tables: &Tables, first: usize, sums: &mut 
         isa => match isa.base() {
             #[cfg(target_arch = "x86_64")]
             Base::Avx2(avx2) => avx2::look_up(avx2, lookup, tables, first, sums),
-            _ => scalar::look_up(lookup, tables, first, sums),
+            #[cfg(target_arch = "aarch64")]
+            Base::Neon(neon) => neon::look_up(neon, lookup, tables, first, sums),
+            Base::Scalar => scalar::look_up(lookup, tables, first, sums),
         },
     }
 }

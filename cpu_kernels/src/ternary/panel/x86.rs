@@ -2,17 +2,18 @@
 
 use std::{arch::x86_64::*, ops::Range};
 
-use super::{PANEL_ROWS, Panel, STEP_COLS};
+use super::{PANEL_COLS, PANEL_ROWS, Panel, STEP_COLS};
 use crate::{
     format::I2S_BLOCK,
     ternary::{Tile, avx2::unpack},
-    x86::{load_u8, store_u8, transpose},
+    x86::{load_u8, prefetch_at, store_u8, transpose},
 };
 
 impl Panel {
     /// Unpacks columns `cols` of the 16 rows of `tile` from `row` on; returns their steps.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn fill(&mut self, tile: &Tile, row: usize, cols: Range<usize>) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
+        fetch_next(tile, row, &cols);
         let steps = &mut self.0[..cols.len() / STEP_COLS];
         for (block, steps) in steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS).enumerate() {
             for half in 0..2 {
@@ -32,5 +33,26 @@ impl Panel {
             }
         }
         steps
+    }
+}
+
+/// Fetches the codes of the panel that follows: the next columns of these rows or, at their end, the first columns of
+/// the rows that come after the tile. They arrive while this panel meets its tokens; without, a fifth of the time of a
+/// prompt of 128 tokens went into unpacking what had not come yet (Zen 5).
+#[inline]
+fn fetch_next(tile: &Tile, row: usize, cols: &Range<usize>) {
+    /// Packed bytes of the columns of a panel.
+    const PANEL_BYTES: usize = PANEL_COLS / 4;
+    let row_bytes = tile.stride / 4;
+    let (ahead, bytes) = if cols.end < tile.stride {
+        (cols.end / 4, PANEL_BYTES.min(row_bytes - cols.end / 4))
+    } else {
+        (tile.rows * row_bytes, PANEL_BYTES.min(row_bytes))
+    };
+    for r in 0..PANEL_ROWS {
+        let from = tile.codes[(row + r) * row_bytes..].as_ptr();
+        for line in (0..bytes).step_by(64) {
+            prefetch_at(from, ahead + line);
+        }
     }
 }

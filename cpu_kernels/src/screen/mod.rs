@@ -1,0 +1,265 @@
+//! The highest products of a dense matrix (the output head) with one token, without reading all of it: exactly the
+//! rows and values that [`crate::dense::matmul`] and a sort would give.
+//!
+//! [`Screen::new`] makes a copy of the rows in 6 bits a weight, w ~ ŵ = scale * (u - 32), u = 0..63, and keeps with
+//! each row the norm of what that leaves out. [`Screen::top`] multiplies all of the copy, in whole numbers, with the
+//! token x as 16-bit numbers x̂, and computes exactly only the rows that can still be among the highest: since
+//!
+//! w x = ŵ x̂ + (w - ŵ) x + ŵ (x - x̂), the inequality of Cauchy and Schwarz gives
+//!
+//! |w x - ŵ x̂| <= |w - ŵ| |x| + (|w| + |w - ŵ|) |x - x̂|,
+//!
+//! and the sum that `dense::matmul` makes of n rounded products, in whatever order, is off by at most
+//! gamma |w| |x| with gamma = n u / (1 - n u), u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms,
+//! chapter 4). The highest rows of the copy are computed exactly first; the k-th highest of those is a threshold T that
+//! the k-th highest of all reaches. Every row whose upper bound is below T is out, for certain; the others are
+//! computed exactly, by the kernels of `dense::matmul`.
+//!
+//! With 6 bits and 2560 columns the bound is 1.7 standard deviations of the products of random rows. The highest of
+//! 128256 stands at 4.3, so 0.4 % of the rows are computed exactly; with 5 bits it would be 10 %, with 4 bits all.
+//! 7 and 8 bits leave fewer, but read more.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+mod encode;
+mod query;
+mod scalar;
+
+use bytemuck::{Pod, Zeroable};
+
+use self::{
+    encode::{BLOCK, BLOCK_BYTES, Row},
+    query::Query,
+};
+use crate::{
+    Cpu, Isa, dense,
+    format::{DenseType, DenseView},
+    isa::Base,
+    threads::Disjoint,
+};
+
+/// Rows of a chunk: 120 KiB of 2560 columns.
+const CHUNK_ROWS: usize = 64;
+
+/// Rows of a chunk of those that are computed exactly: 80 KiB of 2560 columns in f16.
+const EXACT_ROWS: usize = 16;
+
+/// Of the rows at most one in so many is computed exactly: beyond that the whole matrix is hardly slower, as it is
+/// read in its order.
+const MOST_EXACT: usize = 4;
+
+/// Rows that there have to be for each of the highest wanted. The k-th highest of the best rows of the chunks stands in
+/// for the k-th highest of all; with more, it would be further below, and leave more rows.
+const MIN_ROWS_PER_TOP: usize = 1024;
+
+/// Most of the highest: of 128256 random rows of 2560 columns, 9 % are computed exactly for the 128 highest.
+const MOST_TOP: usize = 128;
+
+/// Columns that i32 sums of 252 * -128 have room for.
+const MAX_COLS: usize = 1 << 16;
+
+/// Norms whose product is above this may overflow f32 on the way.
+const MAX_NORM: f64 = 1e37;
+
+/// A cache line of the copy.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// One row of the head and its product.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    /// Which row.
+    pub row: u32,
+    /// What [`crate::dense::matmul`] gives for it.
+    pub value: f32,
+}
+
+impl Product {
+    /// Highest first, lowest row first among equals; 0 and -0 are equal.
+    pub fn by_rank(&self, other: &Self) -> std::cmp::Ordering {
+        other.value.partial_cmp(&self.value).unwrap_or(std::cmp::Ordering::Equal).then(self.row.cmp(&other.row))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Screen {
+    /// (rows, blocks), [`BLOCK_BYTES`] each
+    codes: Vec<Line>,
+    /// (rows)
+    bounds: Vec<Row>,
+    /// The highest norm of a row.
+    norm: f64,
+    cols: usize,
+    query: Query,
+    /// (rows) upper bounds of the products
+    upper: Vec<f32>,
+    /// (chunks) what is known of each
+    chunks: Vec<Chunk>,
+    /// Rows to be computed exactly, and their products.
+    exact: Vec<Product>,
+}
+
+/// The best row of a chunk by the copy, and the highest upper bound.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    row: u32,
+    approximate: f32,
+    upper: f32,
+}
+
+impl Screen {
+    /// Bytes of the copy of a (rows, cols) matrix.
+    pub fn bytes(rows: usize, cols: usize) -> usize {
+        rows.saturating_mul(cols.div_ceil(BLOCK) * BLOCK_BYTES + size_of::<Row>() + size_of::<f32>())
+    }
+
+    /// True where the copy takes so many fewer bytes than `head` that reading it first is worth it, and where its
+    /// kernels are vector code.
+    pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
+        cfg!(target_arch = "x86_64") && cols <= MAX_COLS && Self::bytes(rows, cols) * 5 <= ty.row_bytes(cols) * rows * 4
+    }
+
+    /// A copy of `head`. `None` if it has a weight that is not finite, or no rows, or more columns than the sums have
+    /// room for.
+    pub fn new(cpu: &Cpu, head: DenseView) -> Option<Self> {
+        let DenseView { rows, cols, .. } = head;
+        if rows == 0 || cols == 0 || cols > MAX_COLS || u32::try_from(rows).is_err() {
+            return None;
+        }
+        let row_lines = cols.div_ceil(BLOCK) * BLOCK_BYTES / size_of::<Line>();
+        let mut codes = vec![Line::zeroed(); rows * row_lines];
+        let mut bounds = vec![Row::default(); rows];
+        let (to_codes, to_bounds) = (Disjoint::new(&mut codes), Disjoint::new(&mut bounds));
+        let base = cpu.isa().base();
+        cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |chunk| {
+            let range = chunk * CHUNK_ROWS..rows.min((chunk + 1) * CHUNK_ROWS);
+            // SAFETY: chunks are disjoint ranges of rows.
+            let (codes, bounds) = unsafe {
+                (to_codes.part(range.start * row_lines..range.end * row_lines), to_bounds.part(range.clone()))
+            };
+            let mut weights = vec![0.0; cols];
+            for ((row, codes), bound) in range.zip(codes.chunks_exact_mut(row_lines)).zip(bounds) {
+                let codes = bytemuck::cast_slice_mut(codes);
+                *bound = match base {
+                    #[cfg(target_arch = "x86_64")]
+                    Base::Avx2(avx2) => avx2::encode(avx2, &head, row, &mut weights, codes),
+                    _ => scalar::encode(&head, row, &mut weights, codes),
+                };
+            }
+        });
+        let norm = bounds.iter().map(|bound| f64::from(bound.norm)).fold(0.0, f64::max);
+        if bounds.iter().any(|bound| !bound.norm.is_finite()) {
+            return None;
+        }
+        let chunk = Chunk { row: 0, approximate: 0.0, upper: 0.0 };
+        Some(Self {
+            codes,
+            bounds,
+            norm,
+            cols,
+            query: Query::new(cols.div_ceil(BLOCK) * BLOCK),
+            upper: vec![0.0; rows],
+            chunks: vec![chunk; rows.div_ceil(CHUNK_ROWS)],
+            exact: Vec::with_capacity(rows / MOST_EXACT),
+        })
+    }
+
+    /// The `k` highest products of `head`, which the screen was made of, with `x` (cols), in the order of
+    /// [`Product::by_rank`], into `top`. Returns how many rows were computed exactly; `None`, with `top` empty, where
+    /// the bounds are of no use and the whole of `head` has to be multiplied: for too large a `k`, for too many rows
+    /// that are nearly as high, for values that are not finite or may overflow.
+    ///
+    /// # Panics
+    /// If `head` or `x` has another shape.
+    pub fn top(&mut self, cpu: &Cpu, head: DenseView, x: &[f32], k: usize, top: &mut Vec<Product>) -> Option<usize> {
+        assert_eq!((head.rows, head.cols), (self.bounds.len(), self.cols), "Screen::top: the shape of the head");
+        assert_eq!(x.len(), self.cols, "Screen::top: columns of the head and of the token");
+        top.clear();
+        if k == 0 || k > (self.bounds.len() / MIN_ROWS_PER_TOP).clamp(1, MOST_TOP) {
+            return None;
+        }
+        self.query.set(cpu.isa(), x)?;
+        if self.norm * self.query.norm() > MAX_NORM {
+            return None;
+        }
+        self.bound_all(cpu);
+
+        self.chunks.select_nth_unstable_by(k - 1, |a, b| b.approximate.total_cmp(&a.approximate));
+        self.exact.clear();
+        self.exact.extend(self.chunks[..k].iter().map(|chunk| Product { row: chunk.row, value: 0.0 }));
+        multiply(cpu, head, x, &mut self.exact);
+        let threshold = self.exact.iter().map(|product| product.value).fold(f32::INFINITY, f32::min);
+
+        self.exact.clear();
+        for chunk in self.chunks.iter().filter(|chunk| chunk.upper >= threshold) {
+            let start = chunk.row as usize / CHUNK_ROWS * CHUNK_ROWS;
+            let uppers = &self.upper[start..self.upper.len().min(start + CHUNK_ROWS)];
+            if self.exact.len() + uppers.len() > self.upper.len() / MOST_EXACT {
+                return None;
+            }
+            let possible = uppers.iter().zip(start as u32..).filter(|&(&upper, _)| upper >= threshold);
+            self.exact.extend(possible.map(|(_, row)| Product { row, value: 0.0 }));
+        }
+        // In the order of memory.
+        self.exact.sort_unstable_by_key(|product| product.row);
+        multiply(cpu, head, x, &mut self.exact);
+        if self.exact.len() > k {
+            self.exact.select_nth_unstable_by(k - 1, Product::by_rank);
+        }
+        top.extend_from_slice(&self.exact[..k]);
+        top.sort_unstable_by(Product::by_rank);
+        Some(self.exact.len())
+    }
+
+    /// Multiplies the copy, and notes the upper bound of each row.
+    fn bound_all(&mut self, cpu: &Cpu) {
+        let Self { codes, bounds, query, upper, chunks, cols, .. } = self;
+        let (rows, row_lines, isa) = (bounds.len(), cols.div_ceil(BLOCK) * BLOCK_BYTES / size_of::<Line>(), cpu.isa());
+        let (to_upper, to_chunks) = (Disjoint::new(upper), Disjoint::new(chunks));
+        cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |n| {
+            let range = n * CHUNK_ROWS..rows.min((n + 1) * CHUNK_ROWS);
+            // SAFETY: chunks are disjoint ranges of rows.
+            let (upper, chunk) = unsafe { (to_upper.part(range.clone()), &mut to_chunks.part(n..n + 1)[0]) };
+            let codes = bytemuck::cast_slice(&codes[range.start * row_lines..range.end * row_lines]);
+            let mut sums = [[0; 2]; CHUNK_ROWS];
+            let sums = &mut sums[..range.len()];
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, codes, query.planes(), sums),
+                _ => match isa.base() {
+                    #[cfg(target_arch = "x86_64")]
+                    Base::Avx2(avx2) => avx2::sums(avx2, codes, query.planes(), sums),
+                    _ => scalar::sums(codes, query.planes(), sums),
+                },
+            }
+            *chunk = Chunk { row: range.start as u32, approximate: f32::NEG_INFINITY, upper: f32::NEG_INFINITY };
+            for (((row, upper), bound), &sums) in range.clone().zip(upper).zip(&bounds[range]).zip(&*sums) {
+                let approximate = query.approximate(bound, sums);
+                *upper = query.upper(bound, approximate);
+                chunk.upper = chunk.upper.max(*upper);
+                if approximate as f32 > chunk.approximate {
+                    (chunk.row, chunk.approximate) = (row as u32, approximate as f32);
+                }
+            }
+        });
+    }
+}
+
+/// The exact products of some rows.
+fn multiply(cpu: &Cpu, head: DenseView, x: &[f32], products: &mut [Product]) {
+    let (isa, len) = (cpu.isa(), products.len());
+    let products = Disjoint::new(products);
+    cpu.pool().run(len.div_ceil(EXACT_ROWS), |chunk| {
+        // SAFETY: chunks are disjoint ranges.
+        for product in unsafe { products.part(chunk * EXACT_ROWS..len.min((chunk + 1) * EXACT_ROWS)) } {
+            product.value = dense::one_row(isa, &head, product.row as usize, x);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The token that the copy is multiplied with, in 16 bits, and what its rounding adds to the bounds.
+
+use super::{
+    Line,
+    encode::{Row, ZERO},
+};
+use crate::{Isa, isa::Base};
+
+/// The largest of the 16-bit numbers: 127 in the upper byte, 0 in the lower.
+const LARGEST: f64 = 127.0 * 256.0;
+
+/// Below this the step would not be a normal number.
+const TINY: f32 = 1e-30;
+
+/// x̂ = step * (256 * high + low), both i8.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Upper bytes, then lower bytes; (2, stride), zero past the end of x.
+    planes: Vec<Line>,
+    stride: usize,
+    /// Sum of 256 * high + low.
+    sum: i64,
+    step: f64,
+    /// What |w - ŵ| and |w| are multiplied by in the bound.
+    of_error: f64,
+    of_norm: f64,
+    /// What underflow may add.
+    least: f64,
+    norm: f64,
+}
+
+/// x in 16 bits.
+pub struct Rounded {
+    sum: i64,
+    step: f64,
+    squares: f64,
+    missed: f64,
+}
+
+impl Query {
+    /// Room for tokens of up to `stride` values, a multiple of 64.
+    pub fn new(stride: usize) -> Self {
+        let line = Line([0; 64]);
+        Self { planes: vec![line; 2 * stride / size_of::<Line>()], stride, ..Self::default() }
+    }
+
+    /// Takes `x`; `None` if it has a value that is not finite, or only ones too small to be scaled.
+    pub fn set(&mut self, isa: Isa, x: &[f32]) -> Option<()> {
+        let stride = self.stride;
+        let (high, low) = bytemuck::cast_slice_mut(&mut self.planes).split_at_mut(stride);
+        let rounded = match isa.base() {
+            #[cfg(target_arch = "x86_64")]
+            Base::Avx2(avx2) => super::avx2::round(avx2, x, high, low),
+            _ => round(x, high, low),
+        }?;
+        let cols = x.len() as f64;
+        let units = (cols + 8.0) * f64::from(f32::EPSILON) / 2.0;
+        let gamma = units / (1.0 - units);
+        self.sum = rounded.sum;
+        self.step = rounded.step;
+        // The sums are of f64 and off by less than 1e-9 of themselves.
+        self.norm = rounded.squares.sqrt() * (1.0 + 1e-9);
+        let missed = rounded.missed.sqrt() * (1.0 + 1e-9) + self.norm * 1e-12;
+        self.of_error = self.norm + missed;
+        self.of_norm = missed + gamma * self.norm;
+        // A product or sum that underflows loses at most the smallest number.
+        self.least = 2.0 * cols * f64::from(f32::from_bits(1));
+        Some(())
+    }
+
+    /// At least |x|.
+    pub fn norm(&self) -> f64 {
+        self.norm
+    }
+
+    /// Upper and lower bytes.
+    pub fn planes(&self) -> [&[i8]; 2] {
+        let (high, low) = bytemuck::cast_slice(&self.planes).split_at(self.stride);
+        [high, low]
+    }
+
+    /// ŵ x̂, from the sums of u * high and u * low.
+    #[inline]
+    pub fn approximate(&self, row: &Row, sums: [i32; 2]) -> f64 {
+        let sum = 256 * i64::from(sums[0]) + i64::from(sums[1]) - i64::from(ZERO) * self.sum;
+        f64::from(row.scale) * self.step * sum as f64
+    }
+
+    /// What the product of `row`, as `dense::matmul` computes it, cannot exceed.
+    #[inline]
+    pub fn upper(&self, row: &Row, approximate: f64) -> f32 {
+        let bound = f64::from(row.error) * self.of_error + f64::from(row.norm) * self.of_norm + self.least;
+        // The rounding of these few operations in f64 and of the result to f32.
+        let upper = approximate + bound * (1.0 + 1e-12) + approximate.abs() * 1e-12;
+        (upper as f32).next_up()
+    }
+}
+
+/// Rounds x to 16 bits and splits them into bytes. Inlined into functions with target features.
+#[inline(always)]
+pub fn round(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Option<Rounded> {
+    /// 1.5 * 2^52, whose unit is 1: adding and taking it off rounds to a whole number.
+    const UNITS: f64 = 6_755_399_441_055_744.0;
+    const LANES: usize = 8;
+    let mut largest = 0.0_f32;
+    let mut finite = true;
+    for &x in x {
+        largest = if x.abs() > largest { x.abs() } else { largest };
+        finite &= x.is_finite();
+    }
+    if !finite || largest < TINY {
+        return None;
+    }
+    let step = f64::from(largest) / LARGEST;
+    let inverse = 1.0 / step;
+    let (mut sums, mut squares, mut missed) = ([0_i32; LANES], [0.0_f64; LANES], [0.0_f64; LANES]);
+    let mut one = |lane: usize, x: f32, high: &mut i8, low: &mut i8| {
+        let x = f64::from(x);
+        let rounded = (x * inverse + UNITS) - UNITS;
+        let v = rounded as i32;
+        *low = v as i8;
+        *high = ((v - i32::from(*low)) >> 8) as i8;
+        sums[lane] += v;
+        squares[lane] += x * x;
+        missed[lane] += (x - rounded * step) * (x - rounded * step);
+    };
+    let (eights, rest) = x.as_chunks::<LANES>();
+    for ((x, high), low) in eights.iter().zip(high.as_chunks_mut().0).zip(low.as_chunks_mut().0) {
+        let (high, low): (&mut [i8; LANES], &mut [i8; LANES]) = (high, low);
+        for lane in 0..LANES {
+            one(lane, x[lane], &mut high[lane], &mut low[lane]);
+        }
+    }
+    let done = eights.len() * LANES;
+    for ((&x, high), low) in rest.iter().zip(&mut high[done..]).zip(&mut low[done..]) {
+        one(0, x, high, low);
+    }
+    Some(Rounded {
+        sum: sums.iter().map(|&sum| i64::from(sum)).sum(),
+        step,
+        squares: squares.iter().sum(),
+        missed: missed.iter().sum(),
+    })
+}

@@ -1,0 +1,221 @@
+use half::{bf16, f16};
+
+use super::{encode::code_at, *};
+use crate::{
+    format::dense::encode_row,
+    testing::{Rng, cpus},
+};
+
+/// `weights` (rows, cols) as the bytes of `ty`.
+fn bytes_of(ty: DenseType, cols: usize, weights: &[f32]) -> Vec<u8> {
+    match ty {
+        DenseType::F32 => weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
+        DenseType::F16 => weights.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect(),
+        DenseType::BF16 => weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect(),
+        DenseType::Q8_0 | DenseType::Q6K => {
+            let mut bytes = vec![0; ty.row_bytes(cols) * weights.len() / cols];
+            for (row, bytes) in weights.chunks_exact(cols).zip(bytes.chunks_exact_mut(ty.row_bytes(cols))) {
+                encode_row(ty, row, bytes).expect("finite weights");
+            }
+            bytes
+        }
+    }
+}
+
+/// The first `k` of all products by a full sort.
+fn by_sorting(cpu: &Cpu, head: DenseView, x: &[f32], k: usize) -> Vec<Product> {
+    let mut out = vec![0.0; head.rows];
+    dense::matmul(cpu, head, x, &mut out);
+    let mut all: Vec<Product> = out.iter().zip(0..).map(|(&value, row)| Product { row, value }).collect();
+    all.sort_by(Product::by_rank);
+    all.truncate(k);
+    all
+}
+
+/// Checks the screen of `weights` against the sort on every variant; returns the rows computed exactly by the last.
+#[track_caller]
+fn check(what: &str, ty: DenseType, cols: usize, weights: &[f32], x: &[f32], k: usize) -> Option<usize> {
+    let bytes = bytes_of(ty, cols, weights);
+    let head = DenseView::new(weights.len() / cols, cols, &bytes, ty).unwrap();
+    let mut exact = None;
+    for cpu in cpus() {
+        let mut screen = Screen::new(&cpu, head).expect("a finite head");
+        let mut top = vec![Product { row: 7, value: 7.0 }];
+        exact = screen.top(&cpu, head, x, k, &mut top);
+        let expected = if exact.is_some() { by_sorting(&cpu, head, x, k) } else { Vec::new() };
+        assert_eq!(top, expected, "{what}: {ty:?}, {cpu:?}, {exact:?} rows computed exactly");
+    }
+    exact
+}
+
+#[test]
+fn the_copy_is_the_same_on_every_variant_and_off_by_no_more_than_it_says() {
+    let mut rng = Rng::new(41);
+    for ty in [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0] {
+        for cols in [1, 31, 32, 255, 256, 257, 640].into_iter().filter(|cols| cols % ty.block_len() == 0) {
+            let rows = 70;
+            let mut weights = rng.floats(rows * cols);
+            // A row of zeros, one of tiny numbers, one with a single large one.
+            weights[..cols].fill(0.0);
+            weights[cols..2 * cols].fill(1e-31);
+            weights[2 * cols] = 6e4;
+            let bytes = bytes_of(ty, cols, &weights);
+            let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
+            let reference = Screen::new(&Cpu::new(Isa::Scalar, 1), head).unwrap();
+            for cpu in cpus() {
+                let screen = Screen::new(&cpu, head).unwrap();
+                assert_eq!(screen.bounds, reference.bounds, "{cpu:?}");
+                let codes: [&[u8]; 2] = [&screen.codes, &reference.codes].map(|codes| bytemuck::cast_slice(codes));
+                assert!(codes[0] == codes[1], "{cpu:?}");
+            }
+            let codes: &[u8] = bytemuck::cast_slice(&reference.codes);
+            let mut row = vec![0.0; cols];
+            for (r, codes) in codes.chunks_exact(codes.len() / rows).enumerate() {
+                dense::gather(head, r, &mut row);
+                let Row { scale, error, norm } = reference.bounds[r];
+                let missed = row.iter().enumerate().map(|(col, &w)| {
+                    let u = code_at(&codes[col / BLOCK * BLOCK_BYTES..][..BLOCK_BYTES], col % BLOCK);
+                    (f64::from(w) - f64::from(scale) * (f64::from(u) - 32.0)).powi(2)
+                });
+                let missed = missed.sum::<f64>().sqrt();
+                let exact_norm = row.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+                assert!(missed <= f64::from(error), "{ty:?} row {r}: {missed} missed, {error} claimed");
+                // At most half a step each, and not a bound that could never prune.
+                let half_steps = f64::from(scale) * 0.51 * (cols as f64).sqrt() + exact_norm * 2e-7;
+                let zeroed = if scale == 0.0 { exact_norm * 1.000_001 } else { half_steps };
+                assert!(
+                    f64::from(error) <= zeroed + 1e-44,
+                    "{ty:?} row {r}: {error} claimed, at most {zeroed} possible"
+                );
+                assert!((exact_norm..=exact_norm * 1.000_001 + 1e-44).contains(&f64::from(norm)), "{ty:?} row {r}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_are_those_of_the_reference() {
+    let mut rng = Rng::new(42);
+    for blocks in [1, 2, 10] {
+        let rows = 5;
+        let mut codes: Vec<u8> = rng.i8s(rows * blocks * BLOCK_BYTES).iter().map(|&x| x as u8).collect();
+        let mut planes = [rng.i8s(blocks * BLOCK), rng.i8s(blocks * BLOCK)];
+        // The largest sums there are.
+        codes[..blocks * BLOCK_BYTES].fill(0xFF);
+        planes[1].fill(-128);
+        let planes = planes.each_ref().map(Vec::as_slice);
+        let mut expected = vec![[0; 2]; rows];
+        scalar::sums(&codes, planes, &mut expected);
+        assert_eq!(expected[0][1], -128 * 63 * (blocks * BLOCK) as i32);
+        #[cfg(target_arch = "x86_64")]
+        for isa in Isa::available() {
+            let mut found = vec![[7; 2]; rows];
+            match isa {
+                Isa::Scalar => continue,
+                Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, &codes, planes, &mut found),
+                Isa::Avx2(_) | Isa::AvxVnni(_) => {
+                    let Base::Avx2(avx2) = isa.base() else { unreachable!() };
+                    avx2::sums(avx2, &codes, planes, &mut found);
+                }
+            }
+            assert_eq!(found, expected, "{isa}, {blocks} blocks");
+        }
+    }
+}
+
+#[test]
+fn the_top_of_random_heads_is_that_of_a_sort() {
+    let mut rng = Rng::new(43);
+    for ty in [DenseType::F32, DenseType::F16, DenseType::BF16, DenseType::Q8_0] {
+        for (rows, cols, k) in [(3000, 256, 1), (4133, 320, 4), (2816, 1024, 2), (10_240, 256, 10)] {
+            let weights = rng.floats(rows * cols);
+            let mut x = rng.floats(cols);
+            // A few columns stand out, as in trained models.
+            x[3] *= 40.0;
+            let exact = check("random", ty, cols, &weights, &x, k);
+            assert!(exact.is_some_and(|exact| (k..rows / 4).contains(&exact)), "{ty:?}, {rows} x {cols}: {exact:?}");
+        }
+    }
+}
+
+/// Rows whose products differ in the last bit of one weight, and equal rows, of which the lowest wins.
+#[test]
+fn near_ties_are_decided_as_the_full_product_decides_them() {
+    let mut rng = Rng::new(44);
+    let (rows, cols) = (4100, 512);
+    let x = rng.floats(cols);
+    let mut weights = rng.floats(rows * cols);
+    // Rows along x, as high as they get; f16 first, so that neighbours are an ulp of f16 away.
+    let best: Vec<f32> = x.iter().map(|&x| f16::from_f32(x * 2.0).to_f32()).collect();
+    let places = [2999, 17, 1500, 64, 63, 2048];
+    for place in places {
+        weights[place * cols..][..cols].copy_from_slice(&best);
+    }
+    for ty in [DenseType::F16, DenseType::F32] {
+        check("equal rows", ty, cols, &weights, &x, 1);
+        check("equal rows", ty, cols, &weights, &x, 4);
+        let bytes = bytes_of(ty, cols, &weights);
+        let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
+        let cpu = Cpu::new(Isa::detect(), 2);
+        let mut top = Vec::new();
+        Screen::new(&cpu, head).unwrap().top(&cpu, head, &x, 3, &mut top).unwrap();
+        assert_eq!(top.iter().map(|product| product.row).collect::<Vec<_>>(), [17, 63, 64]);
+    }
+    for round in 0..50 {
+        for place in places {
+            let col = (rng.i8s(1)[0] as u8) as usize;
+            let at = place * cols + col;
+            let bits = f16::from_f32(weights[at]).to_bits();
+            let moved = if round % 2 == 0 { bits + 1 } else { bits - 1 };
+            weights[at] = f16::from_bits(moved).to_f32();
+        }
+        assert!(check("one ulp apart", DenseType::F16, cols, &weights, &x, 1).is_some());
+    }
+}
+
+#[test]
+fn norms_that_differ_by_millions_and_zeros() {
+    let mut rng = Rng::new(45);
+    let (rows, cols) = (2100, 256);
+    let mut weights = rng.floats(rows * cols);
+    for row in (0..rows).step_by(97) {
+        weights[row * cols..][..cols].iter_mut().for_each(|w| *w *= 1e4);
+    }
+    for row in (1..rows).step_by(3) {
+        weights[row * cols..][..cols].fill(0.0);
+    }
+    let x = rng.floats(cols);
+    for k in [1, 2] {
+        assert!(check("norms", DenseType::F32, cols, &weights, &x, k).is_some());
+        assert!(check("norms", DenseType::F16, cols, &weights, &x, k).is_some());
+    }
+    // All rows lose against zeros.
+    let away: Vec<f32> = (0..rows * cols).map(|i| if i / cols % 3 == 1 { 0.0 } else { -x[i % cols] }).collect();
+    let zeros_win = check("zeros", DenseType::F32, cols, &away, &x, 1);
+    assert!(zeros_win.is_none(), "a third of the rows is equally high: {zeros_win:?}");
+}
+
+#[test]
+fn what_bounds_say_nothing_about_is_left_to_the_full_product() {
+    let mut rng = Rng::new(46);
+    let (rows, cols) = (1000, 256);
+    let weights = rng.floats(rows * cols);
+    let cpu = Cpu::new(Isa::detect(), 1);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = rng.floats(cols);
+        x[77] = bad;
+        assert_eq!(check("x", DenseType::F32, cols, &weights, &x, 1), None);
+        let mut with_bad = weights.clone();
+        with_bad[500 * cols + 3] = bad;
+        let bytes = bytes_of(DenseType::F32, cols, &with_bad);
+        let head = DenseView::new(rows, cols, &bytes, DenseType::F32).unwrap();
+        assert!(Screen::new(&cpu, head).is_none(), "{bad}");
+    }
+    let huge: Vec<f32> = weights.iter().map(|w| w * 1e30).collect();
+    let large_x: Vec<f32> = rng.floats(cols).iter().map(|x| x * 1e9).collect();
+    assert_eq!(check("overflow", DenseType::F32, cols, &huge, &large_x, 1), None);
+    assert_eq!(check("zeros", DenseType::F32, cols, &weights, &vec![0.0; cols], 1), None);
+    assert_eq!(check("too many", DenseType::F32, cols, &weights, &rng.floats(cols), 2), None);
+    let equal: Vec<f32> = weights[..cols].repeat(rows);
+    assert_eq!(check("all rows equal", DenseType::F32, cols, &equal, &rng.floats(cols), 1), None);
+}
