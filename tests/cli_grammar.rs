@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// The answer alone, and how it ended.
 fn answer(more: &[&str]) -> (String, String) {
-    let args = ["run", "-p", "Once upon a time", "-c", "256", "--backend", "cpu", "--json"];
+    let args = ["run", "-p", "Once upon a time", "-c", "512", "--backend", "cpu", "--json"];
     let json = run(&[&args, more].concat()).json();
     (json["text"].as_str().unwrap().into(), json["finish"].as_str().unwrap().into())
 }

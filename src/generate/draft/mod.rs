@@ -12,7 +12,7 @@ const LEAST_MATCH: usize = 2;
 /// Longer repeats are as good as this.
 const MOST_MATCH: usize = 32;
 
-/// Rows of logits of a pass that have to equal those of single steps, bit for bit, before passes are trusted.
+/// Rows of logits of passes that have to equal those of single steps, bit for bit, before passes are trusted.
 const ROWS_TO_TRUST: usize = 2;
 
 /// Makes drafts and learns whether they pay. One serves all answers of a session.
@@ -28,7 +28,8 @@ pub struct Drafter {
 /// too, so the first pass is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
-    Untested,
+    /// So many rows were equal.
+    Untested(usize),
     Sound,
     Unsound,
 }
@@ -45,7 +46,7 @@ pub(super) struct Draft {
 impl Drafter {
     /// At most `limit` tokens a draft, always; `None` decides by what drafts cost and gain.
     pub fn new(limit: Option<usize>) -> Self {
-        Self { limit, policy: Policy::default(), trust: Trust::Untested, text: Vec::new() }
+        Self { limit, policy: Policy::default(), trust: Trust::Untested(0), text: Vec::new() }
     }
 
     /// A new answer, to this text.
@@ -85,8 +86,9 @@ impl Drafter {
         if !equal {
             log::info!("no drafts: this backend gives other numbers for several tokens than for one");
             self.trust = Trust::Unsound;
-        } else if rows >= ROWS_TO_TRUST {
-            self.trust = Trust::Sound;
+        } else if let Trust::Untested(before) = self.trust {
+            let equal = before + rows;
+            self.trust = if equal >= ROWS_TO_TRUST { Trust::Sound } else { Trust::Untested(equal) };
         }
     }
 
@@ -172,7 +174,7 @@ mod tests {
         drafter.begin(&[1, 2, 3, 1, 2]);
         drafter.compared(1, true);
         assert!(!drafter.is_trusted() && drafter.draft(9, &[]).is_some());
-        drafter.compared(2, true);
+        drafter.compared(1, true);
         assert!(drafter.is_trusted());
         drafter.compared(1, false);
         assert!(!drafter.is_trusted() && drafter.draft(9, &[]).is_none());
