@@ -56,7 +56,7 @@ impl Constraint {
             Grammar::Text(text) if text.contains("::=") => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
             Grammar::Text(text) => TopLevelGrammar::from_lark(text.clone()),
             Grammar::JsonSchema(text) => {
-                let mut schema = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                let mut schema: Value = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
                 if let Value::Object(schema) = &mut schema {
                     schema.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": WHITE_SPACE }));
                 }
