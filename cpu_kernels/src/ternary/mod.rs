@@ -303,10 +303,12 @@ fn run<T: Send, R: Copy + Default>(
 /// Room for `len` results on the stack. Clearing all of it for few, and losing as much of the first-level cache, would
 /// take 2 % of a decode step.
 fn with_results<R: Copy + Default>(len: usize, work: impl FnOnce(&mut [R])) {
-    match len {
-        0..=FEW_SUMS => work(&mut [R::default(); FEW_SUMS]),
-        ..=SOME_SUMS => work(&mut [R::default(); SOME_SUMS]),
-        _ => work(&mut [R::default(); TILE_SUMS]),
+    if len <= FEW_SUMS {
+        work(&mut [R::default(); FEW_SUMS]);
+    } else if len <= SOME_SUMS {
+        work(&mut [R::default(); SOME_SUMS]);
+    } else {
+        work(&mut [R::default(); TILE_SUMS]);
     }
 }
 
