@@ -52,11 +52,12 @@ fn jsonl_is_one_object_a_line() {
 /// The counts of a decode step must be those of its kernels, and nothing may be created after loading.
 #[test]
 fn a_profile_accounts_for_every_dispatch() {
-    let args = ["bench", "-p", "70", "-n", "6", "-r", "2", "--backend", "gpu", "--profile", "-o", "json"];
+    // No more than the least chunk: how a longer prompt is cut depends on the time it takes.
+    let args = ["bench", "-p", "60", "-n", "6", "-r", "2", "--backend", "gpu", "--profile", "-o", "json"];
     let Some(done) = run_on_gpu(&args) else { return };
     let rows: Value = serde_json::from_str(&done.stdout).unwrap();
     let [prompt, decode] = &rows.as_array().unwrap()[..] else { panic!("{done:?}") };
-    for (row, tokens) in [(prompt, 70), (decode, 6)] {
+    for (row, tokens) in [(prompt, 60), (decode, 6)] {
         let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field}: {row}"));
         assert_eq!(number("objects_created_per_token"), 0.0);
         assert!(number("record_us_per_token") > 0.0);
@@ -72,10 +73,13 @@ fn a_profile_accounts_for_every_dispatch() {
             of.map(|k| k["bytes"].as_u64().unwrap()).sum()
         };
         let steps = if tokens == 6 { 6 } else { 1 };
-        assert_eq!(bytes_of("ternary_"), 3_145_728 / 4 * steps, "{row}");
+        assert_eq!(bytes_of("ternary_") + bytes_of("folded_"), 3_145_728 / 4 * steps, "{row}");
         assert!(bytes_of("head") > 0 && bytes_of("attention") > 0 && bytes_of("rms_norm") == 0, "{row}");
     }
-    assert!(decode["readback_bytes_per_token"].as_f64() >= Some(4.0), "{decode}");
+    let readback = decode["readback_bytes_per_token"].as_f64().unwrap();
+    assert!((4.0..=2048.0).contains(&readback), "{decode}");
+    // 5 a layer while the keys are one split, and the embedding, the last norm, the head, the choice.
+    assert!(decode["dispatches_per_token"].as_f64().unwrap() <= 4.0 * 7.0 + 6.0, "{decode}");
 
     let Some(done) = run_on_gpu(&["bench", "-p", "0", "-n", "2", "-r", "1", "--backend", "gpu", "--profile"]) else {
         return;

@@ -146,7 +146,10 @@ impl Uniforms {
 /// Records steps and submits them; counts what it does.
 #[derive(Default)]
 pub(super) struct Recorder {
+    /// Submitted; what was recorded ahead and dropped does not count.
     pub dispatches: u64,
+    /// Recorded since the last [`finish`](Self::finish).
+    recorded: u64,
     pub submits: u64,
     /// Time of the processor spent on recording and submitting.
     pub recording: Duration,
@@ -169,13 +172,13 @@ impl Recorder {
             for dispatch in dispatches {
                 let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, dynamic);
                 dispatch.encode(&mut pass, dynamic, uniforms);
-                self.dispatches += 1;
+                self.recorded += 1;
             }
         } else {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for dispatch in dispatches {
                 dispatch.encode(&mut pass, dynamic, uniforms);
-                self.dispatches += 1;
+                self.recorded += 1;
             }
         }
         self.recording += begin.elapsed();
@@ -187,7 +190,7 @@ impl Recorder {
         let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
         let commands = encoder.finish();
         self.recording += begin.elapsed();
-        Recorded { commands, stamps }
+        Recorded { commands, stamps, dispatches: std::mem::take(&mut self.recorded) }
     }
 
     /// Submits what was recorded last; while it is timed, waits for it as well.
@@ -203,6 +206,7 @@ impl Recorder {
         }
         let submission = gpu.queue.submit([recorded.commands]);
         self.submits += 1;
+        self.dispatches += recorded.dispatches;
         self.recording += begin.elapsed();
         if let (Some(profiler), Some(stamps)) = (&mut self.profiler, recorded.stamps) {
             profiler.read(gpu, stamps, submission.clone())?;
@@ -216,4 +220,5 @@ pub(super) struct Recorded {
     commands: wgpu::CommandBuffer,
     /// Of the profiler.
     stamps: Option<Pending>,
+    dispatches: u64,
 }

@@ -18,6 +18,7 @@ use crate::{
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
     model::{Linear, Model, TernaryMatrix},
+    plan::BackendKind,
 };
 
 /// What a test took, repetition by repetition.
@@ -100,8 +101,9 @@ fn heads(test: Test) -> usize {
 /// All of `test`, from an empty context; returns the rows of the head that were multiplied exactly.
 pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
     let id = |i| test_id(model, i);
-    // What greedy sampling asks for.
-    let wanted = if session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
+    // What greedy sampling asks for; a CPU without a screened head has no shortcut to it.
+    let on_gpu = session.segments().any(|(segment, _)| segment.head && segment.backend == BackendKind::Gpu);
+    let wanted = if on_gpu || session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
     session.truncate(0);
     let mut head_rows = 0;
     match test {
