@@ -100,7 +100,7 @@ const BONSAI_1_7B: Release = Release {
     ternary_thousands: 1_409_286,
 };
 
-const RELEASES: [Release; 10] = [
+const RELEASES: [Release; 11] = [
     BITNET_2B,
     Release {
         name: "bitnet_b1_58-large",
@@ -180,6 +180,18 @@ const RELEASES: [Release; 10] = [
         ternary_thousands: 9_500_098,
         ..FALCON3_1B
     },
+    Release {
+        name: "Falcon3-7B-1.58",
+        layers: 28,
+        dim: 3072,
+        ffn_dim: 23040,
+        heads: 12,
+        context: 32768,
+        tensors: 28 * 9 + 3,
+        // 28 * (2 * 3072 * 3072 + 2 * 1024 * 3072 + 3 * 23040 * 3072)
+        ternary_thousands: 6_650_068,
+        ..FALCON3_1B
+    },
     BONSAI_1_7B,
     Release {
         name: "Ternary-Bonsai-4B",
@@ -256,6 +268,14 @@ fn every_release_is_understood() {
     }
 }
 
+/// Falcon-E 1B: no source tells its dimensions, but a loader's log tells its tensors: 49 of F32, 2 of F16, 168 of I2_S
+/// in 24 layers. That is a Llama with a head of its own, without norms inside the projections.
+#[test]
+fn falcon_e_has_the_tensors_of_a_llama() {
+    assert_eq!(24 * Family::Llama.block_norms().len() + 1, 49, "norms");
+    assert_eq!(24 * Linear::ALL.len(), 168, "ternary matrices");
+}
+
 /// Microsoft's embedding models, as the guide beside their converter gives the dimensions. No key tells the first from
 /// another qwen3 model: its tensors do (tests/embed.rs).
 #[test]
@@ -329,7 +349,7 @@ fn blocks_of_unusual_sizes_run_on_every_instruction_set() {
     for (release, base, scales) in [
         (&RELEASES[2], BITNET, ScaleKind::PerTensor),
         (&RELEASES[4], LLAMA, ScaleKind::PerTensor),
-        (&RELEASES[8], QWEN3, ScaleKind::PerGroup(128)),
+        (&RELEASES[9], QWEN3, ScaleKind::PerGroup(128)),
     ] {
         let spec = spec(release, base, scales);
         let model = Arc::new(random_model(&spec, 51));
