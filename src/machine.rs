@@ -17,6 +17,11 @@ pub fn page_bytes() -> Option<u64> {
     kib_in("/proc/self/smaps", "KernelPageSize:")
 }
 
+/// The most memory this process has held.
+pub fn peak_rss_bytes() -> Option<u64> {
+    kib_in("/proc/self/status", "VmHWM:")
+}
+
 /// The version of the kernel.
 pub fn system_version() -> Option<String> {
     Some(fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim().to_owned())

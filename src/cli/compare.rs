@@ -83,7 +83,7 @@ fn charts(rows: &[Row]) -> [Chart; 2] {
 
 fn measure(job: &Job<'_>, request: Request, sizes: Sizes, sampler: Sampler) -> Result<Run> {
     let mut session = job.engine.load(&job.args.engine, request, sizes)?;
-    let max_tokens = if job.args.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
+    let max_tokens = if job.args.answer.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
     // Each token alone: what is compared is the speed of a step.
     let drafter = Drafter::new(Some(0));
     let mut choice = Choice { sampler, drafter, constraint: job.args.grammar.constraint(&job.tokenizer)? };

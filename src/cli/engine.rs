@@ -366,12 +366,12 @@ impl Engine {
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
     /// and shape of model.
     fn costs(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> Result<Costs> {
-        let mut cpu_backend = self.cpu_backend(args);
         let cache = Cache::of_user();
-        let key = self.costs_key(&cpu_backend, gpu, sizes);
+        let key = self.costs_key(args, gpu, sizes);
         if let Some(costs) = cache.get(CALIBRATION, &key) {
             return Ok(costs);
         }
+        let mut cpu_backend = self.cpu_backend(args);
         let mut gpu_backend = GpuBackend::on(Arc::clone(gpu.gpu()));
         let costs = Costs {
             cpu: calibrate::cost(&mut cpu_backend, &self.model, sizes)?,
@@ -384,13 +384,15 @@ impl Engine {
     }
 
     /// Everything that the costs depend on.
-    fn costs_key(&self, cpu: &CpuBackend, gpu: &GpuBackend, sizes: &Sizes) -> String {
+    fn costs_key(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> String {
         let (config, weights) = (&self.model.config, &self.model.weights);
         format!(
-            "{} {} | {} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, cache {:?} {:?}",
+            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, cache {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             machine::processor().unwrap_or_default(),
-            cpu.name(),
+            Isa::detect(),
+            args.threads(),
+            args.kernel,
             gpu.gpu().caps(),
             gpu.gpu().caps().driver,
             config.layers,

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::RunArgs,
+    args::{AnswerArgs, RunArgs},
     chat, compare,
     engine::{Engine, Source, segment_line, segments_json},
     format, input, interrupt, output, usage,
@@ -53,15 +53,14 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
     let engine = Engine::new(&source)?;
     let tokenizer = source.tokenizer()?;
     let prompt = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
-    let mut options = answer_options(&tokenizer, args.n_predict, &args.stop, args.no_escape)?;
-    options.ignore_end = args.ignore_eos;
+    let options = answer_options(&tokenizer, &args.answer)?;
     let job = Job { args, source, tokenizer, engine, text, prompt, options };
     if args.bench { compare::run(&job) } else { generate(&job) }
 }
 
 fn prompt_text(args: &RunArgs) -> Result<String> {
     if let Some(given) = &args.given.prompt {
-        return unescape(args.no_escape, given);
+        return unescape(args.answer.no_escape, given);
     }
     let read = match &args.given.file {
         None if args.model.model.is_none() => match input::standard_input_if_any()? {
@@ -85,7 +84,7 @@ pub fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
             "with -cnv the prompt is the system prompt: -sys is one too many",
             "bitnet-gpu run -cnv -p \"Be brief.\"",
         )),
-        (Some(text), None, None) | (None, Some(text), _) => unescape(args.no_escape, text).map(Some),
+        (Some(text), None, None) | (None, Some(text), _) => unescape(args.answer.no_escape, text).map(Some),
         (None, None, Some(file)) => Ok(input::text(None, Some(file))?.map(input::without_last_line_break)),
         (None, None, None) => Ok(None),
     }
@@ -95,19 +94,14 @@ pub fn unescape(no_escape: bool, text: &str) -> Result<String> {
     if no_escape { Ok(text.to_owned()) } else { input::unescape(text) }
 }
 
-pub fn answer_options(
-    tokenizer: &Tokenizer,
-    n_predict: Option<i64>,
-    stop: &[String],
-    no_escape: bool,
-) -> Result<AnswerOptions> {
-    let stop = stop.iter().map(|text| unescape(no_escape, text)).collect::<Result<Vec<_>>>()?;
+pub fn answer_options(tokenizer: &Tokenizer, args: &AnswerArgs) -> Result<AnswerOptions> {
+    let stop = args.stop.iter().map(|text| unescape(args.no_escape, text)).collect::<Result<Vec<_>>>()?;
     // Refused before anything is loaded.
     StopStrings::new(stop.iter().cloned())?;
     Ok(AnswerOptions {
-        max_tokens: n_predict.and_then(|n| usize::try_from(n).ok()),
+        max_tokens: args.n_predict.and_then(|n| usize::try_from(n).ok()),
         end_ids: tokenizer.end_ids().to_vec(),
-        ignore_end: false,
+        ignore_end: args.ignore_eos,
         stop,
     })
 }

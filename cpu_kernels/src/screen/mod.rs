@@ -33,10 +33,11 @@ use self::{
     encode::{BLOCK, BLOCK_BYTES, Row},
     query::Query,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Base;
 use crate::{
     Cpu, Isa, dense,
     format::{DenseType, DenseView},
-    isa::Base,
     threads::Disjoint,
 };
 

@@ -4,7 +4,9 @@ use super::{
     Line,
     encode::{Row, ZERO},
 };
-use crate::{Isa, isa::Base};
+use crate::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Base;
 
 /// The largest of the 16-bit numbers: 127 in the upper byte, 0 in the lower.
 const LARGEST: f64 = 127.0 * 256.0;

@@ -24,28 +24,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub given: TextArgs,
 
-    /// Most tokens to write; -1 = until the model ends or the context is full [default: -1; with --bench: 128]
-    #[arg(
-        short,
-        long,
-        visible_alias = "predict",
-        value_name = "N",
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_N_PREDICT"
-    )]
-    pub n_predict: Option<i64>,
-
-    /// End the answer before this text; can be given several times
-    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
-    pub stop: Vec<String>,
-
-    /// Go on where the model would end
-    #[arg(long)]
-    pub ignore_eos: bool,
-
-    /// Take \n, \t, \" and the like in the prompt and in stop texts literally
-    #[arg(long)]
-    pub no_escape: bool,
+    #[command(flatten)]
+    pub answer: AnswerArgs,
 
     /// Process \n, \r, \t, \', \", \\ and \xHH in -p and --stop, which is the default
     #[arg(short, long, overrides_with = "no_escape")]
@@ -165,6 +145,33 @@ impl DraftArgs {
     }
 }
 
+/// How long an answer is, and where it ends.
+#[derive(Args, Debug)]
+pub struct AnswerArgs {
+    /// Most tokens of an answer; -1 = until the model ends or the context is full [default: -1; with --bench: 128]
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    pub n_predict: Option<i64>,
+
+    /// End the answer before this text; can be given several times
+    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Take \n, \t, \" and the like in the prompt and in stop texts literally
+    #[arg(long)]
+    pub no_escape: bool,
+}
+
 /// How a conversation is held.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Conversation")]
@@ -184,28 +191,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Most tokens of an answer; -1 = until the model ends or the context is full
-    #[arg(
-        short,
-        long,
-        visible_alias = "predict",
-        value_name = "N",
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_N_PREDICT"
-    )]
-    pub n_predict: Option<i64>,
-
-    /// End answers before this text; can be given several times
-    #[arg(short = 'r', long, visible_alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
-    pub stop: Vec<String>,
-
-    /// Go on where the model would end
-    #[arg(long)]
-    pub ignore_eos: bool,
-
-    /// Take \n, \t, \" and the like in the system prompt and in stop texts literally
-    #[arg(long)]
-    pub no_escape: bool,
+    #[command(flatten)]
+    pub answer: AnswerArgs,
 
     #[command(flatten)]
     pub chat: ConversationArgs,

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
-    answer::{ChatArgs, DraftArgs, RunArgs},
+    answer::{AnswerArgs, ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},

@@ -15,6 +15,7 @@ use bitnet_cpu_kernels::{
 use super::{super::interrupt, Test, gpu};
 use crate::{
     backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
+    cache_dir::stable_hash,
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
     model::{Linear, Model, TernaryMatrix},
@@ -158,12 +159,9 @@ fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Te
     (ternary + head_bytes) as u64 + cache
 }
 
-/// FNV-1a over the bits.
+/// Over the bits.
 fn hash(logits: &[f32]) -> u64 {
-    logits
-        .iter()
-        .flat_map(|logit| logit.to_bits().to_le_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    stable_hash(logits.iter().flat_map(|logit| logit.to_bits().to_le_bytes()))
 }
 
 /// Medians of a few runs of each.
@@ -229,13 +227,6 @@ fn median_seconds(mut work: impl FnMut()) -> f64 {
         .collect();
     seconds.sort_by(f64::total_cmp);
     seconds[2]
-}
-
-/// The most memory this process has held, where the system tells it.
-pub fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?;
-    Some(kib.trim().parse::<u64>().ok()? << 10)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    machine,
     plan::BackendKind,
 };
 
@@ -119,7 +120,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                     let tokens = tokens.min(args.batch_size as usize);
                     samples.ternary_rate = Some(measure::ternary_rate(&engine.model, tokens, threads));
                 }
-                let peak_rss_bytes = measure::peak_rss_bytes();
+                let peak_rss_bytes = machine::peak_rss_bytes();
                 rows.push(Row {
                     device: session.devices(),
                     threads,

@@ -11,7 +11,7 @@ use self::{
     lines::Lines,
 };
 use super::{
-    args::{ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
+    args::{AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
     engine::{Engine, Source, segment_line},
     format, interrupt, output,
     run::{Answered, Choice, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
@@ -32,27 +32,21 @@ struct Wishes<'a> {
     sample: &'a SampleArgs,
     grammar: &'a GrammarArgs,
     draft: &'a DraftArgs,
-    n_predict: Option<i64>,
-    stop: &'a [String],
-    ignore_end: bool,
-    no_escape: bool,
+    answer: &'a AnswerArgs,
     system: Option<String>,
     template: Option<&'a str>,
     verbose: bool,
 }
 
 pub fn run(args: &ChatArgs, verbose: bool) -> Result<()> {
-    let system = args.chat.system_prompt.as_ref().map(|text| unescape(args.no_escape, text)).transpose()?;
+    let system = args.chat.system_prompt.as_ref().map(|text| unescape(args.answer.no_escape, text)).transpose()?;
     converse(&Wishes {
         model: &args.model,
         engine: &args.engine,
         sample: &args.sample,
         grammar: &args.grammar,
         draft: &args.draft,
-        n_predict: args.n_predict,
-        stop: &args.stop,
-        ignore_end: args.ignore_eos,
-        no_escape: args.no_escape,
+        answer: &args.answer,
         system,
         template: args.chat.chat_template.as_deref(),
         verbose,
@@ -67,10 +61,7 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
         sample: &args.sample,
         grammar: &args.grammar,
         draft: &args.draft,
-        n_predict: args.n_predict,
-        stop: &args.stop,
-        ignore_end: args.ignore_eos,
-        no_escape: args.no_escape,
+        answer: &args.answer,
         system: system_prompt(args)?,
         template: args.chat.chat_template.as_deref(),
         verbose,
@@ -82,8 +73,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let engine = Engine::new(&source)?;
     let tokenizer = source.tokenizer()?;
     let template = template(wishes.template, &tokenizer, &source.name)?;
-    let mut options = answer_options(&tokenizer, wishes.n_predict, wishes.stop, wishes.no_escape)?;
-    options.ignore_end = wishes.ignore_end;
+    let mut options = answer_options(&tokenizer, wishes.answer)?;
     options.stop.extend(template.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()));
     let mut sizes = engine.sizes(wishes.engine)?;
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;

@@ -1,6 +1,6 @@
 //! I2_S blocks over the flattened matrix: they run across the ends of rows.
 
-use super::{Coding, TRAILER_BYTES, grid::Grid};
+use super::{Coding, grid::Grid};
 
 /// Blocks of `N` codes in `B` bytes from the first weight of the matrix to its last, then the trailer.
 pub(super) struct Flat<const B: usize, const N: usize> {
@@ -54,9 +54,5 @@ impl<const B: usize, const N: usize> Coding for Flat<B, N> {
             part[code..][..len].copy_from_slice(&codes.row(0)[col..][..len]);
             (self.pack)(&part, &mut blocks[block]);
         }
-    }
-
-    fn scale_at(&self, _index: usize, bytes: usize) -> usize {
-        bytes - TRAILER_BYTES
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! Source: bitnet.cpp, `quantize_i2_s` in ggml-bitnet-mad.cpp as built for x86 without `ACT_PARALLEL`.
 
-use super::{Coding, TRAILER_BYTES, grid::Grid};
+use super::{Coding, grid::Grid};
 
 /// Rows in a byte.
 const ROWS: usize = 4;
@@ -39,10 +39,6 @@ impl Coding for R4 {
                 *byte |= code << (6 - 2 * row);
             }
         }
-    }
-
-    fn scale_at(&self, _index: usize, bytes: usize) -> usize {
-        bytes - TRAILER_BYTES
     }
 }
 

@@ -124,8 +124,10 @@ trait Coding {
     /// Writes them. `bytes` was zero before row 0 was written, and rows come in order.
     fn write(&self, codes: &Grid, first: usize, bytes: &mut [u8]);
 
-    /// Where scale number `index` begins in `bytes` bytes; without group or row scales, the only one.
-    fn scale_at(&self, index: usize, bytes: usize) -> usize;
+    /// Where scale number `index` begins in `bytes` bytes; without group or row scales, the only one, in the trailer.
+    fn scale_at(&self, _index: usize, bytes: usize) -> usize {
+        bytes - TRAILER_BYTES
+    }
 }
 
 /// Bytes behind the codes of I2_S, TL1 and TL2: the scale as f32, the rest undefined (bitnet.cpp's quantizer leaves

@@ -91,10 +91,6 @@ impl Coding for Tl1 {
             }
         }
     }
-
-    fn scale_at(&self, _index: usize, bytes: usize) -> usize {
-        bytes - TRAILER_BYTES
-    }
 }
 
 #[cfg(test)]

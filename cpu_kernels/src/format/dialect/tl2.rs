@@ -205,10 +205,6 @@ impl Coding for Tl2 {
             }
         }
     }
-
-    fn scale_at(&self, _index: usize, bytes: usize) -> usize {
-        bytes - TRAILER_BYTES
-    }
 }
 
 #[cfg(test)]

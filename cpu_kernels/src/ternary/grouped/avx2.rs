@@ -9,7 +9,7 @@ use super::{
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
     Grouped, Token,
-    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group, sum_each_i32},
+    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, products, scaled, scales_by_group, sum_each_i32},
     many::panel_scales,
 };
 use crate::{
@@ -24,29 +24,7 @@ const PART: usize = 32;
 /// Tokens that meet a panel in registers, as for one scale per matrix.
 const PANEL_TOKENS: usize = 4;
 
-/// Products of each token and row, `out` (tokens, rows).
-pub fn products(_: Avx2, tile: &Grouped, out: &mut [f32]) {
-    // SAFETY: the capability token proves the features.
-    unsafe {
-        match tile.size {
-            64 => products_of::<4>(tile, out),
-            128 => products_of::<8>(tile, out),
-            256 => products_of::<16>(tile, out),
-            size => unreachable!("groups of {size}"),
-        }
-    }
-}
-
-/// For groups of which eight fill `BLOCKS` blocks.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
-    if tile.tile.tokens <= SMALL_BATCH {
-        few_tokens::<BLOCKS>(tile, 0..tile.tile.rows, out);
-    } else {
-        many_tokens::<BLOCKS>(tile, out);
-    }
-}
-
+products!(Avx2, "avx2,fma,f16c", few: SMALL_BATCH);
 few_tokens!("avx2,fma,f16c");
 
 /// Sums D of a group of eight rows, one in a lane, for each of `N` tokens; and of the next group if half a block is one.

@@ -5,7 +5,7 @@ use std::{arch::x86_64::*, ops::Range};
 use super::{
     super::panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     Grouped, Token,
-    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, scaled, scales_by_group},
+    few::{GROUPS, ROWS, blocks_of, few_tokens, prefetch, products, scaled, scales_by_group},
     many::panel_scales,
 };
 use crate::{
@@ -23,29 +23,7 @@ const FEW: usize = 4;
 /// Tokens that meet two panels in registers, as for one scale per matrix.
 const PANEL_TOKENS: usize = 8;
 
-/// Products of each token and row, `out` (tokens, rows).
-pub fn products(_: Avx512Vnni, tile: &Grouped, out: &mut [f32]) {
-    // SAFETY: the capability token proves the features.
-    unsafe {
-        match tile.size {
-            64 => products_of::<4>(tile, out),
-            128 => products_of::<8>(tile, out),
-            256 => products_of::<16>(tile, out),
-            size => unreachable!("groups of {size}"),
-        }
-    }
-}
-
-/// For groups of which eight fill `BLOCKS` blocks.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
-    if tile.tile.tokens <= FEW {
-        few_tokens::<BLOCKS>(tile, 0..tile.tile.rows, out);
-    } else {
-        many_tokens::<BLOCKS>(tile, out);
-    }
-}
-
+products!(Avx512Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", few: FEW);
 few_tokens!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 
 /// Sums D of a group of eight rows, one in a lane, for each of `N` tokens; and of the next group if half a block is one.

@@ -90,7 +90,37 @@ macro_rules! few_tokens {
     };
 }
 
+/// Defines `products(token, tile, out)`, the products of each token and row, `out` (tokens, rows): up to `$few` tokens
+/// by `few_tokens::<BLOCKS>`, more by `many_tokens::<BLOCKS>`, both with the same target features.
+macro_rules! products {
+    ($isa:ty, $features:literal, few: $few:expr) => {
+        /// Products of each token and row, `out` (tokens, rows).
+        pub fn products(_: $isa, tile: &Grouped, out: &mut [f32]) {
+            // SAFETY: the capability token proves the features.
+            unsafe {
+                match tile.size {
+                    64 => products_of::<4>(tile, out),
+                    128 => products_of::<8>(tile, out),
+                    256 => products_of::<16>(tile, out),
+                    size => unreachable!("groups of {size}"),
+                }
+            }
+        }
+
+        /// For groups of which eight fill `BLOCKS` blocks.
+        #[target_feature(enable = $features)]
+        fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
+            if tile.tile.tokens <= $few {
+                few_tokens::<BLOCKS>(tile, 0..tile.tile.rows, out);
+            } else {
+                many_tokens::<BLOCKS>(tile, out);
+            }
+        }
+    };
+}
+
 pub(super) use few_tokens;
+pub(super) use products;
 
 /// The blocks of a group; of two, if half a block is one.
 #[inline]

@@ -14,7 +14,9 @@
 use std::sync::MutexGuard;
 
 use super::geometry::Lookup;
-use crate::{Cpu, isa::Base, quantize::QuantizedActs};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Base;
+use crate::{Cpu, quantize::QuantizedActs};
 
 /// Columns of a quad of triples.
 pub const TRIPLE_QUAD: usize = 12;
