@@ -44,7 +44,7 @@ pub static DIGITS: Digits = {
     let mut digits = Digits { fours: [0; 64], fours_above: [ZERO * 0b01_01_01_01; 64], fifths_above: [ZERO << 6; 64] };
     let mut four = 0;
     while four < 81 {
-        let codes = four / 27 << 6 | four / 9 % 3 << 4 | four / 3 % 3 << 2 | four % 3;
+        let codes = 64 * (four / 27) + 16 * (four / 9 % 3) + 4 * (four / 3 % 3) + four % 3;
         if four < 64 {
             digits.fours[four as usize] = codes;
         } else {
@@ -61,71 +61,85 @@ pub static DIGITS: Digits = {
 };
 
 impl Digits {
-    /// The codes of four columns, as `fours` has them, and that of the fifth.
-    fn of(&self, byte: u8) -> (u8, u8) {
-        let at = usize::from(byte & 63);
-        if byte < ABOVE { (self.fours[at], byte >> 6) } else { (self.fours_above[at], self.fifths_above[at] >> 6) }
-    }
-}
-
-/// The bytes of run `run` of a row of I2_S: those of two of the four columns of each byte of a block, and the shift of
-/// the first; the second stands 2 bits lower.
-fn run_place(run: usize) -> (usize, u32) {
-    (run / 2 * I2S_BLOCK_BYTES, 6 - 4 * (run % 2) as u32)
-}
-
-/// The codes of 64 columns.
-fn read_run(plain: &[u8], run: usize) -> [u8; BASE3_RUN] {
-    let mut codes = [ZERO; BASE3_RUN];
-    let (start, shift) = run_place(run);
-    if let Some(bytes) = plain.get(start..start + I2S_BLOCK_BYTES) {
-        let (first, second) = codes.split_at_mut(I2S_BLOCK_BYTES);
-        for ((byte, first), second) in bytes.iter().zip(first).zip(second) {
-            *first = byte >> shift & 3;
-            *second = byte >> (shift - 2) & 3;
+    /// The code of column 64 * `run` + .. of a byte.
+    fn code(&self, byte: u8, run: usize) -> u8 {
+        let (at, above) = (usize::from(byte & 63), byte >= ABOVE);
+        match (run, above) {
+            (4, false) => byte >> 6,
+            (4, true) => self.fifths_above[at] >> 6,
+            (_, false) => self.fours[at] >> (6 - 2 * run) & 3,
+            (_, true) => self.fours_above[at] >> (6 - 2 * run) & 3,
         }
     }
-    codes
 }
 
-/// Packs one row of I2_S; false if it has a code 3, for which there is no digit. Loops without branches, which become
-/// vector instructions: a model is packed while it is loaded.
+/// Packs one row of I2_S; false if it has a code 3, for which there is no digit. A model is packed while it is loaded.
 pub fn pack_row(plain: &[u8], packed: &mut [u8]) -> bool {
+    const ZEROS: [u8; I2S_BLOCK_BYTES] = [ZERO * 0b01_01_01_01; I2S_BLOCK_BYTES];
+    let plain = plain.as_chunks::<I2S_BLOCK_BYTES>().0;
     let mut found = 0;
     for (block, packed) in packed.as_chunks_mut::<BASE3_BLOCK_BYTES>().0.iter_mut().enumerate() {
-        let runs: [_; 5] = std::array::from_fn(|run| read_run(plain, 5 * block + run));
-        for (at, byte) in packed.iter_mut().enumerate() {
-            let [a, b, c, d, e] = runs.map(|run| run[at]);
-            found |= (a & a >> 1) | (b & b >> 1) | (c & c >> 1) | (d & d >> 1) | (e & e >> 1);
-            // A code 3, which is told, may give any byte.
-            let four = 27 * a + 9 * b + 3 * c + d;
-            let (below, above) = (e << 6 | four, (ABOVE - 64).wrapping_add(17 * e).wrapping_add(four));
-            *byte = if four < 64 { below } else { above };
-        }
+        // Five runs are two and a half blocks of I2_S.
+        let first = 5 * block / 2;
+        let from = [0, 1, 2].map(|at| plain.get(first + at).unwrap_or(&ZEROS));
+        let [low, high] = packed.as_chunks_mut().0 else { unreachable!("two halves") };
+        found |= if block % 2 == 0 {
+            pack_half::<0, 6>(from, low) | pack_half::<0, 4>(from, high)
+        } else {
+            pack_half::<1, 6>(from, low) | pack_half::<1, 4>(from, high)
+        };
     }
     found == 0
+}
+
+/// Packs half a block: 32 columns of each of five runs, of which the first is number `SKIP` in `from`. `SHIFT` is that
+/// of these columns in an even run. Shifts that the compiler knows and no branches become vector instructions.
+#[inline]
+fn pack_half<const SKIP: usize, const SHIFT: u32>(
+    from: [&[u8; I2S_BLOCK_BYTES]; 3],
+    packed: &mut [u8; I2S_BLOCK_BYTES],
+) -> u8 {
+    let mut found = 0;
+    let triple = |x: u8| x.wrapping_add(x).wrapping_add(x);
+    for at in 0..I2S_BLOCK_BYTES {
+        let code = |run: usize| {
+            let byte = from[(SKIP + run) / 2][at];
+            3 & if (SKIP + run).is_multiple_of(2) { byte >> SHIFT } else { byte >> (SHIFT - 4) }
+        };
+        let (a, b, c, d, e) = (code(0), code(1), code(2), code(3), code(4));
+        found |= (a & a >> 1) | (b & b >> 1) | (c & c >> 1) | (d & d >> 1) | (e & e >> 1);
+        // A code 3, which is told, may give any byte.
+        let four = triple(triple(triple(a) + b) + c) + d;
+        let above = (e << 4).wrapping_add(e).wrapping_add(ABOVE - 64).wrapping_add(four);
+        packed[at] = if four < 64 { e << 6 | four } else { above };
+    }
+    found
 }
 
 /// Unpacks one row of `cols` columns into a row of I2_S.
 pub fn unpack_row(packed: &[u8], cols: usize, plain: &mut [u8]) {
     plain.fill(0);
     let runs = padded_cols(cols) / BASE3_RUN;
-    for (block, packed) in packed.chunks_exact(BASE3_BLOCK_BYTES).enumerate() {
-        for run in 5 * block..runs.min(5 * block + 5) {
-            let (start, shift) = run_place(run);
-            let out = &mut plain[start..start + I2S_BLOCK_BYTES];
-            for (at, &byte) in packed.iter().enumerate() {
-                let (four, fifth) = DIGITS.of(byte);
-                let code = if run % 5 == 4 { fifth } else { four >> (6 - 2 * (run % 5)) & 3 };
-                out[at % I2S_BLOCK_BYTES] |= code << (shift - 2 * (at / I2S_BLOCK_BYTES) as u32);
-            }
+    let rows = packed.as_chunks::<BASE3_BLOCK_BYTES>().0;
+    for run in 0..runs.min(5 * rows.len()) {
+        let out = &mut plain[run / 2 * I2S_BLOCK_BYTES..][..I2S_BLOCK_BYTES];
+        let codes = rows[run / 5].map(|byte| DIGITS.code(byte, run % 5));
+        let (first, second) = codes.split_at(I2S_BLOCK_BYTES);
+        let shift = 6 - 4 * (run % 2);
+        for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
+            *out |= first << shift | second << (shift - 2);
         }
+    }
+    // Columns of a block of I2_S that the last block here does not reach.
+    for run in 5 * rows.len()..runs {
+        let ones = if run % 2 == 0 { 0b01_01_00_00 } else { 0b00_00_01_01 };
+        plain[run / 2 * I2S_BLOCK_BYTES..][..I2S_BLOCK_BYTES].iter_mut().for_each(|byte| *byte |= ones);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::format::{Layout, pack, ternary_bytes, unpack};
+    use crate::format::{FormatError, Layout, pack, repack, ternary_bytes, unpack};
 
     /// By hand: of columns 64 apart, 27 a + 9 b + 3 c + d, and 64 e more; from 64 on 192 + 17 e + (that - 64).
     #[test]
@@ -165,6 +179,16 @@ mod tests {
             assert_eq!(unpack(Layout::Base3, 1, 320, &[byte; 64]), [1; 320]);
         }
         assert_eq!(unpack(Layout::Base3, 1, 320, &[242; 64]), [2; 320]);
+    }
+
+    #[test]
+    fn a_code_3_is_refused_by_its_place() {
+        for place in [0, 31, 100, 319, 320, 500, 639, 1000] {
+            let mut plain = pack(Layout::I2sP128, 2, 640, &[2; 1280]);
+            let (block, col) = (place / 128, place % 128);
+            plain[32 * block + col % 32] |= 3 << (6 - 2 * (col / 32));
+            assert_eq!(repack(&plain, 2, 640, Layout::Base3), Err(FormatError::Code { element: place }));
+        }
     }
 
     #[test]

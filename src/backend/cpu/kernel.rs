@@ -197,3 +197,32 @@ pub(super) fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Resu
     }
     matrix.repacked(layout).map_err(|e| blame(name, matrix.cols, e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::Bytes;
+
+    #[test]
+    fn a_preferred_kernel_leaves_what_it_has_no_room_for() {
+        let matrix = |codes: u8, layout, scales| TernaryMatrix {
+            rows: 32,
+            cols: 256,
+            codes: Bytes::from(vec![codes; 32 * 64]),
+            layout,
+            scales,
+        };
+        let one = MatrixScales::PerTensor(1.0);
+        let (good, bad) = (matrix(0x55, Layout::I2sP128, one.clone()), matrix(0xFF, Layout::I2sP128, one.clone()));
+        let preferred = Kernels::Preferred(Kernel::Base3);
+        assert_eq!(preferred.target(&good), Some(Layout::Base3));
+        assert_eq!(preferred.repack(&good, Layout::Base3, "w").unwrap().unwrap().layout, Layout::Base3);
+        assert!(preferred.repack(&bad, Layout::Base3, "w").unwrap().is_none());
+        let error = Kernels::All(Kernel::Base3).repack(&bad, Layout::Base3, "blk.0.w").unwrap_err().to_string();
+        assert!(error.contains("blk.0.w") && error.contains("another code"), "{error}");
+
+        let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32] };
+        assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), None);
+        assert_eq!(preferred.target(&matrix(0x44, Layout::tl1(32, 256, 32), one)), Some(Layout::I2sP128));
+    }
+}

@@ -46,9 +46,6 @@ pub(super) struct Work<'a, T> {
 }
 
 /// Computes the sums D - S of all rows and tokens of `works` and hands each to `finish(sum, token, row, work, out)`.
-///
-/// # Panics
-/// If scales are in groups: sums over whole rows are what these kernels give.
 pub(super) fn run<T: Send>(
     cpu: &Cpu,
     acts: &QuantizedActs,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    format::{Layout, Tile, ternary_bytes, unpack},
+    format::{Layout, Scales, Tile, ternary_bytes, unpack},
     testing::{Rng, cpus},
 };
 
