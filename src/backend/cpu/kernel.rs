@@ -221,7 +221,7 @@ mod tests {
         let error = Kernels::All(Kernel::Base3).repack(&bad, Layout::Base3, "blk.0.w").unwrap_err().to_string();
         assert!(error.contains("blk.0.w") && error.contains("another code"), "{error}");
 
-        let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32] };
+        let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
         assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), None);
         assert_eq!(preferred.target(&matrix(0x44, Layout::tl1(32, 256, 32), one)), Some(Layout::I2sP128));
     }
