@@ -414,7 +414,8 @@ impl Engine {
     fn costs_key(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> String {
         let (config, weights) = (&self.model.config, &self.model.weights);
         format!(
-            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, screened {}, cache {:?} {:?}",
+            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, screened {}, \
+             cache {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             machine::processor().unwrap_or_default(),
             Isa::detect(),
