@@ -80,6 +80,26 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
 }
 
 #[test]
+fn an_8_bit_cache_is_taken_over_too() {
+    if no_gpu() {
+        return;
+    }
+    // Before which no two logits are close with such a cache.
+    let prompt = "Lily said hello";
+    let q8 = ["-ctk", "q8_0", "-ctv", "q8_0", "--temp", "0", "-n", "60", "--ignore-eos", "-p", prompt];
+    let on = |backend| [&["run", "--json", "--backend", backend], &q8[..]].concat();
+    let expected = run(&on("gpu")).json();
+    assert_eq!(expected["plan"][0]["backend"], "gpu");
+    assert_eq!(expected["tokens"], run(&on("cpu")).json()["tokens"], "on the CPU alone");
+    let finished = with_fault(&on("gpu"), "lost@25");
+    let found = finished.json();
+    assert_eq!(found["tokens"], expected["tokens"]);
+    assert_eq!(found["plan"][0]["backend"], "cpu");
+    assert!(found["takeover"]["after_tokens"].as_u64().unwrap() >= 20, "{found}");
+    warning(&finished);
+}
+
+#[test]
 fn a_prompt_is_run_again_too() {
     if no_gpu() {
         return;

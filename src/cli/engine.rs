@@ -309,12 +309,8 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         let cpu_demand = Demand::of(&self.model, &sizes);
-        let asked_for_cpu = matches!(request, Request::Cpu | Request::GpuLayers(0));
-        if let Some(reason) = if asked_for_cpu { Some("not looked for") } else { sizes.cpu_only() } {
-            if !asked_for_cpu && request != Request::Auto {
-                return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
-            }
-            let plan = self.plan(args, (request, sizes), (&cpu_demand, sizes), Err(reason), None)?;
+        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
+            let plan = self.plan(args, (request, sizes), (&cpu_demand, sizes), Err("not looked for"), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {

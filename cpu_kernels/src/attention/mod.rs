@@ -17,7 +17,7 @@ mod scalar;
 
 use std::{ops::Range, sync::PoisonError};
 
-pub use cache::{KvCache, KvType, Q8_BLOCK};
+pub use cache::{KvCache, KvRows, KvType, Q8_BLOCK};
 
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 

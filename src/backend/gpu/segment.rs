@@ -72,9 +72,6 @@ struct Planned {
 }
 
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
-    if let Some(reason) = sizes.cpu_only() {
-        return Err(Error::unsupported("this cache on the GPU", reason));
-    }
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
@@ -270,7 +267,7 @@ impl Loaded {
     }
 
     fn arrays(&self, layer: usize) -> [cache::Rows<'_>; 2] {
-        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], self.model.config.kv_width())
+        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], &self.model.config)
     }
 
     /// What this segment has done so far, without the objects created.

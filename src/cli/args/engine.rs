@@ -81,7 +81,7 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
     pub head_screen: HeadScreen,
 
-    /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
+    /// Type of the key cache; q8_0 takes half of f16 [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
 
