@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(preferred.repack(&good, Layout::Base3, "w").unwrap().unwrap().layout, Layout::Base3);
         assert!(preferred.repack(&bad, Layout::Base3, "w").unwrap().is_none());
         let error = Kernels::All(Kernel::Base3).repack(&bad, Layout::Base3, "blk.0.w").unwrap_err().to_string();
-        assert!(error.contains("blk.0.w") && error.contains("another code"), "{error}");
+        assert!(error.contains("blk.0.w") && error.contains("none of them"), "{error}");
 
         let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
         assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), None);
