@@ -8,7 +8,7 @@ use crate::backend::cpu::Kernel;
 use crate::plan::{KvType, Prefer, Request};
 
 /// Where the model runs, and with what sizes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// What computes: auto measures and takes the faster, and never a software GPU
