@@ -80,6 +80,21 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
 }
 
 #[test]
+fn the_cpu_goes_on_with_the_kernel_that_was_asked_for() {
+    if no_gpu() {
+        return;
+    }
+    let args = sixty(&["--backend", "gpu", "--kernel", "tl2"], &GREEDY);
+    let expected = run(&args).json();
+    for fault in ["lost@20", "load"] {
+        let found = with_fault(&args, fault).json();
+        assert_eq!(found["tokens"], expected["tokens"], "{fault}");
+        let device = found["plan"][0]["device"].as_str().unwrap();
+        assert!(device.starts_with("CPU (") && device.contains("tl2"), "{fault}: {device}");
+    }
+}
+
+#[test]
 fn a_prompt_is_run_again_too() {
     if no_gpu() {
         return;

@@ -499,7 +499,7 @@ impl Engine {
         let session = match self.load(args, args.request(), sizes) {
             Err(error) if error.is_of_device() => {
                 log::warn!("the GPU failed: {error}: the CPU goes on");
-                return on_cpu(&self.model, args.threads(), sizes);
+                return on_cpu(&self.model, self.cpu_backend(args), sizes);
             }
             loaded => loaded?,
         };
@@ -507,14 +507,16 @@ impl Engine {
         Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
     }
 
-    /// All layers on the CPU, loaded when it is needed: from the same memory map, so only the cache takes memory.
+    /// All layers on the CPU, loaded when it is needed, with the kernels that `--kernel` says: from the same memory map
+    /// where these read the file in place, so that only the cache takes memory.
     fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
         let (model, threads) = (Arc::clone(&self.model), args.threads());
+        let kernels = self.kernels(args.kernel, threads);
         Box::new(move |error, tokens| {
             output::break_line();
             let so_far = format::count(tokens, "token");
             log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
-            on_cpu(&model, threads, sizes)
+            on_cpu(&model, CpuBackend::with_kernels(Isa::detect(), threads, kernels.clone()), sizes)
         })
     }
 
@@ -536,10 +538,9 @@ impl Engine {
 }
 
 /// What is left when the GPU has failed.
-fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+fn on_cpu(model: &Arc<Model>, backend: CpuBackend, sizes: Sizes) -> Result<Session> {
     let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
-    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
-    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
+    Session::load(model, &plan, vec![(BackendKind::Cpu, Box::new(backend))], &mut |_| {})
 }
 
 /// Bytes that loading reports: the CPU reads its tables in place, a GPU is given them.
