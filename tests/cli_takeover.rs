@@ -100,6 +100,21 @@ fn an_8_bit_cache_is_taken_over_too() {
 }
 
 #[test]
+fn the_cpu_goes_on_with_the_kernel_that_was_asked_for() {
+    if no_gpu() {
+        return;
+    }
+    let args = sixty(&["--backend", "gpu", "--kernel", "tl2"], &GREEDY);
+    let expected = run(&args).json();
+    for fault in ["lost@20", "load"] {
+        let found = with_fault(&args, fault).json();
+        assert_eq!(found["tokens"], expected["tokens"], "{fault}");
+        let device = found["plan"][0]["device"].as_str().unwrap();
+        assert!(device.starts_with("CPU (") && device.contains("tl2"), "{fault}: {device}");
+    }
+}
+
+#[test]
 fn a_prompt_is_run_again_too() {
     if no_gpu() {
         return;

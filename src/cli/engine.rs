@@ -2,7 +2,14 @@
 
 mod less;
 
-use std::{borrow::Cow, cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
+use std::{
+    borrow::Cow,
+    cell::{OnceCell, RefCell},
+    fs,
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+};
 
 use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,7 +26,7 @@ use crate::{
         cpu::{CpuBackend, Kernel, Kernels},
         gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
-    bytes::Bytes,
+    bytes::{Access, Bytes},
     cache_dir::Cache,
     convert::{self, Progress},
     error::{Error, Result},
@@ -69,7 +76,7 @@ impl Source {
     /// The file of `-m`, or the built-in model.
     pub fn open(args: &ModelArgs) -> Result<Self> {
         match &args.model {
-            Some(path) => Self::open_path(path, args.layout),
+            Some(path) => Self::open_path(path, args),
             None => Ok(Self::new(BUILT_IN_NAME.into(), File::parse(Bytes::from_static(&BUILT_IN.0))?, args.layout)),
         }
     }
@@ -78,11 +85,24 @@ impl Source {
         Self { name, file, layout, packing: OnceCell::new() }
     }
 
+    /// As [`Self::open`] for a command that looks at little of it: a file is mapped.
+    pub fn glance(args: &ModelArgs) -> Result<Self> {
+        Self::open(&ModelArgs { model: args.model.clone(), no_mmap: false, ..*args })
+    }
+
     /// A GGUF file, or a Hugging Face directory.
-    pub fn open_path(path: &Path, layout: LayoutArgs) -> Result<Self> {
+    pub fn open_path(path: &Path, args: &ModelArgs) -> Result<Self> {
         let path = &*located(path)?;
-        let file = if path.is_dir() { convert_in_memory(path)? } else { File::open(path)? };
-        let source = Self::new(path.display().to_string(), file, layout);
+        let file = match (path.is_dir(), args.is_copied()) {
+            (true, false) => convert_in_memory(path)?,
+            (true, true) => copied(|progress| convert_in_memory(path)?.detached(progress))?,
+            (false, false) => File::open(path)?,
+            (false, true) => {
+                check_memory(path)?;
+                copied(|progress| File::open_with(path, Access::Copy(progress)))?
+            }
+        };
+        let source = Self::new(path.display().to_string(), file, args.layout);
         for warning in source.file.warnings() {
             log::warn!("{}: {warning}", source.name);
         }
@@ -151,6 +171,38 @@ fn convert_in_memory(path: &Path) -> Result<File> {
     file
 }
 
+/// What `read` gives, with a bar that follows what it tells: bytes so far, and of all. A split file has a bar for each
+/// part.
+fn copied(read: impl FnOnce(&dyn Fn(u64, u64)) -> Result<File>) -> Result<File> {
+    let bar: RefCell<Option<(u64, ProgressBar)>> = RefCell::new(None);
+    let file = read(&|done, all| {
+        let mut bar = bar.borrow_mut();
+        if bar.as_ref().is_none_or(|(of, _)| *of != all) {
+            *bar = Some((all, progress_bar(all)));
+        }
+        if let Some((_, bar)) = &*bar {
+            bar.set_position(done);
+        }
+    });
+    if let Some((_, bar)) = bar.into_inner() {
+        bar.finish_and_clear();
+    }
+    file
+}
+
+/// The system may grant more than there is, and end the process without a word once it is used.
+fn check_memory(path: &Path) -> Result<()> {
+    let len = fs::metadata(path).map_err(|e| Error::io("open", path, e))?.len();
+    match machine::free_memory_bytes() {
+        Some(free) if len > free => Err(Error::malformed(
+            format!("copy of {}", path.display()),
+            format!("at most the free memory, {}", format::bytes(free)),
+            format!("{} (without --no-mmap it is read in place)", format::bytes(len)),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// How the I2_S matrices of a file are read: as asked for, or by trying, where that is asked for or there is a sign
 /// that the usual packing may not be the one.
 pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
@@ -162,8 +214,7 @@ pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
         let reason = "the usual one; nothing in the file speaks for another".into();
         return Ok(Packing { packing: model::I2sPacking::P128, reason });
     }
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let found = probe::i2s_packing(file, threads)?;
+    let found = probe::i2s_packing(file, machine::cores().threads)?;
     let line = format!("{name}: I2_S is read as {}: {}", found.packing.name(), found.reason);
     match found.packing {
         model::I2sPacking::P128 => log::info!("{line}"),
@@ -475,7 +526,7 @@ impl Engine {
         let (session, held) = match self.load_as(args, args.request(), sizes, |plan| plan) {
             Err(error) if error.is_of_device() => {
                 log::warn!("the GPU failed: {error}: the CPU goes on");
-                return on_cpu(&self.model, args.threads(), sizes);
+                return on_cpu(&self.model, self.cpu_backend(args), sizes);
             }
             loaded => loaded?,
         };
@@ -496,7 +547,7 @@ impl Engine {
                 return Ok(session.with_standby(engine.standby(&args, sizes, held)));
             }
             log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
-            on_cpu(&engine.model, args.threads(), sizes)
+            on_cpu(&engine.model, engine.cpu_backend(&args), sizes)
         })
     }
 
@@ -524,10 +575,9 @@ fn sizes_on_cpu(args: &EngineArgs, wished: Sizes) -> Sizes {
 }
 
 /// What is left when the GPU has failed.
-fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+fn on_cpu(model: &Arc<Model>, backend: CpuBackend, sizes: Sizes) -> Result<Session> {
     let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
-    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
-    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
+    Session::load(model, &plan, vec![(BackendKind::Cpu, Box::new(backend))], &mut |_| {})
 }
 
 /// Bytes that loading reports: the CPU reads its tables in place, a GPU is given them.
