@@ -138,14 +138,25 @@ impl Loaded {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The middle one of times, the upper of two.
+///
+/// # Panics
+/// If there is none.
+pub fn median<T: PartialOrd + Copy>(mut times: Vec<T>) -> T {
+    times.sort_unstable_by(|a, b| a.partial_cmp(b).expect("a time is a number"));
+    times[times.len() / 2]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.5]), 3.5);
+        assert_eq!(median(vec![2.0, 1.0]), 2.0);
+        assert_eq!(median(vec![5, 9, 1, 7, 3]), 5);
+    }
 
     #[test]
     fn the_cost_of_a_layer_is_free_of_the_step() {

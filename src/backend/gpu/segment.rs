@@ -103,6 +103,8 @@ pub(super) struct Loaded {
     model: Arc<Model>,
     segment: Segment,
     sizes: Sizes,
+    /// Of device memory.
+    bytes: u64,
     shape: Shape,
     slots: Slots,
     /// One a layer.
@@ -158,7 +160,7 @@ impl Loaded {
         let planned = plan(gpu, model, segment, sizes)?;
         let bytes = bytes_of(&planned, model, segment);
         if bytes.total() > gpu.memory_bytes() {
-            return Err(Error::Gpu {
+            return Err(Error::GpuMemory {
                 action: format!("planning memory for layers {:?}", segment.layers),
                 reason: format!("{} bytes needed, {} available", bytes.total(), gpu.memory_bytes()),
             });
@@ -171,6 +173,7 @@ impl Loaded {
         let arenas = Arenas::new(gpu, &layout)?;
         let slots = Slots::new(gpu, config, &shape)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        gpu.check_load(bytes.total())?;
         let caches = segment
             .layers
             .clone()
@@ -222,6 +225,7 @@ impl Loaded {
             model: Arc::clone(model),
             segment: segment.clone(),
             sizes: *sizes,
+            bytes: bytes.total(),
             shape,
             slots,
             caches,
@@ -309,10 +313,10 @@ impl Loaded {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        self.fault = gpu.fault_in(&positions);
+        self.fault = gpu.fault_in(&positions, self.bytes);
         match self.fault {
             Some(Fault::Lost(_)) => gpu.destroyer()(),
-            Some(Fault::OutOfMemory(_)) => gpu.report("Out of Memory (a test)"),
+            Some(Fault::OutOfMemory(_)) => gpu.report_out_of_memory(),
             _ => {}
         }
         gpu.check("running an earlier step")?;

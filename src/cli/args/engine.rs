@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Where the model runs, and with what sizes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// What computes: auto measures and takes the faster, and never a software GPU
