@@ -33,8 +33,10 @@ pub enum Shader {
     /// Both of these.
     NormQuantizePartsGrouped,
     TernaryMatvec,
+    TernaryFew,
     TernaryMatmul,
     TernaryMatvecGrouped,
+    TernaryFewGrouped,
     TernaryMatmulGrouped,
     /// ternary_matvec_i2s.wgsl that norms and quantises its input itself.
     FoldedMatvec,
@@ -155,6 +157,7 @@ const QUANTIZE_ROW: Piece = Piece::Always(shader!("common/quantize_row.wgsl"));
 const QUANTIZE_GROUPED: Piece = Piece::Always(shader!("common/quantize_row_grouped.wgsl"));
 const INPUT_SLOT: Piece = Piece::Always(shader!("common/input_slot.wgsl"));
 const INPUT_PARTS: Piece = Piece::Always(shader!("common/input_parts.wgsl"));
+const BLOCK: Piece = Piece::Always(shader!("common/ternary_block.wgsl"));
 const GROUP: Piece = Piece::Always(shader!("common/group.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
 const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
@@ -169,15 +172,17 @@ const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Embed,
         Self::NormQuantize,
         Self::NormQuantizeParts,
         Self::NormQuantizeGrouped,
         Self::NormQuantizePartsGrouped,
         Self::TernaryMatvec,
+        Self::TernaryFew,
         Self::TernaryMatmul,
         Self::TernaryMatvecGrouped,
+        Self::TernaryFewGrouped,
         Self::TernaryMatmulGrouped,
         Self::FoldedMatvec,
         Self::FoldedMatvecParts,
@@ -248,11 +253,16 @@ impl Shader {
             Self::TernaryMatvec => Kernel {
                 name: "ternary_matvec_i2s",
                 source: shader!("ternary_matvec_i2s.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, GATE, TERNARY, ACTS_STORED, TERNARY_STORE, FINITE],
+                pieces: &[Piece::Lane, Piece::Dot, BLOCK, GATE, TERNARY, ACTS_STORED, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W],
                 workgroup: 64,
                 constants: &["ADD", "GATE"],
                 params: params::Ternary::FIELDS,
+            },
+            Self::TernaryFew => Kernel {
+                name: "ternary_few_i2s",
+                source: shader!("ternary_few_i2s.wgsl"),
+                ..Self::TernaryMatvec.kernel()
             },
             Self::TernaryMatmul => Kernel {
                 name: "ternary_matmul_i2s",
@@ -266,11 +276,26 @@ impl Shader {
             Self::TernaryMatvecGrouped => Kernel {
                 name: "ternary_matvec_grouped",
                 source: shader!("ternary_matvec_grouped.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, GATE, TERNARY_GROUPED, GROUP, ACTS_STORED, TERNARY_STORE, FINITE],
+                pieces: &[
+                    Piece::Lane,
+                    Piece::Dot,
+                    BLOCK,
+                    GATE,
+                    TERNARY_GROUPED,
+                    GROUP,
+                    ACTS_STORED,
+                    TERNARY_STORE,
+                    FINITE,
+                ],
                 bindings: &[R, R, R, W, W, R],
                 workgroup: 64,
                 constants: &["ADD", "GATE", "GROUP"],
                 params: params::TernaryGrouped::FIELDS,
+            },
+            Self::TernaryFewGrouped => Kernel {
+                name: "ternary_few_grouped",
+                source: shader!("ternary_few_grouped.wgsl"),
+                ..Self::TernaryMatvecGrouped.kernel()
             },
             Self::TernaryMatmulGrouped => Kernel {
                 name: "ternary_matmul_grouped",
@@ -288,6 +313,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY,
                     QUANTIZE,
@@ -308,6 +334,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY,
                     QUANTIZE,
@@ -341,6 +368,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY_GROUPED,
                     GROUP,
@@ -374,6 +402,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY_GROUPED,
                     GROUP,
