@@ -280,8 +280,9 @@ fn inspect_check_fails_on_a_model_that_cannot_run() {
 fn plan_says_where_layers_go_and_why() {
     let text = run(&["plan", "--backend", "cpu"]).stdout;
     assert!(text.contains("CPU: layers 0-3 and the head (asked for the CPU)"), "{text}");
-    let json = run(&["plan", "-ngl", "0", "--json", "-c", "128"]).json();
-    assert_eq!(json["context_tokens"], 128);
+    assert!(text.contains("CPU: ") && text.contains(" hardware thread"), "{text}");
+    let json = run(&["plan", "-ngl", "0", "--json", "-c", "128", "-t", "3"]).json();
+    assert_eq!((&json["context_tokens"], &json["n_threads"]), (&json!(128), &json!(3)));
     assert_eq!(json["segments"][0]["layers"], json!([0, 4]));
     assert_eq!(json["segments"][0]["backend"], "cpu");
     let memory = &json["segment_memory"][0];

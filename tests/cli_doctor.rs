@@ -43,6 +43,9 @@ fn the_json_says_the_same() {
             assert!(compared.is_empty(), "{test}");
         }
     }
+    let cpu = |field: &str| report["devices"]["cpu"][field].as_u64().unwrap();
+    assert!((1..=cpu("cores")).contains(&cpu("threads")), "{report}");
+    assert!(cpu("cores") <= cpu("hardware_threads") && cpu("slower_cores") < cpu("cores"), "{report}");
     assert!(report["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{report}");
     if cfg!(target_os = "linux") {
         assert!(report["memory_bytes"].as_u64().unwrap() > report["free_memory_bytes"].as_u64().unwrap(), "{report}");

@@ -93,6 +93,14 @@ fn json_is_one_object_with_everything_in_it() {
     assert_eq!(json["finish"], "limit");
     assert!(json["text"].as_str().unwrap().starts_with(", "), "{json}");
     assert!(json["timings"]["decode_rate"].as_f64().unwrap() > 0.0, "{json}");
+    // All 2048 rows of the head, or those that a screen leaves.
+    let head_rows = |screen: &str| {
+        let json =
+            run(&short(&["-p", "Once upon a time", "--json", "--draft-max", "0", "--head-screen", screen])).json();
+        json["timings"]["head_rows_exact"].as_f64().unwrap()
+    };
+    assert_eq!(head_rows("off"), 2048.0);
+    assert!((1.0..500.0).contains(&head_rows("on")));
     let segment = &json["plan"][0];
     assert_eq!(segment["layers"], serde_json::json!([0, 4]));
     assert_eq!(segment["backend"], "cpu");
@@ -203,6 +211,8 @@ fn bench_prints_a_table_of_cpu_gpu_and_auto() {
         "ms/token p50",
         "memory",
         "mJ/token",
+        "head rows",
+        "of 2048, in full",
         "| CPU: CPU (",
         "| auto: CPU (",
         "auto:\n  CPU",
@@ -227,6 +237,7 @@ fn bench_prints_a_table_of_cpu_gpu_and_auto() {
     assert_eq!(json["runs"].as_array().unwrap().len(), 3);
     assert_eq!(json["runs"][0]["tokens"].as_array().unwrap().len(), 8);
     assert!(json["runs"][0]["memory_bytes"].as_u64().unwrap() > 1_000_000);
+    assert_eq!(json["runs"][0]["timings"]["head_rows_exact"], 2048.0);
 }
 
 /// The program's greedy tokens against those that transformers computed for the same weights, all in f32.

@@ -8,7 +8,7 @@ use std::{path::Path, process::Command, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
+    backend::{Backend, Wanted, cpu::CpuBackend, gpu::Tuning},
     convert::{ConvertOptions, convert},
     generate::Session,
     gguf::File,
@@ -50,8 +50,15 @@ type Types = (KvType, KvType);
 const F16: Types = (KvType::F16, KvType::F16);
 const Q8_0: Types = (KvType::Q8_0, KvType::Q8_0);
 
-fn session(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>, (k_type, v_type): Types) -> Session {
-    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen: false };
+fn session(
+    model: &Arc<Model>,
+    kind: BackendKind,
+    backend: Box<dyn Backend>,
+    types: Types,
+    head_screen: bool,
+) -> Session {
+    let (k_type, v_type) = types;
+    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen };
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
@@ -69,6 +76,36 @@ fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
     ids
 }
 
+/// The same with the head asked for the highest logit alone. Counts the rows that were computed in full.
+fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
+    session.truncate(0);
+    session.prefill_while(prompt, Wanted::Top(1), || true).unwrap();
+    let (mut ids, mut rows) = (Vec::new(), 0);
+    loop {
+        ids.push(session.candidates().unwrap().top[0].id);
+        rows += session.head_rows();
+        if ids.len() == TOKENS {
+            return (ids, rows);
+        }
+        session.step_for(ids[ids.len() - 1], Wanted::Top(1)).unwrap();
+    }
+}
+
+/// With a screened head, the ids of the GPU's own full head.
+fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    let Some(gpu) = gpu_common::open_backend(tuning.clone()) else { return };
+    let mut full = session(model, BackendKind::Gpu, Box::new(gpu), F16, false);
+    let gpu = gpu_common::open_backend(tuning).unwrap();
+    let mut screened = session(model, BackendKind::Gpu, Box::new(gpu), F16, true);
+    for (n, prompt) in prompts.iter().enumerate() {
+        let (found, rows) = chosen_stream(&mut screened, prompt);
+        assert_eq!(found, stream(&mut full, prompt), "{what}: prompt {n}");
+        let all = TOKENS * model.config.vocab;
+        assert!((TOKENS..all).contains(&rows), "{what}: {rows} of {all} rows in full");
+        eprintln!("{what}: prompt {n}: {:.1} % of the rows in full", rows as f64 / all as f64 * 100.0);
+    }
+}
+
 fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
     assert_same_streams_with(F16, what, model, prompts, tuning);
 }
@@ -76,8 +113,8 @@ fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tun
 /// With caches of these types.
 fn assert_same_streams_with(types: Types, what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
     let Some(gpu) = gpu_common::open_backend(tuning) else { return };
-    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), types);
-    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), types);
+    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), types, false);
+    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), types, false);
     for (n, prompt) in prompts.iter().enumerate() {
         assert!(prompt.len() + TOKENS <= CONTEXT, "{what}: prompt {n} has {} tokens", prompt.len());
         let (found, expected) = (stream(&mut gpu, prompt), stream(&mut cpu, prompt));
@@ -139,8 +176,17 @@ fn the_golden_models() {
         convert(&directory, &file, &ConvertOptions::default()).unwrap();
         let model = Arc::new(Model::open(&file).unwrap());
         assert_same_streams(name, &model, &random_prompts(&model), Tuning::default());
+        assert_screen_changes_nothing(name, &model, &random_prompts(&model)[..4], Tuning::default());
         assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[..4], Tuning::default());
     }
+}
+
+#[test]
+fn a_screened_head_changes_no_stream() {
+    let (model, prompts) = demo();
+    assert_screen_changes_nothing("demo", &model, &prompts[..4], Tuning::default());
+    let plain = Tuning { subgroups: Some(false), int8_dot: Some(false), ..Tuning::default() };
+    assert_screen_changes_nothing("no subgroups, f32", &model, &prompts[..2], plain);
 }
 
 #[test]
@@ -165,6 +211,7 @@ fn subgroups_of_four() {
         assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
         let (model, prompts) = demo();
         assert_same_streams("subgroups of four", &model, &prompts[..4], Tuning::default());
+        assert_screen_changes_nothing("subgroups of four", &model, &prompts[4..6], Tuning::default());
         let (model, prompts) = demo_with(PROMPTS_Q8_0);
         assert_same_streams_with(Q8_0, "subgroups of four, q8_0", &model, &prompts[..3], Tuning::default());
         return;

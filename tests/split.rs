@@ -6,12 +6,13 @@ mod cli_support;
 mod gguf_builder;
 
 use std::{
+    cell::RefCell,
     fs,
     path::{Path, PathBuf},
 };
 
 use bitnet_gpu::{
-    bytes::Bytes,
+    bytes::{Access, Bytes},
     convert::{ConvertOptions, convert},
     gguf::{File, Metadata, TensorSpec, Value, Writer},
 };
@@ -61,6 +62,23 @@ fn any_part_opens_the_whole() {
             let found = file.tensor(&info.name).unwrap();
             assert!(file.data(found)[..] == whole.data(info)[..], "{}", info.name);
         }
+    }
+}
+
+#[test]
+fn every_part_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = split(folder.path(), 3);
+    let lens: Vec<u64> = paths.iter().map(|path| fs::metadata(path).unwrap().len()).collect();
+    let told = RefCell::new(Vec::new());
+    let file = File::open_with(&paths[1], Access::Copy(&|done, all| told.borrow_mut().push((done, all)))).unwrap();
+    // The given one comes first; each is smaller than a piece.
+    assert_eq!(told.into_inner(), [lens[1], lens[0], lens[2]].map(|len| (len, len)));
+    folder.close().unwrap();
+    let whole = File::open(Path::new(BUILT_IN)).unwrap();
+    for info in whole.tensors() {
+        let data = file.data(file.tensor(&info.name).unwrap());
+        assert!(!data.is_mapped() && data[..] == whole.data(info)[..], "{}", info.name);
     }
 }
 

@@ -269,7 +269,7 @@ fn cases(filter: &str) -> Vec<Case> {
         cases.push(head_case(isa, "head q8_0, cold", DenseType::Q8_0, cold));
         cases.push(head_case(isa, "head q6_k, cold", DenseType::Q6K, cold));
         for ty in [KvType::F16, KvType::Q8_0] {
-            for (tokens, before) in [(1, 0), (1, 4096), (1, 16384), (64, 64), (64, 4096)] {
+            for (tokens, before) in [(1, 0), (1, 1024), (1, 4096), (1, 16384), (64, 64), (64, 4096)] {
                 cases.push(attention_case(isa, ty, tokens, before));
             }
         }

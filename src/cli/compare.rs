@@ -120,8 +120,17 @@ fn millijoules_per_token(run: &Run) -> Option<f64> {
 }
 
 fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
-    let heading =
-        ["backend", "prefill tok/s", "decode tok/s", "ms/token p50", "ms/token p95", "tokens", "memory", "mJ/token"];
+    let heading = [
+        "backend",
+        "prefill tok/s",
+        "decode tok/s",
+        "ms/token p50",
+        "ms/token p95",
+        "tokens",
+        "memory",
+        "mJ/token",
+        "head rows",
+    ];
     let mut table = vec![heading.map(String::from).to_vec()];
     let mut absent = String::new();
     for row in rows {
@@ -140,6 +149,7 @@ fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
                     stats.generated_tokens.to_string(),
                     format::bytes(run.memory_bytes),
                     millijoules_per_token(run).map_or_else(|| "-".into(), |mj| format!("{mj:.1}")),
+                    stats.head_rows_per_step().map_or_else(|| "-".into(), |rows| format!("{rows:.0}")),
                 ]);
             }
             Err(reason) => absent += &format!("{}: {reason}\n", row.backend),
@@ -154,10 +164,11 @@ fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
     }
     let charts: String = charts(rows).iter().map(Chart::to_text).collect();
     format!(
-        "{}, {} of prompt, context {}; memory: weights, cache and buffers, computed\n{}{absent}{verdict}{charts}",
+        "{}, {} of prompt, context {}; memory: weights, cache and buffers, computed; head rows: of {}, in full for a token\n{}{absent}{verdict}{charts}",
         job.source.name,
         format::count(job.prompt.len(), "token"),
         sizes.context_tokens,
+        job.engine.model.config.vocab,
         format::table(&table)
     )
 }

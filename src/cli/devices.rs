@@ -1,14 +1,13 @@
 //! `devices`: the processor and the GPU adapters, with what matters for running models on them.
 
-use std::{num::NonZero, thread};
-
 use bitnet_cpu_kernels::isa::Isa;
 use serde_json::{Value as Json, json};
 
-use super::{args::DevicesArgs, format, output};
+use super::{args::DevicesArgs, format, machine, output};
 use crate::{
     backend::gpu::{AdapterCaps, adapters},
     error::Result,
+    machine::Cores,
 };
 
 pub fn run(args: &DevicesArgs) -> Result<()> {
@@ -16,9 +15,12 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
     if args.json { output::print_json(&to_json(&adapters)) } else { output::print(&to_text(&adapters)) }
 }
 
-/// As many as the machine runs at once.
-pub fn threads() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
+/// "4 cores (8 hardware threads, 2 cores slower)": those that this program may use.
+pub fn cores() -> String {
+    let Cores { physical, hardware_threads, slower, .. } = machine::cores();
+    let slower = if slower == 0 { String::new() } else { format!(", {} slower", format::count(slower, "core")) };
+    let threads = format::count(hardware_threads, "hardware thread");
+    format!("{} ({threads}{slower})", format::count(physical, "core"))
 }
 
 /// Features of the processor that kernels use or could use, and whether they are there.
@@ -43,9 +45,10 @@ fn names(features: &[(&'static str, bool)], present: bool) -> String {
 pub fn to_text(adapters: &[AdapterCaps]) -> String {
     let features = cpu_features();
     let mut text = format!(
-        "CPU: {}, {}, kernels: {}\n  features: {}; not here: {}\n",
+        "CPU: {}, {}, {} without -t, kernels: {}\n  features: {}; not here: {}\n",
         std::env::consts::ARCH,
-        format::count(threads(), "thread"),
+        cores(),
+        format::count(machine::cores().threads, "thread"),
         Isa::detect(),
         names(&features, true),
         names(&features, false)
@@ -86,6 +89,7 @@ fn verdict(gpu: &AdapterCaps) -> String {
 
 pub fn to_json(adapters: &[AdapterCaps]) -> Json {
     let features = cpu_features();
+    let Cores { physical, hardware_threads, slower, threads } = machine::cores();
     let present: Vec<_> = features.iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
     let gpus: Vec<Json> = adapters
         .iter()
@@ -112,7 +116,10 @@ pub fn to_json(adapters: &[AdapterCaps]) -> Json {
     json!({
         "cpu": {
             "arch": std::env::consts::ARCH,
-            "threads": threads(),
+            "cores": physical,
+            "slower_cores": slower,
+            "hardware_threads": hardware_threads,
+            "threads": threads,
             "kernels": Isa::detect().name(),
             "available_kernels": Isa::available().into_iter().map(Isa::name).collect::<Vec<_>>(),
             "features": present,

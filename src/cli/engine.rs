@@ -1,11 +1,21 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
-use std::{borrow::Cow, cell::OnceCell, num::NonZero, ops::ControlFlow, path::Path, sync::Arc, thread};
+mod less;
+
+use std::{
+    borrow::Cow,
+    cell::{OnceCell, RefCell},
+    fs,
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+};
 
 use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
+use self::less::Held;
 use super::{
     args::{EngineArgs, HeadScreen, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
@@ -16,7 +26,7 @@ use crate::{
         cpu::{CpuBackend, Kernel, Kernels},
         gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
-    bytes::Bytes,
+    bytes::{Access, Bytes},
     cache_dir::Cache,
     convert::{self, Progress},
     error::{Error, Result},
@@ -66,7 +76,7 @@ impl Source {
     /// The file of `-m`, or the built-in model.
     pub fn open(args: &ModelArgs) -> Result<Self> {
         match &args.model {
-            Some(path) => Self::open_path(path, args.layout),
+            Some(path) => Self::open_path(path, args),
             None => Ok(Self::new(BUILT_IN_NAME.into(), File::parse(Bytes::from_static(&BUILT_IN.0))?, args.layout)),
         }
     }
@@ -75,11 +85,24 @@ impl Source {
         Self { name, file, layout, packing: OnceCell::new() }
     }
 
+    /// As [`Self::open`] for a command that looks at little of it: a file is mapped.
+    pub fn glance(args: &ModelArgs) -> Result<Self> {
+        Self::open(&ModelArgs { model: args.model.clone(), no_mmap: false, ..*args })
+    }
+
     /// A GGUF file, or a Hugging Face directory.
-    pub fn open_path(path: &Path, layout: LayoutArgs) -> Result<Self> {
+    pub fn open_path(path: &Path, args: &ModelArgs) -> Result<Self> {
         let path = &*located(path)?;
-        let file = if path.is_dir() { convert_in_memory(path)? } else { File::open(path)? };
-        let source = Self::new(path.display().to_string(), file, layout);
+        let file = match (path.is_dir(), args.is_copied()) {
+            (true, false) => convert_in_memory(path)?,
+            (true, true) => copied(|progress| convert_in_memory(path)?.detached(progress))?,
+            (false, false) => File::open(path)?,
+            (false, true) => {
+                check_memory(path)?;
+                copied(|progress| File::open_with(path, Access::Copy(progress)))?
+            }
+        };
+        let source = Self::new(path.display().to_string(), file, args.layout);
         for warning in source.file.warnings() {
             log::warn!("{}: {warning}", source.name);
         }
@@ -148,6 +171,38 @@ fn convert_in_memory(path: &Path) -> Result<File> {
     file
 }
 
+/// What `read` gives, with a bar that follows what it tells: bytes so far, and of all. A split file has a bar for each
+/// part.
+fn copied(read: impl FnOnce(&dyn Fn(u64, u64)) -> Result<File>) -> Result<File> {
+    let bar: RefCell<Option<(u64, ProgressBar)>> = RefCell::new(None);
+    let file = read(&|done, all| {
+        let mut bar = bar.borrow_mut();
+        if bar.as_ref().is_none_or(|(of, _)| *of != all) {
+            *bar = Some((all, progress_bar(all)));
+        }
+        if let Some((_, bar)) = &*bar {
+            bar.set_position(done);
+        }
+    });
+    if let Some((_, bar)) = bar.into_inner() {
+        bar.finish_and_clear();
+    }
+    file
+}
+
+/// The system may grant more than there is, and end the process without a word once it is used.
+fn check_memory(path: &Path) -> Result<()> {
+    let len = fs::metadata(path).map_err(|e| Error::io("open", path, e))?.len();
+    match machine::free_memory_bytes() {
+        Some(free) if len > free => Err(Error::malformed(
+            format!("copy of {}", path.display()),
+            format!("at most the free memory, {}", format::bytes(free)),
+            format!("{} (without --no-mmap it is read in place)", format::bytes(len)),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// How the I2_S matrices of a file are read: as asked for, or by trying, where that is asked for or there is a sign
 /// that the usual packing may not be the one.
 pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
@@ -159,8 +214,7 @@ pub fn packing(name: &str, file: &File, layout: LayoutArgs) -> Result<Packing> {
         let reason = "the usual one; nothing in the file speaks for another".into();
         return Ok(Packing { packing: model::I2sPacking::P128, reason });
     }
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let found = probe::i2s_packing(file, threads)?;
+    let found = probe::i2s_packing(file, machine::cores().threads)?;
     let line = format!("{name}: I2_S is read as {}: {}", found.packing.name(), found.reason);
     match found.packing {
         model::I2sPacking::P128 => log::info!("{line}"),
@@ -310,14 +364,14 @@ impl Engine {
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         let cpu_demand = Demand::of(&self.model, &sizes);
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
-            let plan = self.plan(args, request, &cpu_demand, sizes, Err("not looked for"), None)?;
+            let plan = self.plan(args, (request, sizes), (&cpu_demand, sizes), Err("not looked for"), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {
-            let demand = gpu.demand(&self.model, &sizes)?;
+            let (demand, gpu_sizes) = self.demand_on(&gpu, args, (request, gpu.gpu().memory_bytes()), sizes)?;
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
-            let costs = if measured { Some(self.costs(args, &gpu, &sizes)?) } else { None };
-            Ok((gpu, demand, costs))
+            let costs = if measured { Some(self.costs(args, &gpu, &gpu_sizes)?) } else { None };
+            Ok((gpu, (demand, gpu_sizes), costs))
         });
         let (gpu, gpu_demand, costs, reason) = match opened {
             Ok((gpu, demand, costs)) => (Some(gpu), Some(demand), costs, String::new()),
@@ -329,26 +383,48 @@ impl Engine {
         let facts = gpu
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
-        let demand = gpu_demand.as_ref().unwrap_or(&cpu_demand);
+        let demand = gpu_demand.as_ref().map_or((&cpu_demand, sizes), |(demand, sizes)| (demand, *sizes));
         let known = facts.as_ref().ok_or(reason.as_str());
-        let plan = self.plan(args, request, demand, sizes, known, costs.as_ref())?;
+        let plan = self.plan(args, (request, sizes), demand, known, costs.as_ref())?;
         if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
+        let gpu_demand = gpu_demand.map(|(demand, _)| demand);
         Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
+    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where a layer would have to
+    /// make room for it.
+    fn demand_on(
+        &self,
+        gpu: &GpuBackend,
+        args: &EngineArgs,
+        (request, budget): (Request, u64),
+        sizes: Sizes,
+    ) -> Result<(Demand, Sizes)> {
+        let demand = gpu.demand(&self.model, &sizes)?;
+        if !sizes.head_screen || args.head_screen == HeadScreen::On {
+            return Ok((demand, sizes));
+        }
+        let without = Sizes { head_screen: false, ..sizes };
+        let less = gpu.demand(&self.model, &without)?;
+        let layers = self.model.config.layers;
+        let wanted = if let Request::GpuLayers(n) = request { n.min(layers) } else { layers };
+        let held = |demand: &Demand| demand.most_layers(wanted, budget);
+        Ok(if held(&demand) < held(&less) { (less, without) } else { (demand, sizes) })
+    }
+
+    /// A plan for the sizes wished for, by the demand on the GPU, where there is one, and the sizes that is for.
     fn plan(
         &self,
         args: &EngineArgs,
-        request: Request,
-        demand: &Demand,
-        sizes: Sizes,
+        (request, wished): (Request, Sizes),
+        (demand, sizes): (&Demand, Sizes),
         gpu: Result<&GpuFacts, &str>,
         costs: Option<&Costs>,
     ) -> Result<Plan> {
-        plan::schedule(&Question {
+        let mut plan = plan::schedule(&Question {
             request,
             prefer: args.prefer.into(),
             demand,
@@ -356,7 +432,11 @@ impl Engine {
             gpu,
             costs,
             workload: Workload::default(),
-        })
+        })?;
+        if !plan.all_segments().any(|segment| segment.head && segment.backend == BackendKind::Gpu) {
+            plan.sizes = sizes_on_cpu(args, wished);
+        }
+        Ok(plan)
     }
 
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
@@ -383,7 +463,8 @@ impl Engine {
     fn costs_key(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> String {
         let (config, weights) = (&self.model.config, &self.model.weights);
         format!(
-            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, cache {:?} {:?}",
+            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, screened {}, \
+             cache {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             machine::processor().unwrap_or_default(),
             Isa::detect(),
@@ -399,6 +480,7 @@ impl Engine {
             config.kv_heads,
             config.head_dim,
             weights.head().data.len(),
+            sizes.head_screen,
             sizes.k_type,
             sizes.v_type
         )
@@ -406,12 +488,12 @@ impl Engine {
 
     /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
     pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
-        self.load_as(args, request, sizes, |plan| plan)
+        self.load_as(args, request, sizes, |plan| plan).map(|(session, _)| session)
     }
 
     /// The same for the residual stream instead of logits.
     pub fn load_without_head(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
-        self.load_as(args, request, sizes, Plan::without_head)
+        self.load_as(args, request, sizes, Plan::without_head).map(|(session, _)| session)
     }
 
     fn load_as(
@@ -420,19 +502,19 @@ impl Engine {
         request: Request,
         sizes: Sizes,
         change: impl Fn(Plan) -> Plan,
-    ) -> Result<Session> {
+    ) -> Result<(Session, Option<Held>)> {
         let place = |request| -> Result<Placement> {
             let placement = self.place(args, request, sizes)?;
             Ok(Placement { plan: change(placement.plan), ..placement })
         };
         let placement = place(request)?;
         let may_fall_back = request == Request::Auto && placement.plan.runs_on(BackendKind::Gpu);
-        match self.session(args, placement) {
+        match self.session_that_fits(args, request, placement) {
             // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
             // itself comes up again on the CPU.
             Err(error) if may_fall_back => {
                 log::warn!("the GPU is not used: {error}");
-                self.session(args, place(Request::Cpu)?)
+                self.session(args, place(Request::Cpu)?).map(|session| (session, None))
             }
             loaded => loaded,
         }
@@ -441,25 +523,31 @@ impl Engine {
     /// As [`load`](Self::load), for an answer that must not break off: where the GPU fails, at load or in the middle,
     /// the CPU goes on with it, after one warning. A GPU that was asked for and is not there stays an error.
     pub fn load_to_last(&self, args: &EngineArgs, sizes: Sizes) -> Result<Session> {
-        let session = match self.load(args, args.request(), sizes) {
+        let (session, held) = match self.load_as(args, args.request(), sizes, |plan| plan) {
             Err(error) if error.is_of_device() => {
                 log::warn!("the GPU failed: {error}: the CPU goes on");
-                return on_cpu(&self.model, args.threads(), sizes);
+                return on_cpu(&self.model, self.cpu_backend(args), sizes);
             }
             loaded => loaded?,
         };
-        let on_gpu = session.runs_on(BackendKind::Gpu);
-        Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
+        Ok(match held {
+            Some(held) => session.with_standby(self.standby(args, sizes, held)),
+            None => session,
+        })
     }
 
-    /// All layers on the CPU, loaded when it is needed: from the same memory map, so only the cache takes memory.
-    fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
-        let (model, threads) = (Arc::clone(&self.model), args.threads());
+    /// What goes on where the GPU fails: fewer layers on it where its memory ran out, else all on the CPU, loaded when it
+    /// is needed: from the same memory map, so only the cache takes memory.
+    fn standby(&self, args: &EngineArgs, sizes: Sizes, held: Held) -> Standby {
+        let (engine, args) = (Self { model: Arc::clone(&self.model) }, args.clone());
         Box::new(move |error, tokens| {
             output::break_line();
             let so_far = format::count(tokens, "token");
+            if let Some((session, held)) = engine.session_with_less(&args, &held, error, &so_far) {
+                return Ok(session.with_standby(engine.standby(&args, sizes, held)));
+            }
             log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
-            on_cpu(&model, threads, sizes)
+            on_cpu(&engine.model, engine.cpu_backend(&args), sizes)
         })
     }
 
@@ -480,11 +568,16 @@ impl Engine {
     }
 }
 
+/// Sizes for a plan with the head on the CPU.
+fn sizes_on_cpu(args: &EngineArgs, wished: Sizes) -> Sizes {
+    let worth = args.head_screen == HeadScreen::On || Screen::is_fast();
+    Sizes { head_screen: wished.head_screen && worth, ..wished }
+}
+
 /// What is left when the GPU has failed.
-fn on_cpu(model: &Arc<Model>, threads: usize, sizes: Sizes) -> Result<Session> {
+fn on_cpu(model: &Arc<Model>, backend: CpuBackend, sizes: Sizes) -> Result<Session> {
     let plan = Plan::all_cpu(model.config.layers, sizes, "the GPU failed");
-    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
-    Session::load(model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {})
+    Session::load(model, &plan, vec![(BackendKind::Cpu, Box::new(backend))], &mut |_| {})
 }
 
 /// Bytes that loading reports: the CPU reads its tables in place, a GPU is given them.

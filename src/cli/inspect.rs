@@ -80,7 +80,7 @@ impl fmt::Display for Memory {
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let source = match &args.file {
-        Some(path) => Source::open_path(path, args.model.layout)?,
+        Some(path) => Source::open_path(path, &args.model)?,
         None => Source::open(&args.model)?,
     };
     // A vocabulary or an unknown architecture is worth a look, too: only --check makes it an error.

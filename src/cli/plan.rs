@@ -5,8 +5,9 @@ use serde_json::{Value as Json, json};
 
 use super::{
     args::PlanArgs,
+    devices,
     engine::{Engine, Source, segment_line, segments_json},
-    format, output,
+    format, machine, output,
 };
 use crate::{
     error::Result,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 pub fn run(args: &PlanArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
+    let source = Source::glance(&args.model)?;
     let engine = Engine::new(&source)?;
     let sizes = engine.sizes(&args.engine)?;
     let placement = engine.place(&args.engine, args.engine.request(), sizes)?;
@@ -23,12 +24,17 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
     let cache_bytes = sizes.kv_bytes_per_layer(&engine.model.config).saturating_mul(engine.model.config.layers as u64);
     if args.json {
+        let machine::Cores { physical, hardware_threads, .. } = machine::cores();
         let memory: Vec<Json> = plan.segments.iter().map(|s| memory_json(&placement.bytes(s), &sizes)).collect();
         return output::print_json(&json!({
             "model": source.name,
             "context_tokens": sizes.context_tokens,
             "batch_tokens": sizes.batch_tokens,
             "cache_bytes": cache_bytes,
+            "n_threads": args.engine.threads(),
+            "cores": physical,
+            "hardware_threads": hardware_threads,
+            "weights_copied": args.model.is_copied(),
             "segments": json_of(&plan.segments),
             "segment_memory": memory,
             "prefill_segments": plan.prefill.as_deref().map(json_of),
@@ -45,6 +51,10 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         format::bytes(cache_bytes),
         sizes.batch_tokens
     );
+    text += &format!("CPU: {} on {}\n", format::count(args.engine.threads(), "thread"), devices::cores());
+    if args.model.is_copied() {
+        text += "weights: copied into memory when they are loaded (--no-mmap)\n";
+    }
     if let (Some(costs), Some(gpu)) = (&placement.costs, &placement.gpu_facts) {
         text += &costs_table(costs, gpu, engine.model.config.layers);
     }

@@ -209,6 +209,7 @@ pub fn timings_json(stats: &Stats) -> Json {
         "decode_ms": format::milliseconds(stats.decode()),
         "decode_rate": stats.decode_rate(),
         "token_ms_p50": stats.latency_quantile(0.5).map(format::milliseconds),
+        "head_rows_exact": stats.head_rows_per_step(),
         "token_ms_p95": stats.latency_quantile(0.95).map(format::milliseconds),
     })
 }

@@ -8,7 +8,7 @@ use crate::{error::Result, tokenizer::EncodeOptions};
 pub fn run(args: &TokenizeArgs) -> Result<()> {
     let text = input::text(args.text.prompt.as_deref(), args.text.file.as_deref())?
         .ok_or_else(|| usage("no text", "bitnet-gpu tokenize -m model.gguf -p \"Hello\""))?;
-    let tokenizer = Source::open(&args.model)?.tokenizer()?;
+    let tokenizer = Source::glance(&args.model)?.tokenizer()?;
     let ids = tokenizer.encode(&text, &EncodeOptions { add_special: !args.no_bos, parse_special: args.special })?;
     if args.json {
         return output::print_json(&json!({ "ids": ids }));

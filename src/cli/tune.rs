@@ -17,7 +17,7 @@ use crate::{
 pub fn run(args: &TuneArgs) -> Result<()> {
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
-    let threads = args.threads();
+    let threads = args.threads.count();
     let told = |shape: &str| log::info!("matrices of {shape}");
     let timings = tune::measure(Isa::detect(), threads, &engine.model, told)?;
     let chosen = tune::fastest(&timings);

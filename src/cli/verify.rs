@@ -4,9 +4,8 @@ use serde_json::json;
 
 use super::{
     args::VerifyArgs,
-    devices,
     engine::{Engine, Source},
-    format, input, output, usage,
+    format, input, machine, output, usage,
 };
 use crate::{
     backend::gpu::{GpuBackend, OpenOptions},
@@ -35,10 +34,10 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
     let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
     let caps = backend.gpu().caps();
-    let kernels = engine.kernels(args.kernel, devices::threads());
+    let kernels = engine.kernels(args.kernel, machine::cores().threads);
     let subject = Subject { cpu: &engine.model, gpu: &engine.model, kernels: &kernels };
     let told = |part: &str| log::info!("{part}");
-    let report = verify::run(subject, backend.gpu(), devices::threads(), &prompts, answer_tokens, told)?;
+    let report = verify::run(subject, backend.gpu(), machine::cores().threads, &prompts, answer_tokens, told)?;
     let passed = report.faults.is_empty();
     if args.json {
         output::print_json(&json!({

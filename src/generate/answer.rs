@@ -202,7 +202,14 @@ impl<'a> Answer<'a> {
                     return Ok(self.end(Finish::MaxTokens));
                 }
             }
-            Some(id) => self.run(id, wanted)?,
+            Some(id) => {
+                self.run(id, wanted)?;
+                // A pass that checked a draft computed all of the head.
+                if self.ahead.as_ref().is_none_or(|ahead| ahead.trial.is_some()) {
+                    self.stats.head_rows += self.session.head_rows();
+                    self.stats.head_steps += 1;
+                }
+            }
         }
         let id = self.sample()?;
         self.compare_with_draft(id);

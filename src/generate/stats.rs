@@ -17,6 +17,11 @@ pub struct Stats {
     pub accepted_tokens: usize,
     /// From the first token of the prompt to its logits.
     pub prefill: Duration,
+    /// Rows of the output head that decode steps multiplied exactly, where the backend tells; of those that ran a token
+    /// alone.
+    pub head_rows: usize,
+    /// Those steps.
+    pub head_steps: usize,
     /// One entry for each decode step: a token through the model, and the sampling of the next. Where a pass checked a
     /// draft, its first step has the time of all.
     pub latencies: Vec<Duration>,
@@ -37,6 +42,12 @@ impl Stats {
     /// logits and is no decode step.
     pub fn decode_rate(&self) -> Option<f64> {
         rate(self.latencies.len(), self.decode())
+    }
+
+    /// Rows of the output head that a decode step multiplied exactly, on average; `None` before any, and where the
+    /// backend does not tell.
+    pub fn head_rows_per_step(&self) -> Option<f64> {
+        (self.head_rows > 0).then(|| self.head_rows as f64 / self.head_steps as f64)
     }
 
     /// The latency that a share `q` (0 to 1) of the decode steps does not exceed (nearest rank).
@@ -66,11 +77,14 @@ mod tests {
             drafted_tokens: 0,
             accepted_tokens: 0,
             prefill: ms(50),
+            head_rows: 30,
+            head_steps: 20,
             latencies: (1..=20).rev().map(ms).collect(),
         };
         assert_eq!(stats.prefill_rate(), Some(200.0));
         assert_eq!(stats.decode(), ms(210));
         assert!((stats.decode_rate().unwrap() - 20.0 / 0.21).abs() < 1e-9);
+        assert_eq!(stats.head_rows_per_step(), Some(1.5));
         assert_eq!(stats.latency_quantile(0.5), Some(ms(10)));
         assert_eq!(stats.latency_quantile(0.95), Some(ms(19)));
         assert_eq!(stats.latency_quantile(1.0), Some(ms(20)));
@@ -81,5 +95,7 @@ mod tests {
     fn nothing_measured_is_none() {
         let stats = Stats::default();
         assert_eq!((stats.prefill_rate(), stats.decode_rate(), stats.latency_quantile(0.5)), (None, None, None));
+        assert_eq!(stats.head_rows_per_step(), None);
+        assert_eq!(Stats { head_steps: 3, ..stats }.head_rows_per_step(), None, "a backend that does not tell");
     }
 }

@@ -13,7 +13,7 @@ use super::{
     types::{Array, Metadata, Value},
 };
 use crate::{
-    bytes::Bytes,
+    bytes::{Access, Bytes},
     error::{Error, Result, shown},
 };
 
@@ -35,16 +35,36 @@ pub struct File {
 impl File {
     /// Maps and parses a file, and where it is a part of a split one, all the others; errors name the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = Self::open_part(path)?;
+        Self::open_with(path, Access::Map)
+    }
+
+    /// As [`Self::open`], mapped or copied.
+    pub fn open_with(path: &Path, access: Access<'_>) -> Result<Self> {
+        let file = Self::open_part(path, access)?;
         match split::Split::of(&file.metadata).map_err(|e| e.in_file(path.display().to_string()))? {
-            Some(split) => split.join(path, file),
+            Some(split) => split.join(path, file, access),
             None => Ok(file),
         }
     }
 
-    /// Maps and parses a file that may be a part.
-    pub(super) fn open_part(path: &Path) -> Result<Self> {
-        Self::parse_part(Bytes::map(path)?).map_err(|e| e.in_file(path.display().to_string()))
+    /// Opens and parses a file that may be a part.
+    pub(super) fn open_part(path: &Path, access: Access<'_>) -> Result<Self> {
+        Self::parse_part(Bytes::open(path, access)?).map_err(|e| e.in_file(path.display().to_string()))
+    }
+
+    /// With copies of all bytes that are a memory-mapped file's, so that no file is needed any more; `progress` is told
+    /// the bytes so far and of all.
+    ///
+    /// # Errors
+    /// If there is not the memory.
+    pub fn detached(mut self, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+        let (all, mut done) = (self.len_bytes(), 0);
+        for bytes in &mut self.bytes {
+            *bytes = bytes.detached()?;
+            done += bytes.len() as u64;
+            progress(done, all);
+        }
+        Ok(self)
     }
 
     /// Parses a whole file.
@@ -113,7 +133,7 @@ impl File {
         Some(&self.tensors[self.by_name[found]])
     }
 
-    /// The data of a tensor of this file, still in the memory map.
+    /// The data of a tensor of this file, still in the memory map where there is one.
     ///
     /// # Panics
     /// When `tensor` comes from a longer file than this one.

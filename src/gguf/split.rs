@@ -13,7 +13,10 @@ use super::{
     tensor::TensorInfo,
     types::Metadata,
 };
-use crate::error::{Error, Result, shown};
+use crate::{
+    bytes::Access,
+    error::{Error, Result, shown},
+};
 
 const NO: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -68,7 +71,7 @@ impl Split {
     }
 
     /// Opens the other parts beside `path`, which is this one and is open as `given`.
-    pub fn join(self, path: &Path, given: File) -> Result<File> {
+    pub fn join(self, path: &Path, given: File, access: Access<'_>) -> Result<File> {
         let names = Names::of(path, self).map_err(|e| e.in_file(path.display().to_string()))?;
         let mut given = Some(given);
         let mut whole: Option<File> = None;
@@ -80,7 +83,7 @@ impl Split {
                     let needed_for = format!("the model is split into {} files", self.count);
                     return Err(Error::missing(path.display().to_string(), needed_for));
                 }
-                None => File::open_part(&path)?,
+                None => File::open_part(&path, access)?,
             };
             let in_part = |e: Error| e.in_file(path.display().to_string());
             self.check_part(no, &part).map_err(in_part)?;

@@ -95,6 +95,16 @@ impl Store {
         }
     }
 
+    /// The codes or values of `range`, as they lie in memory.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn raw(&self, range: Range<usize>) -> &[u8] {
+        match self {
+            Self::F16(bits) => bytemuck::cast_slice(&bits[range]),
+            Self::F32(values) => bytemuck::cast_slice(&values[range]),
+            Self::Q8_0 { codes, .. } => bytemuck::cast_slice(&codes[range]),
+        }
+    }
+
     fn writer(&mut self) -> Writer<'_> {
         match self {
             Self::F16(bits) => Writer::F16(Disjoint::new(bits)),

@@ -10,16 +10,20 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cache;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod stream;
 
 use std::{ops::Range, sync::PoisonError};
 
 pub use cache::{KvCache, KvRows, KvType, Q8_BLOCK};
 
-use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
+use crate::{Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
 
 /// Most values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
 const TILE_VALUES: usize = 8192;
@@ -113,7 +117,7 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
     let (run_rows, run_values) = (run_tokens * heads, run_tokens * heads * head_dim);
     let step = |run: usize| {
         let q = &q[run * run_values..][..run_values];
-        Step { base: cpu.isa().base(), q, heads, cache, start_pos: start_pos + run * run_tokens, scale }
+        Step { isa: cpu.isa(), q, heads, cache, start_pos: start_pos + run * run_tokens, scale }
     };
     let tiles = if runs == 0 { 0 } else { kv_heads * step(0).tiles_per_head() };
     let run_end = |run: usize| start_pos + (run + 1) * run_tokens;
@@ -181,7 +185,7 @@ fn merge(parts: &[f32], out: &mut [f32]) {
 
 /// The checked inputs of one call.
 struct Step<'a> {
-    base: Base,
+    isa: Isa,
     q: &'a [f32],
     heads: usize,
     cache: &'a KvCache,
@@ -245,12 +249,17 @@ impl Step<'_> {
         let mut results = [0.0; VALUES];
         let mut softmaxes = [Softmax::START; TILE_ROWS];
         let softmaxes = &mut softmaxes[..rows];
-        match self.base {
-            Base::Scalar => scalar::attend(&tile, &mut results[..rows * stride], softmaxes),
+        let mixes = &mut results[..rows * stride];
+        match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Base::Avx2(avx2) => avx2::attend(avx2, &tile, &mut results[..rows * stride], softmaxes),
-            #[cfg(target_arch = "aarch64")]
-            Base::Neon(neon) => neon::attend(neon, &tile, &mut results[..rows * stride], softmaxes),
+            Isa::Avx512Vnni(avx512) => avx512::attend(avx512, &tile, mixes, softmaxes),
+            isa => match isa.base() {
+                Base::Scalar => scalar::attend(&tile, mixes, softmaxes),
+                #[cfg(target_arch = "x86_64")]
+                Base::Avx2(avx2) => avx2::attend(avx2, &tile, mixes, softmaxes),
+                #[cfg(target_arch = "aarch64")]
+                Base::Neon(neon) => neon::attend(neon, &tile, mixes, softmaxes),
+            },
         }
         for (row, (result, softmax)) in results.chunks_exact(stride).zip(softmaxes).enumerate() {
             put(number(row), &result[..head_dim], *softmax);

@@ -25,7 +25,7 @@ fn rounded(ty: KvType, head_dim: usize, values: &[f32]) -> Vec<f64> {
 fn stored(kv_heads: usize, head_dim: usize, values: &[f32]) -> Vec<f32> {
     let positions = values.len() / (kv_heads * head_dim);
     let mut cache = KvCache::new(kv_heads, head_dim, positions, KvType::Q8_0, KvType::F32);
-    cache.append(&Cpu::new(crate::Isa::Scalar, 1), 0, values, values);
+    cache.append(&Cpu::new(Isa::Scalar, 1), 0, values, values);
     assert_eq!(cache.read(0..positions)[1], KvRows::Floats(values.to_vec()));
     let heads = (0..positions).flat_map(|position| (0..kv_heads).map(move |head| head * positions + position));
     heads
@@ -266,7 +266,7 @@ fn what_was_written_can_be_read() {
     let values = |offset: f32| (0..5 * 6).map(|i| i as f32 * 0.25 + offset).collect::<Vec<_>>();
     for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F32), (KvType::F16, KvType::F32)] {
         let mut cache = KvCache::new(2, 3, 8, k_type, v_type);
-        cache.append(&Cpu::new(crate::Isa::Scalar, 2), 1, &values(0.0), &values(100.0));
+        cache.append(&Cpu::new(Isa::Scalar, 2), 1, &values(0.0), &values(100.0));
         let floats = |offset| KvRows::Floats(values(offset)[6..24].to_vec());
         assert_eq!(cache.read(2..5), [floats(0.0), floats(100.0)]);
     }
@@ -282,7 +282,7 @@ fn what_was_read_gives_the_same_bits_elsewhere() {
             let values: Vec<f32> = (0..14 * width).map(|i| rng.f32() * 10.0_f32.powi(-((i / 7 % 9) as i32))).collect();
             let (k, v) = values.split_at(7 * width);
             let mut from = KvCache::new(kv_heads, head_dim, 9, types.0, types.1);
-            from.append(&Cpu::new(crate::Isa::Scalar, 1), 1, k, v);
+            from.append(&Cpu::new(Isa::Scalar, 1), 1, k, v);
             let rows = from.read(1..8);
             // Of another capacity, at other positions.
             let mut to = KvCache::new(kv_heads, head_dim, 12, types.0, types.1);

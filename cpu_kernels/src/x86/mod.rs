@@ -35,6 +35,13 @@ pub fn prefetch_at(from: *const u8, bytes: usize) {
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
 }
 
+/// Fetches the line of `from` into the first-level cache.
+#[inline]
+pub fn fetch(from: &u8) {
+    // SAFETY: as in `prefetch_ahead`.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast()) }
+}
+
 /// 32 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -99,6 +106,14 @@ pub fn store(to: &mut [f32; LANES], x: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
 }
 
+/// 4 x f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn store_four(to: &mut [f32; 4], x: __m128) {
+    // SAFETY: the array has 16 bytes; unaligned stores are allowed.
+    unsafe { _mm_storeu_ps(to.as_mut_ptr(), x) }
+}
+
 /// 8 x f32, to what is there.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -146,6 +161,15 @@ pub fn sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+}
+
+/// The sum of the lanes of each.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn sum_each(x: [__m256; 4]) -> __m128 {
+    let [a, b, c, d] = x;
+    let x = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
 }
 
 /// Sum of the lanes of 4 x f64.

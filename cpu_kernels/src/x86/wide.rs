@@ -65,3 +65,38 @@ pub fn store(to: &mut [f32; 16], x: __m512) {
 pub fn join(low: __m256i, high: __m256i) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
+
+/// 16 x binary16 as f32.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+pub fn load_f16(from: &[u16; 16]) -> __m512 {
+    _mm512_cvtph_ps(super::load_u8(bytemuck::cast_ref(from)))
+}
+
+/// 16 x f32, to what is there.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn add_to(to: &mut [f32; 16], x: __m512) {
+    let sum = _mm512_add_ps(load(to), x);
+    store(to, sum);
+}
+
+/// The sum of the lanes of each.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512vl")]
+pub fn sum_each(x: [__m512; 4]) -> __m128 {
+    let [a, b, c, d] = x;
+    // In each quarter: a0 + a2, b0 + b2, a1 + a3, b1 + b3.
+    let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    let (low, high) = (_mm512_shuffle_ps::<0b01_00_01_00>(ab, cd), _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd));
+    let quarters = _mm512_add_ps(low, high);
+    let halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), upper_half(quarters));
+    _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn upper_half(x: __m512) -> __m256 {
+    _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)))
+}

@@ -14,6 +14,7 @@ use super::{
     kernel::{Kernel, repack},
 };
 use crate::{
+    backend::calibrate::median,
     error::Result,
     model::{Linear, MatrixScales, Model, TernaryMatrix, names},
 };
@@ -122,11 +123,6 @@ fn time(cpu: &Cpu, acts: &QuantizedActs, matrix: &TernaryMatrix, out: &mut [f32]
     let start = Instant::now();
     ternary::matmul(cpu, acts, &mut [ternary::Part { weights: matrix.view(), out, add: false }]);
     start.elapsed()
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 /// The fastest kernel of each shape for one token.

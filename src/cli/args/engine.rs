@@ -1,14 +1,15 @@
 //! Where a model runs, and with what sizes.
 
-use std::{num::NonZero, thread};
-
 use clap::{Args, ValueEnum};
 
-use crate::backend::cpu::Kernel;
-use crate::plan::{KvType, Prefer, Request};
+use crate::{
+    backend::cpu::Kernel,
+    machine,
+    plan::{KvType, Prefer, Request},
+};
 
 /// Where the model runs, and with what sizes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// What computes: auto measures and takes the faster, and never a software GPU
@@ -40,17 +41,8 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
     pub kernel: KernelChoice,
 
-    /// CPU threads; 0 or -1 = as many as the machine runs at once
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        default_value_t = -1,
-        value_parser = clap::value_parser!(i64).range(-1..=512),
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_THREADS"
-    )]
-    pub threads: i64,
+    #[command(flatten)]
+    pub threads: ThreadsArgs,
 
     /// Tokens of prompt and answer together; 0 = what the model was trained for. Without this flag that
     /// too, but at most 4096
@@ -201,18 +193,36 @@ impl From<CacheType> for KvType {
     }
 }
 
-/// A number of threads as a flag says it.
-pub(super) fn threads(flag: i64) -> usize {
-    match usize::try_from(flag) {
-        Ok(count) if count > 0 => count,
-        _ => thread::available_parallelism().map_or(1, NonZero::get),
+/// How many threads compute.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ThreadsArgs {
+    /// CPU threads; 0 or -1 = one for each core that this program may use
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = -1,
+        value_parser = clap::value_parser!(i64).range(-1..=512),
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_THREADS"
+    )]
+    pub threads: i64,
+}
+
+impl ThreadsArgs {
+    /// The number itself.
+    pub fn count(self) -> usize {
+        match usize::try_from(self.threads) {
+            Ok(count) if count > 0 => count,
+            _ => machine::cores().threads,
+        }
     }
 }
 
 impl EngineArgs {
     /// Threads of the CPU backend.
     pub fn threads(&self) -> usize {
-        threads(self.threads)
+        self.threads.count()
     }
 
     /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.

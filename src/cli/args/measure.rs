@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, TextArgs,
-    engine::{BackendChoice, CacheType, HeadScreen, KernelChoice, MAX_CONTEXT, byte_size, threads},
+    engine::{BackendChoice, CacheType, HeadScreen, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size},
 };
 use crate::generate::Pooling;
 
@@ -130,7 +130,7 @@ pub struct BenchArgs {
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = bench_tokens(), allow_negative_numbers = true)]
     pub n_gen: Vec<u32>,
 
-    /// Numbers of CPU threads, separated by commas; -1 = as many as the machine runs at once
+    /// Numbers of CPU threads, separated by commas; 0 or -1 = one for each core that this program may use
     #[arg(
         short,
         long,
@@ -206,28 +206,12 @@ pub struct TuneArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// CPU threads; 0 or -1 = as many as the machine runs at once. What is found is used with as many
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        default_value_t = -1,
-        value_parser = clap::value_parser!(i64).range(-1..=512),
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_THREADS"
-    )]
-    pub threads: i64,
+    #[command(flatten)]
+    pub threads: ThreadsArgs,
 
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-}
-
-impl TuneArgs {
-    /// Threads of the CPU backend.
-    pub fn threads(&self) -> usize {
-        threads(self.threads)
-    }
 }
 
 #[derive(Args, Debug)]

@@ -10,11 +10,11 @@ mod show;
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
 pub use self::{
     answer::{AnswerArgs, ChatArgs, DraftArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference},
+    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference, ThreadsArgs},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
@@ -80,8 +80,23 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
 
+    /// Copy the weights into memory instead of reading them in place from the file, which may then change or go
+    #[arg(long, env = "LLAMA_ARG_NO_MMAP", value_parser = FalseyValueParser::new())]
+    pub no_mmap: bool,
+
+    /// Read the weights in place from the file all the same, which is the default
+    #[arg(long)]
+    pub mmap: bool,
+
     #[command(flatten)]
     pub layout: LayoutArgs,
+}
+
+impl ModelArgs {
+    /// Whether the file is copied into memory. `--mmap` wins, as `--no-mmap` may come from the environment.
+    pub fn is_copied(&self) -> bool {
+        self.no_mmap && !self.mmap
+    }
 }
 
 /// Which text.

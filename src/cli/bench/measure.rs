@@ -14,7 +14,7 @@ use bitnet_cpu_kernels::{
 
 use super::{super::interrupt, Test, gpu};
 use crate::{
-    backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
+    backend::{Wanted, calibrate::median, cpu::Kernels, energy, gpu::Counters},
     cache_dir::stable_hash,
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
@@ -218,15 +218,12 @@ pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> f64 {
 }
 
 fn median_seconds(mut work: impl FnMut()) -> f64 {
-    let mut seconds: Vec<f64> = (0..5)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds[2]
+    let seconds = (0..5).map(|_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    });
+    median(seconds.collect())
 }
 
 #[cfg(test)]

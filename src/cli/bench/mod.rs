@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal};
 
 use super::{
     agreement::Agreement,
-    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, KernelChoice, Preference},
+    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, KernelChoice, Preference, ThreadsArgs},
     chart::{self, Chart},
     engine::{Engine, Source},
     interrupt, output,
@@ -169,7 +169,7 @@ fn engine_args(
         n_gpu_layers: GpuLayers::Auto,
         gpu_memory: args.gpu_memory,
         kernel,
-        threads,
+        threads: ThreadsArgs { threads },
         ctx_size: Some(context as u32),
         batch_size: args.batch_size,
         cache_type_k: args.cache_type_k,

@@ -7,53 +7,16 @@ use crate::{
     attention::{
         Softmax, Tile,
         cache::{Store, UNIT, with_rows},
+        stream::{Fetch, few_rows},
     },
     x86::{self, load},
 };
 
-/// Rows above which converting a block for all of them pays.
-pub const MOST_ROWS: usize = 8;
+few_rows!("avx2,fma,f16c", weigh);
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
-    let stride = tile.cache.stride;
-    let rows = tile.rows();
-    for first in (0..rows).step_by(4) {
-        let last = rows.min(first + 4);
-        let (results, softmaxes) = (&mut results[first * stride..last * stride], &mut softmaxes[first..last]);
-        match last - first {
-            1 => attend_rows::<1>(tile, first, results, softmaxes),
-            2 => attend_rows::<2>(tile, first, results, softmaxes),
-            3 => attend_rows::<3>(tile, first, results, softmaxes),
-            _ => attend_rows::<4>(tile, first, results, softmaxes),
-        }
-    }
-}
-
-/// `R` rows from `first` on, `results` (R, stride).
-#[target_feature(enable = "avx2,fma,f16c")]
-fn attend_rows<const R: usize>(tile: &Tile, first: usize, results: &mut [f32], softmaxes: &mut [Softmax]) {
-    let stride = tile.cache.stride;
-    let mut queries: [&[[f32; UNIT]]; R] = [&[]; R];
-    for r in 0..R {
-        queries[r] = tile.query(first + r).as_chunks().0;
-    }
-    // Positions rise with the row: the last one sees the most keys.
-    let end = tile.end(first + R - 1);
-    for start in (tile.keys.start..end).step_by(BLOCK) {
-        let keys = BLOCK.min(end - start);
-        let mut weights = [[0.0; BLOCK]; R];
-        with_rows!(tile, &tile.cache.k, start, keys, |rows, load| scores(&queries, rows, &mut weights, load));
-        for r in 0..R {
-            let visible = tile.end(first + r).saturating_sub(start).min(keys);
-            if visible == 0 {
-                weights[r] = [0.0; BLOCK];
-            } else if let Some(shrink) = softmaxes[r].weigh(&mut weights[r], visible) {
-                scale(&mut results[r * stride..][..stride], shrink);
-            }
-        }
-        with_rows!(tile, &tile.cache.v, start, keys, |rows, load| mix(&weights, rows, stride, results, load));
-    }
+/// Passes of [`mix`] over a block.
+fn mix_passes(stride: usize) -> usize {
+    stride / UNIT
 }
 
 /// scores\[r\]\[key\] = query r * key.
@@ -63,22 +26,43 @@ fn scores<const R: usize, T>(
     queries: &[&[[f32; UNIT]]; R],
     keys: &[T],
     scores: &mut [[f32; BLOCK]; R],
+    fetch: &mut Fetch,
     load_key: impl Fn(&[T; UNIT], usize, usize) -> Unit,
 ) {
+    /// Keys that share a load of the queries: with four rows half of the 16 registers are sums.
+    const KEYS: usize = 2;
     let units = queries[0].len();
-    for (at, key) in keys.chunks_exact(units * UNIT).enumerate() {
-        let mut sums = [[_mm256_setzero_ps(); VECTORS]; R];
-        for (unit, key) in key.as_chunks().0[..units].iter().enumerate() {
-            let key = load_key(key, at, unit);
+    let stride = units * UNIT;
+    let count = keys.len() / stride;
+    for first in (0..count).step_by(KEYS) {
+        // The last key again for one past it; its scores are not looked at.
+        let mut rows: [&[[T; UNIT]]; KEYS] = [&[]; KEYS];
+        for j in 0..KEYS {
+            rows[j] = keys[(first + j).min(count - 1) * stride..][..stride].as_chunks().0;
+            fetch.step();
+        }
+        let mut sums = [[_mm256_setzero_ps(); 4]; KEYS];
+        for unit in 0..units {
+            let mut key = [[_mm256_setzero_ps(); VECTORS]; KEYS];
+            for j in 0..KEYS {
+                key[j] = load_key(&rows[j][unit], (first + j).min(count - 1), unit);
+            }
             for r in 0..R {
                 let query = queries[r][unit].as_chunks().0;
                 for i in 0..VECTORS {
-                    sums[r][i] = _mm256_fmadd_ps(load(&query[i]), key[i], sums[r][i]);
+                    let query = load(&query[i]);
+                    for j in 0..KEYS {
+                        sums[j][r] = _mm256_fmadd_ps(query, key[j][i], sums[j][r]);
+                    }
                 }
             }
         }
-        for r in 0..R {
-            scores[r][at] = x86::sum(_mm256_add_ps(sums[r][0], sums[r][1]));
+        for j in 0..KEYS {
+            let mut four = [0.0; 4];
+            x86::store_four(&mut four, x86::sum_each(sums[j]));
+            for r in 0..R {
+                scores[r][first + j] = four[r];
+            }
         }
     }
 }
@@ -91,11 +75,13 @@ fn mix<const R: usize, T>(
     values: &[T],
     stride: usize,
     results: &mut [f32],
+    fetch: &mut Fetch,
     load_value: impl Fn(&[T; UNIT], usize, usize) -> Unit,
 ) {
     for unit in 0..stride / UNIT {
         let mut sums = [[_mm256_setzero_ps(); VECTORS]; R];
         for (key, value) in values.chunks_exact(stride).enumerate() {
+            fetch.step();
             let value = load_value(&value.as_chunks().0[unit], key, unit);
             for r in 0..R {
                 let weight = _mm256_set1_ps(weights[r][key]);

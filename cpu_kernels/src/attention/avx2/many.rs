@@ -11,15 +11,37 @@ use crate::{
     x86::{self, LANES, load, store},
 };
 
+/// Rows above which converting a block for all of them pays.
+const FEW_ROWS: usize = 8;
+
 /// Widest head whose converted block is small enough to keep on the stack and in the second-level cache.
-pub const MOST_DIMS: usize = 256;
+const MOST_DIMS: usize = 256;
 
 /// A block as f32, at most 32 KiB.
 #[repr(align(64))]
 struct Converted([f32; BLOCK * MOST_DIMS]);
 
+/// Whether this is the way for a tile.
+pub fn pays(tile: &Tile) -> bool {
+    tile.rows() > FEW_ROWS && tile.cache.stride <= MOST_DIMS
+}
+
+/// [`Softmax::weigh`].
+pub type Weigh = unsafe fn(&mut Softmax, &mut [f32; BLOCK], usize) -> Option<f32>;
+
+/// [`multiply_add`].
+pub type MultiplyAdd = unsafe fn(&[f32], usize, &[f32], &mut [f32], usize);
+
+/// # Safety
+/// - `weigh` and `multiply_add` run on this processor.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
+pub unsafe fn attend(
+    tile: &Tile,
+    results: &mut [f32],
+    softmaxes: &mut [Softmax],
+    weigh: Weigh,
+    multiply_add: MultiplyAdd,
+) {
     let stride = tile.cache.stride;
     let rows = tile.rows();
     let mut weights = [[0.0; BLOCK]; TILE_ROWS];
@@ -36,14 +58,17 @@ pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
         let results = &mut results[first * stride..];
         let weights = &mut weights[first..rows];
         weights.fill([0.0; BLOCK]);
-        multiply_add(&tile.queries[first * stride..], stride, keys_t, weights.as_flattened_mut(), BLOCK);
+        // SAFETY: the caller's promise.
+        unsafe { multiply_add(&tile.queries[first * stride..], stride, keys_t, weights.as_flattened_mut(), BLOCK) };
         for (i, weights) in weights.iter_mut().enumerate() {
             let visible = (tile.end(first + i) - start).min(keys);
-            if let Some(shrink) = softmaxes[first + i].weigh(weights, visible) {
+            // SAFETY: the caller's promise.
+            if let Some(shrink) = unsafe { weigh(&mut softmaxes[first + i], weights, visible) } {
                 scale(&mut results[i * stride..][..stride], shrink);
             }
         }
-        multiply_add(weights.as_flattened(), BLOCK, values, results, stride);
+        // SAFETY: the caller's promise.
+        unsafe { multiply_add(weights.as_flattened(), BLOCK, values, results, stride) };
     }
 }
 
@@ -89,7 +114,7 @@ fn convert<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; UNIT
 /// `c` (rows, cols) += `a` (rows, a_stride) * `b` (n, cols), with the first n columns of `a`; `cols` is a multiple of
 /// two vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn multiply_add(a: &[f32], a_stride: usize, b: &[f32], c: &mut [f32], cols: usize) {
+pub fn multiply_add(a: &[f32], a_stride: usize, b: &[f32], c: &mut [f32], cols: usize) {
     /// Rows that share a load of `b`: with four vectors of columns 12 of the 16 registers are accumulators.
     const ROWS: usize = 3;
     let rows = c.len() / cols;

@@ -4,7 +4,7 @@
 //! converted to f32 once, with the keys transposed, and multiply it as a small matrix.
 
 mod few;
-mod many;
+pub(super) mod many;
 
 use std::arch::x86_64::*;
 
@@ -21,16 +21,16 @@ const VECTORS: usize = UNIT / LANES;
 type Unit = [__m256; VECTORS];
 
 /// Keys of a block: with heads of 128 its keys and values are 32 KiB as f32.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 
 /// Mixes the values of a tile's keys for each row, `results` (rows, stride), which is zero.
 pub fn attend(_: Avx2, tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
     // SAFETY: the capability token proves the features.
     unsafe {
-        if tile.rows() <= few::MOST_ROWS || tile.cache.stride > many::MOST_DIMS {
-            few::attend(tile, results, softmaxes);
+        if many::pays(tile) {
+            many::attend(tile, results, softmaxes, Softmax::weigh, many::multiply_add);
         } else {
-            many::attend(tile, results, softmaxes);
+            few::attend(tile, results, softmaxes);
         }
     }
 }
@@ -93,7 +93,7 @@ fn load_q8s(from: &[i8; UNIT], scale: u16) -> Unit {
 
 /// `x` * `factor`, in place; `x` is whole vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scale(x: &mut [f32], factor: f32) {
+pub(super) fn scale(x: &mut [f32], factor: f32) {
     for x in x.as_chunks_mut::<LANES>().0 {
         store(x, _mm256_mul_ps(load(x), _mm256_set1_ps(factor)));
     }

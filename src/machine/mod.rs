@@ -1,6 +1,10 @@
-//! Facts about the machine that the system tells in files (Linux); `None` elsewhere.
+//! Facts about the machine that the system tells in files (Linux); `None` elsewhere, except of cores.
+
+mod cores;
 
 use std::fs;
+
+pub use cores::{Cores, cores};
 
 /// Physical memory.
 pub fn memory_bytes() -> Option<u64> {
