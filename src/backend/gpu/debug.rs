@@ -85,13 +85,15 @@ pub fn ternary_product(
     acts: &[i8],
 ) -> Result<Vec<i32>> {
     use Shader::{
-        FoldedMatvec, FoldedMatvecGrouped, TernaryMatmul, TernaryMatmulGrouped, TernaryMatvec, TernaryMatvecGrouped,
+        FoldedMatvec, FoldedMatvecGrouped, TernaryFew, TernaryFewGrouped, TernaryMatmul, TernaryMatmulGrouped,
+        TernaryMatvec, TernaryMatvecGrouped,
     };
     let (rows, cols) = (weights.rows, weights.cols);
     let tokens = acts.len() / cols;
     assert_eq!(acts.len(), tokens * cols, "activations of {cols} columns");
     let size = weights.scales.group();
-    let stored = matches!(shader, TernaryMatvecGrouped | TernaryMatmulGrouped | FoldedMatvecGrouped);
+    let stored =
+        matches!(shader, TernaryMatvecGrouped | TernaryFewGrouped | TernaryMatmulGrouped | FoldedMatvecGrouped);
     let folded = matches!(shader, FoldedMatvec | FoldedMatvecGrouped);
     assert!(stored || size.is_none(), "{shader:?} takes one scale per token");
     let groups = size.map_or(1, |size| cols / size);
@@ -119,6 +121,7 @@ pub fn ternary_product(
         TernaryMatvec | TernaryMatvecGrouped | FoldedMatvec | FoldedMatvecGrouped => {
             [rows.div_ceil(shader.kernel().workgroup as usize / 4), tokens, 1]
         }
+        TernaryFew | TernaryFewGrouped => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
         TernaryMatmul | TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
@@ -173,7 +176,12 @@ pub(super) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
     let weights = known.weights();
     let ones = vec![f16::ONE; weights.rows * weights.cols / size];
     let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
-    let shaders = [Shader::TernaryMatvecGrouped, Shader::TernaryMatmulGrouped, Shader::FoldedMatvecGrouped];
+    let shaders = [
+        Shader::TernaryMatvecGrouped,
+        Shader::TernaryFewGrouped,
+        Shader::TernaryMatmulGrouped,
+        Shader::FoldedMatvecGrouped,
+    ];
     compare(gpu, &known, &weights, &shaders)
 }
 
