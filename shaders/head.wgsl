@@ -39,13 +39,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     }
   }
   for (var t = 0u; t < TILE; t++) {
-    // Four sums of four: the reductions only promise groups of four.
-    let four = sum4_f32(total[t], lane);
-    lane_f32[lane.index] = four;
-    workgroupBarrier();
-    let sum = (lane_f32[lane.index & ~15u] + lane_f32[(lane.index & ~15u) + 4u])
-            + (lane_f32[(lane.index & ~15u) + 8u] + lane_f32[(lane.index & ~15u) + 12u]);
-    workgroupBarrier();
+    let sum = sum16(total[t], lane);
     if (part == 0u && row < p.rows && token_first + t < p.tokens) {
       note(sum);
       logits[(token_first + t) * p.vocab + p.row0 + row] = sum;

@@ -24,12 +24,7 @@ override ADD: u32 = 0u;
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let base = (p.first + group.y) * p.stride;
-  var squares = 0.0;
-  for (var c = lane.index; c < p.cols; c += WG) {
-    let v = x[base + c];
-    squares += v * v;
-  }
-  let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.cols) + p.eps);
+  let norm = inverse_rms(base, lane);
   for (var c = lane.index; c < p.cols; c += WG) {
     var n = x[base + c] * norm * weight[c];
     if (ADD == 1u) { n += out[group.y * p.cols + c]; }

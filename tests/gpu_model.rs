@@ -5,7 +5,10 @@ mod gpu_common;
 
 use std::sync::Arc;
 
-use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
+use bitnet_cpu_kernels::{
+    format::{DenseType, ScaleKind},
+    isa::Isa,
+};
 use bitnet_gpu::{
     Error,
     backend::{
@@ -278,7 +281,7 @@ fn parts_add_up_to_segments() {
         for max_arena_bytes in [None, Some(65_536)] {
             let model = Arc::new(random_model(&spec, seed));
             let Some(backend) = open_backend(Tuning { max_arena_bytes, ..Tuning::default() }) else { return };
-            let sizes = sizes(KvType::F16);
+            let sizes = Sizes { head_screen: seed == 31, ..sizes(KvType::F16) };
             let demand = backend.demand(&model, &sizes).unwrap();
             for start in 0..=spec.layers {
                 for end in start..=spec.layers {
@@ -346,7 +349,7 @@ fn damaged_weights_are_named_with_their_layer() {
     ];
     for (place, damage) in damage {
         // A head of its own, so that a damaged table only damages the embedding.
-        let spec = Spec { head: Some(bitnet_cpu_kernels::format::DenseType::F32), ..BITNET };
+        let spec = Spec { head: Some(DenseType::F32), ..BITNET };
         let mut model = random_model(&spec, 17);
         damage(&mut model);
         let Some(mut gpu) = open(&Arc::new(model), KvType::F16, Tuning::default()) else { return };
@@ -519,6 +522,74 @@ fn chosen_ids_are_those_of_the_logits() {
                 assert_eq!(chosen.run(&[id], at, Wanted::Last).unwrap(), logits, "all logits at {at}");
             }
             id = best(&logits);
+        }
+    }
+}
+
+/// A screened head leaves the ids and logits of the full one: the best one, the best few, and all where those are wanted;
+/// whatever came before, in windows as well, and it counts the rows that it computed in full.
+#[test]
+fn a_screened_head_gives_what_the_full_one_gives() {
+    for (head, max_binding_bytes) in [(DenseType::F16, None), (DenseType::Q8_0, Some(400_000)), (DenseType::F32, None)]
+    {
+        let spec = Spec { vocab: 1100, layers: 1, table: head, head: None, ..BITNET };
+        let model = Arc::new(random_model(&spec, 50));
+        let tuning = Tuning { max_binding_bytes, ..Tuning::default() };
+        let Some(backend) = open_backend(tuning.clone()) else { return };
+        let Some(mut full) = open(&model, KvType::F16, tuning) else { return };
+        let mut screened = Loaded::new(backend, &model, &Sizes { head_screen: true, ..sizes(KvType::F16) });
+        let prompt = random_ids(&spec, 51, 30);
+        let mut logits = full.run(&prompt, 0, Wanted::Last).unwrap();
+        screened.run(&prompt, 0, Wanted::Top(1)).unwrap();
+        let mut id = best(&logits);
+        assert_eq!(screened.activations.candidates.top[0].id, id, "after a prompt");
+        let mut fewest = spec.vocab;
+        for at in 30..110 {
+            if at % 9 == 0 {
+                id = (id + 1) % spec.vocab as u32;
+            }
+            logits = full.run(&[id], at, Wanted::Last).unwrap();
+            let count = [1, 1, 2, 3][at / 10 % 4];
+            let found = screened.top(id, at, count);
+            let mut expected: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+            expected.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            assert_eq!(found, expected[..[0, 1, 2, 254][count]], "{head:?}: {count} ids at {at}");
+            let rest = screened.activations.candidates.rest;
+            assert_eq!(matches!(rest, Rest::Lower), count < 3, "{rest:?} at {at}");
+            let rows = screened.activations.head_rows;
+            // Three are more than a screen finds among so few rows.
+            assert!(if count < 3 { (count..=spec.vocab).contains(&rows) } else { rows == spec.vocab }, "{rows} rows");
+            fewest = fewest.min(rows);
+            if at % 7 == 3 {
+                // The candidates did not suffice: the same token again, for all logits.
+                assert_eq!(screened.run(&[id], at, Wanted::Last).unwrap(), logits, "all logits at {at}");
+                assert_eq!(screened.activations.head_rows, spec.vocab);
+            }
+            id = best(&logits);
+        }
+        assert!(fewest < spec.vocab / 4, "{head:?}: never fewer than {fewest} rows");
+    }
+}
+
+/// What a step with a screened head is: three dispatches more than with the full one, or four for a few ids, nothing
+/// created, and a word more that comes back.
+#[test]
+fn a_screened_step_is_as_bounded_as_a_full_one() {
+    let spec = Spec { vocab: 1100, ..BITNET };
+    let model = Arc::new(random_model(&spec, 52));
+    let Some(backend) = open_backend(Tuning::default()) else { return };
+    let mut gpu = Loaded::new(backend, &model, &Sizes { head_screen: true, ..sizes(KvType::F16) });
+    // The embedding, five kernels of each layer, and of the head: query, screen, (cut,) probe, rescore, and the choice.
+    for (count, head, bytes) in [(1, 5, 4 + 16 + 4), (2, 7, 4 + 8 + 2 * 8 + 4)] {
+        let mut id = gpu.top(7, 0, count)[0].0;
+        for at in 1..6 {
+            let before = gpu.backend.counters();
+            // Not the chosen one, so that no step is begun before it is asked for.
+            id = gpu.top((id + 1) % spec.vocab as u32, at, count)[0].0;
+            let step = gpu.backend.counters().since(&before);
+            assert_eq!((step.objects_created, step.submits), (0, 1));
+            assert_eq!(step.dispatches, 1 + 5 * spec.layers as u64 + head);
+            assert_eq!(step.readback_bytes, bytes);
         }
     }
 }

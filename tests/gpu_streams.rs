@@ -8,7 +8,7 @@ use std::{path::Path, process::Command, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
+    backend::{Backend, Wanted, cpu::CpuBackend, gpu::Tuning},
     convert::{ConvertOptions, convert},
     generate::Session,
     gguf::File,
@@ -34,9 +34,9 @@ const PROMPTS: [&str; 8] = [
     "Ben was happy",
 ];
 
-fn session(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>) -> Session {
+fn session(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>, head_screen: bool) -> Session {
     let (k_type, v_type) = (KvType::F16, KvType::F16);
-    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen: false };
+    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen };
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
@@ -54,10 +54,40 @@ fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
     ids
 }
 
+/// The same with the head asked for the highest logit alone. Counts the rows that were computed in full.
+fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
+    session.truncate(0);
+    session.prefill_while(prompt, Wanted::Top(1), || true).unwrap();
+    let (mut ids, mut rows) = (Vec::new(), 0);
+    loop {
+        ids.push(session.candidates().unwrap().top[0].id);
+        rows += session.head_rows();
+        if ids.len() == TOKENS {
+            return (ids, rows);
+        }
+        session.step_for(ids[ids.len() - 1], Wanted::Top(1)).unwrap();
+    }
+}
+
+/// With a screened head, the ids of the GPU's own full head.
+fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    let Some(gpu) = gpu_common::open_backend(tuning.clone()) else { return };
+    let mut full = session(model, BackendKind::Gpu, Box::new(gpu), false);
+    let gpu = gpu_common::open_backend(tuning).unwrap();
+    let mut screened = session(model, BackendKind::Gpu, Box::new(gpu), true);
+    for (n, prompt) in prompts.iter().enumerate() {
+        let (found, rows) = chosen_stream(&mut screened, prompt);
+        assert_eq!(found, stream(&mut full, prompt), "{what}: prompt {n}");
+        let all = TOKENS * model.config.vocab;
+        assert!((TOKENS..all).contains(&rows), "{what}: {rows} of {all} rows in full");
+        eprintln!("{what}: prompt {n}: {:.1} % of the rows in full", rows as f64 / all as f64 * 100.0);
+    }
+}
+
 fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
     let Some(gpu) = gpu_common::open_backend(tuning) else { return };
-    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu));
-    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)));
+    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), false);
+    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), false);
     for (n, prompt) in prompts.iter().enumerate() {
         assert!(prompt.len() + TOKENS <= CONTEXT, "{what}: prompt {n} has {} tokens", prompt.len());
         let (found, expected) = (stream(&mut gpu, prompt), stream(&mut cpu, prompt));
@@ -104,7 +134,16 @@ fn the_golden_models() {
         convert(&directory, &file, &ConvertOptions::default()).unwrap();
         let model = Arc::new(Model::open(&file).unwrap());
         assert_same_streams(name, &model, &random_prompts(&model), Tuning::default());
+        assert_screen_changes_nothing(name, &model, &random_prompts(&model)[..4], Tuning::default());
     }
+}
+
+#[test]
+fn a_screened_head_changes_no_stream() {
+    let (model, prompts) = demo();
+    assert_screen_changes_nothing("demo", &model, &prompts, Tuning::default());
+    let plain = Tuning { subgroups: Some(false), int8_dot: Some(false), ..Tuning::default() };
+    assert_screen_changes_nothing("no subgroups, f32", &model, &prompts[..2], plain);
 }
 
 #[test]
@@ -128,6 +167,7 @@ fn subgroups_of_four() {
         assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
         let (model, prompts) = demo();
         assert_same_streams("subgroups of four", &model, &prompts[..4], Tuning::default());
+        assert_screen_changes_nothing("subgroups of four", &model, &prompts[4..6], Tuning::default());
         return;
     }
     if !gpu.caps().name.contains("llvmpipe") {

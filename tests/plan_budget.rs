@@ -164,3 +164,35 @@ fn the_demo_model_fits_where_its_weights_do() {
     assert_eq!(tight["segments"][0]["backend"], "cpu", "{tight}");
     assert!(tight["segments"][0]["reason"].as_str().unwrap().starts_with("does not fit: 1 MiB of the 1 MiB budget"));
 }
+
+/// The copy of the head in fewer bits is the first thing to be left out, unless it was asked for.
+#[test]
+fn no_layer_makes_room_for_a_copy_of_the_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dummy.gguf");
+    B2.write(&path);
+    let plan = |budget: u64, screen: &str| {
+        let budget = budget.to_string();
+        let args = ["plan", "--json", "--backend", "gpu", "-b", "64", "--gpu-memory", &budget, "--head-screen", screen];
+        let done = run(&[&args[..], &["-m", path.to_str().unwrap()]].concat());
+        (done.code == Some(0)).then(|| serde_json::from_str::<Json>(&done.stdout).unwrap())
+    };
+    let Some(without) = plan(8 << 30, "off") else {
+        assert!(env::var_os("BITNET_REQUIRE_GPU").is_none(), "no adapter");
+        eprintln!("skipped: no adapter");
+        return;
+    };
+    let bytes = |json: &Json| {
+        let segments = json["segment_memory"].as_array().unwrap();
+        assert_eq!(segments.len(), 1, "{json}");
+        segments[0]["total_bytes"].as_u64().unwrap()
+    };
+    let (least, roomy) = (bytes(&without), bytes(&plan(8 << 30, "auto").unwrap()));
+    // 128256 rows of 2560 columns in 6 bits, and 16 bytes of each.
+    let copy = 128_256 * (2560 * 6 / 8 + 16);
+    assert!((copy..copy + (2 << 20)).contains(&(roomy - least)), "{roomy} and {least} bytes");
+    // Just enough for the layers: they stay, unless the copy was asked for.
+    assert_eq!(bytes(&plan(least, "auto").unwrap()), least);
+    assert_eq!(plan(least, "on").unwrap()["segments"].as_array().unwrap().len(), 2);
+    assert_eq!(bytes(&plan(roomy, "auto").unwrap()), roomy);
+}

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use bitnet_cpu_kernels::screen::Screen;
+
 use super::{Activations, Backend, CacheRows, SegmentId, Wanted, energy};
 use crate::{
     error::Result,
@@ -40,7 +42,9 @@ pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Res
     // The head is read once a token, as a layer is, and both are bound by reading: loading it only to measure it would
     // take longer than what it decides.
     let layer_bytes = model.weights.blocks.first().map_or(1, |block| block.ternary_bytes().max(1));
-    decode.head_ms = decode.layer_ms * model.weights.head().data.len() as f64 / layer_bytes as f64;
+    let head = model.weights.head();
+    let head_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols) } else { head.data.len() };
+    decode.head_ms = decode.layer_ms * head_bytes as f64 / layer_bytes as f64;
     let prefill = StepCost { head_ms: decode.head_ms, ..prefill };
     let joules = several.as_ref().and_then(|several| several.millijoules).zip(one.millijoules);
     let layer_mj = joules.map(|(several, one)| (several - one) / (many - 1) as f64).filter(|&mj| mj > 0.0);

@@ -365,14 +365,14 @@ impl Engine {
             if !asked_for_cpu && request != Request::Auto {
                 return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
             }
-            let plan = self.plan(args, request, &cpu_demand, sizes, Err(reason), None)?;
+            let plan = self.plan(args, (request, sizes), (&cpu_demand, sizes), Err(reason), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {
-            let demand = gpu.demand(&self.model, &sizes)?;
+            let (demand, gpu_sizes) = self.demand_on(&gpu, args, request, sizes)?;
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
-            let costs = if measured { Some(self.costs(args, &gpu, &sizes)?) } else { None };
-            Ok((gpu, demand, costs))
+            let costs = if measured { Some(self.costs(args, &gpu, &gpu_sizes)?) } else { None };
+            Ok((gpu, (demand, gpu_sizes), costs))
         });
         let (gpu, gpu_demand, costs, reason) = match opened {
             Ok((gpu, demand, costs)) => (Some(gpu), Some(demand), costs, String::new()),
@@ -384,26 +384,48 @@ impl Engine {
         let facts = gpu
             .as_ref()
             .map(|gpu| GpuFacts { name: gpu.gpu().caps().name.clone(), budget_bytes: gpu.gpu().memory_bytes() });
-        let demand = gpu_demand.as_ref().unwrap_or(&cpu_demand);
+        let demand = gpu_demand.as_ref().map_or((&cpu_demand, sizes), |(demand, sizes)| (demand, *sizes));
         let known = facts.as_ref().ok_or(reason.as_str());
-        let plan = self.plan(args, request, demand, sizes, known, costs.as_ref())?;
+        let plan = self.plan(args, (request, sizes), demand, known, costs.as_ref())?;
         if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
             let reason = plan.segments.first().map_or("", |segment| segment.reason.as_str());
             log::warn!("no layer goes to the GPU: {reason}");
         }
+        let gpu_demand = gpu_demand.map(|(demand, _)| demand);
         Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
+    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where something else would
+    /// have to make room for it.
+    fn demand_on(
+        &self,
+        gpu: &GpuBackend,
+        args: &EngineArgs,
+        request: Request,
+        sizes: Sizes,
+    ) -> Result<(Demand, Sizes)> {
+        let demand = gpu.demand(&self.model, &sizes)?;
+        if !sizes.head_screen || args.head_screen == HeadScreen::On {
+            return Ok((demand, sizes));
+        }
+        let without = Sizes { head_screen: false, ..sizes };
+        let less = gpu.demand(&self.model, &without)?;
+        let layers = self.model.config.layers;
+        let wanted = if let Request::GpuLayers(n) = request { n.min(layers) } else { layers };
+        let held = |demand: &Demand| demand.most_layers(wanted, gpu.gpu().memory_bytes());
+        Ok(if held(&demand) < held(&less) { (less, without) } else { (demand, sizes) })
+    }
+
+    /// A plan for the sizes wished for, by the demand on the GPU, where there is one, and the sizes that is for.
     fn plan(
         &self,
         args: &EngineArgs,
-        request: Request,
-        demand: &Demand,
-        sizes: Sizes,
+        (request, wished): (Request, Sizes),
+        (demand, sizes): (&Demand, Sizes),
         gpu: Result<&GpuFacts, &str>,
         costs: Option<&Costs>,
     ) -> Result<Plan> {
-        plan::schedule(&Question {
+        let mut plan = plan::schedule(&Question {
             request,
             prefer: args.prefer.into(),
             demand,
@@ -411,7 +433,12 @@ impl Engine {
             gpu,
             costs,
             workload: Workload::default(),
-        })
+        })?;
+        if !plan.all_segments().any(|segment| segment.head && segment.backend == BackendKind::Gpu) {
+            let worth = args.head_screen == HeadScreen::On || Screen::is_fast();
+            plan.sizes = Sizes { head_screen: wished.head_screen && worth, ..wished };
+        }
+        Ok(plan)
     }
 
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
@@ -438,7 +465,8 @@ impl Engine {
     fn costs_key(&self, args: &EngineArgs, gpu: &GpuBackend, sizes: &Sizes) -> String {
         let (config, weights) = (&self.model.config, &self.model.weights);
         format!(
-            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, cache {:?} {:?}",
+            "{} {} | {} x {} {:?} | {} {:?} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, screened {}, \
+             cache {:?} {:?}",
             env!("CARGO_PKG_VERSION"),
             machine::processor().unwrap_or_default(),
             Isa::detect(),
@@ -454,6 +482,7 @@ impl Engine {
             config.kv_heads,
             config.head_dim,
             weights.head().data.len(),
+            sizes.head_screen,
             sizes.k_type,
             sizes.v_type
         )

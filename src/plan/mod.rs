@@ -107,7 +107,7 @@ pub struct Sizes {
     pub k_type: KvType,
     /// Element type of the value cache.
     pub v_type: KvType,
-    /// A CPU segment with the head keeps a copy of it in fewer bits, for steps that want the highest logits alone.
+    /// A segment with the head keeps a copy of it in fewer bits, for steps that want the highest logits alone.
     pub head_screen: bool,
 }
 

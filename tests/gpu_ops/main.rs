@@ -14,6 +14,8 @@ mod grouped;
 
 mod quantize;
 
+mod screen;
+
 mod select;
 
 mod ternary;

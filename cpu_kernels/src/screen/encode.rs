@@ -10,7 +10,8 @@
 //! run 2, j   u of column 128 + j  bits 1 0
 //! ```
 //!
-//! so that masking gives 4 u of three vectors of columns, and three shifts 4 u of the fourth.
+//! so that masking gives 4 u of three vectors of columns, and three shifts 4 u of the fourth. The shaders of the program
+//! read the same rows, four columns in a word.
 
 /// Columns of a block.
 pub const BLOCK: usize = 256;

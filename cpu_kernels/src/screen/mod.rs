@@ -27,12 +27,12 @@ mod encode;
 mod query;
 mod scalar;
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
-use self::{
-    encode::{BLOCK, BLOCK_BYTES, Row},
-    query::Query,
-};
+pub use self::encode::{BLOCK, BLOCK_BYTES, Row};
+use self::query::Query;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Base;
 use crate::{
@@ -60,7 +60,7 @@ const MIN_ROWS_PER_TOP: usize = 1024;
 const MOST_TOP: usize = 128;
 
 /// Columns that i32 sums of 252 * -128 have room for.
-const MAX_COLS: usize = 1 << 16;
+pub const MAX_COLS: usize = 1 << 16;
 
 /// Norms whose product is above this may overflow f32 on the way.
 const MAX_NORM: f64 = 1e37;
@@ -119,10 +119,14 @@ impl Screen {
         rows.saturating_mul(cols.div_ceil(BLOCK) * BLOCK_BYTES + size_of::<Row>() + size_of::<f32>())
     }
 
-    /// True where the copy takes so many fewer bytes than `head` that reading it first is worth it, and where its
-    /// kernels are vector code.
+    /// True where the copy takes so many fewer bytes than `head` that reading it first is worth it.
     pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
-        cfg!(target_arch = "x86_64") && cols <= MAX_COLS && Self::bytes(rows, cols) * 5 <= ty.row_bytes(cols) * rows * 4
+        cols <= MAX_COLS && Self::bytes(rows, cols) * 5 <= ty.row_bytes(cols) * rows * 4
+    }
+
+    /// True where its kernels are vector code.
+    pub fn is_fast() -> bool {
+        cfg!(target_arch = "x86_64")
     }
 
     /// A copy of `head`. `None` if it has a weight that is not finite, or no rows, or more columns than the sums have
@@ -132,27 +136,10 @@ impl Screen {
         if rows == 0 || cols == 0 || cols > MAX_COLS || u32::try_from(rows).is_err() {
             return None;
         }
-        let row_lines = cols.div_ceil(BLOCK) * BLOCK_BYTES / size_of::<Line>();
-        let mut codes = vec![Line::zeroed(); rows * row_lines];
+        let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
+        let mut codes = vec![Line::zeroed(); rows * row_bytes / size_of::<Line>()];
         let mut bounds = vec![Row::default(); rows];
-        let (to_codes, to_bounds) = (Disjoint::new(&mut codes), Disjoint::new(&mut bounds));
-        let base = cpu.isa().base();
-        cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |chunk| {
-            let range = chunk * CHUNK_ROWS..rows.min((chunk + 1) * CHUNK_ROWS);
-            // SAFETY: chunks are disjoint ranges of rows.
-            let (codes, bounds) = unsafe {
-                (to_codes.part(range.start * row_lines..range.end * row_lines), to_bounds.part(range.clone()))
-            };
-            let mut weights = vec![0.0; cols];
-            for ((row, codes), bound) in range.zip(codes.chunks_exact_mut(row_lines)).zip(bounds) {
-                let codes = bytemuck::cast_slice_mut(codes);
-                *bound = match base {
-                    #[cfg(target_arch = "x86_64")]
-                    Base::Avx2(avx2) => avx2::encode(avx2, &head, row, &mut weights, codes),
-                    _ => scalar::encode(&head, row, &mut weights, codes),
-                };
-            }
-        });
+        encode_rows(cpu, &head, 0..rows, row_bytes, bytemuck::cast_slice_mut(&mut codes), &mut bounds);
         let norm = bounds.iter().map(|bound| f64::from(bound.norm)).fold(0.0, f64::max);
         if bounds.iter().any(|bound| !bound.norm.is_finite()) {
             return None;
@@ -249,6 +236,41 @@ impl Screen {
             }
         });
     }
+}
+
+/// Encodes some rows of `head`: the codes of each into the first bytes of `stride` in `codes`, what is kept beside them
+/// into `bounds`. All instruction sets give the same bits.
+///
+/// # Panics
+/// If `codes` or `bounds` is not of so many rows, or `stride` less than a row.
+pub fn encode_rows(
+    cpu: &Cpu,
+    head: &DenseView,
+    rows: Range<usize>,
+    stride: usize,
+    codes: &mut [u8],
+    bounds: &mut [Row],
+) {
+    let row_bytes = head.cols.div_ceil(BLOCK) * BLOCK_BYTES;
+    assert!(row_bytes <= stride, "encode_rows: {row_bytes} bytes of a row in {stride}");
+    assert_eq!((codes.len(), bounds.len()), (rows.len() * stride, rows.len()), "encode_rows: rows");
+    let (to_codes, to_bounds) = (Disjoint::new(codes), Disjoint::new(bounds));
+    let base = cpu.isa().base();
+    cpu.pool().run(rows.len().div_ceil(CHUNK_ROWS), |chunk| {
+        let range = chunk * CHUNK_ROWS..rows.len().min((chunk + 1) * CHUNK_ROWS);
+        // SAFETY: chunks are disjoint ranges of rows.
+        let (codes, bounds) =
+            unsafe { (to_codes.part(range.start * stride..range.end * stride), to_bounds.part(range.clone())) };
+        let mut weights = vec![0.0; head.cols];
+        for ((row, codes), bound) in range.zip(codes.chunks_exact_mut(stride)).zip(bounds) {
+            let (row, codes) = (rows.start + row, &mut codes[..row_bytes]);
+            *bound = match base {
+                #[cfg(target_arch = "x86_64")]
+                Base::Avx2(avx2) => avx2::encode(avx2, head, row, &mut weights, codes),
+                _ => scalar::encode(head, row, &mut weights, codes),
+            };
+        }
+    });
 }
 
 /// The exact products of some rows.

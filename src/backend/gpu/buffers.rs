@@ -188,6 +188,22 @@ impl<'a> Uploader<'a> {
         Ok(())
     }
 
+    /// Fills a region with rows that `make` gives, many at a time.
+    pub fn write_rows(&mut self, region: &Region, mut make: impl FnMut(Range<usize>, &mut [u8])) -> Result<()> {
+        let many = (UPLOAD_BYTES as u64 / region.row_bytes).max(1) as usize;
+        let mut bytes = Vec::new();
+        for piece in &region.pieces {
+            for row in piece.rows.clone().step_by(many) {
+                let rows = row..piece.rows.end.min(row + many);
+                let offset = piece.offset + (row - piece.rows.start) as u64 * region.row_bytes;
+                bytes.resize(rows.len() * region.row_bytes as usize, 0);
+                make(rows, &mut bytes);
+                self.write_piece(piece.arena, offset, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_piece(&mut self, arena: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         if let Some(view) = self.mapped.get_mut(arena) {
             let begin = usize::try_from(offset).unwrap_or(usize::MAX);

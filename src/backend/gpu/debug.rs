@@ -3,6 +3,7 @@
 use bitnet_cpu_kernels::format::{Scales, TernaryView};
 use half::f16;
 
+pub use super::head::{copy_rows, gamma, least};
 use super::{
     device::Gpu,
     encode::{Builder, Extent, Recorder},

@@ -40,7 +40,7 @@ pub(super) fn damaged_place(word: u32, layers: usize) -> Option<String> {
 }
 
 /// Most workgroups in one dimension.
-const MAX_WORKGROUPS: usize = 65535;
+pub(super) const MAX_WORKGROUPS: usize = 65535;
 /// Rows of a product in one dispatch: every kernel takes at least 16 rows a workgroup.
 const MAX_ROWS: usize = 16 * MAX_WORKGROUPS;
 
@@ -91,12 +91,12 @@ pub(super) struct Lowering<'a> {
     pub weights: &'a Weights,
 }
 
-fn all(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
+pub(super) fn all(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
     buffer.as_entire_buffer_binding()
 }
 
 impl<'a> Lowering<'a> {
-    fn windows(&self, region: &Region, max_rows: usize) -> Result<Vec<Window<'a>>> {
+    pub fn windows(&self, region: &Region, max_rows: usize) -> Result<Vec<Window<'a>>> {
         let gpu = self.builder.gpu;
         let windows = self.arenas.windows(region, gpu.max_binding_bytes(), max_rows, gpu.offset_alignment());
         for window in &windows {
@@ -109,7 +109,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// A region that kernels need in one binding: a norm, the table of rotations.
-    fn whole(&self, what: &str, region: &Region) -> Result<wgpu::BufferBinding<'a>> {
+    pub fn whole(&self, what: &str, region: &Region) -> Result<wgpu::BufferBinding<'a>> {
         match &self.windows(region, usize::MAX)?[..] {
             [one] => Ok(one.binding.clone()),
             _ => Err(Error::unsupported(what, "it does not fit in one binding of this GPU")),
@@ -549,52 +549,6 @@ impl<'a> Lowering<'a> {
             let groups = config.dim.div_ceil(2 * shader.kernel().workgroup as usize);
             let grid = [Extent::Fixed(groups), Extent::PerTokens(1), Extent::Fixed(1)];
             out.push(self.builder.dispatch(variant, &[], params, &buffers, grid)?);
-        }
-        Ok(out)
-    }
-
-    /// The final norm of the wanted tokens and the head, one dispatch a window; `tile` tokens share a reading of
-    /// the weights.
-    pub fn head(
-        &mut self,
-        table: &DenseMatrix,
-        region: &'a Region,
-        norm: &'a Region,
-        tile: u32,
-    ) -> Result<Vec<Dispatch>> {
-        let (config, slots) = (self.config, self.slots);
-        let place = place_code(config.layers + 1);
-        let params = params::RmsNorm {
-            cols: config.dim as u32,
-            stride: config.dim as u32,
-            eps: config.rms_eps,
-            place,
-            ..Default::default()
-        };
-        let buffers =
-            [all(&slots.hidden), self.whole("the output norm", norm)?, all(&slots.normed), all(&slots.damage)];
-        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
-        let variant = self.builder.variant(Shader::RmsNorm);
-        let mut out = vec![self.builder.dispatch(variant, &[], params, &buffers, grid)?];
-
-        let shader = Shader::Head;
-        let rows_per_group = shader.kernel().workgroup as usize / 16;
-        for window in self.windows(region, MAX_WORKGROUPS * rows_per_group)? {
-            let params = params::Head {
-                rows: window.rows.len() as u32,
-                row0: window.rows.start as u32,
-                cols: config.dim as u32,
-                row_bytes: table.ty.row_bytes(config.dim) as u32,
-                table0: window.before_bytes as u32,
-                vocab: config.vocab as u32,
-                place,
-                ..Default::default()
-            };
-            let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
-            let rows = window.rows.len();
-            let buffers = [all(&slots.normed), window.binding, all(&slots.logits), all(&slots.damage)];
-            let grid = [Extent::Fixed(rows.div_ceil(rows_per_group)), Extent::PerTokens(tile), Extent::Fixed(1)];
-            out.push(self.builder.dispatch(variant, &[("TILE", f64::from(tile))], params, &buffers, grid)?);
         }
         Ok(out)
     }

@@ -3,10 +3,10 @@
 //! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
 //! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
 //! [`self_test`], [`pipelines`] (the table of kernels), `compile` and [`params`], `weights` and `buffers` (upload),
-//! `slots` (activations), `fuse` and `lower` (op list to dispatches), `encode` (record them), `readback`, `segment`
+//! `slots` (activations), `fuse`, `lower` and `head` (op list to dispatches), `encode` (record them), `readback`, `segment`
 //! (the steps), `profile`, [`debug`].
 //!
-//! Nothing is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
+//! Nothing of a step is computed on the processor. Everything is created in [`Backend::load`]; a step writes its ids,
 //! records the prepared dispatches, submits once, and reads the logits back.
 
 pub mod adapter;
@@ -28,6 +28,8 @@ mod encode;
 pub mod fault;
 
 mod fuse;
+
+mod head;
 
 mod lower;
 

@@ -112,6 +112,18 @@ params! {
     /// head.wgsl
     Head { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, vocab: u32, place: u32 }
 
+    /// screen_query.wgsl
+    ScreenQuery { cols: u32, stride: u32, eps: f32, place: u32, words: u32, gamma: f32 }
+
+    /// head_screen.wgsl
+    HeadScreen { rows: u32, row0: u32, blocks: u32, copy0: u32, chunk0: u32, least: f32 }
+
+    /// screen_cut.wgsl
+    ScreenCut { chunks: u32, count: u32 }
+
+    /// screen_probe.wgsl and screen_rescore.wgsl
+    ScreenExact { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, place: u32 }
+
     /// top_logits.wgsl
     TopLogits { vocab: u32, per_block: u32 }
 

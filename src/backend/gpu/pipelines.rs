@@ -51,6 +51,11 @@ pub enum Shader {
     GateUp,
     RmsNorm,
     Head,
+    ScreenQuery,
+    HeadScreen,
+    ScreenCut,
+    ScreenProbe,
+    ScreenRescore,
     TopLogits,
     MergeTop,
     Argmax,
@@ -161,6 +166,10 @@ const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgs
 const TERNARY_STORE: Piece = Piece::Always(shader!("common/ternary_store.wgsl"));
 const ACTS_STORED: Piece = Piece::Always(shader!("common/acts_stored.wgsl"));
 const ACTS_FOLDED: Piece = Piece::Always(shader!("common/acts_folded.wgsl"));
+const SUM16: Piece = Piece::Always(shader!("common/sum16.wgsl"));
+const INVERSE_RMS: Piece = Piece::Always(shader!("common/inverse_rms.wgsl"));
+const SCREEN: Piece = Piece::Always(shader!("common/screen.wgsl"));
+const SCREEN_EXACT: Piece = Piece::Always(shader!("common/screen_exact.wgsl"));
 const ROPE: Piece = Piece::Always(shader!("common/rope.wgsl"));
 const KV_STORE: Piece = Piece::Always(shader!("common/kv_store.wgsl"));
 
@@ -169,7 +178,7 @@ const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::Embed,
         Self::NormQuantize,
         Self::NormQuantizeParts,
@@ -190,6 +199,11 @@ impl Shader {
         Self::GateUp,
         Self::RmsNorm,
         Self::Head,
+        Self::ScreenQuery,
+        Self::HeadScreen,
+        Self::ScreenCut,
+        Self::ScreenProbe,
+        Self::ScreenRescore,
         Self::TopLogits,
         Self::MergeTop,
         Self::Argmax,
@@ -451,7 +465,7 @@ impl Shader {
             Self::RmsNorm => Kernel {
                 name: "rms_norm",
                 source: shader!("rms_norm.wgsl"),
-                pieces: &[Piece::Lane, FINITE],
+                pieces: &[Piece::Lane, INVERSE_RMS, FINITE],
                 bindings: &[R, R, W, W],
                 workgroup: 256,
                 constants: &["ADD"],
@@ -460,11 +474,56 @@ impl Shader {
             Self::Head => Kernel {
                 name: "head",
                 source: shader!("head.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dense, FINITE],
+                pieces: &[Piece::Lane, Piece::Dense, SUM16, FINITE],
                 bindings: &[R, R, W, W],
                 workgroup: 64,
                 constants: &["TILE"],
                 params: params::Head::FIELDS,
+            },
+            Self::ScreenQuery => Kernel {
+                name: "screen_query",
+                source: shader!("screen_query.wgsl"),
+                pieces: &[Piece::Lane, INVERSE_RMS, RANK, SCREEN, FINITE],
+                bindings: &[R, R, W, W, W, W, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::ScreenQuery::FIELDS,
+            },
+            Self::HeadScreen => Kernel {
+                name: "head_screen",
+                source: shader!("head_screen.wgsl"),
+                pieces: &[Piece::Lane, Piece::Dot, RANK, SCREEN],
+                bindings: &[R, R, R, W, W, W],
+                workgroup: 64,
+                constants: &[],
+                params: params::HeadScreen::FIELDS,
+            },
+            Self::ScreenCut => Kernel {
+                name: "screen_cut",
+                source: shader!("screen_cut.wgsl"),
+                pieces: &[Piece::Lane, RANK, SCREEN],
+                bindings: &[R, W],
+                workgroup: 256,
+                constants: &[],
+                params: params::ScreenCut::FIELDS,
+            },
+            Self::ScreenProbe => Kernel {
+                name: "screen_probe",
+                source: shader!("screen_probe.wgsl"),
+                pieces: &[Piece::Lane, Piece::Dense, SUM16, RANK, SCREEN, SCREEN_EXACT],
+                bindings: &[R, R, R, W],
+                workgroup: 64,
+                constants: &[],
+                params: params::ScreenExact::FIELDS,
+            },
+            Self::ScreenRescore => Kernel {
+                name: "screen_rescore",
+                source: shader!("screen_rescore.wgsl"),
+                pieces: &[Piece::Lane, Piece::Dense, SUM16, RANK, SCREEN, SCREEN_EXACT, FINITE],
+                bindings: &[R, R, R, W, W, W],
+                workgroup: 64,
+                constants: &[],
+                params: params::ScreenExact::FIELDS,
             },
             Self::TopLogits => Kernel {
                 name: "top_logits",

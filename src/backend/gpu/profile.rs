@@ -36,7 +36,7 @@ enum Streams {
     Weights(&'static [usize]),
     /// Read as far as it is filled.
     Cache(&'static [usize]),
-    /// Single rows of a table, and what the kernel before has just written.
+    /// Single rows of a table, not known before, and what the kernel before has just written.
     Little,
 }
 
@@ -49,6 +49,7 @@ impl Shader {
             Self::FoldedMatvec | Self::FoldedMatvecParts => Streams::Weights(&[2]),
             Self::FoldedMatvecGrouped | Self::FoldedMatvecPartsGrouped => Streams::Weights(&[2, 5]),
             Self::Head => Streams::Weights(&[1]),
+            Self::HeadScreen => Streams::Weights(&[0]),
             Self::AttentionDecode | Self::AttentionPrefill => Streams::Cache(&[1, 2]),
             Self::Embed
             | Self::NormQuantize
@@ -59,6 +60,10 @@ impl Shader {
             | Self::RopeAppend
             | Self::GateUp
             | Self::RmsNorm
+            | Self::ScreenQuery
+            | Self::ScreenCut
+            | Self::ScreenProbe
+            | Self::ScreenRescore
             | Self::TopLogits
             | Self::MergeTop
             | Self::Argmax => Streams::Little,

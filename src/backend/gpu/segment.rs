@@ -16,12 +16,13 @@ use super::{
     encode::{Builder, Dispatch, Recorder, Uniforms},
     fault::Fault,
     fuse::Phase,
+    head::Screen,
     lower::{LayerCache, Lowering, damaged_place, place_code},
     pace::Pace,
     params::Dynamic,
     profile::{KernelTime, Profiler},
     readback::Readback,
-    select::{Choice, Select},
+    select::{Choice, RESULT_BYTES, Select},
     slots::{SPLIT_KEYS, Shape, Slots, TILE_TOKENS, attention_macs, layer_macs},
     weights::Weights,
 };
@@ -95,7 +96,8 @@ fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentBytes
         kv: shape.kv_bytes(segment.layers.len()),
         activations: layout.bytes() - weights.layer_bytes - weights.table_bytes
             + shape.activation_bytes(&model.config)
-            + if segment.head { Select::bytes(model.config.vocab) } else { 0 },
+            + if segment.head { Select::bytes(model.config.vocab) } else { 0 }
+            + if weights.screen.is_some() { Screen::bytes(&model.config) } else { 0 },
     }
 }
 
@@ -116,6 +118,8 @@ pub(super) struct Loaded {
     /// Logits of one token, and of several; empty when hidden states go out.
     head_one: Vec<Dispatch>,
     head_many: Vec<Dispatch>,
+    /// The highest logits of one token, where there is a copy of the head.
+    screen: Option<Screen>,
     /// With the head.
     select: Option<Select>,
     uniforms: Option<Uniforms>,
@@ -142,8 +146,8 @@ enum Output<'a> {
     Hidden(&'a mut [f32]),
     /// Of these tokens of the step.
     Logits(Range<usize>, &'a mut Vec<f32>),
-    /// Of the last token.
-    Best(Choice, &'a mut Candidates),
+    /// Of the last token, and how many rows of the head were computed for them.
+    Best(Choice, &'a mut Candidates, &'a mut usize),
 }
 
 impl Loaded {
@@ -196,17 +200,20 @@ impl Loaded {
             Some(region) => lowering.embed(&model.weights.token_embd, region)?,
             None => Vec::new(),
         };
-        let (mut head_one, mut head_many, mut select) = (Vec::new(), Vec::new(), None);
+        let (mut head_one, mut head_many, mut screen, mut select) = (Vec::new(), Vec::new(), None, None);
         if let (Some(region), Some(norm)) = (&weights.head, &weights.output_norm) {
             head_one = lowering.head(model.weights.head(), region, norm, 1)?;
             head_many = lowering.head(model.weights.head(), region, norm, HEAD_TILE)?;
+            if let Some(copy) = &weights.screen {
+                screen = Some(lowering.screened_head(model.weights.head(), (region, copy, norm))?);
+            }
         }
         if segment.head {
             select = Some(Select::new(gpu, &mut lowering.builder, &slots, config.vocab)?);
         }
         let uniforms = lowering.builder.finish()?;
         let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
-            0
+            RESULT_BYTES
         } else {
             4 * shape.chunk_tokens * config.dim
         });
@@ -226,6 +233,7 @@ impl Loaded {
             prefill,
             head_one,
             head_many,
+            screen,
             select,
             uniforms,
             readback,
@@ -285,7 +293,8 @@ impl Loaded {
     pub fn start_profile(&mut self, gpu: &Gpu) -> Result<()> {
         let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();
         let layers = of_layers(&self.decode).max(of_layers(&self.prefill));
-        let most = self.embed.len() + layers + self.head_one.len().max(self.head_many.len());
+        let screened = self.screen.as_ref().map_or(0, Screen::len);
+        let most = self.embed.len() + layers + self.head_one.len().max(self.head_many.len()).max(screened);
         self.recorder.profiler = Some(Profiler::new(gpu, most, self.sizes.context_tokens)?);
         Ok(())
     }
@@ -314,14 +323,20 @@ impl Loaded {
         if self.segment.head {
             activations.logits.clear();
             activations.candidates.top.clear();
+            activations.head_rows = if wanted == Wanted::Nothing { 0 } else { self.model.config.vocab };
         }
         let choice = match wanted {
-            Wanted::Top(count) if self.segment.head => Choice::of(count, self.model.config.vocab),
+            Wanted::Top(count) if self.segment.head => {
+                Choice::of(count, self.model.config.vocab, self.screen.is_some())
+            }
             _ => None,
         };
         let one = (self.segment.embed && positions.len() == 1).then(|| (positions.start, activations.ids[0]));
         match (one, choice, wanted) {
-            (Some(one), Some(choice), _) => return self.run_one(gpu, one, choice, &mut activations.candidates),
+            (Some(one), Some(choice), _) => {
+                activations.head_rows = self.run_one(gpu, one, choice, &mut activations.candidates)?;
+                return Ok(());
+            }
             // The caller could not do with the candidates of this step, and wants all logits.
             (Some(_), None, Wanted::Last) if one == self.logits_of && !self.is_ahead_submitted() => {
                 return self.read_logits(gpu, &mut activations.logits);
@@ -354,7 +369,9 @@ impl Loaded {
                 (Wanted::Last | Wanted::Top(_), None) if last => {
                     Output::Logits(tokens - 1..tokens, &mut activations.logits)
                 }
-                (Wanted::Top(_), Some(choice)) if last => Output::Best(choice, &mut activations.candidates),
+                (Wanted::Top(_), Some(choice)) if last => {
+                    Output::Best(choice, &mut activations.candidates, &mut activations.head_rows)
+                }
                 (Wanted::Last | Wanted::Top(_) | Wanted::Nothing, _) => Output::Nothing,
             };
             self.step(gpu, start, tokens, in_tiles, output)?;
@@ -441,6 +458,10 @@ impl Loaded {
             recorder.record(&mut encoder, group.iter().flatten(), &dynamic, uniforms);
         }
 
+        let screened = match &output {
+            Output::Best(choice, ..) => self.screen.as_ref().filter(|_| Screen::serves(*choice)),
+            _ => None,
+        };
         let rows = match &output {
             Output::Logits(rows, _) => rows.clone(),
             Output::Best(..) => tokens - 1..tokens,
@@ -452,17 +473,23 @@ impl Loaded {
             let mut sources = vec![(&self.slots.damage, 4)];
             if count > 0 {
                 let dynamic = Dynamic { tokens: count as u32, first: first as u32, ..dynamic };
-                let head = if count == 1 { &self.head_one } else { &self.head_many };
-                recorder.record(&mut encoder, head, &dynamic, uniforms);
+                match (&output, screened) {
+                    (Output::Best(choice, ..), Some(screen)) => {
+                        recorder.record(&mut encoder, screen.dispatches(*choice), &dynamic, uniforms);
+                    }
+                    _ if count == 1 => recorder.record(&mut encoder, &self.head_one, &dynamic, uniforms),
+                    _ => recorder.record(&mut encoder, &self.head_many, &dynamic, uniforms),
+                }
             }
             match (&output, &self.select) {
                 (Output::Logits(..), _) if count > 0 => {
                     sources.push((&self.slots.logits, 4 * (count * config.vocab) as u64));
                 }
                 (Output::Hidden(hidden), _) => sources.push((&self.slots.hidden, 4 * hidden.len() as u64)),
-                (Output::Best(choice, _), Some(select)) => {
+                (Output::Best(choice, ..), Some(select)) => {
                     recorder.record(&mut encoder, select.dispatches(*choice), &dynamic, uniforms);
                     sources.push(select.source(*choice));
+                    sources.extend(screened.map(|screen| (&screen.state, 4)));
                 }
                 _ => {}
             }
@@ -479,7 +506,12 @@ impl Loaded {
                 match (&mut output, &self.select) {
                     (Output::Logits(_, logits), _) => logits.extend(floats),
                     (Output::Hidden(hidden), _) => hidden.iter_mut().zip(floats).for_each(|(to, from)| *to = from),
-                    (Output::Best(choice, candidates), Some(select)) => select.read(*choice, results, candidates),
+                    (Output::Best(choice, candidates, head_rows), Some(select)) => {
+                        select.read(*choice, results, candidates);
+                        if screened.is_some() {
+                            **head_rows = last_word(results) as usize;
+                        }
+                    }
                     _ => {}
                 }
                 u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]])
@@ -497,6 +529,11 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+/// The count that a screened head leaves behind its results.
+fn last_word(bytes: &[u8]) -> u32 {
+    bytes.last_chunk().map_or(0, |&word| u32::from_le_bytes(word))
 }
 
 fn check_damage(gpu: &Gpu, damage: u32, layers: usize) -> Result<()> {

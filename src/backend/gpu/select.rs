@@ -14,10 +14,17 @@ use crate::{
 
 /// Ids that come back at most: with the sum and the word for damage they are 2044 bytes.
 pub(super) const MOST: usize = 254;
+/// Ids that a screened head finds at most: the top 40 that sampling usually takes, and some that may be lowered.
+const FEW: usize = 64;
+/// Rows of the vocabulary for each of them: fewer, and the threshold, which one row of each chunk of 64 can be, would
+/// leave many rows.
+const ROWS_OF_FEW: usize = 512;
 /// Length of a list of common/top.wgsl.
 const LIST: usize = 256;
 /// Blocks that are sorted side by side. More would leave more to merge for the one workgroup that follows.
 const BLOCKS: usize = 32;
+/// Most bytes that come back for a choice, behind the word for damage.
+pub(super) const RESULT_BYTES: usize = 2048 - 4;
 /// The sum, and a word of padding.
 const HEADER_BYTES: u64 = 8;
 const PAIR_BYTES: u64 = 8;
@@ -27,15 +34,23 @@ const PAIR_BYTES: u64 = 8;
 pub(super) enum Choice {
     /// The highest logit; its id is also the input of the next step.
     Greedy,
+    /// As many of the highest as a screened head finds.
+    Few,
     /// As many of the highest as come back.
     Top,
 }
 
+/// What [`Choice::Few`] gives; less than 2 where it is no choice.
+pub(super) fn few(vocab: usize) -> usize {
+    FEW.min(vocab / ROWS_OF_FEW)
+}
+
 impl Choice {
     /// What gives at least `count` ids of `vocab`; `None` where all logits are needed.
-    pub fn of(count: usize, vocab: usize) -> Option<Self> {
+    pub fn of(count: usize, vocab: usize, screened: bool) -> Option<Self> {
         match count {
             1 => Some(Self::Greedy),
+            _ if screened && count <= few(vocab) => Some(Self::Few),
             _ if count <= MOST.min(vocab) => Some(Self::Top),
             _ => None,
         }
@@ -45,6 +60,7 @@ impl Choice {
     fn count(self, vocab: usize) -> usize {
         match self {
             Self::Greedy => 1,
+            Self::Few => few(vocab),
             Self::Top => MOST.min(vocab),
         }
     }
@@ -97,7 +113,7 @@ impl Select {
     pub fn dispatches(&self, choice: Choice) -> &[Dispatch] {
         match choice {
             Choice::Greedy => &self.argmax,
-            Choice::Top => &self.top,
+            Choice::Few | Choice::Top => &self.top,
         }
     }
 
@@ -109,12 +125,13 @@ impl Select {
     /// What came back.
     pub fn read(&self, choice: Choice, bytes: &[u8], candidates: &mut Candidates) {
         let words = |bytes: &[u8]| -> [u32; 2] { bytemuck::pod_read_unaligned(&bytes[..8]) };
-        let pairs = bytes.chunks_exact(PAIR_BYTES as usize).skip(1).map(words);
+        let pairs = bytes.chunks_exact(PAIR_BYTES as usize).skip(1).take(choice.count(self.vocab)).map(words);
         candidates.top.clear();
         candidates.top.extend(pairs.map(|[id, bits]| Scored { id, logit: f32::from_bits(bits) }));
         candidates.rest = match choice {
             _ if candidates.top.len() == self.vocab => Rest::None,
-            Choice::Greedy => Rest::Lower,
+            // Of what a screened head leaves out, no more is known.
+            Choice::Greedy | Choice::Few => Rest::Lower,
             Choice::Top => {
                 let sum = f64::from(f32::from_bits(words(bytes)[0]));
                 Rest::Summed { log_sum_exp: (f64::from(candidates.top[0].logit) + sum.ln()) as f32 }
@@ -140,14 +157,23 @@ mod tests {
             assert!((1..=BLOCKS).contains(&blocks) && per_block % LIST == 0, "{vocab}");
         }
         // The buffer holds more than comes back.
-        assert!(4 + HEADER_BYTES + PAIR_BYTES * MOST as u64 <= 2048 && MOST <= LIST);
+        assert!(HEADER_BYTES + PAIR_BYTES * MOST as u64 <= RESULT_BYTES as u64 && MOST <= LIST);
+        assert!(HEADER_BYTES + PAIR_BYTES * FEW as u64 + 4 <= RESULT_BYTES as u64, "with the count of the screen");
     }
 
     #[test]
     fn what_2_kib_cannot_hold_takes_all_logits() {
-        assert_eq!(Choice::of(1, 50), Some(Choice::Greedy));
-        assert_eq!(Choice::of(50, 50), Some(Choice::Top));
-        assert_eq!(Choice::of(51, 50), None);
-        assert_eq!((Choice::of(MOST, 1000), Choice::of(MOST + 1, 1000)), (Some(Choice::Top), None));
+        let of = |count, vocab| Choice::of(count, vocab, false);
+        assert_eq!([of(1, 50), of(50, 50), of(51, 50)], [Some(Choice::Greedy), Some(Choice::Top), None]);
+        assert_eq!([of(MOST, 1000), of(MOST + 1, 1000)], [Some(Choice::Top), None]);
+    }
+
+    #[test]
+    fn a_screened_head_gives_few() {
+        let of = |count, vocab| Choice::of(count, vocab, true);
+        let greedy = Some(Choice::Greedy);
+        assert_eq!([of(1, 50), of(1, 128_256), of(2, 1023)], [greedy, greedy, Some(Choice::Top)]);
+        assert_eq!([of(2, 1024), of(3, 1024)], [Some(Choice::Few), Some(Choice::Top)]);
+        assert_eq!([of(64, 128_256), of(65, 128_256)], [Some(Choice::Few), Some(Choice::Top)]);
     }
 }

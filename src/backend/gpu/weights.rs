@@ -7,6 +7,7 @@ use half::f16;
 use super::{
     buffers::{Arenas, Layout, Region, Uploader},
     device::Gpu,
+    head::{copy_row_bytes, upload_copy},
     pipelines,
 };
 use crate::{
@@ -94,6 +95,8 @@ pub(super) struct Weights {
     pub embed: Option<Region>,
     /// (vocab, dim); the same place as `embed` when one table serves as both.
     pub head: Option<Region>,
+    /// (vocab, copy_row_bytes): the head in fewer bits, where the sizes ask for it.
+    pub screen: Option<Region>,
     /// (dim)
     pub output_norm: Option<Region>,
     /// (positions, half) cosines, then sines.
@@ -103,7 +106,7 @@ pub(super) struct Weights {
     context_tokens: usize,
     /// Bytes of `layers`.
     pub layer_bytes: u64,
-    /// Bytes of `embed` and `head`.
+    /// Bytes of `embed`, `head` and `screen`.
     pub table_bytes: u64,
 }
 
@@ -234,6 +237,12 @@ impl Weights {
             (Some(shared), None) => Some(shared.clone()),
             _ => Some(dense("the output head", weights.head())?),
         };
+        let screen = if segment.head && sizes.head_screen {
+            let row_bytes = copy_row_bytes(config.dim) as u64;
+            Some(layout.place("the copy of the output head", config.vocab, row_bytes)?)
+        } else {
+            None
+        };
         let table_bytes = layout.bytes() - layer_bytes;
         let output_norm = if segment.head {
             Some(norm_region(layout, "the output norm", Norm::Output, &weights.output_norm)?)
@@ -250,7 +259,7 @@ impl Weights {
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
         let rope = layout.place("the table of rotations (lower the context with -c)", 1, rope_bytes)?;
         let context_tokens = sizes.context_tokens;
-        Ok(Self { layers, embed, head, output_norm, rope, act_group, context_tokens, layer_bytes, table_bytes })
+        Ok(Self { layers, embed, head, screen, output_norm, rope, act_group, context_tokens, layer_bytes, table_bytes })
     }
 
     /// Copies everything to the device.
@@ -280,6 +289,9 @@ impl Weights {
                     uploader.write(region, &[&scales])?;
                 }
             }
+        }
+        if let Some(region) = &self.screen {
+            upload_copy(&mut uploader, region, weights.head())?;
         }
         if let Some(region) = &self.embed {
             uploader.write(region, &[&weights.token_embd.data])?;

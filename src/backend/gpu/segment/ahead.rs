@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     super::{device::Gpu, encode::Recorded, fault::Fault, readback::Pending, select::Choice},
-    Loaded, check_damage,
+    Loaded, Screen, check_damage, last_word,
 };
 use crate::{backend::Candidates, error::Result};
 
@@ -46,14 +46,14 @@ impl Loaded {
         }
     }
 
-    /// Runs the token `id` at `position`, for the best ids after it.
+    /// Runs the token `id` at `position`, for the best ids after it. Gives the rows of the head computed for them.
     pub(super) fn run_one(
         &mut self,
         gpu: &Gpu,
         (position, id): (usize, u32),
         choice: Choice,
         candidates: &mut Candidates,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let follows = self.chosen == Some((position, id));
         let Ahead { pending, stage, .. } = match self.ahead.take() {
             Some(ahead) if ahead.serves(position, choice, follows) && self.fault.is_none() => ahead,
@@ -71,17 +71,21 @@ impl Loaded {
             }
         };
         self.chosen = None;
-        self.logits_of = Some((position, id));
+        self.logits_of = self.screened(choice).is_none().then_some((position, id));
         if let Some(Fault::Silence(_)) = self.fault {
             gpu.wait_for(submission.clone(), Duration::ZERO)?;
         }
         self.begin_next(gpu, position + 1, choice, follows)?;
-        self.read_one(gpu, (pending, submission), choice, candidates)?;
+        let head_rows = self.read_one(gpu, (pending, submission), choice, candidates)?;
         self.cached_tokens = position + 1;
         if choice == Choice::Greedy {
             self.chosen = candidates.top.first().map(|best| (position + 1, best.id));
         }
-        Ok(())
+        Ok(head_rows)
+    }
+
+    fn screened(&self, choice: Choice) -> Option<&Screen> {
+        self.screen.as_ref().filter(|_| Screen::serves(choice))
     }
 
     /// Records the step at `position`, and submits it where the caller has `followed` the choices so far.
@@ -107,10 +111,14 @@ impl Loaded {
         let Self { recorder, uniforms, .. } = self;
         let select = self.select.iter().flat_map(|select| select.dispatches(choice));
         let layers = self.decode.iter().flatten();
-        let all = self.embed.iter().chain(layers).chain(&self.head_one).chain(select);
+        let screen = self.screen.as_ref().filter(|_| Screen::serves(choice));
+        let full = if screen.is_none() { &self.head_one[..] } else { &[] };
+        let screened = screen.into_iter().flat_map(|screen| screen.dispatches(choice));
+        let all = self.embed.iter().chain(layers).chain(full).chain(screened).chain(select);
         recorder.record(&mut encoder, all, &dynamic, uniforms);
         let sources = self.select.iter().map(|select| select.source(choice));
-        let sources: Vec<_> = std::iter::once((&self.slots.damage, 4)).chain(sources).collect();
+        let counted = screen.map(|screen| (&screen.state, 4));
+        let sources: Vec<_> = std::iter::once((&self.slots.damage, 4)).chain(sources).chain(counted).collect();
         let pending = self.readback.record(&mut encoder, &sources);
         let recorded = recorder.finish(encoder);
         Ahead { position, choice, pending, stage: Stage::Recorded(recorded) }
@@ -122,16 +130,22 @@ impl Loaded {
         (pending, submission): (Pending, wgpu::SubmissionIndex),
         choice: Choice,
         candidates: &mut Candidates,
-    ) -> Result<()> {
+    ) -> Result<usize> {
+        let mut head_rows = self.model.config.vocab;
+        let is_screened = self.screened(choice).is_some();
         let damage = self.readback.read(gpu, pending, submission, |bytes| {
             let (damage, results) = bytes.split_at(4);
             if let Some(select) = &self.select {
                 select.read(choice, results, candidates);
             }
+            if is_screened {
+                head_rows = last_word(results) as usize;
+            }
             self.readback_bytes += bytes.len() as u64;
             u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]])
         })?;
-        check_damage(gpu, damage, self.model.config.layers)
+        check_damage(gpu, damage, self.model.config.layers)?;
+        Ok(head_rows)
     }
 
     /// The logits of the last step, which are still on the device.
