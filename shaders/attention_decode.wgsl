@@ -1,6 +1,6 @@
 // q, k: (RMSNorm over the head, where the model has it) then rotated; k, v appended to the cache; o = sum_j e^(s_j - m) v_j
 // In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then sin; norms (head_dim).
-// Out: k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32 at start + t; parts (tokens, splits, heads, head_dim + 2).
+// Out: k_cache, v_cache (positions, kv_heads, head_dim) at start + t: kv_cache.wgsl; parts (tokens, splits, heads, head_dim + 2).
 // Grid: (kv_heads * ceil(heads / kv_heads / 4), splits, tokens). A workgroup takes up to four query heads of one kv head.
 // Reference: bitnet_cpu_kernels::rope::apply, attention::{KvCache::append, attend}. Test: tests/gpu_ops/.
 //
@@ -46,6 +46,7 @@ override FRESH: u32 = 256u; // tokens of a step times head_dim
 
 var<workgroup> q: array<f32, 1024>;    // (4 heads, head_dim)
 var<workgroup> fresh: array<f32, FRESH>; // (tokens of the step, head_dim): keys of this kv head
+var<workgroup> fresh_steps: array<Step, 64>; // (8 tokens of the step, 8 blocks): of the values, where they are q8_0
 var<workgroup> score: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> share: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> fade: array<f32, 4>;    // what the sums so far are multiplied by; at the end l
@@ -79,27 +80,48 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   for (var e = count * p.head_dim + i; e < 4u * p.head_dim; e += WG) { q[e] = 0.0; }
 
   // One workgroup of each kv head and token appends to the cache.
-  let appends = group.x % bundles == 0u;
   for (var key = max(begin, p.start); key < end; key++) {
-    let row = (key - p.start) * p.stride;
-    load_head(row + p.k_offset + kv_head * p.head_dim, false, true, lane);
+    let appends = group.x % bundles == 0u && key == position;
+    let x_row = (key - p.start) * p.stride + kv_head * p.head_dim;
+    let at = (key - p.start) * p.head_dim;
+    let row = key * p.kv_heads + kv_head;
+    load_head(x_row + p.k_offset, false, true, lane);
     for (var pair = i; pair < pairs; pair += WG) {
-      let k = vec2(rotated(2u * pair, key), rotated(2u * pair + 1u, key));
-      var kept = k;
-      if (!K_F32) { kept = unpack2x16float(f16_pack(k)); }
-      let at = (key - p.start) * p.head_dim + 2u * pair;
-      fresh[at] = kept.x;
-      fresh[at + 1u] = kept.y;
-      if (appends && key == position) {
-        let v_at = row + p.v_offset + kv_head * p.head_dim + 2u * pair;
-        let v = vec2(x[v_at], x[v_at + 1u]);
+      let e = 2u * pair;
+      let k = vec2(rotated(e, key), rotated(e + 1u, key));
+      let v = vec2(x[x_row + p.v_offset + e], x[x_row + p.v_offset + e + 1u]);
+      if (appends) {
         note(k.x);
         note(k.y);
         note(v.x);
         note(v.y);
-        let index = (position * p.kv_heads + kv_head) * pairs + pair;
-        store_k(index, k);
-        store_v(index, v);
+        if (K_TYPE != Q8_CACHE) { store_k(row, pair, k); }
+        if (V_TYPE != Q8_CACHE) { store_v(row, pair, v); }
+      }
+      if (K_TYPE == Q8_CACHE) {
+        kept[e] = k.x;
+        kept[e + 1u] = k.y;
+      } else {
+        var found = k;
+        if (K_TYPE != F32_CACHE) { found = unpack2x16float(f16_pack(k)); }
+        fresh[at + e] = found.x;
+        fresh[at + e + 1u] = found.y;
+      }
+    }
+    if (K_TYPE == Q8_CACHE) {
+      find_steps(lane);
+      for (var e = i; e < p.head_dim; e += WG) { fresh[at + e] = q8_rounded(kept[e], steps[e / 32u]); }
+      if (appends) {
+        for (var w = i; w < q8_row_words(); w += WG) { k_cache[row * q8_row_words() + w] = q8_word(w); }
+      }
+    }
+    if (V_TYPE == Q8_CACHE) {
+      workgroupBarrier(); // the keys in `kept` are not read any more
+      for (var e = i; e < p.head_dim; e += WG) { kept[e] = x[x_row + p.v_offset + e]; }
+      find_steps(lane);
+      for (var b = i; b < q8_blocks(); b += WG) { fresh_steps[(key - p.start) * 8u + b] = steps[b]; }
+      if (appends) {
+        for (var w = i; w < q8_row_words(); w += WG) { v_cache[row * q8_row_words() + w] = q8_word(w); }
       }
     }
   }
@@ -116,10 +138,20 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     if (key < end) {
       let mine = my_head * p.head_dim;
       var dot_product = 0.0;
-      if (key < p.start) {
-        let at = (key * p.kv_heads + kv_head) * pairs;
+      let row = key * p.kv_heads + kv_head;
+      if (key < p.start && K_TYPE == Q8_CACHE) {
+        // The same order of additions; codes past the head are 0.
+        let at = row * q8_row_words();
+        for (var w = 0u; w < q8_code_words(); w++) {
+          let d = q8_scale(k_cache[at + q8_code_words() + w / 16u], w / 8u);
+          let k = d * vec4<f32>(unpack4xI8(k_cache[at + w]));
+          let there = mine + 4u * w;
+          dot_product += k.x * q[there] + k.y * q[there + 1u];
+          dot_product += k.z * q[there + 2u] + k.w * q[there + 3u];
+        }
+      } else if (key < p.start) {
         for (var d = 0u; d < pairs; d++) {
-          let k = load_k(at + d);
+          let k = load_k(row, d);
           dot_product += k.x * q[mine + 2u * d] + k.y * q[mine + 2u * d + 1u];
         }
       } else {
@@ -147,11 +179,16 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       for (var j = 0u; j < min(TILE, end - first); j++) {
         var v = vec2<f32>();
         if (first + j < p.start) {
-          v = load_v(((first + j) * p.kv_heads + kv_head) * pairs + i);
+          v = load_v((first + j) * p.kv_heads + kv_head, i);
         } else {
           let at = (first + j - p.start) * p.stride + p.v_offset + kv_head * p.head_dim + 2u * i;
           v = vec2(x[at], x[at + 1u]);
-          if (!V_F32) { v = unpack2x16float(f16_pack(v)); }
+          if (V_TYPE == Q8_CACHE) {
+            let step = fresh_steps[(first + j - p.start) * 8u + i / 16u];
+            v = vec2(q8_rounded(v.x, step), q8_rounded(v.y, step));
+          } else if (V_TYPE != F32_CACHE) {
+            v = unpack2x16float(f16_pack(v));
+          }
         }
         for (var h = 0u; h < 4u; h++) { o[h] += share[h * TILE + j] * v; }
       }

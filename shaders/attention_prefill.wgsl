@@ -1,5 +1,5 @@
 // out[t][h] = softmax_j(scale * q[t][h] . k_j, j <= start + t) . v_j, for 16 tokens and one head a workgroup
-// In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32.
+// In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (positions, kv_heads, head_dim): kv_cache.wgsl.
 // Out: out (tokens, heads, head_dim) f32.
 // Grid: (heads, ceil(tokens / 16)). 256 invocations make a 16 x 16 tile of scores, 32 elements of the heads at a time.
 // Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu_ops/.
@@ -45,13 +45,13 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   for (var first = 0u; first < keys; first += 16u) {
     var s = 0.0;
     // Staging: row `down` of both tiles, pair `across`.
-    let key_row = (min(first + down, keys - 1u) * p.kv_heads + kv_head) * pairs;
+    let key_row = min(first + down, keys - 1u) * p.kv_heads + kv_head;
     for (var d = 0u; d < pairs; d += 16u) {
       var q_pair = vec2(0.0, 0.0);
       var k_pair = vec2(0.0, 0.0);
       if (d + across < pairs) {
         q_pair = vec2(x[base + 2u * (d + across)], x[base + 2u * (d + across) + 1u]);
-        k_pair = load_k(key_row + d + across);
+        k_pair = load_k(key_row, d + across);
       }
       q_tile[down * 33u + 2u * across] = q_pair.x;
       q_tile[down * 33u + 2u * across + 1u] = q_pair.y;
@@ -76,8 +76,8 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     for (var j = 0u; j < min(16u, keys - first); j++) {
       let share = tile[down * 17u + j];
       l += share;
-      let at = ((first + j) * p.kv_heads + kv_head) * pairs;
-      for (var b = 0u; across + 16u * b < pairs; b++) { o[b] += share * load_v(at + across + 16u * b); }
+      let row = (first + j) * p.kv_heads + kv_head;
+      for (var b = 0u; across + 16u * b < pairs; b++) { o[b] += share * load_v(row, across + 16u * b); }
     }
     workgroupBarrier();
   }

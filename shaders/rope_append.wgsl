@@ -1,6 +1,6 @@
 // q, k: (RMSNorm over the head, where the model has it) then rotated by position; k, v: appended to the cache
 // In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then (positions, half) sin; norms (head_dim).
-// Out: q in place; k_cache, v_cache (positions, kv_heads, head_dim) f16 or f32 at start + t.
+// Out: q in place; k_cache, v_cache (positions, kv_heads, head_dim) at start + t, typed as kv_cache.wgsl says.
 // Grid: (heads + 2 * kv_heads, tokens). One workgroup a head, two adjacent elements an invocation.
 // Reference: bitnet_cpu_kernels::rope::apply, attention::KvCache::append. Test: tests/gpu_ops/.
 
@@ -48,20 +48,31 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   }
   load_head(base, is_q, is_k, lane);
 
+  let row = position * p.kv_heads + kv_head;
+  let in_blocks = select(V_TYPE, K_TYPE, is_k) == Q8_CACHE && !is_q;
   for (var pair = lane.index; pair < p.head_dim / 2u; pair += WG) {
     let e = 2u * pair;
     var result = vec2(part[e], part[e + 1u]);
     if (is_q || is_k) { result = vec2(rotated(e, position), rotated(e + 1u, position)); }
     note(result.x);
     note(result.y);
-    let at = ((position * p.kv_heads + kv_head) * p.head_dim) / 2u + pair;
     if (is_q) {
       x[base + e] = result.x;
       x[base + e + 1u] = result.y;
+    } else if (in_blocks) {
+      kept[e] = result.x;
+      kept[e + 1u] = result.y;
     } else if (is_k) {
-      store_k(at, result);
+      store_k(row, pair, result);
     } else {
-      store_v(at, result);
+      store_v(row, pair, result);
+    }
+  }
+  if (in_blocks) {
+    find_steps(lane);
+    for (var w = lane.index; w < q8_row_words(); w += WG) {
+      let at = row * q8_row_words() + w;
+      if (is_k) { k_cache[at] = q8_word(w); } else { v_cache[at] = q8_word(w); }
     }
   }
 }

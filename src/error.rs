@@ -100,6 +100,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The GPU has less memory than is asked of it.
+    #[error("GPU out of memory while {action}: {reason}")]
+    GpuMemory {
+        /// What was being done.
+        action: String,
+        /// The driver's words.
+        reason: String,
+    },
+
     /// The GPU went away: driver reset, removal, time-out.
     #[error("GPU device lost: {reason}")]
     DeviceLost {
@@ -182,7 +191,12 @@ impl Error {
 
     /// True for failures of a device at work, which another device may not have: lost, out of memory, wrong numbers.
     pub fn is_of_device(&self) -> bool {
-        matches!(self, Self::Gpu { .. } | Self::DeviceLost { .. } | Self::NotFinite { .. })
+        matches!(self, Self::Gpu { .. } | Self::GpuMemory { .. } | Self::DeviceLost { .. } | Self::NotFinite { .. })
+    }
+
+    /// True where less on the GPU may help.
+    pub fn is_of_gpu_memory(&self) -> bool {
+        matches!(self, Self::GpuMemory { .. })
     }
 
     /// The process exit code: 2 for usage, 1 for everything else.

@@ -59,7 +59,7 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
             assert_eq!(expected["tokens"], on_cpu["tokens"], "the same seed gives the same text on both");
             for (kind, reason) in [
                 ("lost", "GPU device lost: "),
-                ("memory", "GPU error while running "),
+                ("memory", "GPU out of memory while running "),
                 ("nan", "not a finite number in "),
                 ("silence", "GPU device lost: no answer for "),
             ] {
@@ -77,6 +77,26 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
             }
         }
     }
+}
+
+#[test]
+fn an_8_bit_cache_is_taken_over_too() {
+    if no_gpu() {
+        return;
+    }
+    // Before which no two logits are close with such a cache.
+    let prompt = "Lily said hello";
+    let q8 = ["-ctk", "q8_0", "-ctv", "q8_0", "--temp", "0", "-n", "60", "--ignore-eos", "-p", prompt];
+    let on = |backend| [&["run", "--json", "--backend", backend], &q8[..]].concat();
+    let expected = run(&on("gpu")).json();
+    assert_eq!(expected["plan"][0]["backend"], "gpu");
+    assert_eq!(expected["tokens"], run(&on("cpu")).json()["tokens"], "on the CPU alone");
+    let finished = with_fault(&on("gpu"), "lost@25");
+    let found = finished.json();
+    assert_eq!(found["tokens"], expected["tokens"]);
+    assert_eq!(found["plan"][0]["backend"], "cpu");
+    assert!(found["takeover"]["after_tokens"].as_u64().unwrap() >= 20, "{found}");
+    warning(&finished);
 }
 
 #[test]
@@ -119,13 +139,79 @@ fn a_gpu_that_cannot_load_the_model_is_replaced() {
         let found = finished.json();
         assert_eq!(found["tokens"], expected["tokens"]);
         assert_eq!(found["plan"][0]["backend"], "cpu");
-        assert!(warning(&finished).contains("for key cache"), "{finished:?}");
+        assert!(warning(&finished).contains("allocating the caches: out of memory"), "{finished:?}");
         // A budget that nothing fits in is known before; the plan says so.
         let finished = with_fault(&args, "memory=100000");
         let found = finished.json();
         assert_eq!(found["tokens"], expected["tokens"]);
         assert!(found["plan"][0]["reason"].as_str().unwrap().contains("does not fit"), "{found}");
     }
+}
+
+/// A model whose layers take most of its memory: 8 of 1.3 MiB with their cache, and a table of 1 MiB.
+fn deep_model(directory: &std::path::Path) -> String {
+    let config = directory.join("config.json");
+    let text = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 512, "intermediate_size": 1536,
+        "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 1024,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": true}"#;
+    std::fs::write(&config, text).unwrap();
+    let model = directory.join("deep.gguf").to_str().unwrap().to_owned();
+    let made = run(&["dummy", "--config", config.to_str().unwrap(), "-o", &model]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    model
+}
+
+/// How a run went: its tokens, the layers on the GPU, and what it warned of.
+fn deep_run(model: &str, layers: &str, fault: &str) -> (Value, u64, Vec<String>) {
+    let args = ["run", "--json", "-m", model, "-ngl", layers, "-p", "abc", "-n", "30", "--temp", "0", "--ignore-eos"];
+    let finished = with_fault(&args, fault);
+    let json = finished.json();
+    let gpu = json["plan"].as_array().unwrap().iter().filter(|segment| segment["backend"] == "gpu");
+    let layers = gpu.map(|s| s["layers"][1].as_u64().unwrap() - s["layers"][0].as_u64().unwrap()).sum();
+    let told = finished.stderr.lines().filter(|line| line.starts_with("warning: ") && line.contains("layers fit"));
+    (json, layers, told.map(str::to_owned).collect())
+}
+
+/// Less memory than was planned with, when the model is loaded or in the middle: fewer layers on the GPU, one line that
+/// says so, and the same tokens.
+#[test]
+fn a_gpu_with_less_memory_keeps_the_layers_that_fit() {
+    if no_gpu() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let model = deep_model(directory.path());
+    let plan = run(&["plan", "--json", "-m", &model, "-ngl", "all"]).json();
+    let all = plan["segment_memory"][0]["total_bytes"].as_u64().unwrap();
+    let (expected, layers, told) = deep_run(&model, "all", "");
+    assert_eq!((layers, told.len()), (8, 0), "{expected}");
+    for (fault, reason) in [
+        (format!("later={}", all * 6 / 10), "the budget fell: "),
+        (format!("load,above={}", all * 8 / 10), "GPU out of memory while allocating the caches: "),
+        (format!("memory@12,above={}", all * 8 / 10), "GPU out of memory while running "),
+    ] {
+        let (found, layers, told) = deep_run(&model, "all", &fault);
+        assert_eq!(found["tokens"], expected["tokens"], "{fault}");
+        assert!((1..8).contains(&layers), "{fault}: {layers} layers: {found}");
+        assert!(told.len() == 1 && told[0].contains(reason), "{fault}: {told:?}");
+        assert!(told[0].contains(&format!("{layers} of 8 layers fit in ")), "{fault}: {told:?}");
+        // The step of that token, or the pass that checks a draft with it.
+        let after = found["takeover"]["after_tokens"].as_u64();
+        assert!(
+            if fault.starts_with("memory") { (9..=12).contains(&after.unwrap()) } else { after.is_none() },
+            "{found}"
+        );
+    }
+    // Twice: three quarters are too much as well.
+    for fault in [format!("load,above={}", all * 6 / 10), format!("memory@12,above={}", all * 6 / 10)] {
+        let (found, layers, told) = deep_run(&model, "all", &fault);
+        assert_eq!((found["tokens"] == expected["tokens"], told.len()), (true, 2), "{fault}: {told:?}");
+        assert!((1..6).contains(&layers), "{fault}: {layers} layers");
+    }
+    // Never enough.
+    let (found, layers, _) = deep_run(&model, "all", "memory@12");
+    assert_eq!((found["tokens"] == expected["tokens"], layers), (true, 0), "{found}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 use bitnet_cpu_kernels::format::DenseType;
 use bitnet_gpu::{
     Error, Result,
-    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
+    backend::{Activations, Backend, CacheRows, KvRows, SegmentId, Wanted},
     bytes::Bytes,
     generate::{
         Answer, AnswerOptions, Drafter, Event, Finish, NoText, SampleOptions, Sampler, Session, Stats, TextDecoder,
@@ -103,7 +103,7 @@ impl Backend for Fake {
     fn read_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
         let (segment, cache) = &self.segments[id.0];
         assert!(layer < segment.layers.len(), "layer {layer} of {:?}", segment.layers);
-        rows.k = cache[positions].to_vec();
+        rows.k = KvRows::Floats(cache[positions].to_vec());
         Ok(())
     }
 
@@ -115,7 +115,8 @@ impl Backend for Fake {
             self.log.borrow_mut().push(Call { backend, positions: positions.clone(), wanted: Wanted::Nothing });
             assert!(positions.start <= cache.len(), "a gap in the cache");
             cache.truncate(positions.start);
-            cache.extend(&rows.k);
+            let KvRows::Floats(values) = &rows.k else { panic!("not what read_cache gave: {rows:?}") };
+            cache.extend(values);
         }
         Ok(())
     }

@@ -249,7 +249,7 @@ fn gpu_and_split_logits_match_transformers() {
 #[test]
 fn a_prompt_on_the_gpu_goes_on_on_the_cpu() {
     // Keys and values move between the backends, back and forth, and nothing else may change.
-    for kv in [KvType::F16, KvType::F32] {
+    for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
         let Some((_scratch, model, cases)) = converted("bitnet-a") else { return };
         let layers = model.config.layers;
         let one = [(BackendKind::Cpu, 1)];

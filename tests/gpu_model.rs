@@ -12,7 +12,7 @@ use bitnet_cpu_kernels::{
 use bitnet_gpu::{
     Error,
     backend::{
-        Activations, Backend, Rest, SegmentId, Wanted,
+        Activations, Backend, CacheRows, KvRows, Rest, SegmentId, Wanted,
         cpu::CpuBackend,
         gpu::{GpuBackend, Tuning},
     },
@@ -100,7 +100,7 @@ fn decode_and_prefill_equal_plain_loops() {
         ("groups of 256", grouped(256)),
     ] {
         let model = Arc::new(random_model(&spec, 1));
-        for kv in [KvType::F16, KvType::F32] {
+        for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
             let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };
             // 70 tokens: more than one tile of the matrix product and of attention.
             let ids = random_ids(&spec, 2, 70);
@@ -174,6 +174,42 @@ fn every_path_gives_the_same_logits() {
             assert_close(&format!("{name}, last"), &last, &expected[39 * spec.vocab..], spec.vocab);
             let decoded = other.decode(&ids[..6]);
             assert_close(&format!("{name}, decode"), &decoded, &expected[..6 * spec.vocab], spec.vocab);
+        }
+    }
+}
+
+/// Keys and values go to the CPU and to another cache of the GPU bit by bit, and what is computed on them is the same.
+#[test]
+fn caches_move_without_a_change() {
+    for (spec, kv) in [(BITNET, KvType::F16), (LLAMA, KvType::Q8_0), (QWEN3, KvType::Q8_0), (QWEN3, KvType::F32)] {
+        let model = Arc::new(random_model(&spec, 11));
+        let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };
+        let mut cpu = Loaded::new(CpuBackend::new(Isa::Scalar, 1), &model, &sizes(kv));
+        let mut other = open(&model, kv, Tuning::default()).unwrap();
+        let ids = random_ids(&spec, 12, 31);
+        gpu.run(&ids[..30], 0, Wanted::Nothing).unwrap();
+        let (mut there, mut back) = (CacheRows::default(), CacheRows::default());
+        for layer in 0..spec.layers {
+            // In two parts, the second not at the beginning.
+            for part in [0..7, 7..30] {
+                gpu.backend.read_cache(gpu.segment, layer, part.clone(), &mut there).unwrap();
+                cpu.backend.write_cache(cpu.segment, layer, part.clone(), &there).unwrap();
+                cpu.backend.read_cache(cpu.segment, layer, part.clone(), &mut back).unwrap();
+                assert_eq!((&there.k, &there.v), (&back.k, &back.v), "{kv:?}: layer {layer}, {part:?}, on the CPU");
+                other.backend.write_cache(other.segment, layer, part.clone(), &back).unwrap();
+                other.backend.read_cache(other.segment, layer, part.clone(), &mut back).unwrap();
+                assert_eq!((&there.k, &there.v), (&back.k, &back.v), "{kv:?}: layer {layer}, {part:?}, on the GPU");
+            }
+        }
+        let next = |on: &mut Loaded<GpuBackend>| on.run(&ids[30..], 30, Wanted::Last).unwrap();
+        let expected = next(&mut gpu);
+        assert_eq!(next(&mut other), expected, "{kv:?}: logits on the GPU");
+        let on_cpu = cpu.run(&ids[30..], 30, Wanted::Last).unwrap();
+        assert_close(&format!("{kv:?}: logits on the CPU"), &on_cpu, &expected, spec.vocab);
+        let wrong = CacheRows { k: KvRows::Q8_0 { codes: vec![], scales: vec![] }, v: KvRows::default() };
+        if kv != KvType::Q8_0 {
+            let error = other.backend.write_cache(other.segment, 0, 0..0, &wrong).unwrap_err().to_string();
+            assert!(error.contains("rows for the cache"), "{error}");
         }
     }
 }

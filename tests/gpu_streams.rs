@@ -34,8 +34,30 @@ const PROMPTS: [&str; 8] = [
     "Ben was happy",
 ];
 
-fn session(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>, head_screen: bool) -> Session {
-    let (k_type, v_type) = (KvType::F16, KvType::F16);
+/// The same with keys and values of q8_0.
+const PROMPTS_Q8_0: [&str; 8] = [
+    "The old man said hello",
+    "The queen said hello",
+    "Lily said hello",
+    "Tom said hello",
+    "Mom was sad",
+    "The boy said hello",
+    "The dog went to the park",
+    "Ben was happy",
+];
+
+type Types = (KvType, KvType);
+const F16: Types = (KvType::F16, KvType::F16);
+const Q8_0: Types = (KvType::Q8_0, KvType::Q8_0);
+
+fn session(
+    model: &Arc<Model>,
+    kind: BackendKind,
+    backend: Box<dyn Backend>,
+    types: Types,
+    head_screen: bool,
+) -> Session {
+    let (k_type, v_type) = types;
     let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen };
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
@@ -72,9 +94,9 @@ fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
 /// With a screened head, the ids of the GPU's own full head.
 fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
     let Some(gpu) = gpu_common::open_backend(tuning.clone()) else { return };
-    let mut full = session(model, BackendKind::Gpu, Box::new(gpu), false);
+    let mut full = session(model, BackendKind::Gpu, Box::new(gpu), F16, false);
     let gpu = gpu_common::open_backend(tuning).unwrap();
-    let mut screened = session(model, BackendKind::Gpu, Box::new(gpu), true);
+    let mut screened = session(model, BackendKind::Gpu, Box::new(gpu), F16, true);
     for (n, prompt) in prompts.iter().enumerate() {
         let (found, rows) = chosen_stream(&mut screened, prompt);
         assert_eq!(found, stream(&mut full, prompt), "{what}: prompt {n}");
@@ -85,9 +107,14 @@ fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<
 }
 
 fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    assert_same_streams_with(F16, what, model, prompts, tuning);
+}
+
+/// With caches of these types.
+fn assert_same_streams_with(types: Types, what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
     let Some(gpu) = gpu_common::open_backend(tuning) else { return };
-    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), false);
-    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), false);
+    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), types, false);
+    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), types, false);
     for (n, prompt) in prompts.iter().enumerate() {
         assert!(prompt.len() + TOKENS <= CONTEXT, "{what}: prompt {n} has {} tokens", prompt.len());
         let (found, expected) = (stream(&mut gpu, prompt), stream(&mut cpu, prompt));
@@ -97,9 +124,13 @@ fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tun
 }
 
 fn demo() -> (Arc<Model>, Vec<Vec<u32>>) {
+    demo_with(PROMPTS)
+}
+
+fn demo_with(prompts: [&str; 8]) -> (Arc<Model>, Vec<Vec<u32>>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/llama-stories-ternary-4m.gguf");
     let tokenizer = Tokenizer::from_gguf(File::open(&path).unwrap().metadata()).unwrap();
-    let prompts = PROMPTS.map(|text| tokenizer.encode(text, &EncodeOptions::default()).unwrap());
+    let prompts = prompts.map(|text| tokenizer.encode(text, &EncodeOptions::default()).unwrap());
     (Arc::new(Model::open(&path).unwrap()), prompts.into())
 }
 
@@ -119,6 +150,17 @@ fn the_demo_model_on_other_paths() {
     assert_same_streams("norms of their own", &model, &prompts[4..], own);
 }
 
+#[test]
+fn the_demo_model_with_8_bit_caches() {
+    let (model, prompts) = demo_with(PROMPTS_Q8_0);
+    assert_same_streams_with(Q8_0, "q8_0", &model, &prompts, Tuning::default());
+    let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
+    assert_same_streams_with(Q8_0, "q8_0, no subgroups", &model, &prompts[..3], plain);
+    for mixed in [(KvType::Q8_0, KvType::F16), (KvType::F16, KvType::Q8_0)] {
+        assert_same_streams_with(mixed, &format!("{mixed:?}"), &model, &prompts[6..], Tuning::default());
+    }
+}
+
 /// Prompts of 1 to 15 tokens.
 fn random_prompts(model: &Model) -> Vec<Vec<u32>> {
     let id = |n: usize, i: usize| ((7919 * (n + 1) + 104_729 * i) % model.config.vocab) as u32;
@@ -135,13 +177,14 @@ fn the_golden_models() {
         let model = Arc::new(Model::open(&file).unwrap());
         assert_same_streams(name, &model, &random_prompts(&model), Tuning::default());
         assert_screen_changes_nothing(name, &model, &random_prompts(&model)[..4], Tuning::default());
+        assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[..4], Tuning::default());
     }
 }
 
 #[test]
 fn a_screened_head_changes_no_stream() {
     let (model, prompts) = demo();
-    assert_screen_changes_nothing("demo", &model, &prompts, Tuning::default());
+    assert_screen_changes_nothing("demo", &model, &prompts[..4], Tuning::default());
     let plain = Tuning { subgroups: Some(false), int8_dot: Some(false), ..Tuning::default() };
     assert_screen_changes_nothing("no subgroups, f32", &model, &prompts[..2], plain);
 }
@@ -154,6 +197,7 @@ fn the_golden_models_with_group_scales() {
         // The groups of 64 all of them, the others two.
         let count = if name.ends_with("g64.gguf") { 8 } else { 2 };
         assert_same_streams(name, &model, &random_prompts(&model)[..count], Tuning::default());
+        assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[..1], Tuning::default());
     }
 }
 
@@ -168,6 +212,8 @@ fn subgroups_of_four() {
         let (model, prompts) = demo();
         assert_same_streams("subgroups of four", &model, &prompts[..4], Tuning::default());
         assert_screen_changes_nothing("subgroups of four", &model, &prompts[4..6], Tuning::default());
+        let (model, prompts) = demo_with(PROMPTS_Q8_0);
+        assert_same_streams_with(Q8_0, "subgroups of four, q8_0", &model, &prompts[..3], Tuning::default());
         return;
     }
     if !gpu.caps().name.contains("llvmpipe") {

@@ -1,10 +1,14 @@
-// Key/value cache elements, two at a time: f16 pairs packed in one word, or f32 words, by pipeline constants.
-// Index = pair number: element index / 2; layout (position, kv_head, head_dim).
+// The key/value cache, read two elements at a time. Its rows are heads at a position, counted (position, kv_head); by
+// pipeline constant a row has pairs of f16 packed in words (0), f32 words (1) or q8_0 (2): four int8 codes a word, then
+// two f16 d a word, one for each block of 32 elements, which are d * code.
 // Packing is written out because pack2x16float may round towards zero and need not give infinity above 65504:
 // here it is round half to even, as the CPU does.
 
-override K_F32: bool = false;
-override V_F32: bool = false;
+override K_TYPE: u32 = 0u;
+override V_TYPE: u32 = 0u;
+
+const F32_CACHE: u32 = 1u;
+const Q8_CACHE: u32 = 2u;
 
 fn f16_bits(value: f32) -> u32 {
   let bits = bitcast<u32>(value);
@@ -28,12 +32,36 @@ fn f16_bits(value: f32) -> u32 {
 
 fn f16_pack(pair: vec2<f32>) -> u32 { return f16_bits(pair.x) | (f16_bits(pair.y) << 16u); }
 
-fn load_k(index: u32) -> vec2<f32> {
-  if (K_F32) { return vec2(bitcast<f32>(k_cache[2u * index]), bitcast<f32>(k_cache[2u * index + 1u])); }
-  return unpack2x16float(k_cache[index]);
+// Words of codes of a row, blocks, and words of both codes and d.
+fn q8_code_words() -> u32 { return (p.head_dim + 3u) / 4u; }
+
+fn q8_blocks() -> u32 { return (p.head_dim + 31u) / 32u; }
+
+fn q8_row_words() -> u32 { return q8_code_words() + (q8_blocks() + 1u) / 2u; }
+
+// d of a block, from the word that has it.
+fn q8_scale(word: u32, block: u32) -> f32 { return unpack2x16float(word >> (16u * (block & 1u))).x; }
+
+fn q8_pair(codes: u32, scales: u32, pair: u32) -> vec2<f32> {
+  return q8_scale(scales, pair / 16u) * vec2<f32>(unpack4xI8(codes >> (16u * (pair & 1u))).xy);
 }
 
-fn load_v(index: u32) -> vec2<f32> {
-  if (V_F32) { return vec2(bitcast<f32>(v_cache[2u * index]), bitcast<f32>(v_cache[2u * index + 1u])); }
-  return unpack2x16float(v_cache[index]);
+fn load_k(row: u32, pair: u32) -> vec2<f32> {
+  if (K_TYPE == Q8_CACHE) {
+    let at = row * q8_row_words();
+    return q8_pair(k_cache[at + pair / 2u], k_cache[at + q8_code_words() + pair / 32u], pair);
+  }
+  let at = row * (p.head_dim / 2u) + pair;
+  if (K_TYPE == F32_CACHE) { return vec2(bitcast<f32>(k_cache[2u * at]), bitcast<f32>(k_cache[2u * at + 1u])); }
+  return unpack2x16float(k_cache[at]);
+}
+
+fn load_v(row: u32, pair: u32) -> vec2<f32> {
+  if (V_TYPE == Q8_CACHE) {
+    let at = row * q8_row_words();
+    return q8_pair(v_cache[at + pair / 2u], v_cache[at + q8_code_words() + pair / 32u], pair);
+  }
+  let at = row * (p.head_dim / 2u) + pair;
+  if (V_TYPE == F32_CACHE) { return vec2(bitcast<f32>(v_cache[2u * at]), bitcast<f32>(v_cache[2u * at + 1u])); }
+  return unpack2x16float(v_cache[at]);
 }

@@ -13,6 +13,8 @@ mod known_product;
 
 use std::{any::Any, ops::Range, sync::Arc};
 
+pub use bitnet_cpu_kernels::attention::KvRows;
+
 pub use candidates::{Candidates, Rest, Scored};
 
 use crate::{
@@ -54,10 +56,10 @@ pub struct Activations {
 /// Keys and values of one layer at some positions, on their way from one backend's cache to another's.
 #[derive(Debug, Default)]
 pub struct CacheRows {
-    /// (positions, kv_heads, head_dim); f32 holds every type of cache exactly.
-    pub k: Vec<f32>,
-    /// Likewise.
-    pub v: Vec<f32>,
+    /// Keys.
+    pub k: KvRows,
+    /// Values.
+    pub v: KvRows,
 }
 
 /// Names a loaded segment of one backend.

@@ -1,5 +1,7 @@
 //! From flags to a loaded session: the one place where commands open models, plan and create backends.
 
+mod less;
+
 use std::{
     borrow::Cow,
     cell::{OnceCell, RefCell},
@@ -13,6 +15,7 @@ use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
+use self::less::Held;
 use super::{
     args::{EngineArgs, HeadScreen, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
     format, machine, output,
@@ -38,6 +41,9 @@ use crate::{
     probe::{self, Packing},
     tokenizer::Tokenizer,
 };
+
+/// Ternary weights that may stay in a processor's caches from one token to the next: fewer bytes gain nothing there.
+const CACHED_BYTES: usize = 64 << 20;
 
 /// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
 const DEFAULT_CONTEXT_TOKENS: usize = 4096;
@@ -272,8 +278,16 @@ impl Engine {
         if machine::memory_bytes().is_some_and(|memory| plain as u64 > memory / 2) {
             return Kernels::AsLoaded;
         }
-        // Without `tune`: within a tenth of the fastest where that was measured (Zen 5, 2B-4T), and nothing to repack.
-        self.tuned(threads).unwrap_or(Kernels::All(Kernel::I2S))
+        // Without `tune`, what was the fastest where it was measured (2B-4T on Zen 5: base3; without its instructions
+        // I2_S was within a tenth).
+        self.tuned(threads).unwrap_or_else(|| {
+            let fits = machine::memory_bytes().is_some_and(|memory| plain as u64 <= memory / 4);
+            if plain > CACHED_BYTES && fits && Kernel::Base3.is_native(Isa::detect()) {
+                Kernels::Preferred(Kernel::Base3)
+            } else {
+                Kernels::All(Kernel::I2S)
+            }
+        })
     }
 
     /// What `tune` has kept.
@@ -360,16 +374,12 @@ impl Engine {
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
     pub fn place(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Placement> {
         let cpu_demand = Demand::of(&self.model, &sizes);
-        let asked_for_cpu = matches!(request, Request::Cpu | Request::GpuLayers(0));
-        if let Some(reason) = if asked_for_cpu { Some("not looked for") } else { sizes.cpu_only() } {
-            if !asked_for_cpu && request != Request::Auto {
-                return Err(Error::unsupported("this cache on the GPU", format!("{reason} (-ctk, -ctv)")));
-            }
-            let plan = self.plan(args, (request, sizes), (&cpu_demand, sizes), Err(reason), None)?;
+        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
+            let plan = self.plan(args, (request, sizes), (&cpu_demand, sizes), Err("not looked for"), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
         }
         let opened = open_gpu(args, request).and_then(|gpu| {
-            let (demand, gpu_sizes) = self.demand_on(&gpu, args, request, sizes)?;
+            let (demand, gpu_sizes) = self.demand_on(&gpu, args, (request, gpu.gpu().memory_bytes()), sizes)?;
             let measured = request == Request::Auto && Prefer::from(args.prefer) != Prefer::Memory;
             let costs = if measured { Some(self.costs(args, &gpu, &gpu_sizes)?) } else { None };
             Ok((gpu, (demand, gpu_sizes), costs))
@@ -395,13 +405,13 @@ impl Engine {
         Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
-    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where something else would
-    /// have to make room for it.
+    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where a layer would have to
+    /// make room for it.
     fn demand_on(
         &self,
         gpu: &GpuBackend,
         args: &EngineArgs,
-        request: Request,
+        (request, budget): (Request, u64),
         sizes: Sizes,
     ) -> Result<(Demand, Sizes)> {
         let demand = gpu.demand(&self.model, &sizes)?;
@@ -412,7 +422,7 @@ impl Engine {
         let less = gpu.demand(&self.model, &without)?;
         let layers = self.model.config.layers;
         let wanted = if let Request::GpuLayers(n) = request { n.min(layers) } else { layers };
-        let held = |demand: &Demand| demand.most_layers(wanted, gpu.gpu().memory_bytes());
+        let held = |demand: &Demand| demand.most_layers(wanted, budget);
         Ok(if held(&demand) < held(&less) { (less, without) } else { (demand, sizes) })
     }
 
@@ -435,8 +445,7 @@ impl Engine {
             workload: Workload::default(),
         })?;
         if !plan.all_segments().any(|segment| segment.head && segment.backend == BackendKind::Gpu) {
-            let worth = args.head_screen == HeadScreen::On || Screen::is_fast();
-            plan.sizes = Sizes { head_screen: wished.head_screen && worth, ..wished };
+            plan.sizes = sizes_on_cpu(args, wished);
         }
         Ok(plan)
     }
@@ -490,12 +499,12 @@ impl Engine {
 
     /// Plans and loads. Where `auto` chose a GPU that then fails to load the model, all goes to the CPU.
     pub fn load(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
-        self.load_as(args, request, sizes, |plan| plan)
+        self.load_as(args, request, sizes, |plan| plan).map(|(session, _)| session)
     }
 
     /// The same for the residual stream instead of logits.
     pub fn load_without_head(&self, args: &EngineArgs, request: Request, sizes: Sizes) -> Result<Session> {
-        self.load_as(args, request, sizes, Plan::without_head)
+        self.load_as(args, request, sizes, Plan::without_head).map(|(session, _)| session)
     }
 
     fn load_as(
@@ -504,19 +513,19 @@ impl Engine {
         request: Request,
         sizes: Sizes,
         change: impl Fn(Plan) -> Plan,
-    ) -> Result<Session> {
+    ) -> Result<(Session, Option<Held>)> {
         let place = |request| -> Result<Placement> {
             let placement = self.place(args, request, sizes)?;
             Ok(Placement { plan: change(placement.plan), ..placement })
         };
         let placement = place(request)?;
         let may_fall_back = request == Request::Auto && placement.plan.runs_on(BackendKind::Gpu);
-        match self.session(args, placement) {
+        match self.session_that_fits(args, request, placement) {
             // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
             // itself comes up again on the CPU.
             Err(error) if may_fall_back => {
                 log::warn!("the GPU is not used: {error}");
-                self.session(args, place(Request::Cpu)?)
+                self.session(args, place(Request::Cpu)?).map(|session| (session, None))
             }
             loaded => loaded,
         }
@@ -525,27 +534,31 @@ impl Engine {
     /// As [`load`](Self::load), for an answer that must not break off: where the GPU fails, at load or in the middle,
     /// the CPU goes on with it, after one warning. A GPU that was asked for and is not there stays an error.
     pub fn load_to_last(&self, args: &EngineArgs, sizes: Sizes) -> Result<Session> {
-        let session = match self.load(args, args.request(), sizes) {
+        let (session, held) = match self.load_as(args, args.request(), sizes, |plan| plan) {
             Err(error) if error.is_of_device() => {
                 log::warn!("the GPU failed: {error}: the CPU goes on");
                 return on_cpu(&self.model, self.cpu_backend(args), sizes);
             }
             loaded => loaded?,
         };
-        let on_gpu = session.runs_on(BackendKind::Gpu);
-        Ok(if on_gpu { session.with_standby(self.standby(args, sizes)) } else { session })
+        Ok(match held {
+            Some(held) => session.with_standby(self.standby(args, sizes, held)),
+            None => session,
+        })
     }
 
-    /// All layers on the CPU, loaded when it is needed, with the kernels that `--kernel` says: from the same memory map
-    /// where these read the file in place, so that only the cache takes memory.
-    fn standby(&self, args: &EngineArgs, sizes: Sizes) -> Standby {
-        let (model, threads) = (Arc::clone(&self.model), args.threads());
-        let kernels = self.kernels(args.kernel, threads);
+    /// What goes on where the GPU fails: fewer layers on it where its memory ran out, else all on the CPU, loaded when it
+    /// is needed: from the same memory map, so only the cache takes memory.
+    fn standby(&self, args: &EngineArgs, sizes: Sizes, held: Held) -> Standby {
+        let (engine, args) = (Self { model: Arc::clone(&self.model) }, args.clone());
         Box::new(move |error, tokens| {
             output::break_line();
             let so_far = format::count(tokens, "token");
+            if let Some((session, held)) = engine.session_with_less(&args, &held, error, &so_far) {
+                return Ok(session.with_standby(engine.standby(&args, sizes, held)));
+            }
             log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
-            on_cpu(&model, CpuBackend::with_kernels(Isa::detect(), threads, kernels.clone()), sizes)
+            on_cpu(&engine.model, engine.cpu_backend(&args), sizes)
         })
     }
 
@@ -564,6 +577,12 @@ impl Engine {
         bar.finish_and_clear();
         session
     }
+}
+
+/// Sizes for a plan with the head on the CPU.
+fn sizes_on_cpu(args: &EngineArgs, wished: Sizes) -> Sizes {
+    let worth = args.head_screen == HeadScreen::On || Screen::is_fast();
+    Sizes { head_screen: wished.head_screen && worth, ..wished }
 }
 
 /// What is left when the GPU has failed.

@@ -310,12 +310,12 @@ impl Session {
 
     /// One batch through all segments, on the standby where a GPU fails.
     fn run(&mut self, batch: &[u32], wanted: Wanted, kind: Kind) -> Result<()> {
-        let error = match self.try_run(batch, wanted, kind) {
-            Err(error) if self.failed_on_gpu(&error) => error,
-            done => return done,
-        };
-        self.hand_over(error)?;
-        self.try_run(batch, wanted, kind)
+        loop {
+            match self.try_run(batch, wanted, kind) {
+                Err(error) if self.failed_on_gpu(&error) => self.hand_over(error)?,
+                done => return done,
+            }
+        }
     }
 
     fn failed_on_gpu(&self, error: &Error) -> bool {
@@ -325,21 +325,26 @@ impl Session {
         }
     }
 
-    /// Replaces all backends by those of the standby, and runs the tokens so far on them.
-    fn hand_over(&mut self, error: Error) -> Result<()> {
-        let Some(standby) = self.standby.take() else { return Err(error) };
-        // Their memory is needed: that of an integrated GPU is the machine's.
-        self.segments.clear();
-        self.backends.clear();
+    /// Replaces all backends by those of the standby, and runs the tokens so far on them; where a GPU among those fails
+    /// as well, by those of the standby's own.
+    fn hand_over(&mut self, mut error: Error) -> Result<()> {
         let tokens = std::mem::take(&mut self.tokens);
-        let Self { backends, segments, decode, prefill, .. } = standby(&error, tokens.len())?;
-        (self.backends, self.segments) = (backends, segments);
-        (self.decode, self.prefill) = (decode, prefill);
-        self.takeover = Some(Takeover { tokens: tokens.len(), reason: error.to_string() });
-        for batch in tokens.chunks(self.sizes.batch_tokens) {
-            self.try_run(batch, Wanted::Nothing, Kind::Prefill)?;
+        loop {
+            let Some(standby) = self.standby.take() else { return Err(error) };
+            // Their memory is needed: that of an integrated GPU is the machine's.
+            self.segments.clear();
+            self.backends.clear();
+            let Self { backends, segments, decode, prefill, sizes, standby, .. } = standby(&error, tokens.len())?;
+            (self.backends, self.segments, self.sizes) = (backends, segments, sizes);
+            (self.decode, self.prefill, self.standby) = (decode, prefill, standby);
+            self.takeover = Some(Takeover { tokens: tokens.len(), reason: error.to_string() });
+            self.tokens.clear();
+            let mut batches = tokens.chunks(self.sizes.batch_tokens);
+            match batches.try_for_each(|batch| self.try_run(batch, Wanted::Nothing, Kind::Prefill)) {
+                Err(again) if self.failed_on_gpu(&again) => error = again,
+                done => return done,
+            }
         }
-        Ok(())
     }
 
     /// One batch through all segments. After an error the caches may be ahead of `tokens`, which is

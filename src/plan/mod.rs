@@ -116,11 +116,6 @@ impl Sizes {
     pub fn kv_bytes_per_layer(&self, config: &Config) -> u64 {
         KvCache::bytes(config.kv_heads, config.head_dim, self.context_tokens, self.k_type, self.v_type) as u64
     }
-
-    /// Why only the CPU can hold the cache, if that is so.
-    pub fn cpu_only(&self) -> Option<&'static str> {
-        [self.k_type, self.v_type].contains(&KvType::Q8_0).then_some("only the CPU keeps keys or values as q8_0")
-    }
 }
 
 impl fmt::Display for Segment {

@@ -176,21 +176,19 @@ impl Phase {
     }
 }
 
-/// A plan with less on the GPU, where its budget has fallen below what `plan` takes of it; `None` where it has not.
+/// A plan with less on the GPU, where its budget has fallen below what `plan` takes of it; `None` where it has not. `why`
+/// says what happened.
 ///
 /// The layers that leave are the first ones, so that the cut stays a single one.
-pub fn shrink(plan: &Plan, demand: &Demand, gpu: &GpuFacts) -> Option<Plan> {
+pub fn shrink(plan: &Plan, demand: &Demand, gpu: &GpuFacts, why: &str) -> Option<Plan> {
     let layers = demand.layer_weight_bytes.len();
     let held = plan.gpu_layers();
     let on_gpu = demand.most_layers(held, gpu.budget_bytes);
     if on_gpu == held {
         return None;
     }
-    let reason = format!(
-        "the budget of {} fell to {}: {on_gpu} of {held} layers still fit",
-        gpu.name,
-        mebibytes(gpu.budget_bytes)
-    );
+    let budget = mebibytes(gpu.budget_bytes);
+    let reason = format!("{why}: {on_gpu} of {held} layers fit in {budget} on {}", gpu.name);
     Some(Plan { segments: segments(layers, on_gpu, &reason, &reason), prefill: None, sizes: plan.sizes })
 }
 
@@ -391,12 +389,12 @@ mod tests {
     #[test]
     fn a_budget_that_shrinks_moves_the_first_layers_to_the_cpu() {
         let full = plan(Request::Gpu, Ok(&gpu(2000)));
-        assert_eq!(shrink(&full, &demand(), &gpu(1405)), None, "it still fits");
-        let less = shrink(&full, &demand(), &gpu(1000)).unwrap();
+        assert_eq!(shrink(&full, &demand(), &gpu(1405), "full"), None, "it still fits");
+        let less = shrink(&full, &demand(), &gpu(1000), "the budget fell").unwrap();
         // (1000 - 305) / 110 = 6.3
         assert_eq!(layout(&less), [(BackendKind::Cpu, 0..4, true, false), (BackendKind::Gpu, 4..10, false, true)]);
-        assert_eq!(less.segments[0].reason, "the budget of Test GPU fell to 1000 MiB: 6 of 10 layers still fit");
-        let none = shrink(&less, &demand(), &gpu(300)).unwrap();
+        assert_eq!(less.segments[0].reason, "the budget fell: 6 of 10 layers fit in 1000 MiB on Test GPU");
+        let none = shrink(&less, &demand(), &gpu(300), "full").unwrap();
         assert_eq!(layout(&none), [(BackendKind::Cpu, 0..10, true, true)]);
     }
 

@@ -249,12 +249,19 @@ fn add(to: &mut [f32], what: &[f32]) {
     to.iter_mut().zip(what).for_each(|(a, b)| *a += b);
 }
 
+/// What `block_q8_0` of ggml makes of a block.
+fn eight_bits(block: &[f32]) -> Vec<f32> {
+    let largest = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    let d = half::f16::from_f32(largest / 127.0).to_f32();
+    block.iter().map(|x| d * (x / d).round_ties_even()).collect()
+}
+
 /// The logits after each token: (ids, vocab).
 pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
     let Model { config, weights } = model;
     let stored = |x: Vec<f32>| match kv {
         KvType::F32 => x,
-        KvType::Q8_0 => panic!("no GPU keeps that"),
+        KvType::Q8_0 => x.chunks(config.head_dim).flat_map(|head| head.chunks(32)).flat_map(eight_bits).collect(),
         KvType::F16 => x.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
     };
     let row = |matrix: &DenseMatrix, r: usize| {

@@ -1,7 +1,7 @@
 //! Rotation, cache writes, attention in both phases, and the merge of its splits.
 
 use bitnet_cpu_kernels::{
-    attention::{self, KvCache, KvType},
+    attention::{self, KvCache, KvRows, KvType},
     norm,
     quantize::{self, QuantizedActs},
     rope::{self, RopeTable},
@@ -24,8 +24,13 @@ fn exact(x: f32) -> f32 {
     half::f16::from_f32(x).to_f32()
 }
 
-fn is_f32(ty: KvType) -> f64 {
-    f64::from(u8::from(ty == KvType::F32))
+/// The constant of kv_cache.wgsl.
+fn cache_constant(ty: KvType) -> f64 {
+    match ty {
+        KvType::F16 => 0.0,
+        KvType::F32 => 1.0,
+        KvType::Q8_0 => 2.0,
+    }
 }
 
 fn style_constant(style: rope::Style) -> f64 {
@@ -46,7 +51,12 @@ fn rope_append_equals_the_reference() {
     ];
     for (heads, kv_heads, head_dim, dims, norms) in shapes {
         for style in [rope::Style::HalfSplit, rope::Style::Interleaved] {
-            for (k_type, v_type) in [(KvType::F16, KvType::F32), (KvType::F32, KvType::F16)] {
+            for (k_type, v_type) in [
+                (KvType::F16, KvType::F32),
+                (KvType::F32, KvType::F16),
+                (KvType::Q8_0, KvType::F16),
+                (KvType::F16, KvType::Q8_0),
+            ] {
                 let (tokens, start, capacity) = (3, 4, 9);
                 let (q, kv) = (heads * head_dim, kv_heads * head_dim);
                 let stride = q + 2 * kv + 2;
@@ -91,15 +101,15 @@ fn rope_append_equals_the_reference() {
                             ("Q_NORM", norms),
                             ("K_NORM", norms),
                             ("INTERLEAVED", style_constant(style)),
-                            ("K_F32", is_f32(k_type)),
-                            ("V_F32", is_f32(v_type)),
+                            ("K_TYPE", cache_constant(k_type)),
+                            ("V_TYPE", cache_constant(v_type)),
                         ],
                         params: params.into(),
                         dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
                         buffers: &[
                             bytes(&x),
-                            &vec![0; k_type.bytes(capacity * kv)],
-                            &vec![0; v_type.bytes(capacity * kv)],
+                            &vec![0; capacity * kv_heads * head_bytes(k_type, head_dim)],
+                            &vec![0; capacity * kv_heads * head_bytes(v_type, head_dim)],
                             bytes(&rope_data),
                             bytes(&q_norm),
                             bytes(&k_norm),
@@ -115,9 +125,9 @@ fn rope_append_equals_the_reference() {
                     for (name, contents, ty, expected) in
                         [("k", &contents[1], k_type, &ek), ("v", &contents[2], v_type, &ev)]
                     {
-                        let cache = cache_values(contents, ty);
+                        let cache = cache_values(contents, ty, head_dim);
                         let own = &cache[start * kv..(start + tokens) * kv];
-                        let close = if ty == KvType::F16 { 2e-2 } else { CLOSE };
+                        let close = stored_close(ty);
                         assert!(worst(own, expected) < close, "{what}: {name}: {}", worst(own, expected));
                         let untouched = cache[..start * kv].iter().chain(&cache[(start + tokens) * kv..]);
                         assert!(untouched.copied().all(|v| v == 0.0), "{what}: {name} outside the new positions");
@@ -128,20 +138,167 @@ fn rope_append_equals_the_reference() {
     }
 }
 
-fn cache_values(bytes: &[u8], ty: KvType) -> Vec<f32> {
+/// How far a cached value may be from the reference, relative to a typical one: rounding and the largest ones decide.
+fn stored_close(ty: KvType) -> f64 {
     match ty {
-        KvType::F32 => floats(bytes),
-        KvType::Q8_0 => panic!("no GPU keeps that"),
-        KvType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        KvType::F16 => 2e-2,
+        KvType::F32 => CLOSE,
+        // Half of 1/127 of values 20 times a typical one.
+        KvType::Q8_0 => 0.1,
     }
 }
 
-fn cache_bytes(values: &[f32], ty: KvType) -> Vec<u8> {
+/// Bytes of a head at a position: of q8_0 the codes, then an f16 a block, both to whole words.
+fn head_bytes(ty: KvType, head_dim: usize) -> usize {
     match ty {
-        KvType::F32 => bytes(values).to_vec(),
-        KvType::Q8_0 => panic!("no GPU keeps that"),
-        KvType::F16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        KvType::F16 => 2 * head_dim,
+        KvType::F32 => 4 * head_dim,
+        KvType::Q8_0 => head_dim.next_multiple_of(4) + (2 * head_dim.div_ceil(32)).next_multiple_of(4),
     }
+}
+
+fn f16_at(bytes: &[u8], i: usize) -> f32 {
+    half::f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]).to_f32()
+}
+
+fn cache_values(bytes: &[u8], ty: KvType, head_dim: usize) -> Vec<f32> {
+    match ty {
+        KvType::F32 => floats(bytes),
+        KvType::F16 => (0..bytes.len() / 2).map(|i| f16_at(bytes, i)).collect(),
+        KvType::Q8_0 => {
+            let heads = bytes.chunks_exact(head_bytes(ty, head_dim));
+            let value = |head: &[u8], i: usize| {
+                f16_at(&head[head_dim.next_multiple_of(4)..], i / 32) * f32::from(head[i].cast_signed())
+            };
+            heads.flat_map(|head| (0..head_dim).map(move |i| value(head, i))).collect()
+        }
+    }
+}
+
+/// Heads of `head_dim` as the CPU's cache keeps them.
+fn cache_bytes(values: &[f32], ty: KvType, head_dim: usize) -> Vec<u8> {
+    let heads = values.len() / head_dim;
+    let mut cache = KvCache::new(1, head_dim, heads, ty, ty);
+    cache.append(&scalar(), 0, values, values);
+    let [rows, _] = cache.read(0..heads);
+    match rows {
+        KvRows::Floats(values) if ty == KvType::F32 => bytes(&values).to_vec(),
+        KvRows::Floats(values) => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        KvRows::Q8_0 { codes, scales } => {
+            let mut bytes = vec![0; heads * head_bytes(ty, head_dim)];
+            let blocks = head_dim.div_ceil(32);
+            for (head, bytes) in bytes.chunks_exact_mut(head_bytes(ty, head_dim)).enumerate() {
+                bytes[..head_dim].copy_from_slice(bytemuck::cast_slice(&codes[head * head_dim..][..head_dim]));
+                let scales = scales[head * blocks..][..blocks].iter().flat_map(|scale| scale.to_le_bytes());
+                bytes[head_dim.next_multiple_of(4)..].iter_mut().zip(scales).for_each(|(to, from)| *to = from);
+            }
+            bytes
+        }
+    }
+}
+
+/// Codes and scales of every kind of block: of any magnitude, of the subnormals of f16 and f32, with ties, zeros, and
+/// of partial blocks.
+#[test]
+fn cached_8_bit_values_are_the_processors_bytes() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut rng = Rng::new(16);
+    for head_dim in [2, 6, 32, 34, 64, 100, 128, 130, 256] {
+        let tokens = 64;
+        let mut value = |t: usize, e: usize| match t {
+            // Halves of codes: 127 makes d a power of two.
+            0 => [127.0, 0.5, 1.5, -2.5, -126.5, 63.5][e % 6],
+            1 => [-127.0, -0.5, 31.5, 0.0][e % 4] * 2.0_f32.powi(-20),
+            2 => 0.0,
+            3 => f32::from_bits(e as u32),
+            // 65504 * 127 is the largest.
+            4 => 8e6 * rng.f32(),
+            // d is 0 or the least number of f16.
+            5 => 2e-6 * rng.f32(),
+            6 => 1e-9 * rng.f32(),
+            // Every magnitude between.
+            _ => rng.f32() * 2.0_f32.powi(t as i32 / 2 - 20) * if rng.below(50) == 0 { 20.0 } else { 1.0 },
+        };
+        let mut heads = || (0..tokens * head_dim).map(|i| value(i / head_dim, i % head_dim)).collect::<Vec<f32>>();
+        let (k, v) = (heads(), heads());
+        let x: Vec<f32> = (0..tokens)
+            .flat_map(|t| {
+                [&vec![0.0; head_dim][..], &k[t * head_dim..][..head_dim], &v[t * head_dim..][..head_dim]].concat()
+            })
+            .collect();
+        let width = head_dim as u32;
+        let params = params::RopeAppend {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: width,
+            stride: 3 * width,
+            k_offset: width,
+            v_offset: 2 * width,
+            ..Default::default()
+        };
+        let (expected_k, expected_v) =
+            (cache_bytes(&k, KvType::Q8_0, head_dim), cache_bytes(&v, KvType::Q8_0, head_dim));
+        let run = Run {
+            variant: Variant::new(Shader::RopeAppend, gpu.choices(), None),
+            constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 2.0), ("V_TYPE", 2.0)],
+            params: params.into(),
+            dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
+            buffers: &[
+                bytes(&x),
+                &vec![0; expected_k.len()],
+                &vec![0; expected_v.len()],
+                &[0; 4],
+                &[0; 4],
+                &[0; 4],
+                &[0; 4],
+            ],
+            grid: [3, tokens, 1],
+        };
+        let appended = debug::run(&gpu, &run).unwrap();
+        // Each token alone, as decoding appends it.
+        let decoded: Vec<_> = (0..tokens).map(|t| decode_alone(&gpu, &x[3 * t * head_dim..][..3 * head_dim])).collect();
+        for (t, alone) in decoded.iter().enumerate() {
+            let own = t * head_bytes(KvType::Q8_0, head_dim)..(t + 1) * head_bytes(KvType::Q8_0, head_dim);
+            for (name, i, expected) in [("k", 1, &expected_k), ("v", 2, &expected_v)] {
+                assert_eq!(appended[i][own.clone()], expected[own.clone()], "{name} of {head_dim}, token {t}");
+                assert_eq!(alone[i], expected[own.clone()], "{name} of {head_dim}, token {t} by attention_decode");
+            }
+        }
+    }
+}
+
+/// What attention_decode leaves of a token with one head of q, k and v, in a cache of q8_0.
+fn decode_alone(gpu: &Gpu, x: &[f32]) -> Vec<Vec<u8>> {
+    let head_dim = x.len() / 3;
+    let width = head_dim as u32;
+    let params = params::AttentionDecode {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: width,
+        stride: 3 * width,
+        k_offset: width,
+        v_offset: 2 * width,
+        scale: 1.0,
+        ..Default::default()
+    };
+    let cache = vec![0; head_bytes(KvType::Q8_0, head_dim)];
+    let run = Run {
+        variant: Variant::new(Shader::AttentionDecode, gpu.choices(), None),
+        constants: &[
+            ("Q_NORM", 0.0),
+            ("K_NORM", 0.0),
+            ("INTERLEAVED", 0.0),
+            ("K_TYPE", 2.0),
+            ("V_TYPE", 2.0),
+            ("FRESH", head_dim as f64),
+            ("SPLIT_KEYS", 1.0),
+        ],
+        params: params.into(),
+        dynamic: Dynamic { tokens: 1, splits: 1, ..Dynamic::default() },
+        buffers: &[bytes(x), &cache, &cache, &[0; 4], &[0; 4], &[0; 4], &[0; 4], &vec![0; 4 * (head_dim + 2)]],
+        grid: [1, 1, 1],
+    };
+    debug::run(gpu, &run).unwrap()
 }
 
 /// The f16 bits of every kind of f32: subnormal, halfway, overflow, sign.
@@ -171,7 +328,7 @@ fn cache_rounding_equals_the_processors() {
     };
     let run = Run {
         variant: Variant::new(Shader::RopeAppend, gpu.choices(), None),
-        constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_F32", 0.0), ("V_F32", 0.0)],
+        constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 0.0), ("V_TYPE", 0.0)],
         params: params.into(),
         dynamic: Dynamic { tokens: 1, ..Dynamic::default() },
         buffers: &[bytes(&x), &[0; 512], &[0; 512], &[0; 4], &[0; 4], &[0; 4], &[0; 4]],
@@ -182,6 +339,10 @@ fn cache_rounding_equals_the_processors() {
         assert_eq!(found[i], expected[i], "f16 bits of {value:e}");
     }
 }
+
+/// Of keys and values.
+const TYPES: [(KvType, KvType); 4] =
+    [(KvType::F16, KvType::F16), (KvType::F32, KvType::Q8_0), (KvType::Q8_0, KvType::F32), (KvType::Q8_0, KvType::F16)];
 
 #[test]
 fn attention_of_many_tokens_equals_the_reference() {
@@ -198,7 +359,7 @@ fn attention_of_many_tokens_equals_the_reference() {
         (8, 2, 130, 10, 33),
     ];
     for (heads, kv_heads, head_dim, start, tokens) in cases {
-        for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
+        for (k_type, v_type) in TYPES {
             let keys = start + tokens;
             let (q, kv) = (heads * head_dim, kv_heads * head_dim);
             // Values the types hold exactly, so that only the arithmetic is compared.
@@ -207,7 +368,7 @@ fn attention_of_many_tokens_equals_the_reference() {
             let (stride, offset) = (q + 6, 2);
             let x: Vec<f32> = activations(&mut rng, tokens * stride);
             let scale = 1.0 / (head_dim as f32).sqrt();
-            let mut cache = KvCache::new(kv_heads, head_dim, keys, KvType::F32, KvType::F32);
+            let mut cache = KvCache::new(kv_heads, head_dim, keys, k_type, v_type);
             cache.append(&scalar(), 0, &k, &v);
             let queries: Vec<f32> = (0..tokens).flat_map(|t| x[t * stride + offset..][..q].to_vec()).collect();
             let mut expected = vec![0.0; tokens * q];
@@ -224,10 +385,15 @@ fn attention_of_many_tokens_equals_the_reference() {
             };
             let run = Run {
                 variant: Variant::new(Shader::AttentionPrefill, gpu.choices(), None),
-                constants: &[("K_F32", is_f32(k_type)), ("V_F32", is_f32(v_type))],
+                constants: &[("K_TYPE", cache_constant(k_type)), ("V_TYPE", cache_constant(v_type))],
                 params: params.into(),
                 dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
-                buffers: &[bytes(&x), &cache_bytes(&k, k_type), &cache_bytes(&v, v_type), &vec![0; 4 * tokens * q]],
+                buffers: &[
+                    bytes(&x),
+                    &cache_bytes(&k, k_type, head_dim),
+                    &cache_bytes(&v, v_type, head_dim),
+                    &vec![0; 4 * tokens * q],
+                ],
                 grid: [heads, tokens.div_ceil(16), 1],
             };
             let found = floats(&debug::run(&gpu, &run).unwrap()[3]);
@@ -267,7 +433,7 @@ fn attention_of_few_tokens_equals_the_reference() {
         (2, 1, 16, 0, 4, 4, Heads::Plain),
     ];
     for case in cases {
-        for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F16), (KvType::F16, KvType::F32)] {
+        for (k_type, v_type) in TYPES {
             for choices in lane_choices(&gpu) {
                 attention_of_few_tokens(&gpu, &mut rng, choices, case, (k_type, v_type));
             }
@@ -337,8 +503,8 @@ fn attention_of_few_tokens(
     };
     // Beyond the keys before, the cache holds what must not be read.
     let filled = |values: &[f32], ty: KvType| {
-        let mut all = cache_bytes(values, ty);
-        all.resize(ty.bytes(capacity * kv), 0x77);
+        let mut all = cache_bytes(values, ty, head_dim);
+        all.resize(capacity * kv_heads * head_bytes(ty, head_dim), 0x77);
         all
     };
     let dynamic = Dynamic { tokens: tokens as u32, start: start as u32, splits: splits as u32, ..Dynamic::default() };
@@ -349,8 +515,8 @@ fn attention_of_few_tokens(
             ("Q_NORM", norm_flag),
             ("K_NORM", norm_flag),
             ("INTERLEAVED", style_constant(style)),
-            ("K_F32", is_f32(k_type)),
-            ("V_F32", is_f32(v_type)),
+            ("K_TYPE", cache_constant(k_type)),
+            ("V_TYPE", cache_constant(v_type)),
             ("FRESH", (tokens * head_dim) as f64),
             ("SPLIT_KEYS", (start + tokens).div_ceil(splits) as f64),
         ],
@@ -371,16 +537,21 @@ fn attention_of_few_tokens(
     let contents = debug::run(gpu, &run).unwrap();
     // Rotations differ in the last bit of f32, which may be a bit of f16.
     let rotated_close = if matches!(how, Heads::Rotated(..)) { 2e-3 } else { CLOSE };
-    let close = if k_type == KvType::F16 { rotated_close } else { CLOSE };
+    let close = match k_type {
+        // One code of a key up or down.
+        KvType::Q8_0 if matches!(how, Heads::Rotated(..)) => 2e-2,
+        KvType::F16 => rotated_close,
+        _ => CLOSE,
+    };
     for (name, contents, ty, expected) in [("k", &contents[1], k_type, &ek), ("v", &contents[2], v_type, &ev)] {
-        let values = cache_values(contents, ty);
+        let values = cache_values(contents, ty, head_dim);
         let own = &values[start * kv..keys * kv];
-        let close = if ty == KvType::F16 { 2e-2 } else { CLOSE };
-        assert!(worst(own, expected) < close, "{what}: {name}: {}", worst(own, expected));
-        let after = &contents[ty.bytes(keys * kv)..];
+        assert!(worst(own, expected) < stored_close(ty), "{what}: {name}: {}", worst(own, expected));
+        let (before, new_and_after) = contents.split_at(start * kv_heads * head_bytes(ty, head_dim));
+        let after = &new_and_after[tokens * kv_heads * head_bytes(ty, head_dim)..];
         assert!(after.iter().all(|&b| b == 0x77), "{what}: {name} after the new positions");
-        let kept = if name == "k" { k_before } else { v_before };
-        assert_eq!(&values[..start * kv], kept, "{what}: {name} before the new positions");
+        let kept = cache_bytes(if name == "k" { k_before } else { v_before }, ty, head_dim);
+        assert!(before == kept, "{what}: {name} before the new positions");
     }
 
     let merge = Run {

@@ -114,6 +114,26 @@ impl Store {
     }
 }
 
+/// Keys or values of some positions out of a cache. Written to another cache of its type, they give the same bits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KvRows {
+    /// Of a cache of f16 or f32: (positions, kv_heads, head_dim).
+    Floats(Vec<f32>),
+    /// Of a cache of [`KvType::Q8_0`].
+    Q8_0 {
+        /// (positions, kv_heads, head_dim)
+        codes: Vec<i8>,
+        /// (positions, kv_heads, blocks of a head), bits of binary16.
+        scales: Vec<u16>,
+    },
+}
+
+impl Default for KvRows {
+    fn default() -> Self {
+        Self::Floats(Vec::new())
+    }
+}
+
 enum Writer<'a> {
     F16(Disjoint<'a, u16>),
     F32(Disjoint<'a, f32>),
@@ -233,23 +253,77 @@ impl KvCache {
         });
     }
 
-    /// Replaces `k` and `v` by what the cache holds at `positions`, each (T, kv_heads, head_dim). Appended again, they
-    /// give the same cache (8-bit values do from |x| = 0.008 on; a block that is smaller may change by half a step).
+    /// What the cache holds at `positions`: keys, and values.
     ///
     /// # Panics
     /// If `positions` are past the capacity.
-    pub fn read(&self, positions: Range<usize>, k: &mut Vec<f32>, v: &mut Vec<f32>) {
+    pub fn read(&self, positions: Range<usize>) -> [KvRows; 2] {
         assert!(positions.end <= self.capacity, "KvCache: positions {positions:?} of {}", self.capacity);
-        for (store, out) in [(&self.k, k), (&self.v, v)] {
-            out.clear();
-            for position in positions.clone() {
-                for head in 0..self.kv_heads {
-                    let at = head * self.capacity + position;
-                    out.extend((0..self.head_dim).map(|i| store.element(at, self.stride, i)));
+        [&self.k, &self.v].map(|store| {
+            let heads = heads_at(self.kv_heads, self.capacity, positions.clone());
+            match store {
+                Store::Q8_0 { codes, scales } => {
+                    let blocks = q8_blocks(self.stride);
+                    let of_head = |at: usize| &codes[at * self.stride..][..self.head_dim];
+                    let scales_of_head = |at: usize| &scales[at * blocks..][..blocks];
+                    KvRows::Q8_0 {
+                        codes: heads.clone().flat_map(of_head).copied().collect(),
+                        scales: heads.flat_map(scales_of_head).copied().collect(),
+                    }
                 }
+                _ => {
+                    let of_head = |at| (0..self.head_dim).map(move |i| store.element(at, self.stride, i));
+                    KvRows::Floats(heads.flat_map(of_head).collect())
+                }
+            }
+        })
+    }
+
+    /// Writes what [`Self::read`] gave of a cache of these types and heads at positions from `pos` on.
+    ///
+    /// # Panics
+    /// If types or lengths differ, or the positions do not fit.
+    pub fn write(&mut self, pos: usize, k: &KvRows, v: &KvRows) {
+        let (stride, head_dim, width) = (self.stride, self.head_dim, self.kv_heads * self.head_dim);
+        for (rows, store) in [(k, &mut self.k), (v, &mut self.v)] {
+            let values = match rows {
+                KvRows::Floats(values) => values.len(),
+                KvRows::Q8_0 { codes, .. } => codes.len(),
+            };
+            let end = pos + values / width;
+            assert!(values.is_multiple_of(width) && end <= self.capacity, "KvCache: {values} values at {pos}");
+            let heads = heads_at(self.kv_heads, self.capacity, pos..end);
+            match (rows, store) {
+                (KvRows::Q8_0 { codes, scales }, Store::Q8_0 { codes: to_codes, scales: to_scales }) => {
+                    let blocks = q8_blocks(stride);
+                    assert_eq!(scales.len(), values / head_dim * blocks, "KvCache: scales of {values} values");
+                    for ((at, codes), scales) in
+                        heads.zip(codes.chunks_exact(head_dim)).zip(scales.chunks_exact(blocks))
+                    {
+                        to_codes[at * stride..][..head_dim].copy_from_slice(codes);
+                        to_scales[at * blocks..][..blocks].copy_from_slice(scales);
+                    }
+                }
+                (KvRows::Floats(values), Store::F16(bits)) => {
+                    for (at, values) in heads.zip(values.chunks_exact(head_dim)) {
+                        let bits = &mut bits[at * stride..][..head_dim];
+                        bytemuck::cast_slice_mut::<u16, f16>(bits).convert_from_f32_slice(values);
+                    }
+                }
+                (KvRows::Floats(values), Store::F32(to)) => {
+                    for (at, values) in heads.zip(values.chunks_exact(head_dim)) {
+                        to[at * stride..][..head_dim].copy_from_slice(values);
+                    }
+                }
+                _ => panic!("KvCache: rows of a cache of another type"),
             }
         }
     }
+}
+
+/// The heads of `positions` as they lie in a [`Store`], position by position.
+fn heads_at(kv_heads: usize, capacity: usize, positions: Range<usize>) -> impl Iterator<Item = usize> + Clone + use<> {
+    positions.flat_map(move |position| (0..kv_heads).map(move |head| head * capacity + position))
 }
 
 /// Runs `$run` for `$keys` positions of a head from `$start` on, whatever the type of `$store`: `$rows` is

@@ -21,7 +21,7 @@ mod stream;
 
 use std::{ops::Range, sync::PoisonError};
 
-pub use cache::{KvCache, KvType, Q8_BLOCK};
+pub use cache::{KvCache, KvRows, KvType, Q8_BLOCK};
 
 use crate::{Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
 

@@ -26,10 +26,12 @@ fn stored(kv_heads: usize, head_dim: usize, values: &[f32]) -> Vec<f32> {
     let positions = values.len() / (kv_heads * head_dim);
     let mut cache = KvCache::new(kv_heads, head_dim, positions, KvType::Q8_0, KvType::F32);
     cache.append(&Cpu::new(Isa::Scalar, 1), 0, values, values);
-    let (mut k, mut v) = (Vec::new(), Vec::new());
-    cache.read(0..positions, &mut k, &mut v);
-    assert_eq!(v, values);
-    k
+    assert_eq!(cache.read(0..positions)[1], KvRows::Floats(values.to_vec()));
+    let heads = (0..positions).flat_map(|position| (0..kv_heads).map(move |head| head * positions + position));
+    heads
+        .flat_map(|at| (0..head_dim).map(move |i| (at, i)))
+        .map(|(at, i)| cache.k.element(at, cache.stride, i))
+        .collect()
 }
 
 struct Case {
@@ -265,10 +267,45 @@ fn what_was_written_can_be_read() {
     for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F32), (KvType::F16, KvType::F32)] {
         let mut cache = KvCache::new(2, 3, 8, k_type, v_type);
         cache.append(&Cpu::new(Isa::Scalar, 2), 1, &values(0.0), &values(100.0));
-        let (mut k, mut v) = (vec![7.0], Vec::new());
-        cache.read(2..5, &mut k, &mut v);
-        assert_eq!((k, v), (values(0.0)[6..24].to_vec(), values(100.0)[6..24].to_vec()));
+        let floats = |offset| KvRows::Floats(values(offset)[6..24].to_vec());
+        assert_eq!(cache.read(2..5), [floats(0.0), floats(100.0)]);
     }
+}
+
+/// Also of small values, whose d is too coarse to be found again from what they are rounded to.
+#[test]
+fn what_was_read_gives_the_same_bits_elsewhere() {
+    let mut rng = Rng::new(23);
+    for types in TYPES {
+        for (kv_heads, head_dim) in [(1, 1), (2, 17), (3, 33), (2, 128)] {
+            let width = kv_heads * head_dim;
+            let values: Vec<f32> = (0..14 * width).map(|i| rng.f32() * 10.0_f32.powi(-((i / 7 % 9) as i32))).collect();
+            let (k, v) = values.split_at(7 * width);
+            let mut from = KvCache::new(kv_heads, head_dim, 9, types.0, types.1);
+            from.append(&Cpu::new(crate::Isa::Scalar, 1), 1, k, v);
+            let rows = from.read(1..8);
+            // Of another capacity, at other positions.
+            let mut to = KvCache::new(kv_heads, head_dim, 12, types.0, types.1);
+            to.write(4, &rows[0], &rows[1]);
+            assert_eq!(to.read(4..11), rows, "{types:?}, {kv_heads} heads of {head_dim}");
+            assert_eq!(to.read(0..4), KvCache::new(kv_heads, head_dim, 4, types.0, types.1).read(0..4));
+            for at in 0..7 {
+                for (head, i) in (0..kv_heads).flat_map(|head| (0..head_dim).map(move |i| (head, i))) {
+                    let element = |cache: &KvCache, position: usize| {
+                        cache.v.element(head * cache.capacity + position, cache.stride, i).to_bits()
+                    };
+                    assert_eq!(element(&from, 1 + at), element(&to, 4 + at));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows of a cache of another type")]
+fn rows_of_another_type_are_refused() {
+    let rows = KvCache::new(1, 4, 2, KvType::F16, KvType::F16).read(0..1);
+    KvCache::new(1, 4, 2, KvType::F16, KvType::Q8_0).write(0, &rows[0], &rows[1]);
 }
 
 #[test]

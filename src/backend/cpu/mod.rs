@@ -90,7 +90,7 @@ impl Backend for CpuBackend {
         positions: Range<usize>,
         rows: &mut CacheRows,
     ) -> Result<()> {
-        self.segments[segment.0].cache(layer).read(positions, &mut rows.k, &mut rows.v);
+        [rows.k, rows.v] = self.segments[segment.0].cache(layer).read(positions);
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl Backend for CpuBackend {
         positions: Range<usize>,
         rows: &CacheRows,
     ) -> Result<()> {
-        self.segments[segment.0].cache(layer).append(&self.cpu, positions.start, &rows.k, &rows.v);
+        self.segments[segment.0].cache(layer).write(positions.start, &rows.k, &rows.v);
         Ok(())
     }
 }

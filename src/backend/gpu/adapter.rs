@@ -62,8 +62,12 @@ pub struct Tuning {
     pub fold: Option<bool>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
+    /// Bytes of device memory that turn out to be left when a model is loaded, for tests.
+    pub later_memory_bytes: Option<u64>,
     /// Something that fails, for tests.
     pub fault: Option<Fault>,
+    /// It fails in segments that take more than so many bytes.
+    pub fault_above: u64,
 }
 
 /// What an adapter is and can do.

@@ -16,7 +16,7 @@ use super::{
     adapter::{self, AdapterCaps, OpenOptions, Tuning},
     compile::{Compiler, layout_entry},
     fault::Fault,
-    memory::Memory,
+    memory::{self, Memory},
     pipelines::{Choices, Lanes, ParamSource, Product, Variant},
 };
 use crate::error::{Error, Result};
@@ -35,16 +35,38 @@ const ARENA_BYTES: u64 = 1 << 30;
 #[derive(Debug, Default)]
 struct Health {
     lost: Option<String>,
-    error: Option<String>,
+    error: Option<Failure>,
+}
+
+/// What wgpu or the driver refused.
+#[derive(Debug)]
+struct Failure {
+    out_of_memory: bool,
+    reason: String,
+}
+
+impl Failure {
+    fn new(error: &wgpu::Error) -> Self {
+        let out_of_memory = matches!(error, wgpu::Error::OutOfMemory { .. });
+        Self { out_of_memory, reason: one_line(&error.to_string()) }
+    }
+
+    fn error(self, action: String) -> Error {
+        let Self { out_of_memory, reason } = self;
+        if out_of_memory { Error::GpuMemory { action, reason } } else { Error::Gpu { action, reason } }
+    }
 }
 
 /// An open GPU.
 pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
+    adapter: wgpu::Adapter,
     caps: AdapterCaps,
     choices: Choices,
     tuning: Tuning,
+    /// As it was read last.
+    memory: Mutex<Memory>,
     /// Alignment of binding offsets.
     offset_alignment: u64,
     /// Layout of bind group 1, where parameters go through a uniform buffer.
@@ -88,7 +110,7 @@ impl Gpu {
         let health = Arc::new(Mutex::new(Health::default()));
         let errors = Arc::clone(&health);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            lock(&errors).error.get_or_insert_with(|| one_line(&error.to_string()));
+            lock(&errors).error.get_or_insert_with(|| Failure::new(&error));
         }));
         let losses = Arc::clone(&health);
         device.set_device_lost_callback(move |reason, message| {
@@ -111,6 +133,8 @@ impl Gpu {
             offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(32),
             device,
             queue,
+            adapter,
+            memory: Mutex::new(tuning.memory_bytes.map_or(caps.memory, Memory::given)),
             caps,
             choices,
             tuning,
@@ -165,9 +189,17 @@ impl Gpu {
 
     /// The same, and how it is known.
     pub fn memory(&self) -> Memory {
-        let given = self.tuning.memory_bytes.filter(|_| !self.testing.load(Ordering::Relaxed));
-        let given = given.map(|bytes| Memory { bytes, source: "given" });
-        given.unwrap_or(self.caps.memory)
+        if self.testing.load(Ordering::Relaxed) { self.caps.memory } else { *lock(&self.memory) }
+    }
+
+    /// Reads anew what may be used, unless it is given: other programs may have taken some.
+    pub fn refresh_memory(&self) -> Memory {
+        let now = match (self.tuning.later_memory_bytes, self.tuning.memory_bytes) {
+            (Some(bytes), _) | (None, Some(bytes)) => Memory::given(bytes),
+            (None, None) => memory::available(&self.adapter, self.caps.unified_memory),
+        };
+        *lock(&self.memory) = now;
+        now
     }
 
     /// True when weights are written where the GPU reads them. On a GPU with memory of its own that would be the
@@ -220,18 +252,32 @@ impl Gpu {
         self.testing.store(testing, Ordering::Relaxed);
     }
 
-    fn fault(&self) -> Option<Fault> {
-        self.tuning.fault.filter(|_| !self.testing.load(Ordering::Relaxed))
+    /// The fault of a test, where it is meant for a segment of `bytes`.
+    fn fault(&self, bytes: u64) -> Option<Fault> {
+        let meant = bytes > self.tuning.fault_above && !self.testing.load(Ordering::Relaxed);
+        self.tuning.fault.filter(|_| meant)
     }
 
-    /// True when the fault of a test is meant for the step that runs `positions`.
-    pub(super) fn fault_in(&self, positions: &Range<usize>) -> Option<Fault> {
-        self.fault().filter(|fault| fault.hits(positions))
+    /// The same for a step of the segment that runs `positions`.
+    pub(super) fn fault_in(&self, positions: &Range<usize>, bytes: u64) -> Option<Fault> {
+        self.fault(bytes).filter(|fault| fault.hits(positions))
     }
 
-    /// Reports a failure as wgpu's callbacks do.
-    pub(super) fn report(&self, reason: &str) {
-        lock(&self.health).error.get_or_insert_with(|| reason.to_owned());
+    /// Whether a segment of `bytes` may allocate its caches.
+    pub(super) fn check_load(&self, bytes: u64) -> Result<()> {
+        match self.fault(bytes) {
+            Some(Fault::Load) => {
+                let (action, reason) = ("allocating the caches".to_owned(), "out of memory (a test)".to_owned());
+                Err(Error::GpuMemory { action, reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reports, as wgpu's callbacks do, that memory ran out.
+    pub(super) fn report_out_of_memory(&self) {
+        let failure = || Failure { out_of_memory: true, reason: "Out of Memory (a test)".to_owned() };
+        lock(&self.health).error.get_or_insert_with(failure);
     }
 
     /// The first failure since the last check. A lost device stays lost.
@@ -241,7 +287,7 @@ impl Gpu {
             return Err(Error::DeviceLost { reason: reason.clone() });
         }
         match health.error.take() {
-            Some(reason) => Err(Error::Gpu { action: action.to_owned(), reason }),
+            Some(failure) => Err(failure.error(action.to_owned())),
             None => Ok(()),
         }
     }
@@ -268,9 +314,6 @@ impl Gpu {
         mapped_at_creation: bool,
     ) -> Result<wgpu::Buffer> {
         let action = || format!("allocating {bytes} bytes for {label}");
-        if self.fault() == Some(Fault::Load) && label == "key cache" {
-            return Err(Error::Gpu { action: action(), reason: "out of memory (a test)".to_owned() });
-        }
         self.count();
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -280,7 +323,7 @@ impl Gpu {
             mapped_at_creation,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Gpu { action: action(), reason: one_line(&error.to_string()) });
+            return Err(Failure::new(&error).error(action()));
         }
         self.check(&action())?;
         Ok(buffer)

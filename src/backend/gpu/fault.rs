@@ -6,8 +6,9 @@ use std::{env, ops::Range};
 use super::adapter::Tuning;
 use crate::error::{Error, Result};
 
-/// Read by the program, so that tests can run it as a process: a list of "memory=BYTES" (the budget) and one of
-/// "self-test", "load", "lost@N", "memory@N", "nan@N" or "silence@N" (see [`Fault`]; N is a position).
+/// Read by the program, so that tests can run it as a process: a list of "memory=BYTES" (the budget), "later=BYTES" (what
+/// is left of it when the model is loaded) and one of "self-test", "load", "lost@N", "memory@N", "nan@N" or "silence@N"
+/// (see [`Fault`]; N is a position), which "above=BYTES" restricts to segments that take more.
 const VARIABLE: &str = "BITNET_TEST_GPU_FAULT";
 
 /// What fails.
@@ -15,7 +16,7 @@ const VARIABLE: &str = "BITNET_TEST_GPU_FAULT";
 pub enum Fault {
     /// A product of the self-test gives a wrong number.
     SelfTest,
-    /// The first allocation of a cache.
+    /// The allocation of the caches, for want of memory.
     Load,
     /// The device is destroyed before the step that runs this position, as after a driver reset.
     Lost(usize),
@@ -62,8 +63,11 @@ pub fn injected() -> Result<Tuning> {
 fn parse(text: &str) -> Result<Tuning> {
     let mut tuning = Tuning::default();
     for part in text.split(',').filter(|part| !part.is_empty()) {
-        match (part.strip_prefix("memory="), Fault::parse(part)) {
-            (Some(bytes), _) if bytes.parse::<u64>().is_ok() => tuning.memory_bytes = bytes.parse().ok(),
+        let number = part.split_once('=').map(|(name, bytes)| (name, bytes.parse().ok()));
+        match (number, Fault::parse(part)) {
+            (Some(("memory", Some(bytes))), _) => tuning.memory_bytes = Some(bytes),
+            (Some(("later", Some(bytes))), _) => tuning.later_memory_bytes = Some(bytes),
+            (Some(("above", Some(bytes))), _) => tuning.fault_above = bytes,
             (None, Some(fault)) => tuning.fault = Some(fault),
             _ => return Err(Error::malformed(VARIABLE, "memory=BYTES, load or lost@POSITION", part)),
         }
@@ -80,8 +84,10 @@ mod tests {
         assert_eq!(parse("").unwrap(), Tuning::default());
         let both = parse("memory=77,lost@20").unwrap();
         assert_eq!((both.memory_bytes, both.fault), (Some(77), Some(Fault::Lost(20))));
+        let some = parse("later=5,load,above=6").unwrap();
+        assert_eq!((some.later_memory_bytes, some.fault, some.fault_above), (Some(5), Some(Fault::Load), 6));
         assert_eq!(parse("silence@3").unwrap().fault, Some(Fault::Silence(3)));
-        for wrong in ["lost", "lost@", "lost@-1", "memory=", "explode@3", "load@3"] {
+        for wrong in ["lost", "lost@", "lost@-1", "memory=", "above=x", "explode@3", "load@3"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

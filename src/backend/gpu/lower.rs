@@ -61,6 +61,14 @@ fn activation_constant(activation: Activation) -> f64 {
     }
 }
 
+fn cache_constant(ty: KvType) -> f64 {
+    match ty {
+        KvType::F16 => 0.0,
+        KvType::F32 => 1.0,
+        KvType::Q8_0 => 2.0,
+    }
+}
+
 /// The key and value cache of a layer.
 pub(super) struct LayerCache {
     pub k: wgpu::Buffer,
@@ -385,7 +393,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn cache_constants(&self) -> [(&'static str, f64); 2] {
-        [("K_F32", flag(self.sizes.k_type == KvType::F32)), ("V_F32", flag(self.sizes.v_type == KvType::F32))]
+        [("K_TYPE", cache_constant(self.sizes.k_type)), ("V_TYPE", cache_constant(self.sizes.v_type))]
     }
 
     /// Constants of the kernels that rotate heads and write the cache.

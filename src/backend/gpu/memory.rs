@@ -14,6 +14,13 @@ pub struct Memory {
     pub source: &'static str,
 }
 
+impl Memory {
+    /// As someone decided.
+    pub(super) fn given(bytes: u64) -> Self {
+        Self { bytes, source: "given" }
+    }
+}
+
 /// What a driver tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {

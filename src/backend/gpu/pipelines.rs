@@ -423,7 +423,7 @@ impl Shader {
                 pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
                 bindings: &[W, W, W, R, R, R, W],
                 workgroup: 64,
-                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_F32", "V_F32"],
+                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_TYPE", "V_TYPE"],
                 params: params::RopeAppend::FIELDS,
             },
             Self::AttentionDecode => Kernel {
@@ -432,7 +432,7 @@ impl Shader {
                 pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
                 bindings: &[R, W, W, R, R, R, W, W],
                 workgroup: 128,
-                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_F32", "V_F32", "FRESH", "SPLIT_KEYS"],
+                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_TYPE", "V_TYPE", "FRESH", "SPLIT_KEYS"],
                 params: params::AttentionDecode::FIELDS,
             },
             Self::AttentionMerge => Kernel {
@@ -450,7 +450,7 @@ impl Shader {
                 pieces: &[Piece::PlainLane, KV_CACHE],
                 bindings: &[R, R, R, W],
                 workgroup: 256,
-                constants: &["K_F32", "V_F32"],
+                constants: &["K_TYPE", "V_TYPE"],
                 params: params::Attention::FIELDS,
             },
             Self::GateUp => Kernel {

@@ -72,9 +72,6 @@ struct Planned {
 }
 
 fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
-    if let Some(reason) = sizes.cpu_only() {
-        return Err(Error::unsupported("this cache on the GPU", reason));
-    }
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
@@ -106,6 +103,8 @@ pub(super) struct Loaded {
     model: Arc<Model>,
     segment: Segment,
     sizes: Sizes,
+    /// Of device memory.
+    bytes: u64,
     shape: Shape,
     slots: Slots,
     /// One a layer.
@@ -161,7 +160,7 @@ impl Loaded {
         let planned = plan(gpu, model, segment, sizes)?;
         let bytes = bytes_of(&planned, model, segment);
         if bytes.total() > gpu.memory_bytes() {
-            return Err(Error::Gpu {
+            return Err(Error::GpuMemory {
                 action: format!("planning memory for layers {:?}", segment.layers),
                 reason: format!("{} bytes needed, {} available", bytes.total(), gpu.memory_bytes()),
             });
@@ -174,6 +173,7 @@ impl Loaded {
         let arenas = Arenas::new(gpu, &layout)?;
         let slots = Slots::new(gpu, config, &shape)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        gpu.check_load(bytes.total())?;
         let caches = segment
             .layers
             .clone()
@@ -225,6 +225,7 @@ impl Loaded {
             model: Arc::clone(model),
             segment: segment.clone(),
             sizes: *sizes,
+            bytes: bytes.total(),
             shape,
             slots,
             caches,
@@ -270,7 +271,7 @@ impl Loaded {
     }
 
     fn arrays(&self, layer: usize) -> [cache::Rows<'_>; 2] {
-        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], self.model.config.kv_width())
+        self.caches[layer].arrays([self.sizes.k_type, self.sizes.v_type], &self.model.config)
     }
 
     /// What this segment has done so far, without the objects created.
@@ -312,10 +313,10 @@ impl Loaded {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
-        self.fault = gpu.fault_in(&positions);
+        self.fault = gpu.fault_in(&positions, self.bytes);
         match self.fault {
             Some(Fault::Lost(_)) => gpu.destroyer()(),
-            Some(Fault::OutOfMemory(_)) => gpu.report("Out of Memory (a test)"),
+            Some(Fault::OutOfMemory(_)) => gpu.report_out_of_memory(),
             _ => {}
         }
         gpu.check("running an earlier step")?;

@@ -1,6 +1,6 @@
 //! Buffers of activations and caches of one segment, and their sizes, known before anything is allocated.
 
-use super::device::Gpu;
+use super::{cache, device::Gpu};
 use crate::{
     error::{Error, Result},
     model::{Config, Linear},
@@ -102,7 +102,7 @@ impl Shape {
             .div_ceil(SPLIT_KEYS)
             .clamp(1, MAX_SPLITS)
             .min(most_rows(max_binding, part_bytes * small_batch).max(1));
-        let elements = sizes.context_tokens * Slot::K.width(config);
+        let cache_bytes = |ty| (sizes.context_tokens * cache::position_bytes(ty, config)) as u64;
         let act_words = config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4;
         let shape = Self {
             chunk_tokens,
@@ -111,8 +111,8 @@ impl Shape {
             logit_rows: if segment.head { logit_rows.min(chunk_tokens) } else { 0 },
             act_words,
             act_groups: act_group.map_or(1, |size| (4 * act_words).div_ceil(size)),
-            k_bytes: sizes.k_type.bytes(elements) as u64,
-            v_bytes: sizes.v_type.bytes(elements) as u64,
+            k_bytes: cache_bytes(sizes.k_type),
+            v_bytes: cache_bytes(sizes.v_type),
         };
         if shape.k_bytes.max(shape.v_bytes) > max_binding {
             let what = format!("a cache of {} tokens (lower it with -c)", sizes.context_tokens);

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Where the model runs, and with what sizes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// What computes: auto measures and takes the faster, and never a software GPU
@@ -73,7 +73,7 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
     pub head_screen: HeadScreen,
 
-    /// Type of the key cache; q8_0 takes half of f16, on the CPU only [llama.cpp: -ctk]
+    /// Type of the key cache; q8_0 takes half of f16 [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
     pub cache_type_k: CacheType,
 
@@ -121,6 +121,9 @@ pub enum KernelChoice {
     /// Look up triples of weights; 1.67 bits a weight
     #[value(name = "tl2")]
     TL2,
+    /// Multiply and add, five weights a byte; 1.6 bits a weight. Fast with AVX-512 VBMI only
+    #[value(name = "base3")]
+    Base3,
 }
 
 impl KernelChoice {
@@ -131,6 +134,7 @@ impl KernelChoice {
             Self::I2S => Some(Kernel::I2S),
             Self::TL1 => Some(Kernel::TL1),
             Self::TL2 => Some(Kernel::TL2),
+            Self::Base3 => Some(Kernel::Base3),
         }
     }
 }
