@@ -55,6 +55,20 @@ fn what_is_measured_is_kept_and_used() {
     assert_eq!(timings.len(), 4 * kernels.len(), "{report}");
     assert_eq!(timings.iter().filter(|timing| timing["chosen"] == true).count(), 4, "{report}");
     assert!(timings.iter().all(|timing| timing["decode_us"].as_f64().unwrap() > 0.0), "{report}");
+    let tilings = report["tilings"].as_array().unwrap();
+    assert_eq!(tilings.len(), 4, "{report}");
+    for times in tilings {
+        let (decode, prompt) = (times["decode"].as_array().unwrap(), times["prompt"].as_array().unwrap());
+        assert!(decode.iter().any(|time| time["piece_bytes"] == times["piece_bytes"]), "{times}");
+        let chosen = |time: &Value| ["tile_rows", "tile_tokens"].iter().all(|field| time[field] == times[field]);
+        assert!(prompt.iter().any(chosen) && prompt.iter().all(|time| time["us"].as_f64().unwrap() > 0.0), "{times}");
+    }
+    let counts: Vec<u64> =
+        report["threads"].as_array().unwrap().iter().map(|times| times["n_threads"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1, 2]);
+    for field in ["decode_threads", "prompt_threads"] {
+        assert!(counts.contains(&report[field].as_u64().unwrap()), "{report}");
+    }
     let kept = report["kept"].as_str().unwrap();
 
     // Whatever it found, the kept choice decides: here all are made the same.
@@ -79,7 +93,17 @@ fn the_table_names_shapes_and_kernels() {
     let folder = TempDir::new().unwrap();
     let done = run(&["tune", "-m", &model(folder.path(), "tl2"), "-t", "1"]);
     assert_eq!(done.code, Some(0), "{done:?}");
-    for part in ["| 256 x 320", "| i2_s ", "| tl1 ", "| tl2 ", "1 thread", "not kept"] {
+    for part in [
+        "| 256 x 320",
+        "| i2_s ",
+        "| tl1 ",
+        "| tl2 ",
+        "1 thread",
+        "64 KiB",
+        "| 32 x 512",
+        "answers, prompts",
+        "not kept",
+    ] {
         assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
     }
 }

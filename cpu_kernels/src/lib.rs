@@ -49,6 +49,7 @@ mod x86;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use isa::Isa;
+use ternary::Tiling;
 pub use threads::Pool;
 
 /// Up to this many tokens of a step give the same bits as so many steps of one token. Drafts of an answer are checked
@@ -64,13 +65,15 @@ pub struct Cpu {
     scratch: Mutex<Vec<f32>>,
     /// Of the ternary products.
     tables: Mutex<ternary::LookupScratch>,
+    /// Of ternary matrices, by (rows, cols); others have the default.
+    tilings: Vec<((usize, usize), Tiling)>,
 }
 
 impl Cpu {
     /// `threads` (at least 1) includes the calling thread.
     pub fn new(isa: Isa, threads: usize) -> Self {
         log::debug!("CPU kernels: {}, {threads} threads", isa.name());
-        Self { isa, pool: Pool::new(threads), scratch: Mutex::default(), tables: Mutex::default() }
+        Self { isa, pool: Pool::new(threads), scratch: Mutex::default(), tables: Mutex::default(), tilings: Vec::new() }
     }
 
     /// The instruction set in use.
@@ -86,6 +89,16 @@ impl Cpu {
     /// Where lookup tables are built. Nothing else holds the lock but a panic, which leaves tables that are overwritten.
     fn tables(&self) -> MutexGuard<'_, ternary::LookupScratch> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts the products of ternary matrices of these (rows, cols) up in another way.
+    pub fn set_tilings(&mut self, tilings: Vec<((usize, usize), Tiling)>) {
+        self.tilings = tilings;
+    }
+
+    fn tiling(&self, rows: usize, cols: usize) -> Tiling {
+        let found = self.tilings.iter().find(|(shape, _)| *shape == (rows, cols));
+        found.map(|(_, tiling)| *tiling).unwrap_or_default()
     }
 
     /// The threads.

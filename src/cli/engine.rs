@@ -18,12 +18,12 @@ use serde_json::{Value as Json, json};
 use self::less::Held;
 use super::{
     args::{EngineArgs, HeadScreen, I2sLayout, KernelChoice, LayoutArgs, ModelArgs},
-    format, machine, output,
+    format, machine, output, tuned,
 };
 use crate::{
     backend::{
         Backend, calibrate,
-        cpu::{CpuBackend, Kernel, Kernels},
+        cpu::{CpuBackend, Kernel, Kernels, tune::Choice},
         gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
     },
     bytes::{Access, Bytes},
@@ -33,7 +33,7 @@ use crate::{
     generate::{Session, Standby},
     gguf::File,
     hub::{self, ModelName},
-    model::{self, Linear, Model},
+    model::{self, Model},
     plan::{
         self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
         Workload,
@@ -47,9 +47,6 @@ const CACHED_BYTES: usize = 64 << 20;
 
 /// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
 const DEFAULT_CONTEXT_TOKENS: usize = 4096;
-
-/// The area of the user's cache for what `tune` found.
-const KERNELS: &str = "kernels";
 
 /// The area of the user's cache that holds measured costs.
 const CALIBRATION: &str = "calibration";
@@ -280,7 +277,8 @@ impl Engine {
         }
         // Without `tune`, what was the fastest where it was measured (2B-4T on Zen 5: base3; without its instructions
         // I2_S was within a tenth).
-        self.tuned(threads).unwrap_or_else(|| {
+        let tuned = tuned::load(&self.model, threads).map(|choice| Kernels::ByShape(choice.kernels));
+        tuned.unwrap_or_else(|| {
             let fits = machine::memory_bytes().is_some_and(|memory| plain as u64 <= memory / 4);
             if plain > CACHED_BYTES && fits && Kernel::Base3.is_native(Isa::detect()) {
                 Kernels::Preferred(Kernel::Base3)
@@ -290,40 +288,14 @@ impl Engine {
         })
     }
 
-    /// What `tune` has kept.
-    fn tuned(&self, threads: usize) -> Option<Kernels> {
-        let kept: Vec<(usize, usize, String)> = Cache::of_user().get(KERNELS, &self.kernels_key(threads))?;
-        let shapes = kept.into_iter().map(|(rows, cols, name)| Some(((rows, cols), Kernel::by_name(&name)?)));
-        shapes.collect::<Option<_>>().map(Kernels::ByShape)
-    }
-
-    /// Keeps the kernels of shapes; gives the file, where there is one.
-    pub fn keep_kernels(&self, threads: usize, chosen: &[((usize, usize), Kernel)]) -> Option<String> {
-        let (cache, key) = (Cache::of_user(), self.kernels_key(threads));
-        let value: Vec<_> = chosen.iter().map(|((rows, cols), kernel)| (rows, cols, kernel.name())).collect();
-        cache.put(KERNELS, &key, &value);
-        cache.path(KERNELS, &key, "json").filter(|path| path.exists()).map(|path| path.display().to_string())
-    }
-
-    /// Everything that the choice depends on: the processor, and shapes and layouts of the file.
-    fn kernels_key(&self, threads: usize) -> String {
-        let shapes = self.model.weights.blocks.first().map(|block| {
-            Linear::ALL.map(|role| {
-                let matrix = block.linear(role);
-                (matrix.rows, matrix.cols, matrix.layout, matrix.scales.view().group())
-            })
-        });
-        format!(
-            "{} {} {} | {threads} threads | {} layers {shapes:?}",
-            env!("CARGO_PKG_VERSION"),
-            machine::processor().unwrap_or_default(),
-            Isa::detect(),
-            self.model.config.layers
-        )
-    }
-
     fn cpu_backend(&self, args: &EngineArgs) -> CpuBackend {
-        CpuBackend::with_kernels(Isa::detect(), args.threads(), self.kernels(args.kernel, args.threads()))
+        let threads = args.threads();
+        let backend = CpuBackend::with_kernels(Isa::detect(), threads, self.kernels(args.kernel, threads));
+        let Some(Choice { mut split, .. }) = tuned::load(&self.model, threads) else { return backend };
+        if args.threads.is_asked() {
+            (split.decode_threads, split.prompt_threads) = (threads, threads);
+        }
+        backend.split_as(split)
     }
 
     /// Sizes from flags, checked against the model and this machine.

@@ -51,6 +51,8 @@ mod tokenize;
 
 mod tune;
 
+mod tuned;
+
 mod verify;
 
 use std::{

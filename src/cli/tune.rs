@@ -1,16 +1,18 @@
-//! `tune`: which kernel is fastest on which matrices of a model, for this processor. What it finds is kept for
-//! `--kernel auto`.
+//! `tune`: which kernel is fastest on which matrices of a model, for this processor, how best to cut their work up, and
+//! with how many threads. What it finds is kept for `--kernel auto`.
+
+use std::time::Duration;
 
 use bitnet_cpu_kernels::Isa;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{
     args::TuneArgs,
     engine::{Engine, Source},
-    format, output,
+    format, output, tuned,
 };
 use crate::{
-    backend::cpu::tune::{self, PROMPT_TOKENS, Timing},
+    backend::cpu::tune::{self, Choice, PROMPT_TOKENS, Report, TILE_TOKENS, Timing},
     error::Result,
 };
 
@@ -19,60 +21,141 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let engine = Engine::new(&source)?;
     let threads = args.threads.count();
     let told = |shape: &str| log::info!("matrices of {shape}");
-    let timings = tune::measure(Isa::detect(), threads, &engine.model, told)?;
-    let chosen = tune::fastest(&timings);
-    let kept = engine.keep_kernels(threads, &chosen);
-    let is_chosen = |timing: &Timing| chosen.contains(&(timing.shape, timing.kernel));
+    let report = tune::measure(Isa::detect(), threads, &engine.model, told)?;
+    let choice = report.choice();
+    let kept = tuned::keep(&engine.model, threads, &choice);
     if args.json {
-        let rows: Vec<_> = timings
-            .iter()
-            .map(|timing| {
-                json!({
-                    "rows": timing.shape.0,
-                    "cols": timing.shape.1,
-                    "matrices": timing.matrices,
-                    "kernel": timing.kernel.name(),
-                    "decode_us": microseconds(timing.decode),
-                    "decode_bytes_per_s": timing.decode_bytes as f64 / timing.decode.as_secs_f64(),
-                    "prompt_tokens": PROMPT_TOKENS,
-                    "prompt_us": microseconds(timing.prompt),
-                    "prompt_multiply_adds_per_s": prompt_rate(timing),
-                    "chosen": is_chosen(timing),
-                })
-            })
-            .collect();
-        return output::print_json(&json!({
-            "model": source.name,
-            "variant": Isa::detect().name(),
-            "n_threads": threads,
-            "timings": rows,
-            "kept": kept,
-        }));
-    }
-    let prompt_heading = format!("{PROMPT_TOKENS} tokens us");
-    let heading = ["shape", "matrices", "kernel", "1 token us", "GB/s", &prompt_heading, "G MAC/s", "chosen"];
-    let mut table = vec![heading.map(String::from).to_vec()];
-    for timing in &timings {
-        table.push(vec![
-            format!("{} x {}", timing.shape.0, timing.shape.1),
-            timing.matrices.to_string(),
-            timing.kernel.to_string(),
-            format!("{:.1}", microseconds(timing.decode)),
-            format!("{:.1}", timing.decode_bytes as f64 / timing.decode.as_secs_f64() / 1e9),
-            format!("{:.0}", microseconds(timing.prompt)),
-            format!("{:.0}", prompt_rate(timing) / 1e9),
-            if is_chosen(timing) { "yes" } else { "" }.into(),
-        ]);
+        let mut json = to_json(&report, &choice);
+        json["model"] = json!(source.name);
+        json["variant"] = json!(Isa::detect().name());
+        json["n_threads"] = json!(threads);
+        json["kept"] = json!(kept);
+        return output::print_json(&json);
     }
     let end = match kept {
         Some(path) => format!("kept in {path} for --kernel auto"),
         None => "not kept: there is no folder for it (BITNET_CACHE)".into(),
     };
     let (isa, threads) = (Isa::detect(), format::count(threads, "thread"));
-    output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name, format::table(&table)))
+    output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name, to_text(&report, &choice)))
 }
 
-fn microseconds(time: std::time::Duration) -> f64 {
+fn is_chosen(choice: &Choice, timing: &Timing) -> bool {
+    choice.kernels.contains(&(timing.shape, timing.kernel))
+}
+
+fn to_json(report: &Report, choice: &Choice) -> Json {
+    let timing = |timing: &Timing| {
+        json!({
+            "rows": timing.shape.0,
+            "cols": timing.shape.1,
+            "matrices": timing.matrices,
+            "kernel": timing.kernel.name(),
+            "decode_us": microseconds(timing.decode),
+            "decode_bytes_per_s": timing.decode_bytes as f64 / timing.decode.as_secs_f64(),
+            "prompt_tokens": PROMPT_TOKENS,
+            "prompt_us": microseconds(timing.prompt),
+            "prompt_multiply_adds_per_s": prompt_rate(timing),
+            "chosen": is_chosen(choice, timing),
+        })
+    };
+    let tilings: Vec<Json> = report
+        .tilings
+        .iter()
+        .map(|times| {
+            let decode = |(bytes, time): &(usize, Duration)| json!({"piece_bytes": bytes, "us": microseconds(*time)});
+            let prompt = |((rows, tokens), time): &((usize, usize), Duration)| {
+                json!({"tile_rows": rows, "tile_tokens": tokens, "us": microseconds(*time)})
+            };
+            json!({
+                "rows": times.shape.0,
+                "cols": times.shape.1,
+                "decode": times.decode.iter().map(decode).collect::<Vec<_>>(),
+                "prompt_tokens": TILE_TOKENS,
+                "prompt": times.prompt.iter().map(prompt).collect::<Vec<_>>(),
+                "piece_bytes": times.chosen.few_bytes(),
+                "tile_rows": times.chosen.rows(),
+                "tile_tokens": times.chosen.tokens(),
+            })
+        })
+        .collect();
+    let threads: Vec<Json> = report
+        .threads
+        .iter()
+        .map(|times| {
+            json!({
+                "n_threads": times.threads,
+                "decode_us": microseconds(times.decode),
+                "prompt_tokens": TILE_TOKENS,
+                "prompt_us": microseconds(times.prompt),
+            })
+        })
+        .collect();
+    json!({
+        "timings": report.timings.iter().map(timing).collect::<Vec<_>>(),
+        "tilings": tilings,
+        "threads": threads,
+        "decode_threads": choice.split.decode_threads,
+        "prompt_threads": choice.split.prompt_threads,
+    })
+}
+
+/// Three tables: kernels, ways to cut the work up, threads.
+fn to_text(report: &Report, choice: &Choice) -> String {
+    let us = |time: Duration| format!("{:.1}", microseconds(time));
+    let mark = |yes: bool| if yes { "yes" } else { "" }.to_owned();
+    let prompt_heading = format!("{PROMPT_TOKENS} tokens us");
+    let heading = ["shape", "matrices", "kernel", "1 token us", "GB/s", &prompt_heading, "G MAC/s", "chosen"];
+    let mut kernels = vec![heading.map(String::from).to_vec()];
+    for timing in &report.timings {
+        kernels.push(vec![
+            shape(timing.shape),
+            timing.matrices.to_string(),
+            timing.kernel.to_string(),
+            us(timing.decode),
+            format!("{:.1}", timing.decode_bytes as f64 / timing.decode.as_secs_f64() / 1e9),
+            format!("{:.0}", microseconds(timing.prompt)),
+            format!("{:.0}", prompt_rate(timing) / 1e9),
+            mark(is_chosen(choice, timing)),
+        ]);
+    }
+    let many = format!("{TILE_TOKENS} tokens us");
+    let heading = ["shape", "weights of a piece", "1 token us", "rows x tokens of a tile", &many, "chosen"];
+    let mut tilings = vec![heading.map(String::from).to_vec()];
+    for times in &report.tilings {
+        let (chosen, none) = (times.chosen, String::new);
+        for (bytes, time) in &times.decode {
+            let piece = format!("{} KiB", bytes >> 10);
+            let yes = mark(*bytes == chosen.few_bytes());
+            tilings.push(vec![shape(times.shape), piece, us(*time), none(), none(), yes]);
+        }
+        for (tile, time) in &times.prompt {
+            let yes = mark(*tile == (chosen.rows(), chosen.tokens()));
+            tilings.push(vec![shape(times.shape), none(), none(), shape(*tile), us(*time), yes]);
+        }
+    }
+    let many = format!("{TILE_TOKENS} tokens ms");
+    let heading = ["threads", "1 token ms", &many, "chosen"];
+    let mut threads = vec![heading.map(String::from).to_vec()];
+    for times in &report.threads {
+        let of = [(choice.split.decode_threads, "answers"), (choice.split.prompt_threads, "prompts")];
+        let for_what: Vec<&str> =
+            of.iter().filter(|(count, _)| *count == times.threads).map(|(_, what)| *what).collect();
+        threads.push(vec![
+            times.threads.to_string(),
+            format!("{:.2}", format::milliseconds(times.decode)),
+            format!("{:.1}", format::milliseconds(times.prompt)),
+            for_what.join(", "),
+        ]);
+    }
+    [kernels, tilings, threads].map(|table| format::table(&table)).join("\n")
+}
+
+fn shape((rows, cols): (usize, usize)) -> String {
+    format!("{rows} x {cols}")
+}
+
+fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 

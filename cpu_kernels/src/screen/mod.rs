@@ -24,6 +24,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 mod encode;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
 mod query;
 mod scalar;
 
@@ -33,11 +37,10 @@ use bytemuck::{Pod, Zeroable};
 
 pub use self::encode::{BLOCK, BLOCK_BYTES, Row};
 use self::query::Query;
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Base;
 use crate::{
     Cpu, Isa, dense,
     format::{DenseType, DenseView},
+    isa::Base,
     threads::Disjoint,
 };
 
@@ -126,7 +129,7 @@ impl Screen {
 
     /// True where its kernels are vector code.
     pub fn is_fast() -> bool {
-        cfg!(target_arch = "x86_64")
+        cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
     }
 
     /// A copy of `head`. `None` if it has a weight that is not finite, or no rows, or more columns than the sums have
@@ -214,19 +217,11 @@ impl Screen {
             // SAFETY: chunks are disjoint ranges of rows.
             let (upper, chunk) = unsafe { (to_upper.part(range.clone()), &mut to_chunks.part(n..n + 1)[0]) };
             let codes = bytemuck::cast_slice(&codes[range.start * row_lines..range.end * row_lines]);
-            let mut sums = [[0; 2]; CHUNK_ROWS];
-            let sums = &mut sums[..range.len()];
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, codes, query.planes(), sums),
-                _ => match isa.base() {
-                    #[cfg(target_arch = "x86_64")]
-                    Base::Avx2(avx2) => avx2::sums(avx2, codes, query.planes(), sums),
-                    _ => scalar::sums(codes, query.planes(), sums),
-                },
-            }
+            let mut of_rows = [[0; 2]; CHUNK_ROWS];
+            let of_rows = &mut of_rows[..range.len()];
+            sums(isa, codes, query.planes(), of_rows);
             *chunk = Chunk { row: range.start as u32, approximate: f32::NEG_INFINITY, upper: f32::NEG_INFINITY };
-            for (((row, upper), bound), &sums) in range.clone().zip(upper).zip(&bounds[range]).zip(&*sums) {
+            for (((row, upper), bound), &sums) in range.clone().zip(upper).zip(&bounds[range]).zip(&*of_rows) {
                 let approximate = query.approximate(bound, sums);
                 *upper = query.upper(bound, approximate);
                 chunk.upper = chunk.upper.max(*upper);
@@ -235,6 +230,25 @@ impl Screen {
                 }
             }
         });
+    }
+}
+
+/// Sums of u times the upper and the lower bytes of the token, for each row; the same on every variant.
+fn sums(isa: Isa, codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, codes, planes, sums),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot(dot) => neondot::sums(dot, codes, planes, sums),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm(i8mm) => neondot::sums(i8mm.dot(), codes, planes, sums),
+        isa => match isa.base() {
+            Base::Scalar => scalar::sums(codes, planes, sums),
+            #[cfg(target_arch = "x86_64")]
+            Base::Avx2(avx2) => avx2::sums(avx2, codes, planes, sums),
+            #[cfg(target_arch = "aarch64")]
+            Base::Neon(neon) => neon::sums(neon, codes, planes, sums),
+        },
     }
 }
 

@@ -26,12 +26,14 @@ mod neoni8mm;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panel;
 mod scalar;
+mod tiling;
 
 use std::{cell::RefCell, ops::Range};
 
 use half::f16;
 
 pub(crate) use lut::Scratch as LookupScratch;
+pub use tiling::Tiling;
 
 use crate::{
     Cpu, Isa,
@@ -64,16 +66,8 @@ const FEW_SUMS: usize = 512;
 /// As many for a few tokens, or a short prompt.
 const SOME_SUMS: usize = FEW_SUMS * SMALL_BATCH;
 
-/// Packed weights of a tile of few tokens: enough that claiming a tile (0.1 us) does not show, few enough that the
-/// last tile of an operation does not keep the other threads waiting (5 us at 13 GB/s).
-const TILE_BYTES: usize = 64 << 10;
-
-/// Rows of a tile of many tokens.
+/// Rows of a panel twice: what a tile has a multiple of.
 const PREFILL_ROWS: usize = 32;
-
-/// Tokens of such a tile: its rows are unpacked once for all of them. With 128 instead of 512, unpacking took 6 % of the
-/// time of these products for a prompt of 512 tokens (Zen 5).
-const PREFILL_TOKENS: usize = TILE_SUMS / PREFILL_ROWS;
 
 /// Most tokens that other layouts than I2_S have kernels for: they are looked up one by one, or share five unpacked
 /// weights in registers. More meet rows unpacked to I2_S.
@@ -158,7 +152,7 @@ fn multiply(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
     let mut parts = parts.iter_mut();
     let works: [Option<Work<f32>>; MAX_PARTS] = std::array::from_fn(|_| {
         let part = parts.next()?;
-        Some(Work::new(acts, part.weights, part.out, part.add))
+        Some(Work::new(cpu, acts, part.weights, part.out, part.add))
     });
     if acts.group().is_some() {
         run(cpu, acts, &works, grouped::tile_products, |products, _, _, work, out| {
@@ -228,12 +222,12 @@ pub fn matmul_i32(cpu: &Cpu, acts: &QuantizedActs, weights: TernaryView, out: &m
         let ones = vec![f16::ONE; values.len()];
         let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
         let acts = acts.with_unit_steps();
-        let work = Work::new(&acts, weights, out, false);
+        let work = Work::new(cpu, &acts, weights, out, false);
         run(cpu, &acts, &[Some(work)], grouped::tile_products, |sums, _, _, _, out| {
             out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = sum as i32);
         });
     } else {
-        let work = Work::new(acts, weights, out, false);
+        let work = Work::new(cpu, acts, weights, out, false);
         run(cpu, acts, &[Some(work)], tile_sums, |sums, t, _, _, out| {
             out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = sum - acts.sum(t));
         });
@@ -249,21 +243,19 @@ struct Work<'a, T> {
     out: Disjoint<'a, T>,
     add: bool,
     rows_per_tile: usize,
+    tokens_per_tile: usize,
     tiles: usize,
 }
 
 impl<'a, T> Work<'a, T> {
-    fn new(acts: &QuantizedActs, weights: TernaryView<'a>, out: &'a mut [T], add: bool) -> Self {
+    fn new(cpu: &Cpu, acts: &QuantizedActs, weights: TernaryView<'a>, out: &'a mut [T], add: bool) -> Self {
         check(acts, &weights, out.len());
         let rows = weights.rows;
-        let rows_per_tile = if acts.tokens() > SMALL_BATCH {
-            PREFILL_ROWS
-        } else {
-            // A multiple, so that only the last tile has rows that fill no panel.
-            let fitting = TILE_BYTES / weights.row_bytes().max(1) / PREFILL_ROWS * PREFILL_ROWS;
-            fitting.clamp(PREFILL_ROWS, FEW_SUMS)
-        };
-        Self { weights, out: Disjoint::new(out), add, rows_per_tile, tiles: rows.div_ceil(rows_per_tile) }
+        let tiling = cpu.tiling(rows, weights.cols);
+        let few = acts.tokens() <= SMALL_BATCH;
+        let rows_per_tile = if few { tiling.few_rows(weights.row_bytes()) } else { tiling.rows() };
+        let tiles = rows.div_ceil(rows_per_tile);
+        Self { weights, out: Disjoint::new(out), add, rows_per_tile, tokens_per_tile: tiling.tokens(), tiles }
     }
 }
 
@@ -300,8 +292,10 @@ fn run<T: Send, R: Copy + Default>(
         let (work, tile) = nth(works(), |work| work.tiles, chunk);
         let rows = work.weights.rows;
         let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
-        with_results(acts.tokens().min(PREFILL_TOKENS) * range.len(), |results| {
-            for tokens in token_tiles(acts.tokens()) {
+        // A few tokens are one tile whatever the choice for many says.
+        let most = if acts.tokens() <= SMALL_BATCH { SMALL_BATCH } else { work.tokens_per_tile };
+        with_results(acts.tokens().min(most) * range.len(), |results| {
+            for tokens in token_tiles(acts.tokens(), most) {
                 let results = &mut results[..tokens.len() * range.len()];
                 tile_results(isa, work.weights, acts, range.clone(), tokens.clone(), results);
                 for (t, results) in tokens.zip(results.chunks_exact(range.len())) {
@@ -336,8 +330,9 @@ fn nth<I>(mut items: impl Iterator<Item = I>, chunks: impl Fn(&I) -> usize, mut 
     (item.expect("chunks are those of all items"), n)
 }
 
-fn token_tiles(tokens: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..tokens).step_by(PREFILL_TOKENS).map(move |start| start..tokens.min(start + PREFILL_TOKENS))
+/// Tiles of up to `most` of `tokens` tokens.
+fn token_tiles(tokens: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..tokens).step_by(most).map(move |start| start..tokens.min(start + most))
 }
 
 /// D of a tile into `sums` (tokens, rows).

@@ -167,6 +167,23 @@ fn prefill_equals_decode() {
 }
 
 #[test]
+fn every_tiling_gives_the_same_sums() {
+    let (rows, cols) = (301, 640);
+    let mut rng = Rng::new(19);
+    let codes = rng.codes(rows * cols);
+    let packed = pack(LAYOUT, rows, cols, &codes);
+    let tilings = Tiling::FEW_BYTES.iter().flat_map(|&bytes| Tiling::TILES.map(|(rows, tokens)| (bytes, rows, tokens)));
+    for (n, (bytes, tile_rows, tile_tokens)) in tilings.chain([(1, 32, 1), (1, 512, 32)]).enumerate() {
+        let mut cpus = cpus();
+        let tiling = Tiling::new(bytes, tile_rows, tile_tokens).unwrap();
+        cpus.iter_mut().for_each(|cpu| cpu.set_tilings(vec![((1, cols), Tiling::default()), ((rows, cols), tiling)]));
+        let values = rng.i8s([1, 5, 8, 9, 140][n % 5] * cols);
+        let expected = expected_sums(&codes, &values, cols, rows);
+        check_all(&cpus, rows, cols, &packed, &values, &expected, &format!("{tiling:?}"));
+    }
+}
+
+#[test]
 fn parts_share_one_call() {
     let cols = 256;
     let mut rng = Rng::new(10);

@@ -64,6 +64,9 @@ struct Shared {
     finished: Condvar,
     /// The first panic of a worker in the current job.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Workers that take part, the first ones; the others rest. Raised only under `lock`.
+    active: AtomicUsize,
+    raised: Condvar,
 }
 
 const OPEN: u64 = 1 << 31;
@@ -95,12 +98,14 @@ impl Pool {
             opened: Condvar::new(),
             finished: Condvar::new(),
             panic: Mutex::new(None),
+            active: AtomicUsize::new(threads - 1),
+            raised: Condvar::new(),
         });
         let workers = (1..threads)
             .map(|n| {
                 let shared = Arc::clone(&shared);
                 let thread = thread::Builder::new().name(format!("kernel-{n}"));
-                thread.spawn(move || shared.work()).expect("the system refused a thread")
+                thread.spawn(move || shared.work(n)).expect("the system refused a thread")
             })
             .collect();
         Self { shared, workers, running: Mutex::new(()) }
@@ -109,6 +114,17 @@ impl Pool {
     /// Threads that run a job, the caller included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Lets at most `threads` threads (at least 1, the caller included) run the jobs from now on; the others sleep.
+    pub fn limit(&self, threads: usize) {
+        let active = self.workers.len().min(threads.max(1) - 1);
+        if self.shared.active.load(Ordering::Relaxed) == active {
+            return;
+        }
+        let _guard = lock(&self.shared.lock);
+        self.shared.active.store(active, Ordering::SeqCst);
+        self.shared.raised.notify_all();
     }
 
     /// Calls `call(0)`, `call(1)`, .. `call(chunks - 1)`, each once, on all threads, and returns when all are done.
@@ -147,6 +163,9 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.state.fetch_or(STOP, Ordering::SeqCst);
         self.shared.wake_workers();
+        // Taking the lock waits for a worker that is between looking at the state and resting.
+        drop(lock(&self.shared.lock));
+        self.shared.raised.notify_all();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of jobs, so it can only have ended well.
             let _ = worker.join();
@@ -174,10 +193,10 @@ impl Drop for Closing<'_> {
 }
 
 impl Shared {
-    /// A worker's life.
-    fn work(&self) {
+    /// The life of worker number `n`, from 1.
+    fn work(&self, n: usize) {
         let mut last = 0;
-        while let Some(number) = self.enter(last) {
+        while let Some(number) = self.enter(last, n) {
             last = number;
             // SAFETY: this thread is inside (see `enter`), so `job` is not written and its closure is alive.
             let (call, chunks) = unsafe {
@@ -203,15 +222,18 @@ impl Shared {
         }
     }
 
-    /// Waits for an open job other than number `last` and enters it; `None` when the pool is dropped.
-    fn enter(&self, last: u64) -> Option<u64> {
+    /// Waits for an open job other than number `last` and enters it, unless worker `n` is not to take part; `None` when
+    /// the pool is dropped.
+    fn enter(&self, last: u64, n: usize) -> Option<u64> {
         let mut spin = Spin::new();
         loop {
             let state = self.state.load(Ordering::Acquire);
             if state & STOP != 0 {
                 return None;
             }
-            if state & OPEN != 0 && state >> JOB_NUMBER_SHIFT != last {
+            if n > self.active.load(Ordering::Relaxed) {
+                self.rest(n);
+            } else if state & OPEN != 0 && state >> JOB_NUMBER_SHIFT != last {
                 let entered = self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
                 if entered.is_ok() {
                     return Some(state >> JOB_NUMBER_SHIFT);
@@ -237,6 +259,14 @@ impl Shared {
             guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Sleeps, whatever jobs there are, until worker `n` is to take part again or the pool is dropped.
+    fn rest(&self, n: usize) {
+        let mut guard = lock(&self.lock);
+        while n > self.active.load(Ordering::SeqCst) && self.state.load(Ordering::SeqCst) & STOP == 0 {
+            guard = self.raised.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn wake_workers(&self) {

@@ -26,6 +26,33 @@ fn every_chunk_runs_exactly_once() {
 }
 
 #[test]
+fn threads_beyond_the_limit_take_no_part() {
+    let pool = Pool::new(4);
+    // Never more at once, and that many at last, however long a busy machine takes to wake them.
+    let check = |limit: usize, expected: usize| {
+        pool.limit(limit);
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        for _ in 0..2000 {
+            pool.run(8, |_| {
+                most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
+                thread::sleep(Duration::from_micros(300));
+                inside.fetch_sub(1, SeqCst);
+            });
+            if most.load(SeqCst) >= expected {
+                break;
+            }
+        }
+        assert_eq!(most.into_inner(), expected, "a limit of {limit}");
+    };
+    // 0 and more than there are mean one and all.
+    for (limit, expected) in [(2, 2), (1, 1), (3, 3), (4, 4), (2, 2), (0, 1), (99, 4)] {
+        check(limit, expected);
+    }
+    // Dropped while some rest.
+    pool.limit(2);
+}
+
+#[test]
 fn many_short_jobs_lose_nothing() {
     // Back to back and with pauses, so that workers enter while spinning, while falling asleep and when asleep.
     let pool = Pool::new(4);

@@ -8,8 +8,11 @@ use std::{ops::Range, sync::Arc};
 
 use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
-pub use self::kernel::{Kernel, Kernels};
 use self::{kernel::Repacked, segment::CpuSegment};
+pub use self::{
+    kernel::{Kernel, Kernels},
+    tune::Split,
+};
 use super::{Activations, Backend, CacheRows, SegmentId, Wanted, known_product::KnownProduct};
 use crate::{
     error::{Error, Result},
@@ -23,6 +26,8 @@ pub struct CpuBackend {
     name: String,
     cpu: Cpu,
     kernels: Kernels,
+    /// Threads in steps of few tokens, and of more.
+    active_threads: [usize; 2],
     segments: Vec<CpuSegment>,
 }
 
@@ -38,7 +43,15 @@ impl CpuBackend {
         let plural = if cpu.threads() == 1 { "" } else { "s" };
         let label = kernels.label().map(|label| format!("{label}, ")).unwrap_or_default();
         let name = format!("CPU ({}, {label}{} thread{plural})", isa.name(), cpu.threads());
-        Self { name, cpu, kernels, segments: Vec::new() }
+        let active_threads = [cpu.threads(); 2];
+        Self { name, cpu, kernels, active_threads, segments: Vec::new() }
+    }
+
+    /// Shares the work out as was found best. What is computed stays the same.
+    pub fn split_as(mut self, split: Split) -> Self {
+        self.active_threads = [split.decode_threads, split.prompt_threads].map(|n| n.clamp(1, self.cpu.threads()));
+        self.cpu.set_tilings(split.tilings);
+        self
     }
 }
 
@@ -80,6 +93,7 @@ impl Backend for CpuBackend {
         positions: Range<usize>,
         wanted: Wanted,
     ) -> Result<()> {
+        self.cpu.pool().limit(self.active_threads[usize::from(positions.len() > ALIKE_TOKENS)]);
         self.segments[segment.0].run(&self.cpu, &self.name, activations, positions, wanted)
     }
 

@@ -1,4 +1,4 @@
-//! Times the kernels of ternary products on the shapes of a model.
+//! Times the kernels of ternary products on the shapes of a model, the ways to cut them up, and numbers of threads.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use bitnet_cpu_kernels::{
     Cpu,
     format::{Layout, ternary_bytes},
     quantize::QuantizedActs,
-    ternary,
+    ternary::{self, Tiling},
 };
 
 use super::{
@@ -28,6 +28,12 @@ const ROUNDS: usize = 5;
 /// Tokens of the timed prompts.
 pub const PROMPT_TOKENS: usize = 128;
 
+/// Tokens of the prompts that tiles and threads are timed with: as many as the largest tile has.
+pub const TILE_TOKENS: usize = 512;
+
+/// Something else than the default has to take less than this share of its time: smaller differences are noise.
+const WORTH: f64 = 0.97;
+
 /// What a kernel takes for a matrix of a shape.
 #[derive(Clone, Debug)]
 pub struct Timing {
@@ -45,9 +51,79 @@ pub struct Timing {
     pub prompt: Duration,
 }
 
-/// Times every kernel that can multiply the matrices of `model`, shape by shape; `told` says which shape is next.
-pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&str)) -> Result<Vec<Timing>> {
-    let cpu = Cpu::new(isa, threads);
+/// What ways to cut up the products of a shape take, with the kernel that is the fastest for it.
+#[derive(Clone, Debug)]
+pub struct TilingTimes {
+    /// (rows, cols)
+    pub shape: (usize, usize),
+    /// One token, by the bytes of a piece: the medians.
+    pub decode: Vec<(usize, Duration)>,
+    /// A prompt, by rows and tokens of a tile.
+    pub prompt: Vec<((usize, usize), Duration)>,
+    /// The fastest, or the default where they hardly differ.
+    pub chosen: Tiling,
+}
+
+/// What all ternary products of a pass take on a number of threads.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadsTimes {
+    /// Threads, the calling one included.
+    pub threads: usize,
+    /// Of one token.
+    pub decode: Duration,
+    /// Of a prompt.
+    pub prompt: Duration,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Of every shape and kernel.
+    pub timings: Vec<Timing>,
+    /// Of every shape.
+    pub tilings: Vec<TilingTimes>,
+    /// From one thread to all.
+    pub threads: Vec<ThreadsTimes>,
+}
+
+impl Report {
+    /// The fastest of each.
+    pub fn choice(&self) -> Choice {
+        Choice {
+            kernels: fastest(&self.timings),
+            split: Split {
+                tilings: self.tilings.iter().map(|times| (times.shape, times.chosen)).collect(),
+                decode_threads: fewest_fast(&self.threads, |times| times.decode),
+                prompt_threads: fewest_fast(&self.threads, |times| times.prompt),
+            },
+        }
+    }
+}
+
+/// What to compute a model with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// By (rows, cols).
+    pub kernels: Vec<((usize, usize), Kernel)>,
+    /// How the work is shared out.
+    pub split: Split,
+}
+
+/// How the work is shared out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// By (rows, cols); others are cut up by default.
+    pub tilings: Vec<((usize, usize), Tiling)>,
+    /// Threads in steps of few tokens, of those that there are.
+    pub decode_threads: usize,
+    /// Threads in steps of more.
+    pub prompt_threads: usize,
+}
+
+/// Times every kernel that can multiply the matrices of `model`, shape by shape, and with the fastest one the ways to
+/// cut its work up, and up to `threads` threads; `told` says which shape is next.
+pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&str)) -> Result<Report> {
+    let mut cpu = Cpu::new(isa, threads);
     let all: Vec<(String, &TernaryMatrix)> = (0..model.config.layers)
         .flat_map(|layer| {
             Linear::ALL.map(|role| (names::linear(layer, role), model.weights.blocks[layer].linear(role)))
@@ -59,57 +135,156 @@ pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&st
             shapes.push((m.rows, m.cols));
         }
     }
-    let mut timings = Vec::new();
+    let counts = thread_counts(threads);
+    let none = |threads| ThreadsTimes { threads, decode: Duration::ZERO, prompt: Duration::ZERO };
+    let mut report = Report {
+        timings: Vec::new(),
+        tilings: Vec::new(),
+        threads: counts.iter().map(|&threads| none(threads)).collect(),
+    };
     for shape in shapes {
         told(&format!("{} x {}", shape.0, shape.1));
         let matrices: Vec<_> = all.iter().filter(|(_, m)| (m.rows, m.cols) == shape).collect();
         let few = COLD_BYTES.div_ceil(ternary_bytes(Layout::I2sP128, shape.0, shape.1).max(1));
-        timings.extend(measure_shape(&cpu, &matrices[..few.min(matrices.len())], matrices.len())?);
+        let mut forms = forms(cpu.isa(), &matrices[..few.min(matrices.len())])?;
+        let timings = measure_kernels(&cpu, &mut forms, matrices.len());
+        let (_, kernel) = fastest(&timings)[0];
+        report.timings.extend(timings);
+        forms.retain(|form| form.kernel == kernel);
+        let times = measure_tilings(&mut cpu, &forms[0]);
+        cpu.set_tilings(vec![(shape, times.chosen)]);
+        report.tilings.push(times);
+        for times in &mut report.threads {
+            let (decode, prompt) = measure_threads(&cpu, &forms[0], times.threads);
+            times.decode += decode * matrices.len() as u32;
+            times.prompt += prompt * matrices.len() as u32;
+        }
     }
-    Ok(timings)
+    Ok(report)
 }
 
-/// The kernels take turns, so that whatever else the machine does disturbs all alike.
-fn measure_shape(cpu: &Cpu, matrices: &[&(String, &TernaryMatrix)], count: usize) -> Result<Vec<Timing>> {
+/// 1, 2, 4 and so on, and all.
+fn thread_counts(threads: usize) -> Vec<usize> {
+    let doubled = std::iter::successors(Some(1), |count| Some(count * 2));
+    doubled.take_while(|&count| count < threads).chain([threads]).collect()
+}
+
+/// The matrices in the form of every kernel that can multiply them.
+fn forms<'a>(isa: Isa, matrices: &[&'a (String, &'a TernaryMatrix)]) -> Result<Vec<Form<'a>>> {
     let first = matrices[0].1;
     let grouped = matches!(first.scales, MatrixScales::PerGroup { .. });
     let mut forms = Vec::new();
     for kernel in Kernel::ALL {
-        if !kernel.is_native(cpu.isa()) || grouped && kernel != Kernel::I2S {
+        if !kernel.is_native(isa) || grouped && kernel != Kernel::I2S {
             continue;
         }
         let packed = matrices.iter().map(|(name, m)| repack(m, kernel.layout(m), name)).collect::<Result<Vec<_>>>()?;
-        forms.push(Form { kernel, packed, decode: Vec::new(), prompt: Vec::new() });
+        forms.push(Form { kernel, loaded: first, packed, decode: Vec::new(), prompt: Vec::new() });
     }
+    Ok(forms)
+}
+
+/// The kernels take turns, so that whatever else the machine does disturbs all alike.
+fn measure_kernels(cpu: &Cpu, forms: &mut Vec<Form>, count: usize) -> Vec<Timing> {
+    let first = forms[0].loaded;
     let (one, prompt) = (acts(first, 1), acts(first, PROMPT_TOKENS));
     let mut out = vec![0.0; PROMPT_TOKENS * first.rows];
     for _ in 0..ROUNDS {
-        for form in &mut forms {
+        for form in &mut *forms {
             for matrix in &form.packed {
                 form.decode.push(time(cpu, &one, matrix, &mut out[..first.rows]));
             }
-            // A prompt meets the rows of the loaded matrix, unless they were repacked to whole codes.
-            let matrix = if form.packed[0].layout == Layout::I2sP128 { &form.packed[0] } else { first };
-            form.prompt.push(time(cpu, &prompt, matrix, &mut out));
+            form.prompt.push(time(cpu, &prompt, form.of_prompts(), &mut out));
         }
     }
-    let timing = |form: Form| Timing {
+    let timing = |form: &mut Form| Timing {
         shape: (first.rows, first.cols),
         matrices: count,
         kernel: form.kernel,
         decode_bytes: form.packed[0].codes.len(),
-        decode: median(form.decode),
-        prompt: median(form.prompt),
+        decode: median(std::mem::take(&mut form.decode)),
+        prompt: median(std::mem::take(&mut form.prompt)),
     };
-    Ok(forms.into_iter().map(timing).collect())
+    forms.iter_mut().map(timing).collect()
+}
+
+/// In turns, too.
+fn measure_tilings(cpu: &mut Cpu, form: &Form) -> TilingTimes {
+    let first = form.loaded;
+    let shape = (first.rows, first.cols);
+    let (one, prompt) = (acts(first, 1), acts(first, TILE_TOKENS));
+    let mut out = vec![0.0; TILE_TOKENS * first.rows];
+    let default = Tiling::default();
+    let mut decode = Tiling::FEW_BYTES.map(|bytes| (bytes, Vec::new()));
+    let mut prompts = Tiling::TILES.map(|tile| (tile, Vec::new()));
+    for round in 0..ROUNDS {
+        // Each matrix meets one piece after the other, so that none finds it in the caches more often than the others.
+        for turn in 0..decode.len() {
+            for (at, matrix) in form.packed.iter().enumerate() {
+                let (bytes, times) = &mut decode[(at + turn) % Tiling::FEW_BYTES.len()];
+                let tiling = Tiling::new(*bytes, default.rows(), default.tokens());
+                cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
+                times.push(time(cpu, &one, matrix, &mut out[..first.rows]));
+            }
+        }
+        for turn in 0..prompts.len() {
+            let ((rows, tokens), times) = &mut prompts[(round + turn) % Tiling::TILES.len()];
+            let tiling = Tiling::new(default.few_bytes(), *rows, *tokens);
+            cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
+            times.push(time(cpu, &prompt, form.of_prompts(), &mut out));
+        }
+    }
+    cpu.set_tilings(Vec::new());
+    let decode = decode.map(|(bytes, times)| (bytes, median(times))).to_vec();
+    let prompt = prompts.map(|(tile, times)| (tile, median(times))).to_vec();
+    let bytes = worth(&decode, default.few_bytes());
+    let (rows, tokens) = worth(&prompt, (default.rows(), default.tokens()));
+    TilingTimes { shape, decode, prompt, chosen: Tiling::new(bytes, rows, tokens).unwrap_or_default() }
+}
+
+/// Medians of a token and of a prompt on so many threads.
+fn measure_threads(cpu: &Cpu, form: &Form, threads: usize) -> (Duration, Duration) {
+    let first = form.loaded;
+    let (one, prompt) = (acts(first, 1), acts(first, TILE_TOKENS));
+    let mut out = vec![0.0; TILE_TOKENS * first.rows];
+    let (mut decode, mut prompts) = (Vec::new(), Vec::new());
+    cpu.pool().limit(threads);
+    for _ in 0..ROUNDS {
+        decode.extend(form.packed.iter().map(|matrix| time(cpu, &one, matrix, &mut out[..first.rows])));
+        prompts.push(time(cpu, &prompt, form.of_prompts(), &mut out));
+    }
+    cpu.pool().limit(cpu.threads());
+    (median(decode), median(prompts))
+}
+
+/// The fastest one, if it is worth leaving the default for it.
+fn worth<T: Copy + PartialEq>(times: &[(T, Duration)], default: T) -> T {
+    let of_default = times.iter().find(|(at, _)| *at == default).map_or(Duration::MAX, |(_, time)| *time);
+    let best = times.iter().min_by_key(|(_, time)| *time);
+    best.filter(|(_, time)| *time < of_default.mul_f64(WORTH)).map_or(default, |(at, _)| *at)
+}
+
+/// The fewest threads with which it takes hardly longer than with the best number of them.
+fn fewest_fast(times: &[ThreadsTimes], of: impl Fn(&ThreadsTimes) -> Duration) -> usize {
+    let best = times.iter().map(&of).min().unwrap_or_default();
+    times.iter().find(|times| of(times).mul_f64(WORTH) <= best).map_or(1, |times| times.threads)
 }
 
 /// Matrices in the form that a kernel reads, and what it took for them.
-struct Form {
+struct Form<'a> {
     kernel: Kernel,
+    /// The first one as it was loaded.
+    loaded: &'a TernaryMatrix,
     packed: Vec<TernaryMatrix>,
     decode: Vec<Duration>,
     prompt: Vec<Duration>,
+}
+
+impl Form<'_> {
+    /// A prompt meets the rows of the loaded matrix, unless they were repacked to whole codes.
+    fn of_prompts(&self) -> &TernaryMatrix {
+        if self.packed[0].layout == Layout::I2sP128 { &self.packed[0] } else { self.loaded }
+    }
 }
 
 /// Any values do; none is zero.
@@ -162,5 +337,28 @@ mod tests {
             timing(64, Kernel::TL2, 7),
         ];
         assert_eq!(fastest(&timings), [((32, 256), Kernel::TL1), ((64, 256), Kernel::I2S)]);
+    }
+
+    #[test]
+    fn the_default_stays_unless_another_is_clearly_faster() {
+        let ms = Duration::from_millis;
+        assert_eq!(worth(&[(16, ms(99)), (64, ms(100)), (256, ms(98))], 64), 64);
+        assert_eq!(worth(&[(16, ms(99)), (64, ms(100)), (256, ms(90))], 64), 256);
+    }
+
+    #[test]
+    fn as_few_threads_as_are_nearly_as_fast_are_chosen() {
+        let ms = Duration::from_millis;
+        let of = |times: [u64; 4]| -> Vec<_> {
+            let counts = [1, 2, 4, 6].into_iter().zip(times);
+            counts.map(|(threads, time)| ThreadsTimes { threads, decode: ms(time), prompt: ms(time) }).collect()
+        };
+        let fewest = |times| fewest_fast(&of(times), |times| times.decode);
+        // Memory is read as fast by four; all are needed; more disturb each other.
+        assert_eq!(fewest([300, 180, 101, 100]), 4);
+        assert_eq!(fewest([300, 180, 110, 100]), 6);
+        assert_eq!(fewest([300, 180, 190, 250]), 2);
+        assert_eq!(thread_counts(6), [1, 2, 4, 6]);
+        assert_eq!((thread_counts(1), thread_counts(2), thread_counts(4)), (vec![1], vec![1, 2], vec![1, 2, 4]));
     }
 }

@@ -214,6 +214,11 @@ pub struct ThreadsArgs {
 }
 
 impl ThreadsArgs {
+    /// False where the number is up to the program.
+    pub fn is_asked(self) -> bool {
+        self.threads > 0
+    }
+
     /// The number itself.
     pub fn count(self) -> usize {
         match usize::try_from(self.threads) {

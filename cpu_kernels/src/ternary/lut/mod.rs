@@ -116,7 +116,7 @@ fn unpacked(
 ) {
     plain_rows(weights, rows, |plain| {
         let mut sums = [0; TILE_SUMS];
-        for tokens in token_tiles(acts.tokens()) {
+        for tokens in token_tiles(acts.tokens(), TILE_SUMS / PREFILL_ROWS) {
             let sums = &mut sums[..tokens.len() * plain.rows];
             tile_sums(isa, plain, acts, 0..plain.rows, tokens.clone(), sums);
             tokens.zip(sums.chunks_exact(plain.rows)).for_each(|(t, sums)| put(t, sums));
