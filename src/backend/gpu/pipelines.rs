@@ -136,7 +136,7 @@ pub struct Kernel {
     pieces: &'static [Piece],
     /// Access of bindings 0, 1, ... of group 0.
     pub bindings: &'static [Access],
-    /// Invocations of a workgroup (the constant WG): a power of two, at most 256.
+    /// Invocations of a workgroup (the constant WG), unless a dispatch has another: a power of two, at most 256.
     pub workgroup: u32,
     /// Pipeline constants besides WG.
     pub constants: &'static [&'static str],
