@@ -4,20 +4,13 @@
 // Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
 // Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
 
-// Two parts of 32 columns: words of the codes at `shift` and at `shift` - 2 with those of x.
-fn two_parts(q: vec4<u32>, shift: u32, x0: vec4<u32>, x1: vec4<u32>) -> Acc {
-  let m = vec4(0x03030303u);
-  let c0 = (q >> vec4(shift)) & m;
-  let c1 = (q >> vec4(shift - 2u)) & m;
-  return dot4(c0.x, x0.x) + dot4(c0.y, x0.y) + dot4(c0.z, x0.z) + dot4(c0.w, x0.w)
-       + dot4(c1.x, x1.x) + dot4(c1.y, x1.y) + dot4(c1.z, x1.z) + dot4(c1.w, x1.w);
-}
-
-// A part of a group, of which the sum of the values is taken off once: by the invocation that has its `first` part.
-fn scaled(total: Acc, first: bool, row: u32, group: u32, token: u32) -> f32 {
-  if (group >= p.groups) { return 0.0; } // the padded half of the last block
+// What came before and a part of a group, of which the sum of the values is taken off once: by the invocation that has
+// its `first` part. With fma written out, as in ternary_few_grouped.wgsl: where a compiler is left to make them, it may
+// do so in one kernel and not in the other.
+fn scaled(before: f32, total: Acc, first: bool, row: u32, group: u32, token: u32) -> f32 {
+  if (group >= p.groups) { return before; } // the padded half of the last block
   let act = act_of(token, p.groups, group);
-  return ternary(total, select(0i, act.sum, first)) * (scale_at(row, group) * act.step);
+  return fma(ternary(total, select(0i, act.sum, first)), scale_at(row, group) * act.step, before);
 }
 
 fn kernel(group: vec3<u32>, lane: Lane) {
@@ -58,16 +51,18 @@ fn rows(token: u32, row: u32, lane: Lane) {
       up_whole += up_low + up_high;
     } else if (GROUP == 64u) {
       let first = (c & 1u) == 0u;
-      total += scaled(low, first, r, 2u * block, token) + scaled(high, first, r, 2u * block + 1u, token);
+      total = scaled(total, low, first, r, 2u * block, token);
+      total = scaled(total, high, first, r, 2u * block + 1u, token);
       if (GATE != 0u) {
-        up_total += scaled(up_low, first, up, 2u * block, token) + scaled(up_high, first, up, 2u * block + 1u, token);
+        up_total = scaled(up_total, up_low, first, up, 2u * block, token);
+        up_total = scaled(up_total, up_high, first, up, 2u * block + 1u, token);
       }
     } else {
       // The compiler sees this with GROUP = 0, too: the divisor must not be.
       let g = 64u * c / max(GROUP, 64u);
       let first = 64u * c % max(GROUP, 64u) == 0u;
-      total += scaled(low + high, first, r, g, token);
-      if (GATE != 0u) { up_total += scaled(up_low + up_high, first, up, g, token); }
+      total = scaled(total, low + high, first, r, g, token);
+      if (GATE != 0u) { up_total = scaled(up_total, up_low + up_high, first, up, g, token); }
     }
   }
   var value = sum4_f32(total, lane);

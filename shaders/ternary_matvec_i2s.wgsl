@@ -4,18 +4,6 @@
 // Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
 // Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/.
 
-fn block(q: vec4<u32>, x0: vec4<u32>, x1: vec4<u32>, x2: vec4<u32>, x3: vec4<u32>) -> Acc {
-  let m = vec4(0x03030303u);
-  let c0 = (q >> vec4(6u)) & m;
-  let c1 = (q >> vec4(4u)) & m;
-  let c2 = (q >> vec4(2u)) & m;
-  let c3 = q & m;
-  return dot4(c0.x, x0.x) + dot4(c0.y, x0.y) + dot4(c0.z, x0.z) + dot4(c0.w, x0.w)
-       + dot4(c1.x, x1.x) + dot4(c1.y, x1.y) + dot4(c1.z, x1.z) + dot4(c1.w, x1.w)
-       + dot4(c2.x, x2.x) + dot4(c2.y, x2.y) + dot4(c2.z, x2.z) + dot4(c2.w, x2.w)
-       + dot4(c3.x, x3.x) + dot4(c3.y, x3.y) + dot4(c3.z, x3.z) + dot4(c3.w, x3.w);
-}
-
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;
   prepare(token, lane);
@@ -38,10 +26,10 @@ fn rows(token: u32, row: u32, lane: Lane) {
     let x2 = x_of(token, b + 4u);
     let x3 = x_of(token, b + 6u);
     let q = codes[codes_at + c];
-    total += block(q, x0, x1, x2, x3);
+    total += four_parts(q, x0, x1, x2, x3);
     if (GATE != 0u) {
       let u = codes[up_at + c];
-      up_total += block(u, x0, x1, x2, x3);
+      up_total += four_parts(u, x0, x1, x2, x3);
     }
   }
   let act = act_of(token, 1u, 0u);

@@ -61,11 +61,11 @@ fn a_pass_gives_the_bits_of_single_steps() {
     let (model, _) = story_model();
     for (name, mut session) in sessions(&model) {
         let most = session.alike_tokens();
-        assert_eq!(most, if name == "GPU" { 4 } else { ALIKE_TOKENS }, "{name}");
+        assert_eq!(most, if name == "GPU" { 8 } else { ALIKE_TOKENS }, "{name}");
         let ids: Vec<u32> = (0..CONTEXT as u32).map(|i| (i * 7919 + 13) % model.config.vocab as u32).collect();
         // At the beginning, around splits of the keys, and far behind.
         for start in [1, 30, 126, 300, 511, 640] {
-            for tokens in 2..=most {
+            for tokens in [2, 3, most - 1, most] {
                 session.truncate(0);
                 session.prefill(&ids[..start]).unwrap();
                 let next = &ids[start..start + tokens];

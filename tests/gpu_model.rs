@@ -143,6 +143,41 @@ fn steps_of_every_size_agree() {
     assert_close("after going back", &again, last(13), vocab);
 }
 
+/// Drafts are checked by steps of several tokens: they count only if those give the bits of single ones.
+#[test]
+fn few_tokens_together_give_the_bits_of_each_alone() {
+    for (spec, kv) in [
+        (BITNET, KvType::F16),
+        (BITNET, KvType::Q8_0),
+        (LLAMA, KvType::F32),
+        (QWEN3, KvType::Q8_0),
+        (grouped(64), KvType::F16),
+        (grouped(256), KvType::F16),
+        (Spec { scales: ScaleKind::PerRow, ..BITNET }, KvType::F16),
+    ] {
+        for tuning in [Tuning::default(), Tuning { subgroups: Some(false), ..Tuning::default() }] {
+            let model = Arc::new(random_model(&spec, 13));
+            let Some(mut gpu) = open(&model, kv, tuning) else { return };
+            assert_eq!(gpu.backend.alike_tokens(gpu.segment), 8);
+            // From the first position on, and where the keys are split.
+            let ids = random_ids(&spec, 14, 148);
+            for start in [0, 126] {
+                if start > 0 {
+                    gpu.run(&ids[..64], 0, Wanted::Nothing).unwrap();
+                    gpu.run(&ids[64..start], 64, Wanted::Nothing).unwrap();
+                }
+                let alone: Vec<f32> =
+                    (start..start + 8).flat_map(|at| gpu.run(&ids[at..at + 1], at, Wanted::Last).unwrap()).collect();
+                for tokens in 2..=8 {
+                    let found = gpu.run(&ids[start..start + tokens], start, Wanted::All).unwrap();
+                    let at = found.iter().zip(&alone).position(|(a, b)| a.to_bits() != b.to_bits());
+                    assert_eq!(at, None, "{:?} {kv:?}: {tokens} tokens at {start}", spec.family);
+                }
+            }
+        }
+    }
+}
+
 const APART: Geometry = Geometry { workgroup: 128, folded_groups: 4, fold: false };
 const LARGE: Geometry = Geometry { workgroup: 256, folded_groups: 1, fold: true };
 

@@ -16,21 +16,23 @@ use bitnet_gpu::backend::gpu::{
 use half::f16;
 
 use crate::{
-    CLOSE,
+    CLOSE, FEW,
     gpu_common::{activations, bytes, floats, open_gpu, scalar, worst},
     lane_choices,
 };
 
-const SHADERS: [Shader; 2] = [Shader::TernaryMatvecGrouped, Shader::TernaryMatmulGrouped];
+const SHADERS: [Shader; 3] = [Shader::TernaryMatvecGrouped, Shader::TernaryFewGrouped, Shader::TernaryMatmulGrouped];
 
-/// Every text of the two kernels.
-fn all_choices(gpu: &Gpu) -> Vec<(Shader, Choices)> {
+/// Every text of the kernels that take so many tokens.
+fn all_choices(gpu: &Gpu, tokens: usize) -> Vec<(Shader, Choices)> {
     let mut all = Vec::new();
     for lanes in lane_choices(gpu) {
         for product in [Product::Int8, Product::F32] {
             for shader in SHADERS {
                 // The matrix product has one entry point only.
-                if shader == Shader::TernaryMatvecGrouped || lanes.lanes == Lanes::Workgroup {
+                let one_entry = shader == Shader::TernaryMatmulGrouped;
+                let taken = shader != Shader::TernaryFewGrouped || FEW.contains(&tokens);
+                if taken && !(one_entry && lanes.lanes == Lanes::Subgroup) {
                     all.push((shader, Choices { product, ..lanes }));
                 }
             }
@@ -47,6 +49,7 @@ fn every_grouped_variant_equals_the_scalar_integers() {
         // Rows of one group, of whole blocks, and of groups of 64 that end within one; tokens around a tile.
         let mut cases =
             vec![(17, size, 3), (1, 3 * size, 1), (65, 5 * size, 2), (64, 10 * size, 70), (33, 7 * size, 64)];
+        cases.extend((4..=8).map(|tokens| (19, (2 * tokens - 7) * size, tokens)));
         cases.extend([(3, 23040, 1), (640, 6912, 2)].into_iter().filter(|(_, cols, _)| cols % size == 0));
         for (rows, cols, tokens) in cases {
             for extreme in [None, Some(127), Some(-128)] {
@@ -61,7 +64,7 @@ fn every_grouped_variant_equals_the_scalar_integers() {
                 quantized.set_raw(cols, &acts, &vec![1.0; tokens * cols / size]);
                 let mut expected = vec![0; tokens * rows];
                 ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
-                for (shader, choices) in all_choices(&gpu) {
+                for (shader, choices) in all_choices(&gpu, tokens) {
                     let found = debug::ternary_product(&gpu, shader, choices, &weights, &acts).unwrap();
                     let at = found.iter().zip(&expected).position(|(a, b)| a != b);
                     let name = Variant::new(shader, choices, None).name();
@@ -112,6 +115,7 @@ impl Case<'_> {
         all.extend(constants);
         let grid = match shader {
             Shader::TernaryMatvecGrouped => [out_rows.div_ceil(16), tokens, 1],
+            Shader::TernaryFewGrouped => [out_rows.div_ceil(16), 1, 1],
             _ => [out_rows.div_ceil(64), tokens.div_ceil(64), 1],
         };
         let run = Run {
@@ -158,7 +162,7 @@ fn each_group_has_its_own_scale_and_step() {
             let mut expected = vec![0.0; tokens * rows];
             ternary::matmul(&scalar(), &acts, &mut [ternary::Part { weights, out: &mut expected, add: false }]);
             let case = Case { rows, cols, scales: bytemuck::cast_slice(&scales), groups, group: size, acts: &acts };
-            for (shader, choices) in all_choices(&gpu) {
+            for (shader, choices) in all_choices(&gpu, tokens) {
                 let found = case.run(&gpu, shader, choices, &codes, &[("ADD", 0.0)]);
                 let what = format!("{} in groups of {size}, {only:?}", Variant::new(shader, choices, None).name());
                 if only.is_some() {
@@ -184,7 +188,7 @@ fn each_row_has_its_own_scale() {
     let mut expected = vec![0.0; tokens * rows];
     ternary::matmul(&scalar(), &acts, &mut [ternary::Part { weights, out: &mut expected, add: false }]);
     let case = Case { rows, cols, scales: bytes(&scales), groups: 1, group: 0, acts: &acts };
-    for (shader, choices) in all_choices(&gpu) {
+    for (shader, choices) in all_choices(&gpu, tokens) {
         let found = case.run(&gpu, shader, choices, &codes, &[("ADD", 0.0)]);
         assert!(worst(&found, &expected) < CLOSE, "{shader:?} {choices:?}: {}", worst(&found, &expected));
     }
@@ -227,9 +231,11 @@ fn gated_grouped_product_equals_the_gate_of_two_products() {
         let case = Case { rows: 2 * ffn, cols, scales, groups, group, acts: &acts };
         for choices in lane_choices(&gpu) {
             let constants = [("ADD", 0.0), ("GATE", 1.0)];
-            let found = case.run(&gpu, Shader::TernaryMatvecGrouped, choices, &codes, &constants);
+            let alone = case.run(&gpu, Shader::TernaryMatvecGrouped, choices, &codes, &constants);
             let what = format!("groups of {group}, {choices:?}");
-            assert!(worst(&found, &expected) < CLOSE, "{what}: {}", worst(&found, &expected));
+            assert!(worst(&alone, &expected) < CLOSE, "{what}: {}", worst(&alone, &expected));
+            let together = case.run(&gpu, Shader::TernaryFewGrouped, choices, &codes, &constants);
+            assert_eq!(together, alone, "{what}: several tokens together");
         }
     }
 }

@@ -20,6 +20,8 @@ mod select;
 
 mod ternary;
 
+use std::ops::RangeInclusive;
+
 use bitnet_cpu_kernels::quantize::QuantizedActs;
 use bitnet_gpu::backend::gpu::{
     Gpu, Tuning,
@@ -44,6 +46,9 @@ fn subgroups_of_four() {
     let out = std::process::Command::new(own).env(WIDTH, "128").output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
 }
+
+/// Tokens that the kernels for few of them take.
+const FEW: RangeInclusive<usize> = 2..=8;
 
 /// Float kernels differ from the reference by the order of additions only.
 const CLOSE: f64 = 2e-5;

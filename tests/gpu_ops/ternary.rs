@@ -15,7 +15,7 @@ use bitnet_gpu::backend::gpu::{
 };
 
 use crate::{
-    CLOSE,
+    CLOSE, FEW,
     gpu_common::{bytes, floats, open_gpu, scalar, worst},
     lane_choices,
 };
@@ -53,7 +53,7 @@ fn every_ternary_variant_equals_the_scalar_integers() {
     let Some(gpu) = open_gpu(Tuning::default()) else { return };
     const ROWS: [usize; 6] = [1, 3, 17, 64, 65, 640];
     const COLS: [usize; 7] = [128, 256, 384, 640, 768, 2560, 6912];
-    const TOKENS: [usize; 6] = [1, 2, 3, 5, 64, 70];
+    const TOKENS: [usize; 10] = [1, 2, 3, 5, 4, 6, 7, 8, 64, 70];
     const PATTERNS: [Pattern; 3] = [Pattern::Random, Pattern::AllMax, Pattern::AllMin];
     // Every shape with one token count and one pattern, then every token count with every pattern.
     let mut cases: Vec<_> = (0..ROWS.len() * COLS.len())
@@ -73,9 +73,12 @@ fn every_ternary_variant_equals_the_scalar_integers() {
         ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
         for lanes in lane_choices(&gpu) {
             for product in [Product::Int8, Product::F32] {
-                for shader in [Shader::TernaryMatvec, Shader::TernaryMatmul] {
+                for shader in [Shader::TernaryMatvec, Shader::TernaryFew, Shader::TernaryMatmul] {
                     if shader == Shader::TernaryMatmul && lanes.lanes == Lanes::Subgroup {
                         continue; // it has one entry point only
+                    }
+                    if shader == Shader::TernaryFew && !FEW.contains(&tokens) {
+                        continue;
                     }
                     let choices = Choices { product, ..lanes };
                     let found = debug::ternary_product(&gpu, shader, choices, &weights, &acts).unwrap();
@@ -168,9 +171,13 @@ fn ternary_windows_scales_and_residual() {
                 *y = if add { *y + product } else { product };
             }
         }
-        for (shader, grid) in [(Shader::TernaryMatvec, [2, tokens, 1]), (Shader::TernaryMatmul, [1, 1, 1])] {
+        for (shader, grid) in [
+            (Shader::TernaryMatvec, [2, tokens, 1]),
+            (Shader::TernaryFew, [2, 1, 1]),
+            (Shader::TernaryMatmul, [1, 1, 1]),
+        ] {
             let mut constants = vec![("ADD", f64::from(u8::from(add)))];
-            if shader == Shader::TernaryMatvec {
+            if shader != Shader::TernaryMatmul {
                 constants.push(("GATE", 0.0));
             }
             let run = Run {
@@ -219,7 +226,8 @@ fn gated_product_equals_the_gate_of_two_products() {
     for (kind, constant) in [(gate::Kind::Relu2, 1.0), (gate::Kind::Silu, 2.0)] {
         let mut expected = gated.clone();
         gate::apply(&scalar(), kind, &mut expected, &up);
-        for choices in lane_choices(&gpu) {
+        let shaders = [(Shader::TernaryMatvec, tokens), (Shader::TernaryFew, 1)];
+        for (choices, (shader, across)) in lane_choices(&gpu).into_iter().flat_map(|c| shaders.map(|s| (c, s))) {
             let params = params::Ternary {
                 rows: ffn as u32,
                 row_quads: 6,
@@ -231,7 +239,7 @@ fn gated_product_equals_the_gate_of_two_products() {
                 ..Default::default()
             };
             let run = Run {
-                variant: Variant::new(Shader::TernaryMatvec, choices, None),
+                variant: Variant::new(shader, choices, None),
                 constants: &[("ADD", 0.0), ("GATE", constant)],
                 params: params.into(),
                 dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
@@ -242,10 +250,10 @@ fn gated_product_equals_the_gate_of_two_products() {
                     &vec![0; 4 * tokens * ffn],
                     &[0; 4],
                 ],
-                grid: [ffn.div_ceil(16), tokens, 1],
+                grid: [ffn.div_ceil(16), across, 1],
             };
             let found = floats(&debug::run(&gpu, &run).unwrap()[3]);
-            assert!(worst(&found, &expected) < CLOSE, "{kind:?}: {}", worst(&found, &expected));
+            assert!(worst(&found, &expected) < CLOSE, "{kind:?}, {shader:?}: {}", worst(&found, &expected));
         }
     }
 }
@@ -263,7 +271,7 @@ fn uniform_parameters_equal_immediates() {
     quantized.set_raw(cols, &acts, &vec![1.0; tokens]);
     let mut expected = vec![0; tokens * rows];
     ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
-    for shader in [Shader::TernaryMatvec, Shader::TernaryMatmul] {
+    for shader in [Shader::TernaryMatvec, Shader::TernaryFew, Shader::TernaryMatmul] {
         assert_eq!(debug::ternary_product(&gpu, shader, gpu.choices(), &weights, &acts).unwrap(), expected);
     }
 }

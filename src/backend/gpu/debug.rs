@@ -97,13 +97,15 @@ pub fn ternary_product_cut(
     acts: &[i8],
 ) -> Result<Vec<i32>> {
     use Shader::{
-        FoldedMatvec, FoldedMatvecGrouped, TernaryMatmul, TernaryMatmulGrouped, TernaryMatvec, TernaryMatvecGrouped,
+        FoldedMatvec, FoldedMatvecGrouped, TernaryFew, TernaryFewGrouped, TernaryMatmul, TernaryMatmulGrouped,
+        TernaryMatvec, TernaryMatvecGrouped,
     };
     let (rows, cols) = (weights.rows, weights.cols);
     let tokens = acts.len() / cols;
     assert_eq!(acts.len(), tokens * cols, "activations of {cols} columns");
     let size = weights.scales.group();
-    let stored = matches!(shader, TernaryMatvecGrouped | TernaryMatmulGrouped | FoldedMatvecGrouped);
+    let stored =
+        matches!(shader, TernaryMatvecGrouped | TernaryFewGrouped | TernaryMatmulGrouped | FoldedMatvecGrouped);
     let folded = matches!(shader, FoldedMatvec | FoldedMatvecGrouped);
     assert!(stored || size.is_none(), "{shader:?} takes one scale per token");
     let groups = size.map_or(1, |size| cols / size);
@@ -131,6 +133,7 @@ pub fn ternary_product_cut(
         TernaryMatvec | TernaryMatvecGrouped | FoldedMatvec | FoldedMatvecGrouped => {
             [rows.div_ceil(workgroup as usize / 4 * rounds), tokens, 1]
         }
+        TernaryFew | TernaryFewGrouped => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
         TernaryMatmul | TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
@@ -185,7 +188,12 @@ pub(super) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
     let weights = known.weights();
     let ones = vec![f16::ONE; weights.rows * weights.cols / size];
     let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
-    let shaders = [Shader::TernaryMatvecGrouped, Shader::TernaryMatmulGrouped, Shader::FoldedMatvecGrouped];
+    let shaders = [
+        Shader::TernaryMatvecGrouped,
+        Shader::TernaryFewGrouped,
+        Shader::TernaryMatmulGrouped,
+        Shader::FoldedMatvecGrouped,
+    ];
     compare(gpu, &known, &weights, &shaders)
 }
 

@@ -11,8 +11,10 @@ use crate::{
 /// Which kernels a list is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Few tokens: matrix-vector products, attention split over the keys.
+    /// One token: matrix-vector products, attention split over the keys.
     Decode,
+    /// 2 to 8 tokens, which share a reading of the weights; else as one.
+    Few,
     /// Many tokens: tiles.
     Prefill,
 }
@@ -80,10 +82,10 @@ pub(super) struct Rules<'a> {
     pub whole: &'a dyn Fn(usize) -> bool,
 }
 
-/// The steps of one block. In decoding, head norms, rotation and cache writes are done by attention; the gate by the
+/// The steps of one block. But in [`Phase::Prefill`], head norms, rotation and cache writes are done by attention; the gate by the
 /// product that makes it; a norm and quantisation by the product that reads it.
 pub(super) fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
-    let decode = rules.phase == Phase::Decode;
+    let decode = rules.phase != Phase::Prefill;
     let mut out = Vec::new();
     let mut heads = Heads::default();
     let mut held = None;
@@ -246,6 +248,13 @@ mod tests {
                 product(3),
             ]
         );
+    }
+
+    /// A product that took several tokens could not norm and quantise them all itself, as `folds` says then.
+    #[test]
+    fn few_tokens_differ_from_one_in_the_products() {
+        let config = bitnet_2b_4t();
+        assert_eq!(steps_of(&config, Phase::Few, false, true), steps_of(&config, Phase::Decode, false, true),);
     }
 
     /// Gate and up in several windows: the gate waits for both. Outputs apart: two products quantise the same input.

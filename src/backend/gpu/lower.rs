@@ -13,7 +13,7 @@ use super::{
     fuse::{self, Heads, Input, Phase, Quantize, Rules, SlotNorm, Step},
     params::{self, Params},
     pipelines::{Shader, Variant},
-    slots::{SMALL_BATCH, SPLIT_KEYS, Slots, qkv_width, too_large},
+    slots::{SPLIT_KEYS, Slots, qkv_width, too_large},
     weights::{Group, GroupScales, LayerWeights, Weights},
 };
 use crate::{
@@ -97,6 +97,8 @@ pub(super) struct Lowering<'a> {
     pub slots: &'a Slots,
     pub arenas: &'a Arenas,
     pub weights: &'a Weights,
+    /// Most tokens of a step of [`Phase::Few`].
+    pub small_batch: usize,
     /// So many layers leave the norm and quantisation before their largest product to a kernel of its own.
     pub apart_layers: usize,
 }
@@ -149,7 +151,10 @@ impl<'a> Lowering<'a> {
         let apart = largest.filter(|_| layer < self.apart_layers);
         let rules = Rules {
             phase,
-            folds: &|at| Some(at) != apart && weights.groups.get(at).is_some_and(|group| self.folds(group)),
+            folds: &|at| {
+                let group = weights.groups.get(at).filter(|_| phase == Phase::Decode && Some(at) != apart);
+                group.is_some_and(|group| self.folds(group))
+            },
             whole: &|group| windows.get(group).is_some_and(|windows| windows.len() == 1),
         };
         let steps = fuse::steps(ops, &rules)?;
@@ -319,6 +324,8 @@ impl<'a> Lowering<'a> {
         let shader = match (phase, fold.map(|fold| fold.input), stored) {
             (Phase::Prefill, _, false) => Shader::TernaryMatmul,
             (Phase::Prefill, _, true) => Shader::TernaryMatmulGrouped,
+            (Phase::Few, _, false) => Shader::TernaryFew,
+            (Phase::Few, _, true) => Shader::TernaryFewGrouped,
             (Phase::Decode, None, false) => Shader::TernaryMatvec,
             (Phase::Decode, None, true) => Shader::TernaryMatvecGrouped,
             (Phase::Decode, Some(Input::Slot(_)), false) => Shader::FoldedMatvec,
@@ -330,13 +337,14 @@ impl<'a> Lowering<'a> {
         let is_plain = phase == Phase::Decode && fold.is_none();
         let workgroup = if is_plain { geometry.workgroup } else { shader.kernel().workgroup };
         let (mut rows_per_group, tokens_per_group) = match phase {
-            Phase::Decode => (workgroup as usize / 4, 1),
-            Phase::Prefill => (64, 64),
+            Phase::Decode => (workgroup as usize / 4, Some(1)),
+            Phase::Few => (workgroup as usize / 4, None),
+            Phase::Prefill => (64, Some(64)),
         };
         let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
         let to = slots.place(self.config, group.parts[0].out);
         let mut constants = vec![("ADD", flag(group.parts[0].add))];
-        if phase == Phase::Decode {
+        if phase != Phase::Prefill {
             constants.push(("GATE", gate.map_or(0.0, activation_constant)));
         }
         if is_plain {
@@ -404,7 +412,11 @@ impl<'a> Lowering<'a> {
             }
         };
         let groups = rows.div_ceil(rows_per_group);
-        let grid = [Extent::Fixed(groups), Extent::PerTokens(tokens_per_group), Extent::Fixed(1)];
+        let tokens = match tokens_per_group {
+            Some(count) => Extent::PerTokens(count),
+            None => Extent::Fixed(1),
+        };
+        let grid = [Extent::Fixed(groups), tokens, Extent::Fixed(1)];
         let variant = self.builder.variant(shader);
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
@@ -501,7 +513,7 @@ impl<'a> Lowering<'a> {
         buffers.extend(self.heads_buffers(heads, weights, cache)?);
         buffers.push(all(&slots.parts));
         let mut constants = self.heads_constants(heads);
-        constants.extend([("FRESH", (SMALL_BATCH * config.head_dim) as f64), ("SPLIT_KEYS", SPLIT_KEYS as f64)]);
+        constants.extend([("FRESH", (self.small_batch * config.head_dim) as f64), ("SPLIT_KEYS", SPLIT_KEYS as f64)]);
         let bundles = config.kv_heads * (config.heads / config.kv_heads).div_ceil(4);
         let grid = [Extent::Fixed(bundles), Extent::Splits, Extent::PerTokens(1)];
         let variant = self.builder.variant(Shader::AttentionDecode);

@@ -33,8 +33,10 @@ pub enum Shader {
     /// Both of these.
     NormQuantizePartsGrouped,
     TernaryMatvec,
+    TernaryFew,
     TernaryMatmul,
     TernaryMatvecGrouped,
+    TernaryFewGrouped,
     TernaryMatmulGrouped,
     /// ternary_matvec_i2s.wgsl that norms and quantises its input itself.
     FoldedMatvec,
@@ -160,6 +162,7 @@ const QUANTIZE_ROW: Piece = Piece::Always(shader!("common/quantize_row.wgsl"));
 const QUANTIZE_GROUPED: Piece = Piece::Always(shader!("common/quantize_row_grouped.wgsl"));
 const INPUT_SLOT: Piece = Piece::Always(shader!("common/input_slot.wgsl"));
 const INPUT_PARTS: Piece = Piece::Always(shader!("common/input_parts.wgsl"));
+const BLOCK: Piece = Piece::Always(shader!("common/ternary_block.wgsl"));
 const GROUP: Piece = Piece::Always(shader!("common/group.wgsl"));
 const TERNARY: Piece = Piece::Always(shader!("common/ternary.wgsl"));
 const TERNARY_GROUPED: Piece = Piece::Always(shader!("common/ternary_grouped.wgsl"));
@@ -178,15 +181,17 @@ const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Embed,
         Self::NormQuantize,
         Self::NormQuantizeParts,
         Self::NormQuantizeGrouped,
         Self::NormQuantizePartsGrouped,
         Self::TernaryMatvec,
+        Self::TernaryFew,
         Self::TernaryMatmul,
         Self::TernaryMatvecGrouped,
+        Self::TernaryFewGrouped,
         Self::TernaryMatmulGrouped,
         Self::FoldedMatvec,
         Self::FoldedMatvecParts,
@@ -262,11 +267,16 @@ impl Shader {
             Self::TernaryMatvec => Kernel {
                 name: "ternary_matvec_i2s",
                 source: shader!("ternary_matvec_i2s.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, GATE, TERNARY, ACTS_STORED, TERNARY_STORE, FINITE],
+                pieces: &[Piece::Lane, Piece::Dot, BLOCK, GATE, TERNARY, ACTS_STORED, TERNARY_STORE, FINITE],
                 bindings: &[R, R, R, W, W],
                 workgroup: 64,
                 constants: &["ADD", "GATE"],
                 params: params::Ternary::FIELDS,
+            },
+            Self::TernaryFew => Kernel {
+                name: "ternary_few_i2s",
+                source: shader!("ternary_few_i2s.wgsl"),
+                ..Self::TernaryMatvec.kernel()
             },
             Self::TernaryMatmul => Kernel {
                 name: "ternary_matmul_i2s",
@@ -280,11 +290,26 @@ impl Shader {
             Self::TernaryMatvecGrouped => Kernel {
                 name: "ternary_matvec_grouped",
                 source: shader!("ternary_matvec_grouped.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, GATE, TERNARY_GROUPED, GROUP, ACTS_STORED, TERNARY_STORE, FINITE],
+                pieces: &[
+                    Piece::Lane,
+                    Piece::Dot,
+                    BLOCK,
+                    GATE,
+                    TERNARY_GROUPED,
+                    GROUP,
+                    ACTS_STORED,
+                    TERNARY_STORE,
+                    FINITE,
+                ],
                 bindings: &[R, R, R, W, W, R],
                 workgroup: 64,
                 constants: &["ADD", "GATE", "GROUP"],
                 params: params::TernaryGrouped::FIELDS,
+            },
+            Self::TernaryFewGrouped => Kernel {
+                name: "ternary_few_grouped",
+                source: shader!("ternary_few_grouped.wgsl"),
+                ..Self::TernaryMatvecGrouped.kernel()
             },
             Self::TernaryMatmulGrouped => Kernel {
                 name: "ternary_matmul_grouped",
@@ -302,6 +327,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY,
                     QUANTIZE,
@@ -322,6 +348,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY,
                     QUANTIZE,
@@ -355,6 +382,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY_GROUPED,
                     GROUP,
@@ -388,6 +416,7 @@ impl Shader {
                 pieces: &[
                     Piece::Lane,
                     Piece::Dot,
+                    BLOCK,
                     GATE,
                     TERNARY_GROUPED,
                     GROUP,

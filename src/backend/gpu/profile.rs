@@ -43,9 +43,11 @@ enum Streams {
 impl Shader {
     fn streams(self) -> Streams {
         match self {
-            Self::TernaryMatvec | Self::TernaryMatmul => Streams::Weights(&[0]),
+            Self::TernaryMatvec | Self::TernaryFew | Self::TernaryMatmul => Streams::Weights(&[0]),
             // Codes and scales.
-            Self::TernaryMatvecGrouped | Self::TernaryMatmulGrouped => Streams::Weights(&[0, 5]),
+            Self::TernaryMatvecGrouped | Self::TernaryFewGrouped | Self::TernaryMatmulGrouped => {
+                Streams::Weights(&[0, 5])
+            }
             Self::FoldedMatvec | Self::FoldedMatvecParts => Streams::Weights(&[2]),
             Self::FoldedMatvecGrouped | Self::FoldedMatvecPartsGrouped => Streams::Weights(&[2, 5]),
             Self::Head => Streams::Weights(&[1]),

@@ -111,8 +111,9 @@ pub(super) struct Loaded {
     caches: Vec<LayerCache>,
     /// Ids to hidden states; empty when hidden states come in.
     embed: Vec<Dispatch>,
-    /// One list a layer.
+    /// One list a layer: for one token, for as many as [`Shape::small_batch`], for more.
     decode: Vec<Vec<Dispatch>>,
+    few: Vec<Vec<Dispatch>>,
     prefill: Vec<Vec<Dispatch>>,
     /// Logits of one token, and of several; empty when hidden states go out.
     head_one: Vec<Dispatch>,
@@ -186,9 +187,16 @@ impl Loaded {
             .collect::<Result<Vec<_>>>()?;
 
         let builder = Builder::new(gpu);
-        let slots_of = &slots;
-        let mut lowering =
-            Lowering { builder, config, sizes, slots: slots_of, arenas: &arenas, weights: &weights, apart_layers: 0 };
+        let mut lowering = Lowering {
+            builder,
+            config,
+            sizes,
+            slots: &slots,
+            arenas: &arenas,
+            weights: &weights,
+            small_batch: shape.small_batch,
+            apart_layers: 0,
+        };
         let ops = block_ops(config);
         let embed = match &weights.embed {
             Some(region) => lowering.embed(&model.weights.token_embd, region)?,
@@ -217,6 +225,7 @@ impl Loaded {
                 .collect::<Result<Vec<_>>>()
         };
         let decode = lists(Phase::Decode)?;
+        let few = if shape.small_batch > 1 { lists(Phase::Few)? } else { Vec::new() };
         let prefill = if shape.chunk_tokens > shape.small_batch { lists(Phase::Prefill)? } else { Vec::new() };
         let uniforms = lowering.builder.finish()?;
         let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
@@ -238,6 +247,7 @@ impl Loaded {
             caches,
             embed,
             decode,
+            few,
             prefill,
             head_one,
             head_many,
@@ -292,7 +302,7 @@ impl Loaded {
         }
     }
 
-    /// Tokens that take the kernels of a single one.
+    /// Tokens that give the bits of single ones.
     pub fn alike_tokens(&self) -> usize {
         self.shape.small_batch
     }
@@ -300,7 +310,7 @@ impl Loaded {
     /// Times the kernels of the steps from here on.
     pub fn start_profile(&mut self, gpu: &Gpu) -> Result<()> {
         let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();
-        let layers = of_layers(&self.decode).max(of_layers(&self.prefill));
+        let layers = of_layers(&self.decode).max(of_layers(&self.few)).max(of_layers(&self.prefill));
         let screened = self.screen.as_ref().map_or(0, Screen::len);
         let most = self.embed.len() + layers + self.head_one.len().max(self.head_many.len()).max(screened);
         self.recorder.profiler = Some(Profiler::new(gpu, most, self.sizes.context_tokens)?);
@@ -452,7 +462,11 @@ impl Loaded {
         recorder.record(&mut encoder, &self.embed, &dynamic, uniforms);
         let begin = Instant::now();
         let config = &self.model.config;
-        let layers = if in_tiles { &self.prefill } else { &self.decode };
+        let layers = match tokens {
+            _ if in_tiles => &self.prefill,
+            1 => &self.decode,
+            _ => &self.few,
+        };
         let computed = if in_tiles { tokens.next_multiple_of(TILE_TOKENS) } else { tokens };
         let macs = layer_macs(config) * computed as u64 + attention_macs(config, start + tokens) * tokens as u64;
         // A single token goes into one submit, whatever its size: it is bound by memory, 35 ms for a 7B model at 50 GB/s.

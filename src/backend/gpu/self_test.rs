@@ -41,7 +41,7 @@ use crate::{
 const AREA: &str = "gpu-test";
 
 /// The kernels that differ between candidates.
-const PRODUCTS: [Shader; 3] = [Shader::TernaryMatvec, Shader::FoldedMatvec, Shader::TernaryMatmul];
+const PRODUCTS: [Shader; 4] = [Shader::TernaryMatvec, Shader::TernaryFew, Shader::FoldedMatvec, Shader::TernaryMatmul];
 
 /// A way to compute, with what it takes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -16,9 +16,12 @@ pub(super) const TILE_TOKENS: usize = 64;
 const CHUNK_TOKENS: usize = 256;
 /// The same deep in a long context, where attention outweighs the products: one tile of attention_prefill.
 const LEAST_CHUNK_TOKENS: usize = 16;
-/// Up to this many tokens the matrix-vector kernel reads the weights once per token (later ones from cache);
-/// beyond, a 64-wide tile of ternary_matmul_i2s wastes less. Not measured on hardware yet.
-pub(super) const SMALL_BATCH: usize = 4;
+/// Up to this many tokens share a reading of the weights in ternary_few_i2s; beyond, a 64-wide tile of
+/// ternary_matmul_i2s wastes less. Not measured on hardware yet.
+const SMALL_BATCH: usize = 8;
+/// Workgroup memory for the keys of a step in attention_decode, in f32: the rest takes 8.6 KiB of the 16 KiB that every
+/// device has.
+const FRESH_VALUES: usize = 1792;
 /// Keys of one split of attention_decode: four tiles of 32, so that reading keys outweighs the merge.
 pub(super) const SPLIT_KEYS: usize = 128;
 /// Most splits: with 5 kv heads, 32 make 160 workgroups, more than an integrated GPU runs at once.
@@ -85,7 +88,7 @@ impl Shape {
             .min((LOGIT_BYTES / vocab_bytes).max(1))
             .min((HEAD_MACS / head_macs.max(1)).max(1) as usize);
         let part_bytes = 4 * config.heads * (config.head_dim + 2);
-        let small_batch = SMALL_BATCH.min(most_rows(max_binding, part_bytes));
+        let small_batch = SMALL_BATCH.min(FRESH_VALUES / config.head_dim).min(most_rows(max_binding, part_bytes));
         for (what, rows, bytes) in [
             ("the activations of one token", most, 4 * widest),
             ("the attention of one token", small_batch, part_bytes),
