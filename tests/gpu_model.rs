@@ -14,7 +14,7 @@ use bitnet_gpu::{
     backend::{
         Activations, Backend, CacheRows, KvRows, Rest, SegmentId, Wanted,
         cpu::CpuBackend,
-        gpu::{GpuBackend, Tuning},
+        gpu::{Geometry, GpuBackend, Tuning},
     },
     model::{Linear, MatrixScales, Model, Norm},
     plan::{BackendKind, KvType, Segment, Sizes},
@@ -178,6 +178,9 @@ fn few_tokens_together_give_the_bits_of_each_alone() {
     }
 }
 
+const APART: Geometry = Geometry { workgroup: 128, folded_groups: 4, fold: false };
+const LARGE: Geometry = Geometry { workgroup: 256, folded_groups: 1, fold: true };
+
 /// Every way to compute the same: without subgroups, in f32, with uniform parameters, with bounds checks, with
 /// windows over rows, many small buffers, and small chunks.
 #[test]
@@ -191,6 +194,9 @@ fn every_path_gives_the_same_logits() {
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
             ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
             ("norms of their own", Tuning { fold: Some(false), ..Tuning::default() }),
+            ("the largest product apart", Tuning { geometry: Some(APART), ..Tuning::default() }),
+            ("large workgroups", Tuning { geometry: Some(LARGE), fold: Some(false), ..Tuning::default() }),
+            ("one folded workgroup", Tuning { geometry: Some(LARGE), ..Tuning::default() }),
             ("uniform parameters", Tuning { immediates: Some(false), ..Tuning::default() }),
             ("checked shaders", Tuning { checked_shaders: true, ..Tuning::default() }),
             // Two thirds of a gate-and-up pair, a fifth of the table.
@@ -326,6 +332,26 @@ fn a_decode_step_creates_nothing() {
             let layer = if fold { 6 } else { 10 };
             assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, split keys", spec.family);
         }
+    }
+}
+
+/// The largest product of a layer with its norm apart, as far as seven dispatches a layer and six more allow.
+#[test]
+fn norms_apart_keep_to_the_number_of_dispatches() {
+    // Beside the layers: the embedding, the norm, the head, two for the choice of a few ids; with windows many.
+    for (max_binding_bytes, apart) in [(None, 3), (Some(26 << 10), 0)] {
+        let tuning = Tuning { geometry: Some(APART), max_binding_bytes, ..Tuning::default() };
+        let Some(backend) = open_backend(tuning) else { return };
+        let model = Arc::new(random_model(&LLAMA, 60));
+        let mut gpu = Loaded::new(backend, &model, &Sizes { context_tokens: 40, ..sizes(KvType::F16) });
+        let folded = open_backend(Tuning { max_binding_bytes, ..Tuning::default() }).unwrap();
+        let mut folded = Loaded::new(folded, &model, &Sizes { context_tokens: 40, ..sizes(KvType::F16) });
+        let dispatches = |gpu: &mut Loaded<GpuBackend>| {
+            let before = gpu.backend.counters();
+            gpu.run(&[5], 0, Wanted::Last).unwrap();
+            gpu.backend.counters().since(&before).dispatches
+        };
+        assert_eq!(dispatches(&mut gpu), dispatches(&mut folded) + apart, "{max_binding_bytes:?}");
     }
 }
 

@@ -66,7 +66,8 @@ fn test(gpu: &AdapterCaps) -> Result<Vec<String>> {
     let caps = opened.gpu().caps();
     if caps.backend == gpu.backend {
         let chosen = opened.gpu().choices();
-        let of = |c: &Candidate| format!("{}{c}", if c.choices == chosen { "chosen: " } else { "" });
+        let cut = opened.gpu().geometry();
+        let of = |c: &Candidate| if c.choices == chosen { format!("chosen: {c}; {cut}") } else { c.to_string() };
         Ok(opened.compared().iter().map(of).collect())
     } else {
         // One card, two drivers: the other one is what the program would take.

@@ -91,6 +91,38 @@ fn every_ternary_variant_equals_the_scalar_integers() {
     }
 }
 
+/// However a product is cut into workgroups: every size that may be chosen, and rounds of folded ones.
+#[test]
+fn every_cut_gives_the_scalar_integers() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut rng = Rng::new(4);
+    for (rows, cols, tokens) in [(1, 128, 1), (65, 384, 2), (640, 2560, 1), (129, 6912, 1), (1000, 256, 3)] {
+        for pattern in [Pattern::Random, Pattern::AllMax] {
+            let (codes, mut acts) = ternary_case(&mut rng, rows, cols, tokens, pattern);
+            // What is folded quantises these to themselves.
+            acts.iter_mut().for_each(|act| *act = (*act).max(-127));
+            acts.chunks_mut(cols).for_each(|token| token[0] = 127);
+            let weights = TernaryView::new(rows, cols, &codes, Layout::I2sP128, Scales::PerTensor(1.0)).unwrap();
+            let mut quantized = QuantizedActs::new(tokens, cols);
+            quantized.set_raw(cols, &acts, &vec![1.0; tokens]);
+            let mut expected = vec![0; tokens * rows];
+            ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
+            let cuts = [64, 128, 256].map(|workgroup| (Shader::TernaryMatvec, (workgroup, 1)));
+            let folded = [1, 2, 4, 8, 40].map(|rounds| (Shader::FoldedMatvec, (256, rounds)));
+            for (shader, cut) in cuts.into_iter().chain(folded) {
+                for lanes in lane_choices(&gpu) {
+                    for product in [Product::Int8, Product::F32] {
+                        let choices = Choices { product, ..lanes };
+                        let found = debug::ternary_product_cut(&gpu, shader, choices, cut, &weights, &acts).unwrap();
+                        let at = found.iter().zip(&expected).position(|(a, b)| a != b);
+                        assert_eq!(at, None, "{shader:?} {cut:?} {choices}: {rows} x {cols}, {tokens} tokens");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A window in the middle of three concatenated matrices, with scales, steps and a residual.
 #[test]
 fn ternary_windows_scales_and_residual() {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     fault::Fault,
+    geometry::Geometry,
     memory::{self, Memory},
 };
 use crate::{
@@ -60,6 +61,8 @@ pub struct Tuning {
     pub mapped_upload: Option<bool>,
     /// Norm and quantisation as part of the products of a decode step, or as kernels of their own.
     pub fold: Option<bool>,
+    /// How products are cut, in place of what is measured.
+    pub geometry: Option<Geometry>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
     /// Bytes of device memory that turn out to be left when a model is loaded, for tests.

@@ -140,7 +140,9 @@ impl Compiler {
         let module = slot.module.module.get_or_init(|| gpu.module(slot.variant));
         let kernel = slot.variant.shader.kernel();
         let mut constants = slot.constants.clone();
-        constants.push(("WG", f64::from(kernel.workgroup)));
+        if constants.iter().all(|&(name, _)| name != "WG") {
+            constants.push(("WG", f64::from(kernel.workgroup)));
+        }
         gpu.count();
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),

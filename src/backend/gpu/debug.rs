@@ -84,6 +84,18 @@ pub fn ternary_product(
     weights: &TernaryView<'_>,
     acts: &[i8],
 ) -> Result<Vec<i32>> {
+    ternary_product_cut(gpu, shader, choices, (shader.kernel().workgroup, 1), weights, acts)
+}
+
+/// The same of kernels for one token, in other workgroups: invocations, and rounds of rows of a folded one.
+pub fn ternary_product_cut(
+    gpu: &Gpu,
+    shader: Shader,
+    choices: Choices,
+    (workgroup, rounds): (u32, usize),
+    weights: &TernaryView<'_>,
+    acts: &[i8],
+) -> Result<Vec<i32>> {
     use Shader::{
         FoldedMatvec, FoldedMatvecGrouped, TernaryFew, TernaryFewGrouped, TernaryMatmul, TernaryMatmulGrouped,
         TernaryMatvec, TernaryMatvecGrouped,
@@ -119,19 +131,19 @@ pub fn ternary_product(
     };
     let grid = match shader {
         TernaryMatvec | TernaryMatvecGrouped | FoldedMatvec | FoldedMatvecGrouped => {
-            [rows.div_ceil(shader.kernel().workgroup as usize / 4), tokens, 1]
+            [rows.div_ceil(workgroup as usize / 4 * rounds), tokens, 1]
         }
         TernaryFew | TernaryFewGrouped => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
         TernaryMatmul | TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
 
-    let mut constants = Vec::new();
+    let mut constants = vec![("WG", f64::from(workgroup))];
     let (mut quantised, mut steps_and_sums) = (Vec::new(), Vec::<[u32; 2]>::new());
     let floats: Vec<f32> = acts.iter().map(|&act| f32::from(act)).collect();
     let mut buffers: Vec<&[u8]> = if folded {
         constants.extend([("NORM", 0.0), ("COLS", cols as f64), ("WORDS", 16.0 * row_quads as f64)]);
-        constants.extend([("ACTS", groups as f64), ("IN_STRIDE", cols as f64)]);
+        constants.extend([("ACTS", groups as f64), ("IN_STRIDE", cols as f64), ("ROUNDS", rounds as f64)]);
         vec![bytemuck::cast_slice(&floats), &[0; 4], weights.codes]
     } else {
         for token in acts.chunks(cols) {
@@ -187,7 +199,10 @@ pub(super) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
 
 fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, shaders: &[Shader]) -> Result<()> {
     for &shader in shaders {
-        let found = ternary_product(gpu, shader, gpu.choices(), weights, &known.acts)?;
+        // As it is going to be run.
+        let plain = shader == Shader::TernaryMatvecGrouped;
+        let workgroup = if plain { gpu.geometry().workgroup } else { shader.kernel().workgroup };
+        let found = ternary_product_cut(gpu, shader, gpu.choices(), (workgroup, 1), weights, &known.acts)?;
         if let Some(fault) = known.fault(&found) {
             let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), shader.kernel().name);
             return Err(Error::NoAdapter { reason });

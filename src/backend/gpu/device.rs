@@ -16,6 +16,7 @@ use super::{
     adapter::{self, AdapterCaps, OpenOptions, Tuning},
     compile::{Compiler, layout_entry},
     fault::Fault,
+    geometry::Geometry,
     memory::{self, Memory},
     pipelines::{Choices, Lanes, ParamSource, Product, Variant},
 };
@@ -26,8 +27,6 @@ use crate::error::{Error, Result};
 const HARDWARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A software adapter on a busy machine may need minutes for a chunk of a large model.
 const SOFTWARE_TIMEOUT: Duration = Duration::from_secs(1200);
-/// Workgroups of 256 that a large GPU runs side by side: 128 units with two each. An estimate.
-const HARDWARE_WORKGROUPS: usize = 256;
 /// Most bytes of one buffer of weights: drivers place buffers below 1 GiB more easily than larger ones.
 const ARENA_BYTES: u64 = 1 << 30;
 
@@ -64,6 +63,7 @@ pub struct Gpu {
     adapter: wgpu::Adapter,
     caps: AdapterCaps,
     choices: Choices,
+    geometry: Geometry,
     tuning: Tuning,
     /// As it was read last.
     memory: Mutex<Memory>,
@@ -135,6 +135,7 @@ impl Gpu {
             queue,
             adapter,
             memory: Mutex::new(tuning.memory_bytes.map_or(caps.memory, Memory::given)),
+            geometry: tuning.geometry.unwrap_or(Geometry::of(&caps)),
             caps,
             choices,
             tuning,
@@ -164,6 +165,16 @@ impl Gpu {
     /// Takes other choices of kernels; parameters reach them as before.
     pub(super) fn choose(&mut self, choices: Choices) {
         self.choices = Choices { params: self.choices.params, ..choices };
+    }
+
+    /// How products are cut.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Cuts them otherwise from now on, unless that was fixed.
+    pub(super) fn set_geometry(&mut self, geometry: Geometry) {
+        self.geometry = self.tuning.geometry.unwrap_or(geometry);
     }
 
     /// Departures asked for when it was opened.
@@ -208,20 +219,14 @@ impl Gpu {
         self.caps.mappable && self.tuning.mapped_upload.unwrap_or(self.caps.unified_memory)
     }
 
-    /// Whether products of a decode step norm and quantise their input themselves, where that fits.
+    /// Whether products of a decode step may norm and quantise their input themselves, where that fits.
     pub fn folds(&self) -> bool {
         self.tuning.fold.unwrap_or(true)
     }
 
-    /// How often a folded product that would be `workgroups` wide takes its rows for one quantisation of the input. Each
-    /// workgroup repeats that work, so there should not be more of them than the device runs side by side.
-    pub fn rounds(&self, workgroups: usize) -> usize {
-        let side_by_side = if self.caps.software {
-            2 * std::thread::available_parallelism().map_or(1, usize::from)
-        } else {
-            HARDWARE_WORKGROUPS
-        };
-        (workgroups / side_by_side).max(1)
+    /// Whether the largest product of a layer should leave that to a kernel of its own.
+    pub(super) fn prefers_apart(&self) -> bool {
+        self.tuning.fold.is_none() && !self.geometry.fold
     }
 
     /// Most bytes of workgroup memory.

@@ -99,6 +99,14 @@ pub(super) struct Lowering<'a> {
     pub weights: &'a Weights,
     /// Most tokens of a step of [`Phase::Few`].
     pub small_batch: usize,
+    /// So many layers leave the norm and quantisation before their largest product to a kernel of its own.
+    pub apart_layers: usize,
+}
+
+/// The most that [`Lowering::apart_layers`] may be of `layers` when a token has so many dispatches beside them: it stays
+/// within seven a layer, of which six are there in any case, and six more.
+pub(super) fn most_apart(layers: usize, beside: usize) -> usize {
+    (layers + 6).saturating_sub(beside).min(layers)
 }
 
 pub(super) fn all(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
@@ -138,9 +146,15 @@ impl<'a> Lowering<'a> {
         let place = place_code(layer + 1);
         let windows =
             weights.groups.iter().map(|group| self.row_windows(group, MAX_ROWS)).collect::<Result<Vec<_>>>()?;
+        let size = |group: &Group| group.rows.iter().sum::<usize>() * group.cols;
+        let largest = (0..weights.groups.len()).rev().max_by_key(|&group| size(&weights.groups[group]));
+        let apart = largest.filter(|_| layer < self.apart_layers);
         let rules = Rules {
             phase,
-            folds: &|group| phase == Phase::Decode && weights.groups.get(group).is_some_and(|group| self.folds(group)),
+            folds: &|at| {
+                let group = weights.groups.get(at).filter(|_| phase == Phase::Decode && Some(at) != apart);
+                group.is_some_and(|group| self.folds(group))
+            },
             whole: &|group| windows.get(group).is_some_and(|windows| windows.len() == 1),
         };
         let steps = fuse::steps(ops, &rules)?;
@@ -319,9 +333,12 @@ impl<'a> Lowering<'a> {
             (Phase::Decode, Some(Input::Parts), false) => Shader::FoldedMatvecParts,
             (Phase::Decode, Some(Input::Parts), true) => Shader::FoldedMatvecPartsGrouped,
         };
+        let geometry = self.builder.gpu.geometry();
+        let is_plain = phase == Phase::Decode && fold.is_none();
+        let workgroup = if is_plain { geometry.workgroup } else { shader.kernel().workgroup };
         let (mut rows_per_group, tokens_per_group) = match phase {
-            Phase::Decode => (shader.kernel().workgroup as usize / 4, Some(1)),
-            Phase::Few => (shader.kernel().workgroup as usize / 4, None),
+            Phase::Decode => (workgroup as usize / 4, Some(1)),
+            Phase::Few => (workgroup as usize / 4, None),
             Phase::Prefill => (64, Some(64)),
         };
         let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
@@ -330,11 +347,14 @@ impl<'a> Lowering<'a> {
         if phase != Phase::Prefill {
             constants.push(("GATE", gate.map_or(0.0, activation_constant)));
         }
+        if is_plain {
+            constants.push(("WG", f64::from(workgroup)));
+        }
         let mut buffers = match fold {
             None => vec![window.codes, all(&slots.xq), all(&slots.acts)],
             Some(fold) => {
                 let (from, cols, in_stride, in_offset) = self.input(fold.input);
-                let rounds = self.builder.gpu.rounds(rows.div_ceil(rows_per_group));
+                let rounds = geometry.rounds(rows.div_ceil(rows_per_group));
                 rows_per_group *= rounds;
                 constants.extend(self.quantize_constants(fold));
                 constants.extend([
@@ -574,6 +594,14 @@ impl<'a> Lowering<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn norms_apart_stay_within_the_dispatches_of_a_token() {
+        for (layers, beside, apart) in [(30, 0, 30), (30, 6, 30), (30, 19, 17), (30, 36, 0), (30, 50, 0), (1, 6, 1)] {
+            assert_eq!(most_apart(layers, beside), apart, "{layers} layers, {beside} dispatches beside them");
+            assert!(apart == 0 || 6 * layers + apart + beside <= 7 * layers + 6);
+        }
+    }
 
     #[test]
     fn the_earliest_damage_is_named() {

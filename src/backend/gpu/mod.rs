@@ -2,7 +2,7 @@
 //!
 //! In: a [`Model`] whose weights still lie in the memory map, token ids or hidden states. Out: hidden states or
 //! logits. Reading order, which is the order data flows through: [`adapter`] (which GPU), [`device`] (open it),
-//! [`self_test`], [`pipelines`] (the table of kernels), `compile` and [`params`], `weights` and `buffers` (upload),
+//! [`self_test`], [`geometry`], [`pipelines`] (the table of kernels), `compile` and [`params`], `weights` and `buffers` (upload),
 //! `slots` (activations), `fuse`, `lower` and `head` (op list to dispatches), `encode` (record them), `readback`, `segment`
 //! (the steps), `profile`, [`debug`].
 //!
@@ -28,6 +28,8 @@ mod encode;
 pub mod fault;
 
 mod fuse;
+
+pub mod geometry;
 
 mod head;
 
@@ -65,6 +67,7 @@ use crate::{
 };
 pub use adapter::{AdapterCaps, Measure, OpenOptions, Tuning, adapters};
 pub use device::Gpu;
+pub use geometry::Geometry;
 pub use memory::Memory;
 pub use profile::KernelTime;
 pub use segment::Counters;

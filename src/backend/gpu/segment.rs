@@ -17,7 +17,7 @@ use super::{
     fault::Fault,
     fuse::Phase,
     head::Screen,
-    lower::{LayerCache, Lowering, damaged_place, place_code},
+    lower::{LayerCache, Lowering, damaged_place, most_apart, place_code},
     pace::Pace,
     params::Dynamic,
     profile::{KernelTime, Profiler},
@@ -187,19 +187,17 @@ impl Loaded {
             .collect::<Result<Vec<_>>>()?;
 
         let builder = Builder::new(gpu);
-        let (slots_of, small_batch) = (&slots, shape.small_batch);
-        let mut lowering =
-            Lowering { builder, config, sizes, slots: slots_of, arenas: &arenas, weights: &weights, small_batch };
-        let ops = block_ops(config);
-        let mut lists = |phase| {
-            let layers = segment.layers.clone().zip(weights.layers.iter().zip(&caches));
-            layers
-                .map(|(layer, (weights, cache))| lowering.layer(&ops, layer, weights, cache, phase))
-                .collect::<Result<Vec<_>>>()
+        let mut lowering = Lowering {
+            builder,
+            config,
+            sizes,
+            slots: &slots,
+            arenas: &arenas,
+            weights: &weights,
+            small_batch: shape.small_batch,
+            apart_layers: 0,
         };
-        let decode = lists(Phase::Decode)?;
-        let few = if small_batch > 1 { lists(Phase::Few)? } else { Vec::new() };
-        let prefill = if shape.chunk_tokens > shape.small_batch { lists(Phase::Prefill)? } else { Vec::new() };
+        let ops = block_ops(config);
         let embed = match &weights.embed {
             Some(region) => lowering.embed(&model.weights.token_embd, region)?,
             None => Vec::new(),
@@ -215,6 +213,20 @@ impl Loaded {
         if segment.head {
             select = Some(Select::new(gpu, &mut lowering.builder, &slots, config.vocab)?);
         }
+        if gpu.prefers_apart() {
+            let heads = [head_one.len(), screen.as_ref().map_or(0, Screen::len)].into_iter().max();
+            let beside = embed.len() + heads.unwrap_or(0) + select.as_ref().map_or(0, Select::most_dispatches);
+            lowering.apart_layers = segment.layers.start + most_apart(segment.layers.len(), beside);
+        }
+        let mut lists = |phase| {
+            let layers = segment.layers.clone().zip(weights.layers.iter().zip(&caches));
+            layers
+                .map(|(layer, (weights, cache))| lowering.layer(&ops, layer, weights, cache, phase))
+                .collect::<Result<Vec<_>>>()
+        };
+        let decode = lists(Phase::Decode)?;
+        let few = if shape.small_batch > 1 { lists(Phase::Few)? } else { Vec::new() };
+        let prefill = if shape.chunk_tokens > shape.small_batch { lists(Phase::Prefill)? } else { Vec::new() };
         let uniforms = lowering.builder.finish()?;
         let result_bytes = (4 * shape.logit_rows * config.vocab).max(if segment.head {
             RESULT_BYTES

@@ -117,6 +117,11 @@ impl Select {
         }
     }
 
+    /// Of any choice.
+    pub fn most_dispatches(&self) -> usize {
+        self.argmax.len().max(self.top.len())
+    }
+
     /// What is to be read back.
     pub fn source(&self, choice: Choice) -> (&wgpu::Buffer, u64) {
         (&self.result, HEADER_BYTES + PAIR_BYTES * choice.count(self.vocab) as u64)

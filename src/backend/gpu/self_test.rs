@@ -19,8 +19,9 @@ use super::{
     adapter::{Measure, OpenOptions},
     debug,
     device::Gpu,
-    encode::{Builder, Extent, Recorder},
+    encode::{Builder, Dispatch, Extent, Recorder},
     fault::Fault,
+    geometry::{self, Geometry},
     params::{self, Dynamic},
     pipelines::{Choices, Lanes, Product, Shader, Variant},
 };
@@ -66,13 +67,15 @@ impl fmt::Display for Candidate {
 struct Passed {
     lanes: Lanes,
     product: Product,
+    geometry: Geometry,
 }
 
 /// Tests `gpu` and gives it the fastest choices. Returns what was compared: nothing where an earlier run has done it.
 pub(super) fn prepare(mut gpu: Gpu, options: &OpenOptions) -> Result<(Arc<Gpu>, Vec<Candidate>)> {
     let key = key(&gpu, options);
-    if let Some(Passed { lanes, product }) = options.cache.get(AREA, &key) {
+    if let Some(Passed { lanes, product, geometry }) = options.cache.get(AREA, &key) {
         gpu.choose(Choices { lanes, product, ..gpu.choices() });
+        gpu.set_geometry(geometry);
         return Ok((Arc::new(gpu), Vec::new()));
     }
     let measure = match options.measure {
@@ -80,14 +83,19 @@ pub(super) fn prepare(mut gpu: Gpu, options: &OpenOptions) -> Result<(Arc<Gpu>, 
         Measure::Hardware => !gpu.caps().software,
         Measure::Always => true,
     };
-    let candidates = compare(&gpu, candidates(&gpu, measure), &KnownProduct::new(), measure)?;
+    let known = KnownProduct::new();
+    let candidates = compare(&gpu, candidates(&gpu, measure), &known, measure)?;
     let Choices { lanes, product, .. } = fastest(&candidates);
     gpu.choose(Choices { lanes, product, ..gpu.choices() });
+    if measure && gpu.tuning().geometry.is_none() {
+        let geometry = geometry::measure(&gpu, &known)?;
+        gpu.set_geometry(geometry);
+    }
     let gpu = Arc::new(gpu);
     gpu.set_testing(true);
     test_layer(&gpu)?;
     gpu.set_testing(false);
-    options.cache.put(AREA, &key, &Passed { lanes, product });
+    options.cache.put(AREA, &key, &Passed { lanes, product, geometry: gpu.geometry() });
     Ok((gpu, candidates))
 }
 
@@ -96,7 +104,8 @@ fn key(gpu: &Gpu, options: &OpenOptions) -> String {
     let texts = Shader::ALL.iter().map(|&shader| Variant::new(shader, gpu.choices(), None).compose());
     let hash = stable_hash(texts.flat_map(String::into_bytes));
     let (caps, choices, measure) = (gpu.caps(), gpu.choices(), options.measure);
-    format!("{} | {caps} | {choices} | timed {measure:?} | {hash:016x}", env!("CARGO_PKG_VERSION"))
+    let cut = gpu.tuning().geometry;
+    format!("{} | {caps} | {choices} | {cut:?} | timed {measure:?} | {hash:016x}", env!("CARGO_PKG_VERSION"))
 }
 
 /// What may be chosen: the choices of the device, and with `all` what differs from them and is not fixed by its tuning.
@@ -122,7 +131,8 @@ fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: b
         match product_fault(gpu, known, choices)? {
             Some(fault) => faults.push(format!("{fault} (with {choices})")),
             None => {
-                let us = if measure { Some([time_us(gpu, choices, 1)?, time_us(gpu, choices, 64)?]) } else { None };
+                let us =
+                    if measure { Some([product_us(gpu, choices, 1)?, product_us(gpu, choices, 64)?]) } else { None };
                 right.push(Candidate { choices, us });
             }
         }
@@ -172,8 +182,8 @@ const MATMUL_ROWS: usize = 1024;
 /// How long one candidate is run at most, beside the warm-up.
 const TIMED: Duration = Duration::from_millis(4);
 
-/// Microseconds of a product of `tokens`: the best of three runs of several dispatches.
-fn time_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
+/// Microseconds of a product of `tokens`.
+fn product_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
     let (shader, rows) =
         if tokens == 1 { (Shader::TernaryMatvec, MATVEC_ROWS) } else { (Shader::TernaryMatmul, MATMUL_ROWS) };
     let usage = wgpu::BufferUsages::STORAGE;
@@ -196,13 +206,19 @@ fn time_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
     let mut builder = Builder::new(gpu);
     let dispatch =
         builder.dispatch(Variant::new(shader, choices, None), &[], params, &bindings, grid.map(Extent::Fixed))?;
+    time_us(gpu, builder, &[dispatch], tokens)
+}
+
+/// Microseconds of dispatches one after the other: the best of three runs of several times all of them.
+pub(super) fn time_us(gpu: &Gpu, builder: Builder<'_>, dispatches: &[Dispatch], tokens: usize) -> Result<f64> {
     let mut uniforms = builder.finish()?;
     let mut run = |times: usize| -> Result<Duration> {
         let begin = Instant::now();
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut recorder = Recorder::default();
         let dynamic = Dynamic { tokens: tokens as u32, ..Dynamic::default() };
-        recorder.record(&mut encoder, std::iter::repeat_n(&dispatch, times), &dynamic, &mut uniforms);
+        let all = std::iter::repeat_n(dispatches, times).flatten();
+        recorder.record(&mut encoder, all, &dynamic, &mut uniforms);
         let recorded = recorder.finish(encoder);
         let submission = recorder.submit(gpu, recorded, &uniforms)?;
         gpu.wait(submission)?;
@@ -297,15 +313,20 @@ mod tests {
         assert_eq!(compared.iter().map(|c| c.choices).collect::<Vec<_>>(), expected);
         assert!(compared.iter().all(|c| c.us.is_some_and(|us| us.iter().all(|&us| us > 0.0))), "{compared:?}");
         assert_eq!(first.choices(), fastest(&compared));
+        let Geometry { workgroup, folded_groups, .. } = first.geometry();
+        assert!([64, 128, 256].contains(&workgroup) && [216, 108, 54, 27].contains(&folded_groups));
 
         // Known from now on, for this key only.
         let (second, compared) =
             prepare(open(Tuning::default()).unwrap(), &options(Measure::Always, cache.clone())).unwrap();
         assert_eq!((second.choices(), compared), (first.choices(), Vec::new()));
-        let fixed = Tuning { int8_dot: Some(false), subgroups: Some(false), ..Tuning::default() };
+        assert_eq!(second.geometry(), first.geometry());
+        let cut = Geometry { workgroup: 128, folded_groups: 3, fold: false };
+        let fixed = Tuning { int8_dot: Some(false), subgroups: Some(false), geometry: Some(cut), ..Tuning::default() };
         let (third, compared) = prepare(open(fixed).unwrap(), &options(Measure::Always, cache)).unwrap();
         assert_eq!(compared.len(), 1, "nothing is left to choose: {compared:?}");
         assert_eq!((third.choices().lanes, third.choices().product), (Lanes::Workgroup, Product::F32));
+        assert_eq!(third.geometry(), cut);
     }
 
     #[test]
