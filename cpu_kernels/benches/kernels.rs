@@ -222,6 +222,8 @@ fn small_cases(isa: Isa) -> [Case; 4] {
 
 fn cases(filter: &str) -> Vec<Case> {
     let cold: &'static [u8] = random_codes(ALL_BYTES / (COLS / 4), COLS).leak();
+    // From the first line of the cache on, as matrices are that were repacked.
+    let cold = &cold[cold.as_ptr().align_offset(64)..];
     let mut cases = Vec::new();
     for isa in Isa::available() {
         let mut stretches = cold.chunks_exact(COLD_BYTES).cycle();
@@ -258,6 +260,16 @@ fn cases(filter: &str) -> Vec<Case> {
             cases.push(ternary_case(isa, &name, Layout::I2sP128, (tokens, rows, cols), cold));
         }
         cases.extend(lookup_cases(isa, cold));
+        for (tokens, rows, cols) in [
+            (1, COLD_BYTES / ternary_bytes(Layout::Base3, 1, COLS), COLS),
+            (1, COLD_BYTES / ternary_bytes(Layout::Base3, 1, 6912), 6912),
+            (2, 2560, COLS),
+            (4, 2560, COLS),
+        ] {
+            let cold_mark = if tokens == 1 { ", cold" } else { "" };
+            let name = format!("base3: {tokens} x {rows} x {cols}{cold_mark}");
+            cases.push(ternary_case(isa, &name, Layout::Base3, (tokens, rows, cols), cold));
+        }
         for size in GROUP_SIZES {
             for (tokens, rows, cols) in
                 [(1, COLD_BYTES / (COLS / 4), COLS), (4, 2560, COLS), (16, 1280, COLS), (128, 320, COLS)]

@@ -51,6 +51,20 @@ impl Avx512Vnni {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Avx512Vnni {
+    /// What the processor may have besides.
+    pub fn vbmi(self) -> Option<Avx512Vbmi> {
+        is_x86_feature_detected!("avx512vbmi").then_some(Avx512Vbmi(self))
+    }
+}
+
+/// Proof that the processor has AVX-512 VBMI, tables of bytes in registers (Intel Ice Lake 2019, AMD Zen 4 2022), and
+/// what [`Avx512Vnni`] proves. No variant of its own: one kernel uses it.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512Vbmi(#[allow(dead_code, reason = "it proves, too")] Avx512Vnni);
+
 /// Proof that the processor has NEON, as every aarch64 target of this program has.
 #[cfg(target_arch = "aarch64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

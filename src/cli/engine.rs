@@ -42,6 +42,9 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
+/// Ternary weights that may stay in a processor's caches from one token to the next: fewer bytes gain nothing there.
+const CACHED_BYTES: usize = 64 << 20;
+
 /// The context where `-c` is absent and the model's own is larger: its cache is small beside the weights.
 const DEFAULT_CONTEXT_TOKENS: usize = 4096;
 
@@ -275,8 +278,16 @@ impl Engine {
         if machine::memory_bytes().is_some_and(|memory| plain as u64 > memory / 2) {
             return Kernels::AsLoaded;
         }
-        // Without `tune`: within a tenth of the fastest where that was measured (Zen 5, 2B-4T), and nothing to repack.
-        self.tuned(threads).unwrap_or(Kernels::All(Kernel::I2S))
+        // Without `tune`, what was the fastest where it was measured (2B-4T on Zen 5: base3; without its instructions
+        // I2_S was within a tenth).
+        self.tuned(threads).unwrap_or_else(|| {
+            let fits = machine::memory_bytes().is_some_and(|memory| plain as u64 <= memory / 4);
+            if plain > CACHED_BYTES && fits && Kernel::Base3.is_native(Isa::detect()) {
+                Kernels::Preferred(Kernel::Base3)
+            } else {
+                Kernels::All(Kernel::I2S)
+            }
+        })
     }
 
     /// What `tune` has kept.

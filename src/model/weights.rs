@@ -1,10 +1,10 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
 use bitnet_cpu_kernels::format::{
-    DenseType, DenseView, FormatError, Layout, MatrixScales, TernaryView, repack, ternary_bytes, unpack_rows,
+    DenseType, DenseView, FormatError, Layout, MatrixScales, TernaryView, repack_into, ternary_bytes, unpack_rows,
 };
 
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, OwnedBytes};
 
 /// A ternary projection of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,9 +123,15 @@ impl TernaryMatrix {
         let Self { rows, cols, .. } = *self;
         let codes = match (self.layout, to) {
             (from, to) if from == to => self.codes.clone(),
-            (Layout::I2sP128, to) => repack(&self.codes, rows, cols, to)?.into(),
             (_, Layout::I2sP128) => self.plain_codes().into(),
-            (_, to) => repack(&self.plain_codes(), rows, cols, to)?.into(),
+            (from, to) => {
+                let mut packed = OwnedBytes::zeroed(ternary_bytes(to, rows, cols));
+                match from {
+                    Layout::I2sP128 => repack_into(&self.codes, rows, cols, to, &mut packed)?,
+                    _ => repack_into(&self.plain_codes(), rows, cols, to, &mut packed)?,
+                }
+                packed.into()
+            }
         };
         Ok(Self { codes, layout: to, scales: self.scales.clone(), ..*self })
     }
@@ -135,8 +141,8 @@ impl TernaryMatrix {
         self.repacked(Layout::I2sP128).expect("it has room for all codes")
     }
 
-    fn plain_codes(&self) -> Vec<u8> {
-        let mut plain = vec![0; ternary_bytes(Layout::I2sP128, self.rows, self.cols)];
+    fn plain_codes(&self) -> OwnedBytes {
+        let mut plain = OwnedBytes::zeroed(ternary_bytes(Layout::I2sP128, self.rows, self.cols));
         unpack_rows(self.layout, (self.rows, self.cols), &self.codes, 0..self.rows, &mut plain);
         plain
     }

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::{
-    FormatError, Layout, Tile,
+    FormatError, Layout, Tile, base3,
     dialect::{self, tl2::MIN_COLS},
+    ternary::code_at,
     ternary_bytes,
 };
 
@@ -24,7 +25,7 @@ impl Layout {
     /// True for the layouts whose products are looked up.
     pub fn is_lookup(self) -> bool {
         match self {
-            Self::I2sP128 => false,
+            Self::I2sP128 | Self::Base3 => false,
             Self::Tl1(_) | Self::Tl2(_) => true,
         }
     }
@@ -55,19 +56,44 @@ fn tile_of(rows: usize, wanted: usize) -> usize {
 /// Repacks a matrix from [`Layout::I2sP128`].
 ///
 /// # Errors
-/// Names the first code that is 3, where lookups have no room for it.
+/// Names the first code that is 3, where the layout has no room for it.
 ///
 /// # Panics
 /// If `packed` has not the bytes of such a matrix, or the tile of the layout does not cut up the shape.
 pub fn repack(packed: &[u8], rows: usize, cols: usize, to: Layout) -> Result<Vec<u8>, FormatError> {
+    let mut out = vec![0; ternary_bytes(to, rows, cols)];
+    repack_into(packed, rows, cols, to, &mut out)?;
+    Ok(out)
+}
+
+/// As [`repack`], into zeroed bytes.
+///
+/// # Errors
+/// As [`repack`].
+///
+/// # Panics
+/// As [`repack`], or if `out` has not the bytes of the matrix in its new layout.
+pub fn repack_into(packed: &[u8], rows: usize, cols: usize, to: Layout, out: &mut [u8]) -> Result<(), FormatError> {
     let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
     assert_eq!(packed.len(), bytes, "bytes of a {rows} x {cols} matrix");
-    if !to.is_lookup() {
-        return Ok(packed.to_vec());
+    assert_eq!(out.len(), ternary_bytes(to, rows, cols), "bytes of a {rows} x {cols} matrix as {to:?}");
+    match to {
+        Layout::I2sP128 => out.copy_from_slice(packed),
+        Layout::Tl1(_) | Layout::Tl2(_) => return dialect::write_lookup(to, (rows, cols), packed, out),
+        Layout::Base3 if out.is_empty() => {}
+        Layout::Base3 => {
+            let plain_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+            let pairs = packed.chunks_exact(plain_bytes).zip(out.chunks_exact_mut(base3::row_bytes(cols)));
+            for (row, (plain, out)) in pairs.enumerate() {
+                if !base3::pack_row(plain, out) {
+                    let col = (0..cols).find(|&col| code_at(plain, col) > 2);
+                    let col = col.unwrap_or_else(|| unreachable!("padding is code 1"));
+                    return Err(FormatError::Code { element: row * cols + col });
+                }
+            }
+        }
     }
-    let mut out = vec![0; ternary_bytes(to, rows, cols)];
-    dialect::write_lookup(to, (rows, cols), packed, &mut out)?;
-    Ok(out)
+    Ok(())
 }
 
 /// True if all bytes of a matrix in a lookup layout are indices of tables.
@@ -85,8 +111,8 @@ pub fn only_indices(layout: Layout, rows: usize, cols: usize, packed: &[u8]) -> 
     below(&packed[..triples], 14) && below(&packed[triples + signs..], 9)
 }
 
-/// Unpacks the rows `range` of a matrix to [`Layout::I2sP128`]; the range begins at a multiple of [`LOOKUP_ROWS`].
-/// What is no code becomes 3.
+/// Unpacks the rows `range` of a matrix to [`Layout::I2sP128`]; the range begins at a multiple of [`LOOKUP_ROWS`]
+/// where rows interleave. What is no code means a weight of 0.
 ///
 /// # Panics
 /// If `packed` has not the bytes of such a matrix, or `out` not those of its rows.
@@ -95,10 +121,16 @@ pub fn unpack_rows(layout: Layout, (rows, cols): (usize, usize), packed: &[u8], 
     assert!(range.start <= range.end && range.end <= rows, "rows {range:?} of {rows}");
     let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
     assert_eq!(out.len(), range.len() * row_bytes, "bytes of {} rows of {cols} columns", range.len());
-    if layout.is_lookup() {
-        assert!(range.start.is_multiple_of(LOOKUP_ROWS), "rows {range:?} in steps of {LOOKUP_ROWS}");
-        dialect::read_lookup(layout, (rows, cols), packed, range, out);
-    } else {
-        out.copy_from_slice(&packed[range.start * row_bytes..range.end * row_bytes]);
+    match layout {
+        Layout::I2sP128 => out.copy_from_slice(&packed[range.start * row_bytes..range.end * row_bytes]),
+        Layout::Tl1(_) | Layout::Tl2(_) => {
+            assert!(range.start.is_multiple_of(LOOKUP_ROWS), "rows {range:?} in steps of {LOOKUP_ROWS}");
+            dialect::read_lookup(layout, (rows, cols), packed, range, out);
+        }
+        Layout::Base3 if out.is_empty() => {}
+        Layout::Base3 => {
+            let packed = packed.chunks_exact(base3::row_bytes(cols)).skip(range.start);
+            packed.zip(out.chunks_exact_mut(row_bytes)).for_each(|(packed, out)| base3::unpack_row(packed, cols, out));
+        }
     }
 }

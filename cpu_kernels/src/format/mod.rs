@@ -3,6 +3,8 @@
 //! [`ternary`]'s functions pack and unpack codes, [`dense`]'s turn rows of other types into `f32`, [`dialect`] reads
 //! and writes the ternary types of model files.
 
+pub mod base3;
+
 pub mod dense;
 
 pub mod dialect;
@@ -15,9 +17,10 @@ pub mod ternary;
 
 use std::{error, fmt};
 
+pub use base3::{BASE3_BLOCK_BYTES, BASE3_RUN};
 pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
-pub use lookup::{LOOKUP_ROWS, only_indices, repack, unpack_rows};
+pub use lookup::{LOOKUP_ROWS, only_indices, repack, repack_into, unpack_rows};
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
@@ -43,6 +46,18 @@ pub enum Layout {
     Tl1(Tile),
     /// Triples of columns as 4-bit indices and sign bits: see `tl2.rs` of [`dialect`]. Padded and read as above.
     Tl2(Tile),
+    /// 320 consecutive columns of a row in 64 bytes, five codes in each, 1.6 bits a weight: of columns j, j + 64, .. of
+    /// the block a, b, c, d, e, byte j is
+    ///
+    /// ```text
+    /// 64 e + f                 where f = 27 a + 9 b + 3 c + d is below 64,
+    /// 192 + 17 e + (f - 64)    otherwise.
+    /// ```
+    ///
+    /// Few instructions undo that: tables of 64 entries, of which a processor with AVX-512 VBMI looks up 64 at once. No
+    /// file has it: matrices are packed so while they are loaded. Rows begin at multiples of ceil(cols / 320) * 64
+    /// bytes; columns past the end of a row hold code 1, and what is no five codes (243 to 255) means weights of 0.
+    Base3,
 }
 
 /// The scales of a ternary matrix: value = scale * (code - 1).
@@ -138,6 +153,7 @@ impl<'a> TernaryView<'a> {
     pub fn row_bytes(&self) -> usize {
         match self.layout {
             Layout::I2sP128 => padded_cols(self.cols) / 4,
+            Layout::Base3 => base3::row_bytes(self.cols),
             Layout::Tl1(_) | Layout::Tl2(_) => panic!("rows of {:?} interleave", self.layout),
         }
     }

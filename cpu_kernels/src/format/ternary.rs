@@ -1,6 +1,6 @@
 //! Packing and unpacking ternary codes, one at a time: the definition of [`Layout`] as code.
 
-use super::{Layout, dialect, lookup};
+use super::{Layout, base3, dialect, lookup};
 
 /// Columns of one I2_S block.
 pub const I2S_BLOCK: usize = 128;
@@ -24,6 +24,7 @@ pub fn padded_cols(cols: usize) -> usize {
 pub fn ternary_bytes(layout: Layout, rows: usize, cols: usize) -> usize {
     match layout {
         Layout::I2sP128 => cols.div_ceil(I2S_BLOCK).saturating_mul(I2S_BLOCK_BYTES).saturating_mul(rows),
+        Layout::Base3 => base3::row_bytes(cols).saturating_mul(rows),
         Layout::Tl1(_) | Layout::Tl2(_) => dialect::lookup_bytes(layout, rows, cols).unwrap_or(usize::MAX),
     }
 }

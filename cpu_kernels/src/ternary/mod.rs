@@ -14,6 +14,7 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+mod base3;
 mod grouped;
 mod lut;
 #[cfg(target_arch = "aarch64")]
@@ -26,16 +27,15 @@ mod neoni8mm;
 mod panel;
 mod scalar;
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use half::f16;
 
-pub use lut::FEW as FEW_LOOKUPS;
 pub(crate) use lut::Scratch as LookupScratch;
 
 use crate::{
     Cpu, Isa,
-    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, Scales, TernaryView, ternary_bytes},
+    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, Scales, TernaryView, ternary_bytes, unpack_rows},
     quantize::QuantizedActs,
     threads::Disjoint,
 };
@@ -74,6 +74,10 @@ const PREFILL_ROWS: usize = 32;
 /// Tokens of such a tile: its rows are unpacked once for all of them. With 128 instead of 512, unpacking took 6 % of the
 /// time of these products for a prompt of 512 tokens (Zen 5).
 const PREFILL_TOKENS: usize = TILE_SUMS / PREFILL_ROWS;
+
+/// Most tokens that other layouts than I2_S have kernels for: they are looked up one by one, or share five unpacked
+/// weights in registers. More meet rows unpacked to I2_S.
+pub const FEW: usize = 4;
 
 /// Most tokens that share weights in registers.
 const SMALL_BATCH: usize = 8;
@@ -197,6 +201,15 @@ fn row_scale(weights: &TernaryView, row: usize) -> f32 {
     }
 }
 
+/// True where [`Layout::Base3`] has a kernel of its own; elsewhere its rows are unpacked to I2_S, which is slow.
+pub fn multiplies_base3(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni(vnni) => vnni.vbmi().is_some(),
+        _ => false,
+    }
+}
+
 /// The exact sums D - S over whole rows, `out` (T, rows): the same kernels, for self-checks and tests.
 ///
 /// # Panics
@@ -262,6 +275,7 @@ fn check(acts: &QuantizedActs, weights: &TernaryView, outputs: usize) {
     assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
     let group = weights.scales.group();
     assert_eq!(group, acts.group(), "ternary::matmul: groups of the matrix and of the activations");
+    assert!(group.is_none() || layout == Layout::I2sP128, "ternary::matmul: {layout:?} with group scales");
     if let Err(error) = weights.check() {
         panic!("ternary::matmul: {error}");
     }
@@ -335,6 +349,9 @@ fn tile_sums(
     tokens: Range<usize>,
     sums: &mut [i32],
 ) {
+    if weights.layout == Layout::Base3 {
+        return base3::sums(isa, &weights, acts, rows, tokens, sums);
+    }
     let tile = Tile::new(&weights, acts, rows, tokens);
     match (weights.layout, isa) {
         (Layout::I2sP128, Isa::Scalar) => scalar::sums(tile, sums),
@@ -350,8 +367,22 @@ fn tile_sums(
         (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::sums(neon, tile, sums),
-        (Layout::Tl1(_) | Layout::Tl2(_), _) => unreachable!("lookups have kernels of their own"),
+        (Layout::Tl1(_) | Layout::Tl2(_) | Layout::Base3, _) => unreachable!("they have kernels of their own"),
     }
+}
+
+/// Rows of a matrix without groups as I2_S; the scales mean nothing. The room for them stays with the thread.
+fn plain_rows(weights: &TernaryView, rows: Range<usize>, work: impl FnOnce(TernaryView)) {
+    thread_local! {
+        static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    PLAIN.with_borrow_mut(|plain| {
+        let TernaryView { cols, layout, .. } = *weights;
+        plain.resize(ternary_bytes(Layout::I2sP128, rows.len(), cols), 0);
+        unpack_rows(layout, (weights.rows, cols), weights.codes, rows.clone(), plain);
+        let scales = Scales::PerTensor(1.0);
+        work(TernaryView { rows: rows.len(), cols, codes: plain, layout: Layout::I2sP128, scales });
+    });
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ fn acts(cols: usize, values: &[i8]) -> QuantizedActs {
 }
 
 /// Every layout.
-fn layouts(rows: usize, cols: usize) -> [Layout; 3] {
-    [LAYOUT, Layout::tl1(rows, cols, 96), Layout::tl2(rows, cols, 64)]
+fn layouts(rows: usize, cols: usize) -> [Layout; 4] {
+    [LAYOUT, Layout::tl1(rows, cols, 96), Layout::tl2(rows, cols, 64), Layout::Base3]
 }
 
 /// In every layout.
@@ -175,7 +175,8 @@ fn parts_share_one_call() {
     // All of one layout, and two of each.
     let mixed: [Layout; 4] = std::array::from_fn(|i| layouts(shapes[i], cols)[i / 2 * 2]);
     let of = |at: usize| shapes.map(|rows| layouts(rows, cols)[at]);
-    for (tokens, layouts) in [1, 3, 5, 20].into_iter().flat_map(|n| [of(0), of(1), of(2), mixed].map(|l| (n, l))) {
+    for (tokens, layouts) in [1, 3, 5, 20].into_iter().flat_map(|n| [of(0), of(1), of(2), of(3), mixed].map(|l| (n, l)))
+    {
         let packed: [Vec<u8>; 4] = std::array::from_fn(|i| repack(&packed[i], shapes[i], cols, layouts[i]).unwrap());
         let acts = acts(cols, &rng.i8s(tokens * cols));
         for cpu in cpus_once() {

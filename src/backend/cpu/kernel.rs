@@ -3,8 +3,8 @@
 use std::{fmt, sync::OnceLock};
 
 use bitnet_cpu_kernels::{
-    Cpu,
-    format::{Layout, ternary_bytes},
+    Cpu, Isa,
+    format::{FormatError, Layout, ternary_bytes},
     ternary,
 };
 
@@ -23,6 +23,8 @@ pub enum Kernel {
     TL1,
     /// Looks up triples of weights: 1.67 bits a weight.
     TL2,
+    /// Unpacks five weights from a byte, multiplies and adds: 1.6 bits a weight.
+    Base3,
 }
 
 /// Rows of a tile of a matrix that is repacked: lookups in 256 rows share the tables of some columns in the first-level
@@ -31,7 +33,7 @@ const TILE_ROWS: usize = 256;
 
 impl Kernel {
     /// All kernels.
-    pub const ALL: [Self; 3] = [Self::I2S, Self::TL1, Self::TL2];
+    pub const ALL: [Self; 4] = [Self::I2S, Self::TL1, Self::TL2, Self::Base3];
 
     /// The name that `--kernel` takes.
     pub fn name(self) -> &'static str {
@@ -39,7 +41,13 @@ impl Kernel {
             Self::I2S => "i2_s",
             Self::TL1 => "tl1",
             Self::TL2 => "tl2",
+            Self::Base3 => "base3",
         }
+    }
+
+    /// False where it only unpacks for another one.
+    pub fn is_native(self, isa: Isa) -> bool {
+        self != Self::Base3 || ternary::multiplies_base3(isa)
     }
 
     /// The kernel of that name.
@@ -53,6 +61,7 @@ impl Kernel {
         match (self, layout) {
             (Self::TL1, Layout::Tl1(_)) | (Self::TL2, Layout::Tl2(_)) => layout,
             (Self::I2S, _) => Layout::I2sP128,
+            (Self::Base3, _) => Layout::Base3,
             (Self::TL1, _) => Layout::tl1(rows, cols, TILE_ROWS),
             (Self::TL2, _) => Layout::tl2(rows, cols, TILE_ROWS),
         }
@@ -65,7 +74,7 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// A kernel for each ternary matrix, in steps of up to [`ternary::FEW_LOOKUPS`] tokens. Longer ones multiply: rows of
+/// A kernel for each ternary matrix, in steps of up to [`ternary::FEW`] tokens. Longer ones multiply: rows of
 /// I2_S as they are, others unpacked on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
@@ -76,6 +85,8 @@ pub enum Kernels {
     All(Kernel),
     /// By (rows, cols); others as they were loaded.
     ByShape(Vec<((usize, usize), Kernel)>),
+    /// The same for all that were loaded as I2_S and can have it; others as I2_S.
+    Preferred(Kernel),
 }
 
 impl Kernels {
@@ -83,6 +94,10 @@ impl Kernels {
         match self {
             Self::AsLoaded => None,
             Self::All(kernel) => Some(*kernel),
+            Self::Preferred(kernel) => {
+                let can = matrix.layout == Layout::I2sP128 && matrix.scales.view().group().is_none();
+                Some(if can { *kernel } else { Kernel::I2S })
+            }
             Self::ByShape(shapes) => {
                 shapes.iter().find(|(shape, _)| *shape == (matrix.rows, matrix.cols)).map(|(_, kernel)| *kernel)
             }
@@ -92,6 +107,17 @@ impl Kernels {
     /// The layout that a matrix is repacked to; `None` where it stays.
     fn target(&self, matrix: &TernaryMatrix) -> Option<Layout> {
         self.of(matrix).map(|kernel| kernel.layout(matrix)).filter(|&layout| layout != matrix.layout)
+    }
+
+    /// A matrix in another layout. One that has no room for its codes stays, unless the layout was asked for.
+    fn repack(&self, matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<Option<TernaryMatrix>> {
+        if matches!(self, Self::All(_)) {
+            return repack(matrix, layout, name).map(Some);
+        }
+        match matrix.repacked(layout) {
+            Err(FormatError::Code { .. }) => Ok(None),
+            repacked => repacked.map(Some).map_err(|e| blame(name, matrix.cols, e)),
+        }
     }
 
     /// Bytes of the ternary weights of a block that a step of one token reads.
@@ -107,7 +133,7 @@ impl Kernels {
     pub fn label(&self) -> Option<String> {
         match self {
             Self::AsLoaded | Self::All(Kernel::I2S) => None,
-            Self::All(kernel) => Some(kernel.to_string()),
+            Self::All(kernel) | Self::Preferred(kernel) => Some(kernel.to_string()),
             Self::ByShape(shapes) => {
                 let mut names: Vec<&str> = shapes.iter().map(|(_, kernel)| kernel.name()).collect();
                 names.sort_unstable();
@@ -134,16 +160,17 @@ impl Repacked {
         let mut layers = Vec::with_capacity(segment.layers.len());
         for layer in segment.layers.clone() {
             let block = &model.weights.blocks[layer];
-            let made: [OnceLock<Result<TernaryMatrix>>; Linear::ALL.len()] = Default::default();
+            let made: [OnceLock<Result<Option<TernaryMatrix>>>; Linear::ALL.len()] = Default::default();
             cpu.pool().run(Linear::ALL.len(), |at| {
                 let role = Linear::ALL[at];
                 let matrix = block.linear(role);
                 if let Some(layout) = kernels.target(matrix) {
                     // Each is set once.
-                    let _ = made[at].set(repack(matrix, layout, &names::linear(layer, role)));
+                    let _ = made[at].set(kernels.repack(matrix, layout, &names::linear(layer, role)));
                 }
             });
-            let made: Vec<_> = made.into_iter().map(|made| made.into_inner().transpose()).collect::<Result<_>>()?;
+            let made = made.into_iter().map(|made| made.into_inner().unwrap_or(Ok(None)));
+            let made: Vec<_> = made.collect::<Result<_>>()?;
             layers.push(made.try_into().unwrap_or_else(|_| unreachable!("one entry for each role")));
             progress(block.ternary_bytes() as u64);
         }
@@ -153,7 +180,7 @@ impl Repacked {
     /// What a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
     pub fn matrix<'a>(&'a self, layer: usize, block: &'a Block, role: Linear, tokens: usize) -> &'a TernaryMatrix {
         match &self.0[layer][role as usize] {
-            Some(matrix) if tokens <= ternary::FEW_LOOKUPS || !matrix.layout.is_lookup() => matrix,
+            Some(matrix) if tokens <= ternary::FEW || matrix.layout == Layout::I2sP128 => matrix,
             _ => block.linear(role),
         }
     }
@@ -162,11 +189,40 @@ impl Repacked {
 /// A matrix in another layout; `name` is its tensor.
 pub(super) fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<TernaryMatrix> {
     if let MatrixScales::PerGroup { size, .. } = matrix.scales
-        && layout.is_lookup()
+        && layout != Layout::I2sP128
     {
         let reason =
-            format!("it has a scale for each {size} columns, and lookups add up whole rows: use --kernel i2_s");
+            format!("it has a scale for each {size} columns, and this kernel adds up whole rows: use --kernel i2_s");
         return Err(Error::unsupported(format!("tensor {name}"), reason));
     }
     matrix.repacked(layout).map_err(|e| blame(name, matrix.cols, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::Bytes;
+
+    #[test]
+    fn a_preferred_kernel_leaves_what_it_has_no_room_for() {
+        let matrix = |codes: u8, layout, scales| TernaryMatrix {
+            rows: 32,
+            cols: 256,
+            codes: Bytes::from(vec![codes; 32 * 64]),
+            layout,
+            scales,
+        };
+        let one = MatrixScales::PerTensor(1.0);
+        let (good, bad) = (matrix(0x55, Layout::I2sP128, one.clone()), matrix(0xFF, Layout::I2sP128, one.clone()));
+        let preferred = Kernels::Preferred(Kernel::Base3);
+        assert_eq!(preferred.target(&good), Some(Layout::Base3));
+        assert_eq!(preferred.repack(&good, Layout::Base3, "w").unwrap().unwrap().layout, Layout::Base3);
+        assert!(preferred.repack(&bad, Layout::Base3, "w").unwrap().is_none());
+        let error = Kernels::All(Kernel::Base3).repack(&bad, Layout::Base3, "blk.0.w").unwrap_err().to_string();
+        assert!(error.contains("blk.0.w") && error.contains("none of them"), "{error}");
+
+        let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
+        assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), None);
+        assert_eq!(preferred.target(&matrix(0x44, Layout::tl1(32, 256, 32), one)), Some(Layout::I2sP128));
+    }
 }

@@ -73,9 +73,11 @@ pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&st
 fn measure_shape(cpu: &Cpu, matrices: &[&(String, &TernaryMatrix)], count: usize) -> Result<Vec<Timing>> {
     let first = matrices[0].1;
     let grouped = matches!(first.scales, MatrixScales::PerGroup { .. });
-    let kernels: &[Kernel] = if grouped { &[Kernel::I2S] } else { &Kernel::ALL };
     let mut forms = Vec::new();
-    for &kernel in kernels {
+    for kernel in Kernel::ALL {
+        if !kernel.is_native(cpu.isa()) || grouped && kernel != Kernel::I2S {
+            continue;
+        }
         let packed = matrices.iter().map(|(name, m)| repack(m, kernel.layout(m), name)).collect::<Result<Vec<_>>>()?;
         forms.push(Form { kernel, packed, decode: Vec::new(), prompt: Vec::new() });
     }
@@ -87,7 +89,7 @@ fn measure_shape(cpu: &Cpu, matrices: &[&(String, &TernaryMatrix)], count: usize
                 form.decode.push(time(cpu, &one, matrix, &mut out[..first.rows]));
             }
             // A prompt meets the rows of the loaded matrix, unless they were repacked to whole codes.
-            let matrix = if form.packed[0].layout.is_lookup() { first } else { &form.packed[0] };
+            let matrix = if form.packed[0].layout == Layout::I2sP128 { &form.packed[0] } else { first };
             form.prompt.push(time(cpu, &prompt, matrix, &mut out));
         }
     }

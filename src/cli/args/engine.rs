@@ -121,6 +121,9 @@ pub enum KernelChoice {
     /// Look up triples of weights; 1.67 bits a weight
     #[value(name = "tl2")]
     TL2,
+    /// Multiply and add, five weights a byte; 1.6 bits a weight. Fast with AVX-512 VBMI only
+    #[value(name = "base3")]
+    Base3,
 }
 
 impl KernelChoice {
@@ -131,6 +134,7 @@ impl KernelChoice {
             Self::I2S => Some(Kernel::I2S),
             Self::TL1 => Some(Kernel::TL1),
             Self::TL2 => Some(Kernel::TL2),
+            Self::Base3 => Some(Kernel::Base3),
         }
     }
 }

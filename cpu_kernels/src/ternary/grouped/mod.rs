@@ -113,7 +113,7 @@ pub(super) fn tile_products(
         (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::products(neon, &tile, out),
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::products(neon, &tile, out),
-        (Layout::Tl1(_) | Layout::Tl2(_), _) => unreachable!("lookups take no groups"),
+        (Layout::Tl1(_) | Layout::Tl2(_) | Layout::Base3, _) => unreachable!("only I2_S has groups"),
     }
 }
 

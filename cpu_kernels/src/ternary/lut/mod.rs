@@ -21,15 +21,15 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, ops::Range};
+use std::ops::Range;
 
 use geometry::Lookup;
 use tables::Tables;
 
-use super::{MAX_PARTS, PREFILL_ROWS, TILE_SUMS, nth, tile_sums, token_tiles};
+use super::{FEW, MAX_PARTS, PREFILL_ROWS, TILE_SUMS, nth, plain_rows, tile_sums, token_tiles};
 use crate::{
     Cpu, Isa,
-    format::{LOOKUP_ROWS, Layout, Scales, TernaryView, unpack_rows},
+    format::{LOOKUP_ROWS, TernaryView},
     isa::Base,
     quantize::QuantizedActs,
     threads::Disjoint,
@@ -37,9 +37,6 @@ use crate::{
 
 /// Tables of the tokens of a step, in [`Cpu`]: grown by the first step that needs more.
 pub(crate) use tables::Scratch;
-
-/// Most tokens that are looked up one by one; more are multiplied by unpacked rows.
-pub const FEW: usize = 4;
 
 /// A matrix in a lookup layout and its output.
 pub(super) struct Work<'a, T> {
@@ -49,9 +46,6 @@ pub(super) struct Work<'a, T> {
 }
 
 /// Computes the sums D - S of all rows and tokens of `works` and hands each to `finish(sum, token, row, work, out)`.
-///
-/// # Panics
-/// If scales are in groups: sums over whole rows are what these kernels give.
 pub(super) fn run<T: Send>(
     cpu: &Cpu,
     acts: &QuantizedActs,
@@ -60,7 +54,6 @@ pub(super) fn run<T: Send>(
 ) {
     let lookups: [Option<Lookup>; MAX_PARTS] = std::array::from_fn(|i| {
         let weights = works[i].as_ref()?.weights;
-        assert!(!matches!(weights.scales, Scales::PerGroup { .. }), "ternary::matmul: lookups with group scales");
         Some(Lookup::new(&weights))
     });
     let few = acts.tokens() <= FEW;
@@ -121,19 +114,12 @@ fn unpacked(
     rows: Range<usize>,
     mut put: impl FnMut(usize, &[i32]),
 ) {
-    thread_local! {
-        static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    PLAIN.with_borrow_mut(|plain| {
-        plain.resize(rows.len() * acts.stride() / 4, 0);
-        unpack_rows(weights.layout, (weights.rows, weights.cols), weights.codes, rows.clone(), plain);
-        let scales = Scales::PerTensor(1.0);
-        let plain = TernaryView { rows: rows.len(), cols: weights.cols, codes: plain, layout: Layout::I2sP128, scales };
+    plain_rows(weights, rows, |plain| {
         let mut sums = [0; TILE_SUMS];
         for tokens in token_tiles(acts.tokens()) {
-            let sums = &mut sums[..tokens.len() * rows.len()];
-            tile_sums(isa, plain, acts, 0..rows.len(), tokens.clone(), sums);
-            tokens.zip(sums.chunks_exact(rows.len())).for_each(|(t, sums)| put(t, sums));
+            let sums = &mut sums[..tokens.len() * plain.rows];
+            tile_sums(isa, plain, acts, 0..plain.rows, tokens.clone(), sums);
+            tokens.zip(sums.chunks_exact(plain.rows)).for_each(|(t, sums)| put(t, sums));
         }
     });
 }
