@@ -282,7 +282,7 @@ fn what_was_read_gives_the_same_bits_elsewhere() {
             let values: Vec<f32> = (0..14 * width).map(|i| rng.f32() * 10.0_f32.powi(-((i / 7 % 9) as i32))).collect();
             let (k, v) = values.split_at(7 * width);
             let mut from = KvCache::new(kv_heads, head_dim, 9, types.0, types.1);
-            from.append(&Cpu::new(crate::Isa::Scalar, 1), 1, k, v);
+            from.append(&Cpu::new(Isa::Scalar, 1), 1, k, v);
             let rows = from.read(1..8);
             // Of another capacity, at other positions.
             let mut to = KvCache::new(kv_heads, head_dim, 12, types.0, types.1);
