@@ -174,6 +174,18 @@ fn the_environment_sets_what_flags_do_not() {
     let stderr = String::from_utf8(model(&["-m", "from-a-flag.gguf"], "from-the-environment.gguf").stderr).unwrap();
     assert!(stderr.contains("from-a-flag.gguf"), "{stderr}");
 
+    // The name of a model in words wins as well, with a text and without.
+    for words in [&["org/not-pulled", "-p", "Once"][..], &["org/not-pulled", "Once"]] {
+        let mut command = program(&[&["run", "-n", "1", "--backend", "cpu"], words].concat());
+        let stderr = command.env("LLAMA_ARG_MODEL", "from-the-environment.gguf").output().unwrap().stderr;
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert!(stderr.contains("org/not-pulled") && !stderr.contains("environment"), "{words:?}: {stderr}");
+    }
+    // Another word is a text for the model of the environment.
+    let mut command = program(&["run", "Once upon", "-n", "1", "--backend", "cpu"]);
+    let output = command.env("LLAMA_ARG_MODEL", "from-the-environment.gguf").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("from-the-environment.gguf"), "{output:?}");
+
     let mut command = program(&["plan", "--json", "--backend", "cpu"]);
     let output = command.env("LLAMA_ARG_CTX_SIZE", "77").env("LLAMA_ARG_BATCH", "5").output().unwrap();
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -324,7 +324,7 @@ fn factors_and_mixed_scales() {
         .tensor(Tensor::i2_s("blk.0.attn_v.weight", &[256, 128], 0.25));
     let loaded = Model::from_gguf(&File::parse(mixed.build().into()).unwrap()).unwrap();
     for role in Linear::ALL {
-        let MatrixScales::PerGroup { size: 128, values } = &loaded.weights.blocks[0].linear(role).scales else {
+        let MatrixScales::PerGroup { size: 128, values } = loaded.weights.blocks[0].linear(role).plain().scales else {
             panic!("{role:?} is not in groups of 128");
         };
         let values: Vec<f32> = values.iter().take(4).map(|value| value.to_f32()).collect();

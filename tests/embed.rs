@@ -18,15 +18,16 @@ use bitnet_gpu::{
         gpu::{GpuBackend, OpenOptions},
     },
     generate::{Pooling, Session, embedding},
-    gguf::{Metadata, TensorSpec, TensorType, Value, Writer},
+    gguf::{File, Metadata, TensorSpec, TensorType, Value, Writer},
     model::{Activation, Family, Model},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
 };
 use cli_support::{run, run_with_input};
 use half::f16;
-use serde_json::Value as Json;
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
-use tiny_vocab::{BOS, BYTE_LEVEL_TOKENS, EOT, byte_level};
+use tiny_vocab::{BOS, BYTE_LEVEL_TOKENS, EOT, byte_level, byte_level_json, gpt2_json};
 
 const EXPECTED: &str = include_str!("data/embedding/expected.json");
 
@@ -135,6 +136,121 @@ fn write(shape: &Shape, path: &Path, change: impl FnOnce(&mut Metadata)) {
         writer.write_tensor(&spec.name, data).unwrap();
     }
     writer.finish().unwrap();
+}
+
+/// The name in a Hugging Face repository of a tensor of the GGUF file.
+fn hf_name(name: &str, is_gemma: bool) -> String {
+    let name = name.strip_suffix(".weight").unwrap();
+    let Some(of_block) = name.strip_prefix("blk.") else {
+        return if name == "token_embd" { "embed_tokens.weight".into() } else { "norm.weight".into() };
+    };
+    let (layer, role) = of_block.split_once('.').unwrap();
+    let projection = |role: &str| match role {
+        "attn_output" => "self_attn.o_proj".to_owned(),
+        _ => match role.split_once('_').unwrap() {
+            ("attn", letter) => format!("self_attn.{letter}_proj"),
+            (_, kind) => format!("mlp.{kind}_proj"),
+        },
+    };
+    let role = match role {
+        "attn_norm" => "input_layernorm".to_owned(),
+        "ffn_norm" if is_gemma => "pre_feedforward_layernorm".to_owned(),
+        "ffn_norm" | "post_attention_norm" => "post_attention_layernorm".to_owned(),
+        "post_ffw_norm" => "post_feedforward_layernorm".to_owned(),
+        "attn_q_norm" => "self_attn.q_norm".to_owned(),
+        "attn_k_norm" => "self_attn.k_norm".to_owned(),
+        _ => match role.strip_suffix("_norm_in") {
+            Some(role) => format!("{}.norm", projection(role)),
+            None => projection(role),
+        },
+    };
+    format!("layers.{layer}.{role}.weight")
+}
+
+/// The same model as a repository: real-valued weights, the class and the files that such ones have.
+fn write_repository(shape: &Shape, gguf: &Path, dir: &Path) {
+    let &Shape { arch, dim, ffn, heads, kv_heads, head_dim, theta } = shape;
+    let is_gemma = arch == "gemma3";
+    fs::create_dir_all(dir.join("1_Pooling")).unwrap();
+    let put = |name: &str, json: Json| fs::write(dir.join(name), json.to_string()).unwrap();
+    let mut config = json!({
+        "architectures": ["BitNetEmbeddingModel"], "model_type": if is_gemma { "gemma3_text" } else { "qwen3" },
+        "vocab_size": BYTE_LEVEL_TOKENS, "hidden_size": dim, "intermediate_size": ffn, "num_hidden_layers": LAYERS,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "rope_theta": theta,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "hidden_act": "silu",
+    });
+    if is_gemma {
+        config["hidden_activation"] = json!("gelu_pytorch_tanh");
+        config["query_pre_attn_scalar"] = json!(head_dim);
+        config["layer_types"] = json!(["sliding_attention", "full_attention"]);
+        config["sliding_window"] = json!(512);
+    }
+    put("config.json", config);
+    // Qwen's names the end of an answer, and the converter knows the end of a text.
+    let end = if is_gemma { "<|eot_id|>" } else { "<|endoftext|>" };
+    let tokenizer = byte_level_json(gpt2_json()).to_string().replace("<|eot_id|>", end);
+    fs::write(dir.join("tokenizer.json"), tokenizer).unwrap();
+    let (named, added) = if is_gemma { (end, true) } else { ("<|begin_of_text|>", false) };
+    put("tokenizer_config.json", json!({"eos_token": named, "add_eos_token": added, "add_bos_token": false}));
+    put("modules.json", json!([{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]));
+    put("1_Pooling/config.json", json!({"pooling_mode_mean_tokens": false, "pooling_mode_lasttoken": true}));
+
+    let file = File::open(gguf).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .iter()
+        .map(|info| {
+            let name = hf_name(&info.name, is_gemma);
+            let dims: Vec<usize> = info.dims.iter().rev().map(|&size| size as usize).collect();
+            let halves = || file.data(info).chunks(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+            let values: Vec<f32> = match info.ty {
+                TensorType::I2_S => {
+                    let count = dims.iter().product();
+                    numbers(&info.name).take(count).map(|n| ((n % 3) as f32 - 1.0) * SCALE).collect()
+                }
+                // Gemma's own norms are stored less one.
+                _ if is_gemma && dims.len() == 1 && !info.name.contains("_norm_in") => {
+                    let stored: Vec<f32> = halves();
+                    stored.iter().map(|value| value - 1.0).collect()
+                }
+                _ => halves(),
+            };
+            (name, dims, values.into_iter().flat_map(f32::to_le_bytes).collect())
+        })
+        .collect();
+    let views =
+        tensors.iter().map(|(name, dims, data)| (name, TensorView::new(Dtype::F32, dims.clone(), data).unwrap()));
+    fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn a_repository_gives_the_vectors_of_the_file_made_of_it() {
+    let case = Case::new();
+    for shape in &SHAPES {
+        let (gguf, dir) = (case.path(shape), case.file(&format!("{}-repository", shape.arch)));
+        write_repository(shape, gguf.as_ref(), dir.as_ref());
+        let out = case.file(&format!("{}-converted.gguf", shape.arch));
+        let converted = run(&["convert", &dir, "-o", &out, "--head", "keep"]);
+        assert_eq!(converted.code, Some(0), "{converted:?}");
+        assert_eq!(converted.stdout.contains("look back 512 tokens"), shape.arch == "gemma3", "{converted:?}");
+        let embed = |model: &str| {
+            let json = run(&["embed", "-m", model, "-p", "hello hell", "--backend", "cpu"]).json();
+            (json["pooling"].clone(), json["embeddings"].clone())
+        };
+        let expected = embed(&gguf);
+        assert_eq!(expected.1[0]["tokens"], 4, "hello, a space, hell and the token that ends a text");
+        assert_eq!(embed(&dir), expected, "{}, from its directory", shape.arch);
+        assert_eq!(embed(&out), expected, "{}, converted", shape.arch);
+    }
+
+    let dir = case.file("qwen3-repository");
+    let pooling = Path::new(&dir).join("1_Pooling/config.json");
+    fs::write(&pooling, r#"{"pooling_mode_cls_token": true}"#).unwrap();
+    let refused = run(&["embed", "-m", &dir, "-p", "hello"]);
+    assert!(refused.one_line_error(1).contains("pooling_mode_cls_token"), "{refused:?}");
+    fs::write(Path::new(&dir).join("modules.json"), r#"[{"type": "Pooling", "path": "../elsewhere"}]"#).unwrap();
+    let refused = run(&["embed", "-m", &dir, "-p", "hello"]);
+    assert!(refused.one_line_error(1).contains("path of the pooling module"), "{refused:?}");
 }
 
 struct Case {

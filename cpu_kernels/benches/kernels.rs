@@ -126,27 +126,28 @@ fn lookup_cases(isa: Isa, codes: &'static [u8]) -> Vec<Case> {
     cases
 }
 
-/// As [`ternary_case`], with a scale for every `size` columns; its work is counted in the same units.
+/// As [`ternary_case`], with a scale for every `size` columns; its work is counted in the same units: scales are not.
 fn grouped_case(isa: Isa, size: usize, tokens: usize, rows: usize, cols: usize, codes: &'static [u8]) -> Case {
-    let bytes = ternary_bytes(Layout::I2sP128, rows, cols);
+    let bytes = ternary_bytes(Layout::I2sR16, rows, cols);
     let groups = cols / size;
     let one = ternary_case(isa, "", Layout::I2sP128, (tokens, rows, cols), codes);
     let mut acts = QuantizedActs::with_group(tokens, cols, Some(size));
     acts.set_raw(cols, &Rng::new(1).i8s(tokens * cols), &vec![0.01; tokens * groups]);
     let scales: &'static [f16] = vec![f16::from_f32(0.37); codes.len() * 4 / size].leak();
+    let groups_of = move |rows: usize| rows.next_multiple_of(16) * groups;
     let view = move |rows: usize, codes, scales: &'static [f16]| {
-        let scales = Scales::PerGroup { size, values: &scales[..rows * groups] };
-        TernaryView::new(rows, cols, codes, Layout::I2sP128, scales).expect("sizes")
+        let scales = Scales::PerGroup { size, values: &scales[..groups_of(rows)] };
+        TernaryView::new(rows, cols, codes, Layout::I2sR16, scales).expect("sizes")
     };
     let check = 40.min(rows);
     let mut products = [vec![0.0; tokens * check], vec![0.0; tokens * check]];
     for (isa, out) in [Isa::Scalar, isa].into_iter().zip(&mut products) {
-        let weights = view(check, &codes[..bytes / rows * check], scales);
+        let weights = view(check, &codes[..ternary_bytes(Layout::I2sR16, check, cols)], scales);
         ternary::matmul(&Cpu::new(isa, 1), &acts, &mut [ternary::Part { weights, out, add: false }]);
     }
     assert_eq!(products[0], products[1], "groups of {size}, {isa}");
     let mut out = vec![0.0; tokens * rows];
-    let mut stretches = codes.chunks_exact(bytes).zip(scales.chunks_exact(rows * groups)).cycle();
+    let mut stretches = codes.chunks_exact(bytes).zip(scales.chunks_exact(groups_of(rows))).cycle();
     let mut stretch = (&codes[..bytes], scales);
     let cold_mark = if tokens == 1 { ", cold" } else { "" };
     Case {
@@ -272,7 +273,7 @@ fn cases(filter: &str) -> Vec<Case> {
         }
         for size in GROUP_SIZES {
             for (tokens, rows, cols) in
-                [(1, COLD_BYTES / (COLS / 4), COLS), (4, 2560, COLS), (16, 1280, COLS), (128, 320, COLS)]
+                [(1, COLD_BYTES / (COLS / 4) / 16 * 16, COLS), (4, 2560, COLS), (16, 1280, COLS), (128, 320, COLS)]
             {
                 cases.push(grouped_case(isa, size, tokens, rows, cols, cold));
             }

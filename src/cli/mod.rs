@@ -63,7 +63,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
 
 use self::args::{Cli, Command};
 use crate::{
@@ -75,8 +75,9 @@ use crate::{
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(print_panic));
     let argv = argv::rewrite(env::args_os(), &Cli::command());
-    let cli = match Cli::try_parse_from(argv) {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches_from(argv);
+    let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
+        Ok(parsed) => parsed,
         // Help and --version come this way too, with exit code 0.
         Err(answer) => {
             let _ = answer.print();
@@ -84,7 +85,7 @@ pub fn main() -> ExitCode {
         }
     };
     init_log(cli.verbose);
-    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, cli.verbose > 0))) {
+    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, &matches, cli.verbose > 0))) {
         Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -97,9 +98,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(mut command: Command, verbose: bool) -> Result<()> {
+fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result<()> {
     if let Command::Run(args) = &mut command {
-        args.settle()?;
+        let source = matches.subcommand().and_then(|(_, of_run)| of_run.value_source("model"));
+        args.settle(source == Some(ValueSource::EnvVariable))?;
     }
     match &command {
         Command::Run(args) => run::run(args, verbose),

@@ -133,10 +133,11 @@ impl TernaryMatrix {
                 packed.into()
             }
         };
-        Ok(Self { codes, layout: to, scales: self.scales.clone(), ..*self })
+        let scales = self.scales.reordered(rows, cols, self.layout, to);
+        Ok(Self { rows, cols, codes, layout: to, scales })
     }
 
-    /// As [`Layout::I2sP128`], which every backend reads.
+    /// As [`Layout::I2sP128`], which the GPU reads.
     pub fn plain(&self) -> Self {
         self.repacked(Layout::I2sP128).expect("it has room for all codes")
     }

@@ -1,10 +1,12 @@
-//! The layouts that table lookups read: TL1 and TL2 as files have them, without the trailer, for any shape.
+//! The layouts that table lookups read: TL1 and TL2 as files have them, without the trailer, for any shape; and the
+//! ways from one layout to another.
 
 use std::ops::Range;
 
 use super::{
     FormatError, Layout, Tile, base3,
     dialect::{self, tl2::MIN_COLS},
+    rows16,
     ternary::code_at,
     ternary_bytes,
 };
@@ -25,7 +27,7 @@ impl Layout {
     /// True for the layouts whose products are looked up.
     pub fn is_lookup(self) -> bool {
         match self {
-            Self::I2sP128 | Self::Base3 => false,
+            Self::I2sP128 | Self::I2sR16 | Self::Base3 => false,
             Self::Tl1(_) | Self::Tl2(_) => true,
         }
     }
@@ -79,6 +81,7 @@ pub fn repack_into(packed: &[u8], rows: usize, cols: usize, to: Layout, out: &mu
     assert_eq!(out.len(), ternary_bytes(to, rows, cols), "bytes of a {rows} x {cols} matrix as {to:?}");
     match to {
         Layout::I2sP128 => out.copy_from_slice(packed),
+        Layout::I2sR16 => rows16::interleave(packed, ternary_bytes(Layout::I2sP128, 1, cols), out),
         Layout::Tl1(_) | Layout::Tl2(_) => return dialect::write_lookup(to, (rows, cols), packed, out),
         Layout::Base3 if out.is_empty() => {}
         Layout::Base3 => {
@@ -112,7 +115,7 @@ pub fn only_indices(layout: Layout, rows: usize, cols: usize, packed: &[u8]) -> 
 }
 
 /// Unpacks the rows `range` of a matrix to [`Layout::I2sP128`]; the range begins at a multiple of [`LOOKUP_ROWS`]
-/// where rows interleave. What is no code means a weight of 0.
+/// where rows interleave for lookups. What is no code means a weight of 0.
 ///
 /// # Panics
 /// If `packed` has not the bytes of such a matrix, or `out` not those of its rows.
@@ -123,6 +126,7 @@ pub fn unpack_rows(layout: Layout, (rows, cols): (usize, usize), packed: &[u8], 
     assert_eq!(out.len(), range.len() * row_bytes, "bytes of {} rows of {cols} columns", range.len());
     match layout {
         Layout::I2sP128 => out.copy_from_slice(&packed[range.start * row_bytes..range.end * row_bytes]),
+        Layout::I2sR16 => rows16::part(packed, row_bytes, range, out),
         Layout::Tl1(_) | Layout::Tl2(_) => {
             assert!(range.start.is_multiple_of(LOOKUP_ROWS), "rows {range:?} in steps of {LOOKUP_ROWS}");
             dialect::read_lookup(layout, (rows, cols), packed, range, out);

@@ -11,6 +11,8 @@ pub mod dialect;
 
 pub mod lookup;
 
+pub(crate) mod rows16;
+
 pub mod scales;
 
 pub mod ternary;
@@ -21,6 +23,7 @@ pub use base3::{BASE3_BLOCK_BYTES, BASE3_RUN};
 pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
 pub use lookup::{LOOKUP_ROWS, only_indices, repack, repack_into, unpack_rows};
+pub use rows16::PANEL_ROWS;
 pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
@@ -41,6 +44,18 @@ pub enum Layout {
     ///
     /// Code 3 is never written; where a file has it, it means +2, and every kernel computes so.
     I2sP128,
+    /// The same bytes with 16 rows side by side, so that a vector instruction meets as many rows: 4 bytes of row 0, the
+    /// same 4 of row 1, and so on.
+    ///
+    /// ```text
+    /// bytes 0 .. 63      row 0, bytes 0 .. 3   row 1, bytes 0 .. 3   ..   row 15, bytes 0 .. 3
+    /// bytes 64 .. 127    row 0, bytes 4 .. 7   row 1, bytes 4 .. 7   ..   row 15, bytes 4 .. 7
+    ///  ..
+    /// ```
+    ///
+    /// Rows that the last 16 lack hold code 1. The kernels of group scales read it: the sums of a group of 16 rows come
+    /// out side by side, and are scaled together.
+    I2sR16,
     /// Pairs of columns as 4-bit indices of lookup tables, in tiles with `lanes` = 32; see `tl1.rs` of [`dialect`].
     /// The matrix is padded as [`lookup::lookup_shape`] says. What is no index means weights of 0.
     Tl1(Tile),
@@ -72,7 +87,7 @@ pub enum Scales<'a> {
     PerGroup {
         /// One of [`GROUP_SIZES`].
         size: usize,
-        /// (rows, cols / size)
+        /// (rows, cols / size), or for [`Layout::I2sR16`] (rows / 16 rounded up, cols / size, 16)
         values: &'a [f16],
     },
 }
@@ -140,19 +155,20 @@ impl<'a> TernaryView<'a> {
                 if !GROUP_SIZES.contains(&size) || !cols.is_multiple_of(size) {
                     return Err(FormatError::Groups { cols, size });
                 }
+                let rows = if layout == Layout::I2sR16 { rows.next_multiple_of(PANEL_ROWS) } else { rows };
                 (rows.saturating_mul(cols / size), values.len())
             }
         };
         if found == expected { Ok(()) } else { Err(FormatError::Scales { rows, cols, expected, found }) }
     }
 
-    /// Bytes from one row to the next.
+    /// Bytes from one row to the next, or 1/16 of those of 16 rows side by side.
     ///
     /// # Panics
-    /// If the layout interleaves rows.
+    /// If the layout is one of lookups, which interleave rows otherwise.
     pub fn row_bytes(&self) -> usize {
         match self.layout {
-            Layout::I2sP128 => padded_cols(self.cols) / 4,
+            Layout::I2sP128 | Layout::I2sR16 => padded_cols(self.cols) / 4,
             Layout::Base3 => base3::row_bytes(self.cols),
             Layout::Tl1(_) | Layout::Tl2(_) => panic!("rows of {:?} interleave", self.layout),
         }

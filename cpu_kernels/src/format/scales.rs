@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use half::f16;
 
-use super::{Layout, Scales, ternary::code_at, ternary_bytes};
+use super::{Layout, Scales, rows16, ternary::code_at, ternary_bytes};
 
 /// The scales of a ternary matrix (rows, cols), shared when cloned: see [`Scales`]. Equal means equal bits.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub enum MatrixScales {
     PerGroup {
         /// Columns of a group; divides cols.
         size: usize,
-        /// (rows, cols / size)
+        /// (rows, cols / size), or in the order of the layout that a matrix has: see [`Scales::PerGroup`].
         values: Arc<[f16]>,
     },
 }
@@ -96,6 +96,24 @@ impl MatrixScales {
             Self::PerRow(values) => size_of_val(&values[..]),
             Self::PerGroup { values, .. } => size_of_val(&values[..]),
         }
+    }
+
+    /// Those of a (rows, cols) matrix in the order that another layout has them in.
+    ///
+    /// # Panics
+    /// If their number is not that of such a matrix.
+    pub fn reordered(&self, rows: usize, cols: usize, from: Layout, to: Layout) -> Self {
+        let (Self::PerGroup { size, values }, true) = (self, (from == Layout::I2sR16) != (to == Layout::I2sR16)) else {
+            return self.clone();
+        };
+        let groups = cols / size;
+        let values = if to == Layout::I2sR16 {
+            assert_eq!(values.len(), rows * groups, "scales of {rows} rows of {groups} groups");
+            rows16::interleave_scales(values, groups)
+        } else {
+            rows16::separate_scales(values, rows, groups)
+        };
+        Self::PerGroup { size: *size, values: values.into() }
     }
 
     /// The one scale that all are, to the bit; `None` where they differ or there are none.
@@ -249,6 +267,21 @@ mod tests {
         let zeros = pack(Layout::I2sP128, 2, 64, &[1; 128]);
         assert_eq!(MatrixScales::PerRow([0.0, 3.0].into()).one_for(2, 64, &zeros), Some(3.0));
         assert_eq!(MatrixScales::PerRow([0.0, 0.0].into()).one_for(2, 64, &zeros), Some(0.0));
+    }
+
+    #[test]
+    fn scales_follow_their_rows_side_by_side() {
+        // Row 17 of 18 is the second of the second 16.
+        let values: Vec<f32> = (0..18 * 2).map(|i| i as f32).collect();
+        let plain = groups(64, &values);
+        let aside = plain.reordered(18, 128, Layout::I2sP128, Layout::I2sR16);
+        let MatrixScales::PerGroup { size: 64, values } = &aside else { panic!("other scales: {aside:?}") };
+        assert_eq!(values.len(), 2 * 2 * 16);
+        assert_eq!(values[2 * 16 + 1].to_f32(), 34.0);
+        assert_eq!(values[3 * 16 + 1].to_f32(), 35.0);
+        assert_eq!(values[3 * 16 + 2].to_f32(), 0.0);
+        assert_eq!(aside.reordered(18, 128, Layout::I2sR16, Layout::I2sP128), plain);
+        assert_eq!(aside.reordered(18, 128, Layout::I2sR16, Layout::I2sR16), aside);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Packing and unpacking ternary codes, one at a time: the definition of [`Layout`] as code.
 
-use super::{Layout, base3, dialect, lookup};
+use super::{Layout, base3, dialect, lookup, rows16};
 
 /// Columns of one I2_S block.
 pub const I2S_BLOCK: usize = 128;
@@ -12,7 +12,7 @@ pub const I2S_BLOCK_BYTES: usize = I2S_BLOCK / 4;
 pub const MAX_COLS: usize = 1 << 20;
 
 /// Code of the value 0, which fills the columns past the end of a row.
-const ZERO: u8 = 1;
+pub(super) const ZERO: u8 = 1;
 
 /// Columns of a packed row: `cols` rounded up to a multiple of [`I2S_BLOCK`].
 pub fn padded_cols(cols: usize) -> usize {
@@ -24,13 +24,14 @@ pub fn padded_cols(cols: usize) -> usize {
 pub fn ternary_bytes(layout: Layout, rows: usize, cols: usize) -> usize {
     match layout {
         Layout::I2sP128 => cols.div_ceil(I2S_BLOCK).saturating_mul(I2S_BLOCK_BYTES).saturating_mul(rows),
+        Layout::I2sR16 => rows16::bytes(rows, cols),
         Layout::Base3 => base3::row_bytes(cols).saturating_mul(rows),
         Layout::Tl1(_) | Layout::Tl2(_) => dialect::lookup_bytes(layout, rows, cols).unwrap_or(usize::MAX),
     }
 }
 
 /// Byte and shift of a column within its row, packed as [`Layout::I2sP128`].
-fn place(col: usize) -> (usize, u32) {
+pub(crate) fn place(col: usize) -> (usize, u32) {
     let (block, c) = (col / I2S_BLOCK, col % I2S_BLOCK);
     (block * I2S_BLOCK_BYTES + c % 32, 6 - 2 * (c / 32) as u32)
 }

@@ -84,7 +84,7 @@ fn pass<const N: usize, const C: usize, const U: usize>(
 /// same: with four sums by 64, 16, 4 and 1, with two by 4 and 1, with one not at all.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn unpack<const C: usize>(block: __m256i) -> [__m256i; 4] {
+pub fn unpack<const C: usize>(block: __m256i) -> [__m256i; 4] {
     let masked = |x, mask: u8| _mm256_and_si256(x, _mm256_set1_epi8(mask as i8));
     match C {
         4 => [masked(block, 0xC0), masked(block, 0x30), masked(block, 0x0C), masked(block, 0x03)],
@@ -99,7 +99,7 @@ fn unpack<const C: usize>(block: __m256i) -> [__m256i; 4] {
 /// The sums of a token as one: undoes the factors of [`unpack`], of which each lane is a multiple.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn total<const C: usize>(lanes: [__m256i; C]) -> __m256i {
+pub fn total<const C: usize>(lanes: [__m256i; C]) -> __m256i {
     let mut total = _mm256_setzero_si256();
     for c in 0..C {
         let bits = 2 * (C - 1 - c) as i32;

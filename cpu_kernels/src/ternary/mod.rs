@@ -37,7 +37,7 @@ pub use tiling::Tiling;
 
 use crate::{
     Cpu, Isa,
-    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, Scales, TernaryView, ternary_bytes, unpack_rows},
+    format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, PANEL_ROWS, Scales, TernaryView, ternary_bytes, unpack_rows},
     quantize::QuantizedActs,
     threads::Disjoint,
 };
@@ -69,6 +69,12 @@ const SOME_SUMS: usize = FEW_SUMS * SMALL_BATCH;
 /// Rows of a panel twice: what a tile has a multiple of.
 const PREFILL_ROWS: usize = 32;
 
+/// Four columns of each of a block's quarters of 16 rows side by side.
+const LINE: usize = 4 * PANEL_ROWS;
+
+/// Lines of a block of 16 rows.
+const LINES: usize = I2S_BLOCK_BYTES / 4;
+
 /// Most tokens that other layouts than I2_S have kernels for: they are looked up one by one, or share five unpacked
 /// weights in registers. More meet rows unpacked to I2_S.
 pub const FEW: usize = 4;
@@ -79,7 +85,7 @@ const SMALL_BATCH: usize = 8;
 /// Some rows of a matrix and some tokens: what a kernel multiplies.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
-    /// (rows, blocks) packed as [`Layout::I2sP128`]
+    /// (rows, blocks) packed as [`Layout::I2sP128`], or for group scales as [`Layout::I2sR16`]
     codes: &'a [u8],
     rows: usize,
     /// (tokens, stride), zero where a row's last block is padding
@@ -92,8 +98,9 @@ struct Tile<'a> {
 impl<'a> Tile<'a> {
     fn new(weights: &TernaryView<'a>, acts: &'a QuantizedActs, rows: Range<usize>, tokens: Range<usize>) -> Self {
         let (row_bytes, stride) = (weights.row_bytes(), acts.stride());
+        let end = if weights.layout == Layout::I2sR16 { rows.end.next_multiple_of(PANEL_ROWS) } else { rows.end };
         Self {
-            codes: &weights.codes[rows.start * row_bytes..rows.end * row_bytes],
+            codes: &weights.codes[rows.start * row_bytes..end * row_bytes],
             rows: rows.len(),
             values: &acts.all_values()[tokens.start * stride..tokens.end * stride],
             tokens: tokens.len(),
@@ -104,6 +111,11 @@ impl<'a> Tile<'a> {
     /// The blocks of a row.
     fn row(&self, row: usize) -> &'a [[u8; I2S_BLOCK_BYTES]] {
         self.codes[row * self.stride / 4..][..self.stride / 4].as_chunks().0
+    }
+
+    /// The blocks of 16 rows side by side, from a multiple of 16 on: see [`Layout::I2sR16`].
+    fn panel(&self, row: usize) -> &'a [[[u8; LINE]; LINES]] {
+        self.codes[row * self.stride / 4..][..PANEL_ROWS * self.stride / 4].as_chunks().0.as_chunks().0
     }
 
     /// The values of a token, by blocks.
@@ -267,7 +279,12 @@ fn check(acts: &QuantizedActs, weights: &TernaryView, outputs: usize) {
     assert_eq!(codes.len(), ternary_bytes(layout, rows, cols), "ternary::matmul: bytes of {rows} x {cols} codes");
     let group = weights.scales.group();
     assert_eq!(group, acts.group(), "ternary::matmul: groups of the matrix and of the activations");
-    assert!(group.is_none() || layout == Layout::I2sP128, "ternary::matmul: {layout:?} with group scales");
+    let has_kernel = match layout {
+        Layout::I2sP128 => true,
+        Layout::I2sR16 => group.is_some(),
+        Layout::Tl1(_) | Layout::Tl2(_) | Layout::Base3 => group.is_none(),
+    };
+    assert!(has_kernel, "ternary::matmul: {layout:?} with scales in groups of {group:?}");
     if let Err(error) = weights.check() {
         panic!("ternary::matmul: {error}");
     }
@@ -362,6 +379,7 @@ fn tile_sums(
         (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::sums(neon, tile, sums),
+        (Layout::I2sR16, _) => unreachable!("rows side by side have group scales"),
         (Layout::Tl1(_) | Layout::Tl2(_) | Layout::Base3, _) => unreachable!("they have kernels of their own"),
     }
 }

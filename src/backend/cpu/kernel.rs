@@ -55,11 +55,12 @@ impl Kernel {
         Self::ALL.into_iter().find(|kernel| kernel.name() == name)
     }
 
-    /// The layout it reads a matrix in; the one that the matrix has, if it can.
+    /// The layout it reads a matrix in; the one that the matrix has, if it can. Group scales have one of their own.
     pub(super) fn layout(self, matrix: &TernaryMatrix) -> Layout {
         let TernaryMatrix { rows, cols, layout, .. } = *matrix;
         match (self, layout) {
             (Self::TL1, Layout::Tl1(_)) | (Self::TL2, Layout::Tl2(_)) => layout,
+            (Self::I2S, _) if matrix.scales.view().group().is_some() => Layout::I2sR16,
             (Self::I2S, _) => Layout::I2sP128,
             (Self::Base3, _) => Layout::Base3,
             (Self::TL1, _) => Layout::tl1(rows, cols, TILE_ROWS),
@@ -92,7 +93,8 @@ pub enum Kernels {
 impl Kernels {
     fn of(&self, matrix: &TernaryMatrix) -> Option<Kernel> {
         match self {
-            Self::AsLoaded => None,
+            // A model that was not loaded from a file may have groups in another layout.
+            Self::AsLoaded => matrix.scales.view().group().map(|_| Kernel::I2S),
             Self::All(kernel) => Some(*kernel),
             Self::Preferred(kernel) => {
                 let can = matrix.layout == Layout::I2sP128 && matrix.scales.view().group().is_none();
@@ -222,7 +224,7 @@ mod tests {
         assert!(error.contains("blk.0.w") && error.contains("none of them"), "{error}");
 
         let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
-        assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), None);
+        assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), Some(Layout::I2sR16));
         assert_eq!(preferred.target(&matrix(0x44, Layout::tl1(32, 256, 32), one)), Some(Layout::I2sP128));
     }
 }

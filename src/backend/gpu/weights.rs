@@ -284,8 +284,7 @@ impl Weights {
                 uploader.write(&group.region, &codes)?;
                 plain.iter().for_each(|matrix| matrix.codes.release());
                 if let GroupScales::Stored { region, .. } = &group.scales {
-                    let scales: Vec<u8> =
-                        group.parts.iter().flat_map(|part| stored_scales(block.linear(part.weight))).collect();
+                    let scales: Vec<u8> = plain.iter().flat_map(stored_scales).collect();
                     uploader.write(region, &[&scales])?;
                 }
             }

@@ -73,17 +73,19 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Puts the words where their flags are: `run org/name`, `run org/name TEXT` and `run TEXT`.
+    /// Puts the words where their flags are: `run org/name`, `run org/name TEXT` and `run TEXT`. A word wins over a
+    /// model that the environment names, as a flag does.
     ///
     /// # Errors
     /// If there is a word too many.
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn settle(&mut self, model_of_environment: bool) -> Result<()> {
         let mut words = std::mem::take(&mut self.words);
+        let flag_given = self.model.model.is_some() && !model_of_environment;
         // A text is not written like the name of a model, and where it is, -p says that it is a text.
-        let named = words.first().is_some_and(|word| self.model.model.is_none() && is_model(word));
+        let named = words.first().is_some_and(|word| !flag_given && is_model(word));
         if named || words.len() > 1 {
             let word = words.remove(0);
-            if self.model.model.is_some() {
+            if flag_given {
                 return Err(Error::Usage(format!("{word:?} is one word too many: -m names the MODEL already")));
             }
             self.model.model = Some(PathBuf::from(word));

@@ -31,13 +31,15 @@ pub(crate) struct SourceConfig {
     pub scale_reading: Option<ScaleReading>,
     /// The model was trained to be rounded to ternary, so real-valued matrices may be.
     pub masters_are_ternary: bool,
+    /// Tokens that some layers look back in training; they look at all.
+    pub window: Option<usize>,
 }
 
 /// Reads and checks `config.json`.
 pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
     let top = Object::top(json)?;
     let (arch, family) = architecture(&top)?;
-    refuse_unsupported(&top)?;
+    refuse_unsupported(&top, family)?;
 
     let heads = top.count("num_attention_heads")?;
     let dim = top.count("hidden_size")?;
@@ -56,6 +58,12 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
     };
     if head_dim % 2 != 0 {
         return Err(Error::malformed("head dimension", "an even number, as RoPE turns pairs", head_dim));
+    }
+    if let Some(scalar) = top.float("query_pre_attn_scalar")?
+        && scalar != head_dim as f64
+    {
+        let reason = format!("scores are divided by the root of the head dimension, {head_dim}");
+        return Err(Error::unsupported(format!("{} = {scalar}", top.key("query_pre_attn_scalar")), reason));
     }
     let layers = top.count("num_hidden_layers")?;
     if layers > MAX_LAYERS {
@@ -86,7 +94,8 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         tied: top.bool("tie_word_embeddings")?,
         rope_factors,
         scale_reading,
-        masters_are_ternary: family == Family::BitNet || scale_reading.is_some(),
+        masters_are_ternary: family == Family::BitNet || family.has_input_norms() || scale_reading.is_some(),
+        window: window(&top, family)?,
     })
 }
 
@@ -100,27 +109,54 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
         Some(&class) => class,
         None => top.str("model_type")?.ok_or_else(|| Error::missing(top.key("architectures"), "the model's graph"))?,
     };
+    let with_input_norms = |kind: &str| match kind {
+        "Qwen3Model" | "qwen3" => Some(("qwen3", Family::Qwen3)),
+        "Gemma3ForCausalLM" | "Gemma3TextModel" | "gemma3_text" => Some(("gemma3", Family::Gemma3InputNorms)),
+        _ => None,
+    };
     match found {
         "BitNetForCausalLM" | "bitnet" => Ok(("bitnet-b1.58", Family::BitNet)),
         "BitnetForCausalLM" => Ok(("bitnet", Family::BitNet)),
         "LlamaForCausalLM" | "llama" => Ok(("llama", Family::Llama)),
-        "Qwen3ForCausalLM" | "qwen3" => Ok(("qwen3", Family::Qwen3)),
-        other => Err(Error::unsupported(
-            format!("architecture {}", shown(other)),
-            "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM are",
-        )),
+        "Qwen3ForCausalLM" => Ok(("qwen3", Family::Qwen3)),
+        // Models made for embeddings go by `model_type` in bitnet.cpp's `convert-bitnet-embedding-to-gguf.py`: their
+        // class is one of their own.
+        other => {
+            let known = with_input_norms(other).or(top.str("model_type")?.and_then(with_input_norms));
+            known.ok_or_else(|| {
+                Error::unsupported(
+                    format!("architecture {}", shown(other)),
+                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM are",
+                )
+            })
+        }
     }
 }
 
+/// The attention window of Gemma 3's local layers. The files that bitnet.cpp's converter writes say nothing of it, and
+/// its graph has full attention everywhere; so has this one.
+fn window(top: &Object, family: Family) -> Result<Option<usize>> {
+    let kinds = top.strings("layer_types")?;
+    let is_local = kinds.is_empty() || kinds.contains(&"sliding_attention");
+    if family == Family::Gemma3InputNorms && is_local { top.optional_count("sliding_window") } else { Ok(None) }
+}
+
 /// Settings that change the graph in ways no op list has.
-fn refuse_unsupported(top: &Object) -> Result<()> {
+fn refuse_unsupported(top: &Object, family: Family) -> Result<()> {
     for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
         if top.bool(key)? == Some(true) {
             return Err(Error::unsupported(format!("{} = true", top.key(key)), "no ternary model is known to use it"));
         }
     }
-    if top.strings("layer_types")?.iter().any(|&kind| kind != "full_attention") {
+    let known =
+        |kind: &str| kind == "full_attention" || family == Family::Gemma3InputNorms && kind == "sliding_attention";
+    if top.strings("layer_types")?.iter().any(|kind| !known(kind)) {
         return Err(Error::unsupported(top.key("layer_types"), "only full attention in every layer is"));
+    }
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if top.float(key)?.is_some() {
+            return Err(Error::unsupported(top.key(key), "no ternary model is known to use it"));
+        }
     }
     if let Some(share) = top.float("partial_rotary_factor")?
         && share != 1.0
@@ -146,6 +182,12 @@ fn name(top: &Object) -> Result<String> {
 }
 
 fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
+    if family == Family::Gemma3InputNorms {
+        return match top.str("hidden_activation")?.unwrap_or("gelu_pytorch_tanh") {
+            "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            other => Err(Error::malformed(top.key("hidden_activation"), "gelu_pytorch_tanh", shown(other))),
+        };
+    }
     let default = if arch == "bitnet-b1.58" { "relu2" } else { "silu" };
     match (top.str("hidden_act")?.unwrap_or(default), family) {
         ("relu2", Family::BitNet) => Ok(Activation::Relu2),

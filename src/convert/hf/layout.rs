@@ -21,7 +21,11 @@ pub(super) enum Content<'a> {
     /// A table of real numbers; (rows, cols).
     Table(&'a Tensor),
     /// A norm, written as F32.
-    Norm(&'a Tensor),
+    Norm {
+        weight: &'a Tensor,
+        /// What is added to each number.
+        offset: f32,
+    },
     /// Numbers computed from the configuration, written as F32.
     Computed(Vec<f32>),
     /// A projection, written in a ternary type.
@@ -128,6 +132,10 @@ impl<'a> Builder<'a> {
     /// The output head. A tied one is not written: the reader takes the embedding table.
     fn head(&mut self, config: &SourceConfig) -> Result<()> {
         let present = self.find(names::OUTPUT).is_some();
+        if config.model.family.has_input_norms() {
+            // Made for embeddings: nothing reads it.
+            return Ok(());
+        }
         match (config.tied, present) {
             (Some(true), true) => {
                 let head = names::OUTPUT;
@@ -143,12 +151,16 @@ impl<'a> Builder<'a> {
     }
 
     fn norm(&mut self, model: &Config, layer: usize, role: Norm) -> Result<()> {
-        let candidates = names::norm(layer, role);
+        let candidates = names::norm(layer, role, model.family);
         let present = candidates.iter().find(|name| self.checkpoint.get(name).is_some());
         let tensor = self.need(present.unwrap_or(&candidates[0]))?;
         let size = [model.norm_len(role)];
         check(tensor, &size)?;
-        self.add(gguf_names::norm(layer, role), &size, Content::Norm(tensor));
+        // Gemma's own norms multiply by one more than their weights, and GGUF files have the sum.
+        let of_input =
+            matches!(role, Norm::QIn | Norm::KIn | Norm::VIn | Norm::OIn | Norm::GateIn | Norm::UpIn | Norm::DownIn);
+        let offset = if model.family == Family::Gemma3InputNorms && !of_input { 1.0 } else { 0.0 };
+        self.add(gguf_names::norm(layer, role), &size, Content::Norm { weight: tensor, offset });
         Ok(())
     }
 

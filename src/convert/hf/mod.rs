@@ -7,6 +7,7 @@ mod dense;
 pub(crate) mod json;
 mod layout;
 mod names;
+mod pooling;
 mod safetensors;
 mod ternary;
 mod tokens;
@@ -27,8 +28,8 @@ use super::{
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
-    gguf::TensorType,
-    model::Config,
+    gguf::{TensorType, Value},
+    model::{Config, Family, Norm},
 };
 
 /// The files of a directory, opened.
@@ -50,6 +51,11 @@ impl Directory {
         }
         let in_source = |e: Error| e.in_file(src.display().to_string());
         let checkpoint = Checkpoint::open(src).map_err(in_source)?;
+        let input_norm = &names::norm(0, Norm::QIn, config.model.family)[0];
+        if config.model.family == Family::Qwen3 && checkpoint.get(input_norm).is_some() {
+            config.model.family = Family::Qwen3InputNorms;
+            config.masters_are_ternary = true;
+        }
         Ok(Self { checkpoint, config, ternarise: options.ternarise })
     }
 
@@ -63,12 +69,25 @@ impl Directory {
             metadata.set(key, value);
         }
         warnings.extend(tokens.warnings);
+        let mut more_files = Vec::new();
+        if config.model.family.has_input_norms() {
+            let pooling = pooling::read(src, &mut more_files)?;
+            metadata.set(format!("{}.pooling_type", config.model.arch), Value::U32(pooling));
+            pooling::end_texts(&config.model, &mut metadata)?;
+        }
+        if let Some(window) = config.window {
+            warnings.push(format!(
+                "some layers were trained to look back {window} tokens and look at all, as in bitnet.cpp: longer texts \
+                 may differ"
+            ));
+        }
         // What is written has to be what this program runs; its own checks know the limits.
         Config::from_metadata(&metadata, config.model.vocab)?;
 
         let mut files = checkpoint.files.clone();
         files.push(src.join("config.json"));
         files.extend(tokens.files);
+        files.extend(more_files);
         let inputs = items.iter().map(input).collect();
         let description =
             Description { metadata, inputs, default_head: Head::F16, files, bytes: checkpoint.bytes, warnings };
@@ -86,7 +105,7 @@ fn input(item: &Item) -> Input {
             };
             (&tensor.name, Kind::Table(ty))
         }
-        Content::Norm(tensor) => (&tensor.name, Kind::Other(TensorType::F32)),
+        Content::Norm { weight, .. } => (&weight.name, Kind::Other(TensorType::F32)),
         Content::Computed(_) => (&item.name, Kind::Other(TensorType::F32)),
         Content::Projection(projection) => {
             (&projection.weight.name, Kind::Ternary { scales: ScaleKind::PerTensor, factor: false })
@@ -143,7 +162,11 @@ impl Source for HfSource<'_> {
                 dense::check_finite(tensor)?;
                 Ok(tensor.data.clone())
             }
-            Content::Norm(tensor) => Ok(floats(&dense::floats(tensor)?)),
+            Content::Norm { weight, offset } => {
+                let mut values = dense::floats(weight)?;
+                values.iter_mut().for_each(|value| *value += offset);
+                Ok(floats(&values))
+            }
             Content::Computed(values) => Ok(floats(values)),
             Content::Projection(_) => unreachable!("projections are not kept as they are"),
         }

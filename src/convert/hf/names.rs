@@ -1,17 +1,18 @@
 //! Tensor names of Hugging Face checkpoints by role, without the prefix `model.`.
 
-use crate::model::{Linear, Norm};
+use crate::model::{Family, Linear, Norm};
 
 pub(super) const TOKEN_EMBD: &str = "embed_tokens.weight";
 pub(super) const OUTPUT: &str = "lm_head.weight";
 
 /// The names a norm may have: 1bitLLM's models call the sub-norms differently.
-pub(super) fn norm(layer: usize, role: Norm) -> Vec<String> {
+pub(super) fn norm(layer: usize, role: Norm, family: Family) -> Vec<String> {
     let names: &[&str] = match role {
         Norm::Attn => &["input_layernorm"],
         Norm::QHead => &["self_attn.q_norm"],
         Norm::KHead => &["self_attn.k_norm"],
         Norm::AttnSub => &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"],
+        Norm::Ffn if family == Family::Gemma3InputNorms => &["pre_feedforward_layernorm"],
         Norm::Ffn => &["post_attention_layernorm"],
         Norm::FfnSub => &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
         Norm::QIn => &["self_attn.q_proj.norm"],

@@ -1,11 +1,15 @@
 //! Projections: any ternary dialect -> packed rows that the kernels read, and scales of one kind for the whole model.
 
-use bitnet_cpu_kernels::format::{Layout, MatrixScales, ScaleKind, only_indices, ternary_bytes};
+use std::{num::NonZero, thread};
+
+use bitnet_cpu_kernels::format::{
+    Layout, MatrixScales, PANEL_ROWS, ScaleKind, only_indices, repack_into, ternary_bytes,
+};
 use half::f16;
 
 use super::{Loader, tensor};
 use crate::{
-    bytes::Bytes,
+    bytes::{Bytes, OwnedBytes},
     error::{Error, Result},
     gguf::TensorInfo,
     model::{
@@ -30,6 +34,9 @@ impl Loader<'_> {
         }
         let mut blocks = (0..layers).map(|layer| self.block(layer, scan)).collect::<Result<Vec<_>>>()?;
         unify(&mut blocks)?;
+        if blocks.iter().flat_map(|block| &block.linears).any(|m| m.scales.view().group().is_some()) {
+            blocks.iter_mut().flat_map(|block| &mut block.linears).for_each(|m| *m = side_by_side(m));
+        }
         Ok(blocks)
     }
 
@@ -167,6 +174,27 @@ fn unify(blocks: &mut [Block]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A matrix with group scales in the layout that the CPU multiplies it in: it was decoded into memory, and a copy for the
+/// CPU alone would take as much again. Its rows are shared among all cores; the memory is asked for here, where that of
+/// the matrix before is free again (glibc would give each thread memory of its own).
+fn side_by_side(m: &TernaryMatrix) -> TernaryMatrix {
+    let (plain, to) = (m.plain(), Layout::I2sR16);
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, m.cols);
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = m.rows.div_ceil(cores).next_multiple_of(PANEL_ROWS) * row_bytes;
+    let mut codes = OwnedBytes::zeroed(ternary_bytes(to, m.rows, m.cols));
+    thread::scope(|scope| {
+        for (from, out) in plain.codes.chunks(share).zip(codes.chunks_mut(share)) {
+            scope.spawn(move || {
+                let rows = from.len() / row_bytes;
+                repack_into(from, rows, m.cols, to, out).expect("it has room for all codes");
+            });
+        }
+    });
+    let scales = plain.scales.reordered(m.rows, m.cols, plain.layout, to);
+    TernaryMatrix { rows: m.rows, cols: m.cols, codes: codes.into(), layout: to, scales }
 }
 
 /// True if a 2-bit field is 3, in any packing of four codes a byte.

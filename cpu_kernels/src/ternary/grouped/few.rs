@@ -1,97 +1,92 @@
 //! Few tokens: the loop over rows, stamped for each instruction set because the functions it calls are inlined only
-//! where their target features are on.
+//! where their target features are on; and what the variants share.
 //!
-//! Eight rows are multiplied group by group, so that their sums come out side by side in lanes and are scaled together.
-//! That reads eight stretches of memory at once, which the processor's prefetchers follow badly: the next eight rows are
-//! fetched ahead in the order they lie in memory.
+//! 16 rows stand side by side in memory and in the lanes of a vector, or of two: nothing is added across lanes, the sums
+//! of a group are scaled together, and memory is read in its order.
 
-use std::{arch::x86_64::*, ops::Range};
+use crate::{
+    format::{I2S_BLOCK, rows16::PANEL_ROWS},
+    x86,
+};
 
-use super::Grouped;
-use crate::x86::{self, LANES, load_f16};
+/// Columns of the values that meet a line of codes at once.
+pub const QUADS: usize = I2S_BLOCK / 4;
 
-/// Rows that are multiplied together.
-pub const ROWS: usize = LANES;
-
-/// Groups whose scales are brought into lanes together.
-pub const GROUPS: usize = LANES;
-
-/// Defines `few_tokens::<BLOCKS>(tile, rows, out)` for groups of which eight fill `BLOCKS` blocks. Where it stands, the
-/// names of this file and of [`crate::x86`] are in scope, and, with the same target features,
-/// `group_dots::<BLOCKS, N>(codes of eight rows, values of tokens, group) -> [[__m256i; N]; 2]`: the sums D of a group,
-/// one row in a lane, and of the next one if the groups are half a block each; then `group` is even.
+/// Defines `few_tokens::<SIZE>(tile, rows, out)` for groups of `SIZE` columns. Where it stands, the names of this file
+/// are in scope, and, with the same target features,
+/// - `dots::<FIRST, END, B, N>(blocks, values) -> [Sums; N]`: the sums D of quarters `FIRST` .. `END` of `B` blocks of 16
+///   rows,
+/// - `zero() -> Totals` and `load_scales(&[u16; 16]) -> Totals`, of 16 rows,
+/// - `add_scaled(totals, sums, S, scales, step) -> Totals`: totals + (D - S) * (scale * step),
+/// - `store_totals(&mut [f32; 16], Totals)`.
 macro_rules! few_tokens {
     ($features:literal) => {
         /// All given rows, as many tokens at a time as share unpacked codes in registers.
         #[target_feature(enable = $features)]
-        fn few_tokens<const BLOCKS: usize>(tile: &Grouped, rows: Range<usize>, out: &mut [f32]) {
-            let mut first = 0;
-            while first < tile.tile.tokens {
-                first += match tile.tile.tokens - first {
-                    1 => pass::<BLOCKS, 1>(tile, rows.clone(), first, out),
-                    2 | 3 => pass::<BLOCKS, 2>(tile, rows.clone(), first, out),
-                    _ => pass::<BLOCKS, 4>(tile, rows.clone(), first, out),
+        fn few_tokens<const SIZE: usize>(tile: &Grouped, rows: Range<usize>, out: &mut [f32]) {
+            for first in (0..tile.tile.tokens).step_by(4) {
+                match tile.tile.tokens - first {
+                    1 => pass::<SIZE, 1>(tile, rows.clone(), first, out),
+                    2 => pass::<SIZE, 2>(tile, rows.clone(), first, out),
+                    3 => pass::<SIZE, 3>(tile, rows.clone(), first, out),
+                    _ => pass::<SIZE, 4>(tile, rows.clone(), first, out),
                 }
             }
         }
 
-        /// All given rows against `N` tokens; returns `N`.
+        /// All given rows against `N` tokens.
         #[target_feature(enable = $features)]
-        fn pass<const BLOCKS: usize, const N: usize>(
-            tile: &Grouped,
-            rows: Range<usize>,
-            first: usize,
-            out: &mut [f32],
-        ) -> usize {
+        fn pass<const SIZE: usize, const N: usize>(tile: &Grouped, rows: Range<usize>, first: usize, out: &mut [f32]) {
             let blocks = tile.tile.stride / I2S_BLOCK;
-            let mut values: [&[[i8; I2S_BLOCK]]; N] = [&[]; N];
+            let mut values: [&[[i32; QUADS]]; N] = [&[]; N];
             let mut tokens = [Token::default(); N];
             for n in 0..N {
                 tokens[n] = tile.token(first + n);
                 // The same length for all, in sight of the compiler, which then checks one index for all.
-                values[n] = &tokens[n].values[..blocks];
+                values[n] = &bytemuck::cast_slice(tokens[n].values)[..blocks];
             }
-            for row in rows.clone().step_by(ROWS) {
-                let count = ROWS.min(rows.end - row);
-                // The last row again for those past it; their products are not stored.
-                let mut codes: [&[[u8; 32]]; ROWS] = [&[]; ROWS];
-                for r in 0..ROWS {
-                    codes[r] = &tile.tile.row(row + r.min(count - 1))[..blocks];
-                }
-                let mut totals = [_mm256_setzero_ps(); N];
-                for start in (0..tile.groups).step_by(GROUPS) {
-                    let scales = scales_by_group(tile, row, count, start);
-                    let end = tile.groups.min(start + GROUPS);
-                    let mut group = start;
-                    while group < end {
-                        let together = group..end.min(group + if BLOCKS == 4 { 2 } else { 1 });
-                        prefetch::<BLOCKS>(&codes, group);
-                        let dots = group_dots::<BLOCKS, N>(&codes, &values, group);
-                        for (dots, group) in dots.iter().zip(together.clone()) {
-                            for n in 0..N {
-                                let sum = _mm256_set1_epi32(tokens[n].sums[group]);
-                                let step = _mm256_set1_ps(tokens[n].steps[group]);
-                                // No fused multiply-add: it would round once where the reference rounds twice.
-                                let product = scaled(dots[n], sum, scales[group - start], step);
-                                totals[n] = _mm256_add_ps(totals[n], product);
-                            }
-                        }
-                        group = together.end;
+            for row in rows.clone().step_by(PANEL_ROWS) {
+                let count = PANEL_ROWS.min(rows.end - row);
+                let panel = tile.tile.panel(row);
+                let mut totals = [zero(); N];
+                for (group, scales) in tile.scales(row).iter().enumerate() {
+                    prefetch_scales(scales);
+                    let sums = group_dots::<SIZE, N>(panel, &values, group);
+                    let scales = load_scales(scales);
+                    for n in 0..N {
+                        let (sum, step) = (tokens[n].sums[group], tokens[n].steps[group]);
+                        totals[n] = add_scaled(totals[n], sums[n], sum, scales, step);
                     }
                 }
                 for n in 0..N {
-                    let mut products = [0.0; ROWS];
-                    store(&mut products, totals[n]);
+                    let mut products = [0.0; PANEL_ROWS];
+                    store_totals(&mut products, totals[n]);
                     out[(first + n) * tile.tile.rows + row..][..count].copy_from_slice(&products[..count]);
                 }
             }
-            N
+        }
+
+        /// The sums D of a group of 16 rows for each of `N` tokens.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn group_dots<const SIZE: usize, const N: usize>(
+            panel: &[[[u8; LINE]; LINES]],
+            values: &[&[[i32; QUADS]]; N],
+            group: usize,
+        ) -> [Sums; N] {
+            let start = group * SIZE / I2S_BLOCK;
+            match (SIZE, group % 2) {
+                (64, 0) => dots::<0, 2, 1, N>(blocks(panel, start), &blocks_of_each(values, start)),
+                (64, _) => dots::<2, 4, 1, N>(blocks(panel, start), &blocks_of_each(values, start)),
+                (128, _) => dots::<0, 4, 1, N>(blocks(panel, start), &blocks_of_each(values, start)),
+                _ => dots::<0, 4, 2, N>(blocks(panel, start), &blocks_of_each(values, start)),
+            }
         }
     };
 }
 
 /// Defines `products(token, tile, out)`, the products of each token and row, `out` (tokens, rows): up to `$few` tokens
-/// by `few_tokens::<BLOCKS>`, more by `many_tokens::<BLOCKS>`, both with the same target features.
+/// by `few_tokens::<SIZE>`, more by `many_tokens::<SIZE>`, both with the same target features.
 macro_rules! products {
     ($isa:ty, $features:literal, few: $few:expr) => {
         /// Products of each token and row, `out` (tokens, rows).
@@ -99,21 +94,21 @@ macro_rules! products {
             // SAFETY: the capability token proves the features.
             unsafe {
                 match tile.size {
-                    64 => products_of::<4>(tile, out),
-                    128 => products_of::<8>(tile, out),
-                    256 => products_of::<16>(tile, out),
+                    64 => products_of::<64>(tile, out),
+                    128 => products_of::<128>(tile, out),
+                    256 => products_of::<256>(tile, out),
                     size => unreachable!("groups of {size}"),
                 }
             }
         }
 
-        /// For groups of which eight fill `BLOCKS` blocks.
+        /// For groups of `SIZE` columns.
         #[target_feature(enable = $features)]
-        fn products_of<const BLOCKS: usize>(tile: &Grouped, out: &mut [f32]) {
+        fn products_of<const SIZE: usize>(tile: &Grouped, out: &mut [f32]) {
             if tile.tile.tokens <= $few {
-                few_tokens::<BLOCKS>(tile, 0..tile.tile.rows, out);
+                few_tokens::<SIZE>(tile, 0..tile.tile.rows, out);
             } else {
-                many_tokens::<BLOCKS>(tile, out);
+                many_tokens::<SIZE>(tile, out);
             }
         }
     };
@@ -122,78 +117,68 @@ macro_rules! products {
 pub(super) use few_tokens;
 pub(super) use products;
 
-/// The blocks of a group; of two, if half a block is one.
+/// `B` blocks from `start` on, of a number that the compiler sees.
 #[inline]
-pub fn blocks_of<const BLOCKS: usize>(group: usize) -> Range<usize> {
-    let start = group * BLOCKS / GROUPS;
-    start..start + (BLOCKS / GROUPS).max(1)
+pub fn blocks<T, const B: usize>(all: &[T], start: usize) -> &[T; B] {
+    all[start..].first_chunk().expect("the blocks of a group")
 }
 
-/// Fetches a part of the eight rows behind these: all of them in the course of all groups.
+/// As [`blocks`], of each token.
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn prefetch<const BLOCKS: usize>(codes: &[&[[u8; 32]]; ROWS], group: usize) {
-    const LINE: usize = 64;
-    // Eight rows of a group are as many bytes as a row of eight groups.
-    let ahead = ROWS * size_of_val(codes[0]) + group * BLOCKS * 32;
-    let lines = if BLOCKS == 4 { 2 } else { 1 } * BLOCKS * 32 / LINE;
-    for line in 0..lines {
-        _mm_prefetch::<_MM_HINT_T0>(codes[0].as_ptr().cast::<i8>().wrapping_add(ahead + line * LINE));
+pub fn blocks_of_each<'a, T, const B: usize, const N: usize>(all: &[&'a [T]; N], start: usize) -> [&'a [T; B]; N] {
+    all.map(|all| blocks(all, start))
+}
+
+/// Fetches the scales of the groups whose codes [`prefetch_ahead`](crate::x86::prefetch_ahead) fetches.
+#[inline]
+pub fn prefetch_scales(scales: &[u16; PANEL_ROWS]) {
+    /// Of 8 groups of 128.
+    const AHEAD: usize = 8 * size_of::<[u16; PANEL_ROWS]>();
+    x86::prefetch_at(scales.as_ptr().cast(), AHEAD);
+}
+
+/// What the variants of 256-bit vectors share: 16 rows are two vectors.
+pub mod halves {
+    use std::arch::x86_64::*;
+
+    use super::PANEL_ROWS;
+    use crate::x86::{load_f16, store};
+
+    /// The sums D of 16 rows.
+    pub type Sums = [__m256i; 2];
+
+    /// The products of 16 rows.
+    pub type Totals = [__m256; 2];
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn zero() -> Totals {
+        [_mm256_setzero_ps(); 2]
     }
-}
 
-/// (D - S) * (scale * step)
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn scaled(dots: __m256i, sums: __m256i, scales: __m256, steps: __m256) -> __m256 {
-    _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dots, sums)), _mm256_mul_ps(scales, steps))
-}
-
-/// The scales of eight groups from `start` on for `count` rows: vector i has that of group `start` + i of each row.
-/// Unspecified past the last group and the last row.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn scales_by_group(tile: &Grouped, row: usize, count: usize, start: usize) -> [__m256; GROUPS] {
-    let mut by_row = [_mm256_setzero_si256(); ROWS];
-    for r in 0..count {
-        // Past the end of a row stand the scales of the next one, and only past the last row nothing.
-        let scales: &[u16] = bytemuck::cast_slice(&tile.scales[(row + r) * tile.groups + start..]);
-        let scales = scales.first_chunk().copied().unwrap_or_else(|| {
-            let mut padded = [0; GROUPS];
-            padded[..scales.len()].copy_from_slice(scales);
-            padded
-        });
-        by_row[r] = _mm256_castps_si256(load_f16(&scales));
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn load_scales(scales: &[u16; PANEL_ROWS]) -> Totals {
+        let [low, high] = scales.as_chunks().0 else { unreachable!("two halves of 16 rows") };
+        [load_f16(low), load_f16(high)]
     }
-    let by_group = x86::transpose(by_row);
-    let mut scales = [_mm256_setzero_ps(); GROUPS];
-    for i in 0..GROUPS {
-        scales[i] = _mm256_castsi256_ps(by_group[i]);
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn add_scaled(mut totals: Totals, sums: Sums, of_token: i32, scales: Totals, step: f32) -> Totals {
+        let (of_token, step) = (_mm256_set1_epi32(of_token), _mm256_set1_ps(step));
+        for half in 0..2 {
+            let exact = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[half], of_token));
+            totals[half] = _mm256_fmadd_ps(exact, _mm256_mul_ps(scales[half], step), totals[half]);
+        }
+        totals
     }
-    scales
-}
 
-/// Lane i of the result is the sum of the lanes of i32 of vector i.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn sum_each_i32(vectors: &[__m256i; LANES]) -> __m256i {
-    let (low, high) = vectors.split_at(4);
-    sum_halves([sum_fours(low.first_chunk().expect("four")), sum_fours(high.first_chunk().expect("four"))])
-}
-
-/// Elements i of both halves of the result are the sums of the halves of vector i.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn sum_fours([a, b, c, d]: &[__m256i; 4]) -> __m256i {
-    // Each step brings the lanes of two vectors side by side and halves the number of lanes of each.
-    let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(*a, *b), _mm256_unpackhi_epi32(*a, *b));
-    let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(*c, *d), _mm256_unpackhi_epi32(*c, *d));
-    _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
-}
-
-/// The halves of each of two vectors added.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn sum_halves([a, b]: [__m256i; 2]) -> __m256i {
-    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn store_totals(to: &mut [f32; PANEL_ROWS], totals: Totals) {
+        let to = to.as_chunks_mut().0;
+        store(&mut to[0], totals[0]);
+        store(&mut to[1], totals[1]);
+    }
 }

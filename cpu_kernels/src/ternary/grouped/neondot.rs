@@ -4,16 +4,16 @@ use std::{arch::aarch64::*, ops::Range};
 
 use super::{
     super::{
-        SMALL_BATCH,
+        LINE, LINES, SMALL_BATCH,
         neon::unpack,
         neondot::{PANEL_TOKENS, multiply_steps},
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
     Grouped, Token,
-    neon::{ROWS, blocks_of, scaled, scales, stamp_few_tokens, sum_each},
+    neon::{QUADS, Sums, add_scaled, stamp_few_tokens},
 };
 use crate::{
-    arm::{dot, load, load_i8, load_u8, store},
+    arm::{dot_lane, load, load_f16, load_i8, load_u8, store},
     format::I2S_BLOCK,
     isa::NeonDot,
 };
@@ -44,34 +44,45 @@ stamp_few_tokens!("neon,dotprod");
 
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn group_dots<const SIZE: usize, const N: usize>(
-    codes: &[&[[u8; 32]]; ROWS],
+fn dots<const FIRST: usize, const END: usize, const N: usize>(
+    blocks: &[[[u8; LINE]; LINES]],
     values: &[&[[i8; I2S_BLOCK]]; N],
-    group: usize,
-) -> [[int32x4_t; N]; 2] {
-    let mut lanes = [[[vdupq_n_s32(0); ROWS]; N]; 2];
-    for block in blocks_of::<SIZE>(group) {
-        for r in 0..ROWS {
-            for half in 0..2 {
-                let codes = unpack(load_u8(&codes[r][block].as_chunks().0[half]));
-                for n in 0..N {
-                    // Vectors 2 * quarter + half of the block's 8.
-                    let values = values[n][block].as_chunks().0;
-                    for quarter in 0..4 {
-                        let lanes = &mut lanes[if SIZE == 64 { quarter / 2 } else { 0 }][n][r];
-                        *lanes = dot(*lanes, codes[quarter], load_i8(&values[2 * quarter + half]));
-                    }
+) -> [Sums; N] {
+    let mut sums = [[vdupq_n_s32(0); QUADS]; N];
+    for (block, lines) in blocks.iter().enumerate() {
+        for (half, lines) in lines.as_chunks::<4>().0.iter().enumerate() {
+            // 16 columns of each quarter: four of them meet each of four lines.
+            let mut of_tokens = [[vdupq_n_s8(0); 4]; N];
+            for n in 0..N {
+                for quarter in FIRST..END {
+                    of_tokens[n][quarter] = load_i8(&values[n][block].as_chunks().0[2 * quarter + half]);
                 }
+            }
+            line_dots::<FIRST, END, 0, N>(&lines[0], &of_tokens, &mut sums);
+            line_dots::<FIRST, END, 1, N>(&lines[1], &of_tokens, &mut sums);
+            line_dots::<FIRST, END, 2, N>(&lines[2], &of_tokens, &mut sums);
+            line_dots::<FIRST, END, 3, N>(&lines[3], &of_tokens, &mut sums);
+        }
+    }
+    sums
+}
+
+/// A line of codes times values 4 * `LANE` .. of 16 of each quarter.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn line_dots<const FIRST: usize, const END: usize, const LANE: i32, const N: usize>(
+    line: &[u8; LINE],
+    values: &[[int8x16_t; 4]; N],
+    sums: &mut [Sums; N],
+) {
+    for (quad, packed) in line.as_chunks().0.iter().enumerate() {
+        let codes = unpack(load_u8(packed));
+        for n in 0..N {
+            for quarter in FIRST..END {
+                sums[n][quad] = dot_lane::<LANE>(sums[n][quad], codes[quarter], values[n][quarter]);
             }
         }
     }
-    let mut dots = [[vdupq_n_s32(0); N]; 2];
-    for (dots, lanes) in dots.iter_mut().zip(&lanes).take(if SIZE == 64 { 2 } else { 1 }) {
-        for n in 0..N {
-            dots[n] = sum_each(lanes[n]);
-        }
-    }
-    dots
 }
 
 /// Panel by panel: 16 rows are unpacked once for all tokens.
@@ -81,7 +92,7 @@ fn many_tokens<const SIZE: usize>(tile: &Grouped, out: &mut [f32]) {
     let whole = tile.tile.rows / PANEL_ROWS * PANEL_ROWS;
     for row in (0..whole).step_by(PANEL_ROWS) {
         for cols in Panel::col_ranges(tile.tile.stride) {
-            let steps = panel.fill(&tile.tile, row, cols.clone());
+            let steps = panel.spread(tile.panel(row, &cols));
             for first in (0..tile.tile.tokens).step_by(PANEL_TOKENS) {
                 let at = PanelTokens { row, first, cols: cols.clone() };
                 match tile.tile.tokens - first {
@@ -111,7 +122,7 @@ fn multiply_panel<const SIZE: usize, const N: usize>(
             tokens[n] = tile.token(at.first + n);
             values[n] = tokens[n].values.as_flattened()[group * SIZE..][..SIZE].as_chunks().0;
         }
-        let mut lanes = [[vdupq_n_s32(0); PANEL_ROWS / ROWS]; N];
+        let mut lanes = [[vdupq_n_s32(0); QUADS]; N];
         multiply_steps(&steps[i * SIZE / STEP_COLS..][..SIZE / STEP_COLS], values, &mut lanes);
         add_group(tile, at, group, &tokens, &lanes, out);
     }
@@ -121,21 +132,13 @@ fn multiply_panel<const SIZE: usize, const N: usize>(
 /// the first group. `dots` has the sums D of each token, by rows.
 #[inline]
 #[target_feature(enable = "neon")]
-pub fn add_group(
-    tile: &Grouped,
-    at: &PanelTokens,
-    group: usize,
-    tokens: &[Token],
-    dots: &[[int32x4_t; PANEL_ROWS / ROWS]],
-    out: &mut [f32],
-) {
-    for quad in 0..PANEL_ROWS / ROWS {
-        let scales = scales(tile, at.row + quad * ROWS, ROWS, group);
+pub fn add_group(tile: &Grouped, at: &PanelTokens, group: usize, tokens: &[Token], dots: &[Sums], out: &mut [f32]) {
+    for (quad, scales) in tile.scales(at.row)[group].as_chunks().0.iter().enumerate() {
+        let scales = load_f16(scales);
         for (n, (token, dots)) in tokens.iter().zip(dots).enumerate() {
             let out = &mut out[at.sums(&tile.tile, n)].as_chunks_mut().0[quad];
             let total = if group == 0 { vdupq_n_f32(0.0) } else { load(out) };
-            // No fused multiply-add: it would round once where the reference rounds twice.
-            store(out, vaddq_f32(total, scaled(dots[quad], token, scales, group)));
+            store(out, add_scaled(total, dots[quad], token, scales, group));
         }
     }
 }

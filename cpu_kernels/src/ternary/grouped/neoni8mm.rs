@@ -12,7 +12,7 @@ use super::{
         },
     },
     Grouped, Token,
-    neon::ROWS,
+    neon::QUADS,
     neondot::{self, add_group, few_tokens},
 };
 use crate::isa::NeonI8mm;
@@ -40,7 +40,7 @@ fn many_tokens<const SIZE: usize>(tile: &Grouped, out: &mut [f32]) {
     let whole = tile.tile.rows / PANEL_ROWS * PANEL_ROWS;
     for row in (0..whole).step_by(PANEL_ROWS) {
         for cols in Panel::col_ranges(tile.tile.stride) {
-            let steps = panel.fill_pairs(&tile.tile, row, cols.clone());
+            let steps = panel.spread_pairs(tile.panel(row, &cols));
             for first in (0..tile.tile.tokens).step_by(PANEL_TOKENS) {
                 let at = PanelTokens { row, first, cols: cols.clone() };
                 match tile.tile.tokens - first {
@@ -74,7 +74,7 @@ fn multiply_panel<const SIZE: usize, const PAIRS: usize>(
         }
         let mut lanes = [[vdupq_n_s32(0); PANEL_ROWS / 2]; PAIRS];
         multiply_steps(&steps[i * SIZE / PAIR_STEP_COLS..][..SIZE / PAIR_STEP_COLS], values, &mut lanes);
-        let mut dots = [[vdupq_n_s32(0); PANEL_ROWS / ROWS]; PANEL_TOKENS];
+        let mut dots = [[vdupq_n_s32(0); QUADS]; PANEL_TOKENS];
         for pair in 0..PAIRS {
             [dots[2 * pair], dots[2 * pair + 1]] = by_token(&lanes[pair]);
         }

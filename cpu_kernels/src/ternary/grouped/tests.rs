@@ -1,15 +1,17 @@
 use std::sync::OnceLock;
 
+use half::f16;
+
 use super::*;
 use crate::{
     Cpu,
-    format::{GROUP_SIZES, pack, unpack},
+    format::{GROUP_SIZES, MatrixScales, pack, ternary_bytes, unpack},
     quantize::QuantizedActs,
     ternary::{self, Part},
     testing::{MODEL_COLS, Rng, TOKEN_COUNTS, cpus},
 };
 
-const LAYOUT: Layout = Layout::I2sP128;
+const LAYOUT: Layout = Layout::I2sR16;
 
 /// The suite calls kernels some thousand times: the pools are made once.
 fn cpus_once() -> &'static [Cpu] {
@@ -62,7 +64,7 @@ impl Case {
                     let value = |c: usize| i32::from(self.values[t * self.cols + c]);
                     let exact: i32 = (g * self.size..(g + 1) * self.size).map(|c| weight(c) * value(c)).sum();
                     let scale = self.scales[row * groups + g].to_f32();
-                    total += exact as f32 * (scale * self.steps[t * groups + g]);
+                    total = (exact as f32).mul_add(scale * self.steps[t * groups + g], total);
                 }
                 out.push(total);
             }
@@ -76,9 +78,15 @@ impl Case {
         acts
     }
 
+    /// In the order of [`LAYOUT`].
+    fn ordered_scales(&self) -> MatrixScales {
+        let scales = MatrixScales::PerGroup { size: self.size, values: self.scales.clone().into() };
+        scales.reordered(self.rows, self.cols, Layout::I2sP128, LAYOUT)
+    }
+
     fn product(&self, cpu: &Cpu, packed: &[u8]) -> Vec<f32> {
-        let scales = Scales::PerGroup { size: self.size, values: &self.scales };
-        let weights = TernaryView::new(self.rows, self.cols, packed, LAYOUT, scales).unwrap();
+        let scales = self.ordered_scales();
+        let weights = TernaryView::new(self.rows, self.cols, packed, LAYOUT, scales.view()).unwrap();
         let mut out = vec![f32::NAN; self.tokens() * self.rows];
         ternary::matmul(cpu, &self.acts(), &mut [Part { weights, out: &mut out, add: false }]);
         out
@@ -182,7 +190,7 @@ fn code_3_is_plus_two_without_overflow() {
     let mut rng = Rng::new(23);
     for size in GROUP_SIZES {
         let (rows, cols) = (17, 6 * size);
-        let packed = vec![0xFF; rows * cols.next_multiple_of(128) / 4];
+        let packed = vec![0xFF; ternary_bytes(LAYOUT, rows, cols)];
         let codes = unpack(LAYOUT, rows, cols, &packed);
         for tokens in [1, 3, 9] {
             for value in [127, -128] {
@@ -213,8 +221,8 @@ fn the_integers_of_each_group_are_exact() {
             let whole: Vec<i32> = case.expected().into_iter().map(|sum| sum as i32).collect();
             case.steps = rng.floats(tokens * groups);
             case.scales = vec![f16::from_f32(0.3); rows * groups];
-            let scales = Scales::PerGroup { size, values: &case.scales };
-            let weights = TernaryView::new(rows, cols, &packed, LAYOUT, scales).unwrap();
+            let scales = case.ordered_scales();
+            let weights = TernaryView::new(rows, cols, &packed, LAYOUT, scales.view()).unwrap();
             for cpu in cpus_once() {
                 let mut sums = vec![0; whole.len()];
                 ternary::matmul_i32(cpu, &case.acts(), weights, &mut sums);
@@ -236,7 +244,8 @@ fn equal_scales_are_one_scale() {
     let mut acts = QuantizedActs::new(tokens, cols);
     acts.set_raw(cols, &case.values, &[0.25; 3]);
     for cpu in cpus_once() {
-        let weights = TernaryView::new(rows, cols, &packed, LAYOUT, Scales::PerTensor(0.125)).unwrap();
+        let plain = pack(Layout::I2sP128, rows, cols, &case.codes);
+        let weights = TernaryView::new(rows, cols, &plain, Layout::I2sP128, Scales::PerTensor(0.125)).unwrap();
         let mut expected = vec![0.0; tokens * rows];
         ternary::matmul(cpu, &acts, &mut [Part { weights, out: &mut expected, add: false }]);
         // Whole multiples of 2^-5 below 2^24: no rounding at all.
@@ -250,6 +259,7 @@ fn parts_share_one_call_and_add() {
     for tokens in [1, 6, 20] {
         let cases = [20, 0, 5, 300].map(|rows| Case::random(&mut rng, rows, 512, 64, tokens));
         let packed = cases.each_ref().map(|case| pack(LAYOUT, case.rows, 512, &case.codes));
+        let scales = cases.each_ref().map(Case::ordered_scales);
         let mut acts = cases[0].acts();
         acts.set_raw(512, &cases[0].values, &cases[0].steps);
         for cpu in cpus_once() {
@@ -257,8 +267,8 @@ fn parts_share_one_call_and_add() {
             let mut i = 0;
             let mut parts = outs.each_mut().map(|out| {
                 i += 1;
-                let scales = Scales::PerGroup { size: 64, values: &cases[i - 1].scales };
-                let weights = TernaryView::new(cases[i - 1].rows, 512, &packed[i - 1], LAYOUT, scales).unwrap();
+                let (rows, scales) = (cases[i - 1].rows, scales[i - 1].view());
+                let weights = TernaryView::new(rows, 512, &packed[i - 1], LAYOUT, scales).unwrap();
                 Part { weights, out, add: i % 2 == 0 }
             });
             ternary::matmul(cpu, &acts, &mut parts);
@@ -294,17 +304,33 @@ fn a_nan_step_makes_every_product_of_its_token_nan() {
 }
 
 #[test]
+fn rows_one_after_the_other_give_the_same() {
+    let mut rng = Rng::new(30);
+    for (rows, tokens) in [(45, 1), (70, 3), (33, 20)] {
+        let case = Case::random(&mut rng, rows, 640, 64, tokens);
+        let plain = pack(Layout::I2sP128, rows, 640, &case.codes);
+        let scales = Scales::PerGroup { size: 64, values: &case.scales };
+        let weights = TernaryView::new(rows, 640, &plain, Layout::I2sP128, scales).unwrap();
+        for cpu in cpus_once() {
+            let mut out = vec![f32::NAN; tokens * rows];
+            ternary::matmul(cpu, &case.acts(), &mut [Part { weights, out: &mut out, add: false }]);
+            assert_eq!(out, case.expected(), "{cpu:?}, {rows} rows, {tokens} tokens");
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "groups of the matrix and of the activations")]
 fn other_groups_panic() {
     let case = Case::random(&mut Rng::new(28), 1, 256, 64, 1);
-    let scales = [f16::ONE; 2];
+    let scales = [f16::ONE; 2 * 16];
     let packed = pack(LAYOUT, 1, 256, &case.codes);
     let weights = TernaryView::new(1, 256, &packed, LAYOUT, Scales::PerGroup { size: 128, values: &scales }).unwrap();
     ternary::matmul(&cpus_once()[0], &case.acts(), &mut [Part { weights, out: &mut [0.0], add: false }]);
 }
 
 #[test]
-#[should_panic(expected = "expected 4 scales, found 3")]
+#[should_panic(expected = "expected 64 scales, found 3")]
 fn missing_scales_panic() {
     let case = Case::random(&mut Rng::new(29), 1, 256, 64, 1);
     let packed = pack(LAYOUT, 1, 256, &case.codes);

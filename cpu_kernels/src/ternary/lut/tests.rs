@@ -70,7 +70,7 @@ fn an_entry_is_what_its_weights_add() {
 }
 
 #[test]
-#[should_panic(expected = "with group scales")]
+#[should_panic(expected = "with scales in groups of")]
 fn groups_are_not_looked_up() {
     let layout = Layout::tl1(32, 256, 32);
     let codes = vec![0x44; ternary_bytes(layout, 32, 256)];

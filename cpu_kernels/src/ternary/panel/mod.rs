@@ -17,9 +17,7 @@ mod x86;
 use std::ops::Range;
 
 use super::Tile;
-
-/// Rows of a panel.
-pub const PANEL_ROWS: usize = 16;
+pub use crate::format::rows16::PANEL_ROWS;
 
 /// Columns of a step: an i32 of values.
 pub const STEP_COLS: usize = 4;

@@ -6,7 +6,7 @@ use super::{PANEL_ROWS, Panel, STEP_COLS};
 use crate::{
     arm::{load_u8, store_u8},
     format::I2S_BLOCK,
-    ternary::{Tile, neon::unpack},
+    ternary::{LINE, LINES, Tile, neon::unpack},
 };
 
 impl Panel {
@@ -68,6 +68,51 @@ impl Panel {
                     for quarter in 0..4 {
                         let step = &mut steps[4 * quarter + 2 * half + eight];
                         store_u8(&mut step.as_chunks_mut().0[pair], vreinterpretq_u8_s8(codes[quarter]));
+                    }
+                }
+            }
+        }
+        steps
+    }
+}
+
+impl Panel {
+    /// As [`Self::fill`], from the blocks of rows that already stand side by side.
+    #[target_feature(enable = "neon")]
+    pub fn spread(&mut self, blocks: &[[[u8; LINE]; LINES]]) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
+        let steps = &mut self.0[..blocks.len() * I2S_BLOCK / STEP_COLS];
+        for (lines, steps) in blocks.iter().zip(steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS)) {
+            for (at, line) in lines.iter().enumerate() {
+                for (quad, packed) in line.as_chunks().0.iter().enumerate() {
+                    let codes = unpack(load_u8(packed));
+                    for quarter in 0..4 {
+                        let step = &mut steps[LINES * quarter + at];
+                        store_u8(&mut step.as_chunks_mut().0[quad], vreinterpretq_u8_s8(codes[quarter]));
+                    }
+                }
+            }
+        }
+        steps
+    }
+
+    /// As [`Self::fill_pairs`], from the same.
+    #[target_feature(enable = "neon")]
+    pub fn spread_pairs(&mut self, blocks: &[[[u8; LINE]; LINES]]) -> &[[u8; PAIR_STEP_BYTES]] {
+        let steps = self.0.as_flattened_mut().as_chunks_mut::<PAIR_STEP_BYTES>().0;
+        let steps = &mut steps[..blocks.len() * I2S_BLOCK / PAIR_STEP_COLS];
+        for (lines, steps) in blocks.iter().zip(steps.chunks_exact_mut(I2S_BLOCK / PAIR_STEP_COLS)) {
+            for (at, [first, second]) in lines.as_chunks::<2>().0.iter().enumerate() {
+                for quad in 0..PANEL_ROWS / 4 {
+                    let rows = |line: &[u8; LINE]| vreinterpretq_u32_u8(load_u8(&line.as_chunks().0[quad]));
+                    // 8 neighbouring columns of two rows.
+                    let (a, b) = (rows(first), rows(second));
+                    for (pair, packed) in [vzip1q_u32(a, b), vzip2q_u32(a, b)].into_iter().enumerate() {
+                        let codes = unpack(vreinterpretq_u8_u32(packed));
+                        for quarter in 0..4 {
+                            let step = &mut steps[LINES / 2 * quarter + at];
+                            let to = &mut step.as_chunks_mut().0[2 * quad + pair];
+                            store_u8(to, vreinterpretq_u8_s8(codes[quarter]));
+                        }
                     }
                 }
             }

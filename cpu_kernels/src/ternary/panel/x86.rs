@@ -5,7 +5,7 @@ use std::{arch::x86_64::*, ops::Range};
 use super::{PANEL_COLS, PANEL_ROWS, Panel, STEP_COLS};
 use crate::{
     format::I2S_BLOCK,
-    ternary::{Tile, avx2::unpack},
+    ternary::{LINE, LINES, Tile, avx2::unpack},
     x86::{load_u8, prefetch_at, store_u8, transpose},
 };
 
@@ -28,6 +28,28 @@ impl Panel {
                     let codes = unpack(packed[group]);
                     for quarter in 0..4 {
                         store_u8(&mut steps[8 * quarter + group].as_chunks_mut().0[half], codes[quarter]);
+                    }
+                }
+            }
+        }
+        steps
+    }
+}
+
+impl Panel {
+    /// As [`Self::fill`], from the blocks of rows that already stand side by side.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn spread(&mut self, blocks: &[[[u8; LINE]; LINES]]) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
+        /// The codes of the panel that follows: see [`fetch_next`].
+        const AHEAD: usize = PANEL_ROWS * PANEL_COLS / 4;
+        let steps = &mut self.0[..blocks.len() * I2S_BLOCK / STEP_COLS];
+        for (lines, steps) in blocks.iter().zip(steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS)) {
+            for (at, line) in lines.iter().enumerate() {
+                prefetch_at(line.as_ptr(), AHEAD);
+                for (half, packed) in line.as_chunks().0.iter().enumerate() {
+                    let codes = unpack(load_u8(packed));
+                    for quarter in 0..4 {
+                        store_u8(&mut steps[LINES * quarter + at].as_chunks_mut().0[half], codes[quarter]);
                     }
                 }
             }
