@@ -6,8 +6,9 @@ use clap::ValueEnum;
 
 use super::{
     args::{ConvertArgs, DummyArgs, TernaryChoice},
-    engine::{located, packing, progress_bar},
     interrupt, output,
+    progress::progress_bar,
+    source::{located, packing},
 };
 use crate::{
     convert::{self, ConvertOptions, Progress, ProgressFn, Report},

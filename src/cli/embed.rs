@@ -4,11 +4,7 @@ use std::{fs, path::Path, sync::atomic::Ordering};
 
 use serde_json::json;
 
-use super::{
-    args::EmbedArgs,
-    engine::{self, Engine, Source},
-    input, interrupt, output, usage,
-};
+use super::{args::EmbedArgs, engine::Engine, input, interrupt, output, progress, source::Source, usage};
 use crate::{
     error::{Error, Result},
     generate::{Pooling, embedding},
@@ -59,7 +55,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let mut session = engine.load_without_head(&args.engine, args.engine.request(), sizes)?;
 
     let cancel = interrupt::catch();
-    let bar = engine::count_bar(ids.len() as u64);
+    let bar = progress::count_bar(ids.len() as u64);
     let mut vectors = Vec::with_capacity(ids.len());
     for ids in &ids {
         vectors.push(embedding(&mut session, &engine.model, ids, args.pooling.into())?);

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use super::{args::InspectArgs, engine::Source, format, output};
+use super::{args::InspectArgs, format, output, source::Source};
 use crate::{
     error::{Error, Result},
     gguf::TensorType,

@@ -2,11 +2,7 @@
 
 use serde::Serialize;
 
-use super::{
-    args::LogitsArgs,
-    engine::{Engine, Source},
-    format, output,
-};
+use super::{args::LogitsArgs, engine::Engine, format, output, source::Source};
 use crate::error::{Error, Result};
 
 /// How many of the highest logits are shown without `--json`.

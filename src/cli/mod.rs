@@ -43,9 +43,13 @@ mod perplexity;
 
 mod plan;
 
+mod progress;
+
 mod pull;
 
 mod run;
+
+mod source;
 
 mod tokenize;
 

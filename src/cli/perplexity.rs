@@ -2,11 +2,7 @@
 
 use serde_json::json;
 
-use super::{
-    args::PerplexityArgs,
-    engine::{self, Engine, Source},
-    input, interrupt, output, usage,
-};
+use super::{args::PerplexityArgs, engine::Engine, input, interrupt, output, progress, source::Source, usage};
 use crate::{
     error::Result,
     generate::{Likelihood, perplexity},
@@ -33,7 +29,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let bos = tokenizer.bos().filter(|&bos| ids.first() == Some(&bos));
     let mut session = engine.load(&args.engine, args.engine.request(), sizes)?;
     let cancel = interrupt::catch();
-    let bar = engine::count_bar((ids.len() / context) as u64);
+    let bar = progress::count_bar((ids.len() / context) as u64);
     let likelihood = perplexity(&mut session, &ids, context, bos, |done, _, so_far| {
         bar.set_position(done as u64);
         bar.set_message(format!("perplexity {:.4}", so_far.perplexity()));

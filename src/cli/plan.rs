@@ -6,8 +6,9 @@ use serde_json::{Value as Json, json};
 use super::{
     args::PlanArgs,
     devices,
-    engine::{Engine, Source, segment_line, segments_json},
+    engine::{Engine, segment_line, segments_json},
     format, machine, output,
+    source::Source,
 };
 use crate::{
     error::Result,

@@ -5,8 +5,10 @@ use serde_json::{Value as Json, json};
 use super::{
     args::{AnswerArgs, RunArgs},
     chat, compare,
-    engine::{Engine, Source, segment_line, segments_json},
-    format, input, interrupt, output, usage,
+    engine::{Engine, segment_line, segments_json},
+    format, input, interrupt, output,
+    source::Source,
+    usage,
 };
 use crate::{
     backend::Wanted,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{args::TokenizeArgs, engine::Source, input, output, usage};
+use super::{args::TokenizeArgs, input, output, source::Source, usage};
 use crate::{error::Result, tokenizer::EncodeOptions};
 
 pub fn run(args: &TokenizeArgs) -> Result<()> {

@@ -6,11 +6,7 @@ use std::time::Duration;
 use bitnet_cpu_kernels::Isa;
 use serde_json::{Value as Json, json};
 
-use super::{
-    args::TuneArgs,
-    engine::{Engine, Source},
-    format, output, tuned,
-};
+use super::{args::TuneArgs, engine::Engine, format, output, source::Source, tuned};
 use crate::{
     backend::cpu::tune::{self, Choice, PROMPT_TOKENS, Report, TILE_TOKENS, Timing},
     error::Result,

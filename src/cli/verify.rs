@@ -2,11 +2,7 @@
 
 use serde_json::json;
 
-use super::{
-    args::VerifyArgs,
-    engine::{Engine, Source},
-    format, input, machine, output, usage,
-};
+use super::{args::VerifyArgs, engine::Engine, format, input, machine, output, source::Source, usage};
 use crate::{
     backend::gpu::{GpuBackend, OpenOptions},
     error::{Error, Result},

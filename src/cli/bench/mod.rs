@@ -14,8 +14,9 @@ use super::{
     agreement::Agreement,
     args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, KernelChoice, Preference, ThreadsArgs},
     chart::{self, Chart},
-    engine::{Engine, Source},
+    engine::Engine,
     interrupt, output,
+    source::Source,
 };
 use crate::{
     error::{Error, Result},

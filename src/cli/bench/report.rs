@@ -9,8 +9,8 @@ use super::{
         agreement::Agreement,
         args::BenchFormat,
         chart::{Bar, Chart},
-        engine::Source,
         format,
+        source::Source,
     },
     Row, Test,
 };

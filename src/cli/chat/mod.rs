@@ -12,9 +12,10 @@ use self::{
 };
 use super::{
     args::{AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
-    engine::{Engine, Source, segment_line},
+    engine::{Engine, segment_line},
     format, interrupt, output,
     run::{Answered, Choice, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
+    source::Source,
     usage,
 };
 use crate::{
