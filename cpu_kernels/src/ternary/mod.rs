@@ -265,7 +265,7 @@ impl<'a, T> Work<'a, T> {
         let rows = weights.rows;
         let tiling = cpu.tiling(rows, weights.cols);
         let few = acts.tokens() <= SMALL_BATCH;
-        let rows_per_tile = if few { tiling.few_rows(weights.row_bytes()) } else { tiling.rows() };
+        let rows_per_tile = if few { tiling.few_rows(rows, weights.row_bytes(), cpu.threads()) } else { tiling.rows() };
         let tiles = rows.div_ceil(rows_per_tile);
         Self { weights, out: Disjoint::new(out), add, rows_per_tile, tokens_per_tile: tiling.tokens(), tiles }
     }

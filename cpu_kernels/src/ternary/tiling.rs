@@ -11,12 +11,16 @@ pub struct Tiling {
     tokens: usize,
 }
 
+/// Claiming a piece of so many bytes (0.1 us) still does not show much: reading it takes 1 us.
+const LEAST_BYTES: usize = 16 << 10;
+
 impl Default for Tiling {
-    /// Of few tokens enough that claiming a piece (0.1 us) does not show, few enough that the last piece of an operation
-    /// does not keep the other threads waiting (5 us at 13 GB/s). Of many, rows are unpacked once for all tokens of the
+    /// Of few tokens enough that a thread streams: where a piece begins, nothing was fetched ahead for it, and the end of
+    /// the one before fetched for another thread. With 64 KiB instead of 256, two threads read 41 GB/s where 60 are to be
+    /// had (Zen 5). Of many, rows are unpacked once for all tokens of the
     /// tile: with 128 instead of 512, unpacking took 6 % of the time of a prompt of 512 tokens (Zen 5).
     fn default() -> Self {
-        Self { few_bytes: 64 << 10, rows: PREFILL_ROWS, tokens: TILE_SUMS / PREFILL_ROWS }
+        Self { few_bytes: 256 << 10, rows: PREFILL_ROWS, tokens: TILE_SUMS / PREFILL_ROWS }
     }
 }
 
@@ -51,9 +55,13 @@ impl Tiling {
         self.tokens
     }
 
-    /// Rows of a piece for few tokens; a multiple, so that only the last one has rows that fill no panel.
-    pub(super) fn few_rows(self, row_bytes: usize) -> usize {
-        let fitting = self.few_bytes / row_bytes.max(1) / PREFILL_ROWS * PREFILL_ROWS;
+    /// Rows of a piece for few tokens; a multiple, so that only the last one has rows that fill no panel. There are two
+    /// pieces for each thread at least where that leaves [`LEAST_BYTES`], so that a slower one does not keep the others
+    /// waiting for long.
+    pub(super) fn few_rows(self, rows: usize, row_bytes: usize, threads: usize) -> usize {
+        let share = rows.saturating_mul(row_bytes) / (2 * threads);
+        let bytes = self.few_bytes.min(share.max(LEAST_BYTES));
+        let fitting = bytes / row_bytes.max(1) / PREFILL_ROWS * PREFILL_ROWS;
         fitting.clamp(PREFILL_ROWS, FEW_SUMS)
     }
 }
@@ -79,8 +87,14 @@ mod tests {
 
     #[test]
     fn pieces_are_whole_panels_within_the_room_for_sums() {
-        assert_eq!(Tiling::default().few_rows(640), 96);
-        assert_eq!(Tiling::new(1, 32, 1).unwrap().few_rows(640), 32);
-        assert_eq!(Tiling::new(usize::MAX, 32, 1).unwrap().few_rows(0), FEW_SUMS);
+        let rows =
+            |bytes, rows, row_bytes, threads| Tiling::new(bytes, 32, 1).unwrap().few_rows(rows, row_bytes, threads);
+        assert_eq!(Tiling::default().few_rows(6912, 640, 2), 384);
+        assert_eq!(rows(1, 6912, 640, 2), 32);
+        assert_eq!(rows(usize::MAX, 6912, 640, 1), FEW_SUMS);
+        assert_eq!(rows(usize::MAX, usize::MAX, 0, 1), FEW_SUMS);
+        // Two pieces a thread: 640 rows of 512 bytes for two threads, and the least for 16.
+        assert_eq!(rows(256 << 10, 640, 512, 2), 160);
+        assert_eq!(rows(256 << 10, 640, 512, 16), 32);
     }
 }
