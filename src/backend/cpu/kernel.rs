@@ -146,6 +146,9 @@ impl Kernels {
     }
 }
 
+/// Layers that are repacked together: enough that threads have few waits for the last matrix.
+const LAYERS_AT_ONCE: usize = 8;
+
 /// The repacked matrices of a segment, by layer and role.
 #[derive(Debug)]
 pub(super) struct Repacked(Vec<[Option<TernaryMatrix>; Linear::ALL.len()]>);
@@ -160,21 +163,22 @@ impl Repacked {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let mut layers = Vec::with_capacity(segment.layers.len());
-        for layer in segment.layers.clone() {
-            let block = &model.weights.blocks[layer];
-            let made: [OnceLock<Result<Option<TernaryMatrix>>>; Linear::ALL.len()] = Default::default();
-            cpu.pool().run(Linear::ALL.len(), |at| {
-                let role = Linear::ALL[at];
-                let matrix = block.linear(role);
+        for first in segment.layers.clone().step_by(LAYERS_AT_ONCE) {
+            let blocks = &model.weights.blocks[first..segment.layers.end.min(first + LAYERS_AT_ONCE)];
+            let made: Vec<OnceLock<Result<Option<TernaryMatrix>>>> =
+                std::iter::repeat_with(OnceLock::new).take(blocks.len() * Linear::ALL.len()).collect();
+            cpu.pool().run(made.len(), |at| {
+                let (block, role) = (at / Linear::ALL.len(), Linear::ALL[at % Linear::ALL.len()]);
+                let matrix = blocks[block].linear(role);
                 if let Some(layout) = kernels.target(matrix) {
                     // Each is set once.
-                    let _ = made[at].set(kernels.repack(matrix, layout, &names::linear(layer, role)));
+                    let _ = made[at].set(kernels.repack(matrix, layout, &names::linear(first + block, role)));
                 }
             });
             let made = made.into_iter().map(|made| made.into_inner().unwrap_or(Ok(None)));
             let made: Vec<_> = made.collect::<Result<_>>()?;
-            layers.push(made.try_into().unwrap_or_else(|_| unreachable!("one entry for each role")));
-            progress(block.ternary_bytes() as u64);
+            layers.extend_from_slice(made.as_chunks().0);
+            progress(blocks.iter().map(|block| block.ternary_bytes() as u64).sum());
         }
         Ok(Self(layers))
     }
