@@ -24,7 +24,10 @@ pub const IN_FILE: usize = 4096;
 /// decode steps of the 2B-4T shape, base3 and the head's screen: 8 % more tokens a second than at 4096.
 pub const IN_LINES: usize = 8192;
 
-/// Fetches what stands `AHEAD` bytes after `from` into the cache.
+/// The same for the codes and signs of lookups.
+pub const IN_LOOKUPS: usize = 2048;
+
+/// Fetches the line `AHEAD` bytes after `from` into the first-level cache.
 #[inline]
 pub fn prefetch_ahead<const AHEAD: usize, T>(from: &T) {
     let ahead = std::ptr::from_ref(from).cast::<i8>().wrapping_add(AHEAD);
@@ -38,13 +41,6 @@ pub fn prefetch_at(from: *const u8, bytes: usize) {
     let at = from.cast::<i8>().wrapping_add(bytes);
     // SAFETY: as in `prefetch_ahead`.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
-}
-
-/// Fetches the line of `from` into the first-level cache.
-#[inline]
-pub fn fetch(from: &u8) {
-    // SAFETY: as in `prefetch_ahead`.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(from).cast()) }
 }
 
 /// 32 bytes.
@@ -149,14 +145,6 @@ pub fn load_i8x8(from: &[u8; 8]) -> __m256i {
 pub fn load_u8x16(from: &[u8; 16]) -> __m128i {
     // SAFETY: the array has 16 bytes; unaligned loads are allowed.
     unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
-}
-
-/// Fetches a cache line of a stream, some way behind the place that is read.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn prefetch(at: *const u8) {
-    const AHEAD: usize = 2048;
-    _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
 }
 
 /// Sum of the lanes.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     isa::Avx2,
-    x86::{load_i32, load_u8, load_u8x16, prefetch, store_i32, store_u8},
+    x86::{IN_LOOKUPS, load_i32, load_u8, load_u8x16, prefetch_ahead, store_i32, store_u8},
 };
 
 /// Quads of triples between widenings: a lane holds at most 16 * 4 * 3 * 128 = 24576.
@@ -71,14 +71,14 @@ fn look_up_triples(codes: &[[u8; 64]], signs: &[[u8; 32]], tables: &[Quad], sums
     let mut all = [_mm256_setzero_si256(); 2];
     let units = codes.as_chunks::<2>().0.iter().zip(tables.as_chunks::<2>().0).zip(signs);
     for ((codes, tables), signs) in units {
-        prefetch(signs.as_ptr());
+        prefetch_ahead::<IN_LOOKUPS, _>(signs);
         let signs = load_u8(signs);
         // The bit of a group is shifted to the top of its word, and the words are kept from being zero: the sign of
         // such a word is what `sign` multiplies by. The lowest bit is the last group's own.
         let odd = _mm256_or_si256(signs, one);
         let mut index = [[[_mm256_setzero_si256(); 2]; 2]; 2];
         for quad in 0..2 {
-            prefetch(codes[quad].as_ptr());
+            prefetch_ahead::<IN_LOOKUPS, _>(&codes[quad]);
             for (half, codes) in codes[quad].as_chunks().0.iter().enumerate() {
                 index[quad][half] = nibbles(load_u8(codes));
             }
@@ -108,7 +108,7 @@ fn look_up_triples(codes: &[[u8; 64]], signs: &[[u8; 32]], tables: &[Quad], sums
 fn look_up_pairs(codes: &[[u8; 64]], tables: &[Quad], sums: &mut [i32; 32]) {
     let mut all = [_mm256_setzero_si256(); 2];
     for (codes, tables) in codes.iter().zip(tables) {
-        prefetch(codes.as_ptr());
+        prefetch_ahead::<IN_LOOKUPS, _>(codes);
         for (at, codes) in codes.as_chunks().0.iter().enumerate() {
             let index = nibbles(load_u8(codes));
             for group in 0..2 {
@@ -129,7 +129,7 @@ fn look_up_split_pairs(codes: &[[u8; 64]], tables: &[Quad], sums: &mut [i32; 32]
     // By half of the rows, those whose number ends in 0 to 7 and in 8 to 15.
     let mut all = [[_mm256_setzero_si256(); 2]; 2];
     for (codes, tables) in codes.iter().zip(tables) {
-        prefetch(codes.as_ptr());
+        prefetch_ahead::<IN_LOOKUPS, _>(codes);
         for (half, codes) in codes.as_chunks().0.iter().enumerate() {
             let index = nibbles(load_u8(codes));
             for pair in 0..2 {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     isa::Avx512Vnni,
-    x86::{load_u8, prefetch, wide},
+    x86::{IN_LOOKUPS, load_u8, prefetch_ahead, wide},
 };
 
 /// Quads of triples between widenings: a lane of two tables adds at most 2 * 16 * 2 * 3 * 128 = 24576 in both.
@@ -103,9 +103,9 @@ fn triples(bits: &SignBits, codes: &[[u8; 64]], signs: &[[u8; 32]], tables: &[Qu
     let units = codes.as_chunks::<2>().0.iter().zip(tables.as_chunks::<2>().0).zip(signs);
     for ((codes, tables), signs) in units {
         let signs_twice = _mm512_permutexvar_epi64(twice, _mm512_castsi256_si512(load_u8(signs)));
-        prefetch(signs.as_ptr());
+        prefetch_ahead::<IN_LOOKUPS, _>(signs);
         for quad in 0..2 {
-            prefetch(codes[quad].as_ptr());
+            prefetch_ahead::<IN_LOOKUPS, _>(&codes[quad]);
             let index = nibbles(in_turn(wide::load_u8(&codes[quad])));
             for pair in 0..2 {
                 let entries = entries(&tables[quad], pair, index[pair]);
@@ -130,7 +130,7 @@ fn triples(bits: &SignBits, codes: &[[u8; 64]], signs: &[[u8; 32]], tables: &[Qu
 fn pairs<const SPLIT: bool>(codes: &[[u8; 64]], tables: &[Quad], sums: &mut [i32; 32]) {
     let mut all = [_mm512_setzero_si512(); 2];
     for (codes, tables) in codes.iter().zip(tables) {
-        prefetch(codes.as_ptr());
+        prefetch_ahead::<IN_LOOKUPS, _>(codes);
         let codes = wide::load_u8(codes);
         let index = nibbles(if SPLIT { codes } else { in_turn(codes) });
         for pair in 0..2 {
