@@ -80,6 +80,39 @@ const FALCON3_1B: Release = Release {
     ternary_thousands: 1_132_462,
 };
 
+/// The dimensions from a dump of the tensors of the released checkpoint (Aefinity-AI/alice-aegis), its tensors from a
+/// loader's log (microsoft/BitNet, pull request 268: 49 F32, 2 F16, 168 I2_S). They add up to the size of the released
+/// file within its header: see [`falcon_e_fills_its_files`]. Base and epsilon are one source's; files tell theirs.
+const FALCON_E_1B: Release = Release {
+    name: "Falcon-E-1B",
+    arch: "llama",
+    layers: 24,
+    dim: 2048,
+    ffn_dim: 9216,
+    heads: 16,
+    kv_heads: 2,
+    head_dim: 128,
+    vocab: 32768,
+    context: 32768,
+    theta: 1_000_000.0,
+    eps: 1e-5,
+    tied: false,
+    activation: Activation::Silu,
+    tensors: 49 + 2 + 168,
+    // 24 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 9216 * 2048)
+    ternary_thousands: 1_585_446,
+};
+
+const FALCON_E_3B: Release = Release {
+    name: "Falcon-E-3B",
+    layers: 32,
+    ffn_dim: 13312,
+    tensors: 32 * 9 + 3,
+    // 32 * (2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 13312 * 2048)
+    ternary_thousands: 2_919_235,
+    ..FALCON_E_1B
+};
+
 const BONSAI_1_7B: Release = Release {
     name: "Ternary-Bonsai-1.7B",
     arch: "qwen3",
@@ -100,7 +133,7 @@ const BONSAI_1_7B: Release = Release {
     ternary_thousands: 1_409_286,
 };
 
-const RELEASES: [Release; 11] = [
+const RELEASES: [Release; 13] = [
     BITNET_2B,
     Release {
         name: "bitnet_b1_58-large",
@@ -192,6 +225,8 @@ const RELEASES: [Release; 11] = [
         ternary_thousands: 6_650_068,
         ..FALCON3_1B
     },
+    FALCON_E_1B,
+    FALCON_E_3B,
     BONSAI_1_7B,
     Release {
         name: "Ternary-Bonsai-4B",
@@ -268,12 +303,21 @@ fn every_release_is_understood() {
     }
 }
 
-/// Falcon-E 1B: no source tells its dimensions, but a loader's log tells its tensors: 49 of F32, 2 of F16, 168 of I2_S
-/// in 24 layers. That is a Llama with a head of its own, without norms inside the projections.
+/// The checkpoints hold four ternary weights a byte, and norms, table and head in bf16. The rest of a file is its header
+/// and a scale a matrix: a little over 100 bytes a tensor, so a matrix more or less would show. (Sizes of the released
+/// `model.safetensors`, as Aefinity-AI/alice-aegis lists them.)
 #[test]
-fn falcon_e_has_the_tensors_of_a_llama() {
-    assert_eq!(24 * Family::Llama.block_norms().len() + 1, 49, "norms");
-    assert_eq!(24 * Linear::ALL.len(), 168, "ternary matrices");
+fn falcon_e_fills_its_files() {
+    for (release, file_bytes) in [(&FALCON_E_1B, 665_041_488), (&FALCON_E_3B, 998_568_704)] {
+        let config = config(release);
+        let of_layer: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k / 4).sum();
+        let norms = Family::Llama.block_norms().len() * release.layers + 1;
+        let bytes = of_layer * release.layers + (norms * release.dim + 2 * release.vocab * release.dim) * 2;
+        // The matrices have a scale each, which is a tensor of its own.
+        let tensors = release.tensors + release.layers * Linear::ALL.len();
+        let rest = (file_bytes - bytes) / tensors;
+        assert!((80..160).contains(&rest), "{}: {rest} bytes a tensor", release.name);
+    }
 }
 
 /// Microsoft's embedding models, as the guide beside their converter gives the dimensions. No key tells the first from
@@ -327,8 +371,8 @@ fn the_embedding_models_are_understood() {
     assert_eq!(config(&smaller).family, Family::Gemma3InputNorms);
 }
 
-/// A block of the real size with random weights: K = 8640 and heads of 100; heads of 256; and the groups of Ternary
-/// Bonsai, whose queries are wider than the model.
+/// A block of the real size with random weights: K = 8640 and heads of 100; heads of 256; eight query heads to one of
+/// keys; and the groups of Ternary Bonsai, whose queries are wider than the model.
 #[test]
 fn blocks_of_unusual_sizes_run_on_every_instruction_set() {
     let spec = |release: &Release, base: Spec, scales| Spec {
@@ -348,8 +392,9 @@ fn blocks_of_unusual_sizes_run_on_every_instruction_set() {
     };
     for (release, base, scales) in [
         (&RELEASES[2], BITNET, ScaleKind::PerTensor),
-        (&RELEASES[4], LLAMA, ScaleKind::PerTensor),
-        (&RELEASES[9], QWEN3, ScaleKind::PerGroup(128)),
+        (&FALCON3_1B, LLAMA, ScaleKind::PerTensor),
+        (&FALCON_E_3B, LLAMA, ScaleKind::PerTensor),
+        (&BONSAI_1_7B, QWEN3, ScaleKind::PerGroup(128)),
     ] {
         let spec = spec(release, base, scales);
         let model = Arc::new(random_model(&spec, 51));

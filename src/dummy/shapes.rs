@@ -50,7 +50,7 @@ struct Published {
 }
 
 #[rustfmt::skip] // One line a model, as in the table it comes from.
-const PUBLISHED: [Published; 8] = [
+const PUBLISHED: [Published; 10] = [
     Published { name: "2b-4t", arch: "bitnet-b1.58", layers: 30, dim: 2560, ffn_dim: 6912, heads: 20, kv_heads: 5, head_dim: 128, vocab: 128_256, context: 4096, base: 500_000.0, eps: 1e-5 },
     Published { name: "bitnet-large", arch: "bitnet", layers: 24, dim: 1536, ffn_dim: 4096, heads: 16, kv_heads: 16, head_dim: 96, vocab: 32_002, context: 2048, base: 10_000.0, eps: 1e-5 },
     Published { name: "bitnet-3b", arch: "bitnet", layers: 26, dim: 3200, ffn_dim: 8640, heads: 32, kv_heads: 32, head_dim: 100, vocab: 32_002, context: 2048, base: 10_000.0, eps: 1e-5 },
@@ -59,6 +59,8 @@ const PUBLISHED: [Published; 8] = [
     Published { name: "falcon3-3b", arch: "llama", layers: 22, dim: 3072, ffn_dim: 9216, heads: 12, kv_heads: 4, head_dim: 256, vocab: 131_072, context: 32_768, base: 1_000_042.0, eps: 1e-6 },
     Published { name: "falcon3-7b", arch: "llama", layers: 28, dim: 3072, ffn_dim: 23_040, heads: 12, kv_heads: 4, head_dim: 256, vocab: 131_072, context: 32_768, base: 1_000_042.0, eps: 1e-6 },
     Published { name: "falcon3-10b", arch: "llama", layers: 40, dim: 3072, ffn_dim: 23_040, heads: 12, kv_heads: 4, head_dim: 256, vocab: 131_072, context: 32_768, base: 1_000_042.0, eps: 1e-6 },
+    Published { name: "falcon-e-1b", arch: "llama", layers: 24, dim: 2048, ffn_dim: 9216, heads: 16, kv_heads: 2, head_dim: 128, vocab: 32_768, context: 32_768, base: 1_000_000.0, eps: 1e-5 },
+    Published { name: "falcon-e-3b", arch: "llama", layers: 32, dim: 2048, ffn_dim: 13_312, heads: 16, kv_heads: 2, head_dim: 128, vocab: 32_768, context: 32_768, base: 1_000_000.0, eps: 1e-5 },
 ];
 
 impl Shape {

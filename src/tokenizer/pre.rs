@@ -20,6 +20,12 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Words that end where a lower-case letter meets an upper-case one. A number is cut into its digits.
+const CASED: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
 /// Runs of punctuation; the backtick belongs to Falcon's class and not to that of `default`.
 pub(super) const FALCON_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 const DEFAULT_PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|]+";
@@ -59,10 +65,15 @@ pub(super) struct Pre {
 
 /// Every pre-tokenizer known here.
 ///
-/// `falcon3` and `falcon_e`: bitnet.cpp, which made the ternary files that carry these names, cuts like Falcon
-/// with single digits; llama.cpp reads `falcon3` as `llama-bpe` (three digits, whole words first, BOS). No
-/// published test vector decides between them. bitnet.cpp is followed, being the source of those files; a file
-/// that embeds its `tokenizer.json` is read by that instead.
+/// `falcon3`: bitnet.cpp, which made the ternary files that carry this name, cuts like Falcon with single digits;
+/// llama.cpp reads it as `llama-bpe` (three digits, whole words first, BOS). No published test vector decides between
+/// them. bitnet.cpp is followed, being the source of those files; a file that embeds its `tokenizer.json` is read by that
+/// instead.
+///
+/// `falcon_e`: bitnet.cpp takes the same as for `falcon3`, but the model was trained with another. A port of bitnet.cpp
+/// (lateralblast/birman, patch 0008) gives the patterns of its `tokenizer.json`: runs of punctuation, [`CASED`], single
+/// digits. A second engine (Aefinity-AI/alice-aegis) found its ids to differ at line breaks between spaces until it cut
+/// at `\s*[\r\n]+`, which GPT-2's pattern has not.
 pub(super) const TABLE: &[Pre] = &[
     Pre {
         names: &["llama-bpe", "llama3", "llama-v3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
@@ -107,8 +118,14 @@ pub(super) const TABLE: &[Pre] = &[
         add_bos: false,
     },
     Pre {
-        names: &["falcon3", "falcon_e"],
+        names: &["falcon3"],
         patterns: &[FALCON_PUNCTUATION, GPT2, "[0-9]"],
+        ignore_merges: false,
+        add_bos: false,
+    },
+    Pre {
+        names: &["falcon_e", "falcon-e"],
+        patterns: &[FALCON_PUNCTUATION, CASED],
         ignore_merges: false,
         add_bos: false,
     },
@@ -233,6 +250,7 @@ mod tests {
             ("starcoder", &["I", "'", "LL", " pay", " ", " $", "1", "2", "3", "4", "5", ",", " ok", "?", "\n\n "]),
             ("falcon", &["I", "'", "LL", " pay", "  ", "$", "123", "45", ",", " ok", "?", "\n\n "]),
             ("falcon3", &["I", "'", "LL", " pay", "  ", "$", "1", "2", "3", "4", "5", ",", " ok", "?", "\n\n "]),
+            ("falcon_e", &["I", "'", "LL", " pay", "  ", "$", "1", "2", "3", "4", "5", ",", " ok", "?", "\n\n", " "]),
             ("default", &["I", "'", "LL", " pay", "  ", "$", "123", "45", ",", " ok", "?", "\n\n "]),
             (
                 "deepseek-coder",
@@ -253,6 +271,16 @@ mod tests {
         assert_eq!(words("llama-bpe", "កា"), ["ក", "ា"]);
         assert_eq!(words("qwen35", "កា"), ["កា"]);
         assert_eq!(words("gpt-2", "日本 語です"), ["日本", " 語です"]);
+    }
+
+    #[test]
+    fn falcon_e_cuts_at_capitals_and_keeps_line_breaks_together() {
+        assert_eq!(words("falcon_e", "myHTTPServer"), ["my", "HTTPServer"]);
+        assert_eq!(words("falcon_e", "iPhoneÉté x²٣"), ["i", "Phone", "Été", " x", "²", "٣"]);
+        assert_eq!(words("falcon_e", "a \n \n b"), ["a", " \n \n", " b"]);
+        assert_eq!(words("falcon3", "a \n \n b"), ["a", " \n \n", " b"]);
+        assert_eq!(words("falcon_e", "a \n \nb"), ["a", " \n \n", "b"]);
+        assert_eq!(words("falcon3", "a \n \nb"), ["a", " \n ", "\n", "b"]);
     }
 
     #[test]

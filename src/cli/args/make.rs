@@ -129,7 +129,8 @@ pub struct DummyArgs {
     #[arg(long, visible_alias = "model-size", value_name = "SIZE")]
     pub size: Option<String>,
 
-    /// The shape of a published model: 2b-4t, bitnet-large, bitnet-3b, llama3-8b, falcon3-1b (3b, 7b, 10b)
+    /// The shape of a published model: 2b-4t, bitnet-large, bitnet-3b, llama3-8b, falcon3-1b (3b, 7b, 10b),
+    /// falcon-e-1b (3b)
     #[arg(long, value_name = "MODEL")]
     pub like: Option<String>,
 
