@@ -117,12 +117,7 @@ pub(super) const TABLE: &[Pre] = &[
         ignore_merges: false,
         add_bos: false,
     },
-    Pre {
-        names: &["falcon3"],
-        patterns: &[FALCON_PUNCTUATION, GPT2, "[0-9]"],
-        ignore_merges: false,
-        add_bos: false,
-    },
+    Pre { names: &["falcon3"], patterns: &[FALCON_PUNCTUATION, GPT2, "[0-9]"], ignore_merges: false, add_bos: false },
     Pre {
         names: &["falcon_e", "falcon-e"],
         patterns: &[FALCON_PUNCTUATION, CASED],

@@ -1,17 +1,60 @@
 //! Codes of a few rows, one a byte: what stands between a dialect and the packed rows of the kernels.
+//!
+//! Where the bytes of 32 rows interleave, they are read column by column, eight rows in a number: sums and shifts of codes
+//! never reach the next byte, and compilers make vectors of them.
 
 use super::super::{I2S_BLOCK, I2S_BLOCK_BYTES, padded_cols};
 
 /// The code of a weight of 0, which fills rows up to a whole block.
 pub(super) const ZERO: u8 = 1;
 
-/// Bytes behind the codes of a row, so that a writer of 8 codes may begin at any column, and rows whose length is a
-/// power of two do not all fall on the same cache sets.
+/// Bytes behind the codes of a row, so that rows whose length is a power of two do not all fall on the same cache sets.
 const SLACK: usize = 64;
 
-/// Codes (rows, cols), rows a fixed distance apart.
+/// Rows of a [`Column`].
+pub(super) const COLUMN_ROWS: usize = 32;
+
+/// A column of 32 rows, a byte each: row r is byte r % 8, from the lowest up, of number r / 8.
+pub(super) type Column = [u64; COLUMN_ROWS / 8];
+
+/// 1 in every byte.
+pub(super) const ONES: u64 = u64::from_ne_bytes([1; 8]);
+
+/// A column, number by number.
+#[inline]
+pub(super) fn column(number: impl Fn(usize) -> u64) -> Column {
+    std::array::from_fn(number)
+}
+
+/// The bytes of a column.
+#[inline]
+pub(super) fn column_of(bytes: &[u8; COLUMN_ROWS]) -> Column {
+    let numbers = bytes.as_chunks().0;
+    column(|at| u64::from_le_bytes(numbers[at]))
+}
+
+/// 1 in each byte that is `least` or more; all must be below 128.
+#[inline]
+pub(super) fn reaches(bytes: u64, least: u64) -> u64 {
+    (bytes + (128 - least) * ONES) >> 7 & ONES
+}
+
+/// The places of rows that stand in order in a [`Column`].
+pub(super) const IN_ORDER: [u8; COLUMN_ROWS] = {
+    let mut places = [0; COLUMN_ROWS];
+    let mut row = 0;
+    while row < COLUMN_ROWS {
+        places[row] = row as u8;
+        row += 1;
+    }
+    places
+};
+
+/// Codes (rows, cols), rows a fixed distance apart; or, of 32 rows, one column after the other.
 pub(super) struct Grid {
-    codes: Vec<u8>,
+    /// Eight bytes each.
+    codes: Vec<u64>,
+    /// Bytes of a row, a multiple of 64.
     stride: usize,
     cols: usize,
 }
@@ -19,24 +62,67 @@ pub(super) struct Grid {
 impl Grid {
     pub fn new(rows: usize, cols: usize) -> Self {
         let stride = padded_cols(cols) + SLACK;
-        Self { codes: vec![ZERO; rows * stride], stride, cols }
+        Self { codes: vec![u64::from(ZERO) * ONES; rows * stride / 8], stride, cols }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.codes)
     }
 
     /// The codes of a row.
     pub fn row(&self, row: usize) -> &[u8] {
-        &self.codes[row * self.stride..][..self.cols]
+        &bytemuck::cast_slice(&self.codes)[row * self.stride..][..self.cols]
     }
 
     /// The codes of a row.
     pub fn row_mut(&mut self, row: usize) -> &mut [u8] {
-        &mut self.codes[row * self.stride..][..self.cols]
+        let (from, cols) = (row * self.stride, self.cols);
+        &mut self.bytes_mut()[from..][..cols]
     }
 
-    /// Stores `N` codes, at most 8, from a column on; those past the end of the row are dropped.
-    pub fn put<const N: usize>(&mut self, row: usize, col: usize, codes: [u8; N]) {
-        const { assert!(N <= 8) };
-        debug_assert!(col < self.cols);
-        self.codes[row * self.stride + col..][..N].copy_from_slice(&codes);
+    /// The codes of 32 rows, by columns.
+    ///
+    /// # Panics
+    /// If the grid has other rows.
+    pub fn columns_mut(&mut self) -> &mut [Column] {
+        assert_eq!(self.codes.len() * 8, COLUMN_ROWS * self.stride, "a grid of {COLUMN_ROWS} rows");
+        &mut self.codes.as_chunks_mut().0[..self.cols]
+    }
+
+    /// Packs the first `cols` of [`Self::columns_mut`], as many rows as `out` has room for; row `r` is byte `places[r]` of
+    /// a column.
+    ///
+    /// # Errors
+    /// The place of the first 3 in the matrix (rows, cols). All codes are packed nevertheless.
+    ///
+    /// # Panics
+    /// If the grid has fewer columns.
+    pub fn pack_columns(&mut self, places: &[u8; COLUMN_ROWS], cols: usize, out: &mut [u8]) -> Result<(), usize> {
+        assert!(cols <= self.cols, "{cols} of {} columns", self.cols);
+        let row_bytes = padded_cols(cols) / 4;
+        let columns = &mut self.codes.as_chunks_mut().0[..padded_cols(cols)];
+        columns[cols..].fill([u64::from(ZERO) * ONES; COLUMN_ROWS / 8]);
+        let mut threes = 0;
+        for (at, block) in columns.as_chunks::<I2S_BLOCK>().0.iter().enumerate() {
+            for part in 0..I2S_BLOCK_BYTES / 8 {
+                let mut eight = pack_eight(block, 8 * part, &mut threes);
+                transpose(&mut eight);
+                for (row, &place) in out.chunks_exact_mut(row_bytes).zip(places) {
+                    let [place, number] = [place % 8, place / 8 % 4].map(usize::from);
+                    row[at * I2S_BLOCK_BYTES + 8 * part..][..8].copy_from_slice(&eight[place][number].to_le_bytes());
+                }
+            }
+        }
+        if threes == 0 {
+            return Ok(());
+        }
+        let code = |column: &Column, place: u8| column[usize::from(place / 8)] >> (8 * (place % 8)) & 3;
+        let rows = out.len().checked_div(row_bytes).unwrap_or(0);
+        let first = places[..rows].iter().enumerate().find_map(|(row, &place)| {
+            let col = columns.iter().position(|column| code(column, place) == 3)?;
+            Some(row * cols + col)
+        });
+        first.map_or(Ok(()), Err)
     }
 
     /// Packs all rows.
@@ -46,8 +132,10 @@ impl Grid {
     pub fn pack(&mut self, out: &mut [u8]) -> Result<(), usize> {
         let packed_cols = self.stride - SLACK;
         for (row, out) in out.chunks_exact_mut(packed_cols / 4).enumerate() {
-            let codes = &mut self.codes[row * self.stride..][..packed_cols];
-            codes[self.cols..].fill(ZERO);
+            let cols = self.cols;
+            let from = row * self.stride;
+            let codes = &mut self.bytes_mut()[from..][..packed_cols];
+            codes[cols..].fill(ZERO);
             let mut threes = 0;
             for (block, packed) in codes.as_chunks::<I2S_BLOCK>().0.iter().zip(out.as_chunks_mut().0) {
                 pack(block, packed);
@@ -55,7 +143,7 @@ impl Grid {
             }
             if threes != 0 {
                 let place = codes.iter().position(|&code| code > 2).unwrap_or_default();
-                return Err(row * self.cols + place);
+                return Err(row * cols + place);
             }
         }
         Ok(())
@@ -68,16 +156,18 @@ impl Grid {
     pub fn unpack(&mut self, packed: &[u8]) -> Result<(), usize> {
         let packed_cols = self.stride - SLACK;
         for (row, packed) in packed.chunks_exact(packed_cols / 4).enumerate() {
-            let codes = &mut self.codes[row * self.stride..][..packed_cols];
+            let cols = self.cols;
+            let from = row * self.stride;
+            let codes = &mut self.bytes_mut()[from..][..packed_cols];
             let mut threes = 0;
             for (packed, block) in packed.as_chunks().0.iter().zip(codes.as_chunks_mut::<I2S_BLOCK>().0) {
                 unpack(packed, block);
                 threes |= threes_in(packed);
             }
             if threes != 0
-                && let Some(place) = codes[..self.cols].iter().position(|&code| code > 2)
+                && let Some(place) = codes[..cols].iter().position(|&code| code > 2)
             {
-                return Err(row * self.cols + place);
+                return Err(row * cols + place);
             }
         }
         Ok(())
@@ -105,6 +195,39 @@ pub fn pack_row(codes: &[u8], out: &mut [u8]) {
 /// Not zero if one of the 2-bit fields is 3.
 fn threes_in(packed: &[u8; I2S_BLOCK_BYTES]) -> u8 {
     packed.iter().fold(0, |found, byte| found | (byte & byte >> 1 & 0x55))
+}
+
+/// Eight bytes of a block of 32 rows, from byte `first` on, by columns; what is found in `threes` where a code is 3.
+#[inline]
+fn pack_eight(columns: &[Column; I2S_BLOCK], first: usize, threes: &mut u64) -> [Column; 8] {
+    let mut eight = [[0; COLUMN_ROWS / 8]; 8];
+    let mut found = [0; COLUMN_ROWS / 8];
+    for (at, packed) in eight.iter_mut().enumerate() {
+        let at = first + at;
+        let [a, b, c, d] = [&columns[at], &columns[at + 32], &columns[at + 64], &columns[at + 96]];
+        for number in 0..packed.len() {
+            packed[number] = a[number] << 6 | b[number] << 4 | c[number] << 2 | d[number];
+            found[number] |= packed[number] & packed[number] >> 1;
+        }
+    }
+    *threes |= found.iter().fold(0, |all, found| all | found) & 0x55 * ONES;
+    eight
+}
+
+/// Exchanges rows and columns of the 8 x 8 bytes in each of the four numbers of eight columns: halves, then quarters,
+/// then single bytes change places across the diagonal.
+#[inline]
+fn transpose(eight: &mut [Column; 8]) {
+    for (distance, lower) in [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff)] {
+        for at in (0..8).filter(|at| at & distance == 0) {
+            for number in 0..COLUMN_ROWS / 8 {
+                let (a, b) = (eight[at][number], eight[at + distance][number]);
+                let moved = (a >> (8 * distance) ^ b) & lower;
+                eight[at][number] = a ^ moved << (8 * distance);
+                eight[at + distance][number] = b ^ moved;
+            }
+        }
+    }
 }
 
 /// A block of [`Layout::I2sP128`](super::super::Layout::I2sP128), as plain loops that compilers turn into SIMD.
@@ -167,13 +290,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_past_a_row_does_not_reach_it() {
-        let mut grid = Grid::new(2, 126);
-        grid.put(0, 125, [2, 3, 3, 3, 3, 3, 3, 3]);
-        let mut packed = vec![0; 2 * 32];
-        grid.pack(&mut packed).unwrap();
-        let mut expected = vec![1; 252];
-        expected[125] = 2;
-        assert_eq!(packed, format::pack(Layout::I2sP128, 2, 126, &expected));
+    fn columns_are_packed_as_rows_are() {
+        let mut rng = Rng::new(4);
+        // Any order of the 32 rows.
+        let places: [u8; 32] = std::array::from_fn(|row| (row * 5 % 32) as u8);
+        for (rows, cols) in [(32, 1), (32, 128), (7, 130), (32, 640)] {
+            let codes = rng.codes(rows * cols);
+            // What stands in columns past the end does not matter.
+            let mut grid = Grid::new(32, cols + 9);
+            grid.columns_mut().fill([3 * ONES; 4]);
+            for (col, column) in grid.columns_mut()[..cols].iter_mut().enumerate() {
+                let mut bytes = [0; 32];
+                (0..rows).for_each(|row| bytes[usize::from(places[row])] = codes[row * cols + col]);
+                *column = column_of(&bytes);
+            }
+            let mut packed = vec![0; format::ternary_bytes(Layout::I2sP128, rows, cols)];
+            assert_eq!(grid.pack_columns(&places, cols, &mut packed), Ok(()), "{rows} x {cols}");
+            assert_eq!(packed, format::pack(Layout::I2sP128, rows, cols, &codes), "{rows} x {cols}");
+        }
+        for (row, col) in [(0, 0), (3, 129), (31, 31)] {
+            let mut grid = Grid::new(32, 130);
+            let place = usize::from(places[row]);
+            grid.columns_mut()[col][place / 8] |= 3 << (8 * (place % 8));
+            assert_eq!(grid.pack_columns(&places, 130, &mut [0; 32 * 64]), Err(row * 130 + col));
+        }
     }
 }

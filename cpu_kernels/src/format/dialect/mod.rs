@@ -27,8 +27,8 @@ mod tq2_0;
 
 use std::ops::Range;
 
-use grid::Grid;
 pub use grid::pack_row;
+use grid::{COLUMN_ROWS, Grid};
 use half::f16;
 pub use tile::{Tile, TileTable};
 
@@ -116,6 +116,11 @@ trait Coding {
     /// Rows that are read and written together: their bytes interleave.
     fn step(&self) -> usize {
         1
+    }
+
+    /// Where each row stands in the columns of a grid, of a dialect that reads 32 rows by columns.
+    fn by_columns(&self) -> Option<&'static [u8; COLUMN_ROWS]> {
+        None
     }
 
     /// Fills the codes of `step` rows from row `first` on; 3 where the bytes hold no ternary value.
@@ -299,8 +304,7 @@ impl Codec {
             let mut codes = Grid::new(step, self.cols);
             for (at, out) in out.chunks_exact_mut(step * row_bytes).enumerate() {
                 let first = rows.start + at * step;
-                coding.read(bytes, first, &mut codes);
-                if let Err(place) = codes.pack(out) {
+                if let Err(place) = unpack_step(coding, bytes, first, &mut codes, self.cols, out) {
                     return Err(FormatError::Code { element: first * self.cols + place });
                 }
             }
@@ -392,6 +396,26 @@ impl Codec {
     }
 }
 
+/// Packs the first `cols` columns of a step's rows, from row `first` on, as [`Layout::I2sP128`]: as many rows as `out` has
+/// room for, where they were read by columns.
+///
+/// # Errors
+/// The place of the first code 3 among them.
+fn unpack_step(
+    coding: &dyn Coding,
+    bytes: &[u8],
+    first: usize,
+    codes: &mut Grid,
+    cols: usize,
+    out: &mut [u8],
+) -> Result<(), usize> {
+    coding.read(bytes, first, codes);
+    match coding.by_columns() {
+        Some(places) => codes.pack_columns(places, cols, out),
+        None => codes.pack(out),
+    }
+}
+
 /// Bytes of a matrix in a lookup layout; `None` where its tile does not cut up the shape, or interleaves another number
 /// of rows than the kernels take.
 pub(super) fn lookup_bytes(layout: Layout, rows: usize, cols: usize) -> Option<usize> {
@@ -476,11 +500,8 @@ pub(super) fn read_lookup(
         let step = coding.step();
         let mut codes = Grid::new(step, shape.1);
         for (at, out) in out.chunks_mut(step * row_bytes).enumerate() {
-            coding.read(bytes, range.start + at * step, &mut codes);
-            for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
-                let codes = &mut codes.row_mut(row)[..cols];
-                codes.iter_mut().filter(|code| **code > 2).for_each(|code| *code = grid::ZERO);
-                pack_row(codes, out);
+            if unpack_step(coding, bytes, range.start + at * step, &mut codes, cols, out).is_err() {
+                out.iter_mut().for_each(|byte| *byte ^= (*byte & *byte >> 1 & 0x55) << 1);
             }
         }
     });

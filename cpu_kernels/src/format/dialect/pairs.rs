@@ -3,30 +3,21 @@
 //! The index of the pair (w0, w1) is 3 w0 + w1 + 4, or 3 c0 + c1 in codes: 0 to 8. The pair of the lower columns is in
 //! the high nibble.
 
-use super::grid::Grid;
+use super::grid::{Column, ONES, reaches};
 
-/// The four codes of each byte; 3 where an index is 9 or more.
-static CODES: [[u8; 4]; 256] = {
-    let mut table = [[3; 4]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let nibbles = [byte / 16, byte % 16];
-        let mut at = 0;
-        while at < 2 {
-            if nibbles[at] < 9 {
-                table[byte][2 * at] = (nibbles[at] / 3) as u8;
-                table[byte][2 * at + 1] = (nibbles[at] % 3) as u8;
-            }
-            at += 1;
+/// The four columns of the bytes of 32 rows; 3 where an index is 9 or more.
+#[inline]
+pub(super) fn read(bytes: &Column, columns: &mut [Column; 4]) {
+    for (pair, shift) in columns.as_chunks_mut::<2>().0.iter_mut().zip([4, 0]) {
+        for (at, &bytes) in bytes.iter().enumerate() {
+            let index = bytes >> shift & 15 * ONES;
+            let upper = reaches(index, 3) + reaches(index, 6);
+            let invalid = reaches(index, 9);
+            let invalid = invalid | invalid << 1;
+            pair[0][at] = upper | invalid;
+            pair[1][at] = (index - upper - upper - upper | invalid) & 3 * ONES;
         }
-        byte += 1;
     }
-    table
-};
-
-/// Reads four codes from column `col` on.
-pub(super) fn read(byte: u8, codes: &mut Grid, row: usize, col: usize) {
-    codes.put(row, col, CODES[usize::from(byte)]);
 }
 
 /// The byte of four codes.

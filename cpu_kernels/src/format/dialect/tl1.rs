@@ -15,7 +15,12 @@
 //! at a multiple of 32. Index 9 and up are never written. Source: bitnet.cpp, `preprocess_weights_tl1` in
 //! convert-hf-to-gguf-bitnet.py.
 
-use super::{super::FormatError, Coding, TRAILER_BYTES, Tile, grid::Grid, pairs};
+use super::{
+    super::FormatError,
+    Coding, TRAILER_BYTES, Tile,
+    grid::{COLUMN_ROWS, Grid, IN_ORDER, column_of},
+    pairs,
+};
 
 /// Rows of a vector.
 const ROWS: usize = 16;
@@ -47,12 +52,17 @@ pub(super) struct Tl1 {
 }
 
 impl Tl1 {
-    /// First byte of each vector of 16 rows from `first` on, with the first of its four columns.
+    /// Bytes of 16 rows of a column group: the next 16 rows of the row group follow.
+    fn vector_bytes(&self) -> usize {
+        256 / self.tile.lanes / COLS * ROWS
+    }
+
+    /// First byte of each vector of the first 16 of 32 rows from `first` on, with the first of its four columns.
     fn vectors(&self, first: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let Tile { rows: tile_rows, cols: tile_cols, lanes } = self.tile;
         let group_cols = 256 / lanes;
-        // Bytes of 16 rows of a column group, of a column group, of a row group, of a tile, of a row tile.
-        let vector_bytes = group_cols / COLS * ROWS;
+        let vector_bytes = self.vector_bytes();
+        // Bytes of a column group, of a row group, of a tile, of a row tile.
         let group_bytes = lanes / ROWS * vector_bytes;
         let rows_bytes = tile_cols / group_cols * group_bytes;
         let tile_bytes = tile_rows / lanes * rows_bytes;
@@ -73,21 +83,31 @@ impl Tl1 {
 
 impl Coding for Tl1 {
     fn step(&self) -> usize {
-        ROWS
+        COLUMN_ROWS
+    }
+
+    fn by_columns(&self) -> Option<&'static [u8; COLUMN_ROWS]> {
+        Some(&IN_ORDER)
     }
 
     fn read(&self, bytes: &[u8], first: usize, codes: &mut Grid) {
+        let columns = codes.columns_mut();
+        let mut vector = [0; COLUMN_ROWS];
         for (at, col) in self.vectors(first) {
-            for (row, &byte) in bytes[at..at + ROWS].iter().enumerate() {
-                pairs::read(byte, codes, row, col);
+            let (upper, lower) = vector.split_at_mut(ROWS);
+            upper.copy_from_slice(&bytes[at..][..ROWS]);
+            lower.copy_from_slice(&bytes[at + self.vector_bytes()..][..ROWS]);
+            if let Some(columns) = columns[col..].first_chunk_mut() {
+                pairs::read(&column_of(&vector), columns);
             }
         }
     }
 
     fn write(&self, codes: &Grid, first: usize, bytes: &mut [u8]) {
         for (at, col) in self.vectors(first) {
-            for (row, byte) in bytes[at..at + ROWS].iter_mut().enumerate() {
-                *byte = pairs::byte(&codes.row(row)[col..col + COLS]);
+            for row in 0..COLUMN_ROWS {
+                let at = at + row / ROWS * self.vector_bytes() + row % ROWS;
+                bytes[at] = pairs::byte(&codes.row(row)[col..col + COLS]);
             }
         }
     }

@@ -22,14 +22,21 @@
 //! when AVX2 unpacks within its halves. Codes 14 and 15, and indices of pairs from 9 up, are never written. Source:
 //! bitnet.cpp, `preprocess_weights_tl2` in convert-hf-to-gguf-bitnet.py.
 
-use super::{super::FormatError, Coding, TRAILER_BYTES, Tile, grid::Grid, pairs};
+use super::{
+    super::FormatError,
+    Coding, TRAILER_BYTES, Tile,
+    grid::{COLUMN_ROWS as ROWS, Column, Grid, ONES, column, column_of, reaches},
+    pairs,
+};
 
 /// The size that is reserved for a matrix has pairs for this many columns.
 pub(in crate::format) const MIN_COLS: usize = 256;
-/// Rows that interleave.
-const ROWS: usize = 32;
 /// Columns of a tile of the pairs.
 const PAIR_TILE: usize = 32;
+/// Columns of a vector of signs, and of four of codes.
+const SIGN_COLS: usize = 24;
+/// Columns of a vector of codes.
+const CODE_COLS: usize = 6;
 
 /// Bytes of a matrix: what the converter reserves and ggml computes, in integer steps in this order.
 ///
@@ -64,48 +71,59 @@ pub(super) struct Tl2 {
 }
 
 /// Where a row stands in a vector of 32 bytes.
-const PLACE: [usize; ROWS] = {
+const PLACE: [u8; ROWS] = {
     let mut place = [0; ROWS];
     let mut row = 0;
     while row < ROWS {
-        place[row] = [0, 2, 1, 3][row / 8] * 8 + row % 8;
+        place[row] = ([0, 2, 1, 3][row / 8] * 8 + row % 8) as u8;
         row += 1;
     }
     place
 };
 
-/// The six codes, and two bytes to be overwritten, of a byte and its two sign bits (bit 9: the first triple); 3 where
-/// there is no such code.
-static CODES: [[u8; 8]; 1024] = {
-    let mut table = [[3; 8]; 1024];
-    let mut at = 0;
-    while at < 1024 {
-        let triples = [(at / 16 % 16, at >> 9 & 1), (at % 16, at >> 8 & 1)];
-        let mut t = 0;
-        while t < 2 {
-            let (size, negative) = triples[t];
-            if size < 14 {
-                let v = if negative == 1 { 13 - size } else { 13 + size };
-                table[at][3 * t] = (v / 9) as u8;
-                table[at][3 * t + 1] = (v / 3 % 3) as u8;
-                table[at][3 * t + 2] = (v % 3) as u8;
-            }
-            t += 1;
-        }
-        at += 1;
-    }
-    table
-};
-
-/// First bytes of what belongs to 32 rows and a few columns, and the first of these.
+/// First bytes of what belongs to 32 rows and 24 columns, and the first of these.
 struct Triples {
-    /// 32 bytes of codes for 6 columns.
+    /// 32 bytes of codes for each 6 columns.
     codes: usize,
-    /// 16 words of signs for 24 columns.
+    /// 16 words of signs.
     signs: usize,
-    /// Which quarter of the signs: 0 to 3.
-    quarter: usize,
     col: usize,
+}
+
+/// The three columns of triples of 32 rows, in the order of their bytes, from |v| and a 1 where v is negative; 3 where
+/// there is no such triple.
+#[inline]
+fn read_triples(sizes: &Column, negative: &Column, columns: &mut [Column; 3]) {
+    // |v| + 13 = 9 c0 + 3 c1 + c2 in codes: c0 is 1 or 2, and `left` is what is left of it, from 0 to 8.
+    let upper = column(|at| reaches(sizes[at], 5));
+    let left = column(|at| sizes[at] + 4 * ONES - (upper[at] << 3) - upper[at]);
+    let middle = column(|at| reaches(left[at], 3) + reaches(left[at], 6));
+    let lower = column(|at| left[at] - middle[at] - middle[at] - middle[at]);
+    let upper = column(|at| upper[at] + ONES);
+    let invalid = column(|at| reaches(sizes[at], 14));
+    for (column, codes) in columns.iter_mut().zip([&upper, &middle, &lower]) {
+        for at in 0..column.len() {
+            let code = (codes[at] | invalid[at] | invalid[at] << 1) & 3 * ONES;
+            // -v has 2 for 0 and 0 for 2.
+            column[at] = code ^ (!code & negative[at]) << 1;
+        }
+    }
+}
+
+/// The bits of the signs of 24 columns in the order of the bytes of their codes: of the first four triples, and of the
+/// last four. Triple t is bit 7 - 2 t of a byte.
+fn read_signs(signs: &[u8; ROWS]) -> [Column; 2] {
+    let mut bytes = [[0; ROWS]; 2];
+    for (half, words) in signs.as_chunks::<16>().0.iter().enumerate() {
+        for (at, word) in words.as_chunks::<2>().0.iter().enumerate() {
+            for (bytes, bits) in bytes.iter_mut().zip([word[1], word[0]]) {
+                // Row `8 * half + at`, and the row 16 below, whose bits stand one lower.
+                bytes[16 * half + at] = bits;
+                bytes[16 * half + 8 + at] = bits << 1;
+            }
+        }
+    }
+    [column_of(&bytes[0]), column_of(&bytes[1])]
 }
 
 impl Tl2 {
@@ -145,12 +163,16 @@ impl Tl2 {
     }
 
     fn triples(&self, first: usize) -> impl Iterator<Item = Triples> {
-        let tiles = (self.tile.cols, self.triple_cols());
-        (0..self.triple_cols()).step_by(6).map(move |col| Triples {
-            codes: self.place(0, first, col, tiles, (6, 32)),
-            signs: self.place(self.signs_at(), first, col, tiles, (24, 32)),
-            quarter: col % 24 / 6,
-            col,
+        let tile_cols = self.tile.cols;
+        let tiles = (tile_cols, self.triple_cols());
+        (0..self.triple_cols()).step_by(tile_cols).flat_map(move |tile| {
+            let codes = self.place(0, first, tile, tiles, (CODE_COLS, ROWS));
+            let signs = self.place(self.signs_at(), first, tile, tiles, (SIGN_COLS, ROWS));
+            (0..tile_cols / SIGN_COLS).map(move |group| Triples {
+                codes: codes + group * (SIGN_COLS / CODE_COLS) * ROWS,
+                signs: signs + group * ROWS,
+                col: tile + group * SIGN_COLS,
+            })
         })
     }
 
@@ -168,40 +190,51 @@ impl Coding for Tl2 {
         ROWS
     }
 
+    fn by_columns(&self) -> Option<&'static [u8; ROWS]> {
+        Some(&PLACE)
+    }
+
     fn read(&self, bytes: &[u8], first: usize, codes: &mut Grid) {
-        for Triples { codes: at, signs, quarter, col } in self.triples(first) {
-            let vector = &bytes[at..at + ROWS];
-            let words = bytes[signs..signs + ROWS].as_chunks::<2>().0;
-            for (row, place) in PLACE.iter().enumerate() {
-                // Triples 2 * quarter and 2 * quarter + 1 of a row stand two bits apart.
-                let word = u16::from_le_bytes(words[row % 16]) << (4 * quarter + row / 16);
-                let negative = usize::from(word >> 15) << 9 | usize::from(word >> 13 & 1) << 8;
-                codes.put(row, col, CODES[negative | usize::from(vector[*place])]);
+        let columns = codes.columns_mut();
+        for Triples { codes, signs, col } in self.triples(first) {
+            let signs = read_signs(bytes[signs..].first_chunk().unwrap_or_else(|| unreachable!("a checked size")));
+            let vectors = bytes[codes..][..SIGN_COLS / CODE_COLS * ROWS].as_chunks().0;
+            let triples = columns[col..][..SIGN_COLS].as_chunks_mut().0;
+            for (at, triple) in triples.iter_mut().enumerate() {
+                let vector = column_of(&vectors[at / 2]);
+                let sizes = column(|number| vector[number] >> (4 * (1 - at % 2)) & 15 * ONES);
+                let negative = column(|number| signs[at / 4][number] >> (7 - 2 * (at % 4)) & ONES);
+                read_triples(&sizes, &negative, triple);
             }
         }
         for (at, col) in self.pairs(first) {
-            let vector = &bytes[at..at + ROWS];
-            for (row, place) in PLACE.iter().enumerate() {
-                pairs::read(vector[*place], codes, row, col);
+            if let (Some(vector), Some(columns)) = (bytes[at..].first_chunk(), columns[col..].first_chunk_mut()) {
+                pairs::read(&column_of(vector), columns);
             }
         }
     }
 
     fn write(&self, codes: &Grid, first: usize, bytes: &mut [u8]) {
-        for Triples { codes: at, signs, quarter, col } in self.triples(first) {
-            for (row, place) in PLACE.iter().enumerate() {
-                let triples = codes.row(row)[col..col + 6].as_chunks::<3>().0;
-                let values = [0, 1].map(|t| triples[t].iter().fold(0, |v, &code| 3 * v + i16::from(code)) - 13);
-                bytes[at + place] = (values[0].unsigned_abs() << 4 | values[1].unsigned_abs()) as u8;
-                let bits = u16::from(values[0] < 0) << 15 | u16::from(values[1] < 0) << 13;
-                let word = (bits >> (4 * quarter + row / 16)).to_le_bytes();
-                bytes[signs + 2 * (row % 16)] |= word[0];
-                bytes[signs + 2 * (row % 16) + 1] |= word[1];
+        for Triples { codes: at, signs, col } in self.triples(first) {
+            for (row, &place) in PLACE.iter().enumerate() {
+                let mut word = 0;
+                for (quarter, codes) in codes.row(row)[col..][..SIGN_COLS].as_chunks::<CODE_COLS>().0.iter().enumerate()
+                {
+                    let triples = codes.as_chunks::<3>().0;
+                    let values = [0, 1].map(|t| triples[t].iter().fold(0, |v, &code| 3 * v + i16::from(code)) - 13);
+                    bytes[at + quarter * ROWS + usize::from(place)] =
+                        (values[0].unsigned_abs() << 4 | values[1].unsigned_abs()) as u8;
+                    let bits = u16::from(values[0] < 0) << 15 | u16::from(values[1] < 0) << 13;
+                    word |= bits >> (4 * quarter + row / 16);
+                }
+                let signs = &mut bytes[signs + 2 * (row % 16)..][..2];
+                signs[0] |= word.to_le_bytes()[0];
+                signs[1] |= word.to_le_bytes()[1];
             }
         }
         for (at, col) in self.pairs(first) {
-            for (row, place) in PLACE.iter().enumerate() {
-                bytes[at + place] = pairs::byte(&codes.row(row)[col..col + 4]);
+            for (row, &place) in PLACE.iter().enumerate() {
+                bytes[at + usize::from(place)] = pairs::byte(&codes.row(row)[col..col + 4]);
             }
         }
     }
