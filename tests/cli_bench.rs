@@ -33,9 +33,25 @@ fn csv_has_a_line_for_each_test() {
     assert!(lines[0].contains("avg_ts") && lines[1].contains("\"pp4\"") && lines[2].contains("\"tg2\""), "{done:?}");
 }
 
+/// Tokens before a test change what it computes, are named, and are in no figure.
+#[test]
+fn tests_run_behind_tokens_in_the_context() {
+    let done =
+        run(&["bench", "-p", "4", "-n", "2", "-d", "0,30", "-t", "1", "-r", "2", "--backend", "cpu", "-o", "json"]);
+    let rows: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+    let of = |field: &str| -> Vec<&Value> { rows.as_array().unwrap().iter().map(|row| &row[field]).collect() };
+    assert_eq!(of("test"), ["pp4", "tg2", "pp4 @ d30", "tg2 @ d30"]);
+    assert_eq!(of("n_depth"), [0, 0, 30, 30]);
+    let bytes = of("bytes_per_token");
+    // 30 positions of 4 layers: 128 keys and 128 values of f16 each.
+    assert_eq!(bytes[3].as_u64().unwrap() - bytes[1].as_u64().unwrap(), 30 * 4 * 2 * 128 * 2);
+    let logits = of("logits_hash");
+    assert!(logits[0] != logits[2] && logits[1] != logits[3], "{done:?}");
+}
+
 #[test]
 fn wrong_lengths_are_usage_errors() {
-    for args in [["-p", "x"], ["-n", "-5"], ["-r", "0"], ["-t", "513"]] {
+    for args in [["-p", "x"], ["-n", "-5"], ["-d", "-1"], ["-r", "0"], ["-t", "513"]] {
         let mut all = vec!["bench"];
         all.extend(args);
         assert_eq!(run(&all).code, Some(2), "{args:?}");

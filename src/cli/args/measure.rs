@@ -130,6 +130,10 @@ pub struct BenchArgs {
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = bench_tokens(), allow_negative_numbers = true)]
     pub n_gen: Vec<u32>,
 
+    /// Tokens in the context before each test, separated by commas
+    #[arg(short = 'd', long, value_name = "N", value_delimiter = ',', default_value = "0", value_parser = bench_tokens(), allow_negative_numbers = true)]
+    pub n_depth: Vec<u32>,
+
     /// Numbers of CPU threads, separated by commas; 0 or -1 = one for each core that this program may use
     #[arg(
         short,

@@ -47,13 +47,13 @@ pub fn costs(
         }
         return Ok(None);
     };
-    let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
+    let tokens = (samples.times.len() * test.tokens).max(1) as f64;
     Ok(Some(Costs {
         dispatches: done.dispatches as f64 / tokens,
         objects_created: done.objects_created as f64 / tokens,
         readback_bytes: done.readback_bytes as f64 / tokens,
         record_us: done.recording.as_secs_f64() * 1e6 / tokens,
-        tokens: test.tokens(),
+        tokens: test.tokens,
         kernels: if profile { Some(time_kernels(session, model, test)?) } else { None },
     }))
 }

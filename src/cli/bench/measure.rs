@@ -1,20 +1,22 @@
-//! Runs the tests, and the ceilings they are held against, in one process.
+//! Runs the tests.
 
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bitnet_cpu_kernels::{
-    Cpu, Isa, ceiling,
+    Cpu, Isa,
     quantize::{self, QuantizedActs},
     screen::Screen,
     ternary,
 };
 
-use super::{super::interrupt, Test, gpu};
+use super::{
+    super::interrupt,
+    Kind, Test,
+    ceilings::{Ceilings, Probe},
+    gpu,
+};
 use crate::{
-    backend::{Wanted, calibrate::median, cpu::Kernels, energy, gpu::Counters},
+    backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
     cache_dir::stable_hash,
     error::Result,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
@@ -27,7 +29,7 @@ use crate::{
 pub struct Samples {
     /// Of a whole test.
     pub times: Vec<Duration>,
-    /// Of each step of a [`Test::Generate`], of all repetitions.
+    /// Of each step of a [`Kind::Generate`], of all repetitions.
     pub steps: Vec<Duration>,
     /// Bytes of weights and cache that a decode step read at half the test's length.
     pub bytes_per_token: u64,
@@ -43,25 +45,22 @@ pub struct Samples {
     pub logits_hash: u64,
     /// What the GPU did in all of `times`; `None` where it has no part.
     pub gpu: Option<Counters>,
+    /// Measured before each repetition; `None` for the GPU, whose ceilings are not known.
+    pub ceilings: Option<Ceilings>,
 }
 
-/// Measured limits of the CPU with the threads of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Ceilings {
-    /// Bytes streamed from memory a second.
-    pub read_bytes_per_s: f64,
-    /// int8 multiply-adds of the ternary kernels' instructions a second.
-    pub multiply_adds_per_s: f64,
-    /// The same with the instructions that every processor of the architecture has: maddubs and a 16-bit addition on
-    /// x86. `None` where there are no others.
-    pub basic_multiply_adds_per_s: Option<f64>,
-}
-
-/// Runs `test` once to warm up and then `repetitions` times. Ctrl-C ends it early.
-pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, repetitions: usize) -> Result<Samples> {
+/// Runs `test` once to warm up and then `repetitions` times, `probe` before each of them. Ctrl-C ends it early.
+pub fn run(
+    session: &mut Session,
+    model: &Model,
+    kernels: &Kernels,
+    test: Test,
+    repetitions: usize,
+    mut probe: Option<Probe>,
+) -> Result<Samples> {
     let mut samples = Samples {
         times: Vec::with_capacity(repetitions),
-        steps: Vec::with_capacity(repetitions * test.tokens()),
+        steps: Vec::with_capacity(repetitions * test.tokens),
         bytes_per_token: 0,
         head_rows: 0.0,
         multiply_adds_per_token: model.weights.blocks.iter().map(|block| block.ternary_weights() as u64).sum(),
@@ -69,7 +68,13 @@ pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, 
         millijoules_per_token: None,
         logits_hash: 0,
         gpu: None,
+        ceilings: None,
     };
+    session.truncate(0);
+    if test.depth > 0 {
+        let ids: Vec<u32> = (0..test.depth).map(|i| test_id(model, i)).collect();
+        session.prefill_while(&ids, Wanted::Last, || !interrupt::raised())?;
+    }
     once(session, model, test, &mut Vec::new())?;
     let mut head_rows = 0;
     let before = gpu::counters(session);
@@ -78,12 +83,16 @@ pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, 
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
             break;
         }
+        if let Some(probe) = &mut probe {
+            probe.measure();
+        }
         let start = Instant::now();
         head_rows += once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
     samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
-    let tokens = (samples.times.len() * test.tokens()).max(1) as f64;
+    samples.ceilings = probe.and_then(Probe::medians);
+    let tokens = (samples.times.len() * test.tokens).max(1) as f64;
     samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);
     samples.head_rows = head_rows as f64 / (samples.times.len() * heads(test)).max(1) as f64;
     samples.bytes_per_token = bytes_per_token(session, model, kernels, test, samples.head_rows);
@@ -93,28 +102,28 @@ pub fn run(session: &mut Session, model: &Model, kernels: &Kernels, test: Test, 
 
 /// Steps of a test that run the head.
 fn heads(test: Test) -> usize {
-    match test {
-        Test::Prompt(_) => 1,
-        Test::Generate(n) => n,
+    match test.kind {
+        Kind::Prompt => 1,
+        Kind::Generate => test.tokens,
     }
 }
 
-/// All of `test`, from an empty context; returns the rows of the head that were multiplied exactly.
+/// All of `test`, behind the tokens of its depth; returns the rows of the head that were multiplied exactly.
 pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
-    let id = |i| test_id(model, i);
+    let id = |i| test_id(model, test.depth + i);
     // What greedy sampling asks for; a CPU without a screened head has no shortcut to it.
     let on_gpu = session.segments().any(|(segment, _)| segment.head && segment.backend == BackendKind::Gpu);
     let wanted = if on_gpu || session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
-    session.truncate(0);
+    session.truncate(test.depth);
     let mut head_rows = 0;
-    match test {
-        Test::Prompt(n) => {
-            let ids: Vec<u32> = (0..n).map(id).collect();
+    match test.kind {
+        Kind::Prompt => {
+            let ids: Vec<u32> = (0..test.tokens).map(id).collect();
             session.prefill_while(&ids, wanted, || true)?;
             head_rows += session.head_rows();
         }
-        Test::Generate(n) => {
-            for i in 0..n {
+        Kind::Generate => {
+            for i in 0..test.tokens {
                 let start = Instant::now();
                 session.step_for(id(i), wanted)?;
                 steps.push(start.elapsed());
@@ -149,7 +158,7 @@ fn test_id(model: &Model, i: usize) -> u32 {
 fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test, head_rows: f64) -> u64 {
     let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
     let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
-    let cache = full_cache * test.tokens() as u64 / 2 / session.context_tokens() as u64;
+    let cache = full_cache * (2 * test.depth + test.tokens) as u64 / 2 / session.context_tokens() as u64;
     let head = model.weights.head();
     let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {
         Screen::bytes(head.rows, head.cols) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
@@ -162,34 +171,6 @@ fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Te
 /// Over the bits.
 fn hash(logits: &[f32]) -> u64 {
     stable_hash(logits.iter().flat_map(|logit| logit.to_bits().to_le_bytes()))
-}
-
-/// Medians of a few runs of each.
-pub fn ceilings(threads: usize) -> Ceilings {
-    /// Far larger than any cache of a laptop.
-    const BYTES: usize = 256 << 20;
-    let cpu = Cpu::new(Isa::detect(), threads);
-    // The slowest but the reference; none where it is the one in use.
-    let basic = Isa::available().get(1).copied().filter(|&isa| isa != cpu.isa());
-    let data = vec![1u8; BYTES];
-    black_box(ceiling::read(&cpu, &data));
-    Ceilings {
-        read_bytes_per_s: BYTES as f64
-            / median_seconds(|| {
-                black_box(ceiling::read(&cpu, &data));
-            }),
-        multiply_adds_per_s: multiply_adds(&cpu),
-        basic_multiply_adds_per_s: basic.map(|isa| multiply_adds(&Cpu::new(isa, threads))),
-    }
-}
-
-fn multiply_adds(cpu: &Cpu) -> f64 {
-    const ROUNDS: usize = 200_000;
-    let products = ceiling::multiply_add(cpu, ROUNDS);
-    let seconds = median_seconds(|| {
-        black_box(ceiling::multiply_add(cpu, ROUNDS));
-    });
-    products as f64 / seconds
 }
 
 /// Multiply-adds a second of the ternary products of a batch of `tokens` by themselves: all matrices of the model, one
@@ -215,15 +196,6 @@ pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> f64 {
     });
     let weights: usize = model.weights.blocks.iter().map(|block| block.ternary_weights()).sum();
     (weights * tokens) as f64 / seconds.fold(f64::INFINITY, f64::min)
-}
-
-fn median_seconds(mut work: impl FnMut()) -> f64 {
-    let seconds = (0..5).map(|_| {
-        let start = Instant::now();
-        work();
-        start.elapsed().as_secs_f64()
-    });
-    median(seconds.collect())
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Tokenising and sampling are not part of any figure, as in llama-bench.
 
+mod ceilings;
+
 mod gpu;
 
 mod measure;
@@ -9,6 +11,8 @@ mod measure;
 mod report;
 
 use std::io::{self, IsTerminal};
+
+use ceilings::Probe;
 
 use super::{
     agreement::Agreement,
@@ -38,32 +42,35 @@ pub struct Row {
     gpu: Option<gpu::Costs>,
     /// How the greedy tokens of these devices compare with those of the first row's; `None` for the first.
     agreement: Option<Agreement>,
-    /// `None` for the GPU, whose ceilings are not known.
-    ceilings: Option<measure::Ceilings>,
 }
 
 /// llama-bench's two kinds of test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Test {
-    /// A prompt of so many tokens, at once.
-    Prompt(usize),
-    /// So many tokens, one after the other, from an empty context.
-    Generate(usize),
+pub enum Kind {
+    /// A prompt, all tokens at once.
+    Prompt,
+    /// Tokens one after the other.
+    Generate,
+}
+
+/// One test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Test {
+    kind: Kind,
+    tokens: usize,
+    /// Tokens that stand before them in the context, in no figure.
+    depth: usize,
 }
 
 impl Test {
-    fn tokens(self) -> usize {
-        match self {
-            Self::Prompt(n) | Self::Generate(n) => n,
-        }
-    }
-
-    /// llama-bench's name: pp512, tg128.
+    /// llama-bench's name: pp512, tg128, tg128 @ d4096.
     fn name(self) -> String {
-        match self {
-            Self::Prompt(n) => format!("pp{n}"),
-            Self::Generate(n) => format!("tg{n}"),
-        }
+        let Self { kind, tokens, depth } = self;
+        let name = match kind {
+            Kind::Prompt => "pp",
+            Kind::Generate => "tg",
+        };
+        if depth == 0 { format!("{name}{tokens}") } else { format!("{name}{tokens} @ d{depth}") }
     }
 }
 
@@ -71,12 +78,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     chart::check_free(args.plot.as_deref())?;
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
-    let prompts = args.n_prompt.iter().map(|&n| Test::Prompt(n as usize));
-    let tests: Vec<Test> = prompts
-        .chain(args.n_gen.iter().map(|&n| Test::Generate(n as usize)))
-        .filter(|test| test.tokens() > 0)
+    let lengths = |kind, lengths: &[u32]| -> Vec<(Kind, u32)> { lengths.iter().map(|&n| (kind, n)).collect() };
+    let kinds = [lengths(Kind::Prompt, &args.n_prompt), lengths(Kind::Generate, &args.n_gen)].concat();
+    let tests: Vec<Test> = args
+        .n_depth
+        .iter()
+        .flat_map(|&depth| kinds.iter().map(move |&(kind, tokens)| (kind, tokens as usize, depth as usize)))
+        .filter(|&(_, tokens, _)| tokens > 0)
+        .map(|(kind, tokens, depth)| Test { kind, tokens, depth })
         .collect();
-    let context = tests.iter().map(|test| test.tokens()).max().unwrap_or(1);
+    let context = tests.iter().map(|test| test.depth + test.tokens).max().unwrap_or(1);
     let compared = args.backend.len() > 1;
     let context = if compared { context.max(measure::COMPARED_TOKENS) } else { context };
 
@@ -111,37 +122,22 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
                 let kernels = engine.kernels(options.kernel, options.threads());
-                let mut samples = measure::run(&mut session, &engine.model, &kernels, test, args.repetitions as usize)?;
+                let head = &engine.model.weights.head().data;
+                let probe = on_cpu_alone.then(|| Probe::new(options.threads(), head));
+                let repetitions = args.repetitions as usize;
+                let mut samples = measure::run(&mut session, &engine.model, &kernels, test, repetitions, probe)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
                 let gpu = gpu::costs(&mut session, &engine.model, test, args.profile, &samples)?;
                 let threads = on_cpu_alone.then(|| options.threads());
-                if let (Test::Prompt(tokens), Some(threads)) = (test, threads) {
-                    let tokens = tokens.min(args.batch_size as usize);
+                if let (Kind::Prompt, Some(threads)) = (test.kind, threads) {
+                    let tokens = test.tokens.min(args.batch_size as usize);
                     samples.ternary_rate = Some(measure::ternary_rate(&engine.model, tokens, threads));
                 }
                 let peak_rss_bytes = machine::peak_rss_bytes();
-                rows.push(Row {
-                    device: session.devices(),
-                    threads,
-                    test,
-                    samples,
-                    peak_rss_bytes,
-                    gpu,
-                    agreement,
-                    ceilings: None,
-                });
+                rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, gpu, agreement });
             }
-        }
-    }
-    // Last, as it takes memory of its own.
-    for &threads in &args.threads {
-        let threads = engine_args(args, BackendChoice::Cpu, (threads, KernelChoice::Auto), context).threads();
-        let rows: Vec<&mut Row> = rows.iter_mut().filter(|row| row.threads == Some(threads)).collect();
-        if !rows.is_empty() {
-            let ceilings = measure::ceilings(threads);
-            rows.into_iter().for_each(|row| row.ceilings = Some(ceilings));
         }
     }
     let charts = report::charts(&tests, &rows);

@@ -12,7 +12,7 @@ use super::{
         format,
         source::Source,
     },
-    Row, Test,
+    Kind, Row, Test,
 };
 use crate::model::{Linear, Model};
 
@@ -114,7 +114,7 @@ pub fn charts(tests: &[Test], rows: &[Row]) -> Vec<Chart> {
 
 /// How near the ternary products of a prompt by themselves come to the ceilings.
 fn ternary_line(row: &Row) -> Option<String> {
-    let (rate, ceilings, threads) = (row.samples.ternary_rate?, row.ceilings?, row.threads?);
+    let (rate, ceilings, threads) = (row.samples.ternary_rate?, row.samples.ceilings?, row.threads?);
     let of = |limit: f64| format!("{:.0} % of {:.0}", rate / limit * 100.0, limit / 1e9);
     let basic = ceilings.basic_multiply_adds_per_s.map(|limit| format!(" ({} with basic instructions)", of(limit)));
     Some(format!(
@@ -130,7 +130,7 @@ fn ternary_line(row: &Row) -> Option<String> {
 /// How many rows of the head the steps computed exactly, where a screen left the others out.
 fn head_line(model: &ModelFacts, row: &Row) -> Option<String> {
     let (rows, all) = (row.samples.head_rows, model.vocabulary);
-    let screened = matches!(row.test, Test::Generate(_)) && rows > 0.0 && rows < all as f64;
+    let screened = row.test.kind == Kind::Generate && rows > 0.0 && rows < all as f64;
     screened.then(|| {
         format!("{} on {}: {rows:.0} of {all} rows of the head in full a token\n", row.test.name(), row.device)
     })
@@ -142,7 +142,7 @@ fn parameters(count: u64) -> String {
 
 /// Mean and standard deviation of tokens per second, as llama-bench gives them.
 fn rates(row: &Row) -> (f64, f64) {
-    let rate = |time: &Duration| row.test.tokens() as f64 / time.as_secs_f64();
+    let rate = |time: &Duration| row.test.tokens as f64 / time.as_secs_f64();
     let rates: Vec<f64> = row.samples.times.iter().map(rate).collect();
     mean_and_deviation(&rates)
 }
@@ -164,14 +164,14 @@ fn quantile_ms(row: &Row, q: f64) -> Option<f64> {
 
 /// The share of the ceiling that rules the test, and that ceiling in words.
 fn share(row: &Row) -> Option<(f64, String)> {
-    let ceilings = row.ceilings?;
+    let ceilings = row.samples.ceilings?;
     let (rate, _) = rates(row);
-    Some(match row.test {
-        Test::Prompt(_) => {
+    Some(match row.test.kind {
+        Kind::Prompt => {
             let limit = ceilings.multiply_adds_per_s;
             (rate * row.samples.multiply_adds_per_token as f64 / limit, format!("{:.0} G MAC/s", limit / 1e9))
         }
-        Test::Generate(_) => {
+        Kind::Generate => {
             let limit = ceilings.read_bytes_per_s;
             (rate * row.samples.bytes_per_token as f64 / limit, format!("{:.1} GB/s", limit / 1e9))
         }
@@ -182,9 +182,9 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
     let (mean, deviation) = rates(row);
     let ns: Vec<f64> = row.samples.times.iter().map(|time| time.as_nanos() as f64).collect();
     let (avg_ns, stddev_ns) = mean_and_deviation(&ns);
-    let (n_prompt, n_gen) = match row.test {
-        Test::Prompt(n) => (n, 0),
-        Test::Generate(n) => (0, n),
+    let (n_prompt, n_gen) = match row.test.kind {
+        Kind::Prompt => (row.test.tokens, 0),
+        Kind::Generate => (0, row.test.tokens),
     };
     let mut fields = json!({
         "build_version": env!("CARGO_PKG_VERSION"),
@@ -195,6 +195,7 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "n_threads": row.threads,
         "n_prompt": n_prompt,
         "n_gen": n_gen,
+        "n_depth": row.test.depth,
         "test": row.test.name(),
         "avg_ns": avg_ns,
         "stddev_ns": stddev_ns,
@@ -207,9 +208,9 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "bytes_per_token": row.samples.bytes_per_token,
         "head_rows_exact": row.samples.head_rows,
         "multiply_adds_per_token": row.samples.multiply_adds_per_token,
-        "read_ceiling_bytes_per_s": row.ceilings.map(|c| c.read_bytes_per_s),
-        "multiply_add_ceiling_per_s": row.ceilings.map(|c| c.multiply_adds_per_s),
-        "basic_multiply_add_ceiling_per_s": row.ceilings.and_then(|c| c.basic_multiply_adds_per_s),
+        "read_ceiling_bytes_per_s": row.samples.ceilings.map(|c| c.read_bytes_per_s),
+        "multiply_add_ceiling_per_s": row.samples.ceilings.map(|c| c.multiply_adds_per_s),
+        "basic_multiply_add_ceiling_per_s": row.samples.ceilings.and_then(|c| c.basic_multiply_adds_per_s),
         "ternary_multiply_adds_per_s": row.samples.ternary_rate,
         "share_of_ceiling": share(row).map(|(share, _)| share),
         "peak_rss_bytes": row.peak_rss_bytes,

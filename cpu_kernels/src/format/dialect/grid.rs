@@ -17,8 +17,10 @@ pub(super) const COLUMN_ROWS: usize = 32;
 /// A column of 32 rows, a byte each: row r is byte r % 8, from the lowest up, of number r / 8.
 pub(super) type Column = [u64; COLUMN_ROWS / 8];
 
-/// 1 in every byte.
-pub(super) const ONES: u64 = u64::from_ne_bytes([1; 8]);
+/// The same byte eight times.
+pub(super) const fn all(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
 
 /// A column, number by number.
 #[inline]
@@ -35,8 +37,8 @@ pub(super) fn column_of(bytes: &[u8; COLUMN_ROWS]) -> Column {
 
 /// 1 in each byte that is `least` or more; all must be below 128.
 #[inline]
-pub(super) fn reaches(bytes: u64, least: u64) -> u64 {
-    (bytes + (128 - least) * ONES) >> 7 & ONES
+pub(super) fn reaches(bytes: u64, least: u8) -> u64 {
+    (bytes + all(128 - least)) >> 7 & all(1)
 }
 
 /// The places of rows that stand in order in a [`Column`].
@@ -62,7 +64,7 @@ pub(super) struct Grid {
 impl Grid {
     pub fn new(rows: usize, cols: usize) -> Self {
         let stride = padded_cols(cols) + SLACK;
-        Self { codes: vec![u64::from(ZERO) * ONES; rows * stride / 8], stride, cols }
+        Self { codes: vec![all(ZERO); rows * stride / 8], stride, cols }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -101,7 +103,7 @@ impl Grid {
         assert!(cols <= self.cols, "{cols} of {} columns", self.cols);
         let row_bytes = padded_cols(cols) / 4;
         let columns = &mut self.codes.as_chunks_mut().0[..padded_cols(cols)];
-        columns[cols..].fill([u64::from(ZERO) * ONES; COLUMN_ROWS / 8]);
+        columns[cols..].fill([all(ZERO); COLUMN_ROWS / 8]);
         let mut threes = 0;
         for (at, block) in columns.as_chunks::<I2S_BLOCK>().0.iter().enumerate() {
             for part in 0..I2S_BLOCK_BYTES / 8 {
@@ -210,7 +212,7 @@ fn pack_eight(columns: &[Column; I2S_BLOCK], first: usize, threes: &mut u64) -> 
             found[number] |= packed[number] & packed[number] >> 1;
         }
     }
-    *threes |= found.iter().fold(0, |all, found| all | found) & 0x55 * ONES;
+    *threes |= found.iter().fold(0, |any, found| any | found) & all(0x55);
     eight
 }
 
@@ -298,7 +300,7 @@ mod tests {
             let codes = rng.codes(rows * cols);
             // What stands in columns past the end does not matter.
             let mut grid = Grid::new(32, cols + 9);
-            grid.columns_mut().fill([3 * ONES; 4]);
+            grid.columns_mut().fill([all(3); 4]);
             for (col, column) in grid.columns_mut()[..cols].iter_mut().enumerate() {
                 let mut bytes = [0; 32];
                 (0..rows).for_each(|row| bytes[usize::from(places[row])] = codes[row * cols + col]);

@@ -25,7 +25,7 @@
 use super::{
     super::FormatError,
     Coding, TRAILER_BYTES, Tile,
-    grid::{COLUMN_ROWS as ROWS, Column, Grid, ONES, column, column_of, reaches},
+    grid::{COLUMN_ROWS as ROWS, Column, Grid, all, column, column_of, reaches},
     pairs,
 };
 
@@ -96,14 +96,14 @@ struct Triples {
 fn read_triples(sizes: &Column, negative: &Column, columns: &mut [Column; 3]) {
     // |v| + 13 = 9 c0 + 3 c1 + c2 in codes: c0 is 1 or 2, and `left` is what is left of it, from 0 to 8.
     let upper = column(|at| reaches(sizes[at], 5));
-    let left = column(|at| sizes[at] + 4 * ONES - (upper[at] << 3) - upper[at]);
+    let left = column(|at| sizes[at] + all(4) - (upper[at] << 3) - upper[at]);
     let middle = column(|at| reaches(left[at], 3) + reaches(left[at], 6));
     let lower = column(|at| left[at] - middle[at] - middle[at] - middle[at]);
-    let upper = column(|at| upper[at] + ONES);
+    let upper = column(|at| upper[at] + all(1));
     let invalid = column(|at| reaches(sizes[at], 14));
     for (column, codes) in columns.iter_mut().zip([&upper, &middle, &lower]) {
         for at in 0..column.len() {
-            let code = (codes[at] | invalid[at] | invalid[at] << 1) & 3 * ONES;
+            let code = (codes[at] | invalid[at] | invalid[at] << 1) & all(3);
             // -v has 2 for 0 and 0 for 2.
             column[at] = code ^ (!code & negative[at]) << 1;
         }
@@ -202,8 +202,8 @@ impl Coding for Tl2 {
             let triples = columns[col..][..SIGN_COLS].as_chunks_mut().0;
             for (at, triple) in triples.iter_mut().enumerate() {
                 let vector = column_of(&vectors[at / 2]);
-                let sizes = column(|number| vector[number] >> (4 * (1 - at % 2)) & 15 * ONES);
-                let negative = column(|number| signs[at / 4][number] >> (7 - 2 * (at % 4)) & ONES);
+                let sizes = column(|number| vector[number] >> (4 * (1 - at % 2)) & all(15));
+                let negative = column(|number| signs[at / 4][number] >> (7 - 2 * (at % 4)) & all(1));
                 read_triples(&sizes, &negative, triple);
             }
         }
