@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{
     encode::{self, BLOCK, BLOCK_BYTES, Row},
-    query::{self, Rounded},
+    query::{self, Query, Rounded},
 };
 use crate::{
     dense::avx2::decode,
@@ -34,6 +34,17 @@ pub fn round(_: Avx2, x: &[f32], high: &mut [i8], low: &mut [i8]) -> Option<Roun
 #[target_feature(enable = "avx2,fma,f16c")]
 fn round_avx2(x: &[f32], high: &mut [i8], low: &mut [i8]) -> Option<Rounded> {
     query::round(x, high, low)
+}
+
+/// See [`Query::bound`].
+pub fn bound(_: Avx2, query: &Query, rows: &[Row], sums: &[[i32; 2]], approximate: &mut [f32], upper: &mut [f32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe { bound_avx2(query, rows, sums, approximate, upper) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn bound_avx2(query: &Query, rows: &[Row], sums: &[[i32; 2]], approximate: &mut [f32], upper: &mut [f32]) {
+    query.bound(rows, sums, approximate, upper);
 }
 
 /// Sums of u times the upper and the lower bytes of the token, for each row.

@@ -220,15 +220,17 @@ impl Screen {
             let mut of_rows = [[0; 2]; CHUNK_ROWS];
             let of_rows = &mut of_rows[..range.len()];
             sums(isa, codes, query.planes(), of_rows);
-            *chunk = Chunk { row: range.start as u32, approximate: f32::NEG_INFINITY, upper: f32::NEG_INFINITY };
-            for (((row, upper), bound), &sums) in range.clone().zip(upper).zip(&bounds[range]).zip(&*of_rows) {
-                let approximate = query.approximate(bound, sums);
-                *upper = query.upper(bound, approximate);
-                chunk.upper = chunk.upper.max(*upper);
-                if approximate as f32 > chunk.approximate {
-                    (chunk.row, chunk.approximate) = (row as u32, approximate as f32);
-                }
+            let mut approximate = [f32::NEG_INFINITY; CHUNK_ROWS];
+            let approximate = &mut approximate[..range.len()];
+            match isa.base() {
+                #[cfg(target_arch = "x86_64")]
+                Base::Avx2(avx2) => avx2::bound(avx2, query, &bounds[range.clone()], of_rows, approximate, upper),
+                _ => query.bound(&bounds[range.clone()], of_rows, approximate, upper),
             }
+            let highest = |values: &[f32]| values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+            let best = highest(approximate);
+            let at = approximate.iter().position(|&product| product == best).unwrap_or(0);
+            *chunk = Chunk { row: (range.start + at) as u32, approximate: best, upper: highest(upper) };
         });
     }
 }

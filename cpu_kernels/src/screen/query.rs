@@ -20,8 +20,8 @@ pub struct Query {
     /// Upper bytes, then lower bytes; (2, stride), zero past the end of x.
     planes: Vec<Line>,
     stride: usize,
-    /// Sum of 256 * high + low.
-    sum: i64,
+    /// What the sums hold too much, as u is a code: the code of 0 times the sum of 256 * high + low.
+    zeros: f64,
     step: f64,
     /// What |w - ŵ| and |w| are multiplied by in the bound.
     of_error: f64,
@@ -58,7 +58,7 @@ impl Query {
         let cols = x.len() as f64;
         let units = (cols + 8.0) * f64::from(f32::EPSILON) / 2.0;
         let gamma = units / (1.0 - units);
-        self.sum = rounded.sum;
+        self.zeros = f64::from(ZERO) * rounded.sum as f64;
         self.step = rounded.step;
         // The sums are of f64 and off by less than 1e-9 of themselves.
         self.norm = rounded.squares.sqrt() * (1.0 + 1e-9);
@@ -81,20 +81,21 @@ impl Query {
         [high, low]
     }
 
-    /// ŵ x̂, from the sums of u * high and u * low.
-    #[inline]
-    pub fn approximate(&self, row: &Row, sums: [i32; 2]) -> f64 {
-        let sum = 256 * i64::from(sums[0]) + i64::from(sums[1]) - i64::from(ZERO) * self.sum;
-        f64::from(row.scale) * self.step * sum as f64
-    }
-
-    /// What the product of `row`, as `dense::matmul` computes it, cannot exceed.
-    #[inline]
-    pub fn upper(&self, row: &Row, approximate: f64) -> f32 {
-        let bound = f64::from(row.error) * self.of_error + f64::from(row.norm) * self.of_norm + self.least;
-        // The rounding of these few operations in f64 and of the result to f32.
-        let upper = approximate + bound * (1.0 + 1e-12) + approximate.abs() * 1e-12;
-        (upper as f32).next_up()
+    /// ŵ x̂ of some rows, from their sums of u * high and u * low, and what the product as `dense::matmul` computes it
+    /// cannot exceed. Inlined into functions with target features.
+    #[inline(always)]
+    pub fn bound(&self, rows: &[Row], sums: &[[i32; 2]], approximate: &mut [f32], upper: &mut [f32]) {
+        for (((row, sums), approximate), upper) in rows.iter().zip(sums).zip(approximate).zip(upper) {
+            // Whole numbers below 2^53 are exact in f64, which has vector instructions where 64-bit integers have none.
+            let sum = 256.0 * f64::from(sums[0]) + f64::from(sums[1]) - self.zeros;
+            let product = f64::from(row.scale) * self.step * sum;
+            let bound = f64::from(row.error) * self.of_error + f64::from(row.norm) * self.of_norm + self.least;
+            // The rounding of these few operations in f64.
+            let most = product + bound * (1.0 + 1e-12) + product.abs() * 1e-12;
+            // And that of the result to f32: half a unit in its last place, or half the smallest number.
+            *upper = (most + most.abs() * f64::from(f32::EPSILON) + f64::from(f32::from_bits(1))) as f32;
+            *approximate = product as f32;
+        }
     }
 }
 
