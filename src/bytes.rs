@@ -5,13 +5,13 @@
 use std::{
     fmt,
     fs::{self, File},
-    io::{self, Read},
-    ops::{Deref, DerefMut, Range},
+    io::Read,
+    ops::{Deref, Range},
     path::Path,
     sync::Arc,
 };
 
-use bytemuck::{Pod, Zeroable};
+use bitnet_cpu_kernels::memory::Memory;
 
 use crate::error::{Error, Result};
 
@@ -26,48 +26,7 @@ pub struct Bytes {
 enum Source {
     Mapped(Arc<memmap2::Mmap>),
     Static(&'static [u8]),
-    Owned(Arc<OwnedBytes>),
-}
-
-/// Bytes of our own, to be written and then shared. They begin on a cache line, so that a vector of a line never
-/// touches two: kernels read such weights twice as fast. Huge pages are not asked for: a file of 1.2 GB then took 2.2 to
-/// 4.5 s to copy instead of 1.4 (the system clears them), and was read no faster afterwards (virtual machine on a Zen 5
-/// server, Linux 6).
-pub struct OwnedBytes {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl OwnedBytes {
-    /// `len` zeros, whose memory is the system's until they are written.
-    pub fn zeroed(len: usize) -> Self {
-        Self { lines: bytemuck::zeroed_vec(len.div_ceil(size_of::<Line>())), len }
-    }
-
-    /// The same, for sizes that come from a file.
-    fn try_zeroed(len: u64) -> io::Result<Self> {
-        let none = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let len = usize::try_from(len).map_err(|_| none())?;
-        Ok(Self { lines: bytemuck::try_zeroed_vec(len.div_ceil(size_of::<Line>())).map_err(|()| none())?, len })
-    }
-}
-
-impl Deref for OwnedBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-}
-
-impl DerefMut for OwnedBytes {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
+    Owned(Arc<Memory>),
 }
 
 /// How the bytes of a file are had.
@@ -116,7 +75,7 @@ impl Bytes {
     }
 
     fn copy(path: &Path, mut file: File, len: u64, progress: &dyn Fn(u64, u64)) -> Result<Self> {
-        let mut memory = OwnedBytes::try_zeroed(len).map_err(|e| Error::io("copy", path, e))?;
+        let mut memory = Memory::for_file(len).map_err(|e| Error::io("copy", path, e))?;
         let mut done = 0;
         for piece in memory.chunks_mut(PIECE_BYTES) {
             file.read_exact(piece).map_err(|e| Error::io("read", path, e))?;
@@ -134,7 +93,7 @@ impl Bytes {
         if !self.is_mapped() {
             return Ok(self.clone());
         }
-        let memory = OwnedBytes::try_zeroed(self.len() as u64);
+        let memory = Memory::for_file(self.len() as u64);
         let mut memory = memory.map_err(|e| Error::io("copy", Path::new("a mapped file"), e))?;
         memory.copy_from_slice(self);
         Ok(memory.into())
@@ -177,16 +136,16 @@ impl Bytes {
     }
 }
 
-impl From<OwnedBytes> for Bytes {
-    fn from(bytes: OwnedBytes) -> Self {
-        let range = 0..bytes.len;
+impl From<Memory> for Bytes {
+    fn from(bytes: Memory) -> Self {
+        let range = 0..bytes.len();
         Self { source: Source::Owned(Arc::new(bytes)), range }
     }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        let mut owned = OwnedBytes::zeroed(bytes.len());
+        let mut owned = Memory::zeroed(bytes.len());
         owned.copy_from_slice(&bytes);
         owned.into()
     }
@@ -274,7 +233,7 @@ mod tests {
             let bytes = Bytes::from((0..len).map(|i| i as u8).collect::<Vec<_>>());
             assert!(bytes.as_ptr().addr().is_multiple_of(64));
             assert!(bytes.iter().copied().eq((0..len).map(|i| i as u8)), "{len} bytes");
-            assert_eq!(*OwnedBytes::zeroed(len), vec![0; len]);
+            assert_eq!(*Memory::zeroed(len), vec![0; len]);
         }
     }
 

@@ -36,6 +36,8 @@ pub mod dense;
 
 pub mod screen;
 
+pub mod memory;
+
 pub mod ceiling;
 
 pub mod testing;

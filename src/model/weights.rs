@@ -1,10 +1,13 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
-use bitnet_cpu_kernels::format::{
-    DenseType, DenseView, FormatError, Layout, MatrixScales, TernaryView, repack_into, ternary_bytes, unpack_rows,
+use bitnet_cpu_kernels::{
+    format::{
+        DenseType, DenseView, FormatError, Layout, MatrixScales, TernaryView, repack_into, ternary_bytes, unpack_rows,
+    },
+    memory::Memory,
 };
 
-use crate::bytes::{Bytes, OwnedBytes};
+use crate::bytes::Bytes;
 
 /// A ternary projection of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,32 +123,40 @@ impl TernaryMatrix {
     /// # Errors
     /// Names a code that the layout has no room for.
     pub fn repacked(&self, to: Layout) -> Result<Self, FormatError> {
+        if to == self.layout {
+            return Ok(self.clone());
+        }
+        let mut codes = Memory::zeroed(ternary_bytes(to, self.rows, self.cols));
+        self.repack_into(to, &mut codes)?;
+        Ok(self.with_codes(to, codes.into()))
+    }
+
+    /// Writes the codes in another layout into zeroed bytes.
+    ///
+    /// # Errors
+    /// As [`Self::repacked`].
+    ///
+    /// # Panics
+    /// If `out` has not the bytes of the matrix in that layout.
+    pub fn repack_into(&self, to: Layout, out: &mut [u8]) -> Result<(), FormatError> {
         let Self { rows, cols, .. } = *self;
-        let codes = match (self.layout, to) {
-            (from, to) if from == to => self.codes.clone(),
-            (_, Layout::I2sP128) => self.plain_codes().into(),
-            (from, to) => {
-                let mut packed = OwnedBytes::zeroed(ternary_bytes(to, rows, cols));
-                match from {
-                    Layout::I2sP128 => repack_into(&self.codes, rows, cols, to, &mut packed)?,
-                    _ => repack_into(&self.plain_codes(), rows, cols, to, &mut packed)?,
-                }
-                packed.into()
-            }
-        };
-        let scales = self.scales.reordered(rows, cols, self.layout, to);
-        Ok(Self { rows, cols, codes, layout: to, scales })
+        match (self.layout, to) {
+            (from, Layout::I2sP128) => unpack_rows(from, (rows, cols), &self.codes, 0..rows, out),
+            (Layout::I2sP128, to) => repack_into(&self.codes, rows, cols, to, out)?,
+            (_, to) => repack_into(&self.plain().codes, rows, cols, to, out)?,
+        }
+        Ok(())
+    }
+
+    /// The same matrix with codes that [`Self::repack_into`] wrote.
+    pub fn with_codes(&self, layout: Layout, codes: Bytes) -> Self {
+        let Self { rows, cols, .. } = *self;
+        Self { rows, cols, codes, layout, scales: self.scales.reordered(rows, cols, self.layout, layout) }
     }
 
     /// As [`Layout::I2sP128`], which the GPU reads.
     pub fn plain(&self) -> Self {
         self.repacked(Layout::I2sP128).expect("it has room for all codes")
-    }
-
-    fn plain_codes(&self) -> OwnedBytes {
-        let mut plain = OwnedBytes::zeroed(ternary_bytes(Layout::I2sP128, self.rows, self.cols));
-        unpack_rows(self.layout, (self.rows, self.cols), &self.codes, 0..self.rows, &mut plain);
-        plain
     }
 }
 

@@ -41,6 +41,7 @@ use crate::{
     Cpu, Isa, dense,
     format::{DenseType, DenseView},
     isa::Base,
+    memory::Memory,
     threads::Disjoint,
 };
 
@@ -93,7 +94,7 @@ impl Product {
 #[derive(Debug)]
 pub struct Screen {
     /// (rows, blocks), [`BLOCK_BYTES`] each
-    codes: Vec<Line>,
+    codes: Memory,
     /// (rows)
     bounds: Vec<Row>,
     /// The highest norm of a row.
@@ -140,9 +141,9 @@ impl Screen {
             return None;
         }
         let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
-        let mut codes = vec![Line::zeroed(); rows * row_bytes / size_of::<Line>()];
+        let mut codes = Memory::zeroed(rows * row_bytes);
         let mut bounds = vec![Row::default(); rows];
-        encode_rows(cpu, &head, 0..rows, row_bytes, bytemuck::cast_slice_mut(&mut codes), &mut bounds);
+        encode_rows(cpu, &head, 0..rows, row_bytes, &mut codes, &mut bounds);
         let norm = bounds.iter().map(|bound| f64::from(bound.norm)).fold(0.0, f64::max);
         if bounds.iter().any(|bound| !bound.norm.is_finite()) {
             return None;
@@ -210,13 +211,13 @@ impl Screen {
     /// Multiplies the copy, and notes the upper bound of each row.
     fn bound_all(&mut self, cpu: &Cpu) {
         let Self { codes, bounds, query, upper, chunks, cols, .. } = self;
-        let (rows, row_lines, isa) = (bounds.len(), cols.div_ceil(BLOCK) * BLOCK_BYTES / size_of::<Line>(), cpu.isa());
+        let (rows, row_bytes, isa) = (bounds.len(), cols.div_ceil(BLOCK) * BLOCK_BYTES, cpu.isa());
         let (to_upper, to_chunks) = (Disjoint::new(upper), Disjoint::new(chunks));
         cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |n| {
             let range = n * CHUNK_ROWS..rows.min((n + 1) * CHUNK_ROWS);
             // SAFETY: chunks are disjoint ranges of rows.
             let (upper, chunk) = unsafe { (to_upper.part(range.clone()), &mut to_chunks.part(n..n + 1)[0]) };
-            let codes = bytemuck::cast_slice(&codes[range.start * row_lines..range.end * row_lines]);
+            let codes = &codes[range.start * row_bytes..range.end * row_bytes];
             let mut of_rows = [[0; 2]; CHUNK_ROWS];
             let of_rows = &mut of_rows[..range.len()];
             sums(isa, codes, query.planes(), of_rows);

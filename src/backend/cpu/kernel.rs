@@ -1,14 +1,19 @@
 //! Which kernel multiplies which ternary matrix, and the repacking that it needs.
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use bitnet_cpu_kernels::{
     Cpu, Isa,
     format::{FormatError, Layout, ternary_bytes},
+    memory::Memory,
     ternary,
 };
 
 use crate::{
+    bytes::Bytes,
     error::{Error, Result},
     model::{Block, Linear, MatrixScales, Model, TernaryMatrix, dialect::blame, names},
     plan::Segment,
@@ -111,14 +116,16 @@ impl Kernels {
         self.of(matrix).map(|kernel| kernel.layout(matrix)).filter(|&layout| layout != matrix.layout)
     }
 
-    /// A matrix in another layout. One that has no room for its codes stays, unless the layout was asked for.
-    fn repack(&self, matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<Option<TernaryMatrix>> {
-        if matches!(self, Self::All(_)) {
-            return repack(matrix, layout, name).map(Some);
+    /// Writes the codes of a matrix in another layout into zeroed bytes. False, unless the layout was asked for, where it
+    /// has no room for one: such a matrix stays as it is.
+    fn repack_into(&self, matrix: &TernaryMatrix, layout: Layout, name: &str, out: &mut [u8]) -> Result<bool> {
+        let asked = matches!(self, Self::All(_));
+        if asked {
+            check_scales(matrix, layout, name)?;
         }
-        match matrix.repacked(layout) {
-            Err(FormatError::Code { .. }) => Ok(None),
-            repacked => repacked.map(Some).map_err(|e| blame(name, matrix.cols, e)),
+        match matrix.repack_into(layout, out) {
+            Err(FormatError::Code { .. }) if !asked => Ok(false),
+            repacked => repacked.map(|()| true).map_err(|e| blame(name, matrix.cols, e)),
         }
     }
 
@@ -149,6 +156,9 @@ impl Kernels {
 /// Layers that are repacked together: enough that threads have few waits for the last matrix.
 const LAYERS_AT_ONCE: usize = 8;
 
+/// A cache line, on which every repacked matrix begins.
+const LINE_BYTES: usize = 64;
+
 /// The repacked matrices of a segment, by layer and role.
 #[derive(Debug)]
 pub(super) struct Repacked(Vec<[Option<TernaryMatrix>; Linear::ALL.len()]>);
@@ -165,18 +175,43 @@ impl Repacked {
         let mut layers = Vec::with_capacity(segment.layers.len());
         for first in segment.layers.clone().step_by(LAYERS_AT_ONCE) {
             let blocks = &model.weights.blocks[first..segment.layers.end.min(first + LAYERS_AT_ONCE)];
-            let made: Vec<OnceLock<Result<Option<TernaryMatrix>>>> =
-                std::iter::repeat_with(OnceLock::new).take(blocks.len() * Linear::ALL.len()).collect();
-            cpu.pool().run(made.len(), |at| {
+            let matrices = || blocks.iter().flat_map(|block| Linear::ALL.map(|role| (role, block.linear(role))));
+            // One stretch of memory for all, as huge pages are larger than most matrices.
+            let bytes = |matrix: &TernaryMatrix| {
+                let target = kernels.target(matrix);
+                target.map_or(0, |layout| ternary_bytes(layout, matrix.rows, matrix.cols).next_multiple_of(LINE_BYTES))
+            };
+            let mut memory = Memory::zeroed(matrices().map(|(_, matrix)| bytes(matrix)).sum());
+            let mut left = &mut memory[..];
+            let parts: Vec<Mutex<&mut [u8]>> = matrices()
+                .map(|(_, matrix)| left.split_off_mut(..bytes(matrix)).map(Mutex::new))
+                .collect::<Option<_>>()
+                .unwrap_or_else(|| unreachable!("the parts are those that were added up"));
+            let written: Vec<OnceLock<Result<bool>>> = parts.iter().map(|_| OnceLock::new()).collect();
+            cpu.pool().run(parts.len(), |at| {
                 let (block, role) = (at / Linear::ALL.len(), Linear::ALL[at % Linear::ALL.len()]);
                 let matrix = blocks[block].linear(role);
                 if let Some(layout) = kernels.target(matrix) {
+                    let out = &mut parts[at].lock().unwrap_or_else(PoisonError::into_inner);
+                    let out = &mut out[..ternary_bytes(layout, matrix.rows, matrix.cols)];
+                    let name = names::linear(first + block, role);
                     // Each is set once.
-                    let _ = made[at].set(kernels.repack(matrix, layout, &names::linear(first + block, role)));
+                    let _ = written[at].set(kernels.repack_into(matrix, layout, &name, out));
                 }
             });
-            let made = made.into_iter().map(|made| made.into_inner().unwrap_or(Ok(None)));
-            let made: Vec<_> = made.collect::<Result<_>>()?;
+            drop(parts);
+            let memory = Bytes::from(memory);
+            let mut end = 0;
+            let mut made = Vec::with_capacity(written.len());
+            for ((_, matrix), written) in matrices().zip(written) {
+                let start = end;
+                end += bytes(matrix);
+                let is_written = written.into_inner().unwrap_or(Ok(false))?;
+                made.push(kernels.target(matrix).filter(|_| is_written).and_then(|layout| {
+                    let codes = start..start + ternary_bytes(layout, matrix.rows, matrix.cols);
+                    Some(matrix.with_codes(layout, memory.slice(codes)?))
+                }));
+            }
             layers.extend_from_slice(made.as_chunks().0);
             progress(blocks.iter().map(|block| block.ternary_bytes() as u64).sum());
         }
@@ -194,20 +229,26 @@ impl Repacked {
 
 /// A matrix in another layout; `name` is its tensor.
 pub(super) fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<TernaryMatrix> {
-    if let MatrixScales::PerGroup { size, .. } = matrix.scales
-        && layout != Layout::I2sP128
-    {
-        let reason =
-            format!("it has a scale for each {size} columns, and this kernel adds up whole rows: use --kernel i2_s");
-        return Err(Error::unsupported(format!("tensor {name}"), reason));
-    }
+    check_scales(matrix, layout, name)?;
     matrix.repacked(layout).map_err(|e| blame(name, matrix.cols, e))
+}
+
+/// That a kernel that was asked for can have the scales of a matrix.
+fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<()> {
+    match matrix.scales {
+        MatrixScales::PerGroup { size, .. } if layout != Layout::I2sP128 => {
+            let reason = format!(
+                "it has a scale for each {size} columns, and this kernel adds up whole rows: use --kernel i2_s"
+            );
+            Err(Error::unsupported(format!("tensor {name}"), reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bytes::Bytes;
 
     #[test]
     fn a_preferred_kernel_leaves_what_it_has_no_room_for() {
@@ -222,9 +263,12 @@ mod tests {
         let (good, bad) = (matrix(0x55, Layout::I2sP128, one.clone()), matrix(0xFF, Layout::I2sP128, one.clone()));
         let preferred = Kernels::Preferred(Kernel::Base3);
         assert_eq!(preferred.target(&good), Some(Layout::Base3));
-        assert_eq!(preferred.repack(&good, Layout::Base3, "w").unwrap().unwrap().layout, Layout::Base3);
-        assert!(preferred.repack(&bad, Layout::Base3, "w").unwrap().is_none());
-        let error = Kernels::All(Kernel::Base3).repack(&bad, Layout::Base3, "blk.0.w").unwrap_err().to_string();
+        let mut out = vec![0; ternary_bytes(Layout::Base3, 32, 256)];
+        assert!(preferred.repack_into(&good, Layout::Base3, "w", &mut out).unwrap());
+        assert_eq!(out, good.repacked(Layout::Base3).unwrap().codes[..]);
+        assert!(!preferred.repack_into(&bad, Layout::Base3, "w", &mut out).unwrap());
+        let asked = Kernels::All(Kernel::Base3);
+        let error = asked.repack_into(&bad, Layout::Base3, "blk.0.w", &mut out).unwrap_err().to_string();
         assert!(error.contains("blk.0.w") && error.contains("none of them"), "{error}");
 
         let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };

@@ -2,14 +2,15 @@
 
 use std::{num::NonZero, thread};
 
-use bitnet_cpu_kernels::format::{
-    Layout, MatrixScales, PANEL_ROWS, ScaleKind, only_indices, repack_into, ternary_bytes,
+use bitnet_cpu_kernels::{
+    format::{Layout, MatrixScales, PANEL_ROWS, ScaleKind, only_indices, repack_into, ternary_bytes},
+    memory::Memory,
 };
 use half::f16;
 
 use super::{Loader, tensor};
 use crate::{
-    bytes::{Bytes, OwnedBytes},
+    bytes::Bytes,
     error::{Error, Result},
     gguf::TensorInfo,
     model::{
@@ -184,7 +185,7 @@ fn side_by_side(m: &TernaryMatrix) -> TernaryMatrix {
     let row_bytes = ternary_bytes(Layout::I2sP128, 1, m.cols);
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let share = m.rows.div_ceil(cores).next_multiple_of(PANEL_ROWS) * row_bytes;
-    let mut codes = OwnedBytes::zeroed(ternary_bytes(to, m.rows, m.cols));
+    let mut codes = Memory::zeroed(ternary_bytes(to, m.rows, m.cols));
     thread::scope(|scope| {
         for (from, out) in plain.codes.chunks(share).zip(codes.chunks_mut(share)) {
             scope.spawn(move || {
