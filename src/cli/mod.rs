@@ -71,6 +71,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
 
 use self::args::{Cli, Command};
 use crate::{
+    backend::gpu,
     error::{Error, Result},
     machine,
 };
@@ -89,7 +90,9 @@ pub fn main() -> ExitCode {
         }
     };
     init_log(cli.verbose);
-    match panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, &matches, cli.verbose > 0))) {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, &matches, cli.verbose > 0)));
+    gpu::settle();
+    match result {
         Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,

@@ -175,44 +175,7 @@ impl Repacked {
         let mut layers = Vec::with_capacity(segment.layers.len());
         for first in segment.layers.clone().step_by(LAYERS_AT_ONCE) {
             let blocks = &model.weights.blocks[first..segment.layers.end.min(first + LAYERS_AT_ONCE)];
-            let matrices = || blocks.iter().flat_map(|block| Linear::ALL.map(|role| (role, block.linear(role))));
-            // One stretch of memory for all, as huge pages are larger than most matrices.
-            let bytes = |matrix: &TernaryMatrix| {
-                let target = kernels.target(matrix);
-                target.map_or(0, |layout| ternary_bytes(layout, matrix.rows, matrix.cols).next_multiple_of(LINE_BYTES))
-            };
-            let mut memory = Memory::zeroed(matrices().map(|(_, matrix)| bytes(matrix)).sum());
-            let mut left = &mut memory[..];
-            let parts: Vec<Mutex<&mut [u8]>> = matrices()
-                .map(|(_, matrix)| left.split_off_mut(..bytes(matrix)).map(Mutex::new))
-                .collect::<Option<_>>()
-                .unwrap_or_else(|| unreachable!("the parts are those that were added up"));
-            let written: Vec<OnceLock<Result<bool>>> = parts.iter().map(|_| OnceLock::new()).collect();
-            cpu.pool().run(parts.len(), |at| {
-                let (block, role) = (at / Linear::ALL.len(), Linear::ALL[at % Linear::ALL.len()]);
-                let matrix = blocks[block].linear(role);
-                if let Some(layout) = kernels.target(matrix) {
-                    let out = &mut parts[at].lock().unwrap_or_else(PoisonError::into_inner);
-                    let out = &mut out[..ternary_bytes(layout, matrix.rows, matrix.cols)];
-                    let name = names::linear(first + block, role);
-                    // Each is set once.
-                    let _ = written[at].set(kernels.repack_into(matrix, layout, &name, out));
-                }
-            });
-            drop(parts);
-            let memory = Bytes::from(memory);
-            let mut end = 0;
-            let mut made = Vec::with_capacity(written.len());
-            for ((_, matrix), written) in matrices().zip(written) {
-                let start = end;
-                end += bytes(matrix);
-                let is_written = written.into_inner().unwrap_or(Ok(false))?;
-                made.push(kernels.target(matrix).filter(|_| is_written).and_then(|layout| {
-                    let codes = start..start + ternary_bytes(layout, matrix.rows, matrix.cols);
-                    Some(matrix.with_codes(layout, memory.slice(codes)?))
-                }));
-            }
-            layers.extend_from_slice(made.as_chunks().0);
+            layers.extend_from_slice(repack_blocks(cpu, blocks, first, kernels)?.as_chunks().0);
             progress(blocks.iter().map(|block| block.ternary_bytes() as u64).sum());
         }
         Ok(Self(layers))
@@ -225,6 +188,67 @@ impl Repacked {
             _ => block.linear(role),
         }
     }
+}
+
+/// A matrix to be repacked.
+struct Job<'a> {
+    /// Which of the matrices of some blocks.
+    at: usize,
+    name: String,
+    matrix: &'a TernaryMatrix,
+    layout: Layout,
+    bytes: usize,
+}
+
+impl Job<'_> {
+    /// The next one begins on a cache line.
+    fn room(&self) -> usize {
+        self.bytes.next_multiple_of(LINE_BYTES)
+    }
+}
+
+/// The matrices of some blocks, the first of them number `first`, that `kernels` want in another form: `None` for the
+/// others. They share one stretch of memory, as huge pages are larger than most of them.
+fn repack_blocks(cpu: &Cpu, blocks: &[Block], first: usize, kernels: &Kernels) -> Result<Vec<Option<TernaryMatrix>>> {
+    let all = blocks.iter().enumerate().flat_map(|(block, weights)| {
+        Linear::ALL.map(|role| (names::linear(first + block, role), weights.linear(role)))
+    });
+    let jobs: Vec<Job> = all
+        .enumerate()
+        .filter_map(|(at, (name, matrix))| {
+            let layout = kernels.target(matrix)?;
+            Some(Job { at, name, matrix, layout, bytes: ternary_bytes(layout, matrix.rows, matrix.cols) })
+        })
+        .collect();
+    let mut memory = Memory::zeroed(jobs.iter().map(Job::room).sum());
+    let mut left = &mut memory[..];
+    let parts: Vec<Mutex<&mut [u8]>> = jobs
+        .iter()
+        .map(|job| {
+            let (part, rest) = std::mem::take(&mut left).split_at_mut(job.room());
+            left = rest;
+            Mutex::new(&mut part[..job.bytes])
+        })
+        .collect();
+    let written: Vec<OnceLock<Result<bool>>> = jobs.iter().map(|_| OnceLock::new()).collect();
+    cpu.pool().run(jobs.len(), |at| {
+        let Job { name, matrix, layout, .. } = &jobs[at];
+        let mut out = parts[at].lock().unwrap_or_else(PoisonError::into_inner);
+        // Each is set once.
+        let _ = written[at].set(kernels.repack_into(matrix, *layout, name, &mut out));
+    });
+    drop(parts);
+    let memory = Bytes::from(memory);
+    let mut made = vec![None; blocks.len() * Linear::ALL.len()];
+    let mut start = 0;
+    for (job, written) in jobs.iter().zip(written) {
+        if written.into_inner().unwrap_or(Ok(false))? {
+            let codes = memory.slice(start..start + job.bytes);
+            made[job.at] = codes.map(|codes| job.matrix.with_codes(job.layout, codes));
+        }
+        start += job.room();
+    }
+    Ok(made)
 }
 
 /// A matrix in another layout; `name` is its tensor.

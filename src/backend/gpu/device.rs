@@ -86,6 +86,20 @@ pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// GPUs that gave no answer. They are kept: the last handle of a queue waits for the GPU when it is dropped, for ever if
+/// that hangs.
+static ABANDONED: Mutex<Vec<(wgpu::Device, wgpu::Queue)>> = Mutex::new(Vec::new());
+
+/// Gives GPUs that gave no answer in time a last chance to end what they compute, before the program ends: a driver that
+/// is unloaded in the middle of its work may crash (Mesa's software driver did, in one of some thirty runs).
+pub fn settle() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    for (device, _) in lock(&ABANDONED).iter() {
+        // Late or not, the program ends.
+        let _ = device.poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(TIMEOUT) });
+    }
+}
+
 impl Gpu {
     /// Opens the adapter that `options` ask for.
     pub fn open(options: &OpenOptions) -> Result<Self> {
@@ -413,8 +427,7 @@ impl Gpu {
         }
         if matches!(result, Err(wgpu::PollError::Timeout)) {
             lock(&self.health).lost.get_or_insert_with(|| format!("no answer for {} s", timeout.as_secs()));
-            // The last handle of a queue waits for the GPU when it is dropped: for ever, if that hangs.
-            std::mem::forget((self.device.clone(), self.queue.clone()));
+            lock(&ABANDONED).push((self.device.clone(), self.queue.clone()));
         }
         self.check("running kernels")?;
         result

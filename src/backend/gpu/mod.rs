@@ -66,7 +66,7 @@ use crate::{
     plan::{Demand, Segment, SegmentBytes, Sizes},
 };
 pub use adapter::{AdapterCaps, Measure, OpenOptions, Tuning, adapters};
-pub use device::Gpu;
+pub use device::{Gpu, settle};
 pub use geometry::Geometry;
 pub use memory::Memory;
 pub use profile::KernelTime;
