@@ -30,7 +30,7 @@ enum Storage {
 struct Line([u8; 64]);
 
 impl Memory {
-    /// `len` zeros, whose memory is the system's until they are written. On Linux in huge pages from [`HUGE_BYTES`] on:
+    /// `len` zeros, whose memory is the system's until they are written. On Linux in huge pages from 2 MiB on:
     /// one core of an Intel Xeon (virtual machine, Linux 6.18) then streams 14 to 17 GB/s with fetching ahead where small
     /// pages give 12 to 13.5, two give no worse, and filling 660 MB takes 0.2 s instead of 0.5, or as long in one of three
     /// runs.
