@@ -308,6 +308,8 @@ fn every_release_is_understood() {
 /// `model.safetensors`, as Aefinity-AI/alice-aegis lists them.)
 #[test]
 fn falcon_e_fills_its_files() {
+    assert_eq!(FALCON_E_1B.layers * Family::Llama.block_norms().len() + 1, 49, "norms of 1B");
+    assert_eq!(FALCON_E_1B.layers * Linear::ALL.len(), 168, "ternary matrices of 1B");
     for (release, file_bytes) in [(&FALCON_E_1B, 665_041_488), (&FALCON_E_3B, 998_568_704)] {
         let config = config(release);
         let of_layer: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k / 4).sum();

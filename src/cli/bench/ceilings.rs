@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_stretch_begins_where_the_one_before_ended() {
-        // 128 MiB are 26 times these and 4 MiB - 2 * 1024 more of them.
+        // 128 MiB are 25 times these and a part of them.
         let weights = vec![1; (5 << 20) - 1024];
         let mut probe = Probe::new(1, &weights);
         assert!(probe.read() > 0.0);
