@@ -13,9 +13,9 @@ use crate::{
     x86::{IN_LINES, load_i8, load_u8, prefetch_ahead, sum_i32},
 };
 
-/// Row `row` of `head` into `codes`; `weights` has room for it.
+/// Row `row` of `head` into `codes`; `weights` has room for it in whole blocks, zero past it.
 pub fn encode(avx2: Avx2, head: &DenseView, row: usize, weights: &mut [f32], codes: &mut [u8]) -> Row {
-    decode(avx2, head.ty, head.row(row), weights);
+    decode(avx2, head.ty, head.row(row), &mut weights[..head.cols]);
     // SAFETY: the capability token proves the features.
     unsafe { encode_avx2(weights, codes) }
 }

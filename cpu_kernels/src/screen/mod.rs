@@ -278,7 +278,8 @@ pub fn encode_rows(
         // SAFETY: chunks are disjoint ranges of rows.
         let (codes, bounds) =
             unsafe { (to_codes.part(range.start * stride..range.end * stride), to_bounds.part(range.clone())) };
-        let mut weights = vec![0.0; head.cols];
+        // Zeros fill the last block.
+        let mut weights = vec![0.0; head.cols.next_multiple_of(BLOCK)];
         for ((row, codes), bound) in range.zip(codes.chunks_exact_mut(stride)).zip(bounds) {
             let (row, codes) = (rows.start + row, &mut codes[..row_bytes]);
             *bound = match base {

@@ -3,9 +3,9 @@
 use super::encode::{self, BLOCK, BLOCK_BYTES, Row, code_at};
 use crate::format::{DenseView, dense::decode_row};
 
-/// Row `row` of `head` into `codes`; `weights` has room for it.
+/// Row `row` of `head` into `codes`; `weights` has room for it in whole blocks, zero past it.
 pub fn encode(head: &DenseView, row: usize, weights: &mut [f32], codes: &mut [u8]) -> Row {
-    decode_row(head.ty, head.row(row), weights);
+    decode_row(head.ty, head.row(row), &mut weights[..head.cols]);
     encode::encode(weights, codes)
 }
 
