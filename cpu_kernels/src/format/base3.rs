@@ -2,6 +2,8 @@
 //! [`Layout::I2sP128`](super::Layout::I2sP128).
 
 use super::{I2S_BLOCK_BYTES, padded_cols};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx2;
 
 /// Columns that a vector of 64 bytes holds one digit of.
 pub const BASE3_RUN: usize = 64;
@@ -75,6 +77,26 @@ impl Digits {
 
 /// Packs one row of I2_S; false if it has a code 3, for which there is no digit. A model is packed while it is loaded.
 pub fn pack_row(plain: &[u8], packed: &mut [u8]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = Avx2::detect() {
+        return pack_row_avx2(avx2, plain, packed);
+    }
+    pack_row_plain(plain, packed)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn pack_row_avx2(_: Avx2, plain: &[u8], packed: &mut [u8]) -> bool {
+    #[target_feature(enable = "avx2")]
+    fn with_avx2(plain: &[u8], packed: &mut [u8]) -> bool {
+        pack_row_plain(plain, packed)
+    }
+    // SAFETY: the capability token proves the features.
+    unsafe { with_avx2(plain, packed) }
+}
+
+/// Inlined into functions with target features, so that each gets the vectors it may use.
+#[inline(always)]
+fn pack_row_plain(plain: &[u8], packed: &mut [u8]) -> bool {
     const ZEROS: [u8; I2S_BLOCK_BYTES] = [ZERO * 0b01_01_01_01; I2S_BLOCK_BYTES];
     let plain = plain.as_chunks::<I2S_BLOCK_BYTES>().0;
     let mut found = 0;
@@ -94,7 +116,7 @@ pub fn pack_row(plain: &[u8], packed: &mut [u8]) -> bool {
 
 /// Packs half a block: 32 columns of each of five runs, of which the first is number `SKIP` in `from`. `SHIFT` is that
 /// of these columns in an even run. Shifts that the compiler knows and no branches become vector instructions.
-#[inline]
+#[inline(always)]
 fn pack_half<const SKIP: usize, const SHIFT: u32>(
     from: [&[u8; I2S_BLOCK_BYTES]; 3],
     packed: &mut [u8; I2S_BLOCK_BYTES],
@@ -139,7 +161,11 @@ pub fn unpack_row(packed: &[u8], cols: usize, plain: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::format::{FormatError, Layout, pack, repack, ternary_bytes, unpack};
+    use super::*;
+    use crate::{
+        format::{FormatError, Layout, pack, repack, ternary_bytes, unpack},
+        testing::Rng,
+    };
 
     /// By hand: of columns 64 apart, 27 a + 9 b + 3 c + d, and 64 e more; from 64 on 192 + 17 e + (that - 64).
     #[test]
@@ -171,6 +197,26 @@ mod tests {
         bytes.sort_unstable();
         assert!(bytes.into_iter().eq(0..243));
         assert_eq!(unpack(Layout::Base3, 2, 640, &packed), codes);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vectors_pack_as_plain_loops_do() {
+        let Some(avx2) = Avx2::detect() else { return };
+        let mut rng = Rng::new(21);
+        for cols in [128, 320, 384, 640, 2560, 6912] {
+            let mut plain = pack(Layout::I2sP128, 1, cols, &rng.codes(cols));
+            for code_3 in [None, Some(cols / 128 * 32 - 1)] {
+                if let Some(byte) = code_3 {
+                    plain[byte] |= 3;
+                }
+                let mut packed = [0, 0].map(|_| vec![0; row_bytes(cols)]);
+                let [by_loops, by_vectors] = &mut packed;
+                let fine = [pack_row_plain(&plain, by_loops), pack_row_avx2(avx2, &plain, by_vectors)];
+                assert_eq!(fine, [code_3.is_none(); 2], "{cols} columns");
+                assert!(by_loops == by_vectors, "{cols} columns");
+            }
+        }
     }
 
     #[test]
