@@ -10,7 +10,7 @@ use crate::{
     dense::avx2::decode,
     format::DenseView,
     isa::Avx2,
-    x86::{IN_LINES, load_i8, load_u8, prefetch_ahead, sum_i32},
+    x86::{AHEAD, load_i8, load_u8, prefetch_ahead, sum_i32},
 };
 
 /// Row `row` of `head` into `codes`; `weights` has room for it in whole blocks, zero past it.
@@ -62,7 +62,7 @@ fn sums_avx2(codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
         for (at, block) in row.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             let runs: &[[u8; 32]] = block.as_chunks().0;
             for line in 0..3 {
-                prefetch_ahead::<IN_LINES, _>(&block[64 * line]);
+                prefetch_ahead::<AHEAD, _>(&block[64 * line]);
             }
             for half in 0..2 {
                 let u = unpack(load_u8(&runs[half]), load_u8(&runs[2 + half]), load_u8(&runs[4 + half]));

@@ -6,7 +6,7 @@ use super::encode::{BLOCK, BLOCK_BYTES};
 use crate::{
     isa::Avx512Vnni,
     x86::{
-        IN_LINES, prefetch_ahead,
+        AHEAD, prefetch_ahead,
         wide::{load_i8, load_u8},
     },
 };
@@ -27,7 +27,7 @@ fn sums_avx512(codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
         for (at, block) in row.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             let runs: &[[u8; 64]] = block.as_chunks().0;
             for line in 0..3 {
-                prefetch_ahead::<IN_LINES, _>(&block[64 * line]);
+                prefetch_ahead::<AHEAD, _>(&block[64 * line]);
             }
             let u = unpack(load_u8(&runs[0]), load_u8(&runs[1]), load_u8(&runs[2]));
             for plane in 0..2 {

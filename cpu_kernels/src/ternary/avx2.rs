@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     isa::Avx2,
-    x86::{IN_FILE, load_i8, load_i32, load_u8, prefetch_ahead, store_i32, sum_i32},
+    x86::{AHEAD, load_i8, load_i32, load_u8, prefetch_ahead, store_i32, sum_i32},
 };
 
 /// Most that one lane of a `maddubs` result holds: two products of at most 3 * -128 (code 3 may stand in a file).
@@ -74,7 +74,7 @@ fn multiply<const N: usize>(row: &[[u8; 32]], values: [&[[i8; 128]]; N]) -> [i32
     for (chunk, blocks) in row.chunks(WIDEN_BLOCKS).enumerate() {
         let mut narrow = [zero; N];
         for (i, block) in blocks.iter().enumerate() {
-            prefetch_ahead::<IN_FILE, _>(block);
+            prefetch_ahead::<AHEAD, _>(block);
             let codes = unpack(load_u8(block));
             for n in 0..N {
                 let values = values[n][chunk * WIDEN_BLOCKS + i].as_chunks().0;

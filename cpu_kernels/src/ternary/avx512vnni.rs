@@ -9,7 +9,7 @@ use super::{
 use crate::{
     isa::Avx512Vnni,
     x86::{
-        IN_FILE, load_i8, load_u8, prefetch_ahead,
+        AHEAD, load_i8, load_u8, prefetch_ahead,
         wide::{join, load_i32, load_u8 as load_codes, store_i32},
     },
 };
@@ -54,7 +54,7 @@ fn pass<const N: usize>(tile: Tile, rows: Range<usize>, first_token: usize, sums
         let mut lanes = [[_mm512_setzero_si512(); 4]; N];
         let (pairs, last) = tile.row(row).as_chunks::<2>();
         for (i, [first, second]) in pairs.iter().enumerate() {
-            prefetch_ahead::<IN_FILE, _>(first);
+            prefetch_ahead::<AHEAD, _>(first);
             let block = join(load_u8(first), load_u8(second));
             for n in 0..N {
                 let (first, second) = (values[n][2 * i].as_chunks().0, values[n][2 * i + 1].as_chunks().0);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     isa::AvxVnni,
-    x86::{IN_FILE, load_i8, load_i32, load_u8, prefetch_ahead, store_i32, sum_i32},
+    x86::{AHEAD, load_i8, load_i32, load_u8, prefetch_ahead, store_i32, sum_i32},
 };
 
 /// Tokens that meet a panel in registers: with two vectors of rows 12 accumulators, 2 vectors of codes and 1 of values
@@ -58,7 +58,7 @@ fn pass<const N: usize, const C: usize, const U: usize>(
     for row in rows {
         let mut lanes = [[[_mm256_setzero_si256(); C]; N]; U];
         for (i, blocks) in tile.row(row).chunks(U).enumerate() {
-            prefetch_ahead::<IN_FILE, _>(&blocks[0]);
+            prefetch_ahead::<AHEAD, _>(&blocks[0]);
             for (lanes, (block, i)) in lanes.iter_mut().zip(blocks.iter().zip(U * i..)) {
                 let codes = unpack::<C>(load_u8(block));
                 for n in 0..N {

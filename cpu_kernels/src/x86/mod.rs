@@ -13,33 +13,27 @@ use std::arch::x86_64::*;
 /// f32 values of a vector.
 pub const LANES: usize = 8;
 
-/// How far ahead of their use cold weights of a file are fetched. The processor's own prefetching reaches less far, and
-/// the loads that it holds back fill the window of instructions in flight. One token times a cold matrix, GB/s on Zen 5,
-/// where plain reading reaches 35 and 39: without 27.5 on one thread and 30.4 on two, at 2048 bytes 27.9 and 33.6, at
-/// 4096 33 and 37, at 8192 34 and 34.
-pub const IN_FILE: usize = 4096;
-
-/// The same for what was packed into whole cache lines. Five weights a byte, one thread: at 2048 bytes 23 GB/s, at 4096 26,
-/// at 8192 28.4, at 16384 28.3 of 30; two threads share the tail of each other's tiles, and lose from 16384 on. Whole
-/// decode steps of the 2B-4T shape, base3 and the head's screen: 8 % more tokens a second than at 4096.
-pub const IN_LINES: usize = 8192;
+/// How far ahead of their use weights are fetched that are in no cache. The processor's own prefetching reaches less far,
+/// and the loads that it holds back fill the window of instructions in flight. Decode steps of the 2B-4T shape on Zen 4
+/// and two threads, tokens a second: without 35-37, at 2048 bytes 37-42, at 4096 45-48, at 8192 50-53, at 16384 44-46. Two
+/// threads share the tail of each other's pieces, and lose what is fetched past them.
+pub const AHEAD: usize = 8192;
 
 /// The same for the codes and signs of lookups.
 pub const IN_LOOKUPS: usize = 2048;
 
-/// Fetches the line `AHEAD` bytes after `from` into the first-level cache.
+/// Fetches the line `AHEAD` bytes after `from`, as [`prefetch_at`].
 #[inline]
 pub fn prefetch_ahead<const AHEAD: usize, T>(from: &T) {
-    let ahead = std::ptr::from_ref(from).cast::<i8>().wrapping_add(AHEAD);
-    // SAFETY: a prefetch is a hint: whatever the address, it reads nothing into the program and does not fault.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) }
+    prefetch_at(std::ptr::from_ref(from).cast(), AHEAD);
 }
 
-/// Fetches the line at `bytes` after `from` into the second-level cache.
+/// Fetches the line at `bytes` after `from` into the second-level cache. Asked for in the first, Zen 4 brings nothing:
+/// decode is as slow as without; to Zen 5 and to an Intel Xeon it makes no difference.
 #[inline]
 pub fn prefetch_at(from: *const u8, bytes: usize) {
     let at = from.cast::<i8>().wrapping_add(bytes);
-    // SAFETY: as in `prefetch_ahead`.
+    // SAFETY: a prefetch is a hint: whatever the address, it reads nothing into the program and does not fault.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
 }
 

@@ -10,7 +10,7 @@ use super::TOKENS;
 use crate::{
     format::{DenseType, DenseView, dense::decode_row},
     isa::Avx2,
-    x86::{self, IN_FILE, load, prefetch_ahead, store},
+    x86::{self, AHEAD, load, prefetch_ahead, store},
 };
 
 /// Columns of a step, the smallest block of a block type.
@@ -165,7 +165,7 @@ fn chains<W: Weight, const N: usize, const C: usize, const FIRST: usize>(
     for (i, unit) in row.chunks_exact(W::BYTES).enumerate() {
         if FIRST == 0 {
             for line in 0..W::BYTES.div_ceil(64) {
-                prefetch_ahead::<IN_FILE, _>(&unit[64 * line]);
+                prefetch_ahead::<AHEAD, _>(&unit[64 * line]);
             }
         }
         // SAFETY: this function has the features.

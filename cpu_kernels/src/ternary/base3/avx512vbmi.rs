@@ -9,7 +9,7 @@ use crate::{
     format::base3::{ABOVE, DIGITS},
     isa::Avx512Vbmi,
     x86::{
-        IN_LINES, prefetch_ahead,
+        AHEAD, prefetch_ahead,
         wide::{load_i8, load_u8},
     },
 };
@@ -44,7 +44,7 @@ fn pass<const N: usize>(tile: Tile, sums: &mut [i32]) {
         // Of 64, 16, 4, 1 and 64 times the code.
         let mut lanes = [[_mm512_setzero_si512(); 5]; N];
         for (block, codes) in tile.row(row).iter().enumerate() {
-            prefetch_ahead::<IN_LINES, _>(codes);
+            prefetch_ahead::<AHEAD, _>(codes);
             let bytes = load_u8(codes);
             let is_above = _mm512_cmpge_epu8_mask(bytes, above);
             // Tables are indexed by the lower 6 bits.

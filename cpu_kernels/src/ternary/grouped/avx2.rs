@@ -18,7 +18,7 @@ use super::{
 use crate::{
     format::I2S_BLOCK,
     isa::Avx2,
-    x86::{IN_LINES, load, load_u8, prefetch_ahead},
+    x86::{AHEAD, load, load_u8, prefetch_ahead},
 };
 
 /// Tokens that meet a panel in registers, as for one scale per matrix.
@@ -52,7 +52,7 @@ fn dots_by<const FIRST: usize, const END: usize, const B: usize, const N: usize,
         let mut ones = [[_mm256_setzero_si256(); 2]; N];
         let mut fours = [[[_mm256_setzero_si256(); 2]; 2]; N];
         for (at, line) in lines.iter().enumerate() {
-            prefetch_ahead::<IN_LINES, _>(line);
+            prefetch_ahead::<AHEAD, _>(line);
             let [low, high] = line.as_chunks().0 else { unreachable!("two halves of a line") };
             let codes = [codes::<C>(load_u8(low)), codes::<C>(load_u8(high))];
             for quarter in FIRST..END {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     format::I2S_BLOCK,
     isa::Avx512Vnni,
-    x86::{IN_LINES, prefetch_ahead, wide},
+    x86::{AHEAD, prefetch_ahead, wide},
 };
 
 /// Most tokens that are multiplied row by row, as for one scale per matrix.
@@ -43,7 +43,7 @@ fn dots<const FIRST: usize, const END: usize, const B: usize, const N: usize>(
     let mut lanes = [[[_mm512_setzero_si512(); 4]; B]; N];
     for (block, lines) in panel.iter().enumerate() {
         for (at, line) in lines.iter().enumerate() {
-            prefetch_ahead::<IN_LINES, _>(line);
+            prefetch_ahead::<AHEAD, _>(line);
             let packed = wide::load_u8(line);
             for quarter in FIRST..END {
                 let codes = _mm512_and_si512(packed, masks[quarter]);
