@@ -5,7 +5,8 @@
 //! median, and their shares of the ceilings measured in the same rounds. `-- --table 2 head` uses two threads and
 //! times only the cases with "head" in their names.
 //!
-//! Each case checks its answer against the scalar reference once before it is timed.
+//! Each ternary case checks its answer against the scalar reference once before it is timed. The others are checked by the
+//! tests of the kernels alone.
 
 mod cases;
 
