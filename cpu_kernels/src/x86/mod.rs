@@ -22,10 +22,10 @@ pub const AHEAD: usize = 8192;
 /// The same for the codes and signs of lookups.
 pub const IN_LOOKUPS: usize = 2048;
 
-/// Fetches the line `AHEAD` bytes after `from`, as [`prefetch_at`].
+/// Fetches the line `BYTES` after `from`, as [`prefetch_at`].
 #[inline]
-pub fn prefetch_ahead<const AHEAD: usize, T>(from: &T) {
-    prefetch_at(std::ptr::from_ref(from).cast(), AHEAD);
+pub fn prefetch_ahead<const BYTES: usize, T>(from: &T) {
+    prefetch_at(std::ptr::from_ref(from).cast(), BYTES);
 }
 
 /// Fetches the line at `bytes` after `from` into the second-level cache. Asked for in the first, Zen 4 brings nothing:
