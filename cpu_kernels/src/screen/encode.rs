@@ -52,8 +52,8 @@ const UNITS: f32 = 12_582_912.0 + ZERO as f32;
 /// Encodes `weights` into `codes`, both whole blocks. Inlined into functions with target features, so that each gets the
 /// vectors it may use; all get the same bits.
 ///
-/// The sums are of squares, of t = w / scale and of t - q, in f32 over the [`BLOCK`] / [`LANES`] = 16 values of a lane and block, and of f64
-/// above that. With u = 2^-24: the inverse and the product round t by 2 u of itself, its square by one more, and a sum
+/// The sums are of squares, of t = w / scale and of t - q, in f32 over the [`BLOCK`] / [`LANES`] = 16 values of a lane
+/// and block, and of f64 above that. With u = 2^-24: the inverse and the product round t by 2 u of itself, its square by one more, and a sum
 /// of 16 by 15 more of itself: so |w| is off by no more than half of 20 u, 6e-7. The difference t - q of a number and
 /// the whole one next to it is exact, its norm off by half of 16 u, 5e-7, and by the 2 u |w| that t is. What underflows
 /// is nothing beside the largest t, which is 31.5.
