@@ -43,9 +43,9 @@ fn the_same_seed_gives_the_same_file_and_another_another() {
 fn every_tensor_holds_sensible_numbers() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("m.gguf");
-    for head in [HeadType::F16, HeadType::Q8_0, HeadType::Q6K] {
+    for head in [HeadType::F16, HeadType::Q8_0, HeadType::Q6K, HeadType::Q2_0] {
         let mut shape = small(folder.path(), "LlamaForCausalLM");
-        if head == HeadType::Q6K {
+        if matches!(head, HeadType::Q6K | HeadType::Q2_0) {
             (shape.model.dim, shape.model.head_dim) = (256, 64);
         }
         let report = make(&shape, &out, &DummyOptions { head, force: true, ..Default::default() }).unwrap();
@@ -85,6 +85,18 @@ fn every_tensor_holds_sensible_numbers() {
                         }
                     }
                     assert!(counts.iter().all(|&count| count > 0), "{counts:?}");
+                }
+                TensorType::Q2_0 => {
+                    let (blocks, rest) = data.as_chunks::<18>();
+                    assert!(rest.is_empty());
+                    let expected = f16::from_f32((1.5 / shape.model.dim as f32).sqrt());
+                    let mut counts = [0_u32; 4];
+                    for block in blocks {
+                        assert_eq!(f16::from_le_bytes([block[0], block[1]]), expected);
+                        let codes = block[2..].iter().flat_map(|byte| (0..4).map(move |at| byte >> (2 * at) & 3));
+                        codes.for_each(|code| counts[usize::from(code)] += 1);
+                    }
+                    assert!(counts[..3].iter().all(|&count| count > 0) && counts[3] == 0, "{counts:?}");
                 }
                 TensorType::F32 => assert!(data.chunks(4).all(|raw| raw == 1.0_f32.to_le_bytes())),
                 other => panic!("{} has type {}", tensor.name, other.name()),

@@ -9,6 +9,7 @@ use bitnet_cpu_kernels::{
     format::{DenseType, DenseView, GROUP_SIZES, Layout, Scales, TernaryView, ternary_bytes},
     gate, norm,
     quantize::{QuantizedActs, norm_quantize},
+    screen::Screen,
     ternary,
     testing::Rng,
 };
@@ -40,6 +41,9 @@ const COLD_BYTES: usize = 8 << 20;
 
 /// Successive runs read successive stretches of this much, far more than the caches hold.
 const ALL_BYTES: usize = 256 << 20;
+
+/// Rows of a head whose copy is larger than the caches.
+const SCREENED_ROWS: usize = 32768;
 
 fn random_acts(tokens: usize, cols: usize) -> QuantizedActs {
     let mut acts = QuantizedActs::new(tokens, cols);
@@ -172,6 +176,23 @@ fn head_case(isa: Isa, name: &str, ty: DenseType, data: &'static [u8]) -> Case {
     }
 }
 
+/// The highest product of a head's rows with a token by their copy in 6 bits, and the rows that it leaves. What is read is
+/// counted by the copy.
+fn screen_case(isa: Isa, head: &'static [u8]) -> Case {
+    let ty = DenseType::F16;
+    let rows = head.len() / ty.row_bytes(COLS);
+    let head = DenseView::new(rows, COLS, head, ty).expect("sizes");
+    let mut screen = Screen::new(&Cpu::new(isa, 1), head).expect("finite weights");
+    let x = Rng::new(3).floats(COLS);
+    let mut top = Vec::with_capacity(1);
+    Case {
+        name: "head screen, cold".to_owned(),
+        isa,
+        work: Work::Bytes(Screen::bytes(rows, COLS, ty) as u64),
+        run: Box::new(move |cpu| _ = black_box(screen.top(cpu, head, &x, 1, &mut top))),
+    }
+}
+
 fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
     let (heads, kv_heads, head_dim) = (20, 5, 128);
     let mut rng = Rng::new(4);
@@ -218,6 +239,8 @@ pub fn cases(filter: &str) -> Vec<Case> {
     let cold: &'static [u8] = random_codes(ALL_BYTES / (COLS / 4), COLS).leak();
     // From the first line of the cache on, as matrices are that were repacked.
     let cold = &cold[cold.as_ptr().align_offset(64)..];
+    let head: Vec<f16> = Rng::new(6).floats(SCREENED_ROWS * COLS).into_iter().map(f16::from_f32).collect();
+    let screened: &'static [u8] = bytemuck::cast_slice(head.leak());
     let mut cases = Vec::new();
     for isa in Isa::available() {
         let mut stretches = cold.chunks_exact(COLD_BYTES).cycle();
@@ -271,9 +294,17 @@ pub fn cases(filter: &str) -> Vec<Case> {
                 cases.push(grouped_case(isa, size, tokens, rows, cols, cold));
             }
         }
-        cases.push(head_case(isa, "head f16, cold", DenseType::F16, cold));
-        cases.push(head_case(isa, "head q8_0, cold", DenseType::Q8_0, cold));
-        cases.push(head_case(isa, "head q6_k, cold", DenseType::Q6K, cold));
+        for (name, ty) in [
+            ("f16", DenseType::F16),
+            ("q8_0", DenseType::Q8_0),
+            ("q6_k", DenseType::Q6K),
+            ("q4_k", DenseType::Q4K),
+            ("q4_0", DenseType::Q4_0),
+            ("q2_0", DenseType::Q2_0),
+        ] {
+            cases.push(head_case(isa, &format!("head {name}, cold"), ty, cold));
+        }
+        cases.push(screen_case(isa, screened));
         for ty in [KvType::F16, KvType::Q8_0] {
             for (tokens, before) in [(1, 0), (1, 1024), (1, 4096), (1, 16384), (64, 64), (64, 4096)] {
                 cases.push(attention_case(isa, ty, tokens, before));

@@ -43,7 +43,7 @@ pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Res
     // take longer than what it decides.
     let layer_bytes = model.weights.blocks.first().map_or(1, |block| block.ternary_bytes().max(1));
     let head = model.weights.head();
-    let head_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols) } else { head.data.len() };
+    let head_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols, head.ty) } else { head.data.len() };
     decode.head_ms = decode.layer_ms * head_bytes as f64 / layer_bytes as f64;
     let prefill = StepCost { head_ms: decode.head_ms, ..prefill };
     let joules = several.as_ref().and_then(|several| several.millijoules).zip(one.millijoules);

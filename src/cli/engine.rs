@@ -153,7 +153,7 @@ impl Engine {
         }
     }
 
-    /// Small heads are read in no time, and few-bit ones as fast as a copy.
+    /// Small heads are read in no time. What pays on the processor may not on a GPU: see [`Self::demand_on`].
     fn screens_head(&self, choice: HeadScreen) -> bool {
         let head = self.model.weights.head();
         match choice {
@@ -197,8 +197,8 @@ impl Engine {
         Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
-    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where a layer would have to
-    /// make room for it.
+    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where the GPU reads the head
+    /// itself as fast, or a layer would have to make room for the copy.
     fn demand_on(
         &self,
         gpu: &GpuBackend,
@@ -212,6 +212,9 @@ impl Engine {
         }
         let without = Sizes { head_screen: false, ..sizes };
         let less = gpu.demand(&self.model, &without)?;
+        if !gpu.screen_pays(&self.model) {
+            return Ok((less, without));
+        }
         let layers = self.model.config.layers;
         let wanted = if let Request::GpuLayers(n) = request { n.min(layers) } else { layers };
         let held = |demand: &Demand| demand.most_layers(wanted, budget);

@@ -35,6 +35,8 @@ pub enum HeadType {
     Q8_0,
     /// 210 bytes for 256 weights.
     Q6K,
+    /// Ternary: 18 bytes for 64 weights.
+    Q2_0,
 }
 
 /// What to make besides the shape.
@@ -137,6 +139,8 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
         HeadType::F16 => (TensorType::F16, Numbers::Half { limit }),
         HeadType::Q8_0 => (TensorType::Q8_0, Numbers::Bytes { limit }),
         HeadType::Q6K => (TensorType::Q6_K, Numbers::Sextets { limit }),
+        // Two thirds of the weights are not 0: the same variance.
+        HeadType::Q2_0 => (TensorType::Q2_0, Numbers::Ternary { limit: limit / 2.0_f32.sqrt() }),
     };
     let mut tensors = Vec::new();
     let mut add = |name: String, sizes: &[usize], ty: TensorType, content| {
@@ -176,8 +180,8 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
     Ok(tensors)
 }
 
-/// Bytes made at a time; a multiple of every block.
-const CHUNK_BYTES: u64 = 34 * 210 * 64;
+/// Bytes made at a time; a multiple of the bytes of every block that [`fill`] knows.
+const CHUNK_BYTES: u64 = 34 * 210 * 18 * 4;
 
 /// Weights of the matrices made at once, unless one alone has more: half a byte of memory each.
 const WEIGHTS_AT_ONCE: usize = 800 << 20;

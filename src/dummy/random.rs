@@ -39,6 +39,8 @@ pub(super) enum Numbers {
     Bytes { limit: f32 },
     /// Q6_K between -limit and +limit.
     Sextets { limit: f32 },
+    /// Q2_0: one of -limit, 0 and +limit.
+    Ternary { limit: f32 },
     /// F32 ones.
     Ones,
 }
@@ -74,6 +76,14 @@ pub(super) fn fill(chunk: &mut [u8], numbers: Numbers, random: &mut Random) {
                 block[208..].copy_from_slice(&scale);
             }
         }
+        Numbers::Ternary { limit } => {
+            let scale = f16::from_f32(limit).to_le_bytes();
+            for block in chunk.as_chunks_mut::<18>().0 {
+                let (head, codes) = block.split_at_mut(2);
+                head.copy_from_slice(&scale);
+                fill_codes(codes, random);
+            }
+        }
         Numbers::Ones => chunk.as_chunks_mut::<4>().0.fill(1.0_f32.to_le_bytes()),
     }
 }
@@ -81,14 +91,7 @@ pub(super) fn fill(chunk: &mut [u8], numbers: Numbers, random: &mut Random) {
 /// A matrix of codes of equal share as [`Layout::I2sP128`].
 pub(super) fn codes(rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let mut packed = vec![0; ternary_bytes(Layout::I2sP128, rows, cols)];
-    // Sixteen random bits choose one of the 81 bytes of four codes below 3.
-    for part in packed.chunks_mut(4) {
-        let bits = random.next();
-        for (at, byte) in part.iter_mut().enumerate() {
-            let choice = (((bits >> (16 * at)) & 0xffff) * 81) >> 16;
-            *byte = FOUR_CODES[choice as usize];
-        }
-    }
+    fill_codes(&mut packed, random);
     let used = cols % I2S_BLOCK;
     if used > 0 {
         // The columns past the end of a row hold code 1.
@@ -106,6 +109,18 @@ pub(super) fn codes(rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
         }
     }
     packed
+}
+
+/// Four codes below 3 in each byte.
+fn fill_codes(bytes: &mut [u8], random: &mut Random) {
+    // Sixteen random bits choose one of the 81 such bytes.
+    for part in bytes.chunks_mut(4) {
+        let bits = random.next();
+        for (at, byte) in part.iter_mut().enumerate() {
+            let choice = (((bits >> (16 * at)) & 0xffff) * 81) >> 16;
+            *byte = FOUR_CODES[choice as usize];
+        }
+    }
 }
 
 /// The bytes that hold four codes 0, 1 or 2.

@@ -60,14 +60,15 @@ impl Demand {
                 .map(|w| w.len() as u64 * 4)
                 .sum()
         };
-        let screen_bytes = if sizes.head_screen { Screen::bytes(config.vocab, config.dim) } else { 0 };
+        let head = model.weights.head();
+        let screen_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols, head.ty) } else { 0 };
         Self {
             layer_weight_bytes: (0..config.layers)
                 .map(|layer| model.weights.blocks[layer].plain_bytes() as u64 + norm_bytes(layer))
                 .collect(),
             layer_kv_bytes: sizes.kv_bytes_per_layer(config),
             embed_bytes: model.weights.token_embd.data.len() as u64,
-            head_bytes: (model.weights.head().data.len() + screen_bytes) as u64,
+            head_bytes: (head.data.len() + screen_bytes) as u64,
             tied: model.weights.output.is_none(),
             activation_bytes: activation_bytes(config, sizes),
             head_activation_bytes: 4 * config.vocab as u64,

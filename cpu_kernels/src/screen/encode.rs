@@ -103,7 +103,7 @@ pub fn encode(weights: &[f32], codes: &mut [u8]) -> Row {
 }
 
 /// An f32 that is not below `x`, which itself may be too low by 1e-9 of it from the rounding of sums of 2^16 squares.
-fn up(x: f64) -> f32 {
+pub fn up(x: f64) -> f32 {
     ((x * (1.0 + 1e-9)) as f32).next_up()
 }
 

@@ -15,6 +15,9 @@
 //! the k-th highest of all reaches. Every row whose upper bound is below T is out, for certain; the others are
 //! computed exactly, by the kernels of `dense::matmul`.
 //!
+//! Heads of ternary weights need no fewer bits: their copy is what they are, laid out for whole numbers, and w = ŵ (see the
+//! module `ternary`).
+//!
 //! With 6 bits and 2560 columns the bound is 1.7 standard deviations of the products of random rows. The highest of
 //! 128256 stands at 4.3, so 0.4 % of the rows are computed exactly; with 5 bits it would be 10 %, with 4 bits all.
 //! 7 and 8 bits leave fewer, but read more.
@@ -30,6 +33,7 @@ mod neon;
 mod neondot;
 mod query;
 mod scalar;
+mod ternary;
 
 use std::ops::Range;
 
@@ -90,11 +94,18 @@ impl Product {
     }
 }
 
+/// What is multiplied in place of the head.
+#[derive(Debug)]
+enum Copy {
+    /// (rows, blocks), [`BLOCK_BYTES`] each
+    SixBits(Memory),
+    Ternary(ternary::Codes),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Screen {
-    /// (rows, blocks), [`BLOCK_BYTES`] each
-    codes: Memory,
+    copy: Copy,
     /// (rows)
     bounds: Vec<Row>,
     /// The highest norm of a row.
@@ -118,14 +129,21 @@ struct Chunk {
 }
 
 impl Screen {
-    /// Bytes of the copy of a (rows, cols) matrix.
-    pub fn bytes(rows: usize, cols: usize) -> usize {
-        rows.saturating_mul(cols.div_ceil(BLOCK) * BLOCK_BYTES + size_of::<Row>() + size_of::<f32>())
+    /// Bytes of the copy of a (rows, cols) matrix of type `ty`.
+    pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
+        let of_copy = if ternary::is_ternary(ty) {
+            ternary::bytes(rows, cols, ty)
+        } else {
+            rows.saturating_mul(cols.div_ceil(BLOCK) * BLOCK_BYTES)
+        };
+        of_copy.saturating_add(rows.saturating_mul(size_of::<Row>() + size_of::<f32>()))
     }
 
-    /// True where the copy takes so many fewer bytes than `head` that reading it first is worth it.
+    /// True where the copy is read and multiplied faster than a head of type `ty`: where it is no larger, as whole numbers
+    /// are multiplied several times faster than weights that have to become f32 first. Ternary weights keep their bits.
     pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
-        cols <= MAX_COLS && Self::bytes(rows, cols) * 5 <= ty.row_bytes(cols) * rows * 4
+        let is_no_larger = || Self::bytes(rows, cols, ty) <= ty.row_bytes(cols) * rows;
+        cols <= MAX_COLS && (ternary::is_ternary(ty) || is_no_larger())
     }
 
     /// True where its kernels are vector code.
@@ -140,21 +158,29 @@ impl Screen {
         if rows == 0 || cols == 0 || cols > MAX_COLS || u32::try_from(rows).is_err() {
             return None;
         }
-        let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
-        let mut codes = Memory::zeroed(rows * row_bytes);
-        let mut bounds = vec![Row::default(); rows];
-        encode_rows(cpu, &head, 0..rows, row_bytes, &mut codes, &mut bounds);
+        let (copy, bounds) = if ternary::is_ternary(head.ty) {
+            let (codes, bounds) = ternary::Codes::new(cpu, &head)?;
+            (Copy::Ternary(codes), bounds)
+        } else {
+            let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
+            let mut codes = Memory::zeroed(rows * row_bytes);
+            let mut bounds = vec![Row::default(); rows];
+            encode_rows(cpu, &head, 0..rows, row_bytes, &mut codes, &mut bounds);
+            (Copy::SixBits(codes), bounds)
+        };
+        // The kernels of ternary weights take tokens of exactly their columns, which are whole lines.
+        let stride = if let Copy::Ternary(_) = copy { cols } else { cols.next_multiple_of(BLOCK) };
         let norm = bounds.iter().map(|bound| f64::from(bound.norm)).fold(0.0, f64::max);
         if bounds.iter().any(|bound| !bound.norm.is_finite()) {
             return None;
         }
         let chunk = Chunk { row: 0, approximate: 0.0, upper: 0.0 };
         Some(Self {
-            codes,
+            copy,
             bounds,
             norm,
             cols,
-            query: Query::new(cols.div_ceil(BLOCK) * BLOCK),
+            query: Query::new(stride),
             upper: vec![0.0; rows],
             chunks: vec![chunk; rows.div_ceil(CHUNK_ROWS)],
             exact: Vec::with_capacity(rows / MOST_EXACT),
@@ -210,23 +236,36 @@ impl Screen {
 
     /// Multiplies the copy, and notes the upper bound of each row.
     fn bound_all(&mut self, cpu: &Cpu) {
-        let Self { codes, bounds, query, upper, chunks, cols, .. } = self;
-        let (rows, row_bytes, isa) = (bounds.len(), cols.div_ceil(BLOCK) * BLOCK_BYTES, cpu.isa());
+        let Self { copy, bounds, query, upper, chunks, cols, .. } = self;
+        if let Copy::Ternary(codes) = copy {
+            codes.multiply(cpu, query);
+        }
+        let copy = &*copy;
+        let (rows, isa) = (bounds.len(), cpu.isa());
         let (to_upper, to_chunks) = (Disjoint::new(upper), Disjoint::new(chunks));
         cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |n| {
             let range = n * CHUNK_ROWS..rows.min((n + 1) * CHUNK_ROWS);
             // SAFETY: chunks are disjoint ranges of rows.
             let (upper, chunk) = unsafe { (to_upper.part(range.clone()), &mut to_chunks.part(n..n + 1)[0]) };
-            let codes = &codes[range.start * row_bytes..range.end * row_bytes];
-            let mut of_rows = [[0; 2]; CHUNK_ROWS];
-            let of_rows = &mut of_rows[..range.len()];
-            sums(isa, codes, query.planes(), of_rows);
+            let bounds = &bounds[range.clone()];
             let mut approximate = [f32::NEG_INFINITY; CHUNK_ROWS];
             let approximate = &mut approximate[..range.len()];
-            match isa.base() {
-                #[cfg(target_arch = "x86_64")]
-                Base::Avx2(avx2) => avx2::bound(avx2, query, &bounds[range.clone()], of_rows, approximate, upper),
-                _ => query.bound(&bounds[range.clone()], of_rows, approximate, upper),
+            match copy {
+                Copy::SixBits(codes) => {
+                    let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
+                    let codes = &codes[range.start * row_bytes..range.end * row_bytes];
+                    let mut of_rows = [[0; 2]; CHUNK_ROWS];
+                    let of_rows = &mut of_rows[..range.len()];
+                    sums(isa, codes, query.planes(), of_rows);
+                    match isa.base() {
+                        #[cfg(target_arch = "x86_64")]
+                        Base::Avx2(avx2) => avx2::bound(avx2, query, bounds, of_rows, approximate, upper),
+                        _ => query.bound(bounds, of_rows, approximate, upper),
+                    }
+                }
+                Copy::Ternary(codes) => {
+                    query.bound_products(bounds, codes.products(range.clone()), codes.groups(), approximate, upper);
+                }
             }
             let highest = |values: &[f32]| values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
             let best = highest(approximate);

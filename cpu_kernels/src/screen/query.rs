@@ -28,7 +28,11 @@ pub struct Query {
     of_norm: f64,
     /// What underflow may add.
     least: f64,
+    /// At least |x|.
     norm: f64,
+    /// At least |256 step high| + |step low|.
+    reach: f64,
+    cols: f64,
 }
 
 /// x in 16 bits.
@@ -67,6 +71,9 @@ impl Query {
         self.of_norm = missed + gamma * self.norm;
         // A product or sum that underflows loses at most the smallest number.
         self.least = 2.0 * cols * f64::from(f32::from_bits(1));
+        // Both together are x̂, and no lower byte is beyond 128.
+        self.reach = self.norm + missed + 256.0 * self.step * cols.sqrt();
+        self.cols = cols;
         Some(())
     }
 
@@ -75,9 +82,19 @@ impl Query {
         self.norm
     }
 
+    /// What x̂ is a multiple of, rounded.
+    pub fn step(&self) -> f32 {
+        self.step as f32
+    }
+
+    /// (2, stride) upper bytes, then lower bytes.
+    pub fn values(&self) -> &[i8] {
+        bytemuck::cast_slice(&self.planes)
+    }
+
     /// Upper and lower bytes.
     pub fn planes(&self) -> [&[i8]; 2] {
-        let (high, low) = bytemuck::cast_slice(&self.planes).split_at(self.stride);
+        let (high, low) = self.values().split_at(self.stride);
         [high, low]
     }
 
@@ -90,13 +107,39 @@ impl Query {
             let sum = 256.0 * f64::from(sums[0]) + f64::from(sums[1]) - self.zeros;
             let product = f64::from(row.scale) * self.step * sum;
             let bound = f64::from(row.error) * self.of_error + f64::from(row.norm) * self.of_norm + self.least;
-            // The rounding of these few operations in f64.
-            let most = product + bound * (1.0 + 1e-12) + product.abs() * 1e-12;
-            // And that of the result to f32: half a unit in its last place, or half the smallest number.
-            *upper = (most + most.abs() * f64::from(f32::EPSILON) + f64::from(f32::from_bits(1))) as f32;
-            *approximate = product as f32;
+            (*approximate, *upper) = rounded(product, bound);
         }
     }
+
+    /// The same for rows that lack nothing, from their products with the upper and with the lower bytes, each the sum in f32
+    /// of `groups` products: a whole number, a scale and the step. Such a sum is off by no more than gamma of
+    /// `groups` + 2 units times the sum of its terms without their signs, one of the units being that of the step.
+    pub fn bound_products(
+        &self,
+        rows: &[Row],
+        [high, low]: [&[f32]; 2],
+        groups: usize,
+        approximate: &mut [f32],
+        upper: &mut [f32],
+    ) {
+        let units = (groups as f64 + 2.0) * f64::from(f32::EPSILON) / 2.0;
+        let of_norm = self.of_norm + units / (1.0 - units) * self.reach;
+        // A scale times the step may underflow, and then meets whole numbers of up to 128 a column.
+        let least = self.least + 256.0 * self.cols * f64::from(f32::from_bits(1));
+        let products = high.iter().zip(low).map(|(&high, &low)| f64::from(high) + f64::from(low));
+        for (((row, product), approximate), upper) in rows.iter().zip(products).zip(approximate).zip(upper) {
+            (*approximate, *upper) = rounded(product, f64::from(row.norm) * of_norm + least);
+        }
+    }
+}
+
+/// A product and its upper bound as f32, the second rounded up.
+#[inline(always)]
+fn rounded(product: f64, bound: f64) -> (f32, f32) {
+    // The rounding of the few operations in f64 that led here.
+    let most = product + bound * (1.0 + 1e-12) + product.abs() * 1e-12;
+    // And that of the result to f32: half a unit in its last place, or half the smallest number.
+    (product as f32, (most + most.abs() * f64::from(f32::EPSILON) + f64::from(f32::from_bits(1))) as f32)
 }
 
 /// Rounds x to 16 bits and splits them into bytes. Inlined into functions with target features.

@@ -2,9 +2,32 @@ use half::{bf16, f16};
 
 use super::{encode::code_at, *};
 use crate::{
-    format::dense::encode_row,
+    format::{Codec, Dialect, Layout, MatrixScales, dense::encode_row, pack},
     testing::{Rng, cpus},
 };
+
+/// Types of ternary heads, the dialects that write them, and the columns that share a scale.
+const TERNARY: [(DenseType, Dialect, usize); 3] = [
+    (DenseType::TQ2_0, Dialect::TQ2_0, 256),
+    (DenseType::Q2_0, Dialect::Q2_0, 64),
+    (DenseType::Q2_0G128, Dialect::Q2_0G128, 128),
+];
+
+/// A ternary head (rows, cols) of `codes` and a scale for each group, by the encoder of files.
+fn ternary_head(dialect: Dialect, size: usize, cols: usize, codes: &[u8], scales: &[f16]) -> Vec<u8> {
+    let rows = codes.len() / cols;
+    let scales = MatrixScales::PerGroup { size, values: scales.into() };
+    let packed = pack(Layout::I2sP128, rows, cols, codes);
+    Codec::new(dialect, rows, cols).unwrap().encode(&packed, &scales).unwrap()
+}
+
+/// The 6-bit codes of a screen.
+fn six_bits(screen: &Screen) -> &[u8] {
+    match &screen.copy {
+        Copy::SixBits(codes) => codes,
+        Copy::Ternary(_) => panic!("not in 6 bits"),
+    }
+}
 
 /// `weights` (rows, cols) as the bytes of `ty`.
 fn bytes_of(ty: DenseType, cols: usize, weights: &[f32]) -> Vec<u8> {
@@ -36,14 +59,19 @@ fn by_sorting(cpu: &Cpu, head: DenseView, x: &[f32], k: usize) -> Vec<Product> {
 #[track_caller]
 fn check(what: &str, ty: DenseType, cols: usize, weights: &[f32], x: &[f32], k: usize) -> Option<usize> {
     let bytes = bytes_of(ty, cols, weights);
-    let head = DenseView::new(weights.len() / cols, cols, &bytes, ty).unwrap();
+    check_head(what, DenseView::new(weights.len() / cols, cols, &bytes, ty).unwrap(), x, k)
+}
+
+/// The same for a head that there is.
+#[track_caller]
+fn check_head(what: &str, head: DenseView, x: &[f32], k: usize) -> Option<usize> {
     let mut exact = None;
     for cpu in cpus() {
         let mut screen = Screen::new(&cpu, head).expect("a finite head");
         let mut top = vec![Product { row: 7, value: 7.0 }];
         exact = screen.top(&cpu, head, x, k, &mut top);
         let expected = if exact.is_some() { by_sorting(&cpu, head, x, k) } else { Vec::new() };
-        assert_eq!(top, expected, "{what}: {ty:?}, {cpu:?}, {exact:?} rows computed exactly");
+        assert_eq!(top, expected, "{what}: {:?}, {cpu:?}, {exact:?} rows computed exactly", head.ty);
     }
     exact
 }
@@ -65,10 +93,9 @@ fn the_copy_is_the_same_on_every_variant_and_off_by_no_more_than_it_says() {
             for cpu in cpus() {
                 let screen = Screen::new(&cpu, head).unwrap();
                 assert_eq!(screen.bounds, reference.bounds, "{cpu:?}");
-                let codes: [&[u8]; 2] = [&screen.codes, &reference.codes].map(|codes| bytemuck::cast_slice(codes));
-                assert!(codes[0] == codes[1], "{cpu:?}");
+                assert!(six_bits(&screen) == six_bits(&reference), "{cpu:?}");
             }
-            let codes: &[u8] = bytemuck::cast_slice(&reference.codes);
+            let codes = six_bits(&reference);
             let mut row = vec![0.0; cols];
             for (r, codes) in codes.chunks_exact(codes.len() / rows).enumerate() {
                 dense::gather(head, r, &mut row);
@@ -210,4 +237,106 @@ fn what_bounds_say_nothing_about_is_left_to_the_full_product() {
     assert_eq!(check("too many", DenseType::F32, cols, &weights, &rng.floats(cols), 2), None);
     let equal: Vec<f32> = weights[..cols].repeat(rows);
     assert_eq!(check("all rows equal", DenseType::F32, cols, &equal, &rng.floats(cols), 1), None);
+}
+
+#[test]
+fn ternary_heads_leave_a_few_rows() {
+    let mut rng = Rng::new(47);
+    for (ty, dialect, size) in TERNARY {
+        for (rows, cols, k) in [(3000, 256, 1), (4133, 768, 4), (2823, 1024, 2), (10_240, 256, 10)] {
+            let codes: Vec<u8> = (0..rows * cols).map(|_| rng.below(3) as u8).collect();
+            let scales: Vec<f16> = rng.floats(rows * cols / size).into_iter().map(|x| f16::from_f32(x + 1.2)).collect();
+            let bytes = ternary_head(dialect, size, cols, &codes, &scales);
+            let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
+            let mut x = rng.floats(cols);
+            x[3] *= 40.0;
+            let exact = check_head("random", head, &x, k);
+            // Only what rounding the token leaves open, and the best rows of the chunks.
+            assert!(exact.is_some_and(|exact| (k..k + 20).contains(&exact)), "{ty:?}, {rows} x {cols}: {exact:?}");
+        }
+    }
+}
+
+/// Rows with equal products, and rows of which single weights, met by the smallest values of the token, differ.
+#[test]
+fn near_ties_of_ternary_heads_are_decided_as_the_full_product_decides_them() {
+    let mut rng = Rng::new(48);
+    let (rows, cols) = (4100, 512);
+    for (ty, dialect, size) in TERNARY {
+        let mut x = rng.floats(cols);
+        let small: Vec<usize> = (0..cols).step_by(5).collect();
+        for (i, &col) in small.iter().enumerate() {
+            x[col] *= 10.0_f32.powi(-(i as i32 % 8));
+        }
+        let mut codes: Vec<u8> = (0..rows * cols).map(|_| rng.below(3) as u8).collect();
+        let scales = vec![f16::from_f32(0.37); rows * cols / size];
+        let best: Vec<u8> = x.iter().map(|&x| if x < 0.0 { 0 } else { 2 }).collect();
+        let places = [2999, 17, 1500, 64, 63, 2048];
+        for place in places {
+            codes[place * cols..][..cols].copy_from_slice(&best);
+        }
+        let screened = |what, codes: &[u8], k| {
+            let bytes = ternary_head(dialect, size, cols, codes, &scales);
+            check_head(what, DenseView::new(rows, cols, &bytes, ty).unwrap(), &x, k).is_some()
+        };
+        assert!(screened("equal rows", &codes, 3));
+        for _ in 0..20 {
+            for place in places {
+                codes[place * cols + small[rng.below(small.len())]] = 1;
+            }
+            assert!(screened("one weight apart", &codes, 1));
+        }
+    }
+}
+
+#[test]
+fn no_row_of_a_ternary_head_exceeds_its_bound() {
+    let mut rng = Rng::new(49);
+    let (rows, cols) = (200, 1280);
+    for (ty, dialect, size) in TERNARY {
+        let codes: Vec<u8> = (0..rows * cols).map(|_| rng.below(3) as u8).collect();
+        // From the smallest to the largest there are, and zeros.
+        let scales: Vec<f16> =
+            (0..rows * cols / size).map(|_| f16::from_bits((rng.next_u64() % 0x7C00) as u16)).collect();
+        let bytes = ternary_head(dialect, size, cols, &codes, &scales);
+        let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
+        let mut exact = vec![0.0; rows];
+        for x_scale in [1.0, 1e-29, 1e20] {
+            let x: Vec<f32> = rng.floats(cols).iter().map(|x| x * x_scale).collect();
+            for cpu in cpus() {
+                let mut screen = Screen::new(&cpu, head).unwrap();
+                screen.query.set(cpu.isa(), &x).unwrap();
+                screen.bound_all(&cpu);
+                dense::matmul(&cpu, head, &x, &mut exact);
+                for (row, (&exact, &upper)) in exact.iter().zip(&screen.upper).enumerate() {
+                    let norm = screen.bounds[row].norm * x_scale * (cols as f32).sqrt();
+                    assert!(
+                        (exact..=exact + 1e-3 * norm).contains(&upper),
+                        "{ty:?}, {cpu:?}, row {row}: {exact}, {upper}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_head_with_other_weights_than_ternary_ones_has_no_screen() {
+    let (rows, cols) = (1030, 256);
+    let cpu = Cpu::new(Isa::detect(), 1);
+    for (ty, dialect, size) in TERNARY {
+        let scales = vec![f16::ONE; rows * cols / size];
+        let bytes = ternary_head(dialect, size, cols, &vec![2; rows * cols], &scales);
+        let screen = |bytes: &[u8]| Screen::new(&cpu, DenseView::new(rows, cols, bytes, ty).unwrap());
+        assert!(screen(&bytes).is_some(), "{ty:?}");
+        // One byte of four codes; all blocks but those of TQ2_0 begin with their scale.
+        let block = bytes.len() - ty.block_bytes();
+        let (codes_at, scale_at) = if ty == DenseType::TQ2_0 { (0, 64) } else { (2, 0) };
+        let mut with_three = bytes.clone();
+        with_three[block + codes_at] = 0xFF;
+        assert!(screen(&with_three).is_none(), "{ty:?}");
+        let mut infinite = bytes.clone();
+        infinite[block + scale_at..][..2].copy_from_slice(&f16::INFINITY.to_le_bytes());
+        assert!(screen(&infinite).is_none(), "{ty:?}");
+    }
 }

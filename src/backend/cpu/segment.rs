@@ -260,7 +260,7 @@ impl CpuSegment {
 fn screen(cpu: &Cpu, model: &Model) -> Option<Screen> {
     let start = Instant::now();
     let screen = Screen::new(cpu, model.weights.head().view());
-    log::debug!("a copy of the head in 6 bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    log::debug!("a copy of the head in few bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     screen
 }
 

@@ -51,6 +51,11 @@ pub(super) fn copy_row_bytes(cols: usize) -> usize {
     cols.div_ceil(BLOCK) * BLOCK_BYTES + KEPT_BYTES
 }
 
+/// True where the copy of `head` takes so many fewer bytes that reading it first is worth it.
+pub(super) fn screen_pays(head: &DenseMatrix) -> bool {
+    head.cols <= screen::MAX_COLS && copy_row_bytes(head.cols) * 5 <= head.ty.row_bytes(head.cols) * 4
+}
+
 /// Rows of the copy of `head`, one after the other, into `out`.
 pub fn copy_rows(cpu: &Cpu, head: &DenseView<'_>, rows: Range<usize>, out: &mut [u8]) {
     let row_bytes = copy_row_bytes(head.cols);

@@ -140,6 +140,11 @@ impl GpuBackend {
         demand::demand(&self.gpu, model, sizes)
     }
 
+    /// True where a copy of the head in fewer bits is read faster than the head itself.
+    pub fn screen_pays(&self, model: &Model) -> bool {
+        head::screen_pays(model.weights.head())
+    }
+
     /// What has been done so far: the difference of two readings describes a step.
     pub fn counters(&self) -> Counters {
         let mut all = Counters { objects_created: self.gpu.objects_created(), ..Counters::default() };

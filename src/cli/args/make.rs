@@ -170,6 +170,8 @@ pub enum DummyHead {
     Q8_0,
     #[value(name = "q6_k")]
     Q6K,
+    #[value(name = "q2_0")]
+    Q2_0,
 }
 
 impl From<DummyHead> for HeadType {
@@ -178,6 +180,7 @@ impl From<DummyHead> for HeadType {
             DummyHead::F16 => Self::F16,
             DummyHead::Q8_0 => Self::Q8_0,
             DummyHead::Q6K => Self::Q6K,
+            DummyHead::Q2_0 => Self::Q2_0,
         }
     }
 }

@@ -174,7 +174,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
     pub cache_type_v: CacheType,
 
-    /// Whether answers find the highest logit by a copy of the output head in 6 bits, instead of computing all logits
+    /// Whether answers find the highest logit by a copy of the output head in few bits, instead of computing all logits
     #[arg(long, value_enum, default_value = "auto")]
     pub head_screen: HeadScreen,
 

@@ -161,7 +161,7 @@ fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Te
     let cache = full_cache * (2 * test.depth + test.tokens) as u64 / 2 / session.context_tokens() as u64;
     let head = model.weights.head();
     let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {
-        Screen::bytes(head.rows, head.cols) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
+        Screen::bytes(head.rows, head.cols, head.ty) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
     } else {
         head.data.len()
     };

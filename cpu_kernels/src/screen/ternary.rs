@@ -1,0 +1,148 @@
+//! Heads of ternary weights: in place of a copy in 6 bits the weights themselves in 2, 16 rows side by side, which the
+//! kernels of ternary matrices multiply with the upper and the lower bytes of the token, as two tokens. Nothing of a
+//! weight is left out, so the bounds hold only what rounding adds: of the token to 16 bits, and of sums in f32.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use half::f16;
+
+use super::{CHUNK_ROWS, Query, Row, encode::up};
+use crate::{
+    Cpu,
+    format::{Codec, DenseType, DenseView, Dialect, Layout, MatrixScales, TernaryView, rows16, ternary_bytes},
+    memory::Memory,
+    quantize::QuantizedActs,
+    ternary::{self, Part},
+    threads::Disjoint,
+};
+
+/// Columns that one half of a block of [`Layout::I2sP128`] holds: the upper nibbles, then the lower.
+const HALF: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Codes {
+    /// (rows, cols) as [`Layout::I2sR16`]
+    codes: Memory,
+    scales: MatrixScales,
+    rows: usize,
+    cols: usize,
+    /// Columns of a group of `scales`.
+    size: usize,
+    /// The upper and the lower bytes of the token.
+    token: QuantizedActs,
+    /// What they are multiplied by, (2, groups).
+    steps: Vec<f32>,
+    /// (2, rows)
+    products: Vec<f32>,
+}
+
+/// The dialect of a head of ternary weights; `None` for other weights.
+fn dialect(ty: DenseType) -> Option<Dialect> {
+    match ty {
+        DenseType::TQ2_0 => Some(Dialect::TQ2_0),
+        DenseType::Q2_0 => Some(Dialect::Q2_0),
+        DenseType::Q2_0G128 => Some(Dialect::Q2_0G128),
+        DenseType::F32
+        | DenseType::F16
+        | DenseType::BF16
+        | DenseType::Q8_0
+        | DenseType::Q6K
+        | DenseType::Q4K
+        | DenseType::Q4_0 => None,
+    }
+}
+
+/// True for heads that this is for.
+pub fn is_ternary(ty: DenseType) -> bool {
+    dialect(ty).is_some()
+}
+
+/// Bytes of the codes, scales and products of a head of type `ty`.
+pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
+    let scales = rows.next_multiple_of(rows16::PANEL_ROWS) * (cols / ty.block_len()) * size_of::<f16>();
+    ternary_bytes(Layout::I2sR16, rows, cols).saturating_add(scales).saturating_add(2 * size_of::<f32>() * rows)
+}
+
+impl Codes {
+    /// The codes of `head`, and what bounds need of each row. `None` if it is of another type, or has a code that is no
+    /// ternary weight, or a scale that is not finite.
+    pub fn new(cpu: &Cpu, head: &DenseView) -> Option<(Self, Vec<Row>)> {
+        let DenseView { rows, cols, data, ty } = *head;
+        let codec = Codec::new(dialect(ty)?, rows, cols).ok()?;
+        let scales = codec.scales(data).ok()?;
+        let MatrixScales::PerGroup { size, ref values } = scales else { return None };
+        let groups = cols / size;
+        let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+        let mut codes = Memory::zeroed(ternary_bytes(Layout::I2sR16, rows, cols));
+        let mut kept = vec![Row::default(); rows];
+        let is_ternary = AtomicBool::new(true);
+        let (to_codes, to_kept) = (Disjoint::new(&mut codes), Disjoint::new(&mut kept));
+        cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |chunk| {
+            let range = chunk * CHUNK_ROWS..rows.min((chunk + 1) * CHUNK_ROWS);
+            let mut plain = vec![0; range.len() * row_bytes];
+            if codec.decode_rows(data, range.clone(), &mut plain).is_err() {
+                return is_ternary.store(false, Ordering::Relaxed);
+            }
+            let panels = range.start * row_bytes..range.end.next_multiple_of(rows16::PANEL_ROWS) * row_bytes;
+            // SAFETY: chunks are disjoint ranges of rows, and whole panels of 16 but for the last.
+            let (codes, kept) = unsafe { (to_codes.part(panels), to_kept.part(range.clone())) };
+            rows16::interleave(&plain, row_bytes, codes);
+            let scales = values[range.start * groups..].chunks_exact(groups);
+            for ((row, scales), kept) in plain.chunks_exact(row_bytes).zip(scales).zip(kept) {
+                *kept = Row { scale: 1.0, error: 0.0, norm: up(squares(row, size, scales).sqrt()) };
+            }
+        });
+        if !is_ternary.into_inner() {
+            return None;
+        }
+        let scales = scales.reordered(rows, cols, Layout::I2sP128, Layout::I2sR16);
+        let token = QuantizedActs::with_group(2, cols, Some(size));
+        let (steps, products) = (vec![0.0; 2 * groups], vec![0.0; 2 * rows]);
+        Some((Self { codes, scales, rows, cols, size, token, steps, products }, kept))
+    }
+
+    /// Groups of a row.
+    pub fn groups(&self) -> usize {
+        self.cols / self.size
+    }
+
+    /// Multiplies all rows with the bytes of `query`, which has the columns of the head.
+    pub fn multiply(&mut self, cpu: &Cpu, query: &Query) {
+        let (of_high, of_low) = self.steps.split_at_mut(self.cols / self.size);
+        // A product with a power of 2 is exact.
+        of_high.fill(256.0 * query.step());
+        of_low.fill(query.step());
+        self.token.set_raw(self.cols, query.values(), &self.steps);
+        let (codes, scales) = (&self.codes, self.scales.view());
+        let weights = TernaryView { rows: self.rows, cols: self.cols, codes, layout: Layout::I2sR16, scales };
+        ternary::matmul(cpu, &self.token, &mut [Part { weights, out: &mut self.products, add: false }]);
+    }
+
+    /// Products of some rows with the upper and with the lower bytes.
+    pub fn products(&self, rows: Range<usize>) -> [&[f32]; 2] {
+        let (high, low) = self.products.split_at(self.rows);
+        [&high[rows.clone()], &low[rows]]
+    }
+}
+
+/// The sum of the squares of a row of [`Layout::I2sP128`] with a scale for each `size` columns.
+fn squares(row: &[u8], size: usize, scales: &[f16]) -> f64 {
+    let halves = row.as_chunks::<32>().0.iter().flat_map(|block| [nonzero(block, 0x50), nonzero(block, 0x05)]);
+    let of_half = halves.zip(scales.iter().flat_map(|scale| std::iter::repeat_n(scale.to_f64(), size / HALF)));
+    of_half.map(|(count, scale)| f64::from(count) * scale * scale).sum()
+}
+
+/// Weights that are not 0 in the nibbles of a block that `mask` has the lower bits of each code of.
+fn nonzero(block: &[u8; 32], mask: u8) -> u32 {
+    let mask = u64::from_ne_bytes([mask; 8]);
+    let in_eight = |bytes: &[u8; 8]| {
+        // The weight 0 has the code 01.
+        let codes = u64::from_ne_bytes(*bytes) ^ 0x5555_5555_5555_5555;
+        ((codes | codes >> 1) & mask).count_ones()
+    };
+    block.as_chunks().0.iter().map(in_eight).sum()
+}
