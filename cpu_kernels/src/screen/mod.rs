@@ -99,7 +99,7 @@ impl Product {
 enum Copy {
     /// (rows, blocks), [`BLOCK_BYTES`] each
     SixBits(Memory),
-    Ternary(ternary::Codes),
+    Ternary(Box<ternary::Codes>),
 }
 
 /// See the module.
@@ -160,7 +160,7 @@ impl Screen {
         }
         let (copy, bounds) = if ternary::is_ternary(head.ty) {
             let (codes, bounds) = ternary::Codes::new(cpu, &head)?;
-            (Copy::Ternary(codes), bounds)
+            (Copy::Ternary(Box::new(codes)), bounds)
         } else {
             let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
             let mut codes = Memory::zeroed(rows * row_bytes);
