@@ -176,8 +176,8 @@ fn head_case(isa: Isa, name: &str, ty: DenseType, data: &'static [u8]) -> Case {
     }
 }
 
-/// The highest product of a head's rows with a token by their copy in 6 bits, and the rows that it leaves. What is read is
-/// counted by the copy.
+/// The highest product of a head's rows with a token by their copy in 6 bits, and the rows that it leaves. What is
+/// read is counted by the copy.
 fn screen_case(isa: Isa, head: &'static [u8]) -> Case {
     let ty = DenseType::F16;
     let rows = head.len() / ty.row_bytes(COLS);

@@ -197,8 +197,8 @@ impl Engine {
         Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
-    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where the GPU reads the head
-    /// itself as fast, or a layer would have to make room for the copy.
+    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where the GPU reads the
+    /// head itself as fast, or a layer would have to make room for the copy.
     fn demand_on(
         &self,
         gpu: &GpuBackend,

@@ -6,7 +6,7 @@
 //! plain reading.
 
 use super::{Tile, avx2::BLOCK, cache::Store};
-use crate::x86::prefetch_ahead;
+use crate::x86::prefetch_at;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -31,7 +31,7 @@ impl<'a> Fetch<'a> {
     #[inline]
     pub fn step(&mut self) {
         let (now, left) = self.left.split_at(self.bytes_per_step.min(self.left.len()));
-        now.chunks(LINE).for_each(|line| prefetch_ahead::<0, _>(&line[0]));
+        now.chunks(LINE).for_each(|line| prefetch_at(line.as_ptr().cast(), 0));
         self.left = left;
     }
 }

@@ -15,8 +15,8 @@
 //! the k-th highest of all reaches. Every row whose upper bound is below T is out, for certain; the others are
 //! computed exactly, by the kernels of `dense::matmul`.
 //!
-//! Heads of ternary weights need no fewer bits: their copy is what they are, laid out for whole numbers, and w = ŵ (see the
-//! module `ternary`).
+//! Heads of ternary weights need no fewer bits: their copy is what they are, laid out for whole numbers, and w = ŵ
+//! (see the module `ternary`).
 //!
 //! With 6 bits and 2560 columns the bound is 1.7 standard deviations of the products of random rows. The highest of
 //! 128256 stands at 4.3, so 0.4 % of the rows are computed exactly; with 5 bits it would be 10 %, with 4 bits all.
@@ -139,8 +139,9 @@ impl Screen {
         of_copy.saturating_add(rows.saturating_mul(size_of::<Row>() + size_of::<f32>()))
     }
 
-    /// True where the copy is read and multiplied faster than a head of type `ty`: where it is no larger, as whole numbers
-    /// are multiplied several times faster than weights that have to become f32 first. Ternary weights keep their bits.
+    /// True where the copy is read and multiplied faster than a head of type `ty`: where it is no larger, as whole
+    /// numbers are multiplied several times faster than weights that have to become f32 first. Ternary weights keep
+    /// their bits.
     pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
         let is_no_larger = || Self::bytes(rows, cols, ty) <= ty.row_bytes(cols) * rows;
         cols <= MAX_COLS && (ternary::is_ternary(ty) || is_no_larger())

@@ -111,8 +111,8 @@ impl Query {
         }
     }
 
-    /// The same for rows that lack nothing, from their products with the upper and with the lower bytes, each the sum in f32
-    /// of `groups` products: a whole number, a scale and the step. Such a sum is off by no more than gamma of
+    /// The same for rows that lack nothing, from their products with the upper and with the lower bytes, each the sum
+    /// in f32 of `groups` products: a whole number, a scale and the step. Such a sum is off by no more than gamma of
     /// `groups` + 2 units times the sum of its terms without their signs, one of the units being that of the step.
     pub fn bound_products(
         &self,

@@ -20,8 +20,8 @@ const FITTING: usize = i16::MAX as usize / LANE_MAX;
 /// Blocks of a row between widenings; each adds four results to a lane.
 const WIDEN_BLOCKS: usize = FITTING / 4;
 
-/// Blocks of a row that one token multiplies before it widens: two cache lines. Of each, two fields count four times, which
-/// makes 4 * 2 * 4 * [`LANE_MAX`] = 24576 in a lane.
+/// Blocks of a row that one token multiplies before it widens: two cache lines. Of each, two fields count four times,
+/// which makes 4 * 2 * 4 * [`LANE_MAX`] = 24576 in a lane.
 const ONE_TOKEN_BLOCKS: usize = 4;
 
 const _: () = assert!(ONE_TOKEN_BLOCKS * 2 * 4 * LANE_MAX <= i16::MAX as usize);
@@ -65,8 +65,8 @@ fn one_token(tile: Tile, rows: Range<usize>, token: usize, sums: &mut [i32]) {
     }
 }
 
-/// A row times one token. Unpacking is a third of the work here, so two fields stay where they are in their half of a byte
-/// and count four times: one shift a block instead of three.
+/// A row times one token. Unpacking is a third of the work here, so two fields stay where they are in their half of a
+/// byte and count four times: one shift a block instead of three.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply_one(row: &[[u8; 32]], values: &[[i8; 128]]) -> i32 {
@@ -86,15 +86,12 @@ fn multiply_one(row: &[[u8; 32]], values: &[[i8; 128]]) -> i32 {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply_blocks(blocks: &[[u8; 32]], values: &[[i8; 128]]) -> __m256i {
-    let (low, high) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100));
     let (mut once, mut four_times) = (_mm256_setzero_si256(), _mm256_setzero_si256());
     for (block, values) in blocks.iter().zip(values) {
-        let (values, second) = (values.as_chunks().0, load_u8(block));
-        let first = _mm256_srli_epi16::<4>(second);
-        let product =
-            |half, field, part: usize| _mm256_maddubs_epi16(_mm256_and_si256(half, field), load_i8(&values[part]));
-        once = _mm256_add_epi16(once, _mm256_add_epi16(product(first, low, 1), product(second, low, 3)));
-        four_times = _mm256_add_epi16(four_times, _mm256_add_epi16(product(first, high, 0), product(second, high, 2)));
+        let (codes, values) = (unpack_in_halves(load_u8(block)), values.as_chunks().0);
+        let product = |part: usize| _mm256_maddubs_epi16(codes[part], load_i8(&values[part]));
+        once = _mm256_add_epi16(once, _mm256_add_epi16(product(1), product(3)));
+        four_times = _mm256_add_epi16(four_times, _mm256_add_epi16(product(0), product(2)));
     }
     widen(_mm256_add_epi16(once, _mm256_srai_epi16::<2>(four_times)))
 }
@@ -153,6 +150,21 @@ pub fn unpack(block: __m256i) -> [__m256i; 4] {
         _mm256_and_si256(_mm256_srli_epi16::<4>(block), mask),
         _mm256_and_si256(_mm256_srli_epi16::<2>(block), mask),
         _mm256_and_si256(block, mask),
+    ]
+}
+
+/// As [`unpack`], but with the codes of the first and third quarter times four: they stay where they are in their
+/// half of a byte, which saves two shifts.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn unpack_in_halves(block: __m256i) -> [__m256i; 4] {
+    let (ones, fours) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100));
+    let high = _mm256_srli_epi16::<4>(block);
+    [
+        _mm256_and_si256(high, fours),
+        _mm256_and_si256(high, ones),
+        _mm256_and_si256(block, fours),
+        _mm256_and_si256(block, ones),
     ]
 }
 

@@ -68,9 +68,9 @@ pub struct EngineArgs {
     )]
     pub batch_size: u32,
 
-    /// Whether the highest logits are found by a copy of the output head in 6 bits (in 2, where it is ternary) that leaves
-    /// out, by proof, the rows that cannot be among them: the answers stay the same. auto = where the copy is large and
-    /// pays
+    /// Whether the highest logits are found by a copy of the output head in 6 bits (in 2, where it is ternary) that
+    /// leaves out, by proof, the rows that cannot be among them: the answers stay the same. auto = where the copy is
+    /// large and pays
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
     pub head_screen: HeadScreen,
 

@@ -5,7 +5,7 @@ use std::{arch::x86_64::*, ops::Range};
 use super::{
     super::{
         LINE, LINES, SMALL_BATCH,
-        avx2::{unpack, widen},
+        avx2::{unpack, unpack_in_halves, widen},
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
     Grouped, Token,
@@ -54,7 +54,8 @@ fn dots_by<const FIRST: usize, const END: usize, const B: usize, const N: usize,
         for (at, line) in lines.iter().enumerate() {
             prefetch_ahead::<AHEAD, _>(line);
             let [low, high] = line.as_chunks().0 else { unreachable!("two halves of a line") };
-            let codes = [codes::<C>(load_u8(low)), codes::<C>(load_u8(high))];
+            let unpacked = |half| if C == 1 { unpack(load_u8(half)) } else { unpack_in_halves(load_u8(half)) };
+            let codes = [unpacked(low), unpacked(high)];
             for quarter in FIRST..END {
                 for n in 0..N {
                     let values = _mm256_set1_epi32(values[n][block][LINES * quarter + at]);
@@ -83,23 +84,6 @@ fn dots_by<const FIRST: usize, const END: usize, const B: usize, const N: usize,
         }
     }
     sums
-}
-
-/// The codes of a vector by quarters, those of quarters 0 and 2 times four if `C` is 2.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn codes<const C: usize>(packed: __m256i) -> [__m256i; 4] {
-    if C == 1 {
-        return unpack(packed);
-    }
-    let (fours, ones) = (_mm256_set1_epi8(0x0C), _mm256_set1_epi8(0x03));
-    let high = _mm256_srli_epi16::<4>(packed);
-    [
-        _mm256_and_si256(high, fours),
-        _mm256_and_si256(high, ones),
-        _mm256_and_si256(packed, fours),
-        _mm256_and_si256(packed, ones),
-    ]
 }
 
 /// Panel by panel: 16 rows are unpacked once for all tokens.
