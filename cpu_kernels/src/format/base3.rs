@@ -161,11 +161,11 @@ pub fn unpack_row(packed: &[u8], cols: usize, plain: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "x86_64")]
     use super::*;
-    use crate::{
-        format::{FormatError, Layout, pack, repack, ternary_bytes, unpack},
-        testing::Rng,
-    };
+    use crate::format::{FormatError, Layout, pack, repack, ternary_bytes, unpack};
+    #[cfg(target_arch = "x86_64")]
+    use crate::testing::Rng;
 
     /// By hand: of columns 64 apart, 27 a + 9 b + 3 c + d, and 64 e more; from 64 on 192 + 17 e + (that - 64).
     #[test]
