@@ -234,6 +234,16 @@ impl DenseType {
         }
     }
 
+    /// The dialect whose matrices have the same bytes; `None` for weights that are not ternary.
+    pub fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::TQ2_0 => Some(Dialect::TQ2_0),
+            Self::Q2_0 => Some(Dialect::Q2_0),
+            Self::Q2_0G128 => Some(Dialect::Q2_0G128),
+            Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 | Self::Q6K | Self::Q4K | Self::Q4_0 => None,
+        }
+    }
+
     /// Bytes of a row; `cols` is a multiple of [`Self::block_len`].
     pub fn row_bytes(self, cols: usize) -> usize {
         (cols / self.block_len()).saturating_mul(self.block_bytes())

@@ -19,6 +19,11 @@ pub const BLOCK: usize = 256;
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 192;
 
+/// Bytes of a row of `cols` columns.
+pub fn row_bytes(cols: usize) -> usize {
+    cols.div_ceil(BLOCK) * BLOCK_BYTES
+}
+
 /// Columns of a run, and its bytes.
 pub const RUN: usize = 64;
 
@@ -53,10 +58,10 @@ const UNITS: f32 = 12_582_912.0 + ZERO as f32;
 /// vectors it may use; all get the same bits.
 ///
 /// The sums are of squares, of t = w / scale and of t - q, in f32 over the [`BLOCK`] / [`LANES`] = 16 values of a lane
-/// and block, and of f64 above that. With u = 2^-24: the inverse and the product round t by 2 u of itself, its square by one more, and a sum
-/// of 16 by 15 more of itself: so |w| is off by no more than half of 20 u, 6e-7. The difference t - q of a number and
-/// the whole one next to it is exact, its norm off by half of 16 u, 5e-7, and by the 2 u |w| that t is. What underflows
-/// is nothing beside the largest t, which is 31.5.
+/// and block, and of f64 above that. With u = 2^-24: the inverse and the product round t by 2 u of itself, its square
+/// by one more, and a sum of 16 by 15 more of itself: so |w| is off by no more than half of 20 u, 6e-7. The difference
+/// t - q of a number and the whole one next to it is exact, its norm off by half of 16 u, 5e-7, and by the 2 u |w| that
+/// t is. What underflows is nothing beside the largest t, which is 31.5.
 #[inline(always)]
 pub fn encode(weights: &[f32], codes: &mut [u8]) -> Row {
     let mut largest = [0.0_f32; LANES];

@@ -39,7 +39,7 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-pub use self::encode::{BLOCK, BLOCK_BYTES, Row};
+pub use self::encode::{BLOCK, BLOCK_BYTES, Row, row_bytes};
 use self::query::Query;
 use crate::{
     Cpu, Isa, dense,
@@ -131,11 +131,8 @@ struct Chunk {
 impl Screen {
     /// Bytes of the copy of a (rows, cols) matrix of type `ty`.
     pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
-        let of_copy = if ternary::is_ternary(ty) {
-            ternary::bytes(rows, cols, ty)
-        } else {
-            rows.saturating_mul(cols.div_ceil(BLOCK) * BLOCK_BYTES)
-        };
+        let is_ternary = ty.dialect().is_some();
+        let of_copy = if is_ternary { ternary::bytes(rows, cols, ty) } else { rows.saturating_mul(row_bytes(cols)) };
         of_copy.saturating_add(rows.saturating_mul(size_of::<Row>() + size_of::<f32>()))
     }
 
@@ -144,7 +141,7 @@ impl Screen {
     /// their bits.
     pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
         let is_no_larger = || Self::bytes(rows, cols, ty) <= ty.row_bytes(cols) * rows;
-        cols <= MAX_COLS && (ternary::is_ternary(ty) || is_no_larger())
+        cols <= MAX_COLS && (ty.dialect().is_some() || is_no_larger())
     }
 
     /// True where its kernels are vector code.
@@ -159,18 +156,17 @@ impl Screen {
         if rows == 0 || cols == 0 || cols > MAX_COLS || u32::try_from(rows).is_err() {
             return None;
         }
-        let (copy, bounds) = if ternary::is_ternary(head.ty) {
+        let (copy, bounds, stride) = if head.ty.dialect().is_some() {
             let (codes, bounds) = ternary::Codes::new(cpu, &head)?;
-            (Copy::Ternary(Box::new(codes)), bounds)
+            // Their kernels take tokens of exactly their columns, which are whole lines.
+            (Copy::Ternary(Box::new(codes)), bounds, cols)
         } else {
-            let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
+            let row_bytes = row_bytes(cols);
             let mut codes = Memory::zeroed(rows * row_bytes);
             let mut bounds = vec![Row::default(); rows];
             encode_rows(cpu, &head, 0..rows, row_bytes, &mut codes, &mut bounds);
-            (Copy::SixBits(codes), bounds)
+            (Copy::SixBits(codes), bounds, cols.next_multiple_of(BLOCK))
         };
-        // The kernels of ternary weights take tokens of exactly their columns, which are whole lines.
-        let stride = if let Copy::Ternary(_) = copy { cols } else { cols.next_multiple_of(BLOCK) };
         let norm = bounds.iter().map(|bound| f64::from(bound.norm)).fold(0.0, f64::max);
         if bounds.iter().any(|bound| !bound.norm.is_finite()) {
             return None;
@@ -253,7 +249,7 @@ impl Screen {
             let approximate = &mut approximate[..range.len()];
             match copy {
                 Copy::SixBits(codes) => {
-                    let row_bytes = cols.div_ceil(BLOCK) * BLOCK_BYTES;
+                    let row_bytes = row_bytes(*cols);
                     let codes = &codes[range.start * row_bytes..range.end * row_bytes];
                     let mut of_rows = [[0; 2]; CHUNK_ROWS];
                     let of_rows = &mut of_rows[..range.len()];
@@ -308,7 +304,7 @@ pub fn encode_rows(
     codes: &mut [u8],
     bounds: &mut [Row],
 ) {
-    let row_bytes = head.cols.div_ceil(BLOCK) * BLOCK_BYTES;
+    let row_bytes = row_bytes(head.cols);
     assert!(row_bytes <= stride, "encode_rows: {row_bytes} bytes of a row in {stride}");
     assert_eq!((codes.len(), bounds.len()), (rows.len() * stride, rows.len()), "encode_rows: rows");
     let (to_codes, to_bounds) = (Disjoint::new(codes), Disjoint::new(bounds));

@@ -12,7 +12,7 @@ use half::f16;
 use super::{CHUNK_ROWS, Query, Row, encode::up};
 use crate::{
     Cpu,
-    format::{Codec, DenseType, DenseView, Dialect, Layout, MatrixScales, TernaryView, rows16, ternary_bytes},
+    format::{Codec, DenseType, DenseView, Layout, MatrixScales, TernaryView, rows16, ternary_bytes},
     memory::Memory,
     quantize::QuantizedActs,
     ternary::{self, Part},
@@ -30,35 +30,14 @@ pub struct Codes {
     scales: MatrixScales,
     rows: usize,
     cols: usize,
-    /// Columns of a group of `scales`.
-    size: usize,
+    /// Of a row.
+    groups: usize,
     /// The upper and the lower bytes of the token.
     token: QuantizedActs,
     /// What they are multiplied by, (2, groups).
     steps: Vec<f32>,
     /// (2, rows)
     products: Vec<f32>,
-}
-
-/// The dialect of a head of ternary weights; `None` for other weights.
-fn dialect(ty: DenseType) -> Option<Dialect> {
-    match ty {
-        DenseType::TQ2_0 => Some(Dialect::TQ2_0),
-        DenseType::Q2_0 => Some(Dialect::Q2_0),
-        DenseType::Q2_0G128 => Some(Dialect::Q2_0G128),
-        DenseType::F32
-        | DenseType::F16
-        | DenseType::BF16
-        | DenseType::Q8_0
-        | DenseType::Q6K
-        | DenseType::Q4K
-        | DenseType::Q4_0 => None,
-    }
-}
-
-/// True for heads that this is for.
-pub fn is_ternary(ty: DenseType) -> bool {
-    dialect(ty).is_some()
 }
 
 /// Bytes of the codes, scales and products of a head of type `ty`.
@@ -72,7 +51,7 @@ impl Codes {
     /// ternary weight, or a scale that is not finite.
     pub fn new(cpu: &Cpu, head: &DenseView) -> Option<(Self, Vec<Row>)> {
         let DenseView { rows, cols, data, ty } = *head;
-        let codec = Codec::new(dialect(ty)?, rows, cols).ok()?;
+        let codec = Codec::new(ty.dialect()?, rows, cols).ok()?;
         let scales = codec.scales(data).ok()?;
         let MatrixScales::PerGroup { size, ref values } = scales else { return None };
         let groups = cols / size;
@@ -102,17 +81,17 @@ impl Codes {
         let scales = scales.reordered(rows, cols, Layout::I2sP128, Layout::I2sR16);
         let token = QuantizedActs::with_group(2, cols, Some(size));
         let (steps, products) = (vec![0.0; 2 * groups], vec![0.0; 2 * rows]);
-        Some((Self { codes, scales, rows, cols, size, token, steps, products }, kept))
+        Some((Self { codes, scales, rows, cols, groups, token, steps, products }, kept))
     }
 
     /// Groups of a row.
     pub fn groups(&self) -> usize {
-        self.cols / self.size
+        self.groups
     }
 
     /// Multiplies all rows with the bytes of `query`, which has the columns of the head.
     pub fn multiply(&mut self, cpu: &Cpu, query: &Query) {
-        let (of_high, of_low) = self.steps.split_at_mut(self.cols / self.size);
+        let (of_high, of_low) = self.steps.split_at_mut(self.groups);
         // A product with a power of 2 is exact.
         of_high.fill(256.0 * query.step());
         of_low.fill(query.step());

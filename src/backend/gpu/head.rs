@@ -24,7 +24,7 @@ use std::ops::Range;
 use bitnet_cpu_kernels::{
     Cpu,
     format::DenseView,
-    screen::{self, BLOCK, BLOCK_BYTES, Row},
+    screen::{self, BLOCK, Row},
 };
 
 use super::{
@@ -48,7 +48,7 @@ const KEPT_BYTES: usize = 16;
 
 /// Bytes of a row of the copy.
 pub(super) fn copy_row_bytes(cols: usize) -> usize {
-    cols.div_ceil(BLOCK) * BLOCK_BYTES + KEPT_BYTES
+    screen::row_bytes(cols) + KEPT_BYTES
 }
 
 /// True where the copy of `head` takes so many fewer bytes that reading it first is worth it.

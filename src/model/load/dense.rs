@@ -1,6 +1,6 @@
 //! Tables and vectors of real numbers.
 
-use bitnet_cpu_kernels::format::{Codec, DenseType, Dialect};
+use bitnet_cpu_kernels::format::{Codec, DenseType};
 
 use super::{Loader, tensor};
 use crate::{
@@ -32,10 +32,10 @@ pub(crate) fn dense_type(ty: TensorType) -> Option<DenseType> {
 }
 
 /// For tables whose five weights a byte no kernel reads: the type they are repacked to, which has the same scales.
-fn repacked_type(ty: TensorType) -> Option<(DenseType, Dialect)> {
+fn repacked_type(ty: TensorType) -> Option<DenseType> {
     match ty {
-        TensorType::TQ1_0 => Some((DenseType::TQ2_0, Dialect::TQ2_0)),
-        TensorType::PTQ1_0 => Some((DenseType::Q2_0G128, Dialect::Q2_0G128)),
+        TensorType::TQ1_0 => Some(DenseType::TQ2_0),
+        TensorType::PTQ1_0 => Some(DenseType::Q2_0G128),
         _ => None,
     }
 }
@@ -46,7 +46,7 @@ impl Loader<'_> {
         let info = self.shaped(name, &[cols, rows])?;
         let (ty, data) = match (dense_type(info.ty), repacked_type(info.ty)) {
             (Some(ty), _) => (ty, self.file.data(info)),
-            (None, Some((ty, dialect))) => (ty, self.repacked(info, dialect)?),
+            (None, Some(ty)) => (ty, self.repacked(info, ty)?),
             (None, None) => {
                 return Err(Error::unsupported(
                     format!("{} of type {}", tensor(info), info.ty.name()),
@@ -62,13 +62,14 @@ impl Loader<'_> {
         Ok(DenseMatrix { rows, cols, data, ty })
     }
 
-    /// The bytes of a ternary table in another dialect with scales for as many columns.
-    fn repacked(&self, info: &TensorInfo, dialect: Dialect) -> Result<Bytes> {
+    /// The bytes of a ternary table in another type with scales for as many columns.
+    fn repacked(&self, info: &TensorInfo, ty: DenseType) -> Result<Bytes> {
         let (rows, cols) = (self.config.vocab, self.config.dim);
         let blame = |e| blame(&info.name, cols, e);
         let from = self.dialects.codec(info)?.unwrap_or_else(|| unreachable!("{} is ternary", info.ty.name()));
         let data = self.file.data(info);
         let codes = decode(&from, &data).map_err(blame)?;
+        let dialect = ty.dialect().unwrap_or_else(|| unreachable!("{ty:?} is ternary"));
         let to = Codec::new(dialect, rows, cols).map_err(blame)?;
         to.encode(&codes, &from.scales(&data).map_err(blame)?).map(Bytes::from).map_err(blame)
     }
