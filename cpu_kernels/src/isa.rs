@@ -60,10 +60,18 @@ impl Avx512Vnni {
 }
 
 /// Proof that the processor has AVX-512 VBMI, tables of bytes in registers (Intel Ice Lake 2019, AMD Zen 4 2022), and
-/// what [`Avx512Vnni`] proves. No variant of its own: one kernel uses it.
+/// what [`Avx512Vnni`] proves. No variant of its own: two kernels use it.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512Vbmi(#[allow(dead_code, reason = "it proves, too")] Avx512Vnni);
+pub struct Avx512Vbmi(Avx512Vnni);
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Vbmi {
+    /// What it proves besides.
+    pub fn vnni(self) -> Avx512Vnni {
+        self.0
+    }
+}
 
 /// Proof that the processor has NEON, as every aarch64 target of this program has.
 #[cfg(target_arch = "aarch64")]

@@ -24,7 +24,15 @@ const PANEL_TOKENS: usize = 8;
 /// D of each token and row, `sums` (tokens, rows).
 pub fn sums(_: Avx512Vnni, tile: Tile, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
-    unsafe { if tile.tokens <= FEW { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, sums) } }
+    unsafe {
+        if tile.tokens <= FEW { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, 0..tile.rows, sums) }
+    }
+}
+
+/// The same of some rows, for more tokens than a few.
+pub fn rows(_: Avx512Vnni, tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
+    // SAFETY: the capability token proves the features.
+    unsafe { many_tokens(tile, rows, sums) }
 }
 
 /// Row by row, as [`super::avx2::few_tokens`].
@@ -87,10 +95,10 @@ fn pass<const N: usize>(tile: Tile, rows: Range<usize>, first_token: usize, sums
 
 /// Two panels at a time: 32 rows are unpacked once for all tokens.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn many_tokens(tile: Tile, sums: &mut [i32]) {
+fn many_tokens(tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
     let mut panels = [Panel::new(), Panel::new()];
-    let whole = tile.rows / PANEL_ROWS * PANEL_ROWS;
-    for row in (0..whole).step_by(2 * PANEL_ROWS) {
+    let whole = rows.start + rows.len() / PANEL_ROWS * PANEL_ROWS;
+    for row in (rows.start..whole).step_by(2 * PANEL_ROWS) {
         for cols in Panel::col_ranges(tile.stride) {
             let [first, second] = &mut panels;
             let first = first.fill(&tile, row, cols.clone());
@@ -102,7 +110,7 @@ fn many_tokens(tile: Tile, sums: &mut [i32]) {
             }
         }
     }
-    few_tokens(tile, whole..tile.rows, sums);
+    few_tokens(tile, whole..rows.end, sums);
 }
 
 /// `P` panels times all tokens.

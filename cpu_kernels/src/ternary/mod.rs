@@ -17,6 +17,8 @@ mod avxvnni;
 mod base3;
 mod grouped;
 mod lut;
+#[cfg(target_arch = "x86_64")]
+mod mixed;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -30,6 +32,7 @@ mod tiling;
 
 use std::{cell::RefCell, ops::Range};
 
+use bytemuck::Pod;
 use half::f16;
 
 pub(crate) use lut::Scratch as LookupScratch;
@@ -265,10 +268,27 @@ impl<'a, T> Work<'a, T> {
         let rows = weights.rows;
         let tiling = cpu.tiling(rows, weights.cols);
         let few = acts.tokens() <= SMALL_BATCH;
-        let rows_per_tile = if few { tiling.few_rows(rows, weights.row_bytes(), cpu.threads()) } else { tiling.rows() };
+        let (rows_per_tile, tokens_per_tile) = if few {
+            (tiling.few_rows(rows, weights.row_bytes(), cpu.threads()), SMALL_BATCH)
+        } else {
+            mixed_tile(cpu, &weights, acts).unwrap_or((tiling.rows(), tiling.tokens()))
+        };
         let tiles = rows.div_ceil(rows_per_tile);
-        Self { weights, out: Disjoint::new(out), add, rows_per_tile, tokens_per_tile: tiling.tokens(), tiles }
+        Self { weights, out: Disjoint::new(out), add, rows_per_tile, tokens_per_tile, tiles }
     }
+}
+
+/// Rows and tokens of a tile of many tokens where looking up beside multiplying is the fastest here.
+fn mixed_tile(cpu: &Cpu, weights: &TernaryView, acts: &QuantizedActs) -> Option<(usize, usize)> {
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512Vnni(vnni) = cpu.isa()
+        && weights.layout == Layout::I2sP128
+        && weights.scales.group().is_none()
+    {
+        return mixed::tile(vnni, weights.rows, acts.tokens(), cpu.threads());
+    }
+    let _ = (cpu, weights, acts);
+    None
 }
 
 /// # Panics
@@ -296,7 +316,7 @@ type TileKernel<R> = fn(Isa, TernaryView, &QuantizedActs, Range<usize>, Range<us
 
 /// Computes every tile of every work, and hands the results of each token to
 /// `finish(results, token, rows, work, out)`.
-fn run<T: Send, R: Copy + Default>(
+fn run<T: Send, R: Default + Pod>(
     cpu: &Cpu,
     acts: &QuantizedActs,
     works: &[Option<Work<T>>],
@@ -309,8 +329,7 @@ fn run<T: Send, R: Copy + Default>(
         let (work, tile) = nth(works(), |work| work.tiles, chunk);
         let rows = work.weights.rows;
         let range = tile * work.rows_per_tile..rows.min((tile + 1) * work.rows_per_tile);
-        // A few tokens are one tile whatever the choice for many says.
-        let most = if acts.tokens() <= SMALL_BATCH { SMALL_BATCH } else { work.tokens_per_tile };
+        let most = work.tokens_per_tile;
         with_results(acts.tokens().min(most) * range.len(), |results| {
             for tokens in token_tiles(acts.tokens(), most) {
                 let results = &mut results[..tokens.len() * range.len()];
@@ -325,15 +344,25 @@ fn run<T: Send, R: Copy + Default>(
     });
 }
 
-/// Room for `len` results on the stack. Clearing all of it for few, and losing as much of the first-level cache, would
-/// take 2 % of a decode step.
-fn with_results<R: Copy + Default>(len: usize, work: impl FnOnce(&mut [R])) {
+/// Room for `len` results: on the stack, or where it does not fit there, room that stays with the thread. Clearing all of
+/// the former for few, and losing as much of the first-level cache, would take 2 % of a decode step.
+fn with_results<R: Default + Pod>(len: usize, work: impl FnOnce(&mut [R])) {
+    thread_local! {
+        static ROOM: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    }
     if len <= FEW_SUMS {
         work(&mut [R::default(); FEW_SUMS]);
     } else if len <= SOME_SUMS {
         work(&mut [R::default(); SOME_SUMS]);
-    } else {
+    } else if len <= TILE_SUMS {
         work(&mut [R::default(); TILE_SUMS]);
+    } else {
+        ROOM.with_borrow_mut(|room| {
+            if room.len() < len {
+                room.resize(len, 0);
+            }
+            work(bytemuck::cast_slice_mut(&mut room[..len]));
+        });
     }
 }
 
@@ -372,7 +401,10 @@ fn tile_sums(
         #[cfg(target_arch = "x86_64")]
         (Layout::I2sP128, Isa::AvxVnni(vnni)) => avxvnni::sums(vnni, tile, sums),
         #[cfg(target_arch = "x86_64")]
-        (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => avx512vnni::sums(vnni, tile, sums),
+        (Layout::I2sP128, Isa::Avx512Vnni(vnni)) => match mixed::choice(vnni, tile.rows, tile.tokens) {
+            Some(vbmi) => mixed::sums(vbmi, tile, sums),
+            None => avx512vnni::sums(vnni, tile, sums),
+        },
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::Neon(neon)) => neon::sums(neon, tile, sums),
         #[cfg(target_arch = "aarch64")]
