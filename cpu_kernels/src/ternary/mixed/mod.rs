@@ -61,14 +61,15 @@ const BLOCKS: usize = 4;
 /// Rows and tokens of a tile from which on making tables and unpacking leave something of the gain.
 const LEAST: (usize, usize) = (256, 16);
 
-/// Most rows and tokens of a tile: the tables of 96 tokens take 384 KiB of a second-level cache of 1 MiB.
-const MOST: (usize, usize) = (2560, 96);
+/// Most rows and tokens of a tile: the tables of 64 tokens take 256 KiB of a second-level cache of 1 MiB.
+const MOST: (usize, usize) = (2560, 64);
 
 /// Rows and tokens of the tiles of a matrix; `None` where multiplying alone is as fast.
 pub fn tile(vnni: Avx512Vnni, rows: usize, tokens: usize, threads: usize) -> Option<(usize, usize)> {
     choice(vnni, rows / threads, tokens)?;
     let pieces = rows.div_ceil(MOST.0).next_multiple_of(threads);
-    Some((rows.div_ceil(pieces).next_multiple_of(ROWS), MOST.1))
+    let of_tokens = tokens.div_ceil(tokens.div_ceil(MOST.1));
+    Some((rows.div_ceil(pieces).next_multiple_of(ROWS), of_tokens.next_multiple_of(TOKENS)))
 }
 
 /// The proof that it runs here, if it is faster than multiplying alone for so many rows and tokens. Whether it ever is

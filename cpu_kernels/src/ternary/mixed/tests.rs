@@ -75,10 +75,18 @@ fn tiles_are_whole_panels_that_cover_the_rows() {
     };
     assert_eq!(tile(vnni, 2560, 8, 1), None, "too few tokens");
     assert_eq!(tile(vnni, 2560, 512, 16), None, "too few rows for a thread");
-    for (rows, threads, expected) in [(2560, 1, 2560), (6912, 1, 2304), (6912, 2, 1728), (640, 2, 320), (1000, 2, 512)]
-    {
-        let found = tile(vnni, rows, 512, threads);
+    for (rows, tokens, threads, expected) in [
+        (2560, 512, 1, (2560, 64)),
+        (6912, 512, 1, (2304, 64)),
+        (6912, 512, 2, (1728, 64)),
+        (640, 16, 2, (320, 16)),
+        (1000, 65, 2, (512, 36)),
+    ] {
+        let found = tile(vnni, rows, tokens, threads);
         // Or multiplying alone is faster here.
-        assert!(found.is_none_or(|found| found == (expected, MOST.1)), "{rows} rows, {threads} threads: {found:?}");
+        assert!(
+            found.is_none_or(|found| found == expected),
+            "{rows} rows, {tokens} tokens, {threads} threads: {found:?}"
+        );
     }
 }
