@@ -6,7 +6,8 @@
 //! columns have kernels of their own, in the module `grouped`.
 //!
 //! One token reads every weight once and is bound by memory; a few tokens share each unpacked weight in registers;
-//! many tokens are bound by multiply-adds, so a tile of rows is unpacked once and meets all tokens.
+//! many tokens are bound by multiply-adds, so a tile of rows is unpacked once and meets all tokens (where AVX-512 VBMI
+//! gains by it, some columns are looked up meanwhile: see the module `mixed`).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
