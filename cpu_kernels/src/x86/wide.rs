@@ -32,8 +32,7 @@ pub fn load_i32(from: &[i32; 16]) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn load_i16(from: &[i16; 32]) -> __m512i {
-    // SAFETY: the array has 64 bytes; unaligned loads are allowed.
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    load_u8(bytemuck::cast_ref(from))
 }
 
 /// 64 bytes.
@@ -48,8 +47,7 @@ pub fn store_u8(to: &mut [u8; 64], x: __m512i) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn store_i16(to: &mut [i16; 32], x: __m512i) {
-    // SAFETY: the array has 64 bytes; unaligned stores are allowed.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
+    store_u8(bytemuck::cast_mut(to), x);
 }
 
 /// 16 x i32.

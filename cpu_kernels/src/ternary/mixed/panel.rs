@@ -29,11 +29,12 @@ impl Panel {
         Self([[step; STEPS]; BLOCKS])
     }
 
-    /// Unpacks some blocks of the 64 rows of `tile` from `row` on.
+    /// Unpacks some blocks of the 64 rows of `tile` from `row` on. `None` if a code 3 would be looked up.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-    pub fn fill(&mut self, tile: &Tile, row: usize, blocks: Range<usize>) -> &[[Step; STEPS]] {
+    pub fn fill(&mut self, tile: &Tile, row: usize, blocks: Range<usize>) -> Option<&[[Step; STEPS]]> {
         let steps = &mut self.0[..blocks.len()];
         let numbers = load_u8(&NUMBERS);
+        let mut any = _mm512_setzero_si512();
         for (block, steps) in blocks.zip(steps.iter_mut()) {
             for pair in 0..2 {
                 let row = row + 32 * pair;
@@ -56,6 +57,7 @@ impl Panel {
                     // Of the lower six bits.
                     let low = _mm512_permutexvar_epi8(sets[0][i], numbers);
                     let high = _mm512_permutexvar_epi8(sets[1][i], numbers);
+                    any = _mm512_or_si512(any, _mm512_or_si512(low, high));
                     let first = _mm512_mask_blend_epi16(ODD, low, _mm512_slli_epi32::<16>(high));
                     let second = _mm512_mask_blend_epi16(ODD, _mm512_srli_epi32::<16>(low), high);
                     store_u8(&mut steps[i].indices[0][pair], first);
@@ -63,7 +65,8 @@ impl Panel {
                 }
             }
         }
-        steps
+        // The highest bit of a number says that it is none.
+        (_mm512_movepi8_mask(any) == 0).then_some(&*steps)
     }
 }
 

@@ -25,9 +25,10 @@ pub struct Tables {
     blocks: usize,
 }
 
-/// The number 9 a + 3 b + c in a table of the codes a, b, c of three weights, which are the six lower bits of a byte.
+/// The number 9 a + 3 b + c in a table of the codes a, b, c of three weights, which are the six lower bits of a byte; for
+/// a code 3 the highest bit alone.
 pub const NUMBERS: [u8; 64] = {
-    let mut numbers = [0; 64];
+    let mut numbers = [0x80; 64];
     let mut codes = 0;
     while codes < 64 {
         let (a, b, c) = (codes >> 4, codes >> 2 & 3, codes & 3);
