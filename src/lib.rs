@@ -23,9 +23,13 @@ pub mod chat;
 
 pub mod inspect;
 
+pub mod graph;
+
 pub mod plan;
 
 pub mod backend;
+
+pub mod session;
 
 pub mod generate;
 

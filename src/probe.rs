@@ -8,10 +8,11 @@ use bitnet_cpu_kernels::isa::Isa;
 use crate::{
     backend::{Backend, cpu::CpuBackend},
     error::Result,
-    generate::{Session, negative_log_likelihood},
+    generate::negative_log_likelihood,
     gguf::{File, I2S_TRAILER_BYTES, TensorType},
     model::{I2sPacking, Model, OpenOptions},
     plan::{BackendKind, KvType, Plan, Sizes},
+    session::Session,
     tokenizer::{EncodeOptions, Tokenizer},
 };
 

@@ -20,9 +20,9 @@ use crate::{
         gpu::{Gpu, GpuBackend, debug::ternary_product, pipelines::Shader},
     },
     error::{Error, Result},
-    generate::Session,
     model::{Linear, Model, TernaryMatrix, names},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
 };
 
 /// Most relative L2 difference of a layer's output and of logits. Floats are added in another order on each backend;

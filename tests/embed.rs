@@ -17,10 +17,11 @@ use bitnet_gpu::{
         cpu::CpuBackend,
         gpu::{GpuBackend, OpenOptions},
     },
-    generate::{Pooling, Session, embedding},
+    generate::{Pooling, embedding},
     gguf::{File, Metadata, TensorSpec, TensorType, Value, Writer},
     model::{Activation, Family, Model},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
 };
 use cli_support::{run, run_with_input};
 use half::f16;

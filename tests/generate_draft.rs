@@ -11,10 +11,11 @@ use std::{
 use bitnet_cpu_kernels::{ALIKE_TOKENS, isa::Isa};
 use bitnet_gpu::{
     backend::{Backend, cpu::CpuBackend, gpu::Tuning},
-    generate::{Answer, AnswerOptions, Drafter, NoText, SampleOptions, Sampler, Session, Stats},
+    generate::{Answer, AnswerOptions, Drafter, NoText, SampleOptions, Sampler, Stats},
     gguf::File,
     model::Model,
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
     tokenizer::{EncodeOptions, Tokenizer},
 };
 

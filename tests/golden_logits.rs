@@ -16,9 +16,9 @@ use bitnet_gpu::{
         gpu::Tuning,
     },
     convert::{ConvertOptions, TernaryType, convert},
-    generate::Session,
     model::{Linear, Model},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
 };
 use serde_json::Value;
 

@@ -10,10 +10,10 @@ use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
     backend::{Backend, Wanted, cpu::CpuBackend, gpu::Tuning},
     convert::{ConvertOptions, convert},
-    generate::Session,
     gguf::File,
     model::Model,
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
     tokenizer::{EncodeOptions, Tokenizer},
 };
 

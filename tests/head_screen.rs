@@ -8,9 +8,9 @@ use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
     backend::{Backend, Wanted, cpu::CpuBackend},
     dummy::{DummyOptions, HeadType, Shape, make},
-    generate::Session,
     model::Model,
     plan::{BackendKind, Demand, KvType, Plan, Segment, Sizes},
+    session::Session,
 };
 use tempfile::TempDir;
 

@@ -10,10 +10,10 @@ use bitnet_gpu::{
     backend::{Backend, Wanted, cpu::CpuBackend},
     bytes::Access,
     convert::in_memory,
-    generate::Session,
     gguf::File,
     model::Model,
     plan::{BackendKind, KvType, Plan, Sizes},
+    session::Session,
 };
 use cli_support::{program, run};
 use serde_json::Value;

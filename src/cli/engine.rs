@@ -23,12 +23,12 @@ use crate::{
     },
     cache_dir::Cache,
     error::{Error, Result},
-    generate::{Session, Standby},
     model::Model,
     plan::{
         self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
         Workload,
     },
+    session::{Session, Standby},
 };
 
 /// Ternary weights that may stay in a processor's caches from one token to the next: fewer bytes gain nothing there.

@@ -13,7 +13,8 @@ use super::{
 use crate::{
     backend::Wanted,
     error::{Error, Result},
-    generate::{Answer, AnswerOptions, Constraint, Drafter, Finish, Sampler, Session, Stats, StopStrings, TextDecoder},
+    generate::{Answer, AnswerOptions, Constraint, Drafter, Finish, Sampler, Stats, StopStrings, TextDecoder},
+    session::Session,
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
 };
 

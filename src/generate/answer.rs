@@ -5,10 +5,11 @@ use std::{
     time::Instant,
 };
 
-use super::{Constraint, Drafter, Sampler, Session, Stats, StopStrings, draft::Draft};
+use super::{Constraint, Drafter, Sampler, Stats, StopStrings, draft::Draft};
 use crate::{
     backend::Wanted,
     error::{Error, Result},
+    session::Session,
 };
 
 /// Turns ids into text piece by piece, holding back incomplete characters.

@@ -2,10 +2,10 @@
 //!
 //! The session's plan has no head: its last segment hands the stream over, on whatever backend it ran.
 
-use super::Session;
 use crate::{
     error::{Error, Result},
     model::Model,
+    session::Session,
 };
 
 /// How the tokens of a text become one vector.

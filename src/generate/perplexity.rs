@@ -5,8 +5,10 @@
 //! Each chunk is run on its own with its first token replaced by BOS (where the model uses one), and the
 //! tokens of its second half are scored, so that each has at least half a context before it.
 
-use super::Session;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    session::Session,
+};
 
 /// The likelihood of the tokens scored so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

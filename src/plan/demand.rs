@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use bitnet_cpu_kernels::screen::Screen;
 
-use super::{Sizes, op::Slot};
-use crate::model::{Config, Model};
+use super::Sizes;
+use crate::{
+    graph::op::Slot,
+    model::{Config, Model},
+};
 
 /// Bytes a model needs on a device, by part.
 #[derive(Clone, Debug, PartialEq, Eq)]

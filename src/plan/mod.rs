@@ -4,8 +4,6 @@
 
 mod cost;
 mod demand;
-pub mod graph;
-pub mod op;
 mod schedule;
 
 use std::{fmt, ops::Range};
@@ -44,9 +42,9 @@ pub struct Segment {
     pub layers: Range<usize>,
     /// Who runs them.
     pub backend: BackendKind,
-    /// Begins with [`op::Op::Embed`]: takes ids instead of hidden states.
+    /// Begins with the embedding: takes ids instead of hidden states.
     pub embed: bool,
-    /// Ends with [`op::Op::Head`]: gives logits instead of hidden states.
+    /// Ends with the output head: gives logits instead of hidden states.
     pub head: bool,
     /// Why, in words.
     pub reason: String,

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bitnet_gpu::generate::{Answer, AnswerOptions, Drafter, NoText, SampleOptions, Sampler, Session};
+use bitnet_gpu::generate::{Answer, AnswerOptions, Drafter, NoText, SampleOptions, Sampler};
+use bitnet_gpu::session::Session;
 
 use super::fake::*;
 

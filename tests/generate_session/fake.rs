@@ -12,9 +12,10 @@ use bitnet_gpu::{
     Error, Result,
     backend::{Activations, Backend, CacheRows, KvRows, SegmentId, Wanted},
     bytes::Bytes,
-    generate::{Answer, AnswerOptions, Event, Finish, SampleOptions, Sampler, Session, Stats, TextDecoder},
+    generate::{Answer, AnswerOptions, Event, Finish, SampleOptions, Sampler, Stats, TextDecoder},
     model::{Activation, Config, DenseMatrix, Family, Model, Rope, RopeStyle, Weights},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
 };
 
 pub const VOCAB: usize = 50;

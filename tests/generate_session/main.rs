@@ -17,8 +17,9 @@ use std::{
 use bitnet_gpu::{
     Error,
     backend::{Backend, Wanted},
-    generate::{Answer, AnswerOptions, Finish, NoText, SampleOptions, Sampler, Session},
+    generate::{Answer, AnswerOptions, Finish, NoText, SampleOptions, Sampler},
     plan::{BackendKind, Plan, Segment},
+    session::Session,
 };
 use fake::*;
 

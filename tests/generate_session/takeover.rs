@@ -5,8 +5,9 @@ use std::rc::Rc;
 use bitnet_gpu::{
     Error,
     backend::{Backend, Wanted},
-    generate::{AnswerOptions, NoText, Session},
+    generate::{AnswerOptions, NoText},
     plan::{BackendKind, Segment},
+    session::Session,
 };
 
 use super::fake::*;

@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Activation, Block, Linear, Model, Norm, RopeStyle, TernaryMatrix},
-    plan::{
-        Segment, Sizes,
-        graph::block_ops,
+    graph::{
+        block_ops,
         op::{Op, Part, Slot},
     },
+    model::{Activation, Block, Linear, Model, Norm, RopeStyle, TernaryMatrix},
+    plan::{Segment, Sizes},
 };
 
 /// The buffers of one segment. Nothing here grows after [`CpuSegment::new`].
@@ -156,7 +156,6 @@ impl CpuSegment {
         let config = &self.model.config;
         let weight = |norm: Norm| block.norm(norm).unwrap_or_else(|| panic!("no {norm:?} norm in this family"));
         match op {
-            Op::Embed | Op::Head => unreachable!("not part of a block"),
             Op::Norm { input, norm, out, add } => {
                 let len = tokens * config.dim;
                 let [from, to] = self

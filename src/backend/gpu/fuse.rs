@@ -4,8 +4,8 @@
 use super::weights;
 use crate::{
     error::{Error, Result},
+    graph::op::{Op, Slot},
     model::{Activation, Norm},
-    plan::op::{Op, Slot},
 };
 
 /// Which kernels a list is made for.
@@ -143,7 +143,7 @@ pub(super) fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
                     out.push(Step::Gate(*activation));
                 }
             }
-            Op::HeadNorm { .. } | Op::Embed | Op::Head => {
+            Op::HeadNorm { .. } => {
                 return Err(Error::unsupported(format!("{op:?} inside a block"), "the GPU has no kernel for it"));
             }
         }
@@ -162,8 +162,8 @@ pub(super) fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
 mod tests {
     use super::*;
     use crate::{
+        graph::{block_ops, op::Part},
         model::{Config, Family, Linear, Rope, RopeStyle},
-        plan::{graph::block_ops, op::Part},
     };
 
     /// BitNet b1.58 2B-4T: `config.json` of microsoft/bitnet-b1.58-2B-4T.
@@ -293,6 +293,6 @@ mod tests {
         };
         assert!(refused(&[Op::Rope]).contains("this order of operations"));
         assert!(refused(&[Op::Attention]).contains("this order of operations"));
-        assert!(refused(&[Op::Head]).contains("Head inside a block"));
+        assert!(refused(&[Op::HeadNorm { slot: Slot::V, norm: Norm::KHead }]).contains("inside a block"));
     }
 }

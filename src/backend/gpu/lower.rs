@@ -20,11 +20,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    graph::op::{Op, Slot},
     model::{Activation, Config, DenseMatrix, Norm},
-    plan::{
-        Sizes,
-        op::{Op, Slot},
-    },
+    plan::Sizes,
 };
 
 /// Codes of places for the word that finite.wgsl writes: the earliest place has the largest one.

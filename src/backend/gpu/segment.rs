@@ -29,8 +29,9 @@ use super::{
 use crate::{
     backend::{Activations, CacheRows, Candidates, Wanted},
     error::{Error, Result},
+    graph::block_ops,
     model::Model,
-    plan::{Segment, SegmentBytes, Sizes, graph::block_ops},
+    plan::{Segment, SegmentBytes, Sizes},
 };
 
 /// Tokens that share a reading of the head's weights when the logits of many are wanted.

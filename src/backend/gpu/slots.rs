@@ -3,8 +3,9 @@
 use super::{cache, device::Gpu};
 use crate::{
     error::{Error, Result},
+    graph::op::Slot,
     model::{Config, Linear},
-    plan::{Segment, Sizes, op::Slot},
+    plan::{Segment, Sizes},
 };
 
 /// Multiply-adds of the head for logits that are computed together, where those of every token are wanted.

@@ -12,11 +12,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    graph::op::{Op, Part, Slot},
     model::{Block, Config, DenseMatrix, Linear, MatrixScales, Model, Norm, TernaryMatrix},
-    plan::{
-        Segment, Sizes,
-        op::{Op, Part, Slot},
-    },
+    plan::{Segment, Sizes},
 };
 
 /// Matrices whose rows lie one after the other and are multiplied by one dispatch.

@@ -8,8 +8,8 @@ use super::{super::format, Test, measure};
 use crate::{
     backend::gpu::{Counters, GpuBackend, KernelTime},
     error::Result,
-    generate::Session,
     model::Model,
+    session::Session,
 };
 
 /// Of one test, for each of its tokens.

@@ -19,9 +19,10 @@ use crate::{
     backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
     cache_dir::stable_hash,
     error::Result,
-    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler, Session},
+    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler},
     model::{Linear, Model, TernaryMatrix},
     plan::BackendKind,
+    session::Session,
 };
 
 /// What a test took, repetition by repetition.

@@ -22,7 +22,8 @@ use crate::{
     backend::Wanted,
     chat::{Conversation, Format, Message, Origin, Role, Template},
     error::{Error, Result, shown},
-    generate::{AnswerOptions, Finish, SampleOptions, Sampler, Session},
+    generate::{AnswerOptions, Finish, SampleOptions, Sampler},
+    session::Session,
     tokenizer::Tokenizer,
 };
 

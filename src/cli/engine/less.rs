@@ -8,8 +8,8 @@ use crate::{
     backend::gpu::{Gpu, GpuBackend},
     cli::args::EngineArgs,
     error::{Error, Result},
-    generate::Session,
     plan::{self, BackendKind, Demand, GpuFacts, Plan, Request, Sizes},
+    session::Session,
 };
 
 /// What may be tried of the memory that has just run out. How much there is nobody tells: budgets are estimates of

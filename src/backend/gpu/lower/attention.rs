@@ -11,8 +11,9 @@ use crate::{
         weights::LayerWeights,
     },
     error::Result,
+    graph::op::Slot,
     model::RopeStyle,
-    plan::{KvType, op::Slot},
+    plan::KvType,
 };
 
 fn cache_constant(ty: KvType) -> f64 {

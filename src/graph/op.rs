@@ -1,6 +1,6 @@
 //! The closed set of operations a backend runs, and where their data lives.
 //!
-//! A model family is a list of these (see [`super::graph`]): a new family is a new list, not a new kernel.
+//! A model family is a list of these (see [`super::block_ops`]): a new family is a new list, not a new kernel.
 //! T is the number of tokens of a step.
 
 use crate::model::{Activation, Config, Linear, Norm};
@@ -59,8 +59,6 @@ pub struct Part {
 /// One operation. Weights are named by role; the layer that runs supplies them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// ids (T) -> Hidden (T, dim): rows of the embedding table, as f32.
-    Embed,
     /// `out` = RMSNorm of `input`, or that added to `out`.
     Norm {
         /// Read, not changed; `Hidden` or `Normed`.
@@ -98,6 +96,4 @@ pub enum Op {
     Attention,
     /// Gate = activation(Gate) * Up.
     Gate(Activation),
-    /// Final norm of the wanted tokens and logits = head * normed, (wanted, vocab) f32.
-    Head,
 }

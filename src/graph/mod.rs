@@ -1,0 +1,77 @@
+//! What is computed: the operations of each layer, and what the layer remembers between steps.
+//!
+//! In: a [`Config`]. Out: a [`Graph`], which planner and backends read; where it runs is not known here.
+
+mod families;
+pub mod op;
+
+use crate::model::Config;
+use op::Op;
+
+pub use families::block_ops;
+
+/// What one layer keeps between steps, for one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKind {
+    /// One key and one value a position: can be rewound to any position.
+    Kv {
+        /// Key/value heads.
+        kv_heads: usize,
+        /// Width of a head.
+        head_dim: usize,
+    },
+    /// State of fixed size that every token overwrites (gated delta net): can only be restored from a checkpoint.
+    Recurrent {
+        /// Channels and remembered positions of the causal convolution.
+        conv: (usize, usize),
+        /// Heads of the state.
+        heads: usize,
+        /// Rows of a head's state.
+        key_dim: usize,
+        /// Columns of a head's state.
+        value_dim: usize,
+    },
+}
+
+impl StateKind {
+    /// True where positions can be forgotten from any one on.
+    pub fn can_rewind(self) -> bool {
+        matches!(self, Self::Kv { .. })
+    }
+}
+
+/// One kind of layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockGraph {
+    /// Operations in order.
+    pub ops: Vec<Op>,
+    /// What the layer keeps between steps.
+    pub state: StateKind,
+}
+
+/// The distinct blocks of a model, and which one each layer runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// Each block once.
+    pub blocks: Vec<BlockGraph>,
+    /// Index into `blocks` for each layer.
+    pub of_layer: Vec<u16>,
+}
+
+impl Graph {
+    /// The graph of a model. All families of today repeat one block.
+    pub fn of(config: &Config) -> Self {
+        let state = StateKind::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
+        Self { blocks: vec![BlockGraph { ops: block_ops(config), state }], of_layer: vec![0; config.layers] }
+    }
+
+    /// The block that `layer` runs.
+    pub fn layer(&self, layer: usize) -> &BlockGraph {
+        &self.blocks[usize::from(self.of_layer[layer])]
+    }
+
+    /// True where every layer can forget positions from any one on.
+    pub fn can_rewind(&self) -> bool {
+        self.blocks.iter().all(|block| block.state.can_rewind())
+    }
+}
