@@ -55,5 +55,5 @@ arm_tests() (
     done
     step "aarch64 engine on qemu's ${arm_processors[0]}"
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(arm_qemu) -cpu ${arm_processors[0]}"
-    cargo test --target "$arm_target" --locked "${fast[@]}" --test golden_logits --test generate_session
+    cargo test --target "$arm_target" --locked "${fast[@]}" --test model --test generate -- golden_logits:: session::
 )

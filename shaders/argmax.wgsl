@@ -2,7 +2,7 @@
 // In: logits (vocab) f32, finite.
 // Out: result: two words that are not used, then id and logit; ids: the id first.
 // Grid: (1). One workgroup, threads stride over the vocabulary.
-// Reference: a plain scan. Test: tests/gpu_ops/select.rs.
+// Reference: a plain scan. Test: tests/gpu/ops/select.rs.
 
 struct Params {
   tokens: u32,

@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then sin; norms (head_dim).
 // Out: k_cache, v_cache (positions, kv_heads, head_dim) at start + t: kv_cache.wgsl; parts (tokens, splits, heads, head_dim + 2).
 // Grid: (kv_heads * ceil(heads / kv_heads / 4), splits, tokens). A workgroup takes up to four query heads of one kv head.
-// Reference: bitnet_cpu_kernels::rope::apply, attention::{KvCache::append, attend}. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::rope::apply, attention::{KvCache::append, attend}. Test: tests/gpu/ops/.
 //
 // m = max(s_j), l = sum_j e^(s_j - m), s_j = scale * q . k_j, over one split of the keys. Parts are o, m and l, or, when
 // there is one split, o / l; attention_merge.wgsl merges several. The keys and values of this step are taken from x, not

@@ -2,7 +2,7 @@
 // In: parts (tokens, splits, heads, head_dim + 2) f32: o, m and l of each split.
 // Out: o in the place of the first split.
 // Grid: (heads, tokens). One workgroup a head, one element an invocation.
-// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

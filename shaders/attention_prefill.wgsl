@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (positions, kv_heads, head_dim): kv_cache.wgsl.
 // Out: out (tokens, heads, head_dim) f32.
 // Grid: (heads, ceil(tokens / 16)). 256 invocations make a 16 x 16 tile of scores, 32 elements of the heads at a time.
-// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

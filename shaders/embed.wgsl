@@ -2,7 +2,7 @@
 // In: ids (tokens) u32; table (rows, cols) in one of the dense types (common/dense_*.wgsl).
 // Out: out (tokens, stride) f32.
 // Grid: (ceil(cols / (2 * WG)), tokens). Two adjacent columns an invocation.
-// Reference: bitnet_cpu_kernels::dense::gather. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::dense::gather. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

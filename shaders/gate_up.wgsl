@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32 with gate at gate_offset and up at up_offset, cols each.
 // Out: the gate part of x.
 // Grid: (ceil(cols / WG), tokens).
-// Reference: bitnet_cpu_kernels::gate::apply. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::gate::apply. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

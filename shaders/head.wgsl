@@ -2,7 +2,7 @@
 // In: x (tokens, cols) f32, normed; table (rows, cols) in one of the dense types (common/dense_*.wgsl).
 // Out: logits (tokens, vocab) f32.
 // Grid: (ceil(rows / (WG / 16)), ceil(tokens / TILE)). Sixteen invocations a row, two adjacent columns a step.
-// Reference: bitnet_cpu_kernels::dense::matmul. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::dense::matmul. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

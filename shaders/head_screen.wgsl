@@ -2,7 +2,7 @@
 // In: copy (rows, row_quads): codes, then scale, error and norm (bitnet_cpu_kernels::screen); planes, query (screen_query.wgsl).
 // Out: uppers (vocab) keys (common/rank.wgsl); chunks: of each WG rows the one highest by the copy; state.best.
 // Grid: (ceil(rows / WG)). Four invocations a row, four rows each: these share what is read of the token.
-// Reference: bitnet_cpu_kernels::screen. Test: tests/gpu_ops/screen.rs.
+// Reference: bitnet_cpu_kernels::screen. Test: tests/gpu/ops/screen.rs.
 //
 // The sums are whole numbers: those of a block for four invocations a row at most 64 * 63 * 128, exact in f32 as well,
 // and of up to 2^16 columns below 2^31. What follows is in f32, and off by less than the slack and the 1e-4 of the

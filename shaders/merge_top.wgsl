@@ -2,7 +2,7 @@
 // In: lists (blocks, 256) of key and id; sums (blocks) f32, as top_logits.wgsl leaves them.
 // Out: result: the sum as f32, a word that is not used, then 256 pairs of id and logit.
 // Grid: (1). One workgroup merges list after list.
-// Reference: a plain sort. Test: tests/gpu_ops/select.rs.
+// Reference: a plain sort. Test: tests/gpu/ops/select.rs.
 
 struct Params {
   tokens: u32,

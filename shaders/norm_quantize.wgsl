@@ -2,7 +2,7 @@
 // In: x (tokens, in_stride) f32 or the result of attention (input_*.wgsl); weight (cols) f32.
 // Out: xq (tokens, words) four int8 each, zero past cols; acts (tokens, groups) step and sum.
 // Grid: (1, tokens). One workgroup a token (quantize_row*.wgsl).
-// Reference: bitnet_cpu_kernels::quantize::norm_quantize. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::quantize::norm_quantize. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32; weight (cols) f32.
 // Out: out (tokens wanted, cols) f32, densely packed.
 // Grid: (1, tokens wanted). One workgroup a token.
-// Reference: bitnet_cpu_kernels::norm::rms_norm. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::norm::rms_norm. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then (positions, half) sin; norms (head_dim).
 // Out: q in place; k_cache, v_cache (positions, kv_heads, head_dim) at start + t, typed as kv_cache.wgsl says.
 // Grid: (heads + 2 * kv_heads, tokens). One workgroup a head, two adjacent elements an invocation.
-// Reference: bitnet_cpu_kernels::rope::apply, attention::KvCache::append. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::rope::apply, attention::KvCache::append. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,

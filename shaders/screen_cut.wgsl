@@ -2,7 +2,7 @@
 // In: chunks (chunks) key and row, as head_screen.wgsl leaves them.
 // Out: state.best.
 // Grid: (1). Bit after bit: it is in where enough keys are not below.
-// Reference: a plain sort. Test: tests/gpu_ops/screen.rs.
+// Reference: a plain sort. Test: tests/gpu/ops/screen.rs.
 
 struct Params {
   tokens: u32,

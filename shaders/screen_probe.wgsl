@@ -2,7 +2,7 @@
 // In: x (cols) f32, normed; table (rows, cols) in one of the dense types; chunks and state.best (head_screen.wgsl, screen_cut.wgsl).
 // Out: state.threshold.
 // Grid: (chunks). One workgroup a chunk; most have nothing to do.
-// Reference: bitnet_cpu_kernels::screen. Test: tests/gpu_ops/screen.rs.
+// Reference: bitnet_cpu_kernels::screen. Test: tests/gpu/ops/screen.rs.
 
 @group(0) @binding(2) var<storage, read> chunks: array<Ranked>;
 @group(0) @binding(3) var<storage, read_write> state: State;

@@ -2,7 +2,7 @@
 // In: x (tokens, stride) f32; weight (cols) f32.
 // Out: normed (cols) f32, as rms_norm.wgsl; planes (2, words) high and low, four int8 each, zero past cols; query; state.
 // Grid: (1). Of one token, the one whose logits are wanted.
-// Reference: bitnet_cpu_kernels::screen, whose bounds these are, in f32. Test: tests/gpu_ops/screen.rs.
+// Reference: bitnet_cpu_kernels::screen, whose bounds these are, in f32. Test: tests/gpu/ops/screen.rs.
 //
 // Floats here may be rounded in any direction, subnormal ones lost, and sums taken in any order. Of the sums of squares
 // of up to 2^16 numbers that is less than 1e-4 (256 lanes of 256 numbers: 2^-15); n - step * round(n / step) is off by

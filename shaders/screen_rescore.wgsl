@@ -2,7 +2,7 @@
 // In: x (cols) f32, normed; table (rows, cols) in one of the dense types; uppers (vocab), state.threshold.
 // Out: logits (vocab) f32; state.exact.
 // Grid: (ceil(rows / WG)). One workgroup for WG rows: it lists those that remain, and computes WG / 16 of them at a time.
-// Reference: bitnet_cpu_kernels::dense::matmul. Test: tests/gpu_ops/screen.rs.
+// Reference: bitnet_cpu_kernels::dense::matmul. Test: tests/gpu/ops/screen.rs.
 
 @group(0) @binding(2) var<storage, read> uppers: array<u32>;
 @group(0) @binding(3) var<storage, read_write> logits: array<f32>;

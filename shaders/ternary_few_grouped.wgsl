@@ -2,7 +2,7 @@
 // In: codes (rows, row_quads) I2_S; scales (rows, groups); x (tokens, 4 * row_quads) vec4 of int8; acts (tokens, groups).
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row; GATE as in ternary_matvec_grouped.wgsl.
 // Grid: (ceil(rows / (WG / 4))). Four invocations a row, as there; codes and scales are read once for all tokens.
-// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu/ops/grouped.rs.
 
 // Of a row and, with GATE, of the row that goes with it: with groups the scaled sums, without them those of codes.
 struct Sums { scaled: vec2<f32>, whole: vec2<Acc> }

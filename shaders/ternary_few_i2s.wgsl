@@ -2,7 +2,7 @@
 // In: codes (rows, row_quads) I2_S; x (tokens, 4 * row_quads) vec4 of int8; acts (tokens) step and sum.
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / (WG / 4))). Four invocations a row, as in ternary_matvec_i2s.wgsl; codes are read once for all tokens.
-// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/ternary.rs.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu/ops/ternary.rs.
 
 // Sums of a row and, with GATE, of the row that goes with it.
 fn sums(q: vec4<u32>, u: vec4<u32>, token: u32, b: u32) -> vec2<Acc> {

@@ -2,7 +2,7 @@
 // In: codes (rows, row_quads) I2_S; scales (rows, groups); x (tokens, 4 * row_quads) vec4 of int8; acts (tokens, groups).
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / 64), ceil(tokens / 64)). 256 invocations make a 64 x 64 tile, 4 x 4 each, 128 columns a step.
-// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu/ops/grouped.rs.
 
 // Word-major, one word of padding against bank conflicts; codes stay packed. 11.7 KiB together.
 var<workgroup> code_tile: array<u32, 520>;  // (8 words, 65)

@@ -2,7 +2,7 @@
 // In: codes (rows, row_quads) I2_S; scales (rows, groups); activations as for ternary_matvec_i2s.wgsl, in groups.
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
-// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/grouped.rs.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu/ops/grouped.rs.
 
 // What came before and a part of a group, of which the sum of the values is taken off once: by the invocation that has
 // its `first` part. With fma written out, as in ternary_few_grouped.wgsl: where a compiler is left to make them, it may

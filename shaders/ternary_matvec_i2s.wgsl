@@ -2,7 +2,7 @@
 // In: codes (rows, row_quads) I2_S; activations as int8, step and sum, or to be normed and quantised here (acts_*.wgsl).
 // Out: y (tokens, out_stride) f32 at out_offset + row0 + row.
 // Grid: (ceil(rows / (ROUNDS * WG / 4)), tokens). Four invocations a row: each step they read 64 adjacent bytes of it.
-// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu_ops/.
+// Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu/ops/.
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;

@@ -2,7 +2,7 @@
 // In: logits (vocab) f32, finite.
 // Out: lists (blocks, 256) of key and id (common/rank.wgsl), padded with key 0; sums (blocks) f32.
 // Grid: (blocks). One workgroup a block of per_block logits, a multiple of 256.
-// Reference: a plain sort. Test: tests/gpu_ops/select.rs.
+// Reference: a plain sort. Test: tests/gpu/ops/select.rs.
 
 struct Params {
   tokens: u32,

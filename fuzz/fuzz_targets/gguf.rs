@@ -1,5 +1,5 @@
 //! Parses arbitrary bytes as GGUF and reads all that is found:
-//! `cargo +nightly fuzz run gguf`. The check is shared with `tests/gguf_mutations.rs`.
+//! `cargo +nightly fuzz run gguf`. The check is shared with `tests/gguf/mutations.rs`.
 #![no_main]
 
 #[path = "../../tests/common/touch.rs"]

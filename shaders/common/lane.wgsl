@@ -2,7 +2,7 @@
 // Twin of lane_subgroup.wgsl: same names, same meaning. A kernel that takes it defines
 // `fn kernel(group: vec3<u32>, lane: Lane)` and must call the reductions in uniform control flow.
 // WG is a power of two. `lane.index` counts the invocations of a workgroup from 0.
-// Tests: tests/gpu_ops/ runs each kernel with both twins.
+// Tests: tests/gpu/ops/ runs each kernel with both twins.
 
 override WG: u32 = 64u;
 

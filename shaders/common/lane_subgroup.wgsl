@@ -2,7 +2,7 @@
 // divides WG or is a multiple of it; the size is read at run time, wgpu cannot choose it.
 // Twin of lane.wgsl: same names, same meaning.
 // `lane.index` counts along subgroups, so that four adjacent invocations always share one.
-// Tests: tests/gpu_ops/ runs each kernel with both twins.
+// Tests: tests/gpu/ops/ runs each kernel with both twins.
 
 override WG: u32 = 64u;
 

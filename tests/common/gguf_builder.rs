@@ -2,7 +2,6 @@
 //! from what is there. Written from the format's description, independent of the crate's own writer.
 //!
 //!     Gguf::new().with("general.architecture", str("llama")).tensor(Tensor::f32("w", &[4])).build()
-#![allow(dead_code, reason = "each test binary uses its part of this")]
 
 /// A metadata value: type id and the bytes after it.
 #[derive(Clone, Debug)]

@@ -1,7 +1,4 @@
 //! Runs tables of malformed files: each must be refused with a reason, on one line, at once, with little memory.
-//!
-//! The test binary has to install [`Counting`] as its global allocator.
-#![allow(dead_code, reason = "each test binary uses its part of this")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -13,7 +10,10 @@ use std::{
 use bitnet_gpu::{Error, bytes::Bytes};
 
 /// The system's allocator, counting the bytes that the current thread holds.
-pub struct Counting;
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };

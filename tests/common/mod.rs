@@ -1,9 +1,22 @@
-//! What several test files need.
-#![allow(dead_code, reason = "each test file uses its own part of this module")]
+//! Helpers of the test binaries: each area's `main.rs` includes this folder once.
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+
+pub mod cli;
+
+pub mod gguf_builder;
+
+pub mod gpu;
+
+pub mod hostile;
+
+pub mod tiny_vocab;
+
+pub mod touch;
 
 use std::path::{Path, PathBuf};
 
-/// The path of shared test data, or `None` with a printed note where it is not beside the checkout.
+/// The path of shared test data, or `None` with a printed note where it is not beside the checkout;
+/// `BITNET_REQUIRE_SHARED=1` makes that a failure.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let root = match std::env::var_os("BITNET_SHARED") {
         Some(path) => PathBuf::from(path),
@@ -13,6 +26,8 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
+    let required = std::env::var("BITNET_REQUIRE_SHARED").is_ok_and(|value| value == "1");
+    assert!(!required, "BITNET_REQUIRE_SHARED=1, but no shared data at {}", path.display());
     eprintln!("skipped: no shared data at {}", path.display());
     None
 }

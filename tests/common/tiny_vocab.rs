@@ -1,5 +1,4 @@
 //! Two vocabularies small enough to work out ids by hand, and the same as `tokenizer.json`.
-#![allow(dead_code, reason = "each test binary uses its part of this")]
 
 use bitnet_gpu::gguf::{Array, Metadata, Value};
 

@@ -20,7 +20,8 @@ use bitnet_gpu::{
     model::{DenseMatrix, Linear, Model as Loaded, OpenOptions, TileTable},
 };
 
-use super::support::{Case, Model, reals, shared};
+use super::support::{Case, Model, reals};
+use crate::common::shared;
 
 /// Every type that is written, in an order that goes through each kind of scale.
 const ROUND: [TernaryType; 7] = [

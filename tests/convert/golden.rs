@@ -7,7 +7,8 @@ use bitnet_gpu::{
 
 use half::bf16;
 
-use super::support::{Case, scale, shared, ternary};
+use super::support::{Case, scale, ternary};
+use crate::common::shared;
 
 fn converted(case: &Case, name: &str) -> Option<File> {
     let source = shared(&format!("golden/{name}"))?;

@@ -1,5 +1,8 @@
 //! Converting Hugging Face directories: what comes out, and what is refused.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod dialects;
 mod golden;
 mod hostile;

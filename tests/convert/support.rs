@@ -16,18 +16,6 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The shared test data, or `None` with a note that the test did not run.
-pub fn shared(part: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("BITNET_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let path = root.join(part);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is absent", path.display());
-    None
-}
-
 /// A tensor to be written to a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Source {

@@ -1,7 +1,7 @@
 //! Downloads into the Hugging Face cache, against a server on this machine that also fails in every way.
 
-#[path = "../cli_support/mod.rs"]
-mod cli_support;
+#[path = "../common/mod.rs"]
+mod common;
 mod server;
 
 use std::{
@@ -13,7 +13,7 @@ use bitnet_gpu::{
     error::Result,
     hub::{Cache, Hub, ModelName, Pulled, pull},
 };
-use cli_support::{Finished, program};
+use common::cli::{Finished, program};
 use server::{COMMIT, Server, Trouble, sha256};
 use tempfile::TempDir;
 

@@ -1,6 +1,6 @@
 //! The parameters of each kernel: at most 64 bytes, given as immediates or through a uniform buffer.
 //!
-//! Each struct has the fields of `struct Params` of its shader in the same order; `tests/shaders_valid.rs`
+//! Each struct has the fields of `struct Params` of its shader in the same order; `tests/gpu/shaders_valid.rs`
 //! compares the names. The first four words change from step to step ([`Dynamic`]), the rest is fixed at load.
 
 use bytemuck::{Pod, Zeroable};

@@ -1,0 +1,16 @@
+//! The commands as processes, as whoever runs the program sees them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bench;
+mod chat;
+mod commands;
+mod doctor;
+mod grammar;
+mod perplexity;
+mod plan_budget;
+mod run;
+mod takeover;
+mod tune;
+mod verify;

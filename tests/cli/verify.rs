@@ -1,0 +1,60 @@
+//! `verify` as a process, on the built-in model.
+
+use std::{env, fs};
+
+use crate::common::{
+    cli::{Finished, run},
+    shared,
+};
+
+/// `None` where there is no GPU to compare with, which is said.
+fn with_gpu(finished: Finished) -> Option<Finished> {
+    if !finished.stderr.contains("no usable GPU adapter") {
+        return Some(finished);
+    }
+    assert!(env::var_os("BITNET_REQUIRE_GPU").is_none(), "a GPU is required: {finished:?}");
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    eprintln!("skipped: no GPU adapter");
+    None
+}
+
+#[test]
+fn the_built_in_model_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("prompts.txt");
+    fs::write(&file, "One day, a cat\n\nThe dog\n").unwrap();
+    let args = ["verify", "--prompts", file.to_str().unwrap(), "-n", "4"];
+    let Some(finished) = with_gpu(run(&args)) else { return };
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    for part in ["whole numbers compared", "layers    4: ", "tokens    ", " of 10 equal", "\npassed\n"] {
+        assert!(finished.stdout.contains(part), "no {part:?} in {}", finished.stdout);
+    }
+    let report = run(&["verify", "-n", "4", "--json"]).json();
+    assert_eq!((report["passed"].as_bool(), report["tokens"].as_u64()), (Some(true), Some(15)), "{report}");
+}
+
+#[test]
+fn prompts_that_cannot_be_used_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("prompts.txt");
+    for (text, code) in [("\n \n".to_owned(), 2), ("word ".repeat(3000), 1)] {
+        fs::write(&file, text).unwrap();
+        run(&["verify", "--prompts", file.to_str().unwrap()]).one_line_error(code);
+    }
+    run(&["verify", "--prompts", "/nonexistent/prompts.txt"]).one_line_error(1);
+}
+
+/// Test models that other programs computed logits of; they have no tokenizer.
+#[test]
+fn models_without_a_tokenizer_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("golden.gguf");
+    for name in ["bitnet-a", "bitnet-c"] {
+        let Some(golden) = shared(&format!("golden/{name}")) else { return };
+        let converted = run(&["convert", golden.to_str().unwrap(), "-o", file.to_str().unwrap(), "--force"]);
+        assert_eq!(converted.code, Some(0), "{converted:?}");
+        let Some(finished) = with_gpu(run(&["verify", "-m", file.to_str().unwrap(), "-n", "4"])) else { return };
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        assert!(finished.stderr.contains("token ids") && finished.stdout.ends_with("passed\n"), "{finished:?}");
+    }
+}

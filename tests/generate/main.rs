@@ -1,0 +1,8 @@
+//! Sessions, samplers and drafts.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod draft;
+mod sampler;
+mod session;

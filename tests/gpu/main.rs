@@ -1,0 +1,11 @@
+//! The GPU backend: devices, shaders, every kernel alone, whole models.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod device;
+mod model;
+mod ops;
+mod shaders_valid;
+mod streams;
+mod verify;

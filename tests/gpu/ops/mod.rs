@@ -1,0 +1,99 @@
+//! Every kernel alone against the scalar reference of `bitnet-cpu-kernels`: integer results exactly, float
+//! results within a tolerance relative to their norm.
+
+mod attention;
+
+mod dense;
+
+mod folded;
+
+mod grouped;
+
+mod quantize;
+
+mod screen;
+
+mod select;
+
+mod ternary;
+
+use std::ops::RangeInclusive;
+
+use bitnet_cpu_kernels::quantize::QuantizedActs;
+use bitnet_gpu::backend::gpu::{
+    Gpu, Tuning,
+    pipelines::{Choices, Lanes},
+};
+
+use crate::common::gpu::open_gpu;
+
+/// Everything once more with subgroups of four, where Mesa's software driver is there: they are as wide as its vectors,
+/// which are 8 by default. In a process of its own, because the driver reads the width once.
+#[test]
+fn subgroups_of_four() {
+    const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    if std::env::var_os(WIDTH).is_some() {
+        assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
+        return;
+    }
+    if !gpu.caps().name.contains("llvmpipe") {
+        eprintln!("skipped: {} does not let its subgroups be chosen", gpu.caps().name);
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let out = std::process::Command::new(own).arg("ops::").env(WIDTH, "128").output().unwrap();
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && !stdout.contains(" 0 passed"), "{stdout}");
+}
+
+/// Tokens that the kernels for few of them take.
+const FEW: RangeInclusive<usize> = 2..=8;
+
+/// Float kernels differ from the reference by the order of additions only.
+const CLOSE: f64 = 2e-5;
+
+/// All choices this device can run for kernels that have both twins.
+fn lane_choices(gpu: &Gpu) -> Vec<Choices> {
+    let own = gpu.choices();
+    let mut all = vec![Choices { lanes: Lanes::Workgroup, ..own }];
+    if gpu.caps().subgroups.is_some_and(|(least, _)| least >= 4) {
+        all.push(Choices { lanes: Lanes::Subgroup, ..own });
+    } else {
+        eprintln!("not run: subgroup variants ({} has none)", gpu.caps().name);
+    }
+    all
+}
+
+/// What norm_quantize wrote: int8 (tokens, words * 4), steps and sums.
+struct Quantized {
+    values: Vec<i8>,
+    steps: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+fn quantized(contents: &[Vec<u8>]) -> Quantized {
+    let acts: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(&contents[3]);
+    Quantized {
+        values: bytemuck::pod_collect_to_vec(&contents[2]),
+        steps: acts.iter().map(|a| f32::from_bits(a[0])).collect(),
+        sums: acts.iter().map(|a| a[1].cast_signed()).collect(),
+    }
+}
+
+/// Equal but for values that lie on the edge between two integers, of which there are very few.
+fn assert_quantized(what: &str, found: &Quantized, expected: &QuantizedActs) {
+    for t in 0..expected.tokens() {
+        let own = &found.values[t * expected.stride()..][..expected.stride()];
+        let (cols, reference) = (expected.cols(), expected.values(t));
+        assert!(own[cols..].iter().all(|&q| q == 0), "{what}: padding of token {t}");
+        let differences: Vec<i32> =
+            own[..cols].iter().zip(reference).map(|(&a, &b)| (i32::from(a) - i32::from(b)).abs()).collect();
+        assert!(differences.iter().all(|&d| d <= 1), "{what}: token {t} differs by more than one");
+        let edges = differences.iter().filter(|&&d| d > 0).count();
+        assert!(edges <= 1 + cols / 500, "{what}: {edges} of {cols} values of token {t} differ");
+        assert_eq!(found.sums[t], own.iter().map(|&q| i32::from(q)).sum::<i32>(), "{what}: sum of token {t}");
+        let step = expected.step(t);
+        assert!((found.steps[t] - step).abs() <= 1e-5 * step, "{what}: step {} for {step}", found.steps[t]);
+    }
+}

@@ -1,0 +1,230 @@
+//! Greedy streams of the GPU are those of the CPU, token by token: of the demo model, and of the random models that
+//! transformers computed logits for (shared `golden/`).
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use bitnet_cpu_kernels::isa::Isa;
+use bitnet_gpu::{
+    backend::{Backend, Wanted, cpu::CpuBackend, gpu::Tuning},
+    convert::{ConvertOptions, convert},
+    gguf::File,
+    model::Model,
+    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::Session,
+    tokenizer::{EncodeOptions, Tokenizer},
+};
+
+use crate::common::{
+    gpu::{open_backend, open_gpu},
+    shared,
+};
+
+const TOKENS: usize = 256;
+const CONTEXT: usize = TOKENS + 32;
+
+/// Prompts on whose way the two likeliest logits of the demo model are never closer than 0.03. The order of additions
+/// alone rounds one int8 in a thousand the other way, which moves its logits by up to 0.02: instruction sets of the CPU
+/// part at such ties, too.
+const PROMPTS: [&str; 8] = [
+    "A little girl was happy",
+    "The old man lived in a house",
+    "The king wanted to play",
+    "Mom ran to the tree",
+    "The cat lived in a house",
+    "The old man said hello",
+    "The dog went to the park",
+    "Ben was happy",
+];
+
+/// The same with keys and values of q8_0.
+const PROMPTS_Q8_0: [&str; 8] = [
+    "The old man said hello",
+    "The queen said hello",
+    "Lily said hello",
+    "Tom said hello",
+    "Mom was sad",
+    "The boy said hello",
+    "The dog went to the park",
+    "Ben was happy",
+];
+
+type Types = (KvType, KvType);
+const F16: Types = (KvType::F16, KvType::F16);
+const Q8_0: Types = (KvType::Q8_0, KvType::Q8_0);
+
+fn session(
+    model: &Arc<Model>,
+    kind: BackendKind,
+    backend: Box<dyn Backend>,
+    types: Types,
+    head_screen: bool,
+) -> Session {
+    let (k_type, v_type) = types;
+    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen };
+    let layers = 0..model.config.layers;
+    let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
+    let plan = Plan { segments: vec![segment], prefill: None, sizes };
+    Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap()
+}
+
+fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
+    let best = |logits: &mut [f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+    session.truncate(0);
+    let mut ids = vec![best(session.prefill(prompt).unwrap())];
+    while ids.len() < TOKENS {
+        let next = best(session.step(ids[ids.len() - 1]).unwrap());
+        ids.push(next);
+    }
+    ids
+}
+
+/// The same with the head asked for the highest logit alone. Counts the rows that were computed in full.
+fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
+    session.truncate(0);
+    session.prefill_while(prompt, Wanted::Top(1), || true).unwrap();
+    let (mut ids, mut rows) = (Vec::new(), 0);
+    loop {
+        ids.push(session.candidates().unwrap().top[0].id);
+        rows += session.head_rows();
+        if ids.len() == TOKENS {
+            return (ids, rows);
+        }
+        session.step_for(ids[ids.len() - 1], Wanted::Top(1)).unwrap();
+    }
+}
+
+/// With a screened head, the ids of the GPU's own full head.
+fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    let Some(gpu) = open_backend(tuning.clone()) else { return };
+    let mut full = session(model, BackendKind::Gpu, Box::new(gpu), F16, false);
+    let gpu = open_backend(tuning).unwrap();
+    let mut screened = session(model, BackendKind::Gpu, Box::new(gpu), F16, true);
+    for (n, prompt) in prompts.iter().enumerate() {
+        let (found, rows) = chosen_stream(&mut screened, prompt);
+        assert_eq!(found, stream(&mut full, prompt), "{what}: prompt {n}");
+        let all = TOKENS * model.config.vocab;
+        assert!((TOKENS..all).contains(&rows), "{what}: {rows} of {all} rows in full");
+        eprintln!("{what}: prompt {n}: {:.1} % of the rows in full", rows as f64 / all as f64 * 100.0);
+    }
+}
+
+fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    assert_same_streams_with(F16, what, model, prompts, tuning);
+}
+
+/// With caches of these types.
+fn assert_same_streams_with(types: Types, what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tuning: Tuning) {
+    let Some(gpu) = open_backend(tuning) else { return };
+    let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), types, false);
+    let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), types, false);
+    for (n, prompt) in prompts.iter().enumerate() {
+        assert!(prompt.len() + TOKENS <= CONTEXT, "{what}: prompt {n} has {} tokens", prompt.len());
+        let (found, expected) = (stream(&mut gpu, prompt), stream(&mut cpu, prompt));
+        let at = found.iter().zip(&expected).position(|(a, b)| a != b);
+        assert_eq!(at, None, "{what}: prompt {n}: GPU {found:?}, CPU {expected:?}");
+    }
+}
+
+fn demo() -> (Arc<Model>, Vec<Vec<u32>>) {
+    demo_with(PROMPTS)
+}
+
+fn demo_with(prompts: [&str; 8]) -> (Arc<Model>, Vec<Vec<u32>>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/llama-stories-ternary-4m.gguf");
+    let tokenizer = Tokenizer::from_gguf(File::open(&path).unwrap().metadata()).unwrap();
+    let prompts = prompts.map(|text| tokenizer.encode(text, &EncodeOptions::default()).unwrap());
+    (Arc::new(Model::open(&path).unwrap()), prompts.into())
+}
+
+#[test]
+fn the_demo_model() {
+    let (model, prompts) = demo();
+    assert_same_streams("demo", &model, &prompts, Tuning::default());
+}
+
+/// Other orders of additions: no subgroups, and norms as kernels of their own.
+#[test]
+fn the_demo_model_on_other_paths() {
+    let (model, prompts) = demo();
+    let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
+    assert_same_streams("no subgroups", &model, &prompts[..4], plain);
+    let own = Tuning { fold: Some(false), ..Tuning::default() };
+    assert_same_streams("norms of their own", &model, &prompts[4..6], own);
+}
+
+#[test]
+fn the_demo_model_with_8_bit_caches() {
+    let (model, prompts) = demo_with(PROMPTS_Q8_0);
+    assert_same_streams_with(Q8_0, "q8_0", &model, &prompts[..4], Tuning::default());
+    let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
+    assert_same_streams_with(Q8_0, "q8_0, no subgroups", &model, &prompts[4..6], plain);
+    for (mixed, prompt) in [(KvType::Q8_0, KvType::F16), (KvType::F16, KvType::Q8_0)].into_iter().zip(&prompts[6..]) {
+        let prompt = std::slice::from_ref(prompt);
+        assert_same_streams_with(mixed, &format!("{mixed:?}"), &model, prompt, Tuning::default());
+    }
+}
+
+/// Prompts of 1 to 15 tokens.
+fn random_prompts(model: &Model) -> Vec<Vec<u32>> {
+    let id = |n: usize, i: usize| ((7919 * (n + 1) + 104_729 * i) % model.config.vocab) as u32;
+    (0..8).map(|n| (0..1 + 2 * n).map(|i| id(n, i)).collect()).collect()
+}
+
+#[test]
+fn the_golden_models() {
+    for name in ["bitnet-a", "bitnet-c"] {
+        let Some(directory) = shared(&format!("golden/{name}")) else { return };
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("model.gguf");
+        convert(&directory, &file, &ConvertOptions::default()).unwrap();
+        let model = Arc::new(Model::open(&file).unwrap());
+        assert_same_streams(name, &model, &random_prompts(&model), Tuning::default());
+        assert_screen_changes_nothing(name, &model, &random_prompts(&model)[..2], Tuning::default());
+        assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[2..4], Tuning::default());
+    }
+}
+
+#[test]
+fn a_screened_head_changes_no_stream() {
+    let (model, prompts) = demo();
+    assert_screen_changes_nothing("demo", &model, &prompts[..2], Tuning::default());
+    let plain = Tuning { subgroups: Some(false), int8_dot: Some(false), ..Tuning::default() };
+    assert_screen_changes_nothing("no subgroups, f32", &model, &prompts[2..3], plain);
+}
+
+#[test]
+fn the_golden_models_with_group_scales() {
+    for name in ["qwen3-q2_0-g64.gguf", "qwen3-q2_0-g128.gguf", "qwen3-tq2_0-g256.gguf"] {
+        let Some(file) = shared(&format!("golden/qwen3-ternary/{name}")) else { return };
+        let model = Arc::new(Model::open(&file).unwrap());
+        // The groups of 64 all of them, the others two.
+        let count = if name.ends_with("g64.gguf") { 8 } else { 2 };
+        assert_same_streams(name, &model, &random_prompts(&model)[..count], Tuning::default());
+        assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[..1], Tuning::default());
+    }
+}
+
+/// Mesa's software driver has subgroups as wide as its vectors, 8 by default: the same with 4, in a process of its own
+/// because the driver reads the width once.
+#[test]
+fn subgroups_of_four() {
+    const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    if std::env::var_os(WIDTH).is_some() {
+        assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
+        let (model, prompts) = demo();
+        assert_same_streams("subgroups of four", &model, &prompts[..4], Tuning::default());
+        assert_screen_changes_nothing("subgroups of four", &model, &prompts[4..5], Tuning::default());
+        let (model, prompts) = demo_with(PROMPTS_Q8_0);
+        assert_same_streams_with(Q8_0, "subgroups of four, q8_0", &model, &prompts[..1], Tuning::default());
+        return;
+    }
+    if !gpu.caps().name.contains("llvmpipe") {
+        eprintln!("skipped: {} does not let its subgroups be chosen", gpu.caps().name);
+        return;
+    }
+    let own = std::env::current_exe().unwrap();
+    let out = Command::new(own).args(["--exact", "streams::subgroups_of_four"]).env(WIDTH, "128").output().unwrap();
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && stdout.contains("1 passed"), "{stdout}");
+}

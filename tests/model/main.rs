@@ -1,0 +1,15 @@
+//! From a file to logits: every family, format and form of the weights.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod dialect_hostile;
+mod directory;
+mod dummy;
+mod embed;
+mod families;
+mod golden_logits;
+mod head_screen;
+mod hostile;
+mod i2s_layout;
+mod no_mmap;

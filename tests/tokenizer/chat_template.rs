@@ -1,0 +1,280 @@
+//! Prompts of chat templates against strings written by hand from the Hugging Face templates, and templates that
+//! mean harm.
+
+use std::time::{Duration, Instant};
+
+use bitnet_gpu::{
+    chat::{Conversation, Format, Message, Origin, Role, Template},
+    gguf::{Metadata, Value},
+    tokenizer::Tokenizer,
+};
+
+use crate::common::tiny_vocab::{BOS, EOT, HELLO, byte_level, sentence_piece};
+
+/// BOS is `<|begin_of_text|>` and EOS is `<|eot_id|>`.
+fn metadata() -> Metadata {
+    let mut metadata = byte_level("llama-bpe");
+    metadata.set("tokenizer.ggml.eos_token_id", Value::U32(EOT));
+    metadata
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::from_gguf(&metadata()).unwrap()
+}
+
+fn with_template(source: &str) -> Tokenizer {
+    let mut metadata = metadata();
+    metadata.set("tokenizer.chat_template", Value::String(source.into()));
+    Tokenizer::from_gguf(&metadata).unwrap()
+}
+
+fn single() -> Vec<Message> {
+    vec![Message::new(Role::User, "  Hi \n")]
+}
+
+fn several() -> Vec<Message> {
+    vec![
+        Message::new(Role::System, "Be kind."),
+        Message::new(Role::User, "One?"),
+        Message::new(Role::Assistant, "<think>\nhm\n</think>\n\nTwo. "),
+        Message::new(Role::User, "Three?"),
+    ]
+}
+
+fn built_in(format: Format, messages: &[Message]) -> String {
+    Template::built_in(format, &tokenizer()).render(messages).unwrap()
+}
+
+#[test]
+fn bitnet() {
+    assert_eq!(built_in(Format::BitNet, &single()), "<|begin_of_text|>User: Hi<|eot_id|>Assistant: ");
+    assert_eq!(
+        built_in(Format::BitNet, &several()),
+        "<|begin_of_text|>System: Be kind.<|eot_id|>User: One?<|eot_id|>\
+         Assistant: <think>\nhm\n</think>\n\nTwo.<|eot_id|>User: Three?<|eot_id|>Assistant: "
+    );
+}
+
+#[test]
+fn llama3() {
+    assert_eq!(
+        built_in(Format::Llama3, &single()),
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>\
+         <|start_header_id|>assistant<|end_header_id|>\n\n"
+    );
+    assert_eq!(
+        built_in(Format::Llama3, &several()),
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>\
+         <|start_header_id|>user<|end_header_id|>\n\nOne?<|eot_id|>\
+         <|start_header_id|>assistant<|end_header_id|>\n\n<think>\nhm\n</think>\n\nTwo.<|eot_id|>\
+         <|start_header_id|>user<|end_header_id|>\n\nThree?<|eot_id|>\
+         <|start_header_id|>assistant<|end_header_id|>\n\n"
+    );
+}
+
+#[test]
+fn falcon3() {
+    assert_eq!(built_in(Format::Falcon3, &single()), "<|user|>\n  Hi \n\n<|assistant|>\n");
+    // The assistant's turn alone ends with EOS.
+    assert_eq!(
+        built_in(Format::Falcon3, &several()),
+        "<|system|>\nBe kind.\n<|user|>\nOne?\n<|assistant|>\n<think>\nhm\n</think>\n\nTwo. <|eot_id|>\n\
+         <|user|>\nThree?\n<|assistant|>\n"
+    );
+}
+
+#[test]
+fn chatml() {
+    assert_eq!(built_in(Format::ChatMl, &single()), "<|im_start|>user\n  Hi \n<|im_end|>\n<|im_start|>assistant\n");
+    assert_eq!(
+        built_in(Format::ChatMl, &several()),
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n\
+         <|im_start|>assistant\n<think>\nhm\n</think>\n\nTwo. <|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n\
+         <|im_start|>assistant\n"
+    );
+}
+
+#[test]
+fn qwen3() {
+    assert_eq!(built_in(Format::Qwen3, &single()), built_in(Format::ChatMl, &single()));
+    assert_eq!(
+        built_in(Format::Qwen3, &several()),
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n\
+         <|im_start|>assistant\nTwo. <|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"
+    );
+}
+
+#[test]
+fn names_are_found_again() {
+    for format in Format::ALL {
+        assert_eq!(Format::by_name(format.name()), Some(format));
+    }
+    assert_eq!(Format::by_name("vicuna"), None);
+}
+
+#[test]
+fn a_file_without_template_is_guessed_and_the_mark_of_bitnet_is_not_run() {
+    let template = Template::of(&tokenizer()).unwrap();
+    assert_eq!((template.origin(), template.format()), (Origin::Guess, Some(Format::ChatMl)));
+    // Beside the mark, this one would not even compile.
+    let template = Template::of(&with_template("BITNETAssistant: {% for")).unwrap();
+    assert_eq!((template.origin(), template.format()), (Origin::Mark, Some(Format::BitNet)));
+}
+
+/// What Hugging Face's templates use of the language, in templates of our own.
+#[test]
+fn jinja_as_hugging_face_runs_it() {
+    let cases = [
+        // Blocks take the line break after them and the blanks before them; the last line break goes.
+        ("  {% if true %}\n a\n  {% endif %}\nb\n", " a\nb"),
+        ("{{ bos_token }}|{{ eos_token }}|{{ add_generation_prompt }}", "<|begin_of_text|>|<|eot_id|>|True"),
+        (
+            "{% for m in messages %}{{ m['role'] | capitalize + ': ' + m.content | trim }};{% endfor %}",
+            "System: Be kind.;User: One?;Assistant: <think>\nhm\n</think>\n\nTwo.;User: Three?;",
+        ),
+        ("{{ messages[2].content.split('</think>')[-1].lstrip('\\n').rstrip() }}", "Two."),
+        ("{{ messages[0].content.startswith('Be') and not messages[0].content.endswith('Be') }}", "True"),
+        (
+            "{%- set ns = namespace(last=-1) %}{%- for m in messages[::-1] %}{% if m.role == 'user' and ns.last < 0 %}\
+          {%- set ns.last = loop.index0 %}{% endif %}{% endfor %}{{ ns.last }}",
+            "0",
+        ),
+        (
+            "{% if tools %}x{% endif %}{% if messages[0]['content'] is string %}s{% endif %}{{ tools is defined }}",
+            "sFalse",
+        ),
+        ("{% for m in messages %}{% if loop.last %}{{ loop.index }}{% endif %}{% endfor %}", "4"),
+        ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(messages | length) }}", "<4>"),
+        ("{{ 'a' ~ 1 }}{{ none }}{{ '<&>' }}{{ strftime_now is defined }}", "a1None<&>False"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% break %}{% endfor %}", "One?"),
+    ];
+    for (source, expected) in cases {
+        let template = Template::of(&with_template(source)).unwrap();
+        assert_eq!((template.origin(), template.format()), (Origin::File, None));
+        assert_eq!(template.render(&several()).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_template_can_refuse() {
+    let template = Template::of(&with_template("{{ raise_exception('roles must alternate') }}")).unwrap();
+    let error = template.render(&single()).unwrap_err().to_string();
+    assert!(error.contains("roles must alternate") && error.contains("--chat-template"), "{error}");
+}
+
+/// Each ends with a reason, and soon.
+#[test]
+fn templates_that_mean_harm() {
+    let deep_macro = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
+    let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    let doubling = "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    let writing = "{% for i in range(90000) %}{{ 'abcdefghijklmnopqrstuvwxyz0123456789' }}{% endfor %}";
+    let nested = format!("{}1{}", "{{ ".to_owned() + &"(".repeat(50_000), ")".repeat(50_000) + " }}");
+    let blocks = "{% if true %}".repeat(15_000);
+    let huge = "x".repeat(100 << 20);
+    let cases: [(&str, &str); 14] = [
+        (endless, "steps"),
+        ("{% for i in range(1000000000) %}{% endfor %}", "range"),
+        (doubling, "steps"),
+        (writing, "bytes of text"),
+        ("{{ 'ab' * 1000000000 }}", ""),
+        ("{{ [1] * 1000000000 | length }}", ""),
+        ("{{ '%1000000000d' | format(1) }}", ""),
+        (deep_macro, "recursion"),
+        (&nested, "recursion"),
+        (&blocks, ""),
+        ("{{ ''.__class__.__mro__ }}", ""),
+        ("a\n{% for %}", "line 2"),
+        ("{% include '/etc/passwd' %}", ""),
+        (&huge, "bytes"),
+    ];
+    for (source, reason) in cases {
+        let tokenizer = with_template(source);
+        let start = Instant::now();
+        let error = Template::of(&tokenizer).and_then(|template| template.render(&single()));
+        let took = start.elapsed();
+        let shown = &source[..source.len().min(60)];
+        let error = error.expect_err(shown).to_string();
+        assert!(error.starts_with("chat template") && error.contains(reason), "{shown}: {error}");
+        assert!(!error.contains('\n') && error.len() < 300, "{shown}: {error}");
+        assert!(took < Duration::from_secs(1), "{shown}: {took:?}");
+    }
+}
+
+/// A long conversation is not mistaken for an attack.
+#[test]
+fn long_conversations_fit_the_limits() {
+    let source = "{% for m in messages %}{{ m.role + ': ' + m.content | trim }}{% endfor %}";
+    let template = Template::of(&with_template(source)).unwrap();
+    let long: Vec<_> = (0..2000).map(|_| Message::new(Role::User, "word ".repeat(1000))).collect();
+    assert_eq!(template.render(&long).unwrap().len(), 2000 * ("user: ".len() + 4999));
+}
+
+/// The ids of the next prompt begin with what the model has read and written, even where the tokenizer would cut
+/// the same text in another way.
+#[test]
+fn ids_go_on_from_what_the_model_wrote() {
+    let tokenizer = tokenizer();
+    let template = Template::built_in(Format::BitNet, &tokenizer);
+    let mut conversation = Conversation::new(None);
+    conversation.ask("a");
+    let prompt = conversation.prompt(&template, &tokenizer).unwrap();
+    assert_eq!(prompt.iter().filter(|&&id| id == BOS).count(), 1);
+    // The model spells what the tokenizer has one token for.
+    let spelled: Vec<u32> = b"hello".iter().map(|&byte| u32::from(byte)).collect();
+    conversation.answer(&template, prompt.clone(), &spelled, "hello").unwrap();
+    conversation.ask("b");
+    let next = conversation.prompt(&template, &tokenizer).unwrap();
+    let read = [prompt.as_slice(), &spelled].concat();
+    assert!(next.starts_with(&read) && next[read.len()] == EOT, "{next:?}");
+
+    // The template trims the answer: the ids are those of the new text, and the common part is shorter.
+    let mut conversation = Conversation::new(None);
+    conversation.ask("a");
+    conversation.answer(&template, prompt.clone(), &[HELLO, u32::from(b' ')], "hello ").unwrap();
+    conversation.ask("b");
+    let next = conversation.prompt(&template, &tokenizer).unwrap();
+    assert_eq!(tokenizer.decode(&next, true), template.render(conversation.messages()).unwrap());
+    assert!(next.starts_with(&prompt[..prompt.len() - 1]), "{next:?}");
+}
+
+/// A stop text ends the answer in the middle of what was written: those ids do not stand for the text.
+#[test]
+fn ids_at_odds_with_the_text_are_not_kept() {
+    let tokenizer = tokenizer();
+    let template = Template::built_in(Format::BitNet, &tokenizer);
+    let mut conversation = Conversation::new(Some("s"));
+    conversation.ask("a");
+    let prompt = conversation.prompt(&template, &tokenizer).unwrap();
+    conversation.answer(&template, prompt, &[HELLO], "hell").unwrap();
+    conversation.ask("b");
+    let next = conversation.prompt(&template, &tokenizer).unwrap();
+    assert_eq!(tokenizer.decode(&next, true), template.render(conversation.messages()).unwrap());
+}
+
+#[test]
+fn a_beginning_of_text_is_added_where_the_file_asks_for_it() {
+    let tokenizer = Tokenizer::from_gguf(&sentence_piece()).unwrap();
+    let template = Template::of(&tokenizer).unwrap();
+    let mut conversation = Conversation::default();
+    conversation.ask("a");
+    let ids = conversation.prompt(&template, &tokenizer).unwrap();
+    assert_eq!(ids[0], 1);
+    assert_eq!(ids.iter().filter(|&&id| id == 1).count(), 1);
+}
+
+#[test]
+fn the_oldest_turn_is_dropped_and_the_system_message_stays() {
+    let mut conversation = Conversation::from_messages(several());
+    assert!(conversation.drop_oldest_turn());
+    let left: Vec<_> = conversation.messages().iter().map(|m| m.content.as_str()).collect();
+    assert_eq!(left, ["Be kind.", "Three?"]);
+    assert!(!conversation.drop_oldest_turn());
+    assert_eq!(conversation.system(), Some("Be kind."));
+    conversation.set_system(Some("New."));
+    conversation.take_back();
+    conversation.take_back();
+    assert_eq!(conversation.messages(), [Message::new(Role::System, "New.")]);
+    conversation.set_system(None);
+    assert_eq!(conversation.messages(), []);
+}

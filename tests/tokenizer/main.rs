@@ -1,0 +1,10 @@
+//! Text to token ids and back, and the prompts of chat templates.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod chat_template;
+mod hostile;
+mod json;
+mod tiny;
+mod vectors;
