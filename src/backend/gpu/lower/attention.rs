@@ -1,14 +1,18 @@
 //! Attention and what goes before it: heads normed and rotated, keys and values into the cache.
 
-use super::{LayerCache, Lowering, all, flag};
+use super::{
+    fuse::Heads,
+    lowering::{Lowering, all, flag},
+    weights::LayerWeights,
+};
 use crate::{
     backend::gpu::{
-        encode::{Dispatch, Extent},
-        fuse::Heads,
-        params,
-        pipelines::Shader,
-        slots::{SPLIT_KEYS, qkv_width},
-        weights::LayerWeights,
+        buffers::{
+            cache::LayerCache,
+            slots::{SPLIT_KEYS, qkv_width},
+        },
+        kernels::{params, pipelines::Shader},
+        record::encode::{Dispatch, Extent},
     },
     error::Result,
     graph::op::Slot,
@@ -58,7 +62,7 @@ impl<'a> Lowering<'a> {
         Ok([all(&cache.k), all(&cache.v), rope, q_norm, k_norm, all(&self.slots.damage)])
     }
 
-    pub(super) fn rope_append(
+    pub fn rope_append(
         &mut self,
         heads: Heads,
         weights: &'a LayerWeights,
@@ -89,7 +93,7 @@ impl<'a> Lowering<'a> {
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 
-    pub(super) fn attention_decode(
+    pub fn attention_decode(
         &mut self,
         heads: Heads,
         weights: &'a LayerWeights,
@@ -124,7 +128,7 @@ impl<'a> Lowering<'a> {
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 
-    pub(super) fn merge(&mut self) -> Result<Dispatch> {
+    pub fn merge(&mut self) -> Result<Dispatch> {
         let (heads, head_dim) = (self.config.heads, self.config.head_dim as u32);
         let params = params::AttentionMerge { heads: heads as u32, head_dim, ..Default::default() };
         let grid = [Extent::IfSplit(heads), Extent::PerTokens(1), Extent::Fixed(1)];
@@ -132,7 +136,7 @@ impl<'a> Lowering<'a> {
         self.builder.dispatch(variant, &[], params, &[all(&self.slots.parts)], grid)
     }
 
-    pub(super) fn attention_prefill(&mut self, cache: &'a LayerCache) -> Result<Dispatch> {
+    pub fn attention_prefill(&mut self, cache: &'a LayerCache) -> Result<Dispatch> {
         let (config, slots) = (self.config, self.slots);
         let params = params::Attention {
             heads: config.heads as u32,

@@ -1,0 +1,8 @@
+//! What lies on the device: weights in arenas, activations, caches, and the way back to the processor.
+
+pub mod arenas;
+pub mod cache;
+pub mod head_copy;
+pub mod limits;
+pub mod readback;
+pub mod slots;

@@ -1,0 +1,299 @@
+//! Buffers of activations and caches of one segment, and their sizes, known before anything is allocated.
+
+use super::{cache, limits::too_large};
+use crate::{
+    backend::gpu::device::Gpu,
+    error::Result,
+    graph::op::Slot,
+    model::{Config, Linear},
+    plan::{Segment, Sizes},
+};
+
+/// Multiply-adds of the head for logits that are computed together, where those of every token are wanted.
+const HEAD_MACS: u64 = 4_000_000_000;
+/// Tokens of a tile of ternary_matmul_i2s: fewer take as long.
+pub const TILE_TOKENS: usize = 64;
+/// Most tokens computed together: four tiles, so that the activations of a wide model (2 x 23040 feed-forward) stay
+/// below 64 MiB.
+const CHUNK_TOKENS: usize = 256;
+/// The same deep in a long context, where attention outweighs the products: one tile of attention_prefill.
+const LEAST_CHUNK_TOKENS: usize = 16;
+/// Up to this many tokens share a reading of the weights in ternary_few_i2s; beyond, a 64-wide tile of
+/// ternary_matmul_i2s wastes less. Not measured on hardware yet.
+const SMALL_BATCH: usize = 8;
+/// Workgroup memory for the keys of a step in attention_decode, in f32: the rest takes 8.6 KiB of the 16 KiB that every
+/// device has.
+const FRESH_VALUES: usize = 1792;
+/// Keys of one split of attention_decode: four tiles of 32, so that reading keys outweighs the merge.
+pub const SPLIT_KEYS: usize = 128;
+/// Most splits: with 5 kv heads, 32 make 160 workgroups, more than an integrated GPU runs at once.
+const MAX_SPLITS: usize = 32;
+/// Logits computed and read back at once when those of every token are wanted.
+const LOGIT_BYTES: usize = 16 << 20;
+
+/// Multiply-adds of one token in the products of one layer.
+pub fn layer_macs(config: &Config) -> u64 {
+    let macs = |role: Linear| {
+        let (rows, cols) = config.linear_shape(role);
+        (rows * cols) as u64
+    };
+    Linear::ALL.into_iter().map(macs).sum()
+}
+
+/// Multiply-adds of one token in the attention of one layer over `keys` keys.
+pub fn attention_macs(config: &Config, keys: usize) -> u64 {
+    (2 * Slot::Q.width(config) * keys) as u64
+}
+
+/// Sizes of a segment's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Most tokens computed together.
+    pub chunk_tokens: usize,
+    /// Most tokens that take the matrix-vector kernels.
+    pub small_batch: usize,
+    /// Most splits of the keys.
+    pub max_splits: usize,
+    /// Most rows of logits computed together; 0 without a head.
+    pub logit_rows: usize,
+    /// u32 of a row of quantised activations.
+    pub act_words: usize,
+    /// Scales of a row of quantised activations.
+    pub act_groups: usize,
+    /// Bytes of one layer's key cache.
+    pub k_bytes: u64,
+    /// Bytes of one layer's value cache.
+    pub v_bytes: u64,
+}
+
+/// f32 of a token in the shared buffer of queries, keys and values.
+pub fn qkv_width(config: &Config) -> usize {
+    Slot::Q.width(config) + Slot::K.width(config) + Slot::V.width(config)
+}
+
+impl Shape {
+    /// The sizes for `segment` with bindings of at most `max_binding` bytes. `act_group` columns share a scale of the
+    /// quantised activations; `None` = all of a token.
+    pub fn new(
+        config: &Config,
+        act_group: Option<usize>,
+        segment: &Segment,
+        sizes: &Sizes,
+        max_binding: u64,
+        chunk: Option<usize>,
+    ) -> Result<Self> {
+        let widest = qkv_width(config).max(2 * config.ffn_dim).max(config.dim);
+        let most = (max_binding / (4 * widest as u64)) as usize;
+        let vocab_bytes = 4 * config.vocab;
+        let head_macs = (config.vocab * config.dim) as u64;
+        let logit_rows = most_rows(max_binding, vocab_bytes)
+            .min((LOGIT_BYTES / vocab_bytes).max(1))
+            .min((HEAD_MACS / head_macs.max(1)).max(1) as usize);
+        let part_bytes = 4 * config.heads * (config.head_dim + 2);
+        let small_batch = SMALL_BATCH.min(FRESH_VALUES / config.head_dim).min(most_rows(max_binding, part_bytes));
+        for (what, rows, bytes) in [
+            ("the activations of one token", most, 4 * widest),
+            ("the attention of one token", small_batch, part_bytes),
+            ("the logits of one token", if segment.head { logit_rows } else { 1 }, vocab_bytes),
+        ] {
+            if rows == 0 {
+                return Err(too_large(what, bytes as u64, max_binding));
+            }
+        }
+        let chunk_tokens = sizes.batch_tokens.min(CHUNK_TOKENS).min(chunk.unwrap_or(usize::MAX)).min(most).max(1);
+        let small_batch = small_batch.min(chunk_tokens);
+        let max_splits = sizes
+            .context_tokens
+            .div_ceil(SPLIT_KEYS)
+            .clamp(1, MAX_SPLITS)
+            .min(most_rows(max_binding, part_bytes * small_batch).max(1));
+        let cache_bytes = |ty| (sizes.context_tokens * cache::position_bytes(ty, config)) as u64;
+        let act_words = config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4;
+        let shape = Self {
+            chunk_tokens,
+            small_batch,
+            max_splits,
+            logit_rows: if segment.head { logit_rows.min(chunk_tokens) } else { 0 },
+            act_words,
+            act_groups: act_group.map_or(1, |size| (4 * act_words).div_ceil(size)),
+            k_bytes: cache_bytes(sizes.k_type),
+            v_bytes: cache_bytes(sizes.v_type),
+        };
+        if shape.k_bytes.max(shape.v_bytes) > max_binding {
+            let what = format!("a cache of {} tokens (lower it with -c)", sizes.context_tokens);
+            return Err(too_large(&what, shape.k_bytes.max(shape.v_bytes), max_binding));
+        }
+        Ok(shape)
+    }
+
+    /// How many of `left` tokens to compute together when `start` are cached, so that one layer is at most
+    /// `submit_macs` multiply-adds where that can be had.
+    pub fn chunk(&self, config: &Config, start: usize, left: usize, submit_macs: u64) -> usize {
+        let fitting = |macs_of_a_token: u64| (submit_macs / macs_of_a_token.max(1)) as usize;
+        let tiles = (fitting(layer_macs(config)) / TILE_TOKENS).max(1);
+        let attended = fitting(attention_macs(config, start + 1)).max(LEAST_CHUNK_TOKENS);
+        left.min(self.chunk_tokens).min(tiles.saturating_mul(TILE_TOKENS)).min(attended)
+    }
+
+    /// Bytes of the caches of `layers` layers.
+    pub fn kv_bytes(&self, layers: usize) -> u64 {
+        (self.k_bytes + self.v_bytes) * layers as u64
+    }
+
+    /// Bytes of the activation buffers.
+    pub fn activation_bytes(&self, config: &Config) -> u64 {
+        self.buffers(config).iter().map(|&(_, bytes)| bytes).sum()
+    }
+
+    fn buffers(&self, config: &Config) -> [(&'static str, u64); 12] {
+        let tokens = self.chunk_tokens;
+        let f32s = |n: usize| 4 * n as u64;
+        [
+            ("ids", f32s(tokens)),
+            ("hidden", f32s(tokens * config.dim)),
+            ("qkv", f32s(tokens * qkv_width(config))),
+            ("attn", f32s(tokens * Slot::Attn.width(config))),
+            ("ffn", f32s(tokens * 2 * config.ffn_dim)),
+            ("quantised activations", f32s(tokens * self.act_words)),
+            ("activation steps", 8 * (tokens * self.act_groups) as u64),
+            ("attention parts", f32s(self.small_batch * self.max_splits * config.heads * (config.head_dim + 2))),
+            ("normed stream", f32s(tokens * Slot::Normed.width(config))),
+            ("normed", f32s(self.logit_rows * config.dim)),
+            ("logits", f32s(self.logit_rows * config.vocab)),
+            ("damage", 16),
+        ]
+    }
+}
+
+fn most_rows(max_binding: u64, row_bytes: usize) -> usize {
+    usize::try_from(max_binding / row_bytes as u64).unwrap_or(usize::MAX)
+}
+
+/// The activation buffers of a segment. Separate ones, because wgpu tracks use per buffer: one cannot be read
+/// and written by the same dispatch.
+pub struct Slots {
+    pub ids: wgpu::Buffer,
+    pub hidden: wgpu::Buffer,
+    pub qkv: wgpu::Buffer,
+    pub attn: wgpu::Buffer,
+    pub ffn: wgpu::Buffer,
+    /// (tokens, act_words) four int8 each
+    pub xq: wgpu::Buffer,
+    /// (tokens, groups) step f32 and sum i32
+    pub acts: wgpu::Buffer,
+    /// (tokens, splits, heads, head_dim + 2)
+    pub parts: wgpu::Buffer,
+    /// (tokens, dim), or nothing
+    pub stream: wgpu::Buffer,
+    /// (logit rows, dim)
+    pub normed: wgpu::Buffer,
+    /// (logit rows, vocab)
+    pub logits: wgpu::Buffer,
+    /// One word: see finite.wgsl
+    pub damage: wgpu::Buffer,
+}
+
+/// Where a slot lies: f32 between tokens, and before the first.
+pub struct Place<'a> {
+    pub buffer: &'a wgpu::Buffer,
+    pub stride: usize,
+    pub offset: usize,
+}
+
+impl Slots {
+    pub fn new(gpu: &Gpu, config: &Config, shape: &Shape) -> Result<Self> {
+        use wgpu::BufferUsages as Usage;
+        let usage = Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC;
+        let mut buffers = Vec::new();
+        for (name, bytes) in shape.buffers(config) {
+            buffers.push(gpu.buffer(name, bytes.max(16), usage)?);
+        }
+        let buffers: [wgpu::Buffer; 12] = buffers.try_into().unwrap_or_else(|_| unreachable!("twelve were made"));
+        let [ids, hidden, qkv, attn, ffn, xq, acts, parts, stream, normed, logits, damage] = buffers;
+        Ok(Self { ids, hidden, qkv, attn, ffn, xq, acts, parts, stream, normed, logits, damage })
+    }
+
+    /// Q, K, V share one buffer, and so do Gate and Up: one product writes them all.
+    pub fn place(&self, config: &Config, slot: Slot) -> Place<'_> {
+        let (buffer, stride, offset) = match slot {
+            Slot::Hidden => (&self.hidden, config.dim, 0),
+            Slot::Q => (&self.qkv, qkv_width(config), 0),
+            Slot::K => (&self.qkv, qkv_width(config), Slot::Q.width(config)),
+            Slot::V => (&self.qkv, qkv_width(config), Slot::Q.width(config) + Slot::K.width(config)),
+            Slot::Attn => (&self.attn, Slot::Attn.width(config), 0),
+            Slot::Gate => (&self.ffn, 2 * config.ffn_dim, 0),
+            Slot::Up => (&self.ffn, 2 * config.ffn_dim, config.ffn_dim),
+            Slot::Normed => (&self.stream, config.dim, 0),
+        };
+        Place { buffer, stride, offset }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Activation, Family, Rope, RopeStyle},
+        plan::{BackendKind, KvType},
+    };
+
+    fn config(dim: usize, ffn_dim: usize, heads: usize, kv_heads: usize, vocab: usize) -> Config {
+        Config {
+            arch: String::new(),
+            family: Family::BitNet,
+            name: String::new(),
+            layers: 30,
+            dim,
+            ffn_dim,
+            heads,
+            kv_heads,
+            head_dim: 128,
+            vocab,
+            context: 4096,
+            rms_eps: 1e-5,
+            rope: Rope { dims: 128, base: 1e4, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
+            activation: Activation::Relu2,
+        }
+    }
+
+    fn shape(config: &Config, context_tokens: usize, max_binding: u64) -> Result<Shape> {
+        let (k_type, v_type) = (KvType::F16, KvType::F16);
+        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type, v_type, head_screen: false };
+        let segment =
+            Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
+        Shape::new(config, None, &segment, &sizes, max_binding, None)
+    }
+
+    const BINDING: u64 = 128 << 20;
+
+    #[test]
+    fn slow_devices_large_models_and_long_contexts_take_smaller_chunks() {
+        let (small, large) = (config(512, 1408, 4, 2, 32000), config(4096, 14336, 32, 8, 128_256));
+        const SLOW: u64 = 4_000_000_000;
+        const FAST: u64 = 400_000_000_000;
+        let of = |config| shape(config, 4096, BINDING).unwrap();
+        assert_eq!((of(&small).chunk_tokens, of(&large).chunk_tokens), (256, 256));
+        assert_eq!(of(&small).chunk(&small, 0, 1000, SLOW), 256);
+        // 218 M multiply-adds a layer and token: not even a tile, and less than a tile takes as long.
+        assert_eq!(of(&large).chunk(&large, 0, 1000, SLOW), 64);
+        assert_eq!(of(&large).chunk(&large, 0, 1000, FAST), 256);
+        assert_eq!(of(&large).chunk(&large, 0, 1000, 32_000_000_000), 128);
+        assert_eq!(of(&large).chunk(&large, 0, 5, SLOW), 5);
+        // 8192 a key: 1 G a token.
+        assert_eq!(of(&large).chunk(&large, 131_071, 1000, SLOW), 16);
+        assert_eq!(of(&large).chunk(&large, 131_071, 1000, FAST), 256);
+        // 128256 x 4096 multiply-adds a token.
+        assert_eq!(of(&large).logit_rows, 7);
+    }
+
+    #[test]
+    fn what_no_binding_can_hold_is_refused() {
+        let large = config(4096, 14336, 32, 8, 128_256);
+        // 8 heads of 128 in f16: 2 KiB a position.
+        assert_eq!(shape(&large, 65536, BINDING).unwrap().k_bytes, BINDING);
+        let error = shape(&large, 65537, BINDING).unwrap_err().to_string();
+        assert!(error.contains("65537 tokens (lower it with -c)"), "{error}");
+        let error = shape(&large, 16, 100_000).unwrap_err().to_string();
+        assert!(error.contains("the activations of one token"), "{error}");
+    }
+}

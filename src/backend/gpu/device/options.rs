@@ -1,0 +1,105 @@
+//! How a GPU is opened, and the departures from what it offers.
+
+use std::ops::Range;
+
+use super::geometry::Geometry;
+use crate::cache_dir::Cache;
+
+/// How a GPU is looked for and opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Allow an adapter that runs on the processor (lavapipe, WARP): right, but slower than the CPU backend.
+    pub software_allowed: bool,
+    /// Take the first adapter whose name contains this, ignoring case; else the variable `WGPU_ADAPTER_NAME`
+    /// decides, else the order of [`AdapterCaps::rank`].
+    pub name: Option<String>,
+    /// Departures from what the device offers.
+    pub tuning: Tuning,
+    /// Time the kernels that differ, and take the fastest.
+    pub measure: Measure,
+    /// Where compiled kernels and what was measured are kept; nowhere by default.
+    pub cache: Cache,
+}
+
+/// On which adapters kernels are timed when they are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// On none: the choices of [`AdapterCaps`] and [`Tuning`] hold.
+    #[default]
+    Never,
+    /// On GPUs, where it takes tens of milliseconds.
+    Hardware,
+    /// On software adapters as well, where it takes seconds.
+    Always,
+}
+
+/// Lowers what a device offers, or fixes a choice. For tests, benchmarks and work around drivers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Most bytes of one binding.
+    pub max_binding_bytes: Option<u64>,
+    /// Most bytes of one buffer of weights.
+    pub max_arena_bytes: Option<u64>,
+    /// Bytes of device memory that may be used.
+    pub memory_bytes: Option<u64>,
+    /// Most tokens computed together.
+    pub chunk_tokens: Option<usize>,
+    /// Subgroup operations or not.
+    pub subgroups: Option<bool>,
+    /// Integer dot products (true) or f32 (false) in the ternary products.
+    pub int8_dot: Option<bool>,
+    /// Parameters as immediates or through a uniform buffer.
+    pub immediates: Option<bool>,
+    /// Weights straight into mapped buffers (true) or through staging memory.
+    pub mapped_upload: Option<bool>,
+    /// Norm and quantisation as part of the products of a decode step, or as kernels of their own.
+    pub fold: Option<bool>,
+    /// How products are cut, in place of what is measured.
+    pub geometry: Option<Geometry>,
+    /// Let wgpu add bounds checks to the shaders.
+    pub checked_shaders: bool,
+    /// Bytes of device memory that turn out to be left when a model is loaded, for tests.
+    pub later_memory_bytes: Option<u64>,
+    /// Something that fails, for tests.
+    pub fault: Option<Fault>,
+    /// It fails in segments that take more than so many bytes.
+    pub fault_above: u64,
+}
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A product of the self-test gives a wrong number.
+    SelfTest,
+    /// The allocation of the caches, for want of memory.
+    Load,
+    /// The device is destroyed before the step that runs this position, as after a driver reset.
+    Lost(usize),
+    /// The driver reports that memory ran out in that step.
+    OutOfMemory(usize),
+    /// A kernel of layer 0 notes a number that is not finite in that step.
+    NotFinite(usize),
+    /// That step is not waited for, as if it never ended.
+    Silence(usize),
+}
+
+impl Fault {
+    /// True for the step that runs `positions`.
+    pub fn hits(self, positions: &Range<usize>) -> bool {
+        match self {
+            Self::SelfTest | Self::Load => false,
+            Self::Lost(at) | Self::OutOfMemory(at) | Self::NotFinite(at) | Self::Silence(at) => positions.contains(&at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_hits_the_step_with_its_position() {
+        assert!(Fault::Lost(5).hits(&(5..6)) && Fault::Lost(5).hits(&(0..8)));
+        assert!(!Fault::Lost(5).hits(&(0..5)) && !Fault::Load.hits(&(0..9)));
+    }
+}

@@ -1,0 +1,53 @@
+//! Norms and gates that are kernels of their own.
+
+use super::{
+    fuse::SlotNorm,
+    lowering::{Lowering, activation_constant, all, flag},
+    weights::LayerWeights,
+};
+use crate::{
+    backend::gpu::{
+        kernels::{params, pipelines::Shader},
+        record::encode::{Dispatch, Extent},
+    },
+    error::Result,
+    graph::op::Slot,
+    model::Activation,
+};
+
+impl<'a> Lowering<'a> {
+    /// Norm of a slot as wide as the residual stream, into another one of that width.
+    pub fn slot_norm(&mut self, step: SlotNorm, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let params = params::RmsNorm {
+            cols: config.dim as u32,
+            stride: config.dim as u32,
+            eps: config.rms_eps,
+            place,
+            ..Default::default()
+        };
+        let (from, to) = (slots.place(config, step.input).buffer, slots.place(config, step.out).buffer);
+        let buffers = [all(from), self.norm(Some(step.norm), weights)?, all(to), all(&slots.damage)];
+        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(Shader::RmsNorm);
+        self.builder.dispatch(variant, &[("ADD", flag(step.add))], params, &buffers, grid)
+    }
+
+    pub fn gate(&mut self, activation: Activation) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let (gate, up) = (slots.place(config, Slot::Gate), slots.place(config, Slot::Up));
+        let params = params::GateUp {
+            cols: config.ffn_dim as u32,
+            stride: gate.stride as u32,
+            gate_offset: gate.offset as u32,
+            up_offset: up.offset as u32,
+            ..Default::default()
+        };
+        let shader = Shader::GateUp;
+        let groups = config.ffn_dim.div_ceil(shader.kernel().workgroup as usize);
+        let constants = [("GATE", activation_constant(activation))];
+        let grid = [Extent::Fixed(groups), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(shader);
+        self.builder.dispatch(variant, &constants, params, &[all(gate.buffer)], grid)
+    }
+}

@@ -1,0 +1,320 @@
+//! Which ops become one kernel: from the ops of a block to steps. A step is one dispatch, a product one for each window
+//! of its weights. No device is needed to tell.
+
+use crate::{
+    error::{Error, Result},
+    graph::op::{Op, Part, Slot},
+    model::{Activation, Norm},
+};
+
+/// Which kernels a list is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// One token: matrix-vector products, attention split over the keys.
+    Decode,
+    /// 2 to 8 tokens, which share a reading of the weights; else as one.
+    Few,
+    /// Many tokens: tiles.
+    Prefill,
+}
+
+/// What a quantisation reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    Slot(Slot),
+    /// The result of attention, in the place of the first split.
+    Parts,
+}
+
+/// A norm and quantisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantize {
+    pub input: Input,
+    pub norm: Option<Norm>,
+}
+
+/// A norm whose result is kept as f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotNorm {
+    pub input: Slot,
+    pub norm: Norm,
+    pub out: Slot,
+    pub add: bool,
+}
+
+/// What becomes of queries and keys on their way into the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    pub q_norm: Option<Norm>,
+    pub k_norm: Option<Norm>,
+    pub rotate: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Norm(SlotNorm),
+    Quantize(Quantize),
+    Product {
+        /// Number of the group of matrices ([`groups`]).
+        group: usize,
+        /// What the kernel itself does with its input first.
+        fold: Option<Quantize>,
+        /// What it does with its result.
+        gate: Option<Activation>,
+    },
+    /// Head norms, rotation, and the keys and values into the cache.
+    RopeAppend(Heads),
+    AttentionPrefill,
+    /// The same as [`Step::RopeAppend`] and the attention over parts of the keys.
+    AttentionDecode(Heads),
+    /// Of the parts, where there are several.
+    Merge,
+    Gate(Activation),
+}
+
+/// What else decides.
+pub struct Rules<'a> {
+    pub phase: Phase,
+    /// Whether the product of that group can norm and quantise its input itself.
+    pub folds: &'a dyn Fn(usize) -> bool,
+    /// Whether one dispatch binds all rows of that group.
+    pub whole: &'a dyn Fn(usize) -> bool,
+}
+
+/// What a dispatch may multiply at once: three scales fit in its parameters.
+const MAX_PARTS: usize = 3;
+
+/// The parts of a [`Op::Linear`] that one dispatch can do: their outputs lie one after the other.
+pub fn groups(parts: &[Part]) -> Vec<&[Part]> {
+    let joins = |a: &Part, b: &Part| {
+        let follows = matches!((a.out, b.out), (Slot::Q, Slot::K) | (Slot::K, Slot::V) | (Slot::Gate, Slot::Up));
+        follows && !a.add && !b.add
+    };
+    parts.chunk_by(joins).flat_map(|run| run.chunks(MAX_PARTS)).collect()
+}
+
+/// The steps of one block. But in [`Phase::Prefill`], head norms, rotation and cache writes are done by attention; the gate by the
+/// product that makes it; a norm and quantisation by the product that reads it.
+pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
+    let decode = rules.phase != Phase::Prefill;
+    let mut out = Vec::new();
+    let mut heads = Heads::default();
+    let mut held = None;
+    let (mut in_parts, mut gated, mut group) = (false, false, 0);
+    for (index, op) in ops.iter().enumerate() {
+        let next = ops.get(index + 1);
+        match op {
+            &Op::Norm { input, norm, out: to, add } => out.push(Step::Norm(SlotNorm { input, norm, out: to, add })),
+            Op::NormQuantize { input, norm } => {
+                let merged = *input == Slot::Attn && std::mem::take(&mut in_parts);
+                let input = if merged { Input::Parts } else { Input::Slot(*input) };
+                let quantize = Quantize { input, norm: *norm };
+                // Only the one product may need it: another would find the input changed or nothing quantised.
+                let one = match (next, ops.get(index + 2)) {
+                    (Some(Op::Linear { .. }), Some(Op::Linear { .. })) => None,
+                    (Some(Op::Linear { parts }), _) => Some(group..group + groups(parts).len()),
+                    _ => None,
+                };
+                if decode && one.is_some_and(|mut groups| groups.all(rules.folds)) {
+                    held = Some(quantize);
+                } else {
+                    out.push(Step::Quantize(quantize));
+                }
+            }
+            Op::Linear { parts } => {
+                let fold = held.take();
+                let joined = groups(parts);
+                let gate = match next {
+                    Some(Op::Gate(activation)) if decode && joined.len() == 1 && (rules.whole)(group) => {
+                        let outputs: Vec<Slot> = parts.iter().map(|part| part.out).collect();
+                        (outputs == [Slot::Gate, Slot::Up]).then_some(*activation)
+                    }
+                    _ => None,
+                };
+                gated = gate.is_some();
+                for _ in joined {
+                    out.push(Step::Product { group, fold, gate });
+                    group += 1;
+                }
+            }
+            Op::HeadNorm { slot: Slot::Q, norm } => heads.q_norm = Some(*norm),
+            Op::HeadNorm { slot: Slot::K, norm } => heads.k_norm = Some(*norm),
+            Op::Rope => heads.rotate = true,
+            Op::Attention => {
+                let heads = std::mem::take(&mut heads);
+                if decode {
+                    out.extend([Step::AttentionDecode(heads), Step::Merge]);
+                    in_parts = true;
+                } else {
+                    out.extend([Step::RopeAppend(heads), Step::AttentionPrefill]);
+                }
+            }
+            Op::Gate(activation) => {
+                if !std::mem::take(&mut gated) {
+                    out.push(Step::Gate(*activation));
+                }
+            }
+            Op::HeadNorm { .. } => {
+                return Err(Error::unsupported(format!("{op:?} inside a block"), "the GPU has no kernel for it"));
+            }
+        }
+    }
+    // What is held back above waits for an op that must follow.
+    if in_parts || heads != Heads::default() {
+        return Err(Error::unsupported(
+            "this order of operations",
+            "the GPU runs head norms and rotations before attention, and a quantisation after it",
+        ));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::block_ops,
+        model::{Config, Family, Linear, Rope, RopeStyle},
+    };
+
+    /// BitNet b1.58 2B-4T: `config.json` of microsoft/bitnet-b1.58-2B-4T.
+    fn bitnet_2b_4t() -> Config {
+        Config {
+            arch: "bitnet-b1.58".to_owned(),
+            family: Family::BitNet,
+            name: String::new(),
+            layers: 30,
+            dim: 2560,
+            ffn_dim: 6912,
+            heads: 20,
+            kv_heads: 5,
+            head_dim: 128,
+            vocab: 128_256,
+            context: 4096,
+            rms_eps: 1e-5,
+            rope: Rope { dims: 128, base: 500_000.0, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
+            activation: Activation::Relu2,
+        }
+    }
+
+    fn steps_of(config: &Config, phase: Phase, folds: bool, whole: bool) -> Vec<Step> {
+        steps(&block_ops(config), &Rules { phase, folds: &|_| folds, whole: &|_| whole }).unwrap()
+    }
+
+    /// A token of 2B-4T: six dispatches a layer, the last norm, and the embedding and the head in as many windows as
+    /// bindings of 128 MiB make of their 657 MB.
+    #[test]
+    fn dispatches_of_a_token() {
+        let config = bitnet_2b_4t();
+        let layer = steps_of(&config, Phase::Decode, true, true);
+        let head_windows = (config.vocab * config.dim * 2).div_ceil(128 << 20);
+        let all = config.layers * layer.len() + 2 * head_windows + 1;
+        assert_eq!((layer.len(), head_windows, all), (6, 5, 191));
+        assert!(all <= config.layers * 7 + 6);
+        // Norms and quantisations as kernels of their own.
+        assert_eq!(steps_of(&config, Phase::Decode, false, true).len(), 10);
+        // Head norms cost no dispatch.
+        let qwen3 = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
+        assert_eq!(steps_of(&qwen3, Phase::Decode, true, true).len(), 6);
+    }
+
+    #[test]
+    fn a_folded_block() {
+        let quantize = |input, norm| Quantize { input, norm: Some(norm) };
+        let heads = Heads { q_norm: None, k_norm: None, rotate: true };
+        let product = |group, fold, gate| Step::Product { group, fold: Some(fold), gate };
+        assert_eq!(
+            steps_of(&bitnet_2b_4t(), Phase::Decode, true, true),
+            [
+                product(0, quantize(Input::Slot(Slot::Hidden), Norm::Attn), None),
+                Step::AttentionDecode(heads),
+                Step::Merge,
+                product(1, quantize(Input::Parts, Norm::AttnSub), None),
+                product(2, quantize(Input::Slot(Slot::Hidden), Norm::Ffn), Some(Activation::Relu2)),
+                product(3, quantize(Input::Slot(Slot::Gate), Norm::FfnSub), None),
+            ]
+        );
+    }
+
+    /// The kernels for many tokens fuse nothing but the head norms and the rotation.
+    #[test]
+    fn a_block_of_many_tokens() {
+        let config = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
+        let slot = |input, norm| Step::Quantize(Quantize { input: Input::Slot(input), norm });
+        let product = |group| Step::Product { group, fold: None, gate: None };
+        let heads = Heads { q_norm: Some(Norm::QHead), k_norm: Some(Norm::KHead), rotate: true };
+        assert_eq!(
+            steps_of(&config, Phase::Prefill, true, true),
+            [
+                slot(Slot::Hidden, Some(Norm::Attn)),
+                product(0),
+                Step::RopeAppend(heads),
+                Step::AttentionPrefill,
+                slot(Slot::Attn, None),
+                product(1),
+                slot(Slot::Hidden, Some(Norm::Ffn)),
+                product(2),
+                Step::Gate(Activation::Silu),
+                slot(Slot::Gate, None),
+                product(3),
+            ]
+        );
+    }
+
+    /// A product that took several tokens could not norm and quantise them all itself, as `folds` says then.
+    #[test]
+    fn few_tokens_differ_from_one_in_the_products() {
+        let config = bitnet_2b_4t();
+        assert_eq!(steps_of(&config, Phase::Few, false, true), steps_of(&config, Phase::Decode, false, true),);
+    }
+
+    /// Gate and up in several windows: the gate waits for both. Outputs apart: two products quantise the same input.
+    #[test]
+    fn what_cannot_be_joined_stays_apart() {
+        let steps_in_windows = steps_of(&bitnet_2b_4t(), Phase::Decode, true, false);
+        assert_eq!(steps_in_windows.len(), 7);
+        assert!(steps_in_windows.contains(&Step::Gate(Activation::Relu2)));
+
+        let part = |weight, out| Part { weight, out, add: false };
+        let quantize = Op::NormQuantize { input: Slot::Hidden, norm: None };
+        let apart = Op::Linear { parts: vec![part(Linear::V, Slot::V), part(Linear::Q, Slot::Q)] };
+        let folded = Quantize { input: Input::Slot(Slot::Hidden), norm: None };
+        let fold = Some(folded);
+        let decode = |ops: &[Op], folds: &dyn Fn(usize) -> bool| {
+            steps(ops, &Rules { phase: Phase::Decode, folds, whole: &|_| true }).unwrap()
+        };
+        assert_eq!(
+            decode(&[quantize.clone(), apart.clone()], &|_| true),
+            [Step::Product { group: 0, fold, gate: None }, Step::Product { group: 1, fold, gate: None }]
+        );
+        let own = |group| Step::Product { group, fold: None, gate: None };
+        let unfolded = [Step::Quantize(folded), own(0), own(1)];
+        assert_eq!(decode(&[quantize.clone(), apart.clone()], &|group| group == 0), unfolded);
+        // Two ops that read what was quantised once.
+        let one = |weight, out| Op::Linear { parts: vec![part(weight, out)] };
+        let two = [quantize, one(Linear::V, Slot::V), one(Linear::Q, Slot::Q)];
+        assert_eq!(decode(&two, &|_| true), unfolded);
+    }
+
+    #[test]
+    fn work_that_nothing_takes_up_is_an_error() {
+        let refused = |ops: &[Op]| {
+            let rules = Rules { phase: Phase::Decode, folds: &|_| true, whole: &|_| true };
+            steps(ops, &rules).unwrap_err().to_string()
+        };
+        assert!(refused(&[Op::Rope]).contains("this order of operations"));
+        assert!(refused(&[Op::Attention]).contains("this order of operations"));
+        assert!(refused(&[Op::HeadNorm { slot: Slot::V, norm: Norm::KHead }]).contains("inside a block"));
+    }
+
+    #[test]
+    fn outputs_that_lie_together_are_one_group() {
+        let part = |weight, out, add| Part { weight, out, add };
+        let qkv = [part(Linear::Q, Slot::Q, false), part(Linear::K, Slot::K, false), part(Linear::V, Slot::V, false)];
+        assert_eq!(groups(&qkv), [&qkv[..]]);
+        let apart = [part(Linear::V, Slot::V, false), part(Linear::Q, Slot::Q, false), part(Linear::K, Slot::K, false)];
+        assert_eq!(groups(&apart), [&apart[..1], &apart[1..]]);
+        let adding = [part(Linear::Gate, Slot::Gate, true), part(Linear::Up, Slot::Up, false)];
+        assert_eq!(groups(&adding), [&adding[..1], &adding[1..]]);
+    }
+}

@@ -1,0 +1,89 @@
+//! The dense tables: ids to hidden states, and the output head in full.
+
+use super::lowering::{Lowering, MAX_WORKGROUPS, all, place_code};
+use crate::{
+    backend::gpu::{
+        buffers::arenas::Region,
+        kernels::{
+            params,
+            pipelines::{Shader, Variant},
+        },
+        record::encode::{Dispatch, Extent},
+    },
+    error::Result,
+    model::DenseMatrix,
+};
+
+impl<'a> Lowering<'a> {
+    /// The rows of the embedding table, one dispatch a window.
+    pub fn embed(&mut self, table: &DenseMatrix, region: &'a Region) -> Result<Vec<Dispatch>> {
+        let (config, slots) = (self.config, self.slots);
+        let mut out = Vec::new();
+        for window in self.windows(region, usize::MAX)? {
+            let params = params::Embed {
+                rows: window.rows.len() as u32,
+                row0: window.rows.start as u32,
+                cols: config.dim as u32,
+                row_bytes: table.ty.row_bytes(config.dim) as u32,
+                table0: window.before_bytes as u32,
+                stride: config.dim as u32,
+                place: place_code(0),
+                scale: config.embedding_scale(),
+                ..Default::default()
+            };
+            let shader = Shader::Embed;
+            let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
+            let buffers = [all(&slots.ids), window.binding, all(&slots.hidden), all(&slots.damage)];
+            let groups = config.dim.div_ceil(2 * shader.kernel().workgroup as usize);
+            let grid = [Extent::Fixed(groups), Extent::PerTokens(1), Extent::Fixed(1)];
+            out.push(self.builder.dispatch(variant, &[], params, &buffers, grid)?);
+        }
+        Ok(out)
+    }
+
+    /// The final norm of the wanted tokens and the head, one dispatch a window; `tile` tokens share a reading of
+    /// the weights.
+    pub fn head(
+        &mut self,
+        table: &DenseMatrix,
+        region: &'a Region,
+        norm: &'a Region,
+        tile: u32,
+    ) -> Result<Vec<Dispatch>> {
+        let (config, slots) = (self.config, self.slots);
+        let place = place_code(config.layers + 1);
+        let params = params::RmsNorm {
+            cols: config.dim as u32,
+            stride: config.dim as u32,
+            eps: config.rms_eps,
+            place,
+            ..Default::default()
+        };
+        let buffers =
+            [all(&slots.hidden), self.whole("the output norm", norm)?, all(&slots.normed), all(&slots.damage)];
+        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(Shader::RmsNorm);
+        let mut out = vec![self.builder.dispatch(variant, &[], params, &buffers, grid)?];
+
+        let shader = Shader::Head;
+        let rows_per_group = shader.kernel().workgroup as usize / 16;
+        for window in self.windows(region, MAX_WORKGROUPS * rows_per_group)? {
+            let params = params::Head {
+                rows: window.rows.len() as u32,
+                row0: window.rows.start as u32,
+                cols: config.dim as u32,
+                row_bytes: table.ty.row_bytes(config.dim) as u32,
+                table0: window.before_bytes as u32,
+                vocab: config.vocab as u32,
+                place,
+                ..Default::default()
+            };
+            let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
+            let rows = window.rows.len();
+            let buffers = [all(&slots.normed), window.binding, all(&slots.logits), all(&slots.damage)];
+            let grid = [Extent::Fixed(rows.div_ceil(rows_per_group)), Extent::PerTokens(tile), Extent::Fixed(1)];
+            out.push(self.builder.dispatch(variant, &[("TILE", f64::from(tile))], params, &buffers, grid)?);
+        }
+        Ok(out)
+    }
+}

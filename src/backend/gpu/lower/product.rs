@@ -1,0 +1,261 @@
+//! Products with ternary matrices, and the quantisation of what they read.
+
+use std::ops::Range;
+
+use bitnet_cpu_kernels::format::I2S_BLOCK;
+use half::f16;
+
+use super::{
+    fuse::{Input, Phase, Quantize},
+    lowering::{Lowering, MAX_WORKGROUPS, activation_constant, all, flag},
+    weights::{Group, GroupScales, LayerWeights},
+};
+use crate::{
+    backend::gpu::{
+        buffers::arenas::Window,
+        kernels::{
+            params::{self, Params},
+            pipelines::Shader,
+        },
+        record::encode::{Dispatch, Extent},
+    },
+    error::Result,
+    graph::op::Slot,
+    model::Activation,
+};
+
+/// Rows of a product in one dispatch: every kernel takes at least 16 rows a workgroup.
+pub const MAX_ROWS: usize = 16 * MAX_WORKGROUPS;
+
+/// u32 of a row of int8: whole blocks of codes.
+fn words(cols: usize) -> usize {
+    cols.next_multiple_of(I2S_BLOCK) / 4
+}
+
+/// Columns and bytes of the unit that the ternary kernels read codes in.
+const QUAD_COLS: usize = 64;
+const QUAD_BYTES: usize = QUAD_COLS / 4;
+
+/// Rows of a group of matrices that one dispatch can bind.
+pub struct RowWindow<'a> {
+    pub rows: Range<usize>,
+    codes: wgpu::BufferBinding<'a>,
+    /// Quads of the binding before the first row.
+    codes0: usize,
+    /// Where scales are stored: their binding, and the scales in it before the first row.
+    scales: Option<(wgpu::BufferBinding<'a>, usize)>,
+}
+
+impl<'a> Lowering<'a> {
+    /// Whether the product of a group can norm and quantise its input itself: the row of int8 has to fit in the memory
+    /// of a workgroup, and kernels quantise in the groups of the weights.
+    pub fn folds(&self, group: &Group) -> bool {
+        let acts = match &group.scales {
+            GroupScales::PerMatrix(_) => 1,
+            GroupScales::Stored { per_row, group: Some(_), .. } => *per_row,
+            GroupScales::Stored { group: None, .. } => return false,
+        };
+        let lanes = Shader::FoldedMatvec.kernel().workgroup as usize * (size_of::<f32>() + size_of::<i32>());
+        let bytes = words(group.cols) * size_of::<u32>() + acts * size_of::<[u32; 2]>() + lanes;
+        let gpu = self.builder.gpu;
+        gpu.folds() && bytes <= gpu.max_workgroup_bytes()
+    }
+
+    /// Where the input of a quantisation lies: buffer, columns, f32 between tokens and before the first.
+    fn input(&self, input: Input) -> (&'a wgpu::Buffer, usize, usize, usize) {
+        let slots = self.slots;
+        match input {
+            Input::Slot(slot) => {
+                let place = slots.place(self.config, slot);
+                (place.buffer, slot.width(self.config), place.stride, place.offset)
+            }
+            Input::Parts => (&slots.parts, Slot::Attn.width(self.config), 0, 0),
+        }
+    }
+
+    /// Constants of the kernels that quantise.
+    fn quantize_constants(&self, quantize: Quantize) -> Vec<(&'static str, f64)> {
+        let mut constants = vec![("NORM", flag(quantize.norm.is_some()))];
+        if quantize.input == Input::Parts {
+            constants.extend([("HEADS", self.config.heads as f64), ("HEAD_DIM", self.config.head_dim as f64)]);
+        }
+        constants
+    }
+
+    pub fn norm_quantize(&mut self, quantize: Quantize, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        let slots = self.slots;
+        let (from, cols, in_stride, in_offset) = self.input(quantize.input);
+        let act_group = self.weights.act_group;
+        let params = params::NormQuantize {
+            cols: cols as u32,
+            words: words(cols) as u32,
+            in_stride: in_stride as u32,
+            in_offset: in_offset as u32,
+            groups: act_group.map_or(1, |size| cols / size) as u32,
+            eps: self.config.rms_eps,
+            place,
+            ..Default::default()
+        };
+        let weight = self.norm(quantize.norm, weights)?;
+        let buffers = [all(from), weight, all(&slots.xq), all(&slots.acts), all(&slots.damage)];
+        let mut constants = self.quantize_constants(quantize);
+        constants.extend(act_group.map(|size| ("GROUP", size as f64)));
+        let shader = match (quantize.input, act_group) {
+            (Input::Slot(_), None) => Shader::NormQuantize,
+            (Input::Parts, None) => Shader::NormQuantizeParts,
+            (Input::Slot(_), Some(_)) => Shader::NormQuantizeGrouped,
+            (Input::Parts, Some(_)) => Shader::NormQuantizePartsGrouped,
+        };
+        let variant = self.builder.variant(shader);
+        let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
+        self.builder.dispatch(variant, &constants, params, &buffers, grid)
+    }
+
+    /// The rows of a group of matrices in as many parts as bindings of the codes and of the scales allow.
+    pub fn row_windows(&self, group: &Group, max_rows: usize) -> Result<Vec<RowWindow<'a>>> {
+        let codes = self.windows(&group.region, max_rows)?;
+        let row_quads = 4 * words(group.cols) / QUAD_COLS;
+        let codes0 = |window: &Window, row: usize| {
+            window.before_bytes as usize / QUAD_BYTES + (row - window.rows.start) * row_quads
+        };
+        let GroupScales::Stored { region, per_row, group: size } = &group.scales else {
+            let whole = |window: Window<'a>| RowWindow {
+                codes0: codes0(&window, window.rows.start),
+                rows: window.rows,
+                codes: window.binding,
+                scales: None,
+            };
+            return Ok(codes.into_iter().map(whole).collect());
+        };
+        let scales = self.windows(region, usize::MAX)?;
+        let scale_bytes = if size.is_some() { size_of::<f16>() } else { size_of::<f32>() };
+        let mut out = Vec::new();
+        for codes in &codes {
+            for scales in &scales {
+                let rows = codes.rows.start.max(scales.rows.start)..codes.rows.end.min(scales.rows.end);
+                if !rows.is_empty() {
+                    let before = scales.before_bytes as usize / scale_bytes;
+                    let scales0 = before + (rows.start - scales.rows.start) * per_row;
+                    out.push(RowWindow {
+                        codes: codes.binding.clone(),
+                        codes0: codes0(codes, rows.start),
+                        scales: Some((scales.binding.clone(), scales0)),
+                        rows,
+                    });
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The product of a window of a group of matrices.
+    pub fn product(
+        &mut self,
+        group: &'a Group,
+        window: RowWindow<'a>,
+        weights: &'a LayerWeights,
+        (phase, fold, gate): (Phase, Option<Quantize>, Option<Activation>),
+        place: u32,
+    ) -> Result<Dispatch> {
+        let slots = self.slots;
+        let stored = matches!(group.scales, GroupScales::Stored { .. });
+        let shader = match (phase, fold.map(|fold| fold.input), stored) {
+            (Phase::Prefill, _, false) => Shader::TernaryMatmul,
+            (Phase::Prefill, _, true) => Shader::TernaryMatmulGrouped,
+            (Phase::Few, _, false) => Shader::TernaryFew,
+            (Phase::Few, _, true) => Shader::TernaryFewGrouped,
+            (Phase::Decode, None, false) => Shader::TernaryMatvec,
+            (Phase::Decode, None, true) => Shader::TernaryMatvecGrouped,
+            (Phase::Decode, Some(Input::Slot(_)), false) => Shader::FoldedMatvec,
+            (Phase::Decode, Some(Input::Slot(_)), true) => Shader::FoldedMatvecGrouped,
+            (Phase::Decode, Some(Input::Parts), false) => Shader::FoldedMatvecParts,
+            (Phase::Decode, Some(Input::Parts), true) => Shader::FoldedMatvecPartsGrouped,
+        };
+        let geometry = self.builder.gpu.geometry();
+        let is_plain = phase == Phase::Decode && fold.is_none();
+        let workgroup = if is_plain { geometry.workgroup } else { shader.kernel().workgroup };
+        let (mut rows_per_group, tokens_per_group) = match phase {
+            Phase::Decode => (workgroup as usize / 4, Some(1)),
+            Phase::Few => (workgroup as usize / 4, None),
+            Phase::Prefill => (64, Some(64)),
+        };
+        let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
+        let to = slots.place(self.config, group.parts[0].out);
+        let mut constants = vec![("ADD", flag(group.parts[0].add))];
+        if phase != Phase::Prefill {
+            constants.push(("GATE", gate.map_or(0.0, activation_constant)));
+        }
+        if is_plain {
+            constants.push(("WG", f64::from(workgroup)));
+        }
+        let mut buffers = match fold {
+            None => vec![window.codes, all(&slots.xq), all(&slots.acts)],
+            Some(fold) => {
+                let (from, cols, in_stride, in_offset) = self.input(fold.input);
+                let rounds = geometry.rounds(rows.div_ceil(rows_per_group));
+                rows_per_group *= rounds;
+                constants.extend(self.quantize_constants(fold));
+                constants.extend([
+                    ("COLS", cols as f64),
+                    ("WORDS", words(cols) as f64),
+                    ("ACTS", self.weights.act_group.map_or(1, |size| cols / size) as f64),
+                    ("IN_STRIDE", in_stride as f64),
+                    ("IN_OFFSET", in_offset as f64),
+                    ("EPS", f64::from(self.config.rms_eps)),
+                    ("ROUNDS", rounds as f64),
+                ]);
+                vec![all(from), self.norm(fold.norm, weights)?, window.codes]
+            }
+        };
+        buffers.extend([all(to.buffer), all(&slots.damage)]);
+        let row_quads = (4 * words(group.cols) / QUAD_COLS) as u32;
+        let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
+        let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
+        let params = match &group.scales {
+            GroupScales::PerMatrix(scales) => {
+                let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;
+                let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
+                Params::from(params::Ternary {
+                    rows: rows as u32,
+                    row0,
+                    row_quads,
+                    codes0,
+                    out_stride,
+                    out_offset,
+                    part1: part_end(1),
+                    part2: part_end(2),
+                    scale0: scale(0),
+                    scale1: scale(1),
+                    scale2: scale(2),
+                    place,
+                    ..Default::default()
+                })
+            }
+            GroupScales::Stored { per_row, group: size, .. } => {
+                let (binding, scales0) = window.scales.unwrap_or_else(|| unreachable!("stored scales are bound"));
+                buffers.push(binding);
+                constants.push(("GROUP", size.unwrap_or(0) as f64));
+                Params::from(params::TernaryGrouped {
+                    rows: rows as u32,
+                    row0,
+                    row_quads,
+                    codes0,
+                    scales0: scales0 as u32,
+                    groups: *per_row as u32,
+                    out_stride,
+                    out_offset,
+                    place,
+                    ..Default::default()
+                })
+            }
+        };
+        let groups = rows.div_ceil(rows_per_group);
+        let tokens = match tokens_per_group {
+            Some(count) => Extent::PerTokens(count),
+            None => Extent::Fixed(1),
+        };
+        let grid = [Extent::Fixed(groups), tokens, Extent::Fixed(1)];
+        let variant = self.builder.variant(shader);
+        self.builder.dispatch(variant, &constants, params, &buffers, grid)
+    }
+}

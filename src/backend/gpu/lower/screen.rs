@@ -1,0 +1,212 @@
+//! The output head screened, for steps that want the highest logits alone.
+//!
+//! It reads a copy of the head in 6 bits a weight, with the bounds of `bitnet_cpu_kernels::screen`, which
+//! proves them: no row is left out that could be among the wanted. Four kernels:
+//!
+//! 1. `screen_query` norms the token and takes it in 16 bits;
+//! 2. `head_screen` gives for each row what its logit is at most, and the best row of each chunk of 64;
+//! 3. `screen_probe` computes the rows of the best chunks in full; the lowest of these logits is a threshold that as
+//!    many rows reach as are wanted (for more than one, `screen_cut` finds first which chunks are the best);
+//! 4. `screen_rescore` computes every row in full whose bound reaches the threshold, in the order of additions of
+//!    `head`, and puts the lowest f32 in place of the other logits.
+//!
+//! However many rows remain, the step is the same list of dispatches: nothing is read back in between. The kernels that
+//! choose ([`Select`](super::select::Select)) find among the logits what a full head would have left them, as every one
+//! of the highest is there. Of the rest they know only that it is lower: what bias and penalties may raise, and sums
+//! over the vocabulary, take the full head. The sampler asks for `Wanted::Last` in the first case and for more than
+//! [`few`] candidates in the second; penalties and bans that lower a logit only make it ask for more candidates.
+//!
+//! The arithmetic of a GPU is not that of the processor: `head_screen.wgsl` and `screen_query.wgsl` say how much wider
+//! their bounds are for it.
+
+use bitnet_cpu_kernels::screen::BLOCK;
+
+use super::{
+    lowering::{Lowering, MAX_WORKGROUPS, all, place_code},
+    select::{Choice, few},
+};
+use crate::{
+    backend::gpu::{
+        buffers::arenas::Region,
+        device::Gpu,
+        kernels::{
+            params,
+            pipelines::{Shader, Variant},
+        },
+        record::encode::{Dispatch, Extent},
+    },
+    error::Result,
+    model::{Config, DenseMatrix},
+};
+
+/// Rows of a chunk: what one workgroup of `head_screen` takes.
+const CHUNK_ROWS: usize = 64;
+/// The bound of rounding of a sum of `cols` products, in whatever order and direction, as a share of |w| |x|: n u / (1 -
+/// n u) with u = 2^-23 (Higham, Accuracy and Stability of Numerical Algorithms, chapter 4; half of it where a device
+/// rounds to nearest). A few units more for the weights of types that are products themselves.
+pub fn gamma(cols: usize) -> f32 {
+    let units = (cols as f32 + 16.0) * f32::EPSILON;
+    units / (1.0 - units) * 1.01
+}
+
+/// What a bound may lose where a device takes subnormal numbers for 0: each product and sum the smallest normal one.
+pub fn least(cols: usize) -> f32 {
+    (4 * cols + 64) as f32 * f32::MIN_POSITIVE
+}
+
+/// u32 of the token in 8 bits: whole blocks.
+fn plane_words(cols: usize) -> usize {
+    cols.div_ceil(BLOCK) * BLOCK / 4
+}
+
+/// The buffers of a screened head, by name.
+fn buffers(config: &Config, chunks: usize) -> [(&'static str, u64); 5] {
+    [
+        ("a token in 16 bits", 2 * 4 * plane_words(config.dim) as u64),
+        ("bounds of a token", 32),
+        ("upper bounds of logits", 4 * config.vocab as u64),
+        ("best rows of chunks", 8 * chunks as u64),
+        ("state of the screen", 16),
+    ]
+}
+
+/// The dispatches of a screened head.
+pub struct Screen {
+    begin: Vec<Dispatch>,
+    /// Where more than the highest logit is wanted.
+    cut: Dispatch,
+    finish: Vec<Dispatch>,
+    /// Its first word: rows computed in full.
+    pub state: wgpu::Buffer,
+}
+
+impl Screen {
+    /// Bytes of its buffers.
+    pub fn bytes(config: &Config) -> u64 {
+        buffers(config, config.vocab.div_ceil(CHUNK_ROWS)).iter().map(|&(_, bytes)| bytes).sum()
+    }
+
+    /// True where it gives the logits that `choice` needs.
+    pub fn serves(choice: Choice) -> bool {
+        choice != Choice::Top
+    }
+
+    /// To be recorded in place of the full head.
+    pub fn dispatches(&self, choice: Choice) -> impl Iterator<Item = &Dispatch> {
+        let cut = (choice == Choice::Few).then_some(&self.cut);
+        self.begin.iter().chain(cut).chain(&self.finish)
+    }
+
+    /// Most dispatches of a step.
+    pub fn len(&self) -> usize {
+        self.begin.len() + 1 + self.finish.len()
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// The final norm of one token and the screened head; `copy` is the region of [`copy_rows`].
+    pub fn screened_head(
+        &mut self,
+        table: &DenseMatrix,
+        (region, copy, norm): (&'a Region, &'a Region, &'a Region),
+    ) -> Result<Screen> {
+        let config = self.config;
+        let windows = self.windows(copy, MAX_WORKGROUPS * CHUNK_ROWS)?;
+        let chunks = windows.iter().map(|window| window.rows.len().div_ceil(CHUNK_ROWS)).sum();
+        let gpu = self.builder.gpu;
+        let [planes, query, uppers, best, state] = made(gpu, config, chunks)?;
+        let mut begin = vec![self.screen_query(norm, &planes, &query, &state)?];
+        let mut chunk0 = 0;
+        for window in windows {
+            let groups = window.rows.len().div_ceil(CHUNK_ROWS);
+            let params = params::HeadScreen {
+                rows: window.rows.len() as u32,
+                row0: window.rows.start as u32,
+                blocks: config.dim.div_ceil(BLOCK) as u32,
+                copy0: (window.before_bytes / 16) as u32,
+                chunk0: chunk0 as u32,
+                least: least(config.dim),
+                ..Default::default()
+            };
+            let buffers = [window.binding, all(&planes), all(&query), all(&uppers), all(&best), all(&state)];
+            let variant = self.builder.variant(Shader::HeadScreen);
+            begin.push(self.builder.dispatch(variant, &[], params, &buffers, fixed(groups))?);
+            chunk0 += groups;
+        }
+        let params = params::ScreenCut { chunks: chunks as u32, count: few(config.vocab) as u32, ..Default::default() };
+        let variant = self.builder.variant(Shader::ScreenCut);
+        let cut = self.builder.dispatch(variant, &[], params, &[all(&best), all(&state)], fixed(1))?;
+        let slots = self.slots;
+        let rescored = [all(&uppers), all(&slots.logits), all(&state), all(&slots.damage)];
+        let mut finish =
+            self.exact_rows(Shader::ScreenProbe, table, region, &[all(&best), all(&state)], Some(chunks))?;
+        finish.extend(self.exact_rows(Shader::ScreenRescore, table, region, &rescored, None)?);
+        Ok(Screen { begin, cut, finish, state })
+    }
+
+    fn screen_query(
+        &mut self,
+        norm: &'a Region,
+        planes: &wgpu::Buffer,
+        query: &wgpu::Buffer,
+        state: &wgpu::Buffer,
+    ) -> Result<Dispatch> {
+        let (config, slots) = (self.config, self.slots);
+        let params = params::ScreenQuery {
+            cols: config.dim as u32,
+            stride: config.dim as u32,
+            eps: config.rms_eps,
+            place: place_code(config.layers + 1),
+            words: plane_words(config.dim) as u32,
+            gamma: gamma(config.dim),
+            ..Default::default()
+        };
+        let weight = self.whole("the output norm", norm)?;
+        let (from, to) = (all(&slots.hidden), all(&slots.normed));
+        let buffers = [from, weight, to, all(&slots.damage), all(planes), all(query), all(state)];
+        let variant = self.builder.variant(Shader::ScreenQuery);
+        self.builder.dispatch(variant, &[], params, &buffers, fixed(1))
+    }
+
+    /// A dispatch for each window of the head of a kernel that computes single rows, with a workgroup for each of
+    /// `chunks`, whose best rows may lie in any window, or for every [`CHUNK_ROWS`] rows of it.
+    fn exact_rows(
+        &mut self,
+        shader: Shader,
+        table: &DenseMatrix,
+        region: &'a Region,
+        rest: &[wgpu::BufferBinding<'_>],
+        chunks: Option<usize>,
+    ) -> Result<Vec<Dispatch>> {
+        let config = self.config;
+        let mut out = Vec::new();
+        for window in self.windows(region, MAX_WORKGROUPS * CHUNK_ROWS)? {
+            let params = params::ScreenExact {
+                rows: window.rows.len() as u32,
+                row0: window.rows.start as u32,
+                cols: config.dim as u32,
+                row_bytes: table.ty.row_bytes(config.dim) as u32,
+                table0: window.before_bytes as u32,
+                place: place_code(config.layers + 1),
+                ..Default::default()
+            };
+            let groups = chunks.unwrap_or(window.rows.len().div_ceil(CHUNK_ROWS));
+            let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
+            let mut buffers = vec![all(&self.slots.normed), window.binding];
+            buffers.extend_from_slice(rest);
+            out.push(self.builder.dispatch(variant, &[], params, &buffers, fixed(groups))?);
+        }
+        Ok(out)
+    }
+}
+
+fn fixed(groups: usize) -> [Extent; 3] {
+    [Extent::Fixed(groups), Extent::Fixed(1), Extent::Fixed(1)]
+}
+
+fn made(gpu: &Gpu, config: &Config, chunks: usize) -> Result<[wgpu::Buffer; 5]> {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+    let made = buffers(config, chunks).map(|(name, bytes)| gpu.buffer(name, bytes.max(16), usage));
+    let made = made.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(made.try_into().unwrap_or_else(|_| unreachable!("five were made")))
+}

@@ -1,0 +1,228 @@
+//! Dispatches prepared at load, and their recording: per step only parameters change.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::profile::{Profiler, Traffic};
+use crate::{
+    backend::gpu::{
+        buffers::readback::Pending,
+        device::Gpu,
+        kernels::{
+            compile::Slot,
+            params::{Dynamic, PARAM_BYTES, Params},
+            pipelines::{Shader, Variant},
+        },
+    },
+    error::Result,
+};
+
+/// How many workgroups one dimension of a dispatch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Always this many.
+    Fixed(usize),
+    /// One for each `n` tokens of the step.
+    PerTokens(u32),
+    /// One for each split of the keys.
+    Splits,
+    /// This many where the keys are split, else none: the dispatch is left out.
+    IfSplit(usize),
+}
+
+impl Extent {
+    fn count(self, dynamic: &Dynamic) -> u32 {
+        match self {
+            Self::IfSplit(_) if dynamic.splits == 1 => 0,
+            Self::Fixed(count) | Self::IfSplit(count) => u32::try_from(count).unwrap_or(u32::MAX),
+            Self::PerTokens(n) => dynamic.tokens.div_ceil(n),
+            Self::Splits => dynamic.splits,
+        }
+    }
+}
+
+/// A dispatch whose pipeline, bind group, grid and fixed parameters are made at load.
+pub struct Dispatch {
+    pipeline: Arc<Slot>,
+    bind_group: wgpu::BindGroup,
+    params: Params,
+    grid: [Extent; 3],
+    name: &'static str,
+    traffic: Traffic,
+    /// Place of its parameters in the uniform buffer, where that is used.
+    slot: u32,
+}
+
+/// Uniform buffers are bound at multiples of this on every device.
+const UNIFORM_ALIGNMENT: usize = 256;
+
+/// Makes dispatches, and gives each its place in the uniform buffer.
+pub struct Builder<'a> {
+    pub gpu: &'a Gpu,
+    slots: u32,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(gpu: &'a Gpu) -> Self {
+        Self { gpu, slots: 0 }
+    }
+
+    /// A dispatch of the table's kernel with one buffer range for each of its bindings.
+    pub fn dispatch(
+        &mut self,
+        variant: Variant,
+        constants: &[(&'static str, f64)],
+        params: impl Into<Params>,
+        buffers: &[wgpu::BufferBinding<'_>],
+        grid: [Extent; 3],
+    ) -> Result<Dispatch> {
+        let (pipeline, layout) = self.gpu.compiler.want(variant, constants);
+        let bind_group = self.gpu.bind_group(&layout, buffers);
+        self.gpu.check(&format!("binding the buffers of {}", variant.name()))?;
+        let slot = self.slots;
+        self.slots += 1;
+        let name = variant.shader.kernel().name;
+        let traffic = Traffic::new(variant.shader, buffers);
+        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, name, traffic, slot })
+    }
+
+    /// A variant of `shader` with the choices of the device.
+    pub fn variant(&self, shader: Shader) -> Variant {
+        Variant::new(shader, self.gpu.choices(), None)
+    }
+
+    /// Builds the pipelines of all dispatches made, and the buffer for their parameters where the device needs one.
+    pub fn finish(self) -> Result<Option<Uniforms>> {
+        self.gpu.build_kernels()?;
+        match self.gpu.compiler.uniform_layout() {
+            Some(layout) => Uniforms::new(self.gpu, layout, self.slots as usize).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Dispatch {
+    /// Whether there is anything to do for it in such a step.
+    fn runs(&self, dynamic: &Dynamic) -> bool {
+        self.grid.iter().all(|extent| extent.count(dynamic) > 0)
+    }
+
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, dynamic: &Dynamic, uniforms: &mut Option<Uniforms>) {
+        let params = self.params.with(dynamic);
+        // `Builder::finish` has built it; without a pipeline wgpu reports the dispatch as an error.
+        if let Some(pipeline) = self.pipeline.get() {
+            pass.set_pipeline(pipeline);
+        }
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        match uniforms {
+            Some(uniforms) => {
+                let offset = self.slot as usize * UNIFORM_ALIGNMENT;
+                uniforms.bytes[offset..offset + PARAM_BYTES].copy_from_slice(&params);
+                pass.set_bind_group(1, &uniforms.bind_group, &[offset as u32]);
+            }
+            None => pass.set_immediates(0, &params),
+        }
+        let [x, y, z] = self.grid.map(|extent| extent.count(dynamic));
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// Parameters of every dispatch of a segment, for devices without immediates.
+pub struct Uniforms {
+    buffer: wgpu::Buffer,
+    bind_group: wgpu::BindGroup,
+    bytes: Vec<u8>,
+}
+
+impl Uniforms {
+    fn new(gpu: &Gpu, layout: &wgpu::BindGroupLayout, slots: usize) -> Result<Self> {
+        let bytes = vec![0; slots.max(1) * UNIFORM_ALIGNMENT];
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = gpu.buffer("parameters", bytes.len() as u64, usage)?;
+        let size = wgpu::BufferSize::new(PARAM_BYTES as u64);
+        let bind_group = gpu.bind_group(layout, &[wgpu::BufferBinding { buffer: &buffer, offset: 0, size }]);
+        Ok(Self { buffer, bind_group, bytes })
+    }
+}
+
+/// Records steps and submits them; counts what it does.
+#[derive(Default)]
+pub struct Recorder {
+    /// Submitted; what was recorded ahead and dropped does not count.
+    pub dispatches: u64,
+    /// Recorded since the last [`finish`](Self::finish).
+    recorded: u64,
+    pub submits: u64,
+    /// Time of the processor spent on recording and submitting.
+    pub recording: Duration,
+    /// Times the dispatches, while it is there.
+    pub profiler: Option<Profiler>,
+}
+
+impl Recorder {
+    /// Records `dispatches` as one compute pass; as one each while they are timed.
+    pub fn record<'d>(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        dispatches: impl IntoIterator<Item = &'d Dispatch>,
+        dynamic: &Dynamic,
+        uniforms: &mut Option<Uniforms>,
+    ) {
+        let begin = Instant::now();
+        let dispatches = dispatches.into_iter().filter(|dispatch| dispatch.runs(dynamic));
+        if let Some(profiler) = &mut self.profiler {
+            for dispatch in dispatches {
+                let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, dynamic);
+                dispatch.encode(&mut pass, dynamic, uniforms);
+                self.recorded += 1;
+            }
+        } else {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in dispatches {
+                dispatch.encode(&mut pass, dynamic, uniforms);
+                self.recorded += 1;
+            }
+        }
+        self.recording += begin.elapsed();
+    }
+
+    /// Ends the recording of a submit. Each dispatch may be recorded once between two submits.
+    pub fn finish(&mut self, mut encoder: wgpu::CommandEncoder) -> Recorded {
+        let begin = Instant::now();
+        let stamps = self.profiler.as_mut().and_then(|profiler| profiler.resolve(&mut encoder));
+        let commands = encoder.finish();
+        self.recording += begin.elapsed();
+        Recorded { commands, stamps, dispatches: std::mem::take(&mut self.recorded) }
+    }
+
+    /// Submits what was recorded last; while it is timed, waits for it as well.
+    pub fn submit(
+        &mut self,
+        gpu: &Gpu,
+        recorded: Recorded,
+        uniforms: &Option<Uniforms>,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let begin = Instant::now();
+        if let Some(uniforms) = uniforms {
+            gpu.queue.write_buffer(&uniforms.buffer, 0, &uniforms.bytes);
+        }
+        let submission = gpu.queue.submit([recorded.commands]);
+        self.submits += 1;
+        self.dispatches += recorded.dispatches;
+        self.recording += begin.elapsed();
+        if let (Some(profiler), Some(stamps)) = (&mut self.profiler, recorded.stamps) {
+            profiler.read(gpu, stamps, submission.clone())?;
+        }
+        Ok(submission)
+    }
+}
+
+/// What is ready to be submitted.
+pub struct Recorded {
+    commands: wgpu::CommandBuffer,
+    /// Of the profiler.
+    stamps: Option<Pending>,
+    dispatches: u64,
+}

@@ -1,0 +1,5 @@
+//! Dispatches and their recording, how much goes into one submit, and what each kernel costs.
+
+pub mod encode;
+pub mod pace;
+pub mod profile;

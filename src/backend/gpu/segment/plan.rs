@@ -1,0 +1,47 @@
+//! The sizes of a segment, before anything is allocated.
+
+use crate::{
+    backend::gpu::{
+        buffers::{arenas::Layout, slots::Shape},
+        device::Gpu,
+        lower::{screen::Screen, select::Select, weights::Weights},
+    },
+    error::Result,
+    graph::block_ops,
+    model::Model,
+    plan::{Segment, SegmentBytes, Sizes},
+};
+
+/// The sizes of a segment, checked against what the device binds.
+pub struct Planned {
+    pub layout: Layout,
+    pub weights: Weights,
+    pub shape: Shape,
+}
+
+pub fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
+    let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
+    let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
+    let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
+    let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
+    Ok(Planned { layout, weights, shape })
+}
+
+/// Device memory that `segment` would take.
+pub fn segment_bytes(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<SegmentBytes> {
+    let planned = plan(gpu, model, segment, sizes)?;
+    Ok(bytes_of(&planned, model, segment))
+}
+
+pub fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentBytes {
+    let Planned { layout, weights, shape } = planned;
+    SegmentBytes {
+        weights: weights.layer_bytes,
+        tables: weights.table_bytes,
+        kv: shape.kv_bytes(segment.layers.len()),
+        activations: layout.bytes() - weights.layer_bytes - weights.table_bytes
+            + shape.activation_bytes(&model.config)
+            + if segment.head { Select::bytes(model.config.vocab) } else { 0 }
+            + if weights.screen.is_some() { Screen::bytes(&model.config) } else { 0 },
+    }
+}

@@ -1,0 +1,6 @@
+//! Whether a GPU computes rightly, and which of the equal ways to compute is the fastest on it.
+
+pub mod debug;
+mod measure;
+pub mod self_test;
+mod timing;

@@ -1,0 +1,341 @@
+//! Start-up: whether this GPU computes rightly, and which of the equal ways to compute is the fastest on it.
+//!
+//! In: an open GPU. Out: the [`Choices`] it is used with, or [`Error::NoAdapter`] with a reason. A driver that gets
+//! this wrong would write garbage text. Whole numbers are compared with `==`, a layer by its distance from the scalar
+//! reference. A result is kept in the user's cache, for as long as adapter, driver and kernels stay the same.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use bitnet_cpu_kernels::Isa;
+use serde::{Deserialize, Serialize};
+
+use super::{debug, measure, timing::time_us};
+use crate::{
+    backend::{
+        Activations, Backend, Wanted,
+        cpu::CpuBackend,
+        gpu::{
+            device::{Fault, Geometry, Gpu, Measure, OpenOptions},
+            kernels::{
+                params,
+                pipelines::{Choices, Lanes, Product, Shader, Variant},
+            },
+            record::encode::{Builder, Extent},
+        },
+        known_layer::{self, DIM, TOKENS},
+        known_product::KnownProduct,
+    },
+    cache_dir::stable_hash,
+    error::{Error, Result},
+    plan::{BackendKind, KvType, Segment, Sizes},
+};
+
+/// The area of the user's cache.
+const AREA: &str = "gpu-test";
+
+/// The kernels that differ between candidates.
+const PRODUCTS: [Shader; 4] = [Shader::TernaryMatvec, Shader::TernaryFew, Shader::FoldedMatvec, Shader::TernaryMatmul];
+
+/// A way to compute, with what it takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Which kernels.
+    pub choices: Choices,
+    /// Of a product of one token, and of 64 tokens; `None` where nothing was measured.
+    pub us: Option<[f64; 2]>,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.choices.fmt(f)?;
+        match self.us {
+            Some([matvec, matmul]) => write!(f, ": {matvec:.0} us a token, {matmul:.0} us for 64 tokens of a prompt"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is kept.
+#[derive(Serialize, Deserialize)]
+struct Passed {
+    lanes: Lanes,
+    product: Product,
+    geometry: Geometry,
+}
+
+/// Tests `gpu` and gives it the fastest choices; `backend` makes the backend that is tested. Returns what was compared:
+/// nothing where an earlier run has done it.
+pub(crate) fn prepare(
+    mut gpu: Gpu,
+    options: &OpenOptions,
+    backend: impl FnOnce(&Arc<Gpu>) -> Box<dyn Backend>,
+) -> Result<(Arc<Gpu>, Vec<Candidate>)> {
+    let key = key(&gpu, options);
+    if let Some(Passed { lanes, product, geometry }) = options.cache.get(AREA, &key) {
+        gpu.choose(Choices { lanes, product, ..gpu.choices() });
+        gpu.set_geometry(geometry);
+        return Ok((Arc::new(gpu), Vec::new()));
+    }
+    let timed = match options.measure {
+        Measure::Never => false,
+        Measure::Hardware => !gpu.caps().software,
+        Measure::Always => true,
+    };
+    let known = KnownProduct::new();
+    let candidates = compare(&gpu, candidates(&gpu, timed), &known, timed)?;
+    let Choices { lanes, product, .. } = fastest(&candidates);
+    gpu.choose(Choices { lanes, product, ..gpu.choices() });
+    if timed && gpu.tuning().geometry.is_none() {
+        let geometry = measure::measure(&gpu, &known)?;
+        gpu.set_geometry(geometry);
+    }
+    let gpu = Arc::new(gpu);
+    gpu.set_testing(true);
+    test_layer(&gpu, &mut *backend(&gpu))?;
+    gpu.set_testing(false);
+    options.cache.put(AREA, &key, &Passed { lanes, product, geometry: gpu.geometry() });
+    Ok((gpu, candidates))
+}
+
+/// All that a result depends on. With the kernels' text, so that a new build of the program tests anew.
+fn key(gpu: &Gpu, options: &OpenOptions) -> String {
+    let texts = Shader::ALL.iter().map(|&shader| Variant::new(shader, gpu.choices(), None).compose());
+    let hash = stable_hash(texts.flat_map(String::into_bytes));
+    let (caps, choices, measure) = (gpu.caps(), gpu.choices(), options.measure);
+    let cut = gpu.tuning().geometry;
+    format!("{} | {caps} | {choices} | {cut:?} | timed {measure:?} | {hash:016x}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What may be chosen: the choices of the device, and with `all` what differs from them and is not fixed by its tuning.
+fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
+    let own = gpu.choices();
+    let mut lanes = vec![own.lanes];
+    if all && own.lanes == Lanes::Subgroup && gpu.tuning().subgroups.is_none() {
+        lanes.push(Lanes::Workgroup);
+    }
+    let mut products = vec![own.product];
+    if all && gpu.tuning().int8_dot.is_none() {
+        products.push(if own.product == Product::Int8 { Product::F32 } else { Product::Int8 });
+    }
+    let with = |lanes| products.iter().map(move |&product| Choices { lanes, product, ..own });
+    lanes.into_iter().flat_map(with).collect()
+}
+
+/// The candidates that get every number right, measured if asked for. Where some do not, a warning says so.
+fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<Candidate>> {
+    let mut right = Vec::new();
+    let mut faults = Vec::new();
+    for choices in candidates {
+        match product_fault(gpu, known, choices)? {
+            Some(fault) => faults.push(format!("{fault} (with {choices})")),
+            None => {
+                let us =
+                    if measure { Some([product_us(gpu, choices, 1)?, product_us(gpu, choices, 64)?]) } else { None };
+                right.push(Candidate { choices, us });
+            }
+        }
+    }
+    match faults.first() {
+        Some(fault) if right.is_empty() => return Err(failed(gpu, fault)),
+        _ => {}
+    }
+    for fault in faults {
+        log::warn!("{} failed the self-test of {fault}: other kernels are used", gpu.caps());
+    }
+    Ok(right)
+}
+
+fn failed(gpu: &Gpu, fault: &str) -> Error {
+    Error::NoAdapter { reason: format!("{} failed the self-test of {fault}", gpu.caps()) }
+}
+
+fn product_fault(gpu: &Gpu, known: &KnownProduct, choices: Choices) -> Result<Option<String>> {
+    for shader in PRODUCTS {
+        let mut found = debug::ternary_product(gpu, shader, choices, &known.weights(), &known.acts)?;
+        if gpu.tuning().fault == Some(Fault::SelfTest) {
+            found[0] += 1;
+        }
+        if let Some(fault) = known.fault(&found) {
+            return Ok(Some(format!("{}: {fault}", shader.kernel().name)));
+        }
+    }
+    Ok(None)
+}
+
+/// The one with the least sum of both times, each relative to the best: an answer and its prompt count alike.
+fn fastest(candidates: &[Candidate]) -> Choices {
+    let best = |i: usize| candidates.iter().filter_map(|c| Some(c.us?[i])).fold(f64::INFINITY, f64::min);
+    let best = [best(0), best(1)];
+    let cost = |c: &Candidate| c.us.map_or(f64::INFINITY, |us| us[0] / best[0] + us[1] / best[1]);
+    let least = candidates.iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    least.unwrap_or_else(|| unreachable!("compare gives one at least")).choices
+}
+
+/// Columns of the timed products: the width of BitNet b1.58 2B-4T.
+const COLS: usize = 2560;
+/// Rows for one token: 2.6 MB of codes, more than the second-level cache of most integrated GPUs.
+const MATVEC_ROWS: usize = 4096;
+/// Rows for 64 tokens, which take more time each.
+const MATMUL_ROWS: usize = 1024;
+/// Microseconds of a product of `tokens`.
+fn product_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
+    let (shader, rows) =
+        if tokens == 1 { (Shader::TernaryMatvec, MATVEC_ROWS) } else { (Shader::TernaryMatmul, MATMUL_ROWS) };
+    let usage = wgpu::BufferUsages::STORAGE;
+    let sizes = [rows * COLS / 4, tokens * COLS, tokens * 8, tokens * rows * 4, 16];
+    let buffers =
+        sizes.iter().map(|&bytes| gpu.buffer("timed product", bytes as u64, usage)).collect::<Result<Vec<_>>>()?;
+    let bindings: Vec<_> = buffers.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect();
+    let params = params::Ternary {
+        rows: rows as u32,
+        row_quads: (COLS / 64) as u32,
+        out_stride: rows as u32,
+        part1: rows as u32,
+        part2: rows as u32,
+        ..Default::default()
+    };
+    let grid = match shader {
+        Shader::TernaryMatvec => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
+        _ => [rows.div_ceil(64), tokens.div_ceil(64), 1],
+    };
+    let mut builder = Builder::new(gpu);
+    let dispatch =
+        builder.dispatch(Variant::new(shader, choices, None), &[], params, &bindings, grid.map(Extent::Fixed))?;
+    time_us(gpu, builder, &[dispatch], tokens)
+}
+
+/// How far a layer may be from the scalar reference, as the norm of the difference over the norm of the result. A few
+/// activations that round to the next step give 0.001; a wrong formula 0.1 and more.
+const MOST_DIFFERENCE: f64 = 0.02;
+
+/// Runs a whole layer, a prompt and a token after it, and compares.
+fn test_layer(gpu: &Gpu, backend: &mut dyn Backend) -> Result<()> {
+    let expected = known_output(&mut CpuBackend::new(Isa::Scalar, 1))?;
+    let found = known_output(backend)?;
+    match layer_fault(&found, &expected) {
+        Some(fault) => Err(failed(gpu, &fault)),
+        None => Ok(()),
+    }
+}
+
+/// The hidden states after the known layer.
+fn known_output(backend: &mut dyn Backend) -> Result<Vec<f32>> {
+    let model = Arc::new(known_layer::model());
+    // The backend does not read its own kind.
+    let segment = Segment { layers: 0..1, backend: BackendKind::Gpu, embed: false, head: false, reason: String::new() };
+    let (k_type, v_type) = (KvType::F16, KvType::F16);
+    let sizes = Sizes { context_tokens: TOKENS + 1, batch_tokens: TOKENS, k_type, v_type, head_screen: false };
+    let id = backend.load(&model, &segment, &sizes, &mut |_| {})?;
+    let mut run = |positions: Range<usize>| -> Result<Vec<f32>> {
+        let hidden = known_layer::input(positions.clone());
+        let mut activations = Activations { hidden, ..Activations::default() };
+        backend.run(id, &mut activations, positions, Wanted::Nothing)?;
+        Ok(activations.hidden)
+    };
+    Ok([run(0..TOKENS)?, run(TOKENS..TOKENS + 1)?].concat())
+}
+
+/// What is wrong, separately for the prompt and the token after it, as different kernels compute them.
+fn layer_fault(found: &[f32], expected: &[f32]) -> Option<String> {
+    let parts = [("a prompt", 0..TOKENS * DIM), ("a token with attention over a prompt", TOKENS * DIM..expected.len())];
+    parts.into_iter().find_map(|(part, range)| {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        let pairs = found.get(range.clone())?.iter().zip(&expected[range.clone()]);
+        let difference = norm(&mut pairs.map(|(&a, &b)| f64::from(a) - f64::from(b)));
+        let relative = difference / norm(&mut expected[range].iter().map(|&b| f64::from(b)));
+        // Written so that NaN is a fault.
+        let fine = relative <= MOST_DIFFERENCE;
+        (!fine).then(|| {
+            format!("a layer, {part}: expected at most {MOST_DIFFERENCE} from the reference, found {relative:.3}")
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::gpu::{GpuBackend, Tuning},
+        cache_dir::Cache,
+    };
+
+    fn backend(gpu: &Arc<Gpu>) -> Box<dyn Backend> {
+        Box::new(GpuBackend::on(Arc::clone(gpu)))
+    }
+
+    fn options(measure: Measure, cache: Cache) -> OpenOptions {
+        OpenOptions { software_allowed: true, measure, cache, ..OpenOptions::default() }
+    }
+
+    fn open(tuning: Tuning) -> Option<Gpu> {
+        match Gpu::open(&OpenOptions { tuning, ..options(Measure::Never, Cache::none()) }) {
+            Ok(gpu) => Some(gpu),
+            Err(error) => {
+                assert!(std::env::var_os("BITNET_REQUIRE_GPU").is_none(), "a GPU is required: {error}");
+                eprintln!("skipped: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn every_candidate_is_tested_and_the_fastest_is_kept() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let temporary = tempfile::tempdir().unwrap();
+        let cache = Cache::at(temporary.path());
+        let expected = candidates(&gpu, true);
+        assert!(expected.len() >= 2, "{expected:?}");
+        let (first, compared) = prepare(gpu, &options(Measure::Always, cache.clone()), backend).unwrap();
+        assert_eq!(compared.iter().map(|c| c.choices).collect::<Vec<_>>(), expected);
+        assert!(compared.iter().all(|c| c.us.is_some_and(|us| us.iter().all(|&us| us > 0.0))), "{compared:?}");
+        assert_eq!(first.choices(), fastest(&compared));
+        let Geometry { workgroup, folded_groups, .. } = first.geometry();
+        assert!([64, 128, 256].contains(&workgroup) && [216, 108, 54, 27].contains(&folded_groups));
+
+        // Known from now on, for this key only.
+        let (second, compared) =
+            prepare(open(Tuning::default()).unwrap(), &options(Measure::Always, cache.clone()), backend).unwrap();
+        assert_eq!((second.choices(), compared), (first.choices(), Vec::new()));
+        assert_eq!(second.geometry(), first.geometry());
+        let cut = Geometry { workgroup: 128, folded_groups: 3, fold: false };
+        let fixed = Tuning { int8_dot: Some(false), subgroups: Some(false), geometry: Some(cut), ..Tuning::default() };
+        let (third, compared) = prepare(open(fixed).unwrap(), &options(Measure::Always, cache), backend).unwrap();
+        assert_eq!(compared.len(), 1, "nothing is left to choose: {compared:?}");
+        assert_eq!((third.choices().lanes, third.choices().product), (Lanes::Workgroup, Product::F32));
+        assert_eq!(third.geometry(), cut);
+    }
+
+    #[test]
+    fn a_wrong_product_refuses_the_adapter() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let error = compare(&gpu, candidates(&gpu, true), &KnownProduct::wrong(), false).unwrap_err();
+        let Error::NoAdapter { reason } = error else { panic!("{error}") };
+        assert!(reason.contains("failed the self-test of ternary_matvec_i2s: expected"), "{reason}");
+    }
+
+    #[test]
+    fn a_layer_is_judged_by_its_distance() {
+        let expected: Vec<f32> = (0..(TOKENS + 1) * DIM).map(|i| (i % 7) as f32 - 3.0).collect();
+        assert_eq!(layer_fault(&expected, &expected), None);
+        let mut close = expected.clone();
+        close[5] += 0.01;
+        assert_eq!(layer_fault(&close, &expected), None);
+        let mut wrong = expected.clone();
+        wrong[TOKENS * DIM + 3] += 4.0;
+        assert!(layer_fault(&wrong, &expected).unwrap().contains("a token with attention"));
+        wrong[7] = f32::NAN;
+        assert!(layer_fault(&wrong, &expected).unwrap().contains("a layer, a prompt: expected at most 0.02"));
+    }
+
+    #[test]
+    fn the_fastest_is_so_in_both_phases_together() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let all = candidates(&gpu, true);
+        let with = |us: [[f64; 2]; 2]| {
+            let candidates: Vec<_> = (0..2).map(|i| Candidate { choices: all[i], us: Some(us[i]) }).collect();
+            all.iter().position(|&choices| choices == fastest(&candidates)).unwrap()
+        };
+        assert_eq!(with([[10.0, 100.0], [11.0, 50.0]]), 1);
+        assert_eq!(with([[10.0, 100.0], [25.0, 90.0]]), 0);
+    }
+}
