@@ -1,10 +1,10 @@
 //! Every kernel variant with inputs of its own: one [`Case`] each, on shapes of BitNet b1.58 2B-4T.
 
-use std::hint::black_box;
+use std::{hint::black_box, slice};
 
 use bitnet_cpu_kernels::{
     Cpu, Isa,
-    attention::{KvCache, KvType, attend},
+    attention::{KvCache, KvType, Placed, append, attend},
     ceiling, dense,
     format::{DenseType, DenseView, GROUP_SIZES, Layout, Scales, TernaryView, ternary_bytes},
     gate, norm,
@@ -203,7 +203,7 @@ fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
     let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, ty, ty);
     let width = kv_heads * head_dim;
     let (k, v) = (rng.floats((before + tokens) * width), rng.floats((before + tokens) * width));
-    cache.append(&cpu, 0, &k, &v);
+    append(&cpu, slice::from_mut(&mut cache), &[Placed { cache: 0, start: 0, tokens: before + tokens }], &k, &v);
     let q = rng.floats(tokens * heads * head_dim);
     let mut out = vec![0.0; q.len()];
     // Each pair of a query and a key costs two products an element.
@@ -212,7 +212,10 @@ fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
         name: format!("attention {tokens} at {before}, {ty:?}"),
         isa,
         work: Work::Values((pairs * heads * head_dim * 2) as u64),
-        run: Box::new(move |cpu| attend(cpu, &q, heads, &cache, before, 0.088, &mut out)),
+        run: Box::new(move |cpu| {
+            let rows = [Placed { cache: 0, start: before, tokens }];
+            attend(cpu, &q, heads, slice::from_ref(&cache), &rows, 0.088, &mut out);
+        }),
     }
 }
 

@@ -6,9 +6,11 @@ mod page;
 
 mod program;
 
+use std::slice;
+
 use bitnet_cpu_kernels::{
     Cpu, Isa,
-    attention::{KvCache, KvRows, KvType},
+    attention::{KvCache, KvRows, KvType, Placed, append},
     format::{Layout, Scales, TernaryView, ternary_bytes},
     quantize::QuantizedActs,
     ternary,
@@ -146,7 +148,8 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
     let (head_dim, tokens) = (64, 40);
     let values: Vec<f32> = (0..tokens * head_dim).map(|i| rng.f32() * 2.0_f32.powi((i / 32) as i32 / 2 - 20)).collect();
     let mut cache = KvCache::new(1, head_dim, tokens, KvType::Q8_0, KvType::Q8_0);
-    cache.append(&Cpu::new(Isa::Scalar, 1), 0, &values, &values);
+    let rows = [Placed { cache: 0, start: 0, tokens }];
+    append(&Cpu::new(Isa::Scalar, 1), slice::from_mut(&mut cache), &rows, &values, &values);
     let [KvRows::Q8_0 { codes, scales }, _] = cache.read(0..tokens) else { panic!("rows of q8_0") };
     let heads = codes.chunks_exact(head_dim).zip(scales.chunks_exact(2));
     let expected = heads

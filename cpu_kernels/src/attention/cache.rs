@@ -1,12 +1,16 @@
-//! The keys and values of the positions so far, of one layer.
+//! The keys and values of the positions so far, of one sequence in one layer.
 
+#[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 
 use bytemuck::{Zeroable, allocation::try_zeroed_vec};
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::MAX_HEAD_DIM;
-use crate::{Cpu, threads::Disjoint};
+use super::{
+    MAX_HEAD_DIM, Placed,
+    placed::{self, Heads},
+};
+use crate::{ALIKE_TOKENS, Cpu, threads::Disjoint};
 
 /// Values of a block of [`KvType::Q8_0`].
 pub const Q8_BLOCK: usize = 32;
@@ -34,7 +38,7 @@ impl KvType {
     }
 }
 
-/// Keys and values of one layer, allocated once; what position p holds is overwritten by an append at p.
+/// Keys and values of one sequence in one layer, allocated once; what position p holds is overwritten by an append at p.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     pub(super) kv_heads: usize,
@@ -114,26 +118,6 @@ impl Store {
     }
 }
 
-/// Keys or values of some positions out of a cache. Written to another cache of its type, they give the same bits.
-#[derive(Clone, Debug, PartialEq)]
-pub enum KvRows {
-    /// Of a cache of f16 or f32: (positions, kv_heads, head_dim).
-    Floats(Vec<f32>),
-    /// Of a cache of [`KvType::Q8_0`].
-    Q8_0 {
-        /// (positions, kv_heads, head_dim)
-        codes: Vec<i8>,
-        /// (positions, kv_heads, blocks of a head), bits of binary16.
-        scales: Vec<u16>,
-    },
-}
-
-impl Default for KvRows {
-    fn default() -> Self {
-        Self::Floats(Vec::new())
-    }
-}
-
 enum Writer<'a> {
     F16(Disjoint<'a, u16>),
     F32(Disjoint<'a, f32>),
@@ -165,6 +149,29 @@ impl Writer<'_> {
                     *scale = quantize(values, codes).to_bits();
                 }
             }
+        }
+    }
+}
+
+/// Writes to one cache, from several threads.
+struct CacheWriter<'a> {
+    capacity: usize,
+    stride: usize,
+    k: Writer<'a>,
+    v: Writer<'a>,
+}
+
+impl CacheWriter<'_> {
+    /// Writes one head's key and value.
+    ///
+    /// # Safety
+    /// - No other thread writes the same head and position.
+    unsafe fn write(&self, head: usize, position: usize, key: &[f32], value: &[f32]) {
+        let at = head * self.capacity + position;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.k.write(at, self.stride, key);
+            self.v.write(at, self.stride, value);
         }
     }
 }
@@ -224,106 +231,47 @@ impl KvCache {
         self.capacity
     }
 
+    fn writer(&mut self) -> CacheWriter<'_> {
+        CacheWriter { capacity: self.capacity, stride: self.stride, k: self.k.writer(), v: self.v.writer() }
+    }
+
     /// Bytes that [`Self::new`] reserves.
     pub fn bytes(kv_heads: usize, head_dim: usize, capacity: usize, k_type: KvType, v_type: KvType) -> usize {
         let stride = head_dim.next_multiple_of(UNIT);
         kv_heads.saturating_mul(capacity).saturating_mul(k_type.bytes(stride) + v_type.bytes(stride))
     }
-
-    /// Writes keys and values, each (T, kv_heads, head_dim), at positions `pos` .. `pos` + T.
-    ///
-    /// # Panics
-    /// If the lengths differ, are not whole tokens, or do not fit.
-    pub fn append(&mut self, cpu: &Cpu, pos: usize, k: &[f32], v: &[f32]) {
-        assert_eq!(k.len(), v.len(), "KvCache: values of k and v");
-        let (kv_heads, head_dim, stride, capacity) = (self.kv_heads, self.head_dim, self.stride, self.capacity);
-        let tokens = crate::tokens_of("KvCache", k, kv_heads * head_dim);
-        assert!(pos + tokens <= capacity, "KvCache: positions {pos} .. {} of {capacity}", pos + tokens);
-        let (k_out, v_out) = (self.k.writer(), self.v.writer());
-        cpu.pool().run(tokens, |t| {
-            for head in 0..kv_heads {
-                let from = (t * kv_heads + head) * head_dim;
-                let to = head * capacity + pos + t;
-                // SAFETY: chunk t alone writes position `pos` + t.
-                unsafe {
-                    k_out.write(to, stride, &k[from..from + head_dim]);
-                    v_out.write(to, stride, &v[from..from + head_dim]);
-                }
-            }
-        });
-    }
-
-    /// What the cache holds at `positions`: keys, and values.
-    ///
-    /// # Panics
-    /// If `positions` are past the capacity.
-    pub fn read(&self, positions: Range<usize>) -> [KvRows; 2] {
-        assert!(positions.end <= self.capacity, "KvCache: positions {positions:?} of {}", self.capacity);
-        [&self.k, &self.v].map(|store| {
-            let heads = heads_at(self.kv_heads, self.capacity, positions.clone());
-            match store {
-                Store::Q8_0 { codes, scales } => {
-                    let blocks = q8_blocks(self.stride);
-                    let of_head = |at: usize| &codes[at * self.stride..][..self.head_dim];
-                    let scales_of_head = |at: usize| &scales[at * blocks..][..blocks];
-                    KvRows::Q8_0 {
-                        codes: heads.clone().flat_map(of_head).copied().collect(),
-                        scales: heads.flat_map(scales_of_head).copied().collect(),
-                    }
-                }
-                _ => {
-                    let of_head = |at| (0..self.head_dim).map(move |i| store.element(at, self.stride, i));
-                    KvRows::Floats(heads.flat_map(of_head).collect())
-                }
-            }
-        })
-    }
-
-    /// Writes what [`Self::read`] gave of a cache of these types and heads at positions from `pos` on.
-    ///
-    /// # Panics
-    /// If types or lengths differ, or the positions do not fit.
-    pub fn write(&mut self, pos: usize, k: &KvRows, v: &KvRows) {
-        let (stride, head_dim, width) = (self.stride, self.head_dim, self.kv_heads * self.head_dim);
-        for (rows, store) in [(k, &mut self.k), (v, &mut self.v)] {
-            let values = match rows {
-                KvRows::Floats(values) => values.len(),
-                KvRows::Q8_0 { codes, .. } => codes.len(),
-            };
-            let end = pos + values / width;
-            assert!(values.is_multiple_of(width) && end <= self.capacity, "KvCache: {values} values at {pos}");
-            let heads = heads_at(self.kv_heads, self.capacity, pos..end);
-            match (rows, store) {
-                (KvRows::Q8_0 { codes, scales }, Store::Q8_0 { codes: to_codes, scales: to_scales }) => {
-                    let blocks = q8_blocks(stride);
-                    assert_eq!(scales.len(), values / head_dim * blocks, "KvCache: scales of {values} values");
-                    for ((at, codes), scales) in
-                        heads.zip(codes.chunks_exact(head_dim)).zip(scales.chunks_exact(blocks))
-                    {
-                        to_codes[at * stride..][..head_dim].copy_from_slice(codes);
-                        to_scales[at * blocks..][..blocks].copy_from_slice(scales);
-                    }
-                }
-                (KvRows::Floats(values), Store::F16(bits)) => {
-                    for (at, values) in heads.zip(values.chunks_exact(head_dim)) {
-                        let bits = &mut bits[at * stride..][..head_dim];
-                        bytemuck::cast_slice_mut::<u16, f16>(bits).convert_from_f32_slice(values);
-                    }
-                }
-                (KvRows::Floats(values), Store::F32(to)) => {
-                    for (at, values) in heads.zip(values.chunks_exact(head_dim)) {
-                        to[at * stride..][..head_dim].copy_from_slice(values);
-                    }
-                }
-                _ => panic!("KvCache: rows of a cache of another type"),
-            }
-        }
-    }
 }
 
-/// The heads of `positions` as they lie in a [`Store`], position by position.
-fn heads_at(kv_heads: usize, capacity: usize, positions: Range<usize>) -> impl Iterator<Item = usize> + Clone + use<> {
-    positions.flat_map(move |position| (0..kv_heads).map(move |head| head * capacity + position))
+/// Writes the keys and values of a step, each (T, kv_heads, head_dim), where `rows` say.
+///
+/// # Panics
+/// If lengths differ or are not those of `rows`, caches have other heads, positions do not fit, two rows have one cache,
+/// or several rows more than [`crate::ALIKE_TOKENS`] tokens.
+pub fn append(cpu: &Cpu, caches: &mut [KvCache], rows: &[Placed], k: &[f32], v: &[f32]) {
+    assert_eq!(k.len(), v.len(), "append: values of k and v");
+    let Some(Heads { kv_heads, head_dim }) = placed::check("append", caches, rows) else {
+        return assert!(k.is_empty(), "append: {} values of no token", k.len());
+    };
+    let tokens = crate::tokens_of("append", k, kv_heads * head_dim);
+    assert_eq!(tokens, placed::tokens(rows), "append: tokens of the keys, and of the rows");
+    // By row. On the stack: a step allocates nothing.
+    let mut writers: [Option<CacheWriter>; ALIKE_TOKENS] = Default::default();
+    for (number, cache) in caches.iter_mut().enumerate() {
+        if let Some(row) = rows.iter().position(|row| row.cache == number) {
+            writers[row] = Some(cache.writer());
+        }
+    }
+    let writers = &writers[..rows.len()];
+    assert!(writers.iter().all(Option::is_some), "append: two rows of one cache in {rows:?}");
+    cpu.pool().run(tokens, |t| {
+        let (row, position) = placed::locate(rows, t);
+        let Some(writer) = &writers[row] else { unreachable!("a writer for each row") };
+        for head in 0..kv_heads {
+            let from = (t * kv_heads + head) * head_dim;
+            // SAFETY: rows have caches of their own, and chunk t alone writes this position of its cache.
+            unsafe { writer.write(head, position, &k[from..from + head_dim], &v[from..from + head_dim]) };
+        }
+    });
 }
 
 /// Runs `$run` for `$keys` positions of a head from `$start` on, whatever the type of `$store`: `$rows` is

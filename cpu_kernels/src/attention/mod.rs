@@ -7,6 +7,9 @@
 //!
 //! A step of few tokens has few tiles. Where there are not enough for the threads, the keys are split as well, and the
 //! partial results are merged by the same formula ("flash decoding", Dao et al. 2023).
+//!
+//! A step is one long prompt, or a few tokens of one or several sequences, each with a cache of its own ([`Placed`]). One
+//! parallel region serves all of them.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -15,15 +18,20 @@ mod avx512;
 mod cache;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod placed;
+mod rows;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod stream;
 
 use std::{ops::Range, sync::PoisonError};
 
-pub use cache::{KvCache, KvRows, KvType, Q8_BLOCK};
+pub use cache::{KvCache, KvType, Q8_BLOCK, append};
+use placed::Heads;
+pub use placed::Placed;
+pub use rows::KvRows;
 
-use crate::{Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
+use crate::{ALIKE_TOKENS, Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
 
 /// Most values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
 const TILE_VALUES: usize = 8192;
@@ -97,38 +105,42 @@ impl Softmax {
     const START: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
-/// Attention of `q` (T, heads, head_dim) over `cache`; token t stands at position `start_pos` + t, and its own key and
-/// value are in the cache. `out` (T, heads * head_dim).
+/// Attention of `q` (T, heads, head_dim), whose tokens stand where `rows` say: each meets the keys of its sequence's cache
+/// up to its own position. Their own keys and values are in the caches. `out` (T, heads * head_dim).
 ///
 /// # Panics
-/// If `q` is not whole tokens, `heads` not whole groups, a position is past the capacity, or `out` has another length.
-pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: usize, scale: f32, out: &mut [f32]) {
-    let KvCache { kv_heads, head_dim, capacity, .. } = *cache;
-    let tokens = tokens_of("attend", q, heads * head_dim);
-    assert!(heads.is_multiple_of(kv_heads), "attend: {heads} heads over {kv_heads} key/value heads");
-    let end = start_pos + tokens;
-    assert!(end <= capacity, "attend: positions {start_pos} .. {end} of {capacity}");
+/// If `q` is not the tokens of `rows`, caches have other heads, `heads` are not whole groups, a position is past the
+/// capacity, several rows have more than [`ALIKE_TOKENS`] tokens, or `out` has another length.
+pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, caches: &[KvCache], rows: &[Placed], scale: f32, out: &mut [f32]) {
     assert_eq!(out.len(), q.len(), "attend: values of the output");
+    let Some(Heads { kv_heads, head_dim }) = placed::check("attend", caches, rows) else {
+        return assert!(q.is_empty(), "attend: {} values of no token", q.len());
+    };
+    let tokens = tokens_of("attend", q, heads * head_dim);
+    assert_eq!(tokens, placed::tokens(rows), "attend: tokens of the queries, and of the rows");
+    assert!(heads.is_multiple_of(kv_heads), "attend: {heads} heads over {kv_heads} key/value heads");
 
     // Few tokens are as many steps of one, side by side: each gives the bits it would give alone. A reading of the keys
-    // for all of them would save less than the order of its sums costs, see [`crate::ALIKE_TOKENS`].
-    let run_tokens = if tokens <= crate::ALIKE_TOKENS { 1 } else { tokens };
-    let runs = tokens / run_tokens;
+    // for all tokens of a sequence would save less than the order of its sums costs, see [`ALIKE_TOKENS`].
+    let (runs, run_tokens) = if tokens <= ALIKE_TOKENS { (tokens, 1) } else { (1, tokens) };
     let (run_rows, run_values) = (run_tokens * heads, run_tokens * heads * head_dim);
-    let step = |run: usize| {
-        let q = &q[run * run_values..][..run_values];
-        Step { isa: cpu.isa(), q, heads, cache, start_pos: start_pos + run * run_tokens, scale }
+    let run_at = |run: usize| {
+        let (row, start) = placed::locate(rows, run * run_tokens);
+        Placed { cache: rows[row].cache, start, tokens: run_tokens }
     };
+    let step = |run: usize| {
+        let (q, at) = (&q[run * run_values..][..run_values], run_at(run));
+        Step { isa: cpu.isa(), q, heads, cache: &caches[at.cache], start_pos: at.start, scale }
+    };
+    // All runs have as many, and so has each alone.
     let tiles = if runs == 0 { 0 } else { kv_heads * step(0).tiles_per_head() };
-    let run_end = |run: usize| start_pos + (run + 1) * run_tokens;
-    let splits_of = |run: usize| splits(cpu.threads(), tiles, run_end(run));
-    // The last run sees the most keys.
-    let most_splits = splits_of(runs.saturating_sub(1));
+    let splits_of = |run: usize| splits(cpu.threads(), tiles, run_at(run).end());
+    let most_splits = (0..runs).map(splits_of).max().unwrap_or(1);
     if most_splits == 1 {
         let out = Disjoint::new(out);
         return cpu.pool().run(tiles * runs, |chunk| {
             let (tile, run) = (chunk / runs, chunk % runs);
-            step(run).attend_tile(tile, 0..run_end(run), |row, result, softmax| {
+            step(run).attend_tile(tile, 0..run_at(run).end(), |row, result, softmax| {
                 let row = run * run_rows + row;
                 // SAFETY: tiles are disjoint sets of rows, and the rows of a tile are different ones.
                 let out = unsafe { out.part(row * head_dim..(row + 1) * head_dim) };
@@ -143,7 +155,7 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start_pos: us
     let parts = Disjoint::new(&mut partials);
     cpu.pool().run(tiles * most_splits * runs, |chunk| {
         let (tile, split, run) = (chunk / runs / most_splits, chunk / runs % most_splits, chunk % runs);
-        let (splits, end) = (splits_of(run), run_end(run));
+        let (splits, end) = (splits_of(run), run_at(run).end());
         if split >= splits {
             return;
         }
@@ -183,7 +195,7 @@ fn merge(parts: &[f32], out: &mut [f32]) {
     out.iter_mut().for_each(|x| *x /= all.sum);
 }
 
-/// The checked inputs of one call.
+/// The checked inputs of one run: tokens of one sequence that are computed together.
 struct Step<'a> {
     isa: Isa,
     q: &'a [f32],
@@ -211,7 +223,7 @@ impl Step<'_> {
         self.rows().div_ceil(self.rows_per_tile())
     }
 
-    /// Tile number `tile` of the call over positions `keys`. For each of its rows, calls `put` with the row's number in
+    /// Tile number `tile` of the run over positions `keys`. For each of its rows, calls `put` with the row's number in
     /// (T, heads), and with the mix and the state of [`Softmax`].
     fn attend_tile(&self, tile: usize, keys: Range<usize>, put: impl FnMut(usize, &[f32], Softmax)) {
         let rows = self.rows().min(self.rows_per_tile());

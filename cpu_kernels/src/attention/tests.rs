@@ -1,3 +1,5 @@
+use std::slice;
+
 use half::f16;
 
 use super::*;
@@ -10,6 +12,20 @@ const TYPES: [(KvType, KvType); 5] = [
     (KvType::Q8_0, KvType::Q8_0),
     (KvType::F16, KvType::Q8_0),
 ];
+
+/// Writes at positions from `start` on.
+fn fill(cpu: &Cpu, cache: &mut KvCache, start: usize, k: &[f32], v: &[f32]) {
+    let tokens = k.len() / (cache.kv_heads * cache.head_dim);
+    append(cpu, slice::from_mut(cache), &[Placed { cache: 0, start, tokens }], k, v);
+}
+
+/// Attention of the tokens of one sequence from position `start` on.
+fn attend_one(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start: usize, scale: f32) -> Vec<f32> {
+    let mut out = vec![f32::NAN; q.len()];
+    let tokens = q.len() / (heads * cache.head_dim);
+    attend(cpu, q, heads, slice::from_ref(cache), &[Placed { cache: 0, start, tokens }], scale, &mut out);
+    out
+}
 
 /// What a cache makes of some heads.
 fn rounded(ty: KvType, head_dim: usize, values: &[f32]) -> Vec<f64> {
@@ -25,7 +41,7 @@ fn rounded(ty: KvType, head_dim: usize, values: &[f32]) -> Vec<f64> {
 fn stored(kv_heads: usize, head_dim: usize, values: &[f32]) -> Vec<f32> {
     let positions = values.len() / (kv_heads * head_dim);
     let mut cache = KvCache::new(kv_heads, head_dim, positions, KvType::Q8_0, KvType::F32);
-    cache.append(&Cpu::new(Isa::Scalar, 1), 0, values, values);
+    fill(&Cpu::new(Isa::Scalar, 1), &mut cache, 0, values, values);
     assert_eq!(cache.read(0..positions)[1], KvRows::Floats(values.to_vec()));
     let heads = (0..positions).flat_map(|position| (0..kv_heads).map(move |head| head * positions + position));
     heads
@@ -80,14 +96,12 @@ fn attend_all(
     let width = kv_heads * head_dim;
     // One position more than is used, which holds infinities: nothing may read it into a result.
     let mut cache = KvCache::new(kv_heads, head_dim, start_pos + tokens + 1, types.0, types.1);
-    cache.append(cpu, start_pos + tokens, &vec![f32::INFINITY; width], &vec![f32::INFINITY; width]);
+    fill(cpu, &mut cache, start_pos + tokens, &vec![f32::INFINITY; width], &vec![f32::INFINITY; width]);
     let middle = start_pos / 3;
     for (from, to) in [(0, middle), (middle, start_pos), (start_pos, start_pos + tokens)] {
-        cache.append(cpu, from, &k[from * width..to * width], &v[from * width..to * width]);
+        fill(cpu, &mut cache, from, &k[from * width..to * width], &v[from * width..to * width]);
     }
-    let mut out = vec![f32::NAN; q.len()];
-    attend(cpu, q, heads, &cache, start_pos, scale, &mut out);
-    out
+    attend_one(cpu, q, heads, &cache, start_pos, scale)
 }
 
 fn check(cpus: &[Cpu], rng: &mut Rng, case: Case, types: (KvType, KvType), sharpness: f32) {
@@ -116,11 +130,10 @@ fn hand_computed() {
     let v = [4.0, 0.0, 0.0, 8.0, 1.0, 1.0];
     for cpu in cpus() {
         let mut cache = KvCache::new(1, 2, 3, KvType::F32, KvType::F32);
-        cache.append(&cpu, 0, &k, &v);
+        fill(&cpu, &mut cache, 0, &k, &v);
         // Two heads at positions 1 and 2: weights 1/4, 3/4, then 1/5, 3/5, 1/5. The second head has a query of 0.
         let q = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
-        let mut out = [f32::NAN; 8];
-        attend(&cpu, &q, 2, &cache, 1, 1.0, &mut out);
+        let out = attend_one(&cpu, &q, 2, &cache, 1, 1.0);
         let expected = [1.0, 6.0, 2.0, 4.0, 1.0, 5.0, 5.0 / 3.0, 3.0];
         assert_close(&format!("{cpu:?}"), &out, &expected, 1e-5);
     }
@@ -177,9 +190,8 @@ fn rising_scores_move_the_maximum_at_every_key() {
             let k: Vec<f32> = (0..positions).flat_map(|p| [p as f32, 0.0]).collect();
             let v: Vec<f32> = (0..positions).flat_map(|p| [p as f32, 1.0]).collect();
             let mut cache = KvCache::new(1, 2, positions, KvType::F32, KvType::F32);
-            cache.append(&cpu, 0, &k, &v);
-            let mut out = vec![0.0; 2 * tokens];
-            attend(&cpu, &[1.0, 0.0].repeat(tokens), 1, &cache, 100, 50.0, &mut out);
+            fill(&cpu, &mut cache, 0, &k, &v);
+            let out = attend_one(&cpu, &[1.0, 0.0].repeat(tokens), 1, &cache, 100, 50.0);
             // The newest key outweighs the next by e^50.
             let expected: Vec<f32> = (0..tokens).flat_map(|t| [(100 + t) as f32, 1.0]).collect();
             assert_close(&format!("{cpu:?}"), &out, &expected, 1e-4);
@@ -194,9 +206,8 @@ fn f16_rounds_to_nearest_even_on_writing() {
     let v = [2049.0, 2051.0, 2049.001, -2049.0, 65519.9, 5.960_464_5e-8, 2.9e-8, 1.0];
     for cpu in cpus() {
         let mut cache = KvCache::new(1, 8, 1, KvType::F16, KvType::F16);
-        cache.append(&cpu, 0, &[0.0; 8], &v);
-        let mut out = [f32::NAN; 8];
-        attend(&cpu, &[0.0; 8], 1, &cache, 0, 1.0, &mut out);
+        fill(&cpu, &mut cache, 0, &[0.0; 8], &v);
+        let out = attend_one(&cpu, &[0.0; 8], 1, &cache, 0, 1.0);
         assert_eq!(out, [2048.0, 2052.0, 2050.0, -2048.0, 65504.0, 5.960_464_5e-8, 0.0, 1.0], "{cpu:?}");
     }
 }
@@ -261,54 +272,6 @@ fn q8_0_attention_is_as_close_to_floats_as_its_steps_allow() {
 }
 
 #[test]
-fn what_was_written_can_be_read() {
-    // Two heads of 3: in each position head 0, then head 1. All values are exact in f16.
-    let values = |offset: f32| (0..5 * 6).map(|i| i as f32 * 0.25 + offset).collect::<Vec<_>>();
-    for (k_type, v_type) in [(KvType::F16, KvType::F16), (KvType::F32, KvType::F32), (KvType::F16, KvType::F32)] {
-        let mut cache = KvCache::new(2, 3, 8, k_type, v_type);
-        cache.append(&Cpu::new(Isa::Scalar, 2), 1, &values(0.0), &values(100.0));
-        let floats = |offset| KvRows::Floats(values(offset)[6..24].to_vec());
-        assert_eq!(cache.read(2..5), [floats(0.0), floats(100.0)]);
-    }
-}
-
-/// Also of small values, whose d is too coarse to be found again from what they are rounded to.
-#[test]
-fn what_was_read_gives_the_same_bits_elsewhere() {
-    let mut rng = Rng::new(23);
-    for types in TYPES {
-        for (kv_heads, head_dim) in [(1, 1), (2, 17), (3, 33), (2, 128)] {
-            let width = kv_heads * head_dim;
-            let values: Vec<f32> = (0..14 * width).map(|i| rng.f32() * 10.0_f32.powi(-((i / 7 % 9) as i32))).collect();
-            let (k, v) = values.split_at(7 * width);
-            let mut from = KvCache::new(kv_heads, head_dim, 9, types.0, types.1);
-            from.append(&Cpu::new(Isa::Scalar, 1), 1, k, v);
-            let rows = from.read(1..8);
-            // Of another capacity, at other positions.
-            let mut to = KvCache::new(kv_heads, head_dim, 12, types.0, types.1);
-            to.write(4, &rows[0], &rows[1]);
-            assert_eq!(to.read(4..11), rows, "{types:?}, {kv_heads} heads of {head_dim}");
-            assert_eq!(to.read(0..4), KvCache::new(kv_heads, head_dim, 4, types.0, types.1).read(0..4));
-            for at in 0..7 {
-                for (head, i) in (0..kv_heads).flat_map(|head| (0..head_dim).map(move |i| (head, i))) {
-                    let element = |cache: &KvCache, position: usize| {
-                        cache.v.element(head * cache.capacity + position, cache.stride, i).to_bits()
-                    };
-                    assert_eq!(element(&from, 1 + at), element(&to, 4 + at));
-                }
-            }
-        }
-    }
-}
-
-#[test]
-#[should_panic(expected = "rows of a cache of another type")]
-fn rows_of_another_type_are_refused() {
-    let rows = KvCache::new(1, 4, 2, KvType::F16, KvType::F16).read(0..1);
-    KvCache::new(1, 4, 2, KvType::F16, KvType::Q8_0).write(0, &rows[0], &rows[1]);
-}
-
-#[test]
 fn nan_and_infinity_show() {
     let (kv_heads, head_dim, positions) = (1, 6, 40);
     for cpu in cpus() {
@@ -327,9 +290,8 @@ fn nan_and_infinity_show() {
                             _ => v[at] = bad,
                         }
                         let mut cache = KvCache::new(kv_heads, head_dim, positions, types.0, types.1);
-                        cache.append(&cpu, 0, &k, &v);
-                        let mut out = vec![0.0; q.len()];
-                        attend(&cpu, &q, 1, &cache, positions - tokens, 1.0, &mut out);
+                        fill(&cpu, &mut cache, 0, &k, &v);
+                        let out = attend_one(&cpu, &q, 1, &cache, positions - tokens, 1.0);
                         assert!(
                             !crate::norm::all_finite(&out[..head_dim]),
                             "{cpu:?}, {types:?}: {bad} in {} at {position}, {tokens} tokens",
@@ -352,9 +314,8 @@ fn nan_and_infinity_show_through_a_merge() {
                 let (mut k, v) = (vec![0.5; positions * head_dim], vec![0.5; positions * head_dim]);
                 k[position * head_dim] = bad;
                 let mut cache = KvCache::new(1, head_dim, positions, KvType::F32, KvType::F32);
-                cache.append(&cpu, 0, &k, &v);
-                let mut out = [0.0; 2];
-                attend(&cpu, &[0.5; 2], 1, &cache, positions - 1, 1.0, &mut out);
+                fill(&cpu, &mut cache, 0, &k, &v);
+                let out = attend_one(&cpu, &[0.5; 2], 1, &cache, positions - 1, 1.0);
                 assert!(!crate::norm::all_finite(&out), "{cpu:?}: {bad} at {position}");
             }
         }
@@ -381,10 +342,9 @@ fn an_append_overwrites_and_the_size_is_as_told() {
     // 64 values in two blocks, 80 in three.
     assert_eq!(KvCache::bytes(2, 64, 8, KvType::Q8_0, KvType::F16), 2 * 8 * (64 + 4 + 128));
     assert_eq!(KvCache::bytes(1, 80, 1, KvType::Q8_0, KvType::Q8_0), 2 * (80 + 6));
-    cache.append(cpu, 0, &[1.0; 24], &[1.0; 24]);
-    cache.append(cpu, 1, &[1.0; 8], &[5.0; 8]);
-    let mut out = [0.0; 8];
-    attend(cpu, &[0.0; 8], 2, &cache, 1, 1.0, &mut out);
+    fill(cpu, &mut cache, 0, &[1.0; 24], &[1.0; 24]);
+    fill(cpu, &mut cache, 1, &[1.0; 8], &[5.0; 8]);
+    let out = attend_one(cpu, &[0.0; 8], 2, &cache, 1, 1.0);
     assert_eq!(out, [3.0; 8]);
 }
 
@@ -398,39 +358,17 @@ fn memory_that_is_not_there_is_no_cache() {
 }
 
 #[test]
-#[should_panic(expected = "positions 3 .. 5 of 4")]
+#[should_panic(expected = "2 positions from 3 on, of 4")]
 fn an_append_past_the_capacity_panics() {
-    KvCache::new(1, 2, 4, KvType::F32, KvType::F32).append(&cpus()[0], 3, &[0.0; 4], &[0.0; 4]);
+    fill(&cpus()[0], &mut KvCache::new(1, 2, 4, KvType::F32, KvType::F32), 3, &[0.0; 4], &[0.0; 4]);
 }
 
 #[test]
 #[should_panic(expected = "3 heads over 2 key/value heads")]
 fn partial_groups_panic() {
     let cache = KvCache::new(2, 2, 4, KvType::F32, KvType::F32);
-    attend(&cpus()[0], &[0.0; 6], 3, &cache, 0, 1.0, &mut [0.0; 6]);
+    attend_one(&cpus()[0], &[0.0; 6], 3, &cache, 0, 1.0);
 }
 
-/// Also where the keys are split in parts, in other numbers for the first token than for the last.
-#[test]
-fn few_tokens_give_the_bits_of_single_ones() {
-    let mut rng = Rng::new(14);
-    for cpu in cpus() {
-        for (heads, kv_heads, head_dim) in [(4, 1, 64), (20, 5, 128), (9, 1, 30)] {
-            for (start_pos, tokens) in [(0, 8), (1020, 8), (1533, 5), (31, 2)] {
-                let case = Case { tokens, heads, kv_heads, head_dim, start_pos };
-                let positions = start_pos + tokens;
-                let q = rng.floats(tokens * heads * head_dim);
-                let width = kv_heads * head_dim;
-                let (k, v) = (rng.floats(positions * width), rng.floats(positions * width));
-                let together = attend_all(&cpu, &case, TYPES[0], &q, &k, &v, 0.3);
-                for t in 0..tokens {
-                    let of_token = t * heads * head_dim..(t + 1) * heads * head_dim;
-                    let one = Case { tokens: 1, start_pos: start_pos + t, ..case };
-                    let alone = attend_all(&cpu, &one, TYPES[0], &q[of_token.clone()], &k, &v, 0.3);
-                    let same = together[of_token].iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "{cpu:?}: token {t} of {tokens} at {start_pos}, {heads}/{kv_heads} of {head_dim}");
-                }
-            }
-        }
-    }
-}
+mod batches;
+mod rows;

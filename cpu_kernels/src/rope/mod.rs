@@ -7,7 +7,7 @@ mod avx2;
 mod neon;
 mod scalar;
 
-use std::{f64::consts::TAU, ops::Range};
+use std::f64::consts::TAU;
 
 use crate::{Cpu, isa::Base, threads::Disjoint, tokens_of};
 
@@ -60,17 +60,17 @@ impl Yarn {
     }
 }
 
-/// cos and sin of the angles of some positions that follow each other.
+/// cos and sin of the angles of some positions, one row for each.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     /// (dims / 2)
     frequencies: Vec<f32>,
     position_scale: f32,
     magnitude: f32,
-    first: usize,
-    /// (positions, dims / 2)
+    rows: usize,
+    /// (rows, dims / 2)
     cos: Vec<f32>,
-    /// (positions, dims / 2)
+    /// (rows, dims / 2)
     sin: Vec<f32>,
 }
 
@@ -92,8 +92,7 @@ impl RopeTable {
                 factors.map_or(frequency, |factors| frequency / factors[i])
             })
             .collect();
-        let mut table =
-            Self { frequencies, position_scale, magnitude: 1.0, first: 0, cos: Vec::new(), sin: Vec::new() };
+        let mut table = Self { frequencies, position_scale, magnitude: 1.0, rows: 0, cos: Vec::new(), sin: Vec::new() };
         table.fill(0..positions);
         table
     }
@@ -106,18 +105,29 @@ impl RopeTable {
         self
     }
 
-    /// Makes it the table of `positions`: 2 us for each of them and a head of 128. Nothing is allocated where it has
-    /// held as many before.
-    pub fn fill(&mut self, positions: Range<usize>) {
+    /// Replaces the rows by those of `positions`: 2 us for each position and a head of 128. Allocates nothing where the
+    /// table has held as many before.
+    pub fn fill(&mut self, positions: impl IntoIterator<Item = usize>) {
         self.cos.clear();
         self.sin.clear();
-        self.first = positions.start;
-        for p in positions {
-            for frequency in &self.frequencies {
-                let (sin, cos) = f64::from(p as f32 * self.position_scale * frequency).sin_cos();
-                self.cos.push(cos as f32 * self.magnitude);
-                self.sin.push(sin as f32 * self.magnitude);
+        self.rows = 0;
+        let half = self.frequencies.len();
+        let mut last = None;
+        for position in positions {
+            if last == Some(position) {
+                // Sequences that grow in step stand at the same position.
+                let row_before = self.cos.len() - half..;
+                self.cos.extend_from_within(row_before.clone());
+                self.sin.extend_from_within(row_before);
+            } else {
+                for frequency in &self.frequencies {
+                    let (sin, cos) = f64::from(position as f32 * self.position_scale * frequency).sin_cos();
+                    self.cos.push(cos as f32 * self.magnitude);
+                    self.sin.push(sin as f32 * self.magnitude);
+                }
             }
+            last = Some(position);
+            self.rows += 1;
         }
     }
 
@@ -126,57 +136,48 @@ impl RopeTable {
         2 * self.frequencies.len()
     }
 
-    /// Positions it holds.
-    pub fn positions(&self) -> Range<usize> {
-        self.first..self.first + self.cos.len() / self.frequencies.len().max(1)
+    /// Positions the table was filled with, repeated ones counted each time.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
-    /// Of each pair at that position, (dims / 2).
-    pub fn cos(&self, position: usize) -> &[f32] {
+    /// cos of each pair in a row, (dims / 2).
+    pub fn cos(&self, row: usize) -> &[f32] {
         let half = self.frequencies.len();
-        &self.cos[(position - self.first) * half..][..half]
+        &self.cos[row * half..][..half]
     }
 
-    /// Of each pair at that position, (dims / 2).
-    pub fn sin(&self, position: usize) -> &[f32] {
+    /// sin of each pair in a row, (dims / 2).
+    pub fn sin(&self, row: usize) -> &[f32] {
         let half = self.frequencies.len();
-        &self.sin[(position - self.first) * half..][..half]
+        &self.sin[row * half..][..half]
     }
 
-    /// All cosines and all sines, each (positions, dims / 2).
+    /// All cosines and all sines, each (rows, dims / 2).
     pub fn data(&self) -> (&[f32], &[f32]) {
         (&self.cos, &self.sin)
     }
 }
 
-/// Rotates `x` (T, heads, head_dim) in place; token t stands at position `start_pos` + t. Elements of a head from
-/// the table's `dims` on stay as they are.
+/// Rotates `x` (T, heads, head_dim) in place: token t by row t of the table. Elements of a head from the table's `dims`
+/// on stay as they are.
 ///
 /// # Panics
-/// If `x` is not whole tokens, a head is narrower than the table, or a position is past its end.
-pub fn apply(
-    cpu: &Cpu,
-    x: &mut [f32],
-    heads: usize,
-    head_dim: usize,
-    start_pos: usize,
-    table: &RopeTable,
-    style: Style,
-) {
+/// If `x` is not whole tokens, a head is narrower than the table, or the table has not one row for each token.
+pub fn apply(cpu: &Cpu, x: &mut [f32], heads: usize, head_dim: usize, table: &RopeTable, style: Style) {
     let width = heads * head_dim;
     let tokens = tokens_of("rope", x, width);
     assert!(table.dims() <= head_dim, "rope: {} dimensions of heads of {head_dim}", table.dims());
-    if tokens == 0 || table.dims() == 0 {
+    assert_eq!(table.rows(), tokens, "rope: rows of the table, and tokens");
+    if table.dims() == 0 {
         return;
     }
-    let (end, held) = (start_pos + tokens, table.positions());
-    assert!(held.start <= start_pos && end <= held.end, "rope: positions {start_pos} .. {end} of a table of {held:?}");
     let base = cpu.isa().base();
     let x = Disjoint::new(x);
     cpu.pool().run(tokens, |t| {
         // SAFETY: chunk t alone touches token t.
         let token = unsafe { x.part(t * width..(t + 1) * width) };
-        let (cos, sin) = (table.cos(start_pos + t), table.sin(start_pos + t));
+        let (cos, sin) = (table.cos(t), table.sin(t));
         for head in token.chunks_exact_mut(head_dim) {
             rotate(base, &mut head[..2 * cos.len()], cos, sin, style);
         }

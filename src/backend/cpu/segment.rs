@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc, time::Instant};
 
 use bitnet_cpu_kernels::{
     Cpu,
-    attention::{self, KvCache},
+    attention::{self, KvCache, Placed},
     dense, gate, norm, quantize,
     quantize::QuantizedActs,
     rope::{self, RopeTable},
@@ -190,7 +190,7 @@ impl CpuSegment {
                 };
                 for (slot, heads) in [(Slot::Q, config.heads), (Slot::K, config.kv_heads)] {
                     let x = &mut self.slots[slot as usize][..tokens * slot.width(config)];
-                    rope::apply(cpu, x, heads, config.head_dim, positions.start, &self.rope, style);
+                    rope::apply(cpu, x, heads, config.head_dim, &self.rope, style);
                 }
             }
             Op::Attention => {
@@ -199,11 +199,12 @@ impl CpuSegment {
                     .slots
                     .get_disjoint_mut([Slot::Q, Slot::K, Slot::V, Slot::Attn].map(|slot| slot as usize))
                     .unwrap_or_else(|_| unreachable!("four different slots"));
-                let cache = &mut self.caches[index];
-                cache.append(cpu, positions.start, &k[..kv_len], &v[..kv_len]);
+                let caches = &mut self.caches[index..=index];
+                let rows = [Placed { cache: 0, start: positions.start, tokens }];
+                attention::append(cpu, caches, &rows, &k[..kv_len], &v[..kv_len]);
                 let q_len = tokens * Slot::Q.width(config);
                 let scale = 1.0 / (config.head_dim as f32).sqrt();
-                attention::attend(cpu, &q[..q_len], config.heads, cache, positions.start, scale, &mut out[..q_len]);
+                attention::attend(cpu, &q[..q_len], config.heads, caches, &rows, scale, &mut out[..q_len]);
             }
             Op::Gate(activation) => {
                 let kind = match activation {

@@ -1,7 +1,9 @@
 //! Rotation, cache writes, attention in both phases, and the merge of its splits.
 
+use std::slice;
+
 use bitnet_cpu_kernels::{
-    attention::{self, KvCache, KvRows, KvType},
+    attention::{self, KvCache, KvRows, KvType, Placed},
     norm,
     quantize::{self, QuantizedActs},
     rope::{self, RopeTable},
@@ -71,8 +73,10 @@ fn rope_append_equals_the_reference() {
                     norm::rms_norm_in_place(&cpu, &mut ek, head_dim, &k_norm, 1e-6);
                 }
                 if dims > 0 {
-                    rope::apply(&cpu, &mut eq, heads, head_dim, start, &table, style);
-                    rope::apply(&cpu, &mut ek, kv_heads, head_dim, start, &table, style);
+                    let mut step = table.clone();
+                    step.fill(start..start + tokens);
+                    rope::apply(&cpu, &mut eq, heads, head_dim, &step, style);
+                    rope::apply(&cpu, &mut ek, kv_heads, head_dim, &step, style);
                 }
 
                 let (cos, sin) = table.data();
@@ -172,15 +176,26 @@ fn cache_values(bytes: &[u8], ty: KvType, head_dim: usize) -> Vec<f32> {
     }
 }
 
+/// [`attention::append`] of one sequence's tokens, by the reference.
+fn append(cache: &mut KvCache, start: usize, tokens: usize, k: &[f32], v: &[f32]) {
+    attention::append(&scalar(), slice::from_mut(cache), &[Placed { cache: 0, start, tokens }], k, v);
+}
+
+/// [`attention::attend`] of one sequence's tokens from `start` on, by the reference.
+fn attend(q: &[f32], heads: usize, cache: &KvCache, start: usize, scale: f32, out: &mut [f32]) {
+    let rows = [Placed { cache: 0, start, tokens: q.len() / (heads * cache.head_dim()) }];
+    attention::attend(&scalar(), q, heads, slice::from_ref(cache), &rows, scale, out);
+}
+
 /// Heads of `head_dim` as the CPU's cache keeps them.
 fn cache_bytes(values: &[f32], ty: KvType, head_dim: usize) -> Vec<u8> {
     let heads = values.len() / head_dim;
     let mut cache = KvCache::new(1, head_dim, heads, ty, ty);
-    cache.append(&scalar(), 0, values, values);
+    append(&mut cache, 0, heads, values, values);
     let [rows, _] = cache.read(0..heads);
     match rows {
-        KvRows::Floats(values) if ty == KvType::F32 => bytes(&values).to_vec(),
-        KvRows::Floats(values) => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
+        KvRows::Floats(values) => bytes(&values).to_vec(),
+        KvRows::F16 { bits } => bytemuck::cast_slice(&bits).to_vec(),
         KvRows::Q8_0 { codes, scales } => {
             let mut bytes = vec![0; heads * head_bytes(ty, head_dim)];
             let blocks = head_dim.div_ceil(32);
@@ -366,10 +381,10 @@ fn attention_of_many_tokens_equals_the_reference() {
             let x: Vec<f32> = activations(&mut rng, tokens * stride);
             let scale = 1.0 / (head_dim as f32).sqrt();
             let mut cache = KvCache::new(kv_heads, head_dim, keys, k_type, v_type);
-            cache.append(&scalar(), 0, &k, &v);
+            append(&mut cache, 0, keys, &k, &v);
             let queries: Vec<f32> = (0..tokens).flat_map(|t| x[t * stride + offset..][..q].to_vec()).collect();
             let mut expected = vec![0.0; tokens * q];
-            attention::attend(&scalar(), &queries, heads, &cache, start, scale, &mut expected);
+            attend(&queries, heads, &cache, start, scale, &mut expected);
 
             let params = params::Attention {
                 heads: heads as u32,
@@ -472,15 +487,17 @@ fn attention_of_few_tokens(
         norm::rms_norm_in_place(&cpu, &mut ek, head_dim, &k_norm, 1e-6);
     }
     if dims > 0 {
-        rope::apply(&cpu, &mut eq, heads, head_dim, start, &table, style);
-        rope::apply(&cpu, &mut ek, kv_heads, head_dim, start, &table, style);
+        let mut step = table.clone();
+        step.fill(start..start + tokens);
+        rope::apply(&cpu, &mut eq, heads, head_dim, &step, style);
+        rope::apply(&cpu, &mut ek, kv_heads, head_dim, &step, style);
     }
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut cache = KvCache::new(kv_heads, head_dim, keys, k_type, v_type);
-    cache.append(&cpu, 0, k_before, v_before);
-    cache.append(&cpu, start, &ek, &ev);
+    append(&mut cache, 0, start, k_before, v_before);
+    append(&mut cache, start, tokens, &ek, &ev);
     let mut expected = vec![0.0; tokens * q];
-    attention::attend(&cpu, &eq, heads, &cache, start, scale, &mut expected);
+    attend(&eq, heads, &cache, start, scale, &mut expected);
 
     let (cos, sin) = table.data();
     let rope_data = if cos.is_empty() { vec![0.0] } else { [cos, sin].concat() };

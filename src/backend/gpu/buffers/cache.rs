@@ -4,7 +4,6 @@
 use std::ops::Range;
 
 use bitnet_cpu_kernels::attention::{KvRows, Q8_BLOCK};
-use half::f16;
 
 use super::readback::Readback;
 use crate::{
@@ -63,9 +62,7 @@ impl Rows<'_> {
 
     fn decode(&self, bytes: &[u8]) -> KvRows {
         match self.ty {
-            KvType::F16 => {
-                KvRows::Floats(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
-            }
+            KvType::F16 => KvRows::F16 { bits: bytemuck::pod_collect_to_vec(bytes) },
             KvType::F32 => KvRows::Floats(bytemuck::pod_collect_to_vec(bytes)),
             KvType::Q8_0 => {
                 let heads = || bytes.chunks_exact(head_bytes(self.ty, self.head_dim));
@@ -81,9 +78,7 @@ impl Rows<'_> {
 
     fn encode(&self, rows: &KvRows) -> Result<Vec<u8>> {
         Ok(match (self.ty, rows) {
-            (KvType::F16, KvRows::Floats(values)) => {
-                values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()
-            }
+            (KvType::F16, KvRows::F16 { bits }) => bytemuck::pod_collect_to_vec(bits),
             (KvType::F32, KvRows::Floats(values)) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
             (KvType::Q8_0, KvRows::Q8_0 { codes, scales }) => {
                 let mut bytes = Vec::new();
@@ -98,6 +93,9 @@ impl Rows<'_> {
                 bytes
             }
             (ty, KvRows::Floats(_)) => return Err(Error::malformed("rows for the cache", format!("{ty:?}"), "floats")),
+            (ty, KvRows::F16 { .. }) => {
+                return Err(Error::malformed("rows for the cache", format!("{ty:?}"), "16-bit floats"));
+            }
             (ty, KvRows::Q8_0 { .. }) => {
                 return Err(Error::malformed("rows for the cache", format!("{ty:?}"), "8-bit values"));
             }
