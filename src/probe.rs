@@ -92,8 +92,7 @@ fn cost(file: &File, packing: I2sPacking, ids: &[u32], threads: usize) -> Result
     let options = OpenOptions { i2s: packing, ..OpenOptions::default() };
     let model = Arc::new(Model::from_gguf_with(file, &options)?);
     let tokens = ids.len();
-    let (k_type, v_type) = (KvType::F32, KvType::F32);
-    let sizes = Sizes { context_tokens: tokens, batch_tokens: tokens, k_type, v_type, head_screen: false };
+    let sizes = Sizes::new(tokens, tokens).with_kv(KvType::F32, KvType::F32);
     let plan = Plan::all_cpu(model.config.layers, sizes, "a trial");
     let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), threads));
     let mut session = Session::load(&model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| ())?;

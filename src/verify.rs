@@ -15,13 +15,13 @@ use bitnet_cpu_kernels::{
 
 use crate::{
     backend::{
-        Activations, Backend, Wanted,
+        Activations, Backend, Batch, Want,
         cpu::{CpuBackend, Kernels},
         gpu::{Gpu, GpuBackend, debug::ternary_product, pipelines::Shader},
     },
     error::{Error, Result},
     model::{Linear, Model, TernaryMatrix, names},
-    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    plan::{BackendKind, Plan, Segment, Sizes},
     session::Session,
 };
 
@@ -78,13 +78,7 @@ pub fn run(
     let mut report = Report::default();
     progress("products of each matrix");
     products(subject, gpu, threads, &mut report)?;
-    let sizes = Sizes {
-        context_tokens: longest + answer_tokens,
-        batch_tokens: longest,
-        k_type: KvType::F16,
-        v_type: KvType::F16,
-        head_screen: false,
-    };
+    let sizes = Sizes::new(longest + answer_tokens, longest);
     progress("layers, one at a time");
     layers(subject, gpu, threads, prompts, sizes, &mut report)?;
     progress("answers");
@@ -155,8 +149,9 @@ fn layers(
         let mut worst: f64 = 0.0;
         for (ids, state) in prompts.iter().zip(&mut inputs) {
             let mut same = Activations { ids: ids.clone(), hidden: state.hidden.clone(), ..Activations::default() };
-            cpu.run(on_cpu, state, 0..ids.len(), Wanted::All)?;
-            other.run(on_gpu, &mut same, 0..ids.len(), Wanted::All)?;
+            let batch = Batch::one(0..ids.len(), Want::All);
+            cpu.run(on_cpu, &batch, state)?;
+            other.run(on_gpu, &batch, &mut same)?;
             let pair = if head { (&state.logits, &same.logits) } else { (&state.hidden, &same.hidden) };
             worst = worst.max(relative_l2(pair.0, pair.1));
         }
@@ -191,8 +186,8 @@ fn answers(
     )?;
     let mut other = session(BackendKind::Gpu, subject.gpu, Box::new(GpuBackend::on(Arc::clone(gpu))))?;
     for (at, prompt) in prompts.iter().enumerate() {
-        cpu.truncate(0);
-        other.truncate(0);
+        cpu.truncate(0)?;
+        other.truncate(0)?;
         let mut ids = prompt.clone();
         for step in 0..=answer_tokens {
             let expected = cpu.prefill(&ids)?;

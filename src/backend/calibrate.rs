@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bitnet_cpu_kernels::screen::Screen;
 
-use super::{Activations, Backend, CacheRows, SegmentId, Wanted, energy};
+use super::{Activations, Backend, Batch, LayerState, SegmentId, SlotId, Want, energy};
 use crate::{
     error::Result,
     model::Model,
@@ -56,12 +56,12 @@ pub fn move_ms(from: &mut dyn Backend, to: &mut dyn Backend, model: &Arc<Model>,
     let mut source = Loaded::new(from, model, sizes, 1)?;
     let target = Loaded::new(to, model, sizes, 1)?;
     source.step(from, 0, BATCH_TOKENS)?;
-    let mut rows = CacheRows::default();
+    let mut state = LayerState::default();
     let mut times_ms = Vec::with_capacity(PREFILL_STEPS);
     for step in 0..=PREFILL_STEPS {
         let start = Instant::now();
-        from.read_cache(source.id, 0, 0..BATCH_TOKENS, &mut rows)?;
-        to.write_cache(target.id, 0, 0..BATCH_TOKENS, &rows)?;
+        from.states(source.id)?.export(0, SlotId(0), 0..BATCH_TOKENS, &mut state)?;
+        to.states(target.id)?.import(0, SlotId(0), 0..BATCH_TOKENS, &state)?;
         if step > 0 {
             times_ms.push(start.elapsed().as_secs_f64() * 1e3);
         }
@@ -106,7 +106,7 @@ impl Loaded {
             head: false,
             reason: "measurement".into(),
         };
-        let sizes = Sizes { context_tokens: BATCH_TOKENS, batch_tokens: BATCH_TOKENS, ..*sizes };
+        let sizes = Sizes { sequences: 1, context_tokens: BATCH_TOKENS, batch_tokens: BATCH_TOKENS, ..*sizes };
         let id = backend.load(model, &segment, &sizes, &mut |_| {})?;
         Ok(Self { id, dim: model.config.dim, activations: Activations::default() })
     }
@@ -115,7 +115,7 @@ impl Loaded {
         let noise = |i: usize| ((i * 37 + start) % 17) as f32 / 8.0 - 1.0;
         self.activations.hidden.clear();
         self.activations.hidden.extend((0..tokens * self.dim).map(noise));
-        backend.run(self.id, &mut self.activations, start..start + tokens, Wanted::Nothing)
+        backend.run(self.id, &Batch::one(start..start + tokens, Want::Nothing), &mut self.activations)
     }
 
     /// Median milliseconds of a step of `tokens`, and the mean energy of one where the machine tells.

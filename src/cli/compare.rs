@@ -7,12 +7,12 @@ use super::{
     chart::{self, Bar, Chart},
     engine::{segment_line, segments_json},
     format, interrupt, output,
-    run::{Answered, Choice, Job, answer, timings_json},
+    run::{Answered, Job, answer, timings_json},
 };
 use crate::{
     backend::energy,
     error::{Error, Result},
-    generate::{AnswerOptions, Drafter, Sampler},
+    generate::{AnswerOptions, Chooser, Drafter, Sampler},
     plan::{Demand, Request, Sizes},
 };
 
@@ -86,12 +86,13 @@ fn measure(job: &Job<'_>, request: Request, sizes: Sizes, sampler: Sampler) -> R
     let max_tokens = if job.args.answer.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
     // Each token alone: what is compared is the speed of a step.
     let drafter = Drafter::new(Some(0));
-    let mut choice = Choice { sampler, drafter, constraint: job.args.grammar.constraint(&job.tokenizer)? };
+    let mut chooser =
+        Chooser { sampler, drafter: Some(drafter), constraint: job.args.grammar.constraint(&job.tokenizer)? };
     let options = |max_tokens| AnswerOptions { max_tokens, ..job.options.clone() };
-    answer(&job.tokenizer, &job.prompt, &mut session, &mut choice, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
-    session.truncate(0);
+    answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
+    session.truncate(0)?;
     let before = energy::Package::read();
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut choice, options(max_tokens), |_| Ok(()))?;
+    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options(max_tokens), |_| Ok(()))?;
     let millijoules = before.and_then(|before| before.millijoules_since());
     let demand = Demand::of(&job.engine.model, &sizes);
     let segments = || session.segments();

@@ -135,13 +135,14 @@ impl Engine {
             }
         };
         let sizes = Sizes {
+            sequences: 1,
             context_tokens,
             batch_tokens: (args.batch_size as usize).min(context_tokens),
             k_type: args.cache_type_k.into(),
             v_type: args.cache_type_v.into(),
             head_screen: self.screens_head(args.head_screen),
         };
-        let cache_bytes = sizes.kv_bytes_per_layer(config).saturating_mul(config.layers as u64);
+        let cache_bytes = sizes.model_state_bytes(config);
         // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
@@ -350,10 +351,10 @@ impl Engine {
             output::break_line();
             let so_far = format::count(tokens, "token");
             if let Some((session, held)) = engine.session_with_less(&args, &held, error, &so_far) {
-                return Ok(session.with_standby(engine.standby(&args, sizes, held)));
+                return Ok(session.with_standby(engine.standby(&args, sizes, held)).into());
             }
             log::warn!("the GPU failed after {so_far}: {error}: the CPU goes on with the same text");
-            on_cpu(&engine.model, engine.cpu_backend(&args), sizes)
+            on_cpu(&engine.model, engine.cpu_backend(&args), sizes).map(Into::into)
         })
     }
 

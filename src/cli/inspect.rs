@@ -46,7 +46,7 @@ impl Memory {
     fn of(model: &Model) -> Self {
         let weights = &model.weights;
         let (k_type, v_type) = (KvType::F16, KvType::F16);
-        let sizes = Sizes { context_tokens: 1000, batch_tokens: 1, k_type, v_type, head_screen: false };
+        let sizes = Sizes::new(1000, 1).with_kv(k_type, v_type);
         let table = |table: &DenseMatrix| table.data.len() as u64;
         let tables = [Some(&weights.token_embd), weights.output.as_ref()].into_iter().flatten();
         let matrices = weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
@@ -55,7 +55,7 @@ impl Memory {
             ternary_bytes: weights.blocks.iter().map(|block| block.ternary_bytes() as u64).sum(),
             embedding_bytes: table(&weights.token_embd),
             head_bytes: weights.output.as_ref().map_or(0, table),
-            cache_bytes_per_1000_tokens: sizes.kv_bytes_per_layer(&model.config) * model.config.layers as u64,
+            cache_bytes_per_1000_tokens: sizes.model_state_bytes(&model.config),
             mapped_bytes: mapped.map(|data| data.len() as u64).sum(),
         }
     }

@@ -1,20 +1,20 @@
 //! Ctrl-C: once asks for an end, twice ends at once.
 
 use std::sync::{
-    Once,
+    Arc, LazyLock, Once,
     atomic::{AtomicBool, Ordering},
 };
 
 /// Exit code of a program ended by Ctrl-C: 128 + SIGINT.
 pub const EXIT_CODE: u8 = 130;
 
-static RAISED: AtomicBool = AtomicBool::new(false);
+static RAISED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static WAITING: AtomicBool = AtomicBool::new(false);
 static INSTALLED: Once = Once::new();
 
 /// From now on the first Ctrl-C raises the flag that is returned and the second one ends the process. Before
 /// this call Ctrl-C ends the process, as is right while a model loads.
-pub fn catch() -> &'static AtomicBool {
+pub fn catch() -> Arc<AtomicBool> {
     INSTALLED.call_once(|| {
         let installed = ctrlc::set_handler(|| {
             if RAISED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
@@ -25,7 +25,7 @@ pub fn catch() -> &'static AtomicBool {
             log::warn!("Ctrl-C ends the program without a summary: {error}");
         }
     });
-    &RAISED
+    Arc::clone(&RAISED)
 }
 
 /// Whether Ctrl-C was pressed since [`catch`] or [`clear`].

@@ -23,7 +23,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let plan = &placement.plan;
     let budget = placement.budget();
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
-    let cache_bytes = sizes.kv_bytes_per_layer(&engine.model.config).saturating_mul(engine.model.config.layers as u64);
+    let cache_bytes = sizes.model_state_bytes(&engine.model.config);
     if args.json {
         let machine::Cores { physical, hardware_threads, .. } = machine::cores();
         let memory: Vec<Json> = plan.segments.iter().map(|s| memory_json(&placement.bytes(s), &sizes)).collect();

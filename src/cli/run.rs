@@ -1,5 +1,7 @@
 //! `run`: continues a text.
 
+use std::{ops::Deref, sync::Arc};
+
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -11,9 +13,8 @@ use super::{
     usage,
 };
 use crate::{
-    backend::Wanted,
     error::{Error, Result},
-    generate::{Answer, AnswerOptions, Constraint, Drafter, Finish, Sampler, Stats, StopStrings, TextDecoder},
+    generate::{Answer, AnswerOptions, Chooser, Finish, Needed, Sampler, Stats, StopStrings, TextDecoder},
     session::Session,
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
 };
@@ -23,7 +24,7 @@ const DEFAULT_PROMPT: &str = "Once upon a time";
 /// llama.cpp's.
 pub const DEFAULT_TEMPERATURE: f32 = 0.8;
 
-impl TextDecoder for TokenStream<'_> {
+impl<T: Deref<Target = Tokenizer>> TextDecoder for TokenStream<T> {
     fn push(&mut self, id: u32) -> String {
         TokenStream::push(self, id)
     }
@@ -37,7 +38,7 @@ impl TextDecoder for TokenStream<'_> {
 pub struct Job<'a> {
     pub args: &'a RunArgs,
     pub source: Source,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     pub engine: Engine,
     pub text: String,
     pub prompt: Vec<u32>,
@@ -54,7 +55,7 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
     let text = prompt_text(args)?;
     let source = Source::open(&args.model)?;
     let engine = Engine::new(&source)?;
-    let tokenizer = source.tokenizer()?;
+    let tokenizer = Arc::new(source.tokenizer()?);
     let prompt = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
     let options = answer_options(&tokenizer, &args.answer)?;
     let job = Job { args, source, tokenizer, engine, text, prompt, options };
@@ -109,13 +110,6 @@ pub fn answer_options(tokenizer: &Tokenizer, args: &AnswerArgs) -> Result<Answer
     })
 }
 
-/// How the tokens of answers are chosen.
-pub struct Choice {
-    pub sampler: Sampler,
-    pub drafter: Drafter,
-    pub constraint: Option<Constraint>,
-}
-
 /// What an answer came to.
 pub struct Answered {
     pub ids: Vec<u32>,
@@ -126,20 +120,15 @@ pub struct Answered {
 
 /// Runs `prompt` on `session` and hands each piece of text to `show`.
 pub fn answer(
-    tokenizer: &Tokenizer,
+    tokenizer: &Arc<Tokenizer>,
     prompt: &[u32],
     session: &mut Session,
-    choice: &mut Choice,
+    chooser: &mut Chooser,
     options: AnswerOptions,
     mut show: impl FnMut(&str) -> Result<()>,
 ) -> Result<Answered> {
-    let decoder = Box::new(tokenizer.stream_after(prompt));
-    let Choice { sampler, drafter, constraint } = choice;
-    let answer = Answer::new(session, sampler, decoder, prompt, options, interrupt::catch())?.drafting(drafter);
-    let mut answer = match constraint {
-        Some(constraint) => answer.constrained(constraint),
-        None => answer,
-    };
+    let decoder = Box::new(TokenStream::after(Arc::clone(tokenizer), prompt));
+    let mut answer = Answer::new(session, chooser, decoder, prompt, options, interrupt::catch())?;
     let (mut ids, mut text) = (Vec::new(), String::new());
     for event in &mut answer {
         let event = event?;
@@ -161,27 +150,27 @@ fn generate(job: &Job<'_>) -> Result<()> {
         return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
     }
     let sample = args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?;
-    let mut choice = Choice {
+    let mut chooser = Chooser {
         sampler: Sampler::new(sample, sizes.context_tokens)?,
-        drafter: args.draft.drafter(),
+        drafter: Some(args.draft.drafter()),
         constraint: args.grammar.constraint(&job.tokenizer)?,
     };
-    sizes.head_screen &= matches!(choice.sampler.wanted(), Wanted::Top(_));
+    sizes.head_screen &= matches!(chooser.sampler.needed(), Some(Needed::Top(_)));
     let mut session = job.engine.load_to_last(&args.engine, sizes)?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
     if args.json {
-        let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut choice, options, |_| Ok(()))?;
-        return output::print_json(&to_json(job, &session, &choice.sampler, &answered));
+        let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, |_| Ok(()))?;
+        return output::print_json(&to_json(job, &session, &chooser.sampler, &answered));
     }
     if !args.no_display_prompt {
         output::print(&job.text)?;
     }
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut choice, options, output::print);
+    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, output::print);
     // An error, too, begins on a line of its own.
     output::print("\n")?;
-    summary(job, &session, &choice.sampler, &answered?);
+    summary(job, &session, &chooser.sampler, &answered?);
     Ok(())
 }
 

@@ -23,7 +23,7 @@ pub enum Pooling {
 /// # Errors
 /// If the text is empty or too long, or a backend fails.
 pub fn embedding(session: &mut Session, model: &Model, ids: &[u32], pooling: Pooling) -> Result<Vec<f32>> {
-    session.truncate(0);
+    session.truncate(0)?;
     let mut pooled = vec![0.0; model.config.dim];
     let mut position = 0;
     session.hidden(ids, |stream| {

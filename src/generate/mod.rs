@@ -1,15 +1,20 @@
 //! Ids in, ids and text out: the loop of an answer over the loaded segments of a plan.
 //!
-//! [`Answer`] drives a [`Session`](crate::session::Session) with a [`Sampler`] until a [`Finish`]; [`StopStrings`] and [`Stats`] serve it.
+//! [`Generation`] is the loop of one answer without backends; [`Answer`] drives it in a
+//! [`Session`](crate::session::Session) with a [`Sampler`] until a [`Finish`]; [`StopStrings`] and [`Stats`] serve it.
 //! Nothing here prints.
 
 mod answer;
+
+mod chooser;
 
 mod constraint;
 
 mod draft;
 
 mod embedding;
+
+mod generation;
 
 mod perplexity;
 
@@ -20,11 +25,13 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use chooser::Chooser;
 pub use constraint::{Constraint, Grammar};
 pub use draft::Drafter;
 pub use embedding::{Pooling, embedding};
+pub use generation::{Fed, Generation, Need};
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
-pub use sampler::{Mirostat, SampleOptions, Sampler, uniform};
+pub use sampler::{Mirostat, Needed, SampleOptions, Sampler, uniform};
 pub use stats::Stats;
 pub use stop::{StopStrings, Stopped};

@@ -76,7 +76,7 @@ pub fn perplexity(
         if let Some(bos) = bos {
             chunk[0] = bos;
         }
-        session.truncate(0);
+        session.truncate(0)?;
         let mut position = 0;
         session.score(&chunk, |logits| {
             // Logits of position i predict token i + 1; the last ones predict nothing that is there.

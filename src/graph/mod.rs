@@ -50,7 +50,7 @@ pub struct BlockGraph {
 }
 
 /// The distinct blocks of a model, and which one each layer runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
     /// Each block once.
     pub blocks: Vec<BlockGraph>,

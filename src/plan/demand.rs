@@ -6,7 +6,7 @@ use bitnet_cpu_kernels::screen::Screen;
 
 use super::Sizes;
 use crate::{
-    graph::op::Slot,
+    graph::{Graph, op::Slot},
     model::{Config, Model},
 };
 
@@ -15,8 +15,8 @@ use crate::{
 pub struct Demand {
     /// Weights of each layer.
     pub layer_weight_bytes: Vec<u64>,
-    /// KV cache of one layer at the planned context.
-    pub layer_kv_bytes: u64,
+    /// State of each layer for all sequences at the planned context.
+    pub layer_state_bytes: Vec<u64>,
     /// Embedding table.
     pub embed_bytes: u64,
     /// Output head, with its copy in fewer bits where the sizes ask for one; 0 extra where it is the embedding table
@@ -54,6 +54,7 @@ impl Demand {
     /// What `model` needs on the CPU with these sizes. A GPU, which aligns and splits, tells its own.
     pub fn of(model: &Model, sizes: &Sizes) -> Self {
         let config = &model.config;
+        let graph = Graph::of(config);
         let norm_bytes = |layer: usize| -> u64 {
             config
                 .family
@@ -69,7 +70,7 @@ impl Demand {
             layer_weight_bytes: (0..config.layers)
                 .map(|layer| model.weights.blocks[layer].plain_bytes() as u64 + norm_bytes(layer))
                 .collect(),
-            layer_kv_bytes: sizes.kv_bytes_per_layer(config),
+            layer_state_bytes: (0..config.layers).map(|layer| sizes.state_bytes(graph.layer(layer).state)).collect(),
             embed_bytes: model.weights.token_embd.data.len() as u64,
             head_bytes: (head.data.len() + screen_bytes) as u64,
             tied: model.weights.output.is_none(),
@@ -83,7 +84,7 @@ impl Demand {
         let embed_bytes = if embed && !(head && self.tied) { self.embed_bytes } else { 0 };
         let (head_bytes, head_activations) = if head { (self.head_bytes, self.head_activation_bytes) } else { (0, 0) };
         SegmentBytes {
-            kv: self.layer_kv_bytes * layers.len() as u64,
+            kv: self.layer_state_bytes[layers.clone()].iter().sum(),
             weights: self.layer_weight_bytes[layers].iter().sum(),
             tables: embed_bytes + head_bytes,
             activations: self.activation_bytes + head_activations,
@@ -119,7 +120,7 @@ mod tests {
     fn an_untied_table_counts_twice_only_where_both_ends_are() {
         let tied = Demand {
             layer_weight_bytes: vec![100; 10],
-            layer_kv_bytes: 10,
+            layer_state_bytes: vec![10; 3],
             embed_bytes: 300,
             head_bytes: 300,
             tied: true,

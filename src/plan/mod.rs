@@ -15,7 +15,10 @@ pub use cost::{BackendCost, Costs, Split, StepCost, Workload};
 pub use demand::{Demand, SegmentBytes};
 pub use schedule::{GpuFacts, Prefer, Question, Request, schedule, shrink};
 
-use crate::model::Config;
+use crate::{
+    graph::{Graph, StateKind},
+    model::Config,
+};
 
 /// Which engine runs a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,9 +100,11 @@ impl Plan {
 /// Sizes chosen before loading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Positions the KV cache holds.
+    /// Sequences at a time, each with states of its own.
+    pub sequences: usize,
+    /// Positions that the KV cache of a sequence holds.
     pub context_tokens: usize,
-    /// Most tokens of one [`crate::backend::Backend::run`].
+    /// Most tokens of one step.
     pub batch_tokens: usize,
     /// Element type of the key cache.
     pub k_type: KvType,
@@ -110,9 +115,36 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Bytes of keys and values of one layer at the full context.
-    pub fn kv_bytes_per_layer(&self, config: &Config) -> u64 {
-        KvCache::bytes(config.kv_heads, config.head_dim, self.context_tokens, self.k_type, self.v_type) as u64
+    /// Sizes for one sequence with a cache of f16 and no copy of the head.
+    pub fn new(context_tokens: usize, batch_tokens: usize) -> Self {
+        let ty = KvType::F16;
+        Self { sequences: 1, context_tokens, batch_tokens, k_type: ty, v_type: ty, head_screen: false }
+    }
+
+    /// With keys and values of these types.
+    #[must_use]
+    pub fn with_kv(self, k_type: KvType, v_type: KvType) -> Self {
+        Self { k_type, v_type, ..self }
+    }
+
+    /// Bytes that a layer with such a state keeps for all sequences at the full context.
+    pub fn state_bytes(&self, state: StateKind) -> u64 {
+        let of_one = match state {
+            StateKind::Kv { kv_heads, head_dim } => {
+                KvCache::bytes(kv_heads, head_dim, self.context_tokens, self.k_type, self.v_type)
+            }
+            StateKind::Recurrent { conv: (channels, positions), heads, key_dim, value_dim } => {
+                let values = channels.saturating_mul(positions).saturating_add(heads * key_dim * value_dim);
+                values.saturating_mul(size_of::<f32>())
+            }
+        };
+        (of_one as u64).saturating_mul(self.sequences as u64)
+    }
+
+    /// Bytes that all layers of a model keep for all sequences at the full context.
+    pub fn model_state_bytes(&self, config: &Config) -> u64 {
+        let graph = Graph::of(config);
+        (0..config.layers).fold(0, |sum, layer| u64::saturating_add(sum, self.state_bytes(graph.layer(layer).state)))
     }
 }
 

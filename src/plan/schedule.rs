@@ -229,14 +229,20 @@ mod tests {
     };
 
     const MIB: u64 = 1 << 20;
-    const SIZES: Sizes =
-        Sizes { context_tokens: 512, batch_tokens: 64, k_type: KvType::F16, v_type: KvType::F16, head_screen: false };
+    const SIZES: Sizes = Sizes {
+        sequences: 1,
+        context_tokens: 512,
+        batch_tokens: 64,
+        k_type: KvType::F16,
+        v_type: KvType::F16,
+        head_screen: false,
+    };
 
     /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 4 MiB of activations, 1 MiB of rotations.
     fn demand() -> Demand {
         Demand {
             layer_weight_bytes: vec![100 * MIB; 10],
-            layer_kv_bytes: 10 * MIB,
+            layer_state_bytes: vec![10 * MIB; 10],
             embed_bytes: 300 * MIB,
             head_bytes: 300 * MIB,
             tied: true,
@@ -370,7 +376,7 @@ mod tests {
         // 60 layers of 128 MiB with 16 MiB of cache, a 1.3 GiB head, 200 MiB of activations.
         let demand = Demand {
             layer_weight_bytes: vec![128 * MIB; 60],
-            layer_kv_bytes: 16 * MIB,
+            layer_state_bytes: vec![16 * MIB; 60],
             embed_bytes: 1331 * MIB,
             head_bytes: 1331 * MIB,
             tied: true,

@@ -1,5 +1,15 @@
-//! Loaded models: tokens through the segments of a plan, and what their states hold.
+//! Loaded models: tokens through the segments of a plan, and the states they leave.
+//!
+//! [`Runtime`] runs batches of many [`Sequence`]s; [`Session`] is a runtime with a single one.
 
+mod phase;
+mod recover;
+mod runtime;
+mod sequence;
 mod single;
 
-pub use single::{Session, Standby, Takeover};
+pub use phase::Phase;
+pub use recover::{Standby, Takeover};
+pub use runtime::{Runtime, Work};
+pub use sequence::Sequence;
+pub use single::Session;

@@ -212,14 +212,13 @@ impl Tokenizer {
     }
 
     /// Text from ids as they come, from the start of a text.
-    pub fn stream(&self) -> TokenStream<'_> {
-        TokenStream::new(self, Start { trim: self.space_first })
+    pub fn stream(&self) -> TokenStream<&Self> {
+        TokenStream::new(self)
     }
 
     /// Text from ids as they come, going on where `prompt` ended: a space between the two is kept.
-    pub fn stream_after(&self, prompt: &[u32]) -> TokenStream<'_> {
-        let at_start = prompt.iter().all(|&id| self.vocab.printed(id, false).is_empty());
-        TokenStream::new(self, Start { trim: self.space_first && at_start })
+    pub fn stream_after(&self, prompt: &[u32]) -> TokenStream<&Self> {
+        TokenStream::after(self, prompt)
     }
 
     /// The token that begins a text.

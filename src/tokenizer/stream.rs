@@ -1,19 +1,30 @@
 //! Turns token ids into text as they come.
 
+use std::ops::Deref;
+
 use super::Tokenizer;
 
-/// Text from ids, one at a time. A character that is spread over several tokens comes out when it is complete;
+/// Text from ids, one at a time, by a borrowed or a shared tokenizer. A character that is spread over several tokens comes out when it is complete;
 /// bytes that can no longer become a character come out as U+FFFD.
 #[derive(Debug)]
-pub struct TokenStream<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct TokenStream<T> {
+    tokenizer: T,
     start: Start,
     /// The beginning of a character: at most three bytes.
     pending: Vec<u8>,
 }
 
-impl<'t> TokenStream<'t> {
-    pub(super) fn new(tokenizer: &'t Tokenizer, start: Start) -> Self {
+impl<T: Deref<Target = Tokenizer>> TokenStream<T> {
+    /// Text from the start of a text.
+    pub fn new(tokenizer: T) -> Self {
+        let start = Start { trim: tokenizer.space_first };
+        Self { tokenizer, start, pending: Vec::new() }
+    }
+
+    /// Text that goes on where `prompt` ended: a space between the two is kept.
+    pub fn after(tokenizer: T, prompt: &[u32]) -> Self {
+        let at_start = prompt.iter().all(|&id| tokenizer.vocab.printed(id, false).is_empty());
+        let start = Start { trim: tokenizer.space_first && at_start };
         Self { tokenizer, start, pending: Vec::new() }
     }
 

@@ -1,18 +1,15 @@
 //! Drafts on real backends: a pass over several tokens gives the bits of single steps, and the text is the same with
 //! and without.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::{ALIKE_TOKENS, isa::Isa};
 use bitnet_gpu::{
     backend::{Backend, cpu::CpuBackend, gpu::Tuning},
-    generate::{Answer, AnswerOptions, Drafter, NoText, SampleOptions, Sampler, Stats},
+    generate::{Answer, AnswerOptions, Chooser, Drafter, NoText, SampleOptions, Sampler, Stats},
     gguf::File,
     model::Model,
-    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    plan::{BackendKind, Plan, Segment, Sizes},
     session::Session,
     tokenizer::{EncodeOptions, Tokenizer},
 };
@@ -30,13 +27,7 @@ fn story_model() -> (Arc<Model>, Tokenizer) {
 fn load(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>) -> Session {
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
-    let sizes = Sizes {
-        context_tokens: CONTEXT,
-        batch_tokens: 64,
-        k_type: KvType::F16,
-        v_type: KvType::F16,
-        head_screen: false,
-    };
+    let sizes = Sizes::new(CONTEXT, 64);
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
     Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap()
 }
@@ -61,17 +52,17 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 fn a_pass_gives_the_bits_of_single_steps() {
     let (model, _) = story_model();
     for (name, mut session) in sessions(&model) {
-        let most = session.alike_tokens();
+        let most = session.limits().exact_tokens;
         assert_eq!(most, if name == "GPU" { 8 } else { ALIKE_TOKENS }, "{name}");
         let ids: Vec<u32> = (0..CONTEXT as u32).map(|i| (i * 7919 + 13) % model.config.vocab as u32).collect();
         // At the beginning, around splits of the keys, and far behind.
         for start in [1, 30, 126, 300, 511, 640] {
             for tokens in [2, 3, most - 1, most] {
-                session.truncate(0);
+                session.truncate(0).unwrap();
                 session.prefill(&ids[..start]).unwrap();
                 let next = &ids[start..start + tokens];
                 let alone: Vec<_> = next.iter().map(|&id| bits(session.step(id).unwrap())).collect();
-                session.truncate(start);
+                session.truncate(start).unwrap();
                 session.run_ahead(next).unwrap();
                 for (row, alone) in alone.iter().enumerate() {
                     let same = bits(session.logits_after(row)) == *alone;
@@ -89,14 +80,17 @@ fn answer(
     sample: &SampleOptions,
     drafter: &mut Drafter,
 ) -> (Vec<u32>, Stats) {
-    session.truncate(0);
-    let mut sampler = Sampler::new(sample.clone(), CONTEXT).unwrap();
+    session.truncate(0).unwrap();
+    let sampler = Sampler::new(sample.clone(), CONTEXT).unwrap();
     let options = AnswerOptions { max_tokens: Some(max), ..AnswerOptions::default() };
-    let cancel = AtomicBool::new(false);
-    let answer = Answer::new(session, &mut sampler, Box::new(NoText), prompt, options, &cancel).unwrap();
-    let mut answer = answer.drafting(drafter);
+    let mut chooser = Chooser { drafter: Some(drafter.clone()), ..sampler.into() };
+    let mut answer = Answer::new(session, &mut chooser, Box::new(NoText), prompt, options, Arc::default()).unwrap();
     let ids = (&mut answer).filter_map(|event| event.unwrap().id).collect();
-    (ids, answer.stats().clone())
+    let stats = answer.stats().clone();
+    drop(answer);
+    // What it has learnt serves the next answer.
+    *drafter = chooser.drafter.unwrap();
+    (ids, stats)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use bitnet_gpu::{
     Error,
-    backend::{Candidates, Rest, Scored, Wanted},
+    backend::{Candidates, Limits, Rest, Scored, Want},
     generate::{Mirostat, SampleOptions, Sampler, uniform},
 };
 
@@ -388,6 +388,9 @@ fn highest(logits: &[f32], n: usize, summed: bool) -> Candidates {
     Candidates { top, rest }
 }
 
+/// A backend that finds many of the highest logits, and fewer with their sum.
+const LIMITS: Limits = Limits { max_tokens: 512, exact_tokens: 8, most_top: 2000, most_summed: 254 };
+
 /// From the highest logits the same id as from all of them, wherever the sampler asks for no more.
 #[test]
 fn candidates_give_the_same_draw_as_all_logits() {
@@ -418,8 +421,8 @@ fn candidates_give_the_same_draw_as_all_logits() {
                 let logits: Vec<f32> =
                     (0..700).map(|i| (uniform(position, i) * levels).floor() / levels * 12.0).collect();
                 let expected = whole.sample(&mut logits.clone(), position as usize).unwrap();
-                let asked = match part.wanted() {
-                    Wanted::Top(n) => n,
+                let asked = match part.want(&LIMITS) {
+                    Want::Top(n) => n,
                     _ => 64,
                 };
                 for (at, (n, summed)) in [(asked, true), (3, false), (1000, false)].into_iter().enumerate() {
@@ -434,7 +437,7 @@ fn candidates_give_the_same_draw_as_all_logits() {
                 part.accept(expected);
             }
             // What it asked for was enough, but for cuts of top-p at the very border.
-            let asks = matches!(part.wanted(), Wanted::Top(_));
+            let asks = matches!(part.want(&LIMITS), Want::Top(_));
             if asks {
                 assert!(
                     answered[0] >= if options.top_k == 0 && options.temperature > 0.0 { 190 } else { 200 },
@@ -465,10 +468,16 @@ fn candidates_that_are_not_enough_are_no_answer() {
     // An id that is not here may have been raised.
     let raised = SampleOptions { temperature: 0.0, logit_bias: vec![(77, 5.0)], ..plain() };
     assert_eq!(draw(raised.clone(), Rest::Lower), None);
-    assert_eq!(sampler(raised).wanted(), Wanted::Last);
-    assert_eq!(sampler(SampleOptions::greedy()).wanted(), Wanted::Top(1));
-    assert_eq!(sampler(SampleOptions { top_k: 40, ..plain() }).wanted(), Wanted::Top(40));
-    assert_eq!(sampler(plain()).wanted(), Wanted::Last);
+    assert_eq!(sampler(raised).want(&LIMITS), Want::Last);
+    assert_eq!(sampler(SampleOptions::greedy()).want(&LIMITS), Want::Top(1));
+    let top_40 = sampler(SampleOptions { top_k: 40, ..plain() });
+    assert_eq!(top_40.want(&LIMITS), Want::Top(40));
+    assert_eq!(sampler(plain()).want(&LIMITS), Want::Last);
+    // No more is asked for than the backend can answer, and top-p alone only where it knows the sum.
+    assert_eq!(top_40.want(&Limits { most_top: 39, ..LIMITS }), Want::Last);
+    let top_p = sampler(SampleOptions { top_p: 0.9, ..plain() });
+    assert_eq!(top_p.want(&LIMITS), Want::Top(254));
+    assert_eq!(top_p.want(&Limits { most_summed: 0, ..LIMITS }), Want::Last);
 
     assert!(sampler(plain()).sample_top(&Candidates::default(), 0).is_err());
     let nan = Candidates { top: vec![Scored { id: 5, logit: f32::NAN }], rest: Rest::Lower };

@@ -10,7 +10,7 @@ use bitnet_cpu_kernels::{
 use bitnet_gpu::{
     Error,
     backend::{
-        Activations, Backend, CacheRows, KvRows, Rest, SegmentId, Wanted,
+        Activations, Backend, Batch, KvRows, LayerState, Rest, SegmentId, SlotId, Want,
         cpu::CpuBackend,
         gpu::{Geometry, GpuBackend, Tuning},
     },
@@ -33,7 +33,7 @@ const CLOSE: f64 = 2e-2;
 const CLOSE_TOKEN: f64 = 5e-2;
 
 fn sizes(kv: KvType) -> Sizes {
-    Sizes { context_tokens: 160, batch_tokens: 80, k_type: kv, v_type: kv, head_screen: false }
+    Sizes::new(160, 80).with_kv(kv, kv)
 }
 
 fn segment(layers: std::ops::Range<usize>, embed: bool, head: bool) -> Segment {
@@ -57,15 +57,23 @@ impl<B: Backend> Loaded<B> {
         Self { backend, segment, activations: Activations::default() }
     }
 
-    fn run(&mut self, ids: &[u32], start: usize, wanted: Wanted) -> Result<Vec<f32>, Error> {
+    fn run(&mut self, ids: &[u32], start: usize, wanted: Want) -> Result<Vec<f32>, Error> {
         self.activations.ids = ids.to_vec();
-        self.backend.run(self.segment, &mut self.activations, start..start + ids.len(), wanted)?;
+        let batch = Batch::one(start..start + ids.len(), wanted);
+        self.backend.run(self.segment, &batch, &mut self.activations)?;
         Ok(self.activations.logits.clone())
+    }
+
+    /// All logits of the last step, which gave candidates.
+    fn full_logits(&mut self) -> Vec<f32> {
+        let mut logits = Vec::new();
+        self.backend.full_logits(self.segment, SlotId(0), &mut logits).unwrap();
+        logits
     }
 
     /// The logits after each token, one step a token.
     fn decode(&mut self, ids: &[u32]) -> Vec<f32> {
-        ids.iter().enumerate().flat_map(|(at, &id)| self.run(&[id], at, Wanted::Last).unwrap()).collect()
+        ids.iter().enumerate().flat_map(|(at, &id)| self.run(&[id], at, Want::Last).unwrap()).collect()
     }
 }
 
@@ -106,11 +114,11 @@ fn decode_and_prefill_equal_plain_loops() {
             let expected = reference_logits(&model, &ids, kv);
             let decoded = gpu.decode(&ids[..20]);
             assert_close(&format!("{name} {kv:?} decode"), &decoded, &expected[..20 * spec.vocab], spec.vocab);
-            let prefilled = gpu.run(&ids, 0, Wanted::All).unwrap();
+            let prefilled = gpu.run(&ids, 0, Want::All).unwrap();
             assert_close(&format!("{name} {kv:?} prefill"), &prefilled, &expected, spec.vocab);
 
             let mut cpu = Loaded::new(CpuBackend::new(Isa::Scalar, 1), &model, &sizes(kv));
-            let on_cpu = cpu.run(&ids, 0, Wanted::All).unwrap();
+            let on_cpu = cpu.run(&ids, 0, Want::All).unwrap();
             assert_close(&format!("{name} {kv:?} against the CPU backend"), &prefilled, &on_cpu, spec.vocab);
         }
     }
@@ -125,20 +133,20 @@ fn steps_of_every_size_agree() {
     let ids = random_ids(&BITNET, 4, 150);
     let mut expected = Vec::new();
     for start in (0..150).step_by(75) {
-        expected.extend(gpu.run(&ids[start..start + 75], start, Wanted::All).unwrap());
+        expected.extend(gpu.run(&ids[start..start + 75], start, Want::All).unwrap());
     }
     let last = |n: usize| &expected[(n - 1) * vocab..n * vocab];
     // Other tokens in the same positions first: what the cache held must not matter.
-    gpu.run(&random_ids(&BITNET, 5, 80), 0, Wanted::Nothing).unwrap();
+    gpu.run(&random_ids(&BITNET, 5, 80), 0, Want::Nothing).unwrap();
     let mut at = 0;
     for tokens in [1, 2, 3, 4, 5, 17, 1, 64, 40, 1, 4, 8] {
-        let found = gpu.run(&ids[at..at + tokens], at, Wanted::Last).unwrap();
+        let found = gpu.run(&ids[at..at + tokens], at, Want::Last).unwrap();
         at += tokens;
         assert_close(&format!("{tokens} tokens up to {at}"), &found, last(at), vocab);
     }
     assert_eq!(at, 150);
-    assert!(gpu.run(&ids[10..12], 10, Wanted::Nothing).unwrap().is_empty(), "no logits were wanted");
-    let again = gpu.run(&ids[12..13], 12, Wanted::Last).unwrap();
+    assert!(gpu.run(&ids[10..12], 10, Want::Nothing).unwrap().is_empty(), "no logits were wanted");
+    let again = gpu.run(&ids[12..13], 12, Want::Last).unwrap();
     assert_close("after going back", &again, last(13), vocab);
 }
 
@@ -157,18 +165,18 @@ fn few_tokens_together_give_the_bits_of_each_alone() {
         for tuning in [Tuning::default(), Tuning { subgroups: Some(false), ..Tuning::default() }] {
             let model = Arc::new(random_model(&spec, 13));
             let Some(mut gpu) = open(&model, kv, tuning) else { return };
-            assert_eq!(gpu.backend.alike_tokens(gpu.segment), 8);
+            assert_eq!(gpu.backend.limits(gpu.segment).exact_tokens, 8);
             // From the first position on, and where the keys are split.
             let ids = random_ids(&spec, 14, 148);
             for start in [0, 126] {
                 if start > 0 {
-                    gpu.run(&ids[..64], 0, Wanted::Nothing).unwrap();
-                    gpu.run(&ids[64..start], 64, Wanted::Nothing).unwrap();
+                    gpu.run(&ids[..64], 0, Want::Nothing).unwrap();
+                    gpu.run(&ids[64..start], 64, Want::Nothing).unwrap();
                 }
                 let alone: Vec<f32> =
-                    (start..start + 8).flat_map(|at| gpu.run(&ids[at..at + 1], at, Wanted::Last).unwrap()).collect();
+                    (start..start + 8).flat_map(|at| gpu.run(&ids[at..at + 1], at, Want::Last).unwrap()).collect();
                 for tokens in 2..=8 {
-                    let found = gpu.run(&ids[start..start + tokens], start, Wanted::All).unwrap();
+                    let found = gpu.run(&ids[start..start + tokens], start, Want::All).unwrap();
                     let at = found.iter().zip(&alone).position(|(a, b)| a.to_bits() != b.to_bits());
                     assert_eq!(at, None, "{:?} {kv:?}: {tokens} tokens at {start}", spec.family);
                 }
@@ -188,7 +196,7 @@ fn every_path_gives_the_same_logits() {
         let model = Arc::new(random_model(&spec, 6));
         let ids = random_ids(&spec, 7, 40);
         let Some(mut plain) = open(&model, KvType::F16, Tuning::default()) else { return };
-        let expected = plain.run(&ids, 0, Wanted::All).unwrap();
+        let expected = plain.run(&ids, 0, Want::All).unwrap();
         let paths = [
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
             ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
@@ -209,8 +217,8 @@ fn every_path_gives_the_same_logits() {
             let small = Sizes { context_tokens: 48, ..sizes(KvType::F16) };
             let Some(backend) = open_backend(tuning) else { return };
             let mut other = Loaded::new(backend, &model, &small);
-            assert_close(name, &other.run(&ids, 0, Wanted::All).unwrap(), &expected, spec.vocab);
-            let last = other.run(&ids, 0, Wanted::Last).unwrap();
+            assert_close(name, &other.run(&ids, 0, Want::All).unwrap(), &expected, spec.vocab);
+            let last = other.run(&ids, 0, Want::Last).unwrap();
             assert_close(&format!("{name}, last"), &last, &expected[39 * spec.vocab..], spec.vocab);
             let decoded = other.decode(&ids[..6]);
             assert_close(&format!("{name}, decode"), &decoded, &expected[..6 * spec.vocab], spec.vocab);
@@ -227,28 +235,30 @@ fn caches_move_without_a_change() {
         let mut cpu = Loaded::new(CpuBackend::new(Isa::Scalar, 1), &model, &sizes(kv));
         let mut other = open(&model, kv, Tuning::default()).unwrap();
         let ids = random_ids(&spec, 12, 31);
-        gpu.run(&ids[..30], 0, Wanted::Nothing).unwrap();
-        let (mut there, mut back) = (CacheRows::default(), CacheRows::default());
+        gpu.run(&ids[..30], 0, Want::Nothing).unwrap();
+        let (mut there, mut back) = (LayerState::default(), LayerState::default());
+        let slot = SlotId(0);
         for layer in 0..spec.layers {
             // In two parts, the second not at the beginning.
             for part in [0..7, 7..30] {
-                gpu.backend.read_cache(gpu.segment, layer, part.clone(), &mut there).unwrap();
-                cpu.backend.write_cache(cpu.segment, layer, part.clone(), &there).unwrap();
-                cpu.backend.read_cache(cpu.segment, layer, part.clone(), &mut back).unwrap();
-                assert_eq!((&there.k, &there.v), (&back.k, &back.v), "{kv:?}: layer {layer}, {part:?}, on the CPU");
-                other.backend.write_cache(other.segment, layer, part.clone(), &back).unwrap();
-                other.backend.read_cache(other.segment, layer, part.clone(), &mut back).unwrap();
-                assert_eq!((&there.k, &there.v), (&back.k, &back.v), "{kv:?}: layer {layer}, {part:?}, on the GPU");
+                gpu.backend.states(gpu.segment).unwrap().export(layer, slot, part.clone(), &mut there).unwrap();
+                cpu.backend.states(cpu.segment).unwrap().import(layer, slot, part.clone(), &there).unwrap();
+                cpu.backend.states(cpu.segment).unwrap().export(layer, slot, part.clone(), &mut back).unwrap();
+                assert_eq!(&there, &back, "{kv:?}: layer {layer}, {part:?}, on the CPU");
+                other.backend.states(other.segment).unwrap().import(layer, slot, part.clone(), &back).unwrap();
+                other.backend.states(other.segment).unwrap().export(layer, slot, part.clone(), &mut back).unwrap();
+                assert_eq!(&there, &back, "{kv:?}: layer {layer}, {part:?}, on the GPU");
             }
         }
-        let next = |on: &mut Loaded<GpuBackend>| on.run(&ids[30..], 30, Wanted::Last).unwrap();
+        let next = |on: &mut Loaded<GpuBackend>| on.run(&ids[30..], 30, Want::Last).unwrap();
         let expected = next(&mut gpu);
         assert_eq!(next(&mut other), expected, "{kv:?}: logits on the GPU");
-        let on_cpu = cpu.run(&ids[30..], 30, Wanted::Last).unwrap();
+        let on_cpu = cpu.run(&ids[30..], 30, Want::Last).unwrap();
         assert_close(&format!("{kv:?}: logits on the CPU"), &on_cpu, &expected, spec.vocab);
-        let wrong = CacheRows { k: KvRows::Q8_0 { codes: vec![], scales: vec![] }, v: KvRows::default() };
+        let wrong = LayerState::Kv { k: KvRows::Q8_0 { codes: vec![], scales: vec![] }, v: KvRows::default() };
         if kv != KvType::Q8_0 {
-            let error = other.backend.write_cache(other.segment, 0, 0..0, &wrong).unwrap_err().to_string();
+            let error =
+                other.backend.states(other.segment).unwrap().import(0, slot, 0..0, &wrong).unwrap_err().to_string();
             assert!(error.contains("rows for the cache"), "{error}");
         }
     }
@@ -260,7 +270,7 @@ fn segments_pass_hidden_states() {
     let model = Arc::new(random_model(&LLAMA, 8));
     let Some(mut one) = open(&model, KvType::F16, Tuning::default()) else { return };
     let ids = random_ids(&LLAMA, 9, 12);
-    let expected = one.run(&ids, 0, Wanted::All).unwrap();
+    let expected = one.run(&ids, 0, Want::All).unwrap();
     let Some(gpu) = open_backend(Tuning::default()) else { return };
     let mut gpu = gpu;
     let cpu = CpuBackend::new(Isa::Scalar, 1);
@@ -273,10 +283,11 @@ fn segments_pass_hidden_states() {
         let mut found = Vec::new();
         for range in [0..7, 7..8, 8..12] {
             let mut activations = Activations { ids: ids[range.clone()].to_vec(), ..Activations::default() };
-            first.run(a, &mut activations, range.clone(), Wanted::All).unwrap();
+            let batch = Batch::one(range.clone(), Want::All);
+            first.run(a, &batch, &mut activations).unwrap();
             assert_eq!(activations.hidden.len(), range.len() * LLAMA.dim);
-            gpu.run(b, &mut activations, range.clone(), Wanted::All).unwrap();
-            gpu.run(c, &mut activations, range, Wanted::All).unwrap();
+            gpu.run(b, &batch, &mut activations).unwrap();
+            gpu.run(c, &batch, &mut activations).unwrap();
             found.extend(activations.logits);
         }
         assert_close(&format!("{} first", first.name()), &found, &expected, LLAMA.vocab);
@@ -290,13 +301,13 @@ fn logits_of_many_tokens_come_in_pieces() {
     let model = Arc::new(random_model(&spec, 10));
     let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
     let ids = random_ids(&spec, 11, 65);
-    let all = gpu.run(&ids, 0, Wanted::All).unwrap();
+    let all = gpu.run(&ids, 0, Want::All).unwrap();
     assert_eq!(all.len(), 65 * spec.vocab);
     let submits = gpu.backend.counters().submits;
-    let last = gpu.run(&ids, 0, Wanted::Last).unwrap();
+    let last = gpu.run(&ids, 0, Want::Last).unwrap();
     assert_eq!(gpu.backend.counters().submits, submits + 1);
     assert_close("last of all", &all[64 * spec.vocab..], &last, spec.vocab);
-    let one = gpu.run(&ids[20..21], 20, Wanted::Last).unwrap();
+    let one = gpu.run(&ids[20..21], 20, Want::Last).unwrap();
     assert_close("one of all", &all[20 * spec.vocab..21 * spec.vocab], &one, spec.vocab);
 }
 
@@ -312,7 +323,7 @@ fn a_decode_step_creates_nothing() {
             let ids = random_ids(&spec, 13, 10);
             for (at, &id) in ids.iter().enumerate() {
                 let before = gpu.backend.counters();
-                gpu.run(&[id], at, Wanted::Last).unwrap();
+                gpu.run(&[id], at, Want::Last).unwrap();
                 let step = gpu.backend.counters().since(&before);
                 assert_eq!(step.objects_created, 0, "{:?}, token {at}", spec.family);
                 assert_eq!(step.submits, 1);
@@ -322,11 +333,11 @@ fn a_decode_step_creates_nothing() {
                 assert_eq!(step.readback_bytes, 4 + 4 * spec.vocab as u64);
             }
             let before = gpu.backend.counters();
-            gpu.run(&random_ids(&spec, 14, 70), 10, Wanted::Last).unwrap();
+            gpu.run(&random_ids(&spec, 14, 70), 10, Want::Last).unwrap();
             assert_eq!(gpu.backend.counters().since(&before).objects_created, 0, "a prompt");
-            gpu.run(&random_ids(&spec, 14, 70), 80, Wanted::Last).unwrap();
+            gpu.run(&random_ids(&spec, 14, 70), 80, Want::Last).unwrap();
             let before = gpu.backend.counters();
-            gpu.run(&random_ids(&spec, 14, 1), 150, Wanted::Last).unwrap();
+            gpu.run(&random_ids(&spec, 14, 1), 150, Want::Last).unwrap();
             let step = gpu.backend.counters().since(&before);
             let layer = if fold { 6 } else { 10 };
             assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, split keys", spec.family);
@@ -347,7 +358,7 @@ fn norms_apart_keep_to_the_number_of_dispatches() {
         let mut folded = Loaded::new(folded, &model, &Sizes { context_tokens: 40, ..sizes(KvType::F16) });
         let dispatches = |gpu: &mut Loaded<GpuBackend>| {
             let before = gpu.backend.counters();
-            gpu.run(&[5], 0, Wanted::Last).unwrap();
+            gpu.run(&[5], 0, Want::Last).unwrap();
             gpu.backend.counters().since(&before).dispatches
         };
         assert_eq!(dispatches(&mut gpu), dispatches(&mut folded) + apart, "{max_binding_bytes:?}");
@@ -415,7 +426,7 @@ fn both_ways_of_upload_give_the_same_bits() {
     let ids = random_ids(&LLAMA, 35, 20);
     let logits = |mapped| {
         let tuning = Tuning { mapped_upload: Some(mapped), max_arena_bytes: Some(50_000), ..Tuning::default() };
-        open(&model, KvType::F16, tuning).map(|mut gpu| gpu.run(&ids, 0, Wanted::All).unwrap())
+        open(&model, KvType::F16, tuning).map(|mut gpu| gpu.run(&ids, 0, Want::All).unwrap())
     };
     let (Some(mapped), Some(staged)) = (logits(true), logits(false)) else { return };
     assert_eq!(mapped, staged);
@@ -450,7 +461,7 @@ fn damaged_weights_are_named_with_their_layer() {
         damage(&mut model);
         let Some(mut gpu) = open(&Arc::new(model), KvType::F16, Tuning::default()) else { return };
         for tokens in [1, 20] {
-            let error = gpu.run(&random_ids(&spec, 18, tokens), 0, Wanted::Last).unwrap_err();
+            let error = gpu.run(&random_ids(&spec, 18, tokens), 0, Want::Last).unwrap_err();
             match &error {
                 Error::NotFinite { place: found, .. } => assert_eq!(found, place, "{tokens} tokens"),
                 other => panic!("{place}: {other}"),
@@ -491,10 +502,10 @@ fn a_lost_device_is_an_error_of_every_later_call() {
     let model = Arc::new(random_model(&BITNET, 19));
     let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
     let ids = random_ids(&BITNET, 20, 30);
-    gpu.run(&ids[..3], 0, Wanted::Last).unwrap();
+    gpu.run(&ids[..3], 0, Want::Last).unwrap();
     gpu.backend.gpu().destroyer()();
     for tokens in [1, 20] {
-        let error = gpu.run(&ids[3..3 + tokens], 3, Wanted::Last).unwrap_err();
+        let error = gpu.run(&ids[3..3 + tokens], 3, Want::Last).unwrap_err();
         assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
     }
     let error = gpu.backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err();
@@ -508,13 +519,13 @@ fn a_device_lost_within_a_step_is_an_error() {
     for delay_us in [0, 300, 1000, 3000, 10_000] {
         let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
         let ids = random_ids(&BITNET, 27, 80);
-        gpu.run(&ids, 0, Wanted::Last).unwrap();
+        gpu.run(&ids, 0, Want::Last).unwrap();
         let destroy = gpu.backend.gpu().destroyer();
         let thread = std::thread::spawn(move || {
             std::thread::sleep(std::time::Duration::from_micros(delay_us));
             destroy();
         });
-        let error = (0..1000).find_map(|_| gpu.run(&ids, 0, Wanted::Last).err());
+        let error = (0..1000).find_map(|_| gpu.run(&ids, 0, Want::Last).err());
         thread.join().unwrap();
         assert!(matches!(error, Some(Error::DeviceLost { .. })), "after {delay_us} us: {error:?}");
     }
@@ -525,7 +536,7 @@ fn wrong_input_is_refused_before_it_reaches_the_device() {
     let model = Arc::new(random_model(&BITNET, 21));
     let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
     let mut refused = |ids: &[u32], start, needle: &str| {
-        let error = gpu.run(ids, start, Wanted::Last).unwrap_err().to_string();
+        let error = gpu.run(ids, start, Want::Last).unwrap_err().to_string();
         assert!(error.contains(needle), "{error}");
     };
     refused(&[BITNET.vocab as u32], 0, "below 301, found 301");
@@ -565,9 +576,9 @@ impl Loaded<GpuBackend> {
     /// What comes back of a step that wants the best `count` ids.
     fn top(&mut self, id: u32, at: usize, count: usize) -> Vec<(u32, f32)> {
         self.activations.ids = vec![id];
-        self.backend.run(self.segment, &mut self.activations, at..at + 1, Wanted::Top(count)).unwrap();
+        self.backend.run(self.segment, &Batch::one(at..at + 1, Want::Top(count)), &mut self.activations).unwrap();
         assert!(self.activations.logits.is_empty(), "candidates instead of logits");
-        self.activations.candidates.top.iter().map(|c| (c.id, c.logit)).collect()
+        self.activations.rows[0].candidates.top.iter().map(|c| (c.id, c.logit)).collect()
     }
 }
 
@@ -581,9 +592,9 @@ fn chosen_ids_are_those_of_the_logits() {
         let Some(mut plain) = open(&model, KvType::F16, tuning.clone()) else { return };
         let Some(mut chosen) = open(&model, KvType::F16, tuning) else { return };
         let prompt = random_ids(&BITNET, 29, 9);
-        let mut logits = plain.run(&prompt, 0, Wanted::Last).unwrap();
-        chosen.run(&prompt, 0, Wanted::Top(1)).unwrap();
-        assert_eq!(chosen.activations.candidates.top[0].id, best(&logits));
+        let mut logits = plain.run(&prompt, 0, Want::Last).unwrap();
+        chosen.run(&prompt, 0, Want::Top(1)).unwrap();
+        assert_eq!(chosen.activations.rows[0].candidates.top[0].id, best(&logits));
         let mut id = best(&logits);
         for at in 9..120 {
             // Another token than the chosen one, going back, and every few tokens more than one candidate.
@@ -592,20 +603,20 @@ fn chosen_ids_are_those_of_the_logits() {
             }
             if at == 50 {
                 let again = random_ids(&BITNET, 31, 12);
-                plain.run(&again, 20, Wanted::Nothing).unwrap();
-                chosen.run(&again, 20, Wanted::Nothing).unwrap();
-                plain.run(&again[..4], 32, Wanted::Nothing).unwrap();
-                chosen.run(&again[..4], 32, Wanted::Nothing).unwrap();
+                plain.run(&again, 20, Want::Nothing).unwrap();
+                chosen.run(&again, 20, Want::Nothing).unwrap();
+                plain.run(&again[..4], 32, Want::Nothing).unwrap();
+                chosen.run(&again[..4], 32, Want::Nothing).unwrap();
             }
             let at = if at < 50 { at } else { at - 50 + 36 };
-            logits = plain.run(&[id], at, Wanted::Last).unwrap();
+            logits = plain.run(&[id], at, Want::Last).unwrap();
             let count = [1, 1, 1, 40, 40][at / 10 % 5];
             let found = chosen.top(id, at, count);
             let mut expected: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
             expected.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
             assert_eq!(found.len(), if count == 1 { 1 } else { 254 });
             assert_eq!(found, expected[..found.len()], "{count} ids at {at}");
-            match chosen.activations.candidates.rest {
+            match chosen.activations.rows[0].candidates.rest {
                 Rest::Lower => assert_eq!(count, 1),
                 Rest::Summed { log_sum_exp } => {
                     let exact = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
@@ -614,8 +625,8 @@ fn chosen_ids_are_those_of_the_logits() {
                 Rest::None => panic!("there are 301 ids"),
             }
             if at % 5 == 4 {
-                // The candidates did not suffice: the same token again, for all logits.
-                assert_eq!(chosen.run(&[id], at, Wanted::Last).unwrap(), logits, "all logits at {at}");
+                // The candidates did not suffice: the head again, for all logits.
+                assert_eq!(chosen.full_logits(), logits, "all logits at {at}");
             }
             id = best(&logits);
         }
@@ -635,31 +646,30 @@ fn a_screened_head_gives_what_the_full_one_gives() {
         let Some(mut full) = open(&model, KvType::F16, tuning) else { return };
         let mut screened = Loaded::new(backend, &model, &Sizes { head_screen: true, ..sizes(KvType::F16) });
         let prompt = random_ids(&spec, 51, 30);
-        let mut logits = full.run(&prompt, 0, Wanted::Last).unwrap();
-        screened.run(&prompt, 0, Wanted::Top(1)).unwrap();
+        let mut logits = full.run(&prompt, 0, Want::Last).unwrap();
+        screened.run(&prompt, 0, Want::Top(1)).unwrap();
         let mut id = best(&logits);
-        assert_eq!(screened.activations.candidates.top[0].id, id, "after a prompt");
+        assert_eq!(screened.activations.rows[0].candidates.top[0].id, id, "after a prompt");
         let mut fewest = spec.vocab;
         for at in 30..110 {
             if at % 9 == 0 {
                 id = (id + 1) % spec.vocab as u32;
             }
-            logits = full.run(&[id], at, Wanted::Last).unwrap();
+            logits = full.run(&[id], at, Want::Last).unwrap();
             let count = [1, 1, 2, 3][at / 10 % 4];
             let found = screened.top(id, at, count);
             let mut expected: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
             expected.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
             assert_eq!(found, expected[..[0, 1, 2, 254][count]], "{head:?}: {count} ids at {at}");
-            let rest = screened.activations.candidates.rest;
+            let rest = screened.activations.rows[0].candidates.rest;
             assert_eq!(matches!(rest, Rest::Lower), count < 3, "{rest:?} at {at}");
-            let rows = screened.activations.head_rows;
+            let rows = screened.activations.rows[0].head_rows;
             // Three are more than a screen finds among so few rows.
             assert!(if count < 3 { (count..=spec.vocab).contains(&rows) } else { rows == spec.vocab }, "{rows} rows");
             fewest = fewest.min(rows);
             if at % 7 == 3 {
-                // The candidates did not suffice: the same token again, for all logits.
-                assert_eq!(screened.run(&[id], at, Wanted::Last).unwrap(), logits, "all logits at {at}");
-                assert_eq!(screened.activations.head_rows, spec.vocab);
+                // The candidates did not suffice: the head again, for all logits.
+                assert_eq!(screened.full_logits(), logits, "all logits at {at}");
             }
             id = best(&logits);
         }
@@ -697,7 +707,7 @@ fn a_choice_reads_back_little() {
     let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
     let usual = {
         let before = gpu.backend.counters();
-        gpu.run(&[5], 0, Wanted::Last).unwrap();
+        gpu.run(&[5], 0, Want::Last).unwrap();
         gpu.backend.counters().since(&before).dispatches
     };
     for (count, more, most_bytes) in [(1, 1, 20), (40, 2, 2048)] {
@@ -722,13 +732,13 @@ fn a_choice_reads_back_little() {
 fn nothing_is_begun_behind_the_end_of_the_context() {
     let model = Arc::new(random_model(&BITNET, 33));
     let Some(mut gpu) = open(&model, KvType::F16, Tuning::default()) else { return };
-    gpu.run(&random_ids(&BITNET, 34, 80), 0, Wanted::Nothing).unwrap();
-    gpu.run(&random_ids(&BITNET, 35, 76), 80, Wanted::Top(1)).unwrap();
+    gpu.run(&random_ids(&BITNET, 34, 80), 0, Want::Nothing).unwrap();
+    gpu.run(&random_ids(&BITNET, 35, 76), 80, Want::Top(1)).unwrap();
     for at in 156..160 {
-        let id = gpu.activations.candidates.top[0].id;
+        let id = gpu.activations.rows[0].candidates.top[0].id;
         gpu.top(id, at, 1);
     }
     gpu.activations.ids = vec![1];
-    let error = gpu.backend.run(gpu.segment, &mut gpu.activations, 160..161, Wanted::Top(1)).unwrap_err();
+    let error = gpu.backend.run(gpu.segment, &Batch::one(160..161, Want::Top(1)), &mut gpu.activations).unwrap_err();
     assert!(matches!(error, Error::ContextFull { needed: 161, context: 160 }), "{error}");
 }

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, Wanted, cpu::CpuBackend, gpu::Tuning},
+    backend::{Backend, Want, cpu::CpuBackend, gpu::Tuning},
     convert::{ConvertOptions, convert},
     gguf::File,
     model::Model,
@@ -60,7 +60,7 @@ fn session(
     head_screen: bool,
 ) -> Session {
     let (k_type, v_type) = types;
-    let sizes = Sizes { context_tokens: CONTEXT, batch_tokens: 64, k_type, v_type, head_screen };
+    let sizes = Sizes { head_screen, ..Sizes::new(CONTEXT, 64).with_kv(k_type, v_type) };
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
@@ -69,7 +69,7 @@ fn session(
 
 fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
     let best = |logits: &mut [f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
-    session.truncate(0);
+    session.truncate(0).unwrap();
     let mut ids = vec![best(session.prefill(prompt).unwrap())];
     while ids.len() < TOKENS {
         let next = best(session.step(ids[ids.len() - 1]).unwrap());
@@ -80,8 +80,8 @@ fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
 
 /// The same with the head asked for the highest logit alone. Counts the rows that were computed in full.
 fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
-    session.truncate(0);
-    session.prefill_while(prompt, Wanted::Top(1), || true).unwrap();
+    session.truncate(0).unwrap();
+    session.prefill_while(prompt, Want::Top(1), || true).unwrap();
     let (mut ids, mut rows) = (Vec::new(), 0);
     loop {
         ids.push(session.candidates().unwrap().top[0].id);
@@ -89,7 +89,7 @@ fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
         if ids.len() == TOKENS {
             return (ids, rows);
         }
-        session.step_for(ids[ids.len() - 1], Wanted::Top(1)).unwrap();
+        session.step_for(ids[ids.len() - 1], Want::Top(1)).unwrap();
     }
 }
 

@@ -312,7 +312,7 @@ fn vectors_equal_those_of_the_reference_on_every_backend() {
             let segment = Segment { layers: 0..LAYERS, backend: kind, embed: true, head: true, reason: "test".into() };
             // Two batches, so that the second one reads the cache of the first.
             let (k_type, v_type) = (KvType::F32, KvType::F32);
-            let sizes = Sizes { context_tokens: 8, batch_tokens: 4, k_type, v_type, head_screen: false };
+            let sizes = Sizes::new(8, 4).with_kv(k_type, v_type);
             let plan = Plan { segments: vec![segment], prefill: None, sizes }.without_head();
             let mut session = Session::load(&model, &plan, vec![(kind, backend)], &mut |_| ()).unwrap();
             for (pooling, key) in [(Pooling::Last, "last"), (Pooling::Mean, "mean")] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
 use bitnet_gpu::{
-    backend::{Activations, Backend, Wanted, cpu::CpuBackend},
+    backend::{Activations, Backend, Batch, Want, cpu::CpuBackend},
     gguf::{Metadata, Value},
     model::{Activation, Config, Family, Linear, RopeStyle},
     plan::{BackendKind, KvType, Segment, Sizes},
@@ -402,12 +402,12 @@ fn blocks_of_unusual_sizes_run_on_every_instruction_set() {
         let segment =
             Segment { layers: 0..1, backend: BackendKind::Cpu, embed: true, head: true, reason: "test".into() };
         let (k_type, v_type) = (KvType::F16, KvType::F16);
-        let sizes = Sizes { context_tokens: 8, batch_tokens: 2, k_type, v_type, head_screen: false };
+        let sizes = Sizes::new(8, 2).with_kv(k_type, v_type);
         let run = |isa: Isa| {
             let mut backend = CpuBackend::new(isa, 2);
             let id = backend.load(&model, &segment, &sizes, &mut |_| {}).unwrap();
             let mut activations = Activations { ids: vec![3, 5], ..Activations::default() };
-            backend.run(id, &mut activations, 0..2, Wanted::All).unwrap();
+            backend.run(id, &Batch::one(0..2, Want::All), &mut activations).unwrap();
             activations.logits
         };
         let expected = run(Isa::Scalar);

@@ -56,7 +56,7 @@ fn converted(name: &str) -> Option<(tempfile::TempDir, Arc<Model>, Vec<Case>)> {
 }
 
 fn sizes(kv: KvType) -> Sizes {
-    Sizes { context_tokens: 256, batch_tokens: 64, k_type: kv, v_type: kv, head_screen: false }
+    Sizes::new(256, 64).with_kv(kv, kv)
 }
 
 /// Segments of the given layers, in order.
@@ -87,7 +87,7 @@ fn top1(logits: &[f32]) -> usize {
 /// Runs every case in a fresh position and holds it against the reference.
 fn check(what: &str, session: &mut Session, cases: &[Case], bound: f64) {
     for (index, case) in cases.iter().enumerate() {
-        session.truncate(0);
+        session.truncate(0).unwrap();
         let logits = session.prefill(&case.ids).unwrap();
         let error = relative_l2(logits, &case.last_logits);
         eprintln!("{what} case {index} ({} ids): relative L2 {error:.4}", case.ids.len());
@@ -264,8 +264,8 @@ fn a_prompt_on_the_gpu_goes_on_on_the_cpu() {
         let mut session = Session::load(&model, &phases, backends, &mut |_| {}).unwrap();
         let mut reference = Session::load(&model, &decode, vec![cpu(Isa::detect())], &mut |_| {}).unwrap();
         for case in &cases {
-            session.truncate(0);
-            reference.truncate(0);
+            session.truncate(0).unwrap();
+            reference.truncate(0).unwrap();
             let (prompt, rest) = case.ids.split_at(case.ids.len() / 2);
             let (first, second) = rest.split_at(rest.len() / 2);
             for (tokens, whole) in [(prompt, true), (first, false), (second, true)] {

@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, Wanted, cpu::CpuBackend},
+    backend::{Backend, Want, cpu::CpuBackend},
     dummy::{DummyOptions, HeadType, Shape, make},
     model::Model,
     plan::{BackendKind, Demand, KvType, Plan, Segment, Sizes},
@@ -30,7 +30,7 @@ fn session_of(path: &Path, isa: Isa, head_screen: bool) -> Session {
         reason: "test".into(),
     };
     let (k_type, v_type) = (KvType::F16, KvType::F16);
-    let sizes = Sizes { context_tokens: 256, batch_tokens: 16, k_type, v_type, head_screen };
+    let sizes = Sizes { head_screen, ..Sizes::new(256, 16).with_kv(k_type, v_type) };
     let backend: Box<dyn Backend> = Box::new(CpuBackend::new(isa, 2));
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
     Session::load(&model, &plan, vec![(BackendKind::Cpu, backend)], &mut |_| {}).unwrap()
@@ -42,7 +42,7 @@ fn the_plan_counts_the_copy() {
     let model = Model::open(&path).unwrap();
     let (k_type, v_type) = (KvType::F16, KvType::F16);
     let bytes = |head_screen| {
-        let sizes = Sizes { context_tokens: 16, batch_tokens: 16, k_type, v_type, head_screen };
+        let sizes = Sizes { head_screen, ..Sizes::new(16, 16).with_kv(k_type, v_type) };
         Demand::of(&model, &sizes).segment_bytes(0..4, true, true)
     };
     // 2048 rows of 256 columns in 6 bits, with scale, error, norm and bound.
@@ -65,7 +65,7 @@ fn each_step_of_a_story_has_the_same_highest_logits_bit_for_bit() {
         for step in 0..150 {
             let count = 1 + step % 2;
             let expected = highest(full.step(id).unwrap(), count);
-            screened.step_for(id, Wanted::Top(count)).unwrap();
+            screened.step_for(id, Want::Top(count)).unwrap();
             if let Some(candidates) = screened.candidates() {
                 let found: Vec<(u32, f32)> = candidates.top.iter().map(|c| (c.id, c.logit)).collect();
                 assert_eq!(found, expected, "{isa}, step {step}");
@@ -94,7 +94,7 @@ fn a_ternary_head_is_screened_in_its_own_bits() {
     make(&Shape::from_config(&config).unwrap(), &path, &options).unwrap();
     let (k_type, v_type) = (KvType::F16, KvType::F16);
     let bytes = |head_screen| {
-        let sizes = Sizes { context_tokens: 16, batch_tokens: 16, k_type, v_type, head_screen };
+        let sizes = Sizes { head_screen, ..Sizes::new(16, 16).with_kv(k_type, v_type) };
         Demand::of(&Model::open(&path).unwrap(), &sizes).segment_bytes(0..2, true, true)
     };
     // 3008 rows of 384 columns in 2 bits and 5 scales; a product with each byte, scale, error, norm and bound for 3000.
@@ -104,7 +104,7 @@ fn a_ternary_head_is_screened_in_its_own_bits() {
         for step in 0..40 {
             let (id, count) = (step * 71 % 3000, 1 + step as usize % 2);
             let expected = highest(full.step(id).unwrap(), count);
-            screened.step_for(id, Wanted::Top(count)).unwrap();
+            screened.step_for(id, Want::Top(count)).unwrap();
             let candidates = screened.candidates().unwrap_or_else(|| panic!("{isa}, step {step}: not screened"));
             let found: Vec<(u32, f32)> = candidates.top.iter().map(|c| (c.id, c.logit)).collect();
             assert_eq!(found, expected, "{isa}, step {step}");

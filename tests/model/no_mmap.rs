@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, Wanted, cpu::CpuBackend},
+    backend::{Backend, Want, cpu::CpuBackend},
     bytes::Access,
     convert::in_memory,
     gguf::File,
@@ -32,7 +32,7 @@ fn copy_of_built_in(folder: &TempDir) -> PathBuf {
 fn session(file: &File) -> Session {
     let model = Arc::new(Model::from_gguf(file).unwrap());
     let (k_type, v_type) = (KvType::F16, KvType::F16);
-    let sizes = Sizes { context_tokens: 32, batch_tokens: 16, k_type, v_type, head_screen: false };
+    let sizes = Sizes::new(32, 16).with_kv(k_type, v_type);
     let backend: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), 2));
     let plan = Plan::all_cpu(model.config.layers, sizes, "test");
     Session::load(&model, &plan, vec![(BackendKind::Cpu, backend)], &mut |_| {}).unwrap()
@@ -40,7 +40,7 @@ fn session(file: &File) -> Session {
 
 fn logits(mut session: Session) -> Vec<f32> {
     for id in [1, 17, 300, 5] {
-        session.step_for(id, Wanted::Last).unwrap();
+        session.step_for(id, Want::Last).unwrap();
     }
     session.all_logits().unwrap().to_vec()
 }

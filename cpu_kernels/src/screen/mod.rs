@@ -144,6 +144,11 @@ impl Screen {
         cols <= MAX_COLS && (ty.dialect().is_some() || is_no_larger())
     }
 
+    /// The largest `k` of [`Self::top`] for a matrix of so many rows.
+    pub fn most_top(rows: usize) -> usize {
+        (rows / MIN_ROWS_PER_TOP).clamp(1, MOST_TOP)
+    }
+
     /// True where its kernels are vector code.
     pub fn is_fast() -> bool {
         cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
@@ -195,7 +200,7 @@ impl Screen {
         assert_eq!((head.rows, head.cols), (self.bounds.len(), self.cols), "Screen::top: the shape of the head");
         assert_eq!(x.len(), self.cols, "Screen::top: columns of the head and of the token");
         top.clear();
-        if k == 0 || k > (self.bounds.len() / MIN_ROWS_PER_TOP).clamp(1, MOST_TOP) {
+        if k == 0 || k > Self::most_top(self.bounds.len()) {
             return None;
         }
         self.query.set(cpu.isa(), x)?;

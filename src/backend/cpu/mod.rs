@@ -1,10 +1,11 @@
 //! Runs op lists with the SIMD kernels: each op is one kernel call on pre-allocated buffers.
 
+mod head;
 mod kernel;
 mod segment;
 pub mod tune;
 
-use std::{ops::Range, sync::Arc};
+use std::{sync::Arc, task::Poll};
 
 use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
@@ -13,7 +14,7 @@ pub use self::{
     kernel::{Kernel, Kernels},
     tune::Split,
 };
-use super::{Activations, Backend, CacheRows, SegmentId, Wanted, known_product::KnownProduct};
+use super::{Activations, Backend, Batch, Limits, SegmentId, SlotId, States, Ticket, known_product::KnownProduct};
 use crate::{
     error::{Error, Result},
     model::Model,
@@ -29,6 +30,10 @@ pub struct CpuBackend {
     /// Threads in steps of few tokens, and of more.
     active_threads: [usize; 2],
     segments: Vec<CpuSegment>,
+    /// Results of the last step, and whether its segment has the head.
+    done: Activations,
+    done_with_head: bool,
+    steps: u64,
 }
 
 impl CpuBackend {
@@ -44,7 +49,16 @@ impl CpuBackend {
         let label = kernels.label().map(|label| format!("{label}, ")).unwrap_or_default();
         let name = format!("CPU ({}, {label}{} thread{plural})", isa.name(), cpu.threads());
         let active_threads = [cpu.threads(); 2];
-        Self { name, cpu, kernels, active_threads, segments: Vec::new() }
+        Self {
+            name,
+            cpu,
+            kernels,
+            active_threads,
+            segments: Vec::new(),
+            done: Activations::default(),
+            done_with_head: false,
+            steps: 0,
+        }
     }
 
     /// Shares the work out as was found best. What is computed stays the same.
@@ -82,40 +96,44 @@ impl Backend for CpuBackend {
         Ok(SegmentId(self.segments.len() - 1))
     }
 
-    fn alike_tokens(&self, _segment: SegmentId) -> usize {
-        ALIKE_TOKENS
+    fn limits(&self, segment: SegmentId) -> Limits {
+        self.segments[segment.0].limits()
     }
 
-    fn run(
-        &mut self,
-        segment: SegmentId,
-        activations: &mut Activations,
-        positions: Range<usize>,
-        wanted: Wanted,
-    ) -> Result<()> {
-        self.cpu.pool().limit(self.active_threads[usize::from(positions.len() > ALIKE_TOKENS)]);
-        self.segments[segment.0].run(&self.cpu, &self.name, activations, positions, wanted)
+    /// Computes the step: there is no device to wait for.
+    fn submit(&mut self, segment: SegmentId, batch: &Batch, input: &Activations) -> Result<Ticket> {
+        self.cpu.pool().limit(self.active_threads[usize::from(batch.tokens() > ALIKE_TOKENS)]);
+        let segment = &mut self.segments[segment.0];
+        segment.run(&self.cpu, &self.name, batch, input, &mut self.done)?;
+        self.done_with_head = segment.has_head();
+        self.steps += 1;
+        Ok(Ticket(self.steps))
     }
 
-    fn read_cache(
-        &mut self,
-        segment: SegmentId,
-        layer: usize,
-        positions: Range<usize>,
-        rows: &mut CacheRows,
-    ) -> Result<()> {
-        [rows.k, rows.v] = self.segments[segment.0].cache(layer).read(positions);
-        Ok(())
+    fn poll(&mut self, ticket: &Ticket, out: &mut Activations) -> Poll<Result<()>> {
+        debug_assert_eq!(ticket.0, self.steps, "one step at a time");
+        let done = &mut self.done;
+        if self.done_with_head {
+            std::mem::swap(&mut out.logits, &mut done.logits);
+            std::mem::swap(&mut out.rows, &mut done.rows);
+        } else {
+            std::mem::swap(&mut out.hidden, &mut done.hidden);
+        }
+        Poll::Ready(Ok(()))
     }
 
-    fn write_cache(
-        &mut self,
-        segment: SegmentId,
-        layer: usize,
-        positions: Range<usize>,
-        rows: &CacheRows,
-    ) -> Result<()> {
-        self.segments[segment.0].cache(layer).write(positions.start, &rows.k, &rows.v);
-        Ok(())
+    fn wait(&mut self, ticket: Ticket, out: &mut Activations) -> Result<()> {
+        match self.poll(&ticket, out) {
+            Poll::Ready(done) => done,
+            Poll::Pending => unreachable!("a submitted step is computed"),
+        }
+    }
+
+    fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
+        self.segments[segment.0].full_logits(&self.cpu, slot, logits)
+    }
+
+    fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States> {
+        Ok(&mut self.segments[segment.0])
     }
 }

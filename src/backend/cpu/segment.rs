@@ -1,28 +1,28 @@
-//! One loaded segment: its buffers, its KV cache, and the op interpreter.
+//! One loaded segment: its buffers, its KV caches, and the op interpreter.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{ops::Range, sync::Arc};
 
 use bitnet_cpu_kernels::{
-    Cpu,
+    ALIKE_TOKENS, Cpu,
     attention::{self, KvCache, Placed},
     dense, gate, norm, quantize,
     quantize::QuantizedActs,
     rope::{self, RopeTable},
-    screen::{Product, Screen},
     ternary,
 };
 
 use super::{
-    super::{Activations, Candidates, Rest, Scored, Wanted},
+    super::{Activations, Batch, Checkpoint, LayerState, Limits, SlotId, States},
+    head::Head,
     kernel::Repacked,
 };
 use crate::{
     error::{Error, Result},
     graph::{
-        block_ops,
+        Graph, StateKind,
         op::{Op, Part, Slot},
     },
-    model::{Activation, Block, Linear, Model, Norm, RopeStyle, TernaryMatrix},
+    model::{Activation, Block, Config, Linear, Model, Norm, RopeStyle, TernaryMatrix},
     plan::{Segment, Sizes},
 };
 
@@ -30,26 +30,22 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct CpuSegment {
     model: Arc<Model>,
+    graph: Graph,
     /// The matrices that are multiplied in another form than the model's.
     repacked: Repacked,
     layers: Range<usize>,
     embed: bool,
-    head: bool,
-    ops: Vec<Op>,
-    /// Of the positions of the step.
+    head: Option<Head>,
+    /// Rotations of the step's positions, one row a token.
     rope: RopeTable,
-    /// One per layer of the segment.
-    caches: Vec<KvCache>,
+    /// The rows of the step, as attention takes them.
+    placed: Vec<Placed>,
+    /// One list a layer of the segment, with a cache for each sequence.
+    caches: Vec<Vec<KvCache>>,
     /// By [`Slot`]; (batch_tokens, width) each.
     slots: [Vec<f32>; Slot::ALL.len()],
     /// Input of the next linear.
     quantized: QuantizedActs,
-    /// Final norm of the wanted tokens, (batch_tokens, dim).
-    normed: Vec<f32>,
-    /// For [`Wanted::Top`], where the sizes ask for it.
-    screen: Option<Screen>,
-    /// What it found.
-    highest: Vec<Product>,
     batch_tokens: usize,
 }
 
@@ -64,95 +60,113 @@ impl CpuSegment {
         repacked: Repacked,
     ) -> Result<Self> {
         let config = &model.config;
+        let graph = Graph::of(config);
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
-        let cache = |_| {
-            KvCache::try_new(config.kv_heads, config.head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type)
-                .ok_or_else(|| Error::OutOfMemory {
-                    what: format!("the keys and values of {} tokens", sizes.context_tokens),
-                    bytes: sizes.kv_bytes_per_layer(config).saturating_mul(segment.layers.len() as u64),
-                    hint: "lower the context with -c, or take smaller types with -ctk and -ctv".into(),
-                })
-        };
         Ok(Self {
-            ops: block_ops(config),
             rope: model.rope_table(sizes.batch_tokens),
-            caches: segment.layers.clone().map(cache).collect::<Result<_>>()?,
+            placed: Vec::with_capacity(sizes.sequences),
+            caches: caches(&graph, segment, sizes)?,
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
             quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
-            normed: vec![0.0; if segment.head { sizes.batch_tokens * config.dim } else { 0 }],
-            screen: if segment.head && sizes.head_screen { screen(cpu, model) } else { None },
-            highest: Vec::new(),
             batch_tokens: sizes.batch_tokens,
             layers: segment.layers.clone(),
             embed: segment.embed,
-            head: segment.head,
+            head: segment.head.then(|| Head::new(cpu, model, sizes)),
             model: Arc::clone(model),
+            graph,
             repacked,
         })
     }
 
-    /// The keys and values of a layer, counted from the first of the segment.
-    pub(super) fn cache(&mut self, layer: usize) -> &mut KvCache {
-        &mut self.caches[layer]
+    /// True where it gives logits.
+    pub(super) fn has_head(&self) -> bool {
+        self.head.is_some()
     }
 
-    /// See [`super::super::Backend::run`].
+    /// What callers may rely on.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            max_tokens: self.batch_tokens,
+            exact_tokens: ALIKE_TOKENS.min(self.batch_tokens),
+            most_top: self.head.as_ref().map_or(0, Head::most_top),
+            // The sum over the vocabulary is only known where all of it is computed.
+            most_summed: 0,
+        }
+    }
+
+    /// Runs a batch from `input` to `out`, see [`super::super::Backend::submit`].
     pub(super) fn run(
         &mut self,
         cpu: &Cpu,
         name: &str,
-        activations: &mut Activations,
-        positions: Range<usize>,
-        wanted: Wanted,
+        batch: &Batch,
+        input: &Activations,
+        out: &mut Activations,
     ) -> Result<()> {
-        let tokens = positions.len();
+        let tokens = batch.tokens();
         assert!((1..=self.batch_tokens).contains(&tokens), "{tokens} tokens in a batch of {}", self.batch_tokens);
         let not_finite = |place: String| Error::NotFinite { place, backend: name.to_owned() };
-
         let model = Arc::clone(&self.model);
         let hidden_len = tokens * model.config.dim;
-        if self.embed {
-            assert_eq!(activations.ids.len(), tokens, "one id for each position");
-            let rows = self.slots[Slot::Hidden as usize].chunks_exact_mut(model.config.dim);
-            for (row, &id) in rows.zip(&activations.ids) {
-                dense::gather(model.weights.token_embd.view(), id as usize, row);
-            }
-            let scale = model.config.embedding_scale();
-            if scale != 1.0 {
-                self.slots[Slot::Hidden as usize][..hidden_len].iter_mut().for_each(|x| *x *= scale);
-            }
-        } else {
-            self.slots[Slot::Hidden as usize][..hidden_len].copy_from_slice(&activations.hidden[..hidden_len]);
-        }
-
-        self.rope.fill(positions.clone());
+        self.take_input(input, tokens);
+        self.placed.clear();
+        self.placed.extend(batch.rows.iter().map(|row| Placed {
+            cache: row.slot.index(),
+            start: row.positions.start,
+            tokens: row.positions.len(),
+        }));
+        self.rope.fill(batch.rows.iter().flat_map(|row| row.positions.clone()));
         // Taken out for the loop so that ops can be read while buffers are written.
-        let ops = std::mem::take(&mut self.ops);
-        for (index, layer) in self.layers.clone().enumerate() {
-            for op in &ops {
-                self.run_op(cpu, op, &model.weights.blocks[layer], index, positions.clone());
+        let graph = std::mem::take(&mut self.graph);
+        let damaged = self.layers.clone().enumerate().find(|&(index, layer)| {
+            for op in &graph.layer(layer).ops {
+                self.run_op(cpu, op, &model.weights.blocks[layer], index, tokens);
             }
-            if !norm::all_finite(&self.slots[Slot::Hidden as usize][..hidden_len]) {
-                self.ops = ops;
-                return Err(not_finite(format!("layer {layer}")));
-            }
+            !norm::all_finite(&self.slots[Slot::Hidden as usize][..hidden_len])
+        });
+        self.graph = graph;
+        if let Some((_, layer)) = damaged {
+            return Err(not_finite(format!("layer {layer}")));
         }
-        self.ops = ops;
 
-        if self.head {
-            self.run_head(cpu, activations, tokens, wanted);
-            if !norm::all_finite(&activations.logits) {
+        let hidden = &self.slots[Slot::Hidden as usize][..hidden_len];
+        if let Some(head) = &mut self.head {
+            head.run(cpu, &model, batch, hidden, out);
+            if !norm::all_finite(&out.logits) {
                 return Err(not_finite("the output head".into()));
             }
         } else {
-            activations.hidden.clear();
-            activations.hidden.extend_from_slice(&self.slots[Slot::Hidden as usize][..hidden_len]);
+            out.hidden.clear();
+            out.hidden.extend_from_slice(hidden);
         }
         Ok(())
     }
 
-    fn run_op(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, positions: Range<usize>) {
-        let tokens = positions.len();
+    /// All logits of a slot whose last step gave candidates.
+    pub(super) fn full_logits(&self, cpu: &Cpu, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
+        let head = self.head.as_ref().ok_or_else(|| Error::missing("the head", "logits"))?;
+        head.full_logits(cpu, &self.model, slot, logits);
+        Ok(())
+    }
+
+    /// Fills the residual stream from ids or from the hidden states of the segment before.
+    fn take_input(&mut self, input: &Activations, tokens: usize) {
+        let Model { config, weights } = &*self.model;
+        let stream = &mut self.slots[Slot::Hidden as usize][..tokens * config.dim];
+        if !self.embed {
+            return stream.copy_from_slice(&input.hidden[..tokens * config.dim]);
+        }
+        assert_eq!(input.ids.len(), tokens, "one id for each position");
+        for (row, &id) in stream.chunks_exact_mut(config.dim).zip(&input.ids) {
+            dense::gather(weights.token_embd.view(), id as usize, row);
+        }
+        let scale = config.embedding_scale();
+        if scale != 1.0 {
+            stream.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+
+    fn run_op(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
         let config = &self.model.config;
         let weight = |norm: Norm| block.norm(norm).unwrap_or_else(|| panic!("no {norm:?} norm in this family"));
         match op {
@@ -199,12 +213,11 @@ impl CpuSegment {
                     .slots
                     .get_disjoint_mut([Slot::Q, Slot::K, Slot::V, Slot::Attn].map(|slot| slot as usize))
                     .unwrap_or_else(|_| unreachable!("four different slots"));
-                let caches = &mut self.caches[index..=index];
-                let rows = [Placed { cache: 0, start: positions.start, tokens }];
-                attention::append(cpu, caches, &rows, &k[..kv_len], &v[..kv_len]);
+                let caches = &mut self.caches[index];
+                attention::append(cpu, caches, &self.placed, &k[..kv_len], &v[..kv_len]);
                 let q_len = tokens * Slot::Q.width(config);
                 let scale = 1.0 / (config.head_dim as f32).sqrt();
-                attention::attend(cpu, &q[..q_len], config.heads, caches, &rows, scale, &mut out[..q_len]);
+                attention::attend(cpu, &q[..q_len], config.heads, caches, &self.placed, scale, &mut out[..q_len]);
             }
             Op::Gate(activation) => {
                 let kind = match activation {
@@ -221,47 +234,70 @@ impl CpuSegment {
             }
         }
     }
+}
 
-    /// Final norm and head of the wanted tokens.
-    fn run_head(&mut self, cpu: &Cpu, activations: &mut Activations, tokens: usize, wanted: Wanted) {
-        let Model { config, weights } = &*self.model;
-        let rows = match wanted {
-            Wanted::Nothing => 0,
-            Wanted::Last | Wanted::Top(_) => 1,
-            Wanted::All => tokens,
-        };
-        let Activations { logits, candidates: Candidates { top, rest }, head_rows, .. } = activations;
-        top.clear();
-        *head_rows = 0;
-        if rows == 0 {
-            logits.clear();
-            return;
+impl States for CpuSegment {
+    fn clear(&mut self, _slot: SlotId) -> Result<()> {
+        // Positions are overwritten as they are computed again.
+        Ok(())
+    }
+
+    fn fork(&mut self, from: SlotId, to: SlotId, len: usize) -> Result<()> {
+        for caches in &mut self.caches {
+            if let Ok([from, to]) = caches.get_disjoint_mut([from.index(), to.index()]) {
+                to.copy_from(from, len);
+            }
         }
-        let x = &self.slots[Slot::Hidden as usize][(tokens - rows) * config.dim..tokens * config.dim];
-        let normed = &mut self.normed[..rows * config.dim];
-        norm::rms_norm(cpu, x, config.dim, &weights.output_norm, config.rms_eps, normed);
-        let head = weights.head().view();
-        if let (Wanted::Top(count), Some(screen)) = (wanted, &mut self.screen)
-            && let Some(exact) = screen.top(cpu, head, normed, count, &mut self.highest)
-        {
-            top.extend(self.highest.iter().map(|product| Scored { id: product.row, logit: product.value }));
-            *rest = Rest::Lower;
-            *head_rows = exact;
-            logits.clear();
-            return;
+        Ok(())
+    }
+
+    fn rewind(&mut self, _slot: SlotId, _len: usize) -> bool {
+        true
+    }
+
+    fn checkpoint(&mut self, _slot: SlotId) -> Result<Checkpoint> {
+        // Keys and values of earlier positions stay where they are.
+        Ok(Checkpoint(0))
+    }
+
+    fn restore(&mut self, _slot: SlotId, _from: Checkpoint) -> Result<()> {
+        Ok(())
+    }
+
+    fn export(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
+        let [k, v] = self.caches[layer][slot.index()].read(positions);
+        *to = LayerState::Kv { k, v };
+        Ok(())
+    }
+
+    fn import(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
+        match from {
+            LayerState::Kv { k, v } => {
+                self.caches[layer][slot.index()].write(positions.start, k, v);
+                Ok(())
+            }
+            LayerState::Recurrent { .. } => {
+                Err(Error::malformed(format!("state for layer {layer}"), "keys and values", "a recurrent state"))
+            }
         }
-        logits.resize(rows * config.vocab, 0.0);
-        dense::matmul(cpu, head, normed, logits);
-        *head_rows = config.vocab;
     }
 }
 
-/// A copy of the head in fewer bits.
-fn screen(cpu: &Cpu, model: &Model) -> Option<Screen> {
-    let start = Instant::now();
-    let screen = Screen::new(cpu, model.weights.head().view());
-    log::debug!("a copy of the head in few bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
-    screen
+/// A cache for each layer and sequence.
+fn caches(graph: &Graph, segment: &Segment, sizes: &Sizes) -> Result<Vec<Vec<KvCache>>> {
+    let out_of_memory = || Error::OutOfMemory {
+        what: format!("the keys and values of {} tokens", sizes.context_tokens * sizes.sequences),
+        bytes: segment.layers.clone().map(|layer| sizes.state_bytes(graph.layer(layer).state)).sum(),
+        hint: "lower the context with -c, or take smaller types with -ctk and -ctv".into(),
+    };
+    let of_layer = |layer| match graph.layer(layer).state {
+        StateKind::Kv { kv_heads, head_dim } => {
+            let cache = || KvCache::try_new(kv_heads, head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type);
+            (0..sizes.sequences).map(|_| cache().ok_or_else(out_of_memory)).collect::<Result<Vec<_>>>()
+        }
+        StateKind::Recurrent { .. } => Err(Error::unsupported("a recurrent layer", "the CPU has no kernels for it")),
+    };
+    segment.layers.clone().map(of_layer).collect()
 }
 
 /// All parts of a linear in one parallel region; at most three share an input in any known family.
@@ -272,7 +308,7 @@ fn linear<'a>(
     matrix: impl Fn(Linear) -> &'a TernaryMatrix,
     slots: &mut [Vec<f32>; Slot::ALL.len()],
     tokens: usize,
-    config: &crate::model::Config,
+    config: &Config,
 ) {
     let mut outs = slots.each_mut().map(Some);
     let mut take = |part: &Part| {

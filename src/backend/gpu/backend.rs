@@ -1,6 +1,6 @@
 //! The GPU as a [`Backend`].
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, task::Poll};
 
 use super::{
     buffers::head_copy::screen_pays,
@@ -10,7 +10,7 @@ use super::{
     startup::self_test::{self, Candidate},
 };
 use crate::{
-    backend::{Activations, Backend, CacheRows, SegmentId, Wanted},
+    backend::{Activations, Backend, Batch, Checkpoint, LayerState, Limits, SegmentId, SlotId, States, Ticket},
     error::{Error, Result},
     model::Model,
     plan::{Demand, Segment, SegmentBytes, Sizes},
@@ -22,6 +22,11 @@ pub struct GpuBackend {
     gpu: Arc<Gpu>,
     segments: Vec<Loaded>,
     compared: Vec<Candidate>,
+    /// Results of the last step.
+    done: Activations,
+    steps: u64,
+    /// The segment whose states were asked for last.
+    of_states: SegmentId,
 }
 
 impl GpuBackend {
@@ -36,7 +41,15 @@ impl GpuBackend {
     /// An empty backend on a GPU that is open already; it shares the compiled kernels.
     pub fn on(gpu: Arc<Gpu>) -> Self {
         let name = format!("GPU ({}, {})", gpu.caps().name, gpu.caps().backend);
-        Self { name, gpu, segments: Vec::new(), compared: Vec::new() }
+        Self {
+            name,
+            gpu,
+            segments: Vec::new(),
+            compared: Vec::new(),
+            done: Activations::default(),
+            steps: 0,
+            of_states: SegmentId(0),
+        }
     }
 
     /// The ways to compute that were compared when it was opened: none where an earlier run has done that.
@@ -119,40 +132,76 @@ impl Backend for GpuBackend {
         Ok(SegmentId(self.segments.len() - 1))
     }
 
-    fn alike_tokens(&self, segment: SegmentId) -> usize {
-        self.segments.get(segment.0).map_or(1, Loaded::alike_tokens)
+    fn limits(&self, segment: SegmentId) -> Limits {
+        self.segments[segment.0].limits()
     }
 
-    fn run(
-        &mut self,
-        segment: SegmentId,
-        activations: &mut Activations,
-        positions: Range<usize>,
-        wanted: Wanted,
-    ) -> Result<()> {
+    fn submit(&mut self, segment: SegmentId, batch: &Batch, input: &Activations) -> Result<Ticket> {
+        let [row] = &batch.rows[..] else {
+            return Err(Error::unsupported("a step of several sequences", "the GPU runs one at a time"));
+        };
+        let mut done = std::mem::take(&mut self.done);
+        done.ids.clone_from(&input.ids);
+        done.hidden.clone_from(&input.hidden);
         let (gpu, loaded) = self.loaded(segment)?;
-        loaded.run(gpu, activations, positions, wanted)
+        let ran = loaded.run(gpu, &mut done, row.positions.clone(), row.want);
+        self.done = done;
+        ran?;
+        self.steps += 1;
+        Ok(Ticket(self.steps))
     }
 
-    fn read_cache(
-        &mut self,
-        segment: SegmentId,
-        layer: usize,
-        positions: Range<usize>,
-        rows: &mut CacheRows,
-    ) -> Result<()> {
-        let (gpu, loaded) = self.loaded(segment)?;
-        loaded.read_cache(gpu, layer, positions, rows)
+    fn poll(&mut self, _ticket: &Ticket, out: &mut Activations) -> Poll<Result<()>> {
+        std::mem::swap(out, &mut self.done);
+        Poll::Ready(Ok(()))
     }
 
-    fn write_cache(
-        &mut self,
-        segment: SegmentId,
-        layer: usize,
-        positions: Range<usize>,
-        rows: &CacheRows,
-    ) -> Result<()> {
+    fn wait(&mut self, _ticket: Ticket, out: &mut Activations) -> Result<()> {
+        std::mem::swap(out, &mut self.done);
+        Ok(())
+    }
+
+    fn full_logits(&mut self, segment: SegmentId, _slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
         let (gpu, loaded) = self.loaded(segment)?;
-        loaded.write_cache(gpu, layer, positions, rows)
+        loaded.full_logits(gpu, logits)
+    }
+
+    fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States> {
+        self.loaded(segment)?;
+        self.of_states = segment;
+        Ok(self)
+    }
+}
+
+impl States for GpuBackend {
+    fn clear(&mut self, _slot: SlotId) -> Result<()> {
+        Ok(())
+    }
+
+    fn fork(&mut self, _from: SlotId, _to: SlotId, _len: usize) -> Result<()> {
+        Err(Error::unsupported("a fork of a sequence", "the GPU runs one at a time"))
+    }
+
+    fn rewind(&mut self, _slot: SlotId, _len: usize) -> bool {
+        true
+    }
+
+    fn checkpoint(&mut self, _slot: SlotId) -> Result<Checkpoint> {
+        // Keys and values of earlier positions stay where they are.
+        Ok(Checkpoint(0))
+    }
+
+    fn restore(&mut self, _slot: SlotId, _from: Checkpoint) -> Result<()> {
+        Ok(())
+    }
+
+    fn export(&mut self, layer: usize, _slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
+        let (gpu, loaded) = self.loaded(self.of_states)?;
+        loaded.export(gpu, layer, positions, to)
+    }
+
+    fn import(&mut self, layer: usize, _slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
+        let (gpu, loaded) = self.loaded(self.of_states)?;
+        loaded.import(gpu, layer, positions, from)
     }
 }

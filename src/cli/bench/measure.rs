@@ -16,12 +16,11 @@ use super::{
     gpu,
 };
 use crate::{
-    backend::{Wanted, cpu::Kernels, energy, gpu::Counters},
+    backend::{Want, cpu::Kernels, energy, gpu::Counters},
     cache_dir::stable_hash,
     error::Result,
-    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler},
+    generate::{Answer, AnswerOptions, Chooser, NoText, SampleOptions, Sampler},
     model::{Linear, Model, TernaryMatrix},
-    plan::BackendKind,
     session::Session,
 };
 
@@ -71,10 +70,10 @@ pub fn run(
         gpu: None,
         ceilings: None,
     };
-    session.truncate(0);
+    session.truncate(0)?;
     if test.depth > 0 {
         let ids: Vec<u32> = (0..test.depth).map(|i| test_id(model, i)).collect();
-        session.prefill_while(&ids, Wanted::Last, || !interrupt::raised())?;
+        session.prefill_while(&ids, Want::Last, || !interrupt::raised())?;
     }
     once(session, model, test, &mut Vec::new())?;
     let mut head_rows = 0;
@@ -112,10 +111,9 @@ fn heads(test: Test) -> usize {
 /// All of `test`, behind the tokens of its depth; returns the rows of the head that were multiplied exactly.
 pub fn once(session: &mut Session, model: &Model, test: Test, steps: &mut Vec<Duration>) -> Result<usize> {
     let id = |i| test_id(model, test.depth + i);
-    // What greedy sampling asks for; a CPU without a screened head has no shortcut to it.
-    let on_gpu = session.segments().any(|(segment, _)| segment.head && segment.backend == BackendKind::Gpu);
-    let wanted = if on_gpu || session.sizes().head_screen { Wanted::Top(1) } else { Wanted::Last };
-    session.truncate(test.depth);
+    // As greedy sampling asks.
+    let wanted = if session.limits().most_top > 0 { Want::Top(1) } else { Want::Last };
+    session.truncate(test.depth)?;
     let mut head_rows = 0;
     match test.kind {
         Kind::Prompt => {
@@ -143,10 +141,10 @@ const COMPARED_PROMPT: usize = 8;
 pub fn greedy(session: &mut Session, model: &Model) -> Result<Vec<u32>> {
     let prompt: Vec<u32> = (0..COMPARED_PROMPT).map(|i| test_id(model, i)).collect();
     let options = SampleOptions { temperature: 0.0, ..SampleOptions::default() };
-    let mut sampler = Sampler::new(options, session.context_tokens())?;
+    let mut chooser = Chooser::from(Sampler::new(options, session.context_tokens())?);
     let options = AnswerOptions { max_tokens: Some(COMPARED_TOKENS - COMPARED_PROMPT), ..AnswerOptions::default() };
-    session.truncate(0);
-    Answer::new(session, &mut sampler, Box::new(NoText), &prompt, options, interrupt::catch())?
+    session.truncate(0)?;
+    Answer::new(session, &mut chooser, Box::new(NoText), &prompt, options, interrupt::catch())?
         .filter_map(|event| event.map(|event| event.id).transpose())
         .collect()
 }
@@ -158,7 +156,7 @@ fn test_id(model: &Model, i: usize) -> u32 {
 
 fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test, head_rows: f64) -> u64 {
     let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
-    let full_cache = session.sizes().kv_bytes_per_layer(&model.config) * model.config.layers as u64;
+    let full_cache = session.sizes().model_state_bytes(&model.config);
     let cache = full_cache * (2 * test.depth + test.tokens) as u64 / 2 / session.context_tokens() as u64;
     let head = model.weights.head();
     let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {

@@ -4,7 +4,7 @@ mod command;
 
 mod lines;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use self::{
     command::{Command, HELP},
@@ -14,15 +14,14 @@ use super::{
     args::{AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
     engine::{Engine, segment_line},
     format, interrupt, output,
-    run::{Answered, Choice, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
+    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
     source::Source,
     usage,
 };
 use crate::{
-    backend::Wanted,
     chat::{Conversation, Format, Message, Origin, Role, Template},
     error::{Error, Result, shown},
-    generate::{AnswerOptions, Finish, SampleOptions, Sampler},
+    generate::{AnswerOptions, Chooser, Finish, Needed, SampleOptions, Sampler},
     session::Session,
     tokenizer::Tokenizer,
 };
@@ -73,7 +72,7 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
 fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let source = Source::open(wishes.model)?;
     let engine = Engine::new(&source)?;
-    let tokenizer = source.tokenizer()?;
+    let tokenizer = Arc::new(source.tokenizer()?);
     let template = template(wishes.template, &tokenizer, &source.name)?;
     let mut options = answer_options(&tokenizer, wishes.answer)?;
     options.stop.extend(template.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()));
@@ -81,7 +80,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
     let constraint = wishes.grammar.constraint(&tokenizer)?;
-    sizes.head_screen &= matches!(sampler.wanted(), Wanted::Top(_));
+    sizes.head_screen &= matches!(sampler.needed(), Some(Needed::Top(_)));
     let session = engine.load_to_last(wishes.engine, sizes)?;
     let mut chat = Chat {
         name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),
@@ -89,7 +88,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
         template,
         session,
         sample,
-        choice: Choice { sampler, drafter: wishes.draft.drafter(), constraint },
+        chooser: Chooser { sampler, drafter: Some(wishes.draft.drafter()), constraint },
         options,
         conversation: Conversation::new(wishes.system.as_deref()),
         verbose: wishes.verbose,
@@ -116,11 +115,11 @@ fn template(wish: Option<&str>, tokenizer: &Tokenizer, model: &str) -> Result<Te
 
 struct Chat {
     name: String,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: Template,
     session: Session,
     sample: SampleOptions,
-    choice: Choice,
+    chooser: Chooser,
     options: AnswerOptions,
     conversation: Conversation,
     verbose: bool,
@@ -174,7 +173,7 @@ impl Chat {
             interrupt::clear();
             let show = output::print;
             let options = self.options.clone();
-            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.choice, options, show);
+            let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.chooser, options, show);
             output::print("\n")?;
             answered.map(|answered| (prompt, answered))
         });
@@ -293,7 +292,7 @@ impl Chat {
             _ => return Err(Error::Usage(format!("there is nothing called {name:?} to set (/help lists the names)"))),
         }
         // Refuses what makes no sense, and then nothing changes.
-        self.choice.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
+        self.chooser.sampler = Sampler::new(sample.clone(), self.session.context_tokens())?;
         self.sample = sample;
         Ok(())
     }
@@ -317,7 +316,7 @@ impl Chat {
             sample.top_p,
             sample.min_p,
             sample.repeat_penalty,
-            self.choice.sampler.seed(),
+            self.chooser.sampler.seed(),
         );
         for Message { role, content } in self.conversation.messages() {
             let mark = if *role == Role::User { ">" } else { role.name() };

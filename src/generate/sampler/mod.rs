@@ -14,12 +14,24 @@ pub use options::{Mirostat, SampleOptions};
 
 use self::chain::Candidate;
 use crate::{
-    backend::{Candidates, Rest, Wanted},
+    backend::{Candidates, Limits, Rest, Want},
     error::{Error, Result},
 };
 
-/// Candidates to ask for where top-p alone decides: more are seldom within its share.
-const FEW: usize = 256;
+/// Candidates to ask for at most where top-p alone decides: more are seldom within its share.
+const ENOUGH: usize = 256;
+
+/// The backend in errors about logits, as the sampler does not know it.
+pub(super) const UNNAMED: &str = "an unnamed backend";
+
+/// How many of the highest logits a draw can do with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// So many.
+    Top(usize),
+    /// Some, and the sum over the vocabulary.
+    Summed,
+}
 
 /// What [`Rest::Summed`] may be off by, as a share of the sum, with room to spare.
 const SUM_ERROR: f64 = 2e-4;
@@ -68,14 +80,25 @@ struct Change {
     occurrences: u32,
 }
 
+impl Default for Sampler {
+    /// Takes the highest logit.
+    fn default() -> Self {
+        Self::unchecked(SampleOptions::greedy(), 0)
+    }
+}
+
 impl Sampler {
     /// Checks the options; `context_tokens` is the meaning of `repeat_last_n: None`.
     pub fn new(options: SampleOptions, context_tokens: usize) -> Result<Self> {
         options.validate()?;
+        Ok(Self::unchecked(options, context_tokens))
+    }
+
+    fn unchecked(options: SampleOptions, context_tokens: usize) -> Self {
         // The standard library seeds its hasher from the operating system: randomness without a dependency.
         let seed = options.seed.unwrap_or_else(|| (RandomState::new().hash_one(0u8) >> 32) as u32);
         let window_limit = if options.penalises() { options.repeat_last_n.unwrap_or(context_tokens) } else { 0 };
-        Ok(Self {
+        Self {
             seed,
             banned: Vec::new(),
             allowed: Vec::new(),
@@ -86,7 +109,7 @@ impl Sampler {
             order: Vec::new(),
             bound: options.mirostat.map_or(0.0, Mirostat::first_bound),
             options,
-        })
+        }
     }
 
     /// The seed in use: the one given, or the one drawn.
@@ -131,19 +154,29 @@ impl Sampler {
         self.window.push_back(id);
     }
 
-    /// The logits the next draw needs: the highest few where [`sample_top`](Self::sample_top) can do with them.
-    pub fn wanted(&self) -> Wanted {
+    /// How many of the highest logits the next draw can do with; `None` where it needs all.
+    pub fn needed(&self) -> Option<Needed> {
         let o = &self.options;
         if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && o.mirostat.is_some()) {
-            return Wanted::Last;
+            return None;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
         let lowered = self.window.len() + self.banned.len() + o.logit_bias.len();
         match (self.is_greedy(), o.top_k) {
-            (true, _) => Wanted::Top(1 + lowered),
-            (false, 0) if lowered == 0 && o.typical_p >= 1.0 && o.top_p < 1.0 => Wanted::Top(FEW),
-            (false, 0) => Wanted::Last,
-            (false, k) => Wanted::Top(k + lowered),
+            (true, _) => Some(Needed::Top(1 + lowered)),
+            (false, 0) if lowered == 0 && o.typical_p >= 1.0 && o.top_p < 1.0 => Some(Needed::Summed),
+            (false, 0) => None,
+            (false, k) => Some(Needed::Top(k + lowered)),
+        }
+    }
+
+    /// The logits to ask backends with these limits for: the highest few where [`sample_top`](Self::sample_top) can do
+    /// with them.
+    pub fn want(&self, limits: &Limits) -> Want {
+        match self.needed() {
+            Some(Needed::Top(count)) if count <= limits.most_top => Want::Top(count),
+            Some(Needed::Summed) if limits.most_summed > 0 => Want::Top(limits.most_summed.min(ENOUGH)),
+            _ => Want::Last,
         }
     }
 
@@ -156,7 +189,7 @@ impl Sampler {
         }
         if let Some(bad) = first_not_finite(logits) {
             let place = format!("the logit of token {bad}");
-            return Err(Error::NotFinite { place, backend: "an unnamed backend".into() });
+            return Err(Error::NotFinite { place, backend: UNNAMED.into() });
         }
         self.collect_changes();
         for change in &self.changes {
@@ -199,7 +232,7 @@ impl Sampler {
         };
         if let Some(bad) = from.top.iter().find(|c| !c.logit.is_finite()) {
             let place = format!("the logit of token {}", bad.id);
-            return Err(Error::NotFinite { place, backend: "an unnamed backend".into() });
+            return Err(Error::NotFinite { place, backend: UNNAMED.into() });
         }
         let o = &self.options;
         let complete = from.rest == Rest::None;

@@ -1,8 +1,11 @@
 //! Drafted tokens: other passes, the same answer.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use bitnet_gpu::generate::{Answer, AnswerOptions, Drafter, NoText, SampleOptions, Sampler};
+use bitnet_gpu::generate::{Answer, AnswerOptions, Chooser, Drafter, NoText, SampleOptions, Sampler};
 use bitnet_gpu::session::Session;
 
 use super::fake::*;
@@ -21,12 +24,12 @@ struct Drafted {
     passes: Vec<usize>,
 }
 
-fn drafted(session: (Session, Log), prompt: &[u32], options: AnswerOptions, drafter: &mut Drafter) -> Drafted {
+fn drafted(session: (Session, Log), prompt: &[u32], options: AnswerOptions, drafter: Drafter) -> Drafted {
     let (mut session, log) = session;
-    let mut sampler = Sampler::new(SampleOptions { seed: Some(1), ..SampleOptions::default() }, 1000).unwrap();
-    let cancel = AtomicBool::new(false);
-    let answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), prompt, options, &cancel).unwrap();
-    let outcome = collect(answer.drafting(drafter)).unwrap();
+    let sampler = Sampler::new(SampleOptions { seed: Some(1), ..SampleOptions::default() }, 1000).unwrap();
+    let mut chooser = Chooser { drafter: Some(drafter), ..sampler.into() };
+    let answer = Answer::new(&mut session, &mut chooser, Box::new(NoText), prompt, options, Arc::default()).unwrap();
+    let outcome = collect(answer).unwrap();
     let passes = log.take().into_iter().filter(|c| c.backend == "cpu").map(|c| c.positions.len()).collect();
     Drafted { outcome, held: session.tokens().to_vec(), passes }
 }
@@ -39,9 +42,9 @@ fn drafts_change_the_passes_and_not_the_answer() {
         for (context, max_tokens) in [(400, None), (400, Some(100)), (90, None), (400, Some(41)), (400, Some(2))] {
             let options = AnswerOptions { max_tokens, ..options() };
             let prompt: Vec<u32> = (0..20).map(|n| 20 + n % 7).collect();
-            let run = |drafter: &mut Drafter| drafted(session(context, 8, script), &prompt, options.clone(), drafter);
-            let plain = run(&mut Drafter::new(Some(0)));
-            let with = run(&mut Drafter::new(Some(9)));
+            let run = |drafter| drafted(session(context, 8, script), &prompt, options.clone(), drafter);
+            let plain = run(Drafter::new(Some(0)));
+            let with = run(Drafter::new(Some(9)));
             assert_eq!(with.outcome.ids, plain.outcome.ids, "context {context}, {max_tokens:?}");
             assert_eq!(with.outcome.finish, plain.outcome.finish);
             let all = [&prompt[..], &with.outcome.ids].concat();
@@ -54,8 +57,7 @@ fn drafts_change_the_passes_and_not_the_answer() {
     // Exactly repeated text: a pass for five tokens, but for the trial.
     let limited = AnswerOptions { max_tokens: Some(200), ..options() };
     let period = |ids: &[u32]| one_hot(20 + ids.len() as u32 % 7).iter().map(|l| l * 50.0).collect();
-    let with =
-        drafted(session(400, 8, period), &[20, 21, 22, 23, 24, 25, 26, 20, 21], limited, &mut Drafter::new(Some(9)));
+    let with = drafted(session(400, 8, period), &[20, 21, 22, 23, 24, 25, 26, 20, 21], limited, Drafter::new(Some(9)));
     let stats = &with.outcome.stats;
     assert!(stats.drafted_tokens > 140 && stats.accepted_tokens == stats.drafted_tokens, "{stats:?}");
     assert!(with.passes.len() < 60, "{:?}", with.passes);
@@ -66,13 +68,14 @@ fn drafts_see_stop_strings_end_tokens_and_ctrl_c() {
     const PIECES: &[&[u8]] = &[b"", b"ab", b"c", b"d"];
     let period = |ids: &[u32]| one_hot(if ids.len() == 45 { END } else { 1 + ids.len() as u32 % 3 });
     let prompt = [1, 2, 3, 1, 2, 3, 1, 2, 3].map(|id| id % 3 + 1);
-    let run = |stop: &str, drafter: &mut Drafter, cancel_after: usize| {
+    let run = |stop: &str, drafter, cancel_after: usize| {
         let (mut session, _) = session(400, 8, period);
-        let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut chooser = Chooser { drafter: Some(drafter), ..greedy() };
         let options = AnswerOptions { stop: vec![stop.into()], ..options() };
         let decoder = Spelling::boxed(PIECES);
-        let mut answer =
-            Answer::new(&mut session, &mut sampler, decoder, &prompt, options, &cancel).unwrap().drafting(drafter);
+        let flag = Arc::clone(&cancel);
+        let mut answer = Answer::new(&mut session, &mut chooser, decoder, &prompt, options, flag).unwrap();
         let mut text = String::new();
         for (at, event) in (&mut answer).enumerate() {
             text += &event.unwrap().text;
@@ -84,8 +87,8 @@ fn drafts_see_stop_strings_end_tokens_and_ctrl_c() {
     };
     for stop in ["dabcdabcdabcdab", "zz"] {
         for cancel_after in [usize::MAX, 13] {
-            let plain = run(stop, &mut Drafter::new(Some(0)), cancel_after);
-            let with = run(stop, &mut Drafter::new(Some(9)), cancel_after);
+            let plain = run(stop, Drafter::new(Some(0)), cancel_after);
+            let with = run(stop, Drafter::new(Some(9)), cancel_after);
             assert_eq!((&with.0, &with.1), (&plain.0, &plain.1));
             // At most the last token of the text more: it was right.
             assert!((plain.2..=plain.2 + 1).contains(&with.2), "{} and {}", with.2, plain.2);
@@ -98,7 +101,7 @@ fn a_backend_that_adds_up_differently_is_found_out() {
     let period = |ids: &[u32]| one_hot(20 + ids.len() as u32 % 7).iter().map(|l| l * 50.0).collect();
     let limited = AnswerOptions { max_tokens: Some(100), ..options() };
     let prompt = [20, 21, 22, 23, 24, 25, 26, 20, 21];
-    let with = drafted(session_with(400, 16, 1e-5, period), &prompt, limited, &mut Drafter::new(Some(9)));
+    let with = drafted(session_with(400, 16, 1e-5, period), &prompt, limited, Drafter::new(Some(9)));
     assert_eq!(with.outcome.stats.drafted_tokens, 0);
     // The trial, and never again.
     assert_eq!(with.passes.iter().filter(|&&tokens| tokens == ALIKE).count(), 1, "{:?}", with.passes);

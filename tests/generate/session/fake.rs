@@ -1,20 +1,22 @@
 //! A fake backend that logs its calls, a model and a plan for it, and what an answer comes to.
 
 use std::{
-    cell::RefCell,
     ops::Range,
-    rc::Rc,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex},
+    task::Poll,
 };
 
 use bitnet_cpu_kernels::format::DenseType;
 use bitnet_gpu::{
     Error, Result,
-    backend::{Activations, Backend, CacheRows, KvRows, SegmentId, Wanted},
+    backend::{
+        Activations, Backend, Batch, Checkpoint, KvRows, LayerState, Limits, Row, SegmentId, SlotId, States, Ticket,
+        Want,
+    },
     bytes::Bytes,
-    generate::{Answer, AnswerOptions, Event, Finish, SampleOptions, Sampler, Stats, TextDecoder},
+    generate::{Answer, AnswerOptions, Chooser, Event, Finish, SampleOptions, Sampler, Stats, TextDecoder},
     model::{Activation, Config, DenseMatrix, Family, Model, Rope, RopeStyle, Weights},
-    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    plan::{BackendKind, Plan, Segment, Sizes},
     session::Session,
 };
 
@@ -28,24 +30,80 @@ pub const ALIKE: usize = 5;
 pub struct Call {
     pub backend: &'static str,
     pub positions: Range<usize>,
-    pub wanted: Wanted,
+    pub wanted: Want,
 }
 
-pub type Log = Rc<RefCell<Vec<Call>>>;
+/// What all fakes of a test were asked, in order.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<Call>>>);
+
+impl Log {
+    fn push(&self, call: Call) {
+        self.0.lock().unwrap().push(call);
+    }
+
+    pub fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
 
 /// Chooses the logits of the last position from all ids up to it.
-pub type Script = Rc<dyn Fn(&[u32]) -> Vec<f32>>;
+pub type Script = Arc<dyn Fn(&[u32]) -> Vec<f32> + Send + Sync>;
 
-/// Passes ids on as hidden states and keeps them as its cache, as a real segment keeps keys and values.
+/// Passes ids on as hidden states and keeps them as its state, as a real segment keeps keys and values.
 pub struct Fake {
     pub name: &'static str,
-    pub segments: Vec<(Segment, Vec<f32>)>,
     pub log: Log,
     pub script: Script,
     /// What a pass over several tokens gives wrong.
     pub pass_error: f32,
     /// The error of the step at this position.
     pub fault: Option<(usize, fn() -> Error)>,
+    /// Each with what every slot holds.
+    pub segments: Vec<(Segment, Vec<Vec<f32>>)>,
+    /// The segment whose states were asked for.
+    pub of_states: usize,
+    pub done: Activations,
+}
+
+impl Fake {
+    pub fn new(name: &'static str, log: &Log, script: &Script) -> Self {
+        let (log, script) = (log.clone(), Arc::clone(script));
+        let (segments, of_states, done) = (Vec::new(), 0, Activations::default());
+        Self { name, log, script, pass_error: 0.0, fault: None, segments, of_states, done }
+    }
+
+    fn run_row(&mut self, segment: usize, number: usize, row: &Row, hidden: &[f32]) -> Result<()> {
+        let Row { slot, positions, want } = row.clone();
+        self.log.push(Call { backend: self.name, positions: positions.clone(), wanted: want });
+        if let Some((at, error)) = self.fault
+            && positions.contains(&at)
+        {
+            return Err(error());
+        }
+        let (segment, slots) = &mut self.segments[segment];
+        let cache = &mut slots[slot.index()];
+        assert!(positions.start <= cache.len(), "a gap in the cache: {} < {}", cache.len(), positions.start);
+        cache.truncate(positions.start);
+        cache.extend(hidden);
+        let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
+        if !segment.head {
+            self.done.hidden.extend(hidden);
+            return Ok(());
+        }
+        let before = self.done.logits.len();
+        match want {
+            Want::Nothing => {}
+            Want::Last | Want::Top(_) => self.done.logits.extend((self.script)(&ids)),
+            Want::All => {
+                self.done.logits.extend(positions.flat_map(|at| (self.script)(&ids[..=at])));
+                self.done.logits[before] += self.pass_error;
+            }
+        }
+        // Rows of a wrong length count as well.
+        self.done.rows[number].logits = before.div_ceil(VOCAB)..self.done.logits.len().div_ceil(VOCAB);
+        Ok(())
+    }
 }
 
 impl Backend for Fake {
@@ -61,56 +119,91 @@ impl Backend for Fake {
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId> {
         progress(segment.layers.len() as u64);
-        self.segments.push((segment.clone(), Vec::with_capacity(sizes.context_tokens)));
+        self.segments.push((segment.clone(), vec![Vec::new(); sizes.sequences]));
         Ok(SegmentId(self.segments.len() - 1))
     }
 
-    fn alike_tokens(&self, _: SegmentId) -> usize {
-        ALIKE
+    fn limits(&self, _: SegmentId) -> Limits {
+        Limits { max_tokens: usize::MAX, exact_tokens: ALIKE, most_top: VOCAB, most_summed: 0 }
     }
 
-    fn run(&mut self, id: SegmentId, x: &mut Activations, positions: Range<usize>, wanted: Wanted) -> Result<()> {
-        self.log.borrow_mut().push(Call { backend: self.name, positions: positions.clone(), wanted });
-        if let Some((at, error)) = self.fault
-            && positions.contains(&at)
-        {
-            return Err(error());
+    fn submit(&mut self, id: SegmentId, batch: &Batch, input: &Activations) -> Result<Ticket> {
+        let ids_as_hidden: Vec<f32> = input.ids.iter().map(|&id| id as f32).collect();
+        let hidden = if self.segments[id.0].0.embed { &ids_as_hidden } else { &input.hidden };
+        assert_eq!(hidden.len(), batch.tokens(), "one hidden state for each position");
+        self.done.clear_output(batch.rows.len());
+        self.done.hidden.clear();
+        let mut next = 0;
+        for (number, row) in batch.rows.iter().enumerate() {
+            let tokens = row.positions.len();
+            self.run_row(id.0, number, row, &hidden[next..next + tokens])?;
+            next += tokens;
         }
-        let (segment, cache) = &mut self.segments[id.0];
-        if segment.embed {
-            x.hidden = x.ids.iter().map(|&id| id as f32).collect();
-        }
-        assert_eq!(x.hidden.len(), positions.len(), "one hidden state for each position");
-        assert!(positions.start <= cache.len(), "a gap in the cache: {} < {}", cache.len(), positions.start);
-        cache.truncate(positions.start);
-        cache.extend(&x.hidden);
-        let ids: Vec<u32> = cache.iter().map(|&h| h as u32).collect();
-        if segment.head && matches!(wanted, Wanted::Last | Wanted::Top(_)) {
-            x.logits = (self.script)(&ids);
-        }
-        if segment.head && wanted == Wanted::All {
-            x.logits = positions.flat_map(|at| (self.script)(&ids[..=at])).collect();
-            x.logits[0] += self.pass_error;
-        }
+        Ok(Ticket(0))
+    }
+
+    fn poll(&mut self, _: &Ticket, out: &mut Activations) -> Poll<Result<()>> {
+        std::mem::swap(out, &mut self.done);
+        Poll::Ready(Ok(()))
+    }
+
+    fn wait(&mut self, _: Ticket, out: &mut Activations) -> Result<()> {
+        std::mem::swap(out, &mut self.done);
         Ok(())
     }
 
-    fn read_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
-        let (segment, cache) = &self.segments[id.0];
+    fn full_logits(&mut self, _: SegmentId, _: SlotId, _: &mut Vec<f32>) -> Result<()> {
+        panic!("a fake gives logits at once");
+    }
+
+    fn states(&mut self, id: SegmentId) -> Result<&mut dyn States> {
+        self.of_states = id.0;
+        Ok(self)
+    }
+}
+
+impl States for Fake {
+    fn clear(&mut self, slot: SlotId) -> Result<()> {
+        self.segments[self.of_states].1[slot.index()].clear();
+        Ok(())
+    }
+
+    fn fork(&mut self, from: SlotId, to: SlotId, len: usize) -> Result<()> {
+        let slots = &mut self.segments[self.of_states].1;
+        slots[to.index()] = slots[from.index()][..len].to_vec();
+        Ok(())
+    }
+
+    fn rewind(&mut self, _: SlotId, _: usize) -> bool {
+        true
+    }
+
+    fn checkpoint(&mut self, _: SlotId) -> Result<Checkpoint> {
+        Ok(Checkpoint(0))
+    }
+
+    fn restore(&mut self, _: SlotId, _: Checkpoint) -> Result<()> {
+        Ok(())
+    }
+
+    fn export(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
+        let (segment, slots) = &self.segments[self.of_states];
         assert!(layer < segment.layers.len(), "layer {layer} of {:?}", segment.layers);
-        rows.k = KvRows::Floats(cache[positions].to_vec());
+        *to = LayerState::Kv { k: KvRows::Floats(slots[slot.index()][positions].to_vec()), v: KvRows::default() };
         Ok(())
     }
 
-    fn write_cache(&mut self, id: SegmentId, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+    fn import(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
         let backend = if self.name == "cpu" { "to cpu" } else { "to gpu" };
-        let (_, cache) = &mut self.segments[id.0];
-        // Every layer of a fake segment has the same cache.
+        // Every layer of a fake segment has the same state.
         if layer == 0 {
-            self.log.borrow_mut().push(Call { backend, positions: positions.clone(), wanted: Wanted::Nothing });
+            self.log.push(Call { backend, positions: positions.clone(), wanted: Want::Nothing });
+            let cache = &mut self.segments[self.of_states].1[slot.index()];
             assert!(positions.start <= cache.len(), "a gap in the cache");
             cache.truncate(positions.start);
-            let KvRows::Floats(values) = &rows.k else { panic!("not what read_cache gave: {rows:?}") };
+            let LayerState::Kv { k: KvRows::Floats(values), .. } = from else {
+                panic!("not what export gave: {from:?}")
+            };
             cache.extend(values);
         }
         Ok(())
@@ -152,11 +245,15 @@ pub fn plan(context_tokens: usize, batch_tokens: usize) -> Plan {
     Plan {
         segments: vec![segment(0..3, BackendKind::Gpu, true, false), segment(3..4, BackendKind::Cpu, false, true)],
         prefill: None,
-        sizes: Sizes { context_tokens, batch_tokens, k_type: KvType::F16, v_type: KvType::F16, head_screen: false },
+        sizes: Sizes::new(context_tokens, batch_tokens),
     }
 }
 
-pub fn session(context: usize, batch: usize, script: impl Fn(&[u32]) -> Vec<f32> + 'static) -> (Session, Log) {
+pub fn session(
+    context: usize,
+    batch: usize,
+    script: impl Fn(&[u32]) -> Vec<f32> + Send + Sync + 'static,
+) -> (Session, Log) {
     session_with(context, batch, 0.0, script)
 }
 
@@ -164,12 +261,10 @@ pub fn session_with(
     context: usize,
     batch: usize,
     pass_error: f32,
-    script: impl Fn(&[u32]) -> Vec<f32> + 'static,
+    script: impl Fn(&[u32]) -> Vec<f32> + Send + Sync + 'static,
 ) -> (Session, Log) {
-    let (log, script): (Log, Script) = (Log::default(), Rc::new(script));
-    let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), pass_error, fault: None })
-    };
+    let (log, script): (Log, Script) = (Log::default(), Arc::new(script));
+    let fake = |name| -> Box<dyn Backend> { Box::new(Fake { pass_error, ..Fake::new(name, &log, &script) }) };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
     (session, log)
@@ -191,8 +286,8 @@ pub fn saying(prompt: usize, answer: &'static [u32]) -> impl Fn(&[u32]) -> Vec<f
     move |ids| one_hot(answer.get(ids.len() - prompt).copied().unwrap_or(END))
 }
 
-pub fn greedy() -> Sampler {
-    Sampler::new(SampleOptions::greedy(), 1000).unwrap()
+pub fn greedy() -> Chooser {
+    Sampler::new(SampleOptions::greedy(), 1000).unwrap().into()
 }
 
 pub fn options() -> AnswerOptions {
@@ -206,7 +301,7 @@ pub struct Spelling {
 }
 
 impl Spelling {
-    pub fn boxed(pieces: &'static [&'static [u8]]) -> Box<dyn TextDecoder> {
+    pub fn boxed(pieces: &'static [&'static [u8]]) -> Box<dyn TextDecoder + Send> {
         Box::new(Self { pieces, bytes: Vec::new() })
     }
 }
@@ -247,8 +342,7 @@ pub fn run(
     session: &mut Session,
     prompt: &[u32],
     options: AnswerOptions,
-    decoder: Box<dyn TextDecoder>,
+    decoder: Box<dyn TextDecoder + Send>,
 ) -> Result<Outcome> {
-    let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
-    collect(Answer::new(session, &mut sampler, decoder, prompt, options, &cancel)?)
+    collect(Answer::new(session, &mut greedy(), decoder, prompt, options, Arc::default())?)
 }

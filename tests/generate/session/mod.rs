@@ -7,7 +7,6 @@ mod takeover;
 
 use std::{
     ops::Range,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,8 +15,8 @@ use std::{
 
 use bitnet_gpu::{
     Error,
-    backend::{Backend, Wanted},
-    generate::{Answer, AnswerOptions, Finish, NoText, SampleOptions, Sampler},
+    backend::{Backend, Want},
+    generate::{Answer, AnswerOptions, Chooser, Finish, NoText, SampleOptions, Sampler},
     plan::{BackendKind, Plan, Segment},
     session::Session,
 };
@@ -32,33 +31,25 @@ fn a_prompt_runs_in_batches_and_only_the_last_one_wants_logits() {
     let both = |positions: Range<usize>, wanted| {
         ["gpu", "cpu"].map(|backend| Call { backend, positions: positions.clone(), wanted })
     };
-    let expected = [both(0..4, Wanted::Nothing), both(4..8, Wanted::Nothing), both(8..10, Wanted::Last)].concat();
+    let expected = [both(0..4, Want::Nothing), both(4..8, Want::Nothing), both(8..10, Want::Last)].concat();
     assert_eq!(log.take(), expected);
     assert_eq!(session.tokens(), prompt);
 
     // A prompt that fills its batches exactly wants logits from the last full one.
-    session.truncate(0);
+    session.truncate(0).unwrap();
     session.prefill(&prompt[..8]).unwrap();
-    assert_eq!(log.take(), [both(0..4, Wanted::Nothing), both(4..8, Wanted::Last)].concat());
+    assert_eq!(log.take(), [both(0..4, Want::Nothing), both(4..8, Want::Last)].concat());
 
     let logits = session.step(11).unwrap().to_vec();
-    assert_eq!(log.take(), both(8..9, Wanted::Last));
+    assert_eq!(log.take(), both(8..9, Want::Last));
     assert_eq!(logits, one_hot((36 + 11) % END));
 }
 
 #[test]
 fn each_phase_has_its_own_segments_and_the_cache_follows() {
     let log = Log::default();
-    let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake {
-            name,
-            segments: Vec::new(),
-            log: log.clone(),
-            script: Rc::new(summing),
-            pass_error: 0.0,
-            fault: None,
-        })
-    };
+    let script: Script = Arc::new(summing);
+    let fake = |name| -> Box<dyn Backend> { Box::new(Fake::new(name, &log, &script)) };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let segment = |backend| Segment { layers: 0..4, backend, embed: true, head: true, reason: String::new() };
     let plan = Plan {
@@ -68,7 +59,7 @@ fn each_phase_has_its_own_segments_and_the_cache_follows() {
     };
     let mut session = Session::load(&model(), &plan, backends, &mut |_| {}).unwrap();
     let call = |backend, positions, wanted| Call { backend, positions, wanted };
-    let (last, nothing) = (Wanted::Last, Wanted::Nothing);
+    let (last, nothing) = (Want::Last, Want::Nothing);
 
     session.prefill(&[1, 2, 3, 4, 5]).unwrap();
     assert_eq!(log.take(), [call("gpu", 0..4, nothing), call("gpu", 4..5, last)]);
@@ -80,7 +71,7 @@ fn each_phase_has_its_own_segments_and_the_cache_follows() {
     session.prefill(&[8, 9]).unwrap();
     assert_eq!(log.take(), [call("to gpu", 5..7, nothing), call("gpu", 7..9, last)]);
     // What was forgotten does not move.
-    session.truncate(4);
+    session.truncate(4).unwrap();
     assert_eq!(session.step(1).unwrap(), one_hot(11 % END));
     assert_eq!(log.take(), [call("cpu", 4..5, last)]);
     session.prefill(&[2]).unwrap();
@@ -91,16 +82,8 @@ fn each_phase_has_its_own_segments_and_the_cache_follows() {
 #[test]
 fn loading_reports_progress_and_names_a_backend_that_is_missing() {
     let log = Log::default();
-    let fake = |name| -> Box<dyn Backend> {
-        Box::new(Fake {
-            name,
-            segments: Vec::new(),
-            log: log.clone(),
-            script: Rc::new(summing),
-            pass_error: 0.0,
-            fault: None,
-        })
-    };
+    let script: Script = Arc::new(summing);
+    let fake = |name| -> Box<dyn Backend> { Box::new(Fake::new(name, &log, &script)) };
     let mut loaded = 0;
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let session = Session::load(&model(), &plan(10, 4), backends, &mut |bytes| loaded += bytes).unwrap();
@@ -217,8 +200,9 @@ fn characters_split_over_tokens_come_out_whole() {
 #[test]
 fn a_raised_flag_ends_the_answer_after_the_token_at_hand() {
     let (mut session, _) = session(100, 8, summing);
-    let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
-    let mut answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[4, 5], options(), &cancel).unwrap();
+    let (mut chooser, cancel) = (greedy(), Arc::new(AtomicBool::new(false)));
+    let flag = Arc::clone(&cancel);
+    let mut answer = Answer::new(&mut session, &mut chooser, Box::new(NoText), &[4, 5], options(), flag).unwrap();
     assert_eq!(answer.next().unwrap().unwrap().id, Some(9));
     assert_eq!(answer.next().unwrap().unwrap().id, Some(18));
     cancel.store(true, Ordering::Relaxed);
@@ -236,7 +220,7 @@ fn a_raised_flag_stops_a_long_prompt_between_batches() {
     let (mut session, log) = session(100, 2, summing);
     // Raised while the second batch is asked for.
     let mut asked = 0;
-    let complete = session.prefill_while(&[1; 9], Wanted::Last, || {
+    let complete = session.prefill_while(&[1; 9], Want::Last, || {
         asked += 1;
         asked < 3
     });
@@ -245,8 +229,8 @@ fn a_raised_flag_stops_a_long_prompt_between_batches() {
 
     log.take();
     cancel.store(true, Ordering::Relaxed);
-    let mut sampler = greedy();
-    let mut answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1; 9], options(), &cancel).unwrap();
+    let mut chooser = greedy();
+    let mut answer = Answer::new(&mut session, &mut chooser, Box::new(NoText), &[1; 9], options(), cancel).unwrap();
     assert!(answer.next().is_none());
     assert_eq!(answer.finish(), Some(&Finish::Cancelled));
     assert!(log.take().is_empty());
@@ -286,9 +270,9 @@ fn a_second_turn_runs_only_what_is_new_and_answers_as_a_fresh_session_does() {
 fn truncation_forgets_the_end() {
     let (mut session, _) = session(100, 8, summing);
     session.prefill(&[1, 2, 3, 4]).unwrap();
-    session.truncate(2);
+    session.truncate(2).unwrap();
     assert_eq!(session.step(10).unwrap(), one_hot(13));
-    session.truncate(50);
+    session.truncate(50).unwrap();
     assert_eq!(session.tokens(), [1, 2, 10]);
 }
 
@@ -311,8 +295,9 @@ fn nan_logits_end_the_answer_with_an_error_that_names_the_backend() {
         }
         logits
     });
-    let (mut sampler, cancel) = (greedy(), AtomicBool::new(false));
-    let mut answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1, 2, 3], options(), &cancel).unwrap();
+    let mut chooser = greedy();
+    let mut answer =
+        Answer::new(&mut session, &mut chooser, Box::new(NoText), &[1, 2, 3], options(), Arc::default()).unwrap();
     assert_eq!(answer.next().unwrap().unwrap().id, Some(5));
     let error = answer.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("token 17") && error.contains("on cpu"), "{error}");
@@ -336,8 +321,8 @@ fn penalties_see_the_prompt_and_the_answer() {
         logits
     });
     let penal = SampleOptions { presence_penalty: 10.0, ..SampleOptions::greedy() };
-    let (mut sampler, cancel) = (Sampler::new(penal, 100).unwrap(), AtomicBool::new(false));
+    let mut chooser = Chooser::from(Sampler::new(penal, 100).unwrap());
     let limited = AnswerOptions { max_tokens: Some(2), ..options() };
-    let answer = Answer::new(&mut session, &mut sampler, Box::new(NoText), &[1, 3], limited, &cancel).unwrap();
+    let answer = Answer::new(&mut session, &mut chooser, Box::new(NoText), &[1, 3], limited, Arc::default()).unwrap();
     assert_eq!(collect(answer).unwrap().ids, [4, 5]);
 }

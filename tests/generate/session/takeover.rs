@@ -1,23 +1,21 @@
 //! A backend that fails, and the standby that goes on.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bitnet_gpu::{
     Error,
-    backend::{Backend, Wanted},
+    backend::{Backend, Want},
     generate::{AnswerOptions, NoText},
     plan::{BackendKind, Segment},
-    session::Session,
+    session::{Runtime, Session},
 };
 
 use super::fake::*;
 
 /// A session whose backend of `kind` fails at position 6, with a standby that has all layers on one more backend.
 fn failing(kind: BackendKind, error: fn() -> Error) -> (Session, Log) {
-    let (log, script): (Log, Script) = (Log::default(), Rc::new(summing));
-    let fake = |name, fault| -> Box<dyn Backend> {
-        Box::new(Fake { name, segments: Vec::new(), log: log.clone(), script: script.clone(), pass_error: 0.0, fault })
-    };
+    let (log, script): (Log, Script) = (Log::default(), Arc::new(summing));
+    let fake = |name, fault| -> Box<dyn Backend> { Box::new(Fake { fault, ..Fake::new(name, &log, &script) }) };
     let fault = |of| (of == kind).then_some((6, error));
     let backends = [(BackendKind::Cpu, "cpu"), (BackendKind::Gpu, "gpu")];
     let backends = backends.map(|(kind, name)| (kind, fake(name, fault(kind)))).into();
@@ -28,7 +26,7 @@ fn failing(kind: BackendKind, error: fn() -> Error) -> (Session, Log) {
     whole.segments[0] = Segment { layers: 0..4, embed: true, ..whole.segments[0].clone() };
     let standby = move |error: &Error, tokens: usize| {
         assert_eq!((error.to_string(), tokens), ("GPU device lost: a test".to_owned(), 6));
-        Session::load(&model(), &whole, vec![(BackendKind::Cpu, spare)], &mut |_| {})
+        Runtime::load(&model(), &whole, vec![(BackendKind::Cpu, spare)], &mut |_| {})
     };
     (session.with_standby(Box::new(standby)), log)
 }
@@ -51,7 +49,7 @@ fn where_a_gpu_fails_the_standby_runs_all_tokens_again_and_goes_on() {
     let spare: Vec<_> = log.take().into_iter().filter(|call| call.backend == "spare").collect();
     let call = |positions, wanted| Call { backend: "spare", positions, wanted };
     // Six tokens in batches of four, then the step that failed, with what it wanted.
-    assert_eq!(spare[..3], [call(0..4, Wanted::Nothing), call(4..6, Wanted::Nothing), call(6..7, Wanted::Top(1))]);
+    assert_eq!(spare[..3], [call(0..4, Want::Nothing), call(4..6, Want::Nothing), call(6..7, Want::Top(1))]);
     let takeover = session.takeover().unwrap();
     assert_eq!((takeover.tokens, takeover.reason.as_str()), (6, "GPU device lost: a test"));
     assert_eq!(session.devices(), "spare");

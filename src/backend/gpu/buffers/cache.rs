@@ -7,7 +7,7 @@ use bitnet_cpu_kernels::attention::{KvRows, Q8_BLOCK};
 
 use super::readback::Readback;
 use crate::{
-    backend::{CacheRows, gpu::device::Gpu},
+    backend::{LayerState, gpu::device::Gpu},
     error::{Error, Result},
     model::Config,
     plan::KvType,
@@ -108,8 +108,8 @@ impl Rows<'_> {
     }
 }
 
-/// Replaces `rows` by what the arrays hold at `positions`. Makes a staging buffer: this happens once a prompt.
-pub fn read(gpu: &Gpu, [k, v]: [Rows<'_>; 2], positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
+/// Replaces `to` by what the arrays hold at `positions`. Makes a staging buffer: this happens once a prompt.
+pub fn read(gpu: &Gpu, [k, v]: [Rows<'_>; 2], positions: Range<usize>, to: &mut LayerState) -> Result<()> {
     let (start, count) = (positions.start, positions.len());
     let k_bytes = k.bytes(count);
     let mut readback = Readback::new(gpu, k_bytes + v.bytes(count))?;
@@ -119,13 +119,16 @@ pub fn read(gpu: &Gpu, [k, v]: [Rows<'_>; 2], positions: Range<usize>, rows: &mu
     let submission = gpu.queue.submit([encoder.finish()]);
     readback.read(gpu, pending, submission, |bytes| {
         let (keys, values) = bytes.split_at(k_bytes as usize);
-        *rows = CacheRows { k: k.decode(keys), v: v.decode(values) };
+        *to = LayerState::Kv { k: k.decode(keys), v: v.decode(values) };
     })
 }
 
-/// Writes `rows` from position `start` on.
-pub fn write(gpu: &Gpu, [k, v]: [Rows<'_>; 2], start: usize, rows: &CacheRows) -> Result<()> {
-    k.write(gpu, start, &rows.k)?;
-    v.write(gpu, start, &rows.v)?;
+/// Writes `from` from position `start` on.
+pub fn write(gpu: &Gpu, [k, v]: [Rows<'_>; 2], start: usize, from: &LayerState) -> Result<()> {
+    let LayerState::Kv { k: keys, v: values } = from else {
+        return Err(Error::malformed("state for a layer", "keys and values", "a recurrent state"));
+    };
+    k.write(gpu, start, keys)?;
+    v.write(gpu, start, values)?;
     gpu.check("writing the cache")
 }

@@ -258,7 +258,7 @@ mod tests {
 
     fn shape(config: &Config, context_tokens: usize, max_binding: u64) -> Result<Shape> {
         let (k_type, v_type) = (KvType::F16, KvType::F16);
-        let sizes = Sizes { context_tokens, batch_tokens: 512, k_type, v_type, head_screen: false };
+        let sizes = Sizes::new(context_tokens, 512).with_kv(k_type, v_type);
         let segment =
             Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
         Shape::new(config, None, &segment, &sizes, max_binding, None)

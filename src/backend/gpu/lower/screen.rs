@@ -13,7 +13,7 @@
 //! However many rows remain, the step is the same list of dispatches: nothing is read back in between. The kernels that
 //! choose ([`Select`](super::select::Select)) find among the logits what a full head would have left them, as every one
 //! of the highest is there. Of the rest they know only that it is lower: what bias and penalties may raise, and sums
-//! over the vocabulary, take the full head. The sampler asks for `Wanted::Last` in the first case and for more than
+//! over the vocabulary, take the full head. The sampler asks for `Want::Last` in the first case and for more than
 //! [`few`] candidates in the second; penalties and bans that lower a logit only make it ask for more candidates.
 //!
 //! The arithmetic of a GPU is not that of the processor: `head_screen.wgsl` and `screen_query.wgsl` say how much wider

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Activations, CacheRows, Candidates, Wanted,
+        Activations, Candidates, LayerState, Limits, Want,
         gpu::{
             buffers::{
                 arenas::Arenas,
@@ -27,7 +27,7 @@ use crate::{
                 fuse::Phase,
                 lowering::{Lowering, damaged_place, most_apart, place_code},
                 screen::Screen,
-                select::{Choice, RESULT_BYTES, Select},
+                select::{Choice, MOST, RESULT_BYTES, Select},
             },
             record::{
                 encode::{Builder, Dispatch, Recorder, Uniforms},
@@ -84,8 +84,10 @@ pub struct Loaded {
     pub ahead: Option<Ahead>,
     /// Position and id of the next step, where the last one chose the id and left it on the device.
     pub chosen: Option<(usize, u32)>,
-    /// Position and id of the step whose logits are still on the device.
-    pub logits_of: Option<(usize, u32)>,
+    /// Position and id of the last single-token step that chose, and the token of the last chunk whose hidden states
+    /// give the last logits.
+    pub last_one: Option<(usize, u32)>,
+    pub last_first: usize,
 }
 
 /// Where the results of a step go.
@@ -210,26 +212,27 @@ impl Loaded {
             fault: None,
             ahead: None,
             chosen: None,
-            logits_of: None,
+            last_one: None,
+            last_first: 0,
         })
     }
 
-    /// See [`crate::backend::Backend::read_cache`].
-    pub fn read_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &mut CacheRows) -> Result<()> {
+    /// See [`crate::backend::States::export`].
+    pub fn export(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
         if positions.end > self.cached_tokens {
             let expected = format!("up to position {}", self.cached_tokens);
             return Err(Error::malformed("reading the cache", expected, format!("{positions:?}")));
         }
-        cache::read(gpu, self.arrays(layer), positions, rows)
+        cache::read(gpu, self.arrays(layer), positions, to)
     }
 
-    /// See [`crate::backend::Backend::write_cache`].
-    pub fn write_cache(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, rows: &CacheRows) -> Result<()> {
+    /// See [`crate::backend::States::import`].
+    pub fn import(&mut self, gpu: &Gpu, layer: usize, positions: Range<usize>, from: &LayerState) -> Result<()> {
         if positions.end > self.sizes.context_tokens {
             return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
         }
         self.forget_ahead(gpu)?;
-        cache::write(gpu, self.arrays(layer), positions.start, rows)?;
+        cache::write(gpu, self.arrays(layer), positions.start, from)?;
         // What runs next begins behind these.
         self.cached_tokens = positions.end;
         Ok(())
@@ -250,9 +253,42 @@ impl Loaded {
         }
     }
 
-    /// Tokens that give the bits of single ones.
-    pub fn alike_tokens(&self) -> usize {
-        self.shape.small_batch
+    /// What callers may rely on.
+    pub fn limits(&self) -> Limits {
+        let most = if self.segment.head { MOST.min(self.model.config.vocab) } else { 0 };
+        Limits {
+            max_tokens: self.sizes.batch_tokens,
+            exact_tokens: self.shape.small_batch,
+            most_top: most,
+            most_summed: most,
+        }
+    }
+
+    /// All logits after the last step, which gave candidates.
+    pub fn full_logits(&mut self, gpu: &Gpu, logits: &mut Vec<f32>) -> Result<()> {
+        if let Some((position, id)) = self.last_one.filter(|_| self.is_ahead_submitted()) {
+            // The step under way has overwritten the hidden states.
+            self.forget_ahead(gpu)?;
+            gpu.queue.write_buffer(&self.slots.ids, 0, &id.to_le_bytes());
+            self.step(gpu, position, 1, false, Output::Logits(0..1, logits))?;
+            self.cached_tokens = position + 1;
+            return Ok(());
+        }
+        self.forget_ahead(gpu)?;
+        let vocab = self.model.config.vocab;
+        let dynamic = Dynamic { first: self.last_first as u32, ..self.dynamic(0, 1) };
+        let mut encoder = self.new_step(gpu);
+        self.recorder.record(&mut encoder, &self.head_one, &dynamic, &mut self.uniforms);
+        let sources = [(&self.slots.damage, 4), (&self.slots.logits, 4 * vocab as u64)];
+        let pending = self.readback.record(&mut encoder, &sources);
+        let recorded = self.recorder.finish(encoder);
+        let submission = self.recorder.submit(gpu, recorded, &self.uniforms)?;
+        let damage = self.readback.read(gpu, pending, submission, |bytes| {
+            let (damage, results) = bytes.split_at(4);
+            logits.extend(results.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]])
+        })?;
+        check_damage(gpu, damage, self.model.config.layers)
     }
 
     /// Times the kernels of the steps from here on.
@@ -270,13 +306,13 @@ impl Loaded {
         self.recorder.profiler.take().map(Profiler::finish).unwrap_or_default()
     }
 
-    /// As [`crate::backend::Backend::run`].
+    /// A step of one row of one sequence.
     pub fn run(
         &mut self,
         gpu: &Gpu,
         activations: &mut Activations,
         positions: Range<usize>,
-        wanted: Wanted,
+        wanted: Want,
     ) -> Result<()> {
         self.fault = gpu.fault_in(&positions, self.bytes);
         match self.fault {
@@ -287,27 +323,19 @@ impl Loaded {
         gpu.check("running an earlier step")?;
         self.check_input(activations, &positions)?;
         if self.segment.head {
-            activations.logits.clear();
-            activations.candidates.top.clear();
-            activations.head_rows = if wanted == Wanted::Nothing { 0 } else { self.model.config.vocab };
+            activations.clear_output(1);
+            activations.rows[0].head_rows = if wanted == Want::Nothing { 0 } else { self.model.config.vocab };
         }
         let choice = match wanted {
-            Wanted::Top(count) if self.segment.head => {
-                Choice::of(count, self.model.config.vocab, self.screen.is_some())
-            }
+            Want::Top(count) if self.segment.head => Choice::of(count, self.model.config.vocab, self.screen.is_some()),
             _ => None,
         };
         let one = (self.segment.embed && positions.len() == 1).then(|| (positions.start, activations.ids[0]));
-        match (one, choice, wanted) {
-            (Some(one), Some(choice), _) => {
-                activations.head_rows = self.run_one(gpu, one, choice, &mut activations.candidates)?;
-                return Ok(());
-            }
-            // The caller could not do with the candidates of this step, and wants all logits.
-            (Some(_), None, Wanted::Last) if one == self.logits_of && !self.is_ahead_submitted() => {
-                return self.read_logits(gpu, &mut activations.logits);
-            }
-            _ => {}
+        if let (Some(one), Some(choice)) = (one, choice) {
+            let output = &mut activations.rows[0];
+            output.head_rows = self.run_one(gpu, one, choice, &mut output.candidates)?;
+            (self.last_one, self.last_first) = (Some(one), 0);
+            return Ok(());
         }
         self.forget_ahead(gpu)?;
         let mut hidden = std::mem::take(&mut activations.hidden);
@@ -331,23 +359,27 @@ impl Loaded {
             let last = chunk.end == positions.len();
             let output = match (wanted, choice) {
                 _ if !self.segment.head => Output::Hidden(&mut hidden[chunk.start * dim..chunk.end * dim]),
-                (Wanted::All, _) => Output::Logits(0..tokens, &mut activations.logits),
-                (Wanted::Last | Wanted::Top(_), None) if last => {
+                (Want::All, _) => Output::Logits(0..tokens, &mut activations.logits),
+                (Want::Last | Want::Top(_), None) if last => {
                     Output::Logits(tokens - 1..tokens, &mut activations.logits)
                 }
-                (Wanted::Top(_), Some(choice)) if last => {
-                    Output::Best(choice, &mut activations.candidates, &mut activations.head_rows)
+                (Want::Top(_), Some(choice)) if last => {
+                    let output = &mut activations.rows[0];
+                    Output::Best(choice, &mut output.candidates, &mut output.head_rows)
                 }
-                (Wanted::Last | Wanted::Top(_) | Wanted::Nothing, _) => Output::Nothing,
+                (Want::Last | Want::Top(_) | Want::Nothing, _) => Output::Nothing,
             };
             self.step(gpu, start, tokens, in_tiles, output)?;
+            self.last_first = tokens - 1;
             done += tokens;
         }
         activations.hidden = hidden;
         self.cached_tokens = positions.end;
-        if let (true, Some(Choice::Greedy), Some(best)) =
-            (self.segment.embed, choice, activations.candidates.top.first())
-        {
+        if self.segment.head && !activations.logits.is_empty() {
+            activations.rows[0].logits = 0..activations.logits.len() / self.model.config.vocab;
+        }
+        let best = activations.rows.first().and_then(|output| output.candidates.top.first());
+        if let (true, true, Some(Choice::Greedy), Some(best)) = (self.segment.embed, self.segment.head, choice, best) {
             self.chosen = Some((positions.end, best.id));
         }
         Ok(())

@@ -27,7 +27,6 @@ impl Loaded {
     /// Before any other use of the buffers; a failure of the step shows in the next one.
     pub fn forget_ahead(&mut self, gpu: &Gpu) -> Result<()> {
         self.chosen = None;
-        self.logits_of = None;
         match self.ahead.take() {
             Some(Ahead { pending, stage: Stage::Submitted(submission), .. }) => {
                 self.readback.read(gpu, pending, submission, |_| ())
@@ -61,7 +60,6 @@ impl Loaded {
             }
         };
         self.chosen = None;
-        self.logits_of = self.screened(choice).is_none().then_some((position, id));
         if let Some(Fault::Silence(_)) = self.fault {
             gpu.wait_for(submission.clone(), Duration::ZERO)?;
         }
@@ -136,19 +134,5 @@ impl Loaded {
         })?;
         check_damage(gpu, damage, self.model.config.layers)?;
         Ok(head_rows)
-    }
-
-    /// The logits of the last step, which are still on the device.
-    pub fn read_logits(&mut self, gpu: &Gpu, logits: &mut Vec<f32>) -> Result<()> {
-        // What is only recorded holds the staging buffer that is next in turn.
-        self.ahead = None;
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let pending = self.readback.record(&mut encoder, &[(&self.slots.logits, 4 * self.model.config.vocab as u64)]);
-        let recorded = self.recorder.finish(encoder);
-        let submission = self.recorder.submit(gpu, recorded, &None)?;
-        self.readback.read(gpu, pending, submission, |bytes| {
-            self.readback_bytes += bytes.len() as u64;
-            logits.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-        })
     }
 }

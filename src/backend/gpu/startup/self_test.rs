@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{debug, measure, timing::time_us};
 use crate::{
     backend::{
-        Activations, Backend, Wanted,
+        Activations, Backend, Batch, Want,
         cpu::CpuBackend,
         gpu::{
             device::{Fault, Geometry, Gpu, Measure, OpenOptions},
@@ -224,12 +224,12 @@ fn known_output(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     // The backend does not read its own kind.
     let segment = Segment { layers: 0..1, backend: BackendKind::Gpu, embed: false, head: false, reason: String::new() };
     let (k_type, v_type) = (KvType::F16, KvType::F16);
-    let sizes = Sizes { context_tokens: TOKENS + 1, batch_tokens: TOKENS, k_type, v_type, head_screen: false };
+    let sizes = Sizes::new(TOKENS + 1, TOKENS).with_kv(k_type, v_type);
     let id = backend.load(&model, &segment, &sizes, &mut |_| {})?;
     let mut run = |positions: Range<usize>| -> Result<Vec<f32>> {
         let hidden = known_layer::input(positions.clone());
         let mut activations = Activations { hidden, ..Activations::default() };
-        backend.run(id, &mut activations, positions, Wanted::Nothing)?;
+        backend.run(id, &Batch::one(positions, Want::Nothing), &mut activations)?;
         Ok(activations.hidden)
     };
     Ok([run(0..TOKENS)?, run(TOKENS..TOKENS + 1)?].concat())

@@ -1,0 +1,143 @@
+//! One step of a segment: the rows it runs, what goes in and what comes out.
+
+use std::ops::Range;
+
+use super::Candidates;
+
+/// A sequence's place in every per-layer state of every segment; below [`crate::plan::Sizes::sequences`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u32);
+
+impl SlotId {
+    /// The number as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Which logits of a row a step must produce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None: an early part of a prompt. The head is not run.
+    Nothing,
+    /// Those of the last token.
+    Last,
+    /// Those of every token (perplexity, and drafts to be checked).
+    All,
+    /// At least this many of the highest of the last token, as candidates. A backend without a shortcut for so many gives
+    /// all of them as logits, as for `Last`.
+    Top(usize),
+}
+
+/// The tokens of one sequence in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The sequence.
+    pub slot: SlotId,
+    /// Consecutive positions, at least one. The first must not exceed the positions that the slot holds: what it held
+    /// from there on is overwritten.
+    pub positions: Range<usize>,
+    /// Logits to produce.
+    pub want: Want,
+}
+
+/// The rows of a step, in the order in which their tokens are stacked in ids and hidden states.
+///
+/// Either all rows together have at most [`Limits::exact_tokens`] tokens, each slot at most once, or there is a single
+/// row. The kernels for few and for many tokens differ in the last bit, and what a sequence gets must not depend on who is
+/// beside it; so one pass never mixes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The rows.
+    pub rows: Vec<Row>,
+}
+
+impl Batch {
+    /// A single row of the first slot.
+    pub fn one(positions: Range<usize>, want: Want) -> Self {
+        Self { rows: vec![Row { slot: SlotId(0), positions, want }] }
+    }
+
+    /// Tokens of all rows.
+    pub fn tokens(&self) -> usize {
+        self.rows.iter().map(|row| row.positions.len()).sum()
+    }
+}
+
+/// Results of one row. Reused from step to step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowOutput {
+    /// Its rows of [`Activations::logits`]; empty where none were wanted, and where `candidates` answer.
+    pub logits: Range<usize>,
+    /// The highest logits of a row that wanted [`Want::Top`], where the backend had a shortcut; empty otherwise.
+    pub candidates: Candidates,
+    /// Rows of the head that were multiplied exactly: with `candidates`, fewer than the vocabulary.
+    pub head_rows: usize,
+}
+
+impl RowOutput {
+    /// Forgets what the last step left.
+    pub fn clear(&mut self) {
+        self.logits = 0..0;
+        self.candidates.top.clear();
+        self.head_rows = 0;
+    }
+}
+
+/// What crosses a segment's edge; reused from step to step.
+#[derive(Debug, Default)]
+pub struct Activations {
+    /// Input of a segment with `embed`: (T) token ids below the vocabulary size.
+    pub ids: Vec<u32>,
+    /// Input and output between segments: (T, dim).
+    pub hidden: Vec<f32>,
+    /// Output of a segment with `head`: (logits of all rows by [`Want`], vocab).
+    pub logits: Vec<f32>,
+    /// Output of a segment with `head`: one for each row of the batch.
+    pub rows: Vec<RowOutput>,
+}
+
+impl Activations {
+    /// Empties the results and makes room for those of `rows` rows; nothing is allocated where as many were there before.
+    pub fn clear_output(&mut self, rows: usize) {
+        self.logits.clear();
+        self.rows.resize_with(rows, RowOutput::default);
+        self.rows.iter_mut().for_each(RowOutput::clear);
+    }
+
+    /// The candidates of the first row; empty where it has logits or nothing.
+    pub fn candidates(&self) -> Option<&Candidates> {
+        self.rows.first().map(|row| &row.candidates).filter(|candidates| !candidates.top.is_empty())
+    }
+}
+
+/// What callers may rely on, for a loaded segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of a batch.
+    pub max_tokens: usize,
+    /// Up to this many tokens in one batch, of one sequence or of several, give the same bits as so many batches of one.
+    pub exact_tokens: usize,
+    /// Largest [`Want::Top`] that is answered with candidates; 0 without a shortcut.
+    pub most_top: usize,
+    /// Largest [`Want::Top`] whose candidates come with the sum over the vocabulary ([`super::Rest::Summed`]).
+    pub most_summed: usize,
+}
+
+impl Limits {
+    /// What holds for two segments that run the same batches.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            max_tokens: self.max_tokens.min(other.max_tokens),
+            exact_tokens: self.exact_tokens.min(other.exact_tokens),
+            most_top: self.most_top.min(other.most_top),
+            most_summed: self.most_summed.min(other.most_summed),
+        }
+    }
+}
+
+/// A step that was submitted and not yet waited for.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Ticket(pub u64);

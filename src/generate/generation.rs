@@ -1,0 +1,411 @@
+//! The loop of one answer without the backends in it: a state machine that says what it needs run, and is fed the
+//! results. One or a hundred can be driven side by side.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{AnswerOptions, Chooser, Event, Finish, Stats, StopStrings, TextDecoder, draft::Draft};
+use crate::{
+    backend::{Limits, RowOutput, Want},
+    error::{Error, Result},
+    session::Phase,
+};
+
+/// What an answer needs next of the sequence it is written in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Need<'a> {
+    /// To forget the tokens from this position on.
+    Rewind(usize),
+    /// These tokens run behind those held. Of a prompt, leading ones may be run first, wanting nothing, and the rest asked
+    /// for again.
+    Run {
+        /// At least one token.
+        ids: &'a [u32],
+        /// Logits for [`Generation::feed`].
+        want: Want,
+        /// What the tokens belong to.
+        phase: Phase,
+    },
+    /// Nothing: the answer has ended.
+    Done,
+}
+
+/// What became of results that were fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Fed {
+    /// They were used. The sequence must hold no more than these leading tokens.
+    Keep(usize),
+    /// The candidates do not suffice: to be fed again with all logits.
+    NeedsLogits,
+}
+
+/// Tokens drafted behind the last one, while they are checked.
+struct Ahead {
+    draft: Draft,
+    /// Position of its first token.
+    start: usize,
+    /// Drafted tokens that were also sampled so far.
+    right: usize,
+    /// Logits of a pass that is not trusted yet, to be compared with those of single steps; `None` where the pass counts.
+    trial: Option<Vec<f32>>,
+}
+
+/// An answer in the making. Owned, so that it can live in a server's slot or in another language's object.
+pub struct Generation {
+    chooser: Chooser,
+    decoder: Box<dyn TextDecoder + Send>,
+    prompt: Vec<u32>,
+    options: AnswerOptions,
+    context_tokens: usize,
+    cancel: Arc<AtomicBool>,
+    stops: StopStrings,
+    /// Sampled, not yet run.
+    last: Option<u32>,
+    /// Tokens of the decode step that was asked for.
+    run: Vec<u32>,
+    ahead: Option<Ahead>,
+    events: VecDeque<Event>,
+    finish: Option<Finish>,
+    /// Start of the step at hand.
+    begun: Option<Instant>,
+    stats: Stats,
+}
+
+impl Generation {
+    /// Prepares an answer to the whole token sequence `prompt` in a sequence of at most `context_tokens`. `cancel` is
+    /// looked at before each step.
+    ///
+    /// # Errors
+    /// If the prompt is empty or too long, or a stop string is empty; with the chooser, which was not used.
+    pub fn new(
+        mut chooser: Chooser,
+        decoder: Box<dyn TextDecoder + Send>,
+        prompt: Vec<u32>,
+        options: AnswerOptions,
+        context_tokens: usize,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<Self, (Error, Chooser)> {
+        let stops = match check(&prompt, context_tokens).and_then(|()| StopStrings::new(options.stop.iter().cloned())) {
+            Ok(stops) => stops,
+            Err(error) => return Err((error, chooser)),
+        };
+        chooser.sampler.reset(&prompt);
+        chooser.sampler.restrict(None);
+        chooser.sampler.ban(if options.ignore_end { &options.end_ids } else { &[] });
+        if let Some(drafter) = &mut chooser.drafter {
+            drafter.begin(&prompt);
+        }
+        if let Some(constraint) = &mut chooser.constraint {
+            constraint.begin();
+        }
+        Ok(Self {
+            chooser,
+            decoder,
+            options,
+            context_tokens,
+            cancel,
+            stops,
+            last: None,
+            run: Vec::new(),
+            ahead: None,
+            events: VecDeque::new(),
+            finish: None,
+            begun: None,
+            stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
+            prompt,
+        })
+    }
+
+    /// The next step, for a sequence that holds `held`, on backends with these limits.
+    pub fn need(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
+        if self.finish.is_none() && self.cancel.load(Ordering::Relaxed) {
+            if self.last.is_none() {
+                self.stats.prefill = self.elapsed();
+            }
+            self.end(Finish::Cancelled);
+        }
+        if self.finish.is_some() {
+            return Need::Done;
+        }
+        let Some(last) = self.last else { return self.need_prompt(held, limits) };
+        self.begun = Some(Instant::now());
+        self.run.clear();
+        self.run.push(last);
+        let mut want = self.want(limits);
+        match &self.ahead {
+            // Compared with the pass in full.
+            Some(_) => want = Want::Last,
+            None => {
+                if let Some(draft) = self.draft(held.len() + 1, limits) {
+                    self.run.extend_from_slice(&draft.ids);
+                    want = Want::All;
+                    self.ahead = Some(Ahead { draft, start: held.len() + 1, right: 0, trial: None });
+                }
+            }
+        }
+        Need::Run { ids: &self.run, want, phase: Phase::Decode }
+    }
+
+    fn need_prompt(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
+        let common = held.iter().zip(&self.prompt).take_while(|(a, b)| a == b).count();
+        // The last token has to run to give logits.
+        let kept = common.min(self.prompt.len() - 1);
+        if kept < held.len() {
+            return Need::Rewind(kept);
+        }
+        if self.begun.is_none() {
+            self.stats.reused_tokens = kept;
+            self.begun = Some(Instant::now());
+        }
+        let want = self.want(limits);
+        Need::Run { ids: &self.prompt[kept..], want, phase: Phase::Prefill }
+    }
+
+    /// A grammar looks at all logits.
+    fn want(&self, limits: &Limits) -> Want {
+        if self.chooser.constraint.is_some() { Want::Last } else { self.chooser.sampler.want(limits) }
+    }
+
+    /// A draft of what follows position `start` - 1.
+    fn draft(&mut self, start: usize, limits: &Limits) -> Option<Draft> {
+        let drafter = self.chooser.drafter.as_mut()?;
+        let left = self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated_tokens);
+        let room = self.context_tokens - start;
+        let most = (limits.exact_tokens - 1).min(left.saturating_sub(1)).min(room);
+        drafter.draft(most, &self.options.end_ids)
+    }
+
+    /// Takes the results of the tokens that were needed: `logits` are the output's rows, (rows, vocab). What came of them
+    /// is then to be had from [`event`](Self::event).
+    ///
+    /// # Errors
+    /// If a logit is not finite, or the grammar allows no token.
+    pub fn feed(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
+        let fed = match (self.last, &self.ahead) {
+            (None, _) => self.feed_prompt(output, logits),
+            (Some(_), Some(Ahead { trial: Some(_), .. })) => self.feed_trial(output, logits),
+            (Some(_), Some(_)) => self.feed_pass(output, logits),
+            (Some(_), None) => self.feed_step(output, logits),
+        };
+        if fed.is_err() && self.ahead.is_some() {
+            self.end_draft();
+        }
+        fed
+    }
+
+    /// The next event; `None` until more is fed. Of several tokens that one pass gave, those behind a raised cancel flag
+    /// are dropped.
+    pub fn event(&mut self) -> Option<Event> {
+        let has_tokens = self.events.iter().any(|event| event.id.is_some());
+        if has_tokens && self.cancel.load(Ordering::Relaxed) {
+            self.stats.generated_tokens -= self.events.drain(..).filter(|event| event.id.is_some()).count();
+            self.finish = Some(Finish::Cancelled);
+        }
+        self.events.pop_front()
+    }
+
+    /// Why the answer ended; `None` while it goes on.
+    pub fn finish(&self) -> Option<&Finish> {
+        self.finish.as_ref()
+    }
+
+    /// Counts and times so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What chose the tokens, for the next answer; this one is over then.
+    pub fn take_chooser(&mut self) -> Chooser {
+        self.finish.get_or_insert(Finish::Cancelled);
+        std::mem::take(&mut self.chooser)
+    }
+
+    fn feed_prompt(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
+        let held = self.prompt.len();
+        if self.options.max_tokens == Some(0) {
+            self.stats.prefill = self.elapsed();
+            self.end(Finish::MaxTokens);
+            return Ok(Fed::Keep(held));
+        }
+        let took = self.elapsed();
+        let Some(id) = self.sample(output, logits, held)? else { return Ok(Fed::NeedsLogits) };
+        self.stats.prefill = took;
+        self.take(id, held)?;
+        Ok(Fed::Keep(held))
+    }
+
+    fn feed_step(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
+        let (held, took) = (self.held(), self.elapsed());
+        let Some(id) = self.sample(output, logits, held)? else { return Ok(Fed::NeedsLogits) };
+        if let Some(drafter) = &mut self.chooser.drafter {
+            drafter.timed_step(took.as_secs_f64());
+        }
+        self.stats.head_rows += output.head_rows;
+        self.stats.head_steps += 1;
+        self.stats.latencies.push(self.elapsed());
+        self.take(id, held)?;
+        Ok(Fed::Keep(held))
+    }
+
+    /// The logits after the last token and after each drafted one.
+    fn feed_pass(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
+        let (Some(ahead), Some(drafter)) = (&mut self.ahead, &mut self.chooser.drafter) else {
+            unreachable!("a pass has a draft and a drafter")
+        };
+        let drafted = ahead.draft.ids.len();
+        drafter.timed_pass(drafted, self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()));
+        if !drafter.is_trusted() {
+            ahead.trial = Some(logits.to_vec());
+            // The last token runs again, alone.
+            return Ok(Fed::Keep(ahead.start - 1));
+        }
+        let start = ahead.start;
+        let vocab = logits.len() / output.logits.len().max(1);
+        for row in logits.chunks_exact_mut(vocab) {
+            let held = start + self.ahead.as_ref().map_or(0, |ahead| ahead.right);
+            let one = RowOutput { logits: 0..1, ..RowOutput::default() };
+            let sampled = self.sample(&one, row, held)?;
+            let id = sampled.ok_or_else(|| Error::missing("an id", "a row of all logits"))?;
+            self.stats.latencies.push(self.elapsed());
+            self.begun = Some(Instant::now());
+            let goes_on = self.is_drafted(id);
+            self.take(id, held)?;
+            if !goes_on || self.finish.is_some() {
+                break;
+            }
+        }
+        Ok(Fed::Keep(start + self.end_draft()))
+    }
+
+    /// The logits of a single step, to be compared with those of the pass.
+    fn feed_trial(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
+        let held = self.held();
+        if let (Some(Ahead { right, trial: Some(rows), .. }), Some(drafter)) = (&self.ahead, &mut self.chooser.drafter)
+        {
+            let row = &rows[right * logits.len()..][..logits.len()];
+            if row.iter().zip(&*logits).any(|(a, b)| a.to_bits() != b.to_bits()) {
+                drafter.compared(*right + 1, false);
+                self.ahead = None;
+            }
+        }
+        let Some(id) = self.sample(output, logits, held)? else { return Ok(Fed::NeedsLogits) };
+        self.stats.head_rows += output.head_rows;
+        self.stats.head_steps += 1;
+        self.stats.latencies.push(self.elapsed());
+        let goes_on = self.is_drafted(id);
+        self.take(id, held)?;
+        if self.ahead.is_some() && (!goes_on || self.finish.is_some()) {
+            self.end_draft();
+        }
+        Ok(Fed::Keep(held))
+    }
+
+    /// Tokens of prompt and answer so far: the sequence must hold no more when it has ended.
+    pub fn held(&self) -> usize {
+        self.prompt.len() + self.stats.generated_tokens
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.begun.map(|begun| begun.elapsed()).unwrap_or_default()
+    }
+
+    /// The id at `position`; `None` where that takes all logits.
+    fn sample(&mut self, output: &RowOutput, logits: &mut [f32], position: usize) -> Result<Option<u32>> {
+        let Chooser { sampler, constraint, .. } = &mut self.chooser;
+        if let Some(constraint) = constraint {
+            sampler.restrict(Some(&constraint.allowed()?));
+        }
+        if output.candidates.top.is_empty() || !logits.is_empty() {
+            return sampler.sample(logits, position).map(Some);
+        }
+        sampler.sample_top(&output.candidates, position)
+    }
+
+    /// Whether the draft goes on with the sampled id.
+    fn is_drafted(&mut self, id: u32) -> bool {
+        let Some(ahead) = &mut self.ahead else { return false };
+        let goes_on = ahead.draft.ids.get(ahead.right) == Some(&id);
+        ahead.right += usize::from(goes_on);
+        goes_on
+    }
+
+    /// Learns from a draft; returns how many of its tokens were right.
+    fn end_draft(&mut self) -> usize {
+        let (Some(ahead), Some(drafter)) = (self.ahead.take(), &mut self.chooser.drafter) else { return 0 };
+        drafter.outcome(&ahead.draft, ahead.right);
+        if ahead.trial.is_some() {
+            drafter.compared(ahead.right, true);
+        } else {
+            self.stats.drafted_tokens += ahead.draft.ids.len();
+            self.stats.accepted_tokens += ahead.right;
+        }
+        ahead.right
+    }
+
+    /// The answer goes on with an id that stands at `position`, or ends.
+    fn take(&mut self, id: u32, position: usize) -> Result<()> {
+        if self.options.end_ids.contains(&id) {
+            self.end(Finish::EndToken(id));
+            return Ok(());
+        }
+        self.chooser.sampler.accept(id);
+        if let Some(drafter) = &mut self.chooser.drafter {
+            drafter.push(id);
+        }
+        self.last = Some(id);
+        self.stats.generated_tokens += 1;
+        let complete = match &mut self.chooser.constraint {
+            Some(constraint) => constraint.accept(id)?,
+            None => false,
+        };
+        let mut text = String::new();
+        let piece = self.decoder.push(id);
+        if let Some(stopped) = self.stops.push(&piece, &mut text) {
+            self.finish = Some(Finish::StopString(stopped.stop));
+        } else if complete {
+            self.flush(Finish::Complete, &mut text);
+        } else if self.options.max_tokens == Some(self.stats.generated_tokens) {
+            self.flush(Finish::MaxTokens, &mut text);
+        } else if position >= self.context_tokens {
+            self.flush(Finish::ContextFull, &mut text);
+        }
+        self.events.push_back(Event { id: Some(id), text });
+        Ok(())
+    }
+
+    /// Ends between tokens: what was held back is an event of its own.
+    fn end(&mut self, finish: Finish) {
+        let mut text = String::new();
+        self.flush(finish, &mut text);
+        if !text.is_empty() {
+            self.events.push_back(Event { id: None, text });
+        }
+    }
+
+    /// Ends with `finish`, or with the stop string that the very last text completes.
+    fn flush(&mut self, finish: Finish, text: &mut String) {
+        let rest = self.decoder.flush();
+        self.finish = Some(match self.stops.push(&rest, text) {
+            Some(stopped) => Finish::StopString(stopped.stop),
+            None => finish,
+        });
+        self.stops.flush(text);
+    }
+}
+
+fn check(prompt: &[u32], context_tokens: usize) -> Result<()> {
+    if prompt.is_empty() {
+        return Err(Error::Usage("the prompt is empty: give at least one token".into()));
+    }
+    if prompt.len() > context_tokens {
+        return Err(Error::ContextFull { needed: prompt.len(), context: context_tokens });
+    }
+    Ok(())
+}

@@ -1,0 +1,448 @@
+//! Many sequences on the backends of a plan: batches of their tokens through the segments, and the states they leave.
+
+use std::sync::Arc;
+
+use super::{
+    phase::{Loaded, Phase, Phases},
+    recover::{Standby, Takeover},
+    sequence::Sequence,
+};
+use crate::{
+    backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, SlotId, Want},
+    error::{Error, Result},
+    model::Model,
+    plan::{BackendKind, Plan, Segment, Sizes},
+};
+
+/// Tokens of one sequence to run.
+pub struct Work<'a> {
+    /// The sequence; the tokens follow those it holds.
+    pub sequence: &'a mut Sequence,
+    /// At least one token.
+    pub ids: &'a [u32],
+    /// Logits to produce.
+    pub want: Want,
+    /// Whether they belong to a prompt or to an answer: the plan may place these apart.
+    pub phase: Phase,
+}
+
+/// A loaded model that runs many sequences.
+pub struct Runtime {
+    pub(super) backends: Vec<Box<dyn Backend>>,
+    pub(super) phases: Phases,
+    pub(super) sizes: Sizes,
+    pub(super) vocab: usize,
+    /// Slots that no sequence has; the next one to be handed out is the last.
+    pub(super) free: Vec<SlotId>,
+    /// Counts takeovers: a sequence with another number has lost its states.
+    pub(super) epoch: u32,
+    pub(super) standby: Option<Standby>,
+    pub(super) takeover: Option<Takeover>,
+    batch: Batch,
+    members: Vec<usize>,
+    activations: Activations,
+    moved: LayerState,
+    /// One for each work of the last step.
+    outputs: Vec<RowOutput>,
+    /// (rows, vocab): logits of the last step.
+    pub(super) logits: Vec<f32>,
+    /// The segment that computes, or was the last to.
+    current: usize,
+}
+
+impl Runtime {
+    /// Loads every segment of `plan` on its backend. `progress` is told the bytes of weights finished since the last call.
+    pub fn load(
+        model: &Arc<Model>,
+        plan: &Plan,
+        backends: Vec<(BackendKind, Box<dyn Backend>)>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let (kinds, mut backends): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
+        let phases = Phases::load(model, plan, &kinds, &mut backends, progress)?;
+        let slots = u32::try_from(plan.sizes.sequences).unwrap_or(u32::MAX);
+        Ok(Self {
+            backends,
+            phases,
+            sizes: plan.sizes,
+            vocab: model.config.vocab,
+            free: (0..slots).rev().map(SlotId).collect(),
+            epoch: 0,
+            standby: None,
+            takeover: None,
+            batch: Batch::default(),
+            members: Vec::new(),
+            activations: Activations::default(),
+            moved: LayerState::default(),
+            outputs: Vec::new(),
+            logits: Vec::new(),
+            current: 0,
+        })
+    }
+
+    /// Lets `standby` take over where a GPU fails: callers notice nothing but the time it takes to run all tokens again.
+    #[must_use]
+    pub fn with_standby(mut self, standby: Standby) -> Self {
+        self.standby = Some(standby);
+        self
+    }
+
+    /// The failure after which the standby took over, if it did.
+    pub fn takeover(&self) -> Option<&Takeover> {
+        self.takeover.as_ref()
+    }
+
+    /// Sizes that states and buffers were made for.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Tokens in the vocabulary, which is the length of a row of logits.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// What callers may rely on in decode steps.
+    pub fn limits(&self) -> Limits {
+        let of = |loaded: &Loaded| self.backends[loaded.backend].limits(loaded.id);
+        let all = self.phases.segments(Phase::Decode).map(of).reduce(Limits::and);
+        // Candidates come from the segment with the head, in whichever phase.
+        let heads = self.phases.loaded.iter().filter(|loaded| loaded.segment.head).map(of);
+        let heads = heads.reduce(Limits::and);
+        let (most_top, most_summed) = heads.map_or((0, 0), |limits| (limits.most_top, limits.most_summed));
+        let (max_tokens, exact_tokens) = all.map_or((1, 1), |limits| (limits.max_tokens, limits.exact_tokens));
+        let batch_tokens = self.sizes.batch_tokens;
+        Limits {
+            max_tokens: max_tokens.min(batch_tokens),
+            exact_tokens: exact_tokens.min(batch_tokens),
+            most_top,
+            most_summed,
+        }
+    }
+
+    /// The segments that decode, in order, each with the name of its backend.
+    pub fn segments(&self) -> impl Iterator<Item = (&Segment, &str)> {
+        self.named(Phase::Decode)
+    }
+
+    /// The segments that read prompts, likewise, where they are others.
+    pub fn prefill_segments(&self) -> Option<impl Iterator<Item = (&Segment, &str)>> {
+        self.phases.differ().then(|| self.named(Phase::Prefill))
+    }
+
+    fn named(&self, phase: Phase) -> impl Iterator<Item = (&Segment, &str)> {
+        self.phases.segments(phase).map(|loaded| (&loaded.segment, self.backends[loaded.backend].name()))
+    }
+
+    /// True where some layer runs on `backend` in some phase.
+    pub fn runs_on(&self, backend: BackendKind) -> bool {
+        self.phases.loaded.iter().any(|loaded| loaded.segment.backend == backend)
+    }
+
+    /// The name of the backend that gives the logits.
+    pub fn head_backend(&self) -> &str {
+        self.segments().last().map_or("no backend", |(_, name)| name)
+    }
+
+    /// The names of the backends in the order of the layers, "+" between them; those of the prompt first, where they are
+    /// others.
+    pub fn devices(&self) -> String {
+        let joined = |phase| self.named(phase).map(|(_, name)| name).collect::<Vec<_>>().join(" + ");
+        let decode = joined(Phase::Decode);
+        if self.phases.differ() { format!("{}, then {decode}", joined(Phase::Prefill)) } else { decode }
+    }
+
+    /// The backends, for what only one kind of them can tell.
+    pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
+        self.backends.iter_mut().map(AsMut::as_mut)
+    }
+
+    /// Begins an empty sequence; `None` while all slots are taken.
+    pub fn begin(&mut self) -> Option<Sequence> {
+        let slot = self.free.pop()?;
+        Some(Sequence::new(slot, self.epoch, self.sizes.context_tokens))
+    }
+
+    /// Ends a sequence; its slot can be taken by another.
+    pub fn end(&mut self, sequence: Sequence) {
+        self.free.push(sequence.slot());
+    }
+
+    /// Forgets the tokens of a sequence from position `len` on; does nothing when there are fewer.
+    ///
+    /// Where a layer cannot, the sequence's states are lost, and its remaining tokens run again before its next step.
+    pub fn rewind(&mut self, sequence: &mut Sequence, len: usize) -> Result<()> {
+        if len >= sequence.tokens.len() {
+            return Ok(());
+        }
+        sequence.tokens.truncate(len);
+        for phase in Phase::ALL {
+            let filled = &mut sequence.filled[phase as usize];
+            if *filled <= len {
+                continue;
+            }
+            *filled = len;
+            for index in self.phases.indices(phase) {
+                let loaded = &self.phases.loaded[index];
+                if !self.backends[loaded.backend].states(loaded.id)?.rewind(sequence.slot, len) {
+                    *filled = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A sequence that begins with the first `len` tokens of another, without computing them again; `None` while all
+    /// slots are taken.
+    pub fn fork(&mut self, from: &Sequence, len: usize) -> Result<Option<Sequence>> {
+        let Some(mut to) = self.begin() else { return Ok(None) };
+        to.tokens.extend_from_slice(&from.tokens[..len.min(from.tokens.len())]);
+        if from.epoch != self.epoch {
+            return Ok(Some(to));
+        }
+        let mut copied = vec![false; self.phases.loaded.len()];
+        for phase in Phase::ALL {
+            let filled = from.filled[phase as usize].min(to.tokens.len());
+            for index in self.phases.indices(phase) {
+                if !std::mem::replace(&mut copied[index], true) {
+                    let loaded = &self.phases.loaded[index];
+                    self.backends[loaded.backend].states(loaded.id)?.fork(from.slot, to.slot, filled)?;
+                }
+            }
+            to.filled[phase as usize] = filled;
+        }
+        Ok(Some(to))
+    }
+
+    /// One step of many sequences. [`output`](Self::output) `i` then belongs to work `i`.
+    ///
+    /// # Errors
+    /// If a token id is not in the vocabulary, a sequence has no room, or a backend fails and nothing takes over. The
+    /// sequences then hold what they held before.
+    pub fn run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
+        for one in &*work {
+            self.check(one.sequence, one.ids)?;
+        }
+        loop {
+            match self.try_run(work) {
+                Err(error) if self.failed_on_gpu(&error) => self.hand_over(error, held_tokens(work))?,
+                done => return done,
+            }
+        }
+    }
+
+    /// The results of work `i` of the last step.
+    pub fn output(&self, i: usize) -> &RowOutput {
+        &self.outputs[i]
+    }
+
+    /// The results of work `i` of the last step, and its logits, (rows, vocab).
+    pub fn output_and_logits(&mut self, i: usize) -> (&RowOutput, &mut [f32]) {
+        let output = &self.outputs[i];
+        let rows = &output.logits;
+        (output, &mut self.logits[rows.start * self.vocab..rows.end * self.vocab])
+    }
+
+    /// All logits after the last token of a sequence whose last step gave candidates: reruns the head, not the model.
+    pub fn full_logits(&mut self, sequence: &mut Sequence) -> Result<&mut [f32]> {
+        let head = self.phases.segments(Phase::Decode).last().map(|loaded| (loaded.backend, loaded.id));
+        let (backend, id) = head.ok_or_else(|| Error::missing("a segment with the head", "logits"))?;
+        self.logits.clear();
+        match self.backends[backend].full_logits(id, sequence.slot, &mut self.logits) {
+            Ok(()) => {}
+            Err(error) if self.failed_on_gpu(&error) => {
+                self.hand_over(error, sequence.tokens.len())?;
+                self.rerun_last(sequence)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(&mut self.logits)
+    }
+
+    /// Runs the last token of a sequence once more, for all of its logits.
+    fn rerun_last(&mut self, sequence: &mut Sequence) -> Result<()> {
+        let Some(&last) = sequence.tokens.last() else { return Ok(()) };
+        self.rewind(sequence, sequence.tokens.len() - 1)?;
+        self.run(&mut [Work { sequence, ids: &[last], want: Want::Last, phase: Phase::Decode }])
+    }
+
+    /// Hidden states of the last step, (tokens, dim), where the plan has no head.
+    pub(super) fn hidden(&self) -> &[f32] {
+        &self.activations.hidden
+    }
+
+    pub(super) fn check(&self, sequence: &Sequence, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::malformed("prompt", "at least one token", "none"));
+        }
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
+            return Err(Error::malformed("token id", format!("below {} (the vocabulary)", self.vocab), id));
+        }
+        let needed = sequence.tokens.len() + ids.len();
+        if needed > self.sizes.context_tokens {
+            return Err(Error::ContextFull { needed, context: self.sizes.context_tokens });
+        }
+        Ok(())
+    }
+
+    pub(super) fn failed_on_gpu(&self, error: &Error) -> bool {
+        match error {
+            Error::NotFinite { .. } => {
+                self.phases.loaded.get(self.current).is_some_and(|loaded| loaded.segment.backend == BackendKind::Gpu)
+            }
+            other => other.is_of_device(),
+        }
+    }
+
+    /// All works, in batches of one class each: prompts alone, short rows together.
+    fn try_run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
+        self.outputs.resize_with(work.len(), RowOutput::default);
+        self.logits.clear();
+        for one in work.iter_mut() {
+            self.restore(one.sequence)?;
+        }
+        let mut members = std::mem::take(&mut self.members);
+        let done = Phase::ALL.into_iter().try_for_each(|phase| self.run_phase(phase, work, &mut members));
+        self.members = members;
+        done?;
+        for one in work.iter_mut() {
+            one.sequence.tokens.extend_from_slice(one.ids);
+        }
+        Ok(())
+    }
+
+    /// The works of one phase; `members` is room for the indices of those that share a batch.
+    fn run_phase(&mut self, phase: Phase, work: &mut [Work<'_>], members: &mut Vec<usize>) -> Result<()> {
+        let exact = self.limits().exact_tokens;
+        members.clear();
+        let mut tokens = 0;
+        for next in 0..work.len() {
+            if self.phases.effective(work[next].phase) != phase {
+                continue;
+            }
+            let len = work[next].ids.len();
+            if len > exact {
+                self.run_batch(phase, work, &[next])?;
+                continue;
+            }
+            if tokens + len > exact {
+                self.run_batch(phase, work, members)?;
+                members.clear();
+                tokens = 0;
+            }
+            members.push(next);
+            tokens += len;
+        }
+        if members.is_empty() { Ok(()) } else { self.run_batch(phase, work, members) }
+    }
+
+    /// One batch through the segments of a phase. After an error states may be ahead of the tokens, which is harmless:
+    /// the next run overwrites them.
+    fn run_batch(&mut self, phase: Phase, work: &mut [Work<'_>], members: &[usize]) -> Result<()> {
+        self.batch.rows.clear();
+        self.activations.ids.clear();
+        for &at in members {
+            let Work { sequence, ids, want, .. } = &mut work[at];
+            let start = sequence.tokens.len();
+            let end = start + ids.len();
+            self.bring_states(sequence, phase)?;
+            sequence.filled[phase as usize] = end;
+            if let Some(other) = self.phases.other(phase) {
+                let filled = &mut sequence.filled[other as usize];
+                *filled = (*filled).min(start);
+            }
+            self.batch.rows.push(Row { slot: sequence.slot, positions: start..end, want: *want });
+            self.activations.ids.extend_from_slice(ids);
+        }
+        for index in self.phases.indices(phase) {
+            self.current = index;
+            let loaded = &self.phases.loaded[index];
+            self.backends[loaded.backend].run(loaded.id, &self.batch, &mut self.activations)?;
+        }
+        self.take_outputs(members)
+    }
+
+    /// Moves the results of a batch to where those of its works are expected.
+    fn take_outputs(&mut self, members: &[usize]) -> Result<()> {
+        let has_head = self.phases.segments(Phase::Decode).last().is_some_and(|loaded| loaded.segment.head);
+        if !has_head {
+            return Ok(());
+        }
+        let before = self.logits.len() / self.vocab.max(1);
+        let mut total = 0;
+        for (row, &at) in members.iter().enumerate() {
+            let found = &self.activations.rows[row];
+            let expected = match self.batch.rows[row].want {
+                Want::Nothing => 0,
+                Want::Top(_) if !found.candidates.top.is_empty() => 0,
+                Want::Last | Want::Top(_) => 1,
+                Want::All => self.batch.rows[row].positions.len(),
+            };
+            if found.logits.len() != expected {
+                let thing = format!("rows of logits of {}", self.head_backend());
+                return Err(Error::malformed(thing, expected, found.logits.len()));
+            }
+            total += expected;
+            let output = &mut self.outputs[at];
+            std::mem::swap(output, &mut self.activations.rows[row]);
+            output.logits = output.logits.start + before..output.logits.end + before;
+        }
+        let (expected, found) = (total * self.vocab, self.activations.logits.len());
+        if found != expected {
+            return Err(Error::malformed(format!("logits of {}", self.head_backend()), expected, found));
+        }
+        if before == 0 {
+            std::mem::swap(&mut self.logits, &mut self.activations.logits);
+        } else {
+            self.logits.extend_from_slice(&self.activations.logits);
+        }
+        Ok(())
+    }
+
+    /// Runs the tokens of a sequence again whose states were lost: to a takeover, or to a rewind that a layer could not do.
+    fn restore(&mut self, sequence: &mut Sequence) -> Result<()> {
+        if sequence.epoch != self.epoch {
+            sequence.epoch = self.epoch;
+            sequence.filled = [0; 2];
+        }
+        let filled = Phase::ALL.map(|phase| sequence.filled[phase as usize]).into_iter().max().unwrap_or(0);
+        if filled >= sequence.tokens.len() {
+            return Ok(());
+        }
+        let phase = self.phases.effective(Phase::Prefill);
+        let tokens = sequence.tokens.split_off(filled);
+        let mut batches = tokens.chunks(self.sizes.batch_tokens);
+        let done = batches.try_for_each(|ids| {
+            let mut one = [Work { sequence: &mut *sequence, ids, want: Want::Nothing, phase }];
+            self.run_batch(phase, &mut one, &[0])?;
+            sequence.tokens.extend_from_slice(ids);
+            Ok(())
+        });
+        // After an error the rest is still to be run.
+        sequence.tokens.extend_from_slice(&tokens[sequence.tokens.len() - filled..]);
+        done
+    }
+
+    /// Before a step of a sequence: states that the other phase computed since this one ran last.
+    fn bring_states(&mut self, sequence: &Sequence, phase: Phase) -> Result<()> {
+        let missing = sequence.filled[phase as usize]..sequence.tokens.len();
+        let Some(other) = self.phases.other(phase).filter(|_| !missing.is_empty()) else { return Ok(()) };
+        // Both are cut at the same layers, and a segment of both has one state.
+        let pairs = self.phases.indices(other).zip(self.phases.indices(phase));
+        for (from, to) in pairs.filter(|(from, to)| from != to) {
+            let (from, to) = (&self.phases.loaded[from], &self.phases.loaded[to]);
+            for layer in 0..from.segment.layers.len() {
+                let source = self.backends[from.backend].states(from.id)?;
+                source.export(layer, sequence.slot, missing.clone(), &mut self.moved)?;
+                let target = self.backends[to.backend].states(to.id)?;
+                target.import(layer, sequence.slot, missing.clone(), &self.moved)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tokens that the sequences of a step hold.
+fn held_tokens(work: &[Work<'_>]) -> usize {
+    work.iter().map(|one| one.sequence.tokens.len()).sum()
+}
