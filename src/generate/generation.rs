@@ -68,8 +68,9 @@ pub struct Generation {
     stops: StopStrings,
     /// Sampled, not yet run.
     last: Option<u32>,
-    /// Tokens of the decode step that was asked for.
+    /// Tokens of the decode step that was asked for, and the logits wanted of it until it is fed.
     run: Vec<u32>,
+    asked: Option<Want>,
     ahead: Option<Ahead>,
     events: VecDeque<Event>,
     finish: Option<Finish>,
@@ -114,6 +115,7 @@ impl Generation {
             stops,
             last: None,
             run: Vec::new(),
+            asked: None,
             ahead: None,
             events: VecDeque::new(),
             finish: None,
@@ -123,7 +125,7 @@ impl Generation {
         })
     }
 
-    /// The next step, for a sequence that holds `held`, on backends with these limits.
+    /// The next step, for a sequence that holds `held`, on backends with these limits. The same until it is fed.
     pub fn need(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
         if self.finish.is_none() && self.cancel.load(Ordering::Relaxed) {
             if self.last.is_none() {
@@ -135,22 +137,29 @@ impl Generation {
             return Need::Done;
         }
         let Some(last) = self.last else { return self.need_prompt(held, limits) };
+        let want = match self.asked {
+            Some(want) => want,
+            None => self.ask(last, held.len() + 1, limits),
+        };
+        Need::Run { ids: &self.run, want, phase: Phase::Decode }
+    }
+
+    /// Makes up the next decode step: the token sampled last, alone or with a draft from position `start` on.
+    fn ask(&mut self, last: u32, start: usize, limits: &Limits) -> Want {
         self.begun = Some(Instant::now());
         self.run.clear();
         self.run.push(last);
         let mut want = self.want(limits);
-        match &self.ahead {
+        if self.ahead.is_some() {
             // Compared with the pass in full.
-            Some(_) => want = Want::Last,
-            None => {
-                if let Some(draft) = self.draft(held.len() + 1, limits) {
-                    self.run.extend_from_slice(&draft.ids);
-                    want = Want::All;
-                    self.ahead = Some(Ahead { draft, start: held.len() + 1, right: 0, trial: None });
-                }
-            }
+            want = Want::Last;
+        } else if let Some(draft) = self.draft(start, limits) {
+            self.run.extend_from_slice(&draft.ids);
+            want = Want::All;
+            self.ahead = Some(Ahead { draft, start, right: 0, trial: None });
         }
-        Need::Run { ids: &self.run, want, phase: Phase::Decode }
+        self.asked = Some(want);
+        want
     }
 
     fn need_prompt(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
@@ -188,6 +197,7 @@ impl Generation {
     /// # Errors
     /// If a logit is not finite, or the grammar allows no token.
     pub fn feed(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
+        self.asked = None;
         let fed = match (self.last, &self.ahead) {
             (None, _) => self.feed_prompt(output, logits),
             (Some(_), Some(Ahead { trial: Some(_), .. })) => self.feed_trial(output, logits),

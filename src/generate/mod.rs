@@ -6,6 +6,8 @@
 
 mod answer;
 
+mod batcher;
+
 mod chooser;
 
 mod constraint;
@@ -25,6 +27,7 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
+pub use batcher::{AnswerId, Batcher};
 pub use chooser::Chooser;
 pub use constraint::{Constraint, Grammar};
 pub use draft::Drafter;

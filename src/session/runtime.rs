@@ -46,6 +46,8 @@ pub struct Runtime {
     outputs: Vec<RowOutput>,
     /// (rows, vocab): logits of the last step.
     pub(super) logits: Vec<f32>,
+    /// (vocab): logits that were asked for behind candidates.
+    pub(super) full: Vec<f32>,
     /// The segment that computes, or was the last to.
     current: usize,
 }
@@ -76,6 +78,7 @@ impl Runtime {
             moved: LayerState::default(),
             outputs: Vec::new(),
             logits: Vec::new(),
+            full: Vec::new(),
             current: 0,
         })
     }
@@ -247,16 +250,18 @@ impl Runtime {
     pub fn full_logits(&mut self, sequence: &mut Sequence) -> Result<&mut [f32]> {
         let head = self.phases.segments(Phase::Decode).last().map(|loaded| (loaded.backend, loaded.id));
         let (backend, id) = head.ok_or_else(|| Error::missing("a segment with the head", "logits"))?;
-        self.logits.clear();
-        match self.backends[backend].full_logits(id, sequence.slot, &mut self.logits) {
-            Ok(()) => {}
-            Err(error) if self.failed_on_gpu(&error) => {
-                self.hand_over(error, sequence.tokens.len())?;
-                self.rerun_last(sequence)?;
+        // After a takeover the new backends have not seen the step.
+        if sequence.epoch == self.epoch {
+            self.full.clear();
+            match self.backends[backend].full_logits(id, sequence.slot, &mut self.full) {
+                Ok(()) => return Ok(&mut self.full),
+                Err(error) if self.failed_on_gpu(&error) => self.hand_over(error, sequence.tokens.len())?,
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
-        Ok(&mut self.logits)
+        self.rerun_last(sequence)?;
+        std::mem::swap(&mut self.full, &mut self.logits);
+        Ok(&mut self.full)
     }
 
     /// Runs the last token of a sequence once more, for all of its logits.

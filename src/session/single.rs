@@ -86,6 +86,7 @@ impl Session {
     pub fn all_logits(&mut self) -> Result<&mut [f32]> {
         if self.runtime.logits.is_empty() && !self.tokens().is_empty() {
             self.runtime.full_logits(&mut self.sequence)?;
+            std::mem::swap(&mut self.runtime.full, &mut self.runtime.logits);
         }
         Ok(self.logits_mut())
     }

@@ -4,5 +4,6 @@
 mod common;
 
 mod draft;
+mod many;
 mod sampler;
 mod session;

@@ -1,0 +1,234 @@
+//! Many sequences at once: what an answer says does not depend on who else is being served.
+
+use std::{path::Path, sync::Arc};
+
+use bitnet_cpu_kernels::isa::Isa;
+use bitnet_gpu::{
+    backend::{Backend, Want, cpu::CpuBackend},
+    generate::{
+        Answer, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Finish, Generation, Grammar, Mirostat, NoText,
+        SampleOptions, Sampler,
+    },
+    gguf::File,
+    model::Model,
+    plan::{BackendKind, KvType, Plan, Segment, Sizes},
+    session::{Phase, Runtime, Session, Work},
+    tokenizer::{EncodeOptions, Tokenizer},
+};
+
+const CONTEXT: usize = 160;
+const BATCH: usize = 16;
+const SLOTS: usize = 8;
+
+struct Story {
+    model: Arc<Model>,
+    tokenizer: Tokenizer,
+}
+
+impl Story {
+    fn new() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/llama-stories-ternary-4m.gguf");
+        let file = File::open(&path).unwrap();
+        let model = Arc::new(Model::from_gguf(&file).unwrap());
+        Self { model, tokenizer: Tokenizer::from_gguf(file.metadata()).unwrap() }
+    }
+
+    fn ids(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode(text, &EncodeOptions { add_special: true, parse_special: false }).unwrap()
+    }
+
+    fn sizes(&self, sequences: usize, kv: KvType) -> Sizes {
+        Sizes { sequences, head_screen: true, ..Sizes::new(CONTEXT, BATCH).with_kv(kv, kv) }
+    }
+
+    fn on_cpu(&self, isa: Isa, threads: usize, sizes: Sizes) -> Runtime {
+        let plan = Plan::all_cpu(self.model.config.layers, sizes, "test");
+        let backend: Box<dyn Backend> = Box::new(CpuBackend::new(isa, threads));
+        Runtime::load(&self.model, &plan, vec![(BackendKind::Cpu, backend)], &mut |_| {}).unwrap()
+    }
+}
+
+/// One request: when it comes, and what it asks for.
+struct Request {
+    at_step: usize,
+    prompt: Vec<u32>,
+    sample: SampleOptions,
+    drafts: Option<usize>,
+    grammar: Option<&'static str>,
+    max_tokens: usize,
+}
+
+impl Request {
+    fn chooser(&self, tokenizer: &Tokenizer) -> Chooser {
+        let constraint = self.grammar.map(|text| Constraint::new(&Grammar::Text(text.into()), tokenizer).unwrap());
+        Chooser {
+            sampler: Sampler::new(self.sample.clone(), CONTEXT).unwrap(),
+            drafter: self.drafts.map(|most| Drafter::new(Some(most))),
+            constraint,
+        }
+    }
+
+    fn options(&self, tokenizer: &Tokenizer) -> AnswerOptions {
+        let end_ids = tokenizer.end_ids().to_vec();
+        AnswerOptions { max_tokens: Some(self.max_tokens), end_ids, ..AnswerOptions::default() }
+    }
+
+    /// Ids and end of the answer in a session of its own.
+    fn alone(&self, tokenizer: &Tokenizer, session: &mut Session) -> (Vec<u32>, Option<Finish>) {
+        session.truncate(0).unwrap();
+        let (mut chooser, options) = (self.chooser(tokenizer), self.options(tokenizer));
+        let mut answer =
+            Answer::new(session, &mut chooser, Box::new(NoText), &self.prompt, options, Arc::default()).unwrap();
+        let ids = (&mut answer).filter_map(|event| event.unwrap().id).collect();
+        (ids, answer.finish().cloned())
+    }
+
+    fn generation(&self, tokenizer: &Tokenizer) -> Generation {
+        let (chooser, options) = (self.chooser(tokenizer), self.options(tokenizer));
+        let made = Generation::new(chooser, Box::new(NoText), self.prompt.clone(), options, CONTEXT, Arc::default());
+        made.map_err(|(error, _)| error).unwrap()
+    }
+}
+
+/// Eleven requests for eight slots, of all kinds: the last ones wait for a free slot.
+fn requests(story: &Story) -> Vec<Request> {
+    let greedy = SampleOptions::greedy;
+    let drawn = |seed| SampleOptions { seed: Some(seed), ..SampleOptions::default() };
+    let request = |at_step, text: &str, sample, max_tokens| Request {
+        at_step,
+        prompt: story.ids(text),
+        sample,
+        drafts: None,
+        grammar: None,
+        max_tokens,
+    };
+    let long = "Once upon a time there was a little girl who had a red ball and a blue ball. ".repeat(3);
+    let rhyme = "The dog and the cat. The dog and the cat. The dog and the cat. The dog";
+    vec![
+        request(0, "Once upon a time", greedy(), 40),
+        request(0, "Lily", drawn(1), 25),
+        request(1, &long, greedy(), 12),
+        Request { drafts: Some(7), ..request(2, rhyme, greedy(), 30) },
+        request(3, "Tom said:", SampleOptions { repeat_penalty: 1.3, ..drawn(2) }, 20),
+        Request { grammar: Some("start: /[a-z ]{5,40}/"), ..request(5, "A cat", drawn(3), 15) },
+        request(8, "The sun", SampleOptions { mirostat: Some(Mirostat::default()), ..drawn(4) }, 18),
+        request(8, &long, SampleOptions { top_k: 0, top_p: 0.9, ..drawn(5) }, 1),
+        Request { drafts: Some(3), ..request(9, "x y z x y z x y z x y", drawn(6), 33) },
+        request(11, "One day, a boy went to the park with his mum and", greedy(), 0),
+        request(12, "He ran", SampleOptions { top_k: 3, ..drawn(7) }, 22),
+    ]
+}
+
+/// Serves the requests together on `runtime`; in each step those that have come and find a slot.
+fn together(story: &Story, requests: &[Request], runtime: Runtime) -> Vec<(Vec<u32>, Option<Finish>)> {
+    let mut batcher = Batcher::new(runtime);
+    let mut waiting: Vec<usize> = (0..requests.len()).collect();
+    let mut number_of = Vec::new();
+    let mut answers = vec![(Vec::new(), None); requests.len()];
+    let mut step = 0;
+    while !waiting.is_empty() || !batcher.is_empty() {
+        waiting.retain(|&number| {
+            let added = requests[number].at_step <= step
+                && batcher
+                    .add(requests[number].generation(&story.tokenizer))
+                    .map(|id| number_of.push((id, number)))
+                    .is_ok();
+            !added
+        });
+        batcher.step().unwrap();
+        let number = |id| number_of.iter().find(|(of, _)| *of == id).unwrap().1;
+        while let Some((id, event)) = batcher.event() {
+            answers[number(id)].0.extend(event.id);
+        }
+        while let Some((id, generation)) = batcher.finished() {
+            answers[number(id)].1 = generation.finish().cloned();
+        }
+        step += 1;
+    }
+    answers
+}
+
+/// That each request gets together what it gets alone.
+fn check(name: &str, story: &Story, load: impl Fn(usize) -> Runtime) {
+    let requests = requests(story);
+    let mut session = Session::try_from(load(1)).unwrap();
+    let alone: Vec<_> = requests.iter().map(|request| request.alone(&story.tokenizer, &mut session)).collect();
+    assert!(alone.iter().any(|(ids, _)| ids.len() == 40), "{name}: an answer as long as asked for");
+    let found = together(story, &requests, load(SLOTS));
+    for (number, (expected, found)) in alone.iter().zip(&found).enumerate() {
+        assert_eq!(found, expected, "{name}: request {number}");
+    }
+}
+
+#[test]
+fn answers_do_not_depend_on_who_else_is_served_on_any_instruction_set() {
+    let story = Story::new();
+    for isa in Isa::available() {
+        for (kv, threads) in [(KvType::F16, 2), (KvType::Q8_0, 1)] {
+            let name = format!("{isa}, {kv:?}, {threads} threads");
+            check(&name, &story, |sequences| story.on_cpu(isa, threads, story.sizes(sequences, kv)));
+        }
+    }
+}
+
+/// Layers 0..2 and the rest as two segments, and prompts on segments of their own: states follow each sequence.
+#[test]
+fn answers_do_not_depend_on_others_where_the_plan_is_split() {
+    let story = Story::new();
+    let layers = story.model.config.layers;
+    let segments = |backend: fn(bool) -> BackendKind| {
+        let segment = |range: std::ops::Range<usize>| Segment {
+            embed: range.start == 0,
+            head: range.end == layers,
+            backend: backend(range.start == 0),
+            layers: range,
+            reason: "test".into(),
+        };
+        vec![segment(0..2), segment(2..layers)]
+    };
+    // The second processor stands for a GPU: it has other threads and segments of its own.
+    let load = |sequences| {
+        let plan = Plan {
+            segments: segments(|first| if first { BackendKind::Cpu } else { BackendKind::Gpu }),
+            prefill: Some(segments(|first| if first { BackendKind::Gpu } else { BackendKind::Cpu })),
+            sizes: story.sizes(sequences, KvType::F16),
+        };
+        let backend = |threads| -> Box<dyn Backend> { Box::new(CpuBackend::new(Isa::detect(), threads)) };
+        let backends = vec![(BackendKind::Cpu, backend(2)), (BackendKind::Gpu, backend(1))];
+        Runtime::load(&story.model, &plan, backends, &mut |_| {}).unwrap()
+    };
+    check("split", &story, load);
+}
+
+#[test]
+fn a_fork_goes_on_as_the_sequence_it_came_from() {
+    let story = Story::new();
+    let mut runtime = story.on_cpu(Isa::detect(), 2, story.sizes(3, KvType::F16));
+    let ids = story.ids("Once upon a time there was a little cat");
+    let mut first = runtime.begin().unwrap();
+    let run = |runtime: &mut Runtime, sequence: &mut _, ids: &[u32]| -> Vec<f32> {
+        runtime.run(&mut [Work { sequence, ids, want: Want::Last, phase: Phase::Prefill }]).unwrap();
+        runtime.output_and_logits(0).1.to_vec()
+    };
+    let expected = run(&mut runtime, &mut first, &ids);
+    let mut second = runtime.fork(&first, ids.len() - 1).unwrap().unwrap();
+    assert_eq!(second.tokens(), &ids[..ids.len() - 1]);
+    // The fork has states of its own: what the first goes on with does not change it.
+    runtime.rewind(&mut first, 3).unwrap();
+    run(&mut runtime, &mut first, &[9, 9, 9, 9]);
+    let mut third = runtime.fork(&second, 4).unwrap().unwrap();
+    assert!(runtime.fork(&first, 1).unwrap().is_none(), "all slots are taken");
+    let last = ids.len() - 1;
+    let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
+    // A single token after the same prompt: the kernels of few tokens.
+    let mut alone = story.on_cpu(Isa::detect(), 2, story.sizes(1, KvType::F16));
+    let mut fresh = alone.begin().unwrap();
+    run(&mut alone, &mut fresh, &ids[..last]);
+    let single = run(&mut alone, &mut fresh, &ids[last..]);
+    assert_eq!(bits(&run(&mut runtime, &mut second, &ids[last..])), bits(&single));
+    let rest = run(&mut runtime, &mut third, &ids[4..]);
+    let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.05);
+    assert!(close(&rest, &expected) && close(&single, &expected));
+    runtime.end(second);
+    assert!(runtime.fork(&third, 2).unwrap().is_some());
+}
