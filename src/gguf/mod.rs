@@ -1,6 +1,7 @@
 //! GGUF container: bytes -> metadata and tensor table, and back. Knows no model.
 
 mod foreign;
+mod open;
 mod read;
 mod split;
 mod tensor;

@@ -4,16 +4,16 @@
 //! Stricter than upstream in nothing that its writers do; more tolerant in one thing: unused bytes between
 //! and after tensors are accepted with a warning.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, foreign,
-    split::{self, Part},
+    split::{Part, Split},
     tensor::{MAX_DIMS, TensorInfo, TensorSpec, TensorType, check_dims, check_name},
     types::{Array, Metadata, Value},
 };
 use crate::{
-    bytes::{Access, Bytes},
+    bytes::Bytes,
     error::{Error, Result, shown},
 };
 
@@ -33,25 +33,6 @@ pub struct File {
 }
 
 impl File {
-    /// Maps and parses a file, and where it is a part of a split one, all the others; errors name the file.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, Access::Map)
-    }
-
-    /// As [`Self::open`], mapped or copied.
-    pub fn open_with(path: &Path, access: Access<'_>) -> Result<Self> {
-        let file = Self::open_part(path, access)?;
-        match split::Split::of(&file.metadata).map_err(|e| e.in_file(path.display().to_string()))? {
-            Some(split) => split.join(path, file, access),
-            None => Ok(file),
-        }
-    }
-
-    /// Opens and parses a file that may be a part.
-    pub(super) fn open_part(path: &Path, access: Access<'_>) -> Result<Self> {
-        Self::parse_part(Bytes::open(path, access)?).map_err(|e| e.in_file(path.display().to_string()))
-    }
-
     /// With copies of all bytes that are a memory-mapped file's, so that no file is needed any more; `progress` is told
     /// the bytes so far and of all.
     ///
@@ -70,7 +51,7 @@ impl File {
     /// Parses a whole file.
     pub fn parse(bytes: Bytes) -> Result<Self> {
         let file = Self::parse_part(bytes)?;
-        match split::Split::of(&file.metadata)? {
+        match Split::of(&file.metadata)? {
             Some(split) => Err(split.refusal()),
             None => Ok(file),
         }
@@ -97,7 +78,7 @@ impl File {
         Ok(Self { bytes, parts, version: VERSION, metadata, tensors: infos, by_name, warnings })
     }
 
-    fn parse_part(bytes: Bytes) -> Result<Self> {
+    pub(super) fn parse_part(bytes: Bytes) -> Result<Self> {
         foreign::check_magic(&bytes)?;
         let mut cursor = Cursor { bytes: &bytes, at: foreign::MAGIC.len() };
         let version = read_version(&mut cursor)?;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    bpe::ALPHABET,
+    alphabet::ALPHABET,
     facts::{Facts, JsonOptions},
     json::{Json, flatten, type_of},
     pre::{FALCON_PUNCTUATION, GPT2, ONE_NUMBER, TABLE, THREE_DIGITS},

@@ -3,6 +3,7 @@
 //! In: [`Metadata`] or JSON bytes, and text. Out: ids, and text again, whole or as it comes ([`TokenStream`]).
 //! Where a file leaves room, ids follow llama.cpp for GGUF metadata and Hugging Face for `tokenizer.json`.
 
+mod alphabet;
 mod bpe;
 mod export;
 mod facts;

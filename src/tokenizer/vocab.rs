@@ -5,7 +5,7 @@ use crate::{
     gguf::{Array, Metadata, Value},
 };
 
-use super::bpe::byte_of;
+use super::alphabet::byte_of;
 
 /// The mark SentencePiece vocabularies use for a space.
 pub(super) const SPACE_MARK: char = '\u{2581}';
