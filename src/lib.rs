@@ -9,6 +9,8 @@ pub mod cache_dir;
 
 mod machine;
 
+mod numbers;
+
 pub mod bytes;
 
 pub mod hub;
@@ -40,6 +42,8 @@ pub mod verify;
 pub mod convert;
 
 pub mod dummy;
+
+pub mod engine;
 
 pub mod cli;
 

@@ -3,7 +3,6 @@
 //! Only token ids, hidden states (T, dim) f32 and logits cross it. All allocation happens in [`Backend::load`]; a step
 //! allocates and creates nothing.
 
-pub mod calibrate;
 mod candidates;
 pub mod cpu;
 pub mod energy;

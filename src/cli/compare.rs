@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     backend::energy,
+    engine::{EngineOptions, Purpose},
     error::{Error, Result},
-    generate::{AnswerOptions, Chooser, Drafter, Sampler},
-    plan::{Demand, Request, Sizes},
+    generate::{AnswerOptions, Chooser, Drafter, SampleOptions, Sampler},
+    plan::{Demand, Request},
 };
 
 /// The answer's length where `-n` is absent.
@@ -43,17 +44,16 @@ struct Run {
 pub fn run(job: &Job<'_>) -> Result<()> {
     let args = job.args;
     chart::check_free(args.plot.as_deref())?;
-    let sizes = job.engine.sizes(&args.engine)?;
+    let context = job.engine.context_tokens()?;
     let on_gpu = match args.engine.request() {
         Request::GpuLayers(n) => Request::GpuLayers(n),
         Request::Auto | Request::Cpu | Request::Gpu => Request::Gpu,
     };
-    let mut options = args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?;
-    options.seed = Some(Sampler::new(options.clone(), sizes.context_tokens)?.seed());
+    let mut options = args.sample.options(DEFAULT_TEMPERATURE, job.model.config.vocab)?;
+    options.seed = Some(Sampler::new(options.clone(), context)?.seed());
     let mut rows = Vec::new();
     for (backend, request) in [("CPU", Request::Cpu), ("GPU", on_gpu), ("auto", Request::Auto)] {
-        let sampler = Sampler::new(options.clone(), sizes.context_tokens)?;
-        let outcome = measure(job, request, sizes, sampler);
+        let outcome = measure(job, request, &options);
         match outcome {
             // A machine without a GPU still gets its figures for the CPU.
             Ok(_) | Err(Error::NoAdapter { .. }) => rows.push(Row { backend, outcome }),
@@ -66,7 +66,7 @@ pub fn run(job: &Job<'_>) -> Result<()> {
     if let Some(path) = &args.plot {
         chart::save(path, &charts(&rows))?;
     }
-    if args.json { output::print_json(&to_json(job, &rows)) } else { output::print(&to_text(job, &rows, sizes)) }
+    if args.json { output::print_json(&to_json(job, &rows)) } else { output::print(&to_text(job, &rows, context)) }
 }
 
 /// The rates of the rows that ran.
@@ -81,8 +81,10 @@ fn charts(rows: &[Row]) -> [Chart; 2] {
     ]
 }
 
-fn measure(job: &Job<'_>, request: Request, sizes: Sizes, sampler: Sampler) -> Result<Run> {
-    let mut session = job.engine.load(&job.args.engine, request, sizes)?;
+fn measure(job: &Job<'_>, request: Request, sample: &SampleOptions) -> Result<Run> {
+    let options = EngineOptions { request, failover: false, ..job.engine.options().clone() };
+    let mut session = job.engine.with_options(options).load(&Purpose::Sample(sample))?;
+    let sampler = Sampler::new(sample.clone(), session.context_tokens())?;
     let max_tokens = if job.args.answer.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
     // Each token alone: what is compared is the speed of a step.
     let drafter = Drafter::new(Some(0));
@@ -94,7 +96,7 @@ fn measure(job: &Job<'_>, request: Request, sizes: Sizes, sampler: Sampler) -> R
     let before = energy::Package::read();
     let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options(max_tokens), |_| Ok(()))?;
     let millijoules = before.and_then(|before| before.millijoules_since());
-    let demand = Demand::of(&job.engine.model, &sizes);
+    let demand = Demand::of(&job.model, session.sizes());
     let segments = || session.segments();
     Ok(Run {
         devices: segments().map(|(_, device)| device).collect::<Vec<_>>().join(" + "),
@@ -120,7 +122,7 @@ fn millijoules_per_token(run: &Run) -> Option<f64> {
     run.millijoules.map(|mj| mj / tokens.max(1) as f64)
 }
 
-fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
+fn to_text(job: &Job<'_>, rows: &[Row], context: usize) -> String {
     let heading = [
         "backend",
         "prefill tok/s",
@@ -166,10 +168,10 @@ fn to_text(job: &Job<'_>, rows: &[Row], sizes: Sizes) -> String {
     let charts: String = charts(rows).iter().map(Chart::to_text).collect();
     format!(
         "{}, {} of prompt, context {}; memory: weights, cache and buffers, computed; head rows: of {}, in full for a token\n{}{absent}{verdict}{charts}",
-        job.source.name,
+        job.source.name(),
         format::count(job.prompt.len(), "token"),
-        sizes.context_tokens,
-        job.engine.model.config.vocab,
+        context,
+        job.model.config.vocab,
         format::table(&table)
     )
 }
@@ -197,7 +199,7 @@ fn to_json(job: &Job<'_>, rows: &[Row]) -> Json {
     // Nothing can be said of one row.
     let tokens_equal = (!agreements.is_empty()).then_some(first_difference.is_none());
     json!({
-        "model": job.source.name,
+        "model": job.source.name(),
         "prompt_tokens": job.prompt.len(),
         "runs": runs,
         "tokens_equal": tokens_equal,

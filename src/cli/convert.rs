@@ -8,13 +8,13 @@ use super::{
     args::{ConvertArgs, DummyArgs, TernaryChoice},
     interrupt, output,
     progress::progress_bar,
-    source::{located, packing},
+    source::packing,
 };
 use crate::{
     convert::{self, ConvertOptions, Progress, ProgressFn, Report},
     dummy::{self, DummyOptions, Shape},
+    engine::located,
     error::{Error, Result},
-    gguf::File,
     model::OpenOptions,
 };
 
@@ -33,7 +33,7 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
     };
     let mut open = OpenOptions::default();
     if src.is_file() {
-        open.i2s = packing(&src.display().to_string(), &File::open(src)?, args.layout)?.packing;
+        open.i2s = packing(src, args.layout)?.packing;
     }
     with_progress(args.json, |progress| {
         let options = ConvertOptions {

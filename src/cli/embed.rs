@@ -4,8 +4,9 @@ use std::{fs, path::Path, sync::atomic::Ordering};
 
 use serde_json::json;
 
-use super::{args::EmbedArgs, engine::Engine, input, interrupt, output, progress, source::Source, usage};
+use super::{args::EmbedArgs, input, interrupt, output, progress, source, usage};
 use crate::{
+    engine::{Engine, EngineOptions, Purpose},
     error::{Error, Result},
     generate::{Pooling, embedding},
     gguf::Metadata,
@@ -28,10 +29,10 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         .ok_or_else(|| usage("no text", "bitnet-gpu embed -m model.gguf -p \"Hello\""))?;
     let texts: Vec<&str> =
         if args.lines { text.lines().filter(|line| !line.trim().is_empty()).collect() } else { vec![&text] };
-    let source = Source::open(&args.model)?;
-    let engine = Engine::new(&source)?;
-    let config = &engine.model.config;
-    check_use(config, source.file.metadata(), args.pooling.into()).map_err(|e| e.in_file(source.name.clone()))?;
+    let source = source::open(&args.model)?;
+    let model = source.model()?;
+    let config = &model.config;
+    check_use(config, source.file().metadata(), args.pooling.into()).map_err(|e| e.in_file(source.name()))?;
     let tokenizer = source.tokenizer()?;
     let prefix = args.prefix.as_deref().unwrap_or(if args.query { QUERY } else { "" });
     let encode = |text: &&str| {
@@ -43,22 +44,22 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         return Err(usage("no text", "bitnet-gpu embed -m model.gguf -p \"Hello\""));
     };
 
-    let mut sizes = engine.sizes(&args.engine)?;
-    sizes.head_screen = false; // No logits are needed.
-    // Without -c as much as the longest text needs, up to what the model was trained for.
-    let most = if args.engine.ctx_size.is_some() { sizes.context_tokens } else { config.context };
+    // As much as the longest text needs, up to what -c says or the model was trained for.
+    let most = match args.engine.ctx_size {
+        None | Some(0) => config.context,
+        Some(tokens) => tokens as usize,
+    };
     if longest > most {
         return Err(Error::ContextFull { needed: longest, context: most });
     }
-    sizes.context_tokens = longest;
-    sizes.batch_tokens = (args.engine.batch_size as usize).min(longest);
-    let mut session = engine.load_without_head(&args.engine, args.engine.request(), sizes)?;
+    let options = EngineOptions { context_tokens: Some(longest), failover: false, ..EngineOptions::from(&args.engine) };
+    let mut session = Engine::new(&source, options).load(&Purpose::Hidden)?;
 
     let cancel = interrupt::catch();
     let bar = progress::count_bar(ids.len() as u64);
     let mut vectors = Vec::with_capacity(ids.len());
     for ids in &ids {
-        vectors.push(embedding(&mut session, &engine.model, ids, args.pooling.into())?);
+        vectors.push(embedding(&mut session, model, ids, args.pooling.into())?);
         bar.inc(1);
         if cancel.load(Ordering::Relaxed) {
             return Ok(());
@@ -71,7 +72,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let embeddings: Vec<_> =
         ids.iter().zip(&vectors).map(|(ids, vector)| json!({"tokens": ids.len(), "embedding": vector})).collect();
     output::print_json(&json!({
-        "model": source.name,
+        "model": source.name(),
         "dim": config.dim,
         "pooling": args.pooling.name(),
         "devices": session.devices(),

@@ -2,27 +2,7 @@
 
 use std::time::Duration;
 
-/// "521.0 MiB"; whole bytes below 1 KiB.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} bytes");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    // 1023.95 would be shown as 1024.0.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-/// "1 token", "2 tokens".
-pub fn count(number: usize, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
-}
+pub use crate::numbers::{bytes, count};
 
 /// "12.3 ms", "4.5 s".
 pub fn duration(time: Duration) -> String {
@@ -64,15 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times() {
-        assert_eq!(bytes(1023), "1023 bytes");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
-        assert_eq!(bytes(5 << 40), "5.0 TiB");
-        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    fn times_and_rates() {
         assert_eq!(duration(Duration::from_micros(12_340)), "12.3 ms");
         assert_eq!(duration(Duration::from_millis(4_500)), "4.5 s");
-        assert_eq!((count(1, "token"), count(0, "token")), ("1 token".into(), "0 tokens".into()));
         assert_eq!((rate(None), rate(Some(406.54))), ("-".into(), "406.5".into()));
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use super::{args::InspectArgs, format, output, source::Source};
+use super::{args::InspectArgs, format, output, source};
 use crate::{
     error::{Error, Result},
     gguf::TensorType,
@@ -80,17 +80,17 @@ impl fmt::Display for Memory {
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let source = match &args.file {
-        Some(path) => Source::open_path(path, &args.model)?,
-        None => Source::open(&args.model)?,
+        Some(path) => source::open_path(path, &args.model)?,
+        None => source::open(&args.model)?,
     };
     // A vocabulary or an unknown architecture is worth a look, too: only --check makes it an error.
     let model = source.model();
-    let packing = source.packing().ok().filter(|_| source.file.tensors().iter().any(|t| t.ty == TensorType::I2_S));
-    let options = source.open_options().unwrap_or_default();
-    let report = inspect(&source.file, args.check, &options);
+    let packing = source.packing().ok().filter(|_| source.file().tensors().iter().any(|t| t.ty == TensorType::I2_S));
+    let options = source.model_options().unwrap_or_default();
+    let report = inspect(source.file(), args.check, &options);
     if args.json {
         let answer = Answer {
-            file: &source.name,
+            file: source.name(),
             runs: model.is_ok(),
             reason: model.as_ref().err().map(ToString::to_string),
             i2s_layout: packing.map(|p| json!({"packing": p.packing.name(), "reason": p.reason})),
@@ -106,11 +106,11 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         if let Some(Packing { packing, reason }) = packing {
             verdict += &format!("\nI2_S is read as {}: {reason}", packing.name());
         }
-        output::print(&format!("{}\n{verdict}\n{report}", source.name.escape_debug()))?;
+        output::print(&format!("{}\n{verdict}\n{report}", source.name().escape_debug()))?;
     }
     match model {
         Err(reason) if args.check => Err(reason),
-        _ => invalid_code(&report).map_or(Ok(()), |error| Err(error.in_file(source.name))),
+        _ => invalid_code(&report).map_or(Ok(()), |error| Err(error.in_file(source.name()))),
     }
 }
 

@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
-use super::{args::LogitsArgs, engine::Engine, format, output, source::Source};
-use crate::error::{Error, Result};
+use super::{args::LogitsArgs, format, output, source};
+use crate::{
+    engine::{Engine, EngineOptions, Purpose},
+    error::{Error, Result},
+};
 
 /// How many of the highest logits are shown without `--json`.
 const SHOWN: usize = 10;
@@ -16,17 +19,12 @@ struct Logits<'a> {
 }
 
 pub fn run(args: &LogitsArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
-    let engine = Engine::new(&source)?;
-    let vocab = engine.model.config.vocab;
+    let source = source::open(&args.model)?;
+    let vocab = source.model()?.config.vocab;
     let ids: Vec<u32> = args.ids.0.iter().map(|&id| in_vocabulary(id, vocab)).collect::<Result<_>>()?;
-    let mut sizes = engine.sizes(&args.engine)?;
-    sizes.head_screen = false; // All logits are needed.
-    if args.engine.ctx_size.is_none() {
-        sizes.context_tokens = ids.len();
-        sizes.batch_tokens = sizes.batch_tokens.min(ids.len());
-    }
-    let mut session = engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut options = EngineOptions { failover: false, ..(&args.engine).into() };
+    options.context_tokens.get_or_insert(ids.len());
+    let mut session = Engine::new(&source, options).load(&Purpose::Logits)?;
     let logits = session.prefill(&ids)?;
     if args.json {
         return output::print_json(&Logits { tokens: &ids, logits });

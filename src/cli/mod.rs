@@ -37,6 +37,8 @@ mod interrupt;
 
 mod logits;
 
+mod observer;
+
 mod output;
 
 mod perplexity;
@@ -54,8 +56,6 @@ mod source;
 mod tokenize;
 
 mod tune;
-
-mod tuned;
 
 mod verify;
 

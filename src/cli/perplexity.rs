@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::{args::PerplexityArgs, engine::Engine, input, interrupt, output, progress, source::Source, usage};
+use super::{args::PerplexityArgs, input, interrupt, output, progress, source, usage};
 use crate::{
+    engine::{Engine, EngineOptions, Purpose},
     error::Result,
     generate::{Likelihood, perplexity},
     tokenizer::EncodeOptions,
@@ -15,19 +16,18 @@ const DEFAULT_CHUNK_TOKENS: usize = 512;
 pub fn run(args: &PerplexityArgs) -> Result<()> {
     let text = input::text(args.text.prompt.as_deref(), args.text.file.as_deref())?
         .ok_or_else(|| usage("no text", "bitnet-gpu perplexity -m model.gguf -f text.txt"))?;
-    let source = Source::open(&args.model)?;
+    let source = source::open(&args.model)?;
     let tokenizer = source.tokenizer()?;
-    let engine = Engine::new(&source)?;
-    let mut sizes = engine.sizes(&args.engine)?;
-    let context = args.engine.ctx_size.map_or(DEFAULT_CHUNK_TOKENS, |n| n as usize).min(sizes.context_tokens);
-    sizes.context_tokens = context;
-    sizes.head_screen = false; // All logits are needed.
-    sizes.batch_tokens = sizes.batch_tokens.min(context);
+    let mut options = EngineOptions { failover: false, ..(&args.engine).into() };
+    let trained = source.model()?.config.context;
+    options.context_tokens.get_or_insert(DEFAULT_CHUNK_TOKENS.min(trained));
+    let engine = Engine::new(&source, options);
+    let context = engine.context_tokens()?;
 
     // Text collections separate their documents by the end-of-text token, written out.
     let ids = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
     let bos = tokenizer.bos().filter(|&bos| ids.first() == Some(&bos));
-    let mut session = engine.load(&args.engine, args.engine.request(), sizes)?;
+    let mut session = engine.load(&Purpose::Logits)?;
     let cancel = interrupt::catch();
     let bar = progress::count_bar((ids.len() / context) as u64);
     let likelihood = perplexity(&mut session, &ids, context, bos, |done, _, so_far| {
@@ -36,7 +36,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
         !cancel.load(std::sync::atomic::Ordering::Relaxed)
     })?;
     bar.finish_and_clear();
-    print(args, &source.name, context, &likelihood)
+    print(args, source.name(), context, &likelihood)
 }
 
 fn print(args: &PerplexityArgs, model: &str, context: usize, likelihood: &Likelihood) -> Result<()> {

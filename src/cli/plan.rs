@@ -6,33 +6,37 @@ use serde_json::{Value as Json, json};
 use super::{
     args::PlanArgs,
     devices,
-    engine::{Engine, segment_line, segments_json},
-    format, machine, output,
-    source::Source,
+    engine::{segment_line, segments_json},
+    format, machine, output, source,
 };
 use crate::{
+    engine::{Engine, EngineOptions, Purpose},
     error::Result,
+    generate::SampleOptions,
     plan::{Costs, GpuFacts, Segment, SegmentBytes, Sizes, StepCost},
 };
 
 pub fn run(args: &PlanArgs) -> Result<()> {
-    let source = Source::glance(&args.model)?;
-    let engine = Engine::new(&source)?;
-    let sizes = engine.sizes(&args.engine)?;
-    let placement = engine.place(&args.engine, args.engine.request(), sizes)?;
+    let source = source::glance(&args.model)?;
+    let model = source.model()?;
+    let engine = Engine::new(&source, EngineOptions::from(&args.engine));
+    let sample = SampleOptions::default();
+    let purpose = Purpose::Sample(&sample);
+    let placement = engine.place(&purpose)?;
+    let sizes = engine.sizes(&purpose)?;
     let plan = &placement.plan;
     let budget = placement.budget();
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
-    let cache_bytes = sizes.model_state_bytes(&engine.model.config);
+    let cache_bytes = sizes.model_state_bytes(&model.config);
     if args.json {
         let machine::Cores { physical, hardware_threads, .. } = machine::cores();
         let memory: Vec<Json> = plan.segments.iter().map(|s| memory_json(&placement.bytes(s), &sizes)).collect();
         return output::print_json(&json!({
-            "model": source.name,
+            "model": source.name(),
             "context_tokens": sizes.context_tokens,
             "batch_tokens": sizes.batch_tokens,
             "cache_bytes": cache_bytes,
-            "n_threads": args.engine.threads(),
+            "n_threads": args.engine.threads.count(),
             "cores": physical,
             "hardware_threads": hardware_threads,
             "weights_copied": args.model.is_copied(),
@@ -46,18 +50,18 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     }
     let mut text = format!(
         "{}: {}, context of {} tokens (cache {}), prompt in batches of {}\n",
-        source.name,
-        format::count(engine.model.config.layers, "layer"),
+        source.name(),
+        format::count(model.config.layers, "layer"),
         sizes.context_tokens,
         format::bytes(cache_bytes),
         sizes.batch_tokens
     );
-    text += &format!("CPU: {} on {}\n", format::count(args.engine.threads(), "thread"), devices::cores());
+    text += &format!("CPU: {} on {}\n", format::count(args.engine.threads.count(), "thread"), devices::cores());
     if args.model.is_copied() {
         text += "weights: copied into memory when they are loaded (--no-mmap)\n";
     }
     if let (Some(costs), Some(gpu)) = (&placement.costs, &placement.gpu_facts) {
-        text += &costs_table(costs, gpu, engine.model.config.layers);
+        text += &costs_table(costs, gpu, model.config.layers);
     }
     for (heading, segments) in [("prompt:\n", plan.prefill.as_deref()), ("answer:\n", Some(&plan.segments[..]))] {
         let Some(segments) = segments else { continue };

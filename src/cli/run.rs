@@ -7,14 +7,14 @@ use serde_json::{Value as Json, json};
 use super::{
     args::{AnswerArgs, RunArgs},
     chat, compare,
-    engine::{Engine, segment_line, segments_json},
-    format, input, interrupt, output,
-    source::Source,
-    usage,
+    engine::{segment_line, segments_json},
+    format, input, interrupt, output, source, usage,
 };
 use crate::{
+    engine::{Engine, EngineOptions, ModelFile, Purpose},
     error::{Error, Result},
-    generate::{Answer, AnswerOptions, Chooser, Finish, Needed, Sampler, Stats, StopStrings, TextDecoder},
+    generate::{Answer, AnswerOptions, Chooser, Finish, SampleOptions, Sampler, Stats, StopStrings, TextDecoder},
+    model::Model,
     session::Session,
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
 };
@@ -37,8 +37,9 @@ impl<T: Deref<Target = Tokenizer>> TextDecoder for TokenStream<T> {
 /// What to run, after the files are open and before anything is loaded.
 pub struct Job<'a> {
     pub args: &'a RunArgs,
-    pub source: Source,
+    pub source: ModelFile,
     pub tokenizer: Arc<Tokenizer>,
+    pub model: Arc<Model>,
     pub engine: Engine,
     pub text: String,
     pub prompt: Vec<u32>,
@@ -53,12 +54,13 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
         return Err(usage("a conversation is asked for without -cnv", "bitnet-gpu run -cnv -sys \"Be brief.\""));
     }
     let text = prompt_text(args)?;
-    let source = Source::open(&args.model)?;
-    let engine = Engine::new(&source)?;
-    let tokenizer = Arc::new(source.tokenizer()?);
+    let source = source::open(&args.model)?;
+    let model = Arc::clone(source.model()?);
+    let engine = Engine::new(&source, EngineOptions::from(&args.engine));
+    let tokenizer = Arc::clone(source.tokenizer()?);
     let prompt = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
     let options = answer_options(&tokenizer, &args.answer)?;
-    let job = Job { args, source, tokenizer, engine, text, prompt, options };
+    let job = Job { args, source, tokenizer, model, engine, text, prompt, options };
     if args.bench { compare::run(&job) } else { generate(&job) }
 }
 
@@ -110,6 +112,12 @@ pub fn answer_options(tokenizer: &Tokenizer, args: &AnswerArgs) -> Result<Answer
     })
 }
 
+/// What the model is loaded for.
+pub fn purpose<'a>(sample: &'a SampleOptions, chooser: &Chooser) -> Purpose<'a> {
+    // A grammar looks at all logits.
+    if chooser.constraint.is_some() { Purpose::Logits } else { Purpose::Sample(sample) }
+}
+
 /// What an answer came to.
 pub struct Answered {
     pub ids: Vec<u32>,
@@ -144,19 +152,18 @@ pub fn answer(
 
 fn generate(job: &Job<'_>) -> Result<()> {
     let args = job.args;
-    let mut sizes = job.engine.sizes(&args.engine)?;
+    let context = job.engine.context_tokens()?;
     // Said before minutes are spent on loading.
-    if job.prompt.len() > sizes.context_tokens {
-        return Err(Error::ContextFull { needed: job.prompt.len(), context: sizes.context_tokens });
+    if job.prompt.len() > context {
+        return Err(Error::ContextFull { needed: job.prompt.len(), context });
     }
-    let sample = args.sample.options(DEFAULT_TEMPERATURE, job.engine.model.config.vocab)?;
+    let sample = args.sample.options(DEFAULT_TEMPERATURE, job.model.config.vocab)?;
     let mut chooser = Chooser {
-        sampler: Sampler::new(sample, sizes.context_tokens)?,
+        sampler: Sampler::new(sample.clone(), context)?,
         drafter: Some(args.draft.drafter()),
         constraint: args.grammar.constraint(&job.tokenizer)?,
     };
-    sizes.head_screen &= matches!(chooser.sampler.needed(), Some(Needed::Top(_)));
-    let mut session = job.engine.load_to_last(&args.engine, sizes)?;
+    let mut session = job.engine.load(&purpose(&sample, &chooser))?;
     let options = job.options.clone();
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
@@ -176,7 +183,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
 
 fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) -> Json {
     json!({
-        "model": job.source.name,
+        "model": job.source.name(),
         "prompt_tokens": job.prompt.len(),
         "prompt_ids": job.prompt,
         "tokens": answered.ids,
@@ -208,13 +215,13 @@ pub fn timings_json(stats: &Stats) -> Json {
 
 fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) {
     let stats = &answered.stats;
-    let trained = job.engine.model.config.context;
+    let trained = job.model.config.context;
     let limited = if session.context_tokens() < trained {
         format!(" of the model's {trained} (-c 0: all)")
     } else {
         String::new()
     };
-    output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name, session.context_tokens()));
+    output::note(format_args!("\nmodel    {}, context {}{limited}", job.source.name(), session.context_tokens()));
     for (segment, device) in session.prefill_segments().into_iter().flatten() {
         output::note(format_args!("prompt   {}", segment_line(segment, device)));
     }

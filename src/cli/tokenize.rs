@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
-use super::{args::TokenizeArgs, input, output, source::Source, usage};
+use super::{args::TokenizeArgs, input, output, source, usage};
 use crate::{error::Result, tokenizer::EncodeOptions};
 
 pub fn run(args: &TokenizeArgs) -> Result<()> {
     let text = input::text(args.text.prompt.as_deref(), args.text.file.as_deref())?
         .ok_or_else(|| usage("no text", "bitnet-gpu tokenize -m model.gguf -p \"Hello\""))?;
-    let tokenizer = Source::glance(&args.model)?.tokenizer()?;
+    let source = source::glance(&args.model)?;
+    let tokenizer = source.tokenizer()?;
     let ids = tokenizer.encode(&text, &EncodeOptions { add_special: !args.no_bos, parse_special: args.special })?;
     if args.json {
         return output::print_json(&json!({ "ids": ids }));

@@ -6,23 +6,24 @@ use std::time::Duration;
 use bitnet_cpu_kernels::Isa;
 use serde_json::{Value as Json, json};
 
-use super::{args::TuneArgs, engine::Engine, format, output, source::Source, tuned};
+use super::{args::TuneArgs, format, output, source};
 use crate::{
     backend::cpu::tune::{self, Choice, PROMPT_TOKENS, Report, TILE_TOKENS, Timing},
+    engine::tuned,
     error::Result,
 };
 
 pub fn run(args: &TuneArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
-    let engine = Engine::new(&source)?;
+    let source = source::open(&args.model)?;
+    let model = source.model()?;
     let threads = args.threads.count();
     let told = |shape: &str| log::info!("matrices of {shape}");
-    let report = tune::measure(Isa::detect(), threads, &engine.model, told)?;
+    let report = tune::measure(Isa::detect(), threads, model, told)?;
     let choice = report.choice();
-    let kept = tuned::keep(&engine.model, threads, &choice);
+    let kept = tuned::keep(model, threads, &choice);
     if args.json {
         let mut json = to_json(&report, &choice);
-        json["model"] = json!(source.name);
+        json["model"] = json!(source.name());
         json["variant"] = json!(Isa::detect().name());
         json["n_threads"] = json!(threads);
         json["kept"] = json!(kept);
@@ -33,7 +34,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
         None => "not kept: there is no folder for it (BITNET_CACHE)".into(),
     };
     let (isa, threads) = (Isa::detect(), format::count(threads, "thread"));
-    output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name, to_text(&report, &choice)))
+    output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name(), to_text(&report, &choice)))
 }
 
 fn is_chosen(choice: &Choice, timing: &Timing) -> bool {

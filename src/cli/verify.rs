@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::{args::VerifyArgs, engine::Engine, format, input, machine, output, source::Source, usage};
+use super::{args::VerifyArgs, format, input, machine, output, source, usage};
 use crate::{
     backend::gpu::{GpuBackend, OpenOptions},
+    engine::{Engine, EngineOptions, ModelFile},
     error::{Error, Result},
     tokenizer::EncodeOptions,
     verify::{self, BOUND, Subject},
@@ -20,25 +21,26 @@ const ID_PROMPT_TOKENS: usize = 9;
 const SHOWN_FAULTS: usize = 20;
 
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let source = Source::open(&args.model)?;
-    let engine = Engine::new(&source)?;
-    let prompts = prompts(args, &source, engine.model.config.vocab)?;
-    let context = engine.model.config.context;
+    let source = source::open(&args.model)?;
+    let model = source.model()?;
+    let prompts = prompts(args, &source, model.config.vocab)?;
+    let context = model.config.context;
     let answer_tokens = args.n_predict as usize;
     if let Some(needed) = prompts.iter().map(|ids| ids.len() + answer_tokens).find(|&needed| needed > context) {
         return Err(Error::ContextFull { needed, context });
     }
     let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
     let caps = backend.gpu().caps();
-    let kernels = engine.kernels(args.kernel, machine::cores().threads);
-    let subject = Subject { cpu: &engine.model, gpu: &engine.model, kernels: &kernels };
+    let options = EngineOptions { kernel: args.kernel.forced(), ..EngineOptions::default() };
+    let kernels = Engine::new(&source, options).kernels()?;
+    let subject = Subject { cpu: model, gpu: model, kernels: &kernels };
     let told = |part: &str| log::info!("{part}");
     let report = verify::run(subject, backend.gpu(), machine::cores().threads, &prompts, answer_tokens, told)?;
     let passed = report.faults.is_empty();
     if args.json {
         output::print_json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "model": source.name,
+            "model": source.name(),
             "gpu": {"name": caps.name, "backend": caps.backend, "driver": caps.driver},
             "products": report.products,
             "layer_differences": report.layers,
@@ -56,7 +58,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
              products  {} whole numbers compared\nlayers    {}: outputs differ by at most {worst:.1e} (bound {BOUND})\n\
              logits    differ by at most {:.1e} (bound {BOUND})\ntokens    {} of {} equal\n",
             env!("CARGO_PKG_VERSION"),
-            source.name.escape_debug(),
+            source.name().escape_debug(),
             caps.to_string().escape_debug(),
             report.products,
             report.layers.len(),
@@ -78,7 +80,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
 }
 
 /// One to a line. A model without a tokenizer is given ids instead.
-fn prompts(args: &VerifyArgs, source: &Source, vocab: usize) -> Result<Vec<Vec<u32>>> {
+fn prompts(args: &VerifyArgs, source: &ModelFile, vocab: usize) -> Result<Vec<Vec<u32>>> {
     let text = match &args.prompts {
         Some(path) => input::text(None, Some(path))?.unwrap_or_default(),
         None => DEFAULT_PROMPTS.join("\n"),

@@ -14,9 +14,9 @@ use super::{
     kernel::{Kernel, repack},
 };
 use crate::{
-    backend::calibrate::median,
     error::Result,
     model::{Linear, MatrixScales, Model, TernaryMatrix, names},
+    numbers::median,
 };
 
 /// Bytes of matrices that are gone through before one comes again, where a model has as many: more than caches hold.

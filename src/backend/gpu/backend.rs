@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc, task::Poll};
 use super::{
     buffers::head_copy::screen_pays,
     device::{Gpu, OpenOptions},
+    lower::{screen::Screen, select::Choice},
     record::profile::{KernelTime, add},
     segment::{counters::Counters, demand::demand, loaded::Loaded, plan::segment_bytes},
     startup::self_test::{self, Candidate},
@@ -100,6 +101,11 @@ impl GpuBackend {
     /// True where a copy of the head in fewer bits is read faster than the head itself.
     pub fn screen_pays(&self, model: &Model) -> bool {
         screen_pays(model.weights.head())
+    }
+
+    /// True where that copy serves steps that ask for so many candidates.
+    pub fn screen_serves(model: &Model, candidates: usize) -> bool {
+        Choice::of(candidates, model.config.vocab, true).is_some_and(Screen::serves)
     }
 
     /// What has been done so far: the difference of two readings describes a step.

@@ -1,10 +1,12 @@
 //! Where a model runs, and with what sizes.
 
+use std::num::NonZeroUsize;
+
 use clap::{Args, ValueEnum};
 
 use crate::{
     backend::cpu::Kernel,
-    machine,
+    engine, machine,
     plan::{KvType, Prefer, Request},
 };
 
@@ -72,7 +74,7 @@ pub struct EngineArgs {
     /// leaves out, by proof, the rows that cannot be among them: the answers stay the same. auto = where the copy is
     /// large and pays
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_HEAD_SCREEN")]
-    pub head_screen: HeadScreen,
+    pub head_screen: HeadChoice,
 
     /// Type of the key cache; q8_0 takes half of f16 [llama.cpp: -ctk]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K")]
@@ -91,6 +93,17 @@ pub enum BackendChoice {
     Auto,
     Cpu,
     Gpu,
+}
+
+impl BackendChoice {
+    /// Where no number of layers is given.
+    pub fn request(self) -> Request {
+        match self {
+            Self::Auto => Request::Auto,
+            Self::Cpu => Request::Cpu,
+            Self::Gpu => Request::Gpu,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -148,10 +161,20 @@ pub enum GpuLayers {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HeadScreen {
+pub enum HeadChoice {
     Auto,
     On,
     Off,
+}
+
+impl From<HeadChoice> for engine::HeadScreen {
+    fn from(choice: HeadChoice) -> Self {
+        match choice {
+            HeadChoice::Auto => Self::Auto,
+            HeadChoice::On => Self::On,
+            HeadChoice::Off => Self::Off,
+        }
+    }
 }
 
 /// llama.cpp's values: a count, "auto" or -1, "all" or -2.
@@ -215,33 +238,25 @@ pub struct ThreadsArgs {
 }
 
 impl ThreadsArgs {
-    /// False where the number is up to the program.
-    pub fn is_asked(self) -> bool {
-        self.threads > 0
+    /// `None` where the number is up to the program.
+    pub fn asked(self) -> Option<NonZeroUsize> {
+        usize::try_from(self.threads).ok().and_then(NonZeroUsize::new)
     }
 
     /// The number itself.
     pub fn count(self) -> usize {
-        match usize::try_from(self.threads) {
-            Ok(count) if count > 0 => count,
-            _ => machine::cores().threads,
-        }
+        self.asked().map_or_else(|| machine::cores().threads, NonZeroUsize::get)
     }
 }
 
 impl EngineArgs {
-    /// Threads of the CPU backend.
-    pub fn threads(&self) -> usize {
-        self.threads.count()
-    }
-
     /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.
     pub fn request(&self) -> Request {
         match (self.backend, self.n_gpu_layers) {
             (BackendChoice::Cpu, _) => Request::Cpu,
             (_, GpuLayers::Count(n)) => Request::GpuLayers(n),
-            (_, GpuLayers::All) | (BackendChoice::Gpu, GpuLayers::Auto) => Request::Gpu,
-            (BackendChoice::Auto, GpuLayers::Auto) => Request::Auto,
+            (_, GpuLayers::All) => Request::Gpu,
+            (backend, GpuLayers::Auto) => backend.request(),
         }
     }
 }

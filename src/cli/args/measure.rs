@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, TextArgs,
-    engine::{BackendChoice, CacheType, HeadScreen, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size},
+    engine::{BackendChoice, CacheType, HeadChoice, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size},
 };
 use crate::generate::Pooling;
 
@@ -176,7 +176,7 @@ pub struct BenchArgs {
 
     /// Whether answers find the highest logit by a copy of the output head in few bits, instead of computing all logits
     #[arg(long, value_enum, default_value = "auto")]
-    pub head_screen: HeadScreen,
+    pub head_screen: HeadChoice,
 
     /// Run each test once more on the GPU to time every kernel
     #[arg(long)]

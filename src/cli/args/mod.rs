@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueP
 
 pub use self::{
     answer::{AnswerArgs, ChatArgs, DraftArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, GpuLayers, HeadScreen, KernelChoice, Preference, ThreadsArgs},
+    engine::{BackendChoice, EngineArgs, KernelChoice, ThreadsArgs},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},

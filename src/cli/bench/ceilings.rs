@@ -5,7 +5,7 @@ use std::{hint::black_box, time::Instant};
 
 use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
 
-use crate::backend::calibrate::median;
+use crate::numbers::median;
 
 /// Measured limits of the CPU with the threads of a run.
 #[derive(Clone, Copy, Debug)]

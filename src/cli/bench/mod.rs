@@ -16,14 +16,14 @@ use ceilings::Probe;
 
 use super::{
     agreement::Agreement,
-    args::{BackendChoice, BenchArgs, BenchFormat, EngineArgs, GpuLayers, KernelChoice, Preference, ThreadsArgs},
+    args::{BackendChoice, BenchArgs, BenchFormat, KernelChoice, ThreadsArgs},
     chart::{self, Chart},
-    engine::Engine,
-    interrupt, output,
-    source::Source,
+    interrupt, output, source,
 };
 use crate::{
+    engine::{Engine, EngineOptions, Purpose},
     error::{Error, Result},
+    generate::SampleOptions,
     machine,
     plan::BackendKind,
 };
@@ -76,8 +76,9 @@ impl Test {
 
 pub fn run(args: &BenchArgs) -> Result<()> {
     chart::check_free(args.plot.as_deref())?;
-    let source = Source::open(&args.model)?;
-    let engine = Engine::new(&source)?;
+    let source = source::open(&args.model)?;
+    let model = source.model()?;
+    let greedy = SampleOptions::greedy();
     let lengths = |kind, lengths: &[u32]| -> Vec<(Kind, u32)> { lengths.iter().map(|&n| (kind, n)).collect() };
     let kinds = [lengths(Kind::Prompt, &args.n_prompt), lengths(Kind::Generate, &args.n_gen)].concat();
     let tests: Vec<Test> = args
@@ -101,9 +102,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             if backend == BackendChoice::Gpu && index > 0 {
                 continue;
             }
-            let options = engine_args(args, backend, (threads, kernel), context);
-            let sizes = engine.sizes(&options)?;
-            let mut session = match engine.load(&options, options.request(), sizes) {
+            let options = engine_options(args, backend, (threads, kernel), context);
+            let threads = options.thread_count();
+            let engine = Engine::new(&source, options);
+            let mut session = match engine.load(&Purpose::Sample(&greedy)) {
                 // A machine without a GPU still gets its other figures.
                 Err(error @ Error::NoAdapter { .. }) if compared => {
                     log::warn!("{error}");
@@ -113,27 +115,27 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             };
             let agreement = match (&first_answer, compared) {
                 (_, false) => None,
-                (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, &engine.model)?)),
+                (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, model)?)),
                 (None, true) => {
-                    first_answer = Some(measure::greedy(&mut session, &engine.model)?);
+                    first_answer = Some(measure::greedy(&mut session, model)?);
                     None
                 }
             };
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
-                let kernels = engine.kernels(options.kernel, options.threads());
-                let head = &engine.model.weights.head().data;
-                let probe = on_cpu_alone.then(|| Probe::new(options.threads(), head));
+                let kernels = engine.kernels()?;
+                let head = &model.weights.head().data;
+                let probe = on_cpu_alone.then(|| Probe::new(threads, head));
                 let repetitions = args.repetitions as usize;
-                let mut samples = measure::run(&mut session, &engine.model, &kernels, test, repetitions, probe)?;
+                let mut samples = measure::run(&mut session, model, &kernels, test, repetitions, probe)?;
                 if interrupt::raised() {
                     return Ok(());
                 }
-                let gpu = gpu::costs(&mut session, &engine.model, test, args.profile, &samples)?;
-                let threads = on_cpu_alone.then(|| options.threads());
+                let gpu = gpu::costs(&mut session, model, test, args.profile, &samples)?;
+                let threads = on_cpu_alone.then_some(threads);
                 if let (Kind::Prompt, Some(threads)) = (test.kind, threads) {
                     let tokens = test.tokens.min(args.batch_size as usize);
-                    samples.ternary_rate = Some(measure::ternary_rate(&engine.model, tokens, threads));
+                    samples.ternary_rate = Some(measure::ternary_rate(model, tokens, threads));
                 }
                 let peak_rss_bytes = machine::peak_rss_bytes();
                 rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, gpu, agreement });
@@ -144,7 +146,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     if let Some(path) = &args.plot {
         chart::save(path, &charts)?;
     }
-    let model = report::ModelFacts::new(&source, &engine.model);
+    let model = report::ModelFacts::new(&source, model);
     let mut text = report::render(args.output, &model, &rows);
     // For people; who reads the table by program gets the table alone.
     if args.output == BenchFormat::Md && io::stdout().is_terminal() {
@@ -153,24 +155,24 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     output::print(&text)
 }
 
-/// The flags of one combination.
-fn engine_args(
+/// The options of one combination.
+fn engine_options(
     args: &BenchArgs,
     backend: BackendChoice,
     (threads, kernel): (i64, KernelChoice),
     context: usize,
-) -> EngineArgs {
-    EngineArgs {
-        backend,
-        prefer: Preference::Speed,
-        n_gpu_layers: GpuLayers::Auto,
+) -> EngineOptions {
+    EngineOptions {
+        request: backend.request(),
         gpu_memory: args.gpu_memory,
-        kernel,
-        threads: ThreadsArgs { threads },
-        ctx_size: Some(context as u32),
-        batch_size: args.batch_size,
-        cache_type_k: args.cache_type_k,
-        cache_type_v: args.cache_type_v,
-        head_screen: args.head_screen,
+        threads: ThreadsArgs { threads }.asked(),
+        context_tokens: Some(context),
+        batch_tokens: args.batch_size as usize,
+        k_type: args.cache_type_k.into(),
+        v_type: args.cache_type_v.into(),
+        kernel: kernel.forced(),
+        head: args.head_screen.into(),
+        failover: false,
+        ..EngineOptions::default()
     }
 }

@@ -10,11 +10,13 @@ use super::{
         args::BenchFormat,
         chart::{Bar, Chart},
         format,
-        source::Source,
     },
     Kind, Row, Test,
 };
-use crate::model::{Linear, Model};
+use crate::{
+    engine::ModelFile,
+    model::{Linear, Model},
+};
 
 /// What llama-bench says of the model.
 pub struct ModelFacts {
@@ -25,8 +27,8 @@ pub struct ModelFacts {
 }
 
 impl ModelFacts {
-    pub fn new(source: &Source, model: &Model) -> Self {
-        let tensors = source.file.tensors();
+    pub fn new(source: &ModelFile, model: &Model) -> Self {
+        let tensors = source.file().tensors();
         let ty = tensors.iter().find(|info| info.name == crate::model::names::linear(0, Linear::Q));
         let kind = ty.map_or("", |info| info.ty.name());
         let label = if model.config.name.is_empty() { &model.config.arch } else { &model.config.name };

@@ -12,16 +12,16 @@ use self::{
 };
 use super::{
     args::{AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
-    engine::{Engine, segment_line},
+    engine::segment_line,
     format, interrupt, output,
-    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, system_prompt, unescape},
-    source::Source,
-    usage,
+    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, purpose, system_prompt, unescape},
+    source, usage,
 };
 use crate::{
     chat::{Conversation, Format, Message, Origin, Role, Template},
+    engine::{Engine, EngineOptions},
     error::{Error, Result, shown},
-    generate::{AnswerOptions, Chooser, Finish, Needed, SampleOptions, Sampler},
+    generate::{AnswerOptions, Chooser, Finish, SampleOptions, Sampler},
     session::Session,
     tokenizer::Tokenizer,
 };
@@ -70,25 +70,26 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
 }
 
 fn converse(wishes: &Wishes<'_>) -> Result<()> {
-    let source = Source::open(wishes.model)?;
-    let engine = Engine::new(&source)?;
-    let tokenizer = Arc::new(source.tokenizer()?);
-    let template = template(wishes.template, &tokenizer, &source.name)?;
+    let source = source::open(wishes.model)?;
+    let model = source.model()?;
+    let engine = Engine::new(&source, EngineOptions::from(wishes.engine));
+    let tokenizer = Arc::clone(source.tokenizer()?);
+    let template = template(wishes.template, &tokenizer, source.name())?;
     let mut options = answer_options(&tokenizer, wishes.answer)?;
     options.stop.extend(template.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()));
-    let mut sizes = engine.sizes(wishes.engine)?;
-    let sample = wishes.sample.options(DEFAULT_TEMPERATURE, engine.model.config.vocab)?;
-    let sampler = Sampler::new(sample.clone(), sizes.context_tokens)?;
+    let sample = wishes.sample.options(DEFAULT_TEMPERATURE, model.config.vocab)?;
+    let sampler = Sampler::new(sample.clone(), engine.context_tokens()?)?;
     let constraint = wishes.grammar.constraint(&tokenizer)?;
-    sizes.head_screen &= matches!(sampler.needed(), Some(Needed::Top(_)));
-    let session = engine.load_to_last(wishes.engine, sizes)?;
+    let chooser = Chooser { sampler, drafter: Some(wishes.draft.drafter()), constraint };
+    let session = engine.load(&purpose(&sample, &chooser))?;
+    let named = source.file().metadata().str("general.name").ok().flatten();
     let mut chat = Chat {
-        name: source.file.metadata().str("general.name").ok().flatten().map_or(source.name, str::to_owned),
+        name: named.unwrap_or(source.name()).to_owned(),
         tokenizer,
         template,
         session,
         sample,
-        chooser: Chooser { sampler, drafter: Some(wishes.draft.drafter()), constraint },
+        chooser,
         options,
         conversation: Conversation::new(wishes.system.as_deref()),
         verbose: wishes.verbose,

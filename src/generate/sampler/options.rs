@@ -102,6 +102,19 @@ impl SampleOptions {
         self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
 
+    /// Most candidates that a draw asks for in place of all logits, bans aside; 0 where it takes all of them, or their
+    /// sum.
+    pub fn most_top(&self, context_tokens: usize) -> usize {
+        let is_greedy = self.temperature <= 0.0;
+        if self.may_raise() || !is_greedy && (self.mirostat.is_some() || self.top_k == 0) {
+            return 0;
+        }
+        // An id that is lowered may fall behind the last of the top: one more for each.
+        let window = self.repeat_last_n.unwrap_or(context_tokens).min(context_tokens);
+        let lowered = self.logit_bias.len() + if self.penalises() { window } else { 0 };
+        lowered.saturating_add(if is_greedy { 1 } else { self.top_k })
+    }
+
     /// True where an id outside the highest ones may be lifted among them.
     pub(super) fn may_raise(&self) -> bool {
         self.logit_bias.iter().any(|&(_, bias)| bias > 0.0)

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use bitnet_cpu_kernels::screen::Screen;
 
-use super::{Activations, Backend, Batch, LayerState, SegmentId, SlotId, Want, energy};
 use crate::{
+    backend::{Activations, Backend, Batch, LayerState, SegmentId, SlotId, Want, energy},
     error::Result,
     model::Model,
+    numbers::median,
     plan::{BackendCost, BackendKind, Segment, Sizes, StepCost},
 };
 
@@ -138,25 +139,9 @@ impl Loaded {
     }
 }
 
-/// The middle one of times, the upper of two.
-///
-/// # Panics
-/// If there is none.
-pub fn median<T: PartialOrd + Copy>(mut times: Vec<T>) -> T {
-    times.sort_unstable_by(|a, b| a.partial_cmp(b).expect("a time is a number"));
-    times[times.len() / 2]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(vec![3.5]), 3.5);
-        assert_eq!(median(vec![2.0, 1.0]), 2.0);
-        assert_eq!(median(vec![5, 9, 1, 7, 3]), 5);
-    }
 
     #[test]
     fn the_cost_of_a_layer_is_free_of_the_step() {

@@ -3,10 +3,10 @@
 use bitnet_cpu_kernels::{isa::Isa, ternary::Tiling};
 use serde::{Deserialize, Serialize};
 
-use super::machine;
 use crate::{
     backend::cpu::{Kernel, Split, tune::Choice},
     cache_dir::Cache,
+    machine,
     model::{Linear, Model},
 };
 

@@ -1,0 +1,95 @@
+//! The GPU as planning and loading see it.
+
+use std::sync::Arc;
+
+use super::{Budget, EngineOptions};
+use crate::{
+    backend::{
+        Backend,
+        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
+    },
+    cache_dir::Cache,
+    error::Result,
+    model::Model,
+    plan::{Demand, GpuFacts, Request, Sizes},
+};
+
+/// An open GPU.
+pub struct Device(GpuBackend);
+
+impl Device {
+    /// The best GPU. Software adapters are slower than the CPU backend: they are taken when they are asked for.
+    pub fn open(options: &EngineOptions, request: Request) -> Result<Self> {
+        let mut tuning = fault::injected()?;
+        tuning.memory_bytes = options.gpu_memory.or(tuning.memory_bytes);
+        let options = OpenOptions {
+            // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
+            software_allowed: request != Request::Auto || tuning.fault.is_some(),
+            name: None,
+            tuning,
+            measure: Measure::Hardware,
+            cache: Cache::of_user(),
+        };
+        GpuBackend::open(&options).map(Self)
+    }
+
+    /// The same device without what was loaded: a backend keeps the layers it was measured with.
+    pub fn anew(&self) -> Self {
+        Self(GpuBackend::on(Arc::clone(self.0.gpu())))
+    }
+
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    pub fn facts(&self) -> GpuFacts {
+        GpuFacts { name: self.0.gpu().caps().name.clone(), budget_bytes: self.0.gpu().memory_bytes() }
+    }
+
+    /// True for a program on the processor.
+    pub fn is_software(&self) -> bool {
+        self.0.gpu().caps().software
+    }
+
+    /// Everything of the device that its speed depends on.
+    pub fn key(&self) -> String {
+        let caps = self.0.gpu().caps();
+        format!("{caps} {}", caps.driver)
+    }
+
+    pub fn budget(&self) -> Budget {
+        budget(self.0.gpu().memory())
+    }
+
+    /// Asks the driver again.
+    pub fn refresh_budget(&self) -> Budget {
+        budget(self.0.gpu().refresh_memory())
+    }
+
+    /// What all parts of `model` would take; an error where the GPU cannot run it, whatever its memory.
+    pub fn demand(&self, model: &Model, sizes: &Sizes) -> Result<Demand> {
+        self.0.demand(model, sizes)
+    }
+
+    /// True where a quantized copy of the head is read faster than the head itself.
+    pub fn copy_pays(&self, model: &Model) -> bool {
+        self.0.screen_pays(model)
+    }
+
+    /// True where the copy can serve a step that asks for so many candidates.
+    pub fn copy_serves(&self, model: &Model, most_top: usize) -> bool {
+        GpuBackend::screen_serves(model, most_top)
+    }
+
+    pub fn into_backend(self) -> Box<dyn Backend> {
+        Box::new(self.0)
+    }
+
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        &mut self.0
+    }
+}
+
+fn budget(Memory { bytes, source }: Memory) -> Budget {
+    Budget { bytes, source }
+}

@@ -1,0 +1,288 @@
+//! What runs where: sizes, what each device would have to hold, measured costs, and the plan made of them.
+
+use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
+
+use super::{Engine, HeadScreen, Needs, Notice, Purpose, calibrate, device::Device};
+use crate::{
+    cache_dir::Cache,
+    error::{Error, Result},
+    machine,
+    model::Model,
+    numbers,
+    plan::{
+        self, BackendKind, Costs, Demand, GpuFacts, Plan, Prefer, Question, Request, Segment, SegmentBytes, Sizes,
+        Workload,
+    },
+};
+
+/// The context where none is asked for and the model's own is larger: its cache is small beside the weights.
+const DEFAULT_CONTEXT_TOKENS: usize = 4096;
+
+/// The area of the user's cache that holds measured costs.
+const CALIBRATION: &str = "calibration";
+
+/// Rows from which a head is worth a copy.
+const SCREENED_HEAD_ROWS: usize = 16384;
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    pub request: Request,
+    pub needs: Needs,
+    /// As wished for: whether there is a copy of the head depends on who has the head.
+    pub sizes: Sizes,
+}
+
+/// GPU memory that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// How much.
+    pub bytes: u64,
+    /// How that is known.
+    pub source: &'static str,
+}
+
+/// A plan, what it was made from, and the GPU it needs.
+pub struct Placement {
+    /// What runs where.
+    pub plan: Plan,
+    /// The GPU that was looked at.
+    pub gpu_facts: Option<GpuFacts>,
+    /// Where [`Request::Auto`] had to compare.
+    pub costs: Option<Costs>,
+    pub(super) gpu: Option<Device>,
+    pub(super) cpu_demand: Demand,
+    pub(super) gpu_demand: Option<Demand>,
+}
+
+impl Placement {
+    /// The memory that a segment takes of its device.
+    pub fn bytes(&self, segment: &Segment) -> SegmentBytes {
+        let on_gpu = self.gpu_demand.as_ref().filter(|_| segment.backend == BackendKind::Gpu);
+        on_gpu.unwrap_or(&self.cpu_demand).segment(segment.layers.clone(), segment.embed, segment.head)
+    }
+
+    /// The memory of the GPU that may be used, where there is one.
+    pub fn budget(&self) -> Option<Budget> {
+        self.gpu.as_ref().map(Device::budget)
+    }
+
+    /// What will compute, as far as it is known before loading.
+    pub fn device(&self, backend: BackendKind) -> &str {
+        match (backend, &self.gpu) {
+            (BackendKind::Gpu, Some(gpu)) => gpu.name(),
+            _ => "CPU",
+        }
+    }
+}
+
+impl Engine {
+    /// Tokens of prompt and answer together.
+    pub fn context_tokens(&self) -> Result<usize> {
+        let trained = self.model()?.config.context;
+        Ok(match self.options.context_tokens {
+            None => trained.min(DEFAULT_CONTEXT_TOKENS),
+            Some(0) => trained,
+            Some(tokens) => tokens,
+        })
+    }
+
+    /// The sizes of caches and batches, checked against the model and this machine.
+    pub fn sizes(&self, purpose: &Purpose<'_>) -> Result<Sizes> {
+        let context_tokens = self.context_tokens()?;
+        self.sizes_for(purpose.needs(context_tokens), context_tokens)
+    }
+
+    fn sizes_for(&self, needs: Needs, context_tokens: usize) -> Result<Sizes> {
+        let (model, options) = (self.model()?, &self.options);
+        let sizes = Sizes {
+            sequences: options.sequences.max(1),
+            context_tokens,
+            batch_tokens: options.batch_tokens.clamp(1, context_tokens.max(1)),
+            k_type: options.k_type,
+            v_type: options.v_type,
+            head_screen: needs.most_top > 0 && self.copies_head(model),
+        };
+        let cache_bytes = sizes.model_state_bytes(&model.config);
+        // The system may grant it all the same, and end the process without a word once it is used.
+        match machine::memory_bytes() {
+            Some(memory) if cache_bytes > memory => Err(Error::malformed(
+                format!("cache for {context_tokens} tokens"),
+                format!("at most the memory of this machine, {}", numbers::bytes(memory)),
+                format!("{} (lower it with -c)", numbers::bytes(cache_bytes)),
+            )),
+            _ => Ok(sizes),
+        }
+    }
+
+    /// Small heads are read in no time. What pays on the processor may not on a GPU: see [`Self::demand_on`].
+    fn copies_head(&self, model: &Model) -> bool {
+        let head = model.weights.head();
+        match self.options.head {
+            HeadScreen::Off => false,
+            HeadScreen::On => true,
+            HeadScreen::Auto => head.rows >= SCREENED_HEAD_ROWS && Screen::pays(head.rows, head.cols, head.ty),
+        }
+    }
+
+    /// What `purpose` asks for.
+    pub(super) fn job(&self, purpose: &Purpose<'_>) -> Result<Job> {
+        let (tokens, trained) = (self.context_tokens()?, self.model()?.config.context);
+        match self.options.context_tokens {
+            None if tokens < trained => self.observer.notice(&Notice::ContextLimited { tokens, trained }),
+            Some(_) if tokens > trained => self.observer.notice(&Notice::BeyondTraining { trained }),
+            _ => {}
+        }
+        let needs = purpose.needs(tokens);
+        Ok(Job { request: self.options.request, needs, sizes: self.sizes_for(needs, tokens)? })
+    }
+
+    /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
+    pub fn place(&self, purpose: &Purpose<'_>) -> Result<Placement> {
+        self.place_for(self.job(purpose)?)
+    }
+
+    pub(super) fn place_for(&self, job: Job) -> Result<Placement> {
+        let (model, request) = (self.model()?, job.request);
+        let cpu_sizes = self.sizes_on_cpu(model, &job);
+        let cpu_demand = Demand::of(model, &cpu_sizes);
+        if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
+            let plan = self.schedule(&job, (&cpu_demand, cpu_sizes), Err("not looked for"), None)?;
+            return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
+        }
+        let opened = self.open_gpu(request).and_then(|gpu| {
+            let (demand, gpu_sizes) = self.demand_on(&gpu, &job, (request, gpu.budget().bytes))?;
+            let measured = request == Request::Auto && self.options.prefer != Prefer::Memory;
+            let costs = if measured { Some(self.costs(&gpu, &gpu_sizes)?) } else { None };
+            Ok((gpu, (demand, gpu_sizes), costs))
+        });
+        let (gpu, gpu_demand, costs, reason) = match opened {
+            Ok((gpu, demand, costs)) => (Some(gpu), Some(demand), costs, String::new()),
+            Err(Error::NoAdapter { reason }) => (None, None, None, reason),
+            // A driver that fails at the first touch is as good as none.
+            Err(error) if request == Request::Auto => (None, None, None, error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let facts = gpu.as_ref().map(Device::facts);
+        let demand = gpu_demand.as_ref().map_or((&cpu_demand, cpu_sizes), |(demand, sizes)| (demand, *sizes));
+        let known = facts.as_ref().ok_or(reason.as_str());
+        let plan = self.schedule(&job, demand, known, costs.as_ref())?;
+        if request != Request::Auto && !plan.runs_on(BackendKind::Gpu) {
+            let reason = plan.segments.first().map(|segment| segment.reason.clone()).unwrap_or_default();
+            self.observer.notice(&Notice::NoLayerOnGpu { reason });
+        }
+        let gpu_demand = gpu_demand.map(|(demand, _)| demand);
+        Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
+    }
+
+    pub(super) fn open_gpu(&self, request: Request) -> Result<Device> {
+        let gpu = Device::open(&self.options, request)?;
+        if gpu.is_software() {
+            self.observer.notice(&Notice::SoftwareAdapter { name: gpu.facts().name });
+        }
+        Ok(gpu)
+    }
+
+    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where the copy is of no use
+    /// or the GPU reads the head itself as fast, or a layer would have to make room for the copy.
+    pub(super) fn demand_on(
+        &self,
+        gpu: &Device,
+        job: &Job,
+        (request, budget): (Request, u64),
+    ) -> Result<(Demand, Sizes)> {
+        let (model, sizes) = (self.model()?, job.sizes);
+        let without = Sizes { head_screen: false, ..sizes };
+        if !sizes.head_screen || !gpu.copy_serves(model, job.needs.most_top) {
+            return Ok((gpu.demand(model, &without)?, without));
+        }
+        let demand = gpu.demand(model, &sizes)?;
+        if self.options.head == HeadScreen::On {
+            return Ok((demand, sizes));
+        }
+        let less = gpu.demand(model, &without)?;
+        if !gpu.copy_pays(model) {
+            return Ok((less, without));
+        }
+        let layers = model.config.layers;
+        let wanted = if let Request::GpuLayers(n) = request { n.min(layers) } else { layers };
+        let held = |demand: &Demand| demand.most_layers(wanted, budget);
+        Ok(if held(&demand) < held(&less) { (less, without) } else { (demand, sizes) })
+    }
+
+    /// A plan by the demand on the GPU, where there is one, and the sizes that is for.
+    fn schedule(
+        &self,
+        job: &Job,
+        (demand, sizes): (&Demand, Sizes),
+        gpu: Result<&GpuFacts, &str>,
+        costs: Option<&Costs>,
+    ) -> Result<Plan> {
+        let mut plan = plan::schedule(&Question {
+            request: job.request,
+            prefer: self.options.prefer,
+            demand,
+            sizes,
+            gpu,
+            costs,
+            workload: Workload::default(),
+        })?;
+        if !plan.all_segments().any(|segment| segment.head && segment.backend == BackendKind::Gpu) {
+            plan.sizes = self.sizes_on_cpu(self.model()?, job);
+        }
+        Ok(if job.needs.head { plan } else { plan.without_head() })
+    }
+
+    /// Sizes for a plan with the head on the CPU.
+    pub(super) fn sizes_on_cpu(&self, model: &Model, job: &Job) -> Sizes {
+        let serves = job.needs.most_top <= Screen::most_top(model.weights.head().rows);
+        let worth = self.options.head == HeadScreen::On || Screen::is_fast();
+        Sizes { head_screen: job.sizes.head_screen && serves && worth, ..job.sizes }
+    }
+
+    /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
+    /// and shape of model.
+    fn costs(&self, gpu: &Device, sizes: &Sizes) -> Result<Costs> {
+        let model = self.model()?;
+        let cache = Cache::of_user();
+        let key = self.costs_key(model, gpu, sizes);
+        if let Some(costs) = cache.get(CALIBRATION, &key) {
+            return Ok(costs);
+        }
+        let (mut cpu, mut gpu) = (self.cpu_backend(model), gpu.anew());
+        let costs = Costs {
+            cpu: calibrate::cost(&mut cpu, model, sizes)?,
+            gpu: calibrate::cost(gpu.backend_mut(), model, sizes)?,
+            batch_tokens: calibrate::BATCH_TOKENS,
+            move_ms: calibrate::move_ms(gpu.backend_mut(), &mut cpu, model, sizes)?,
+        };
+        cache.put(CALIBRATION, &key, &costs);
+        Ok(costs)
+    }
+
+    /// Everything that the costs depend on.
+    fn costs_key(&self, model: &Model, gpu: &Device, sizes: &Sizes) -> String {
+        let (config, weights) = (&model.config, &model.weights);
+        format!(
+            "{} {} {} | {} x {:?} {} | {} layers of {} bytes, {} x {}, heads {} {} {}, head {} bytes, screened {}, \
+             cache {:?} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            machine::processor().unwrap_or_default(),
+            Isa::detect(),
+            self.options.thread_count(),
+            self.options.kernel,
+            gpu.key(),
+            config.layers,
+            weights.blocks.first().map_or(0, |block| block.ternary_bytes()),
+            config.dim,
+            config.ffn_dim,
+            config.heads,
+            config.kv_heads,
+            config.head_dim,
+            weights.head().data.len(),
+            sizes.head_screen,
+            sizes.k_type,
+            sizes.v_type
+        )
+    }
+}

@@ -1,0 +1,251 @@
+//! Where a model comes from: a file, a directory that is converted in memory, the cache of the Hub, or the program itself.
+
+use std::{
+    borrow::Cow,
+    fs,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use super::{
+    Observer,
+    observe::{Loading, Notice},
+};
+use crate::{
+    bytes::{Access, Bytes},
+    convert::{self, Progress},
+    error::{Error, Result},
+    gguf::File,
+    hub::{self, ModelName},
+    machine,
+    model::{self, I2sPacking, Model},
+    numbers,
+    probe::{self, Packing},
+    tokenizer::Tokenizer,
+};
+
+/// The model that is part of the program. Aligned as a memory map is, as some kernels read wide words.
+static BUILT_IN: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/llama-stories-ternary-4m.gguf"));
+const BUILT_IN_NAME: &str = "built-in story model";
+
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
+
+/// How a model is opened. Change the fields of [`OpenOptions::default`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// Copy the weights into memory instead of mapping the file, which may then change or go.
+    pub copy: bool,
+    /// How I2_S matrices are packed.
+    pub i2s: I2sLayout,
+}
+
+/// How I2_S matrices are packed, which no file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum I2sLayout {
+    /// The usual way, unless something in the file speaks for another: then as [`Try`](Self::Try).
+    #[default]
+    Usual,
+    /// The one that explains a short text best.
+    Try,
+    /// This one.
+    Given(I2sPacking),
+}
+
+/// An opened model: its file, and what is read of it when it is asked for. Cheap to clone: clones share the file.
+#[derive(Clone)]
+pub struct ModelFile(Arc<Opened>);
+
+struct Opened {
+    name: String,
+    file: File,
+    i2s: I2sLayout,
+    observer: Arc<dyn Observer>,
+    packing: OnceLock<Packing>,
+    tokenizer: OnceLock<Arc<Tokenizer>>,
+    model: OnceLock<Arc<Model>>,
+}
+
+/// Opens a GGUF file (any part of a split one), a Hugging Face directory of safetensors, or `org/name[:file]` from the
+/// cache of the Hugging Face Hub.
+///
+/// # Errors
+/// If it is not there or is none of these. Whether it can run shows when it is loaded.
+pub fn open(place: impl AsRef<Path>) -> Result<ModelFile> {
+    ModelFile::open(place, &OpenOptions::default(), Arc::new(()))
+}
+
+impl ModelFile {
+    /// As [`open`], in another way, and telling `observer`.
+    ///
+    /// # Errors
+    /// As those of [`open`].
+    pub fn open(place: impl AsRef<Path>, options: &OpenOptions, observer: Arc<dyn Observer>) -> Result<Self> {
+        let path = &*located(place.as_ref())?;
+        let file = match (path.is_dir(), options.copy) {
+            (true, false) => convert_in_memory(path, &observer)?,
+            (true, true) => {
+                let converted = convert_in_memory(path, &observer)?;
+                copied(&observer, |progress| converted.detached(progress))?
+            }
+            (false, false) => File::open(path)?,
+            (false, true) => {
+                check_memory(path)?;
+                copied(&observer, |progress| File::open_with(path, Access::Copy(progress)))?
+            }
+        };
+        let opened = Self::from_file(path.display().to_string(), file, options, observer);
+        for warning in opened.file().warnings() {
+            opened.notice(&Notice::File { name: opened.name().into(), warning: warning.clone() });
+        }
+        Ok(opened)
+    }
+
+    /// The small story model inside the program.
+    pub fn built_in(options: &OpenOptions, observer: Arc<dyn Observer>) -> Result<Self> {
+        let file = File::parse(Bytes::from_static(&BUILT_IN.0))?;
+        Ok(Self::from_file(BUILT_IN_NAME.into(), file, options, observer))
+    }
+
+    /// A file that is open already, and what to call it.
+    pub fn from_file(name: String, file: File, options: &OpenOptions, observer: Arc<dyn Observer>) -> Self {
+        let i2s = options.i2s;
+        let (packing, tokenizer, model) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Opened { name, file, i2s, observer, packing, tokenizer, model }))
+    }
+
+    /// What to call it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.0.file
+    }
+
+    /// Who is told.
+    pub(super) fn observer(&self) -> &Arc<dyn Observer> {
+        &self.0.observer
+    }
+
+    fn notice(&self, notice: &Notice) {
+        self.0.observer.notice(notice);
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// If it has none that works.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        once(&self.0.tokenizer, || {
+            let tokenizer = Tokenizer::from_gguf(self.file().metadata()).map_err(|e| self.named(e))?;
+            for note in tokenizer.notes() {
+                self.notice(&Notice::Tokenizer { name: self.name().into(), note: note.clone() });
+            }
+            Ok(Arc::new(tokenizer))
+        })
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// If it cannot run.
+    pub fn model(&self) -> Result<&Arc<Model>> {
+        once(&self.0.model, || {
+            let model = Model::from_gguf_with(self.file(), &self.model_options()?);
+            model.map(Arc::new).map_err(|e| self.named(e))
+        })
+    }
+
+    /// What the file does not say of itself.
+    pub fn model_options(&self) -> Result<model::OpenOptions> {
+        Ok(model::OpenOptions { i2s: self.packing()?.packing, ..Default::default() })
+    }
+
+    /// How I2_S matrices are read, and why so.
+    pub fn packing(&self) -> Result<&Packing> {
+        once(&self.0.packing, || self.find_packing().map_err(|e| self.named(e)))
+    }
+
+    /// As asked for, or by trying, where that is asked for or there is a sign that the usual packing may not be the one.
+    fn find_packing(&self) -> Result<Packing> {
+        match self.0.i2s {
+            I2sLayout::Given(packing) => return Ok(Packing { packing, reason: "asked for with --i2s-layout".into() }),
+            I2sLayout::Usual if !probe::is_doubtful(self.file()) => {
+                let reason = "the usual one; nothing in the file speaks for another".into();
+                return Ok(Packing { packing: I2sPacking::P128, reason });
+            }
+            I2sLayout::Usual | I2sLayout::Try => {}
+        }
+        let found = probe::i2s_packing(self.file(), machine::cores().threads)?;
+        let Packing { packing, reason } = found.clone();
+        self.notice(&Notice::I2sPacking { name: self.name().into(), packing, reason });
+        Ok(found)
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.in_file(self.name())
+    }
+}
+
+/// What `cell` holds, made by `make` the first time it succeeds.
+fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if let Some(made) = cell.get() {
+        return Ok(made);
+    }
+    let made = make()?;
+    Ok(cell.get_or_init(|| made))
+}
+
+/// The path itself, or where the cache of the Hugging Face Hub has the model of that name.
+pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
+    let name = path.to_str().filter(|_| !path.exists()).and_then(|text| ModelName::parse(text).ok());
+    let Some(name) = name else { return Ok(Cow::Borrowed(path)) };
+    match hub::Cache::of_user()?.find(&name)? {
+        Some(found) => Ok(Cow::Owned(found)),
+        // A mistyped path looks like a name, too: opening it gives the system's reason.
+        None if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) => Ok(Cow::Borrowed(path)),
+        None => {
+            let needed_for = format!("running it; `bitnet-gpu pull {name}` fetches it from the Hugging Face Hub");
+            Err(Error::missing(format!("{name} as a file and in the cache"), needed_for))
+        }
+    }
+}
+
+/// The directory as it would be converted, without a file.
+fn convert_in_memory(path: &Path, observer: &Arc<dyn Observer>) -> Result<File> {
+    let loading: Mutex<Option<Loading<'_>>> = Mutex::new(None);
+    convert::in_memory(
+        path,
+        Some(&|at: &Progress<'_>| {
+            let mut loading = loading.lock().unwrap_or_else(|broken| broken.into_inner());
+            loading.get_or_insert_with(|| Loading::new(observer, at.total_bytes)).set(at.done_bytes, at.total_bytes);
+            ControlFlow::Continue(())
+        }),
+    )
+}
+
+/// What `read` gives, while it tells bytes so far, and of all. A split file tells those of each part.
+fn copied(observer: &Arc<dyn Observer>, read: impl FnOnce(&dyn Fn(u64, u64)) -> Result<File>) -> Result<File> {
+    let loading: Mutex<Option<Loading<'_>>> = Mutex::new(None);
+    read(&|done, all| {
+        let mut loading = loading.lock().unwrap_or_else(|broken| broken.into_inner());
+        loading.get_or_insert_with(|| Loading::new(observer, all)).set(done, all);
+    })
+}
+
+/// The system may grant more than there is, and end the process without a word once it is used.
+fn check_memory(path: &Path) -> Result<()> {
+    let len = fs::metadata(path).map_err(|e| Error::io("open", path, e))?.len();
+    match machine::free_memory_bytes() {
+        Some(free) if len > free => Err(Error::malformed(
+            format!("copy of {}", path.display()),
+            format!("at most the free memory, {}", numbers::bytes(free)),
+            format!("{} (without --no-mmap it is read in place)", numbers::bytes(len)),
+        )),
+        _ => Ok(()),
+    }
+}
