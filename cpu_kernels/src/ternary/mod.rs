@@ -79,12 +79,20 @@ const LINE: usize = 4 * PANEL_ROWS;
 /// Lines of a block of 16 rows.
 const LINES: usize = I2S_BLOCK_BYTES / 4;
 
-/// Most tokens that other layouts than I2_S have kernels for: they are looked up one by one, or share five unpacked
-/// weights in registers. More meet rows unpacked to I2_S.
-pub const FEW: usize = 4;
+/// Most tokens that lookup layouts have kernels for: they are looked up one by one. More meet rows unpacked to I2_S.
+const FEW: usize = 4;
 
-/// Most tokens that share weights in registers.
+/// Most tokens that share weights in registers or in the caches of a core.
 const SMALL_BATCH: usize = 8;
+
+/// Most tokens that a matrix packed as `layout` has kernels for; more meet rows that are unpacked to I2_S on the way.
+pub fn most_few(layout: Layout) -> usize {
+    match layout {
+        Layout::I2sP128 | Layout::I2sR16 => usize::MAX,
+        Layout::Base3 => SMALL_BATCH,
+        Layout::Tl1(_) | Layout::Tl2(_) => FEW,
+    }
+}
 
 /// Some rows of a matrix and some tokens: what a kernel multiplies.
 #[derive(Clone, Copy)]

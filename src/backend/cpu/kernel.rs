@@ -80,7 +80,7 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// A kernel for each ternary matrix, in steps of up to [`ternary::FEW`] tokens. Longer ones multiply: rows of
+/// A kernel for each ternary matrix, in steps of up to [`ternary::most_few`] tokens. Longer ones multiply: rows of
 /// I2_S as they are, others unpacked on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
@@ -184,7 +184,7 @@ impl Repacked {
     /// What a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
     pub fn matrix<'a>(&'a self, layer: usize, block: &'a Block, role: Linear, tokens: usize) -> &'a TernaryMatrix {
         match &self.0[layer][role as usize] {
-            Some(matrix) if tokens <= ternary::FEW || matrix.layout == Layout::I2sP128 => matrix,
+            Some(matrix) if tokens <= ternary::most_few(matrix.layout) => matrix,
             _ => block.linear(role),
         }
     }

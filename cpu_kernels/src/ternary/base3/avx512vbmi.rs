@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// D of each token and row, `sums` (tokens, rows), for up to four tokens.
+/// D of each token and row, `sums` (tokens, rows), for up to eight tokens.
 pub fn sums(_: Avx512Vbmi, tile: Tile, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
     unsafe {
@@ -22,8 +22,64 @@ pub fn sums(_: Avx512Vbmi, tile: Tile, sums: &mut [i32]) {
             1 => pass::<1>(tile, sums),
             2 => pass::<2>(tile, sums),
             3 => pass::<3>(tile, sums),
-            4 => pass::<4>(tile, sums),
+            4 => shared::<4, 2>(tile, sums),
+            5 => shared::<5, 1>(tile, sums),
+            6 => shared::<6, 1>(tile, sums),
+            7 => shared::<7, 1>(tile, sums),
+            8 => shared::<8, 1>(tile, sums),
             tokens => unreachable!("{tokens} tokens"),
+        }
+    }
+}
+
+/// All rows against `N` tokens that share the codes of a block, each brought to the lowest bits: then a token needs no sum
+/// of its own for each bit position, and the sums of many fit in registers. `A` sums a token hide the latency of the
+/// multiply-adds where there are few.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn shared<const N: usize, const A: usize>(tile: Tile, sums: &mut [i32]) {
+    let mut values: [&[[i8; 64]]; N] = [&[]; N];
+    for n in 0..N {
+        values[n] = tile.token(n);
+    }
+    let three = _mm512_set1_epi8(3);
+    let below = load_u8(&DIGITS.fours);
+    let (fours_above, fifths_above) = (load_u8(&DIGITS.fours_above), load_u8(&DIGITS.fifths_above));
+    let above = _mm512_set1_epi8(ABOVE.cast_signed());
+    for row in 0..tile.rows {
+        let mut lanes = [[_mm512_setzero_si512(); A]; N];
+        for (block, codes) in tile.row(row).iter().enumerate() {
+            prefetch_ahead::<AHEAD, _>(codes);
+            let bytes = load_u8(codes);
+            let is_above = _mm512_cmpge_epu8_mask(bytes, above);
+            // Tables are indexed by the lower 6 bits.
+            let fours = _mm512_permutexvar_epi8(bytes, below);
+            let fours = _mm512_mask_permutexvar_epi8(fours, is_above, bytes, fours_above);
+            let fifths = _mm512_mask_permutexvar_epi8(bytes, is_above, bytes, fifths_above);
+            // Bits that come from the byte beside are cut off.
+            let runs = [
+                _mm512_and_si512(_mm512_srli_epi16::<6>(fours), three),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(fours), three),
+                _mm512_and_si512(_mm512_srli_epi16::<2>(fours), three),
+                _mm512_and_si512(fours, three),
+                _mm512_and_si512(_mm512_srli_epi16::<6>(fifths), three),
+            ];
+            for n in 0..N {
+                let mut add = |run: usize, values: &[i8; 64]| {
+                    lanes[n][run % A] = _mm512_dpbusd_epi32(lanes[n][run % A], runs[run], load_i8(values));
+                };
+                if let Some(values) = values[n][5 * block..].first_chunk::<5>() {
+                    for run in 0..5 {
+                        add(run, &values[run]);
+                    }
+                } else {
+                    // A row's last block: it has no fifth run with values.
+                    values[n][5 * block..].iter().enumerate().for_each(|(run, values)| add(run, values));
+                }
+            }
+        }
+        for n in 0..N {
+            let all = lanes[n].into_iter().fold(_mm512_setzero_si512(), |all, lane| _mm512_add_epi32(all, lane));
+            sums[n * tile.rows + row] = _mm512_reduce_add_epi32(all);
         }
     }
 }

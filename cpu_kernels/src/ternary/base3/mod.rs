@@ -7,6 +7,8 @@ mod avx512vbmi;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::SMALL_BATCH;
 use super::{plain_rows, tile_sums};
 #[cfg(target_arch = "x86_64")]
 use crate::format::{BASE3_BLOCK_BYTES, BASE3_RUN};
@@ -63,7 +65,7 @@ pub(super) fn sums(
     sums: &mut [i32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if tokens.len() <= super::FEW
+    if tokens.len() <= SMALL_BATCH
         && let Isa::Avx512Vnni(vnni) = isa
         && let Some(vbmi) = vnni.vbmi()
     {
