@@ -130,3 +130,25 @@ fn backends_are_compared_in_one_table_and_drawn() {
     assert!(svg.contains("pp8, tok/s") && svg.contains("tg4, tok/s"), "{svg}");
     assert_eq!(svg.matches("fill=\"#3b6ea5\"").count(), rows.len());
 }
+
+/// `-np` has llama-batched-bench's columns, for every number of sequences.
+#[test]
+fn sequences_side_by_side_have_rows_of_their_own() {
+    let args = ["bench", "-p", "6", "-n", "4", "-np", "1,3", "-t", "1", "-r", "1", "--backend", "cpu"];
+    let done = run(&[&args[..], &["-o", "json"]].concat());
+    let rows: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"));
+    let of = |field: &str| -> Vec<&Value> { rows.as_array().unwrap().iter().map(|row| &row[field]).collect() };
+    assert_eq!((of("n_parallel"), of("pl")), (vec![&1.into(), &3.into()], vec![&1.into(), &3.into()]));
+    assert_eq!((of("pp"), of("tg")), (vec![&6.into(); 2], vec![&4.into(); 2]));
+    assert_eq!(of("n_kv"), [10, 30]);
+    for row in rows.as_array().unwrap() {
+        let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field} in {row}"));
+        let (tokens, time) = (number("n_kv"), number("t_pp") + number("t_tg"));
+        assert!((number("t") - time).abs() < 1e-9 && (number("speed") * time - tokens).abs() < 1e-6, "{row}");
+        assert!((number("speed_tg") * number("t_tg") - 4.0 * number("pl")).abs() < 1e-6, "{row}");
+        assert!(number("ttft_ms_mean") <= number("ttft_ms_max") && number("ttft_ms_max") <= number("t_pp") * 1e3);
+    }
+    let table = run(&args).stdout;
+    assert!(table.contains("S_TG t/s") && table.lines().count() >= 4, "{table}");
+    assert_eq!(run(&["bench", "-np", "0"]).code, Some(2));
+}

@@ -134,6 +134,11 @@ pub struct BenchArgs {
     #[arg(short = 'd', long, value_name = "N", value_delimiter = ',', default_value = "0", value_parser = bench_tokens(), allow_negative_numbers = true)]
     pub n_depth: Vec<u32>,
 
+    /// Numbers of sequences at a time, separated by commas: prompts and answers side by side, with llama-batched-bench's
+    /// columns in place of the other tests [llama.cpp: -np]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256), conflicts_with_all = ["n_depth", "profile", "plot"])]
+    pub parallel: Vec<u32>,
+
     /// Numbers of CPU threads, separated by commas; 0 or -1 = one for each core that this program may use
     #[arg(
         short,

@@ -150,7 +150,7 @@ pub fn greedy(session: &mut Session, model: &Model) -> Result<Vec<u32>> {
 }
 
 /// Any ids do; these are spread over the vocabulary.
-fn test_id(model: &Model, i: usize) -> u32 {
+pub fn test_id(model: &Model, i: usize) -> u32 {
     (i * 7919 + 1) as u32 % model.config.vocab as u32
 }
 

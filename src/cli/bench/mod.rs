@@ -8,6 +8,8 @@ mod gpu;
 
 mod measure;
 
+mod parallel;
+
 mod report;
 
 use std::io::{self, IsTerminal};
@@ -77,6 +79,9 @@ impl Test {
 pub fn run(args: &BenchArgs) -> Result<()> {
     chart::check_free(args.plot.as_deref())?;
     let source = source::open(&args.model)?;
+    if !args.parallel.is_empty() {
+        return parallel::run(args, &source);
+    }
     let model = source.model()?;
     let greedy = SampleOptions::greedy();
     let lengths = |kind, lengths: &[u32]| -> Vec<(Kind, u32)> { lengths.iter().map(|&n| (kind, n)).collect() };

@@ -39,19 +39,36 @@ impl ModelFacts {
             vocabulary: model.config.vocab,
         }
     }
+
+    /// Name and type of the weights.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The fields with which every row begins.
+    pub fn to_json(&self) -> Json {
+        json!({
+            "build_version": env!("CARGO_PKG_VERSION"),
+            "model_type": self.name,
+            "model_size": self.size_bytes,
+            "model_n_params": self.parameters,
+        })
+    }
 }
 
 pub fn render(output: BenchFormat, model: &ModelFacts, rows: &[Row]) -> String {
-    let lines = |rows: &[Row]| rows.iter().map(|row| to_json(model, row).to_string() + "\n").collect::<String>();
-    match output {
-        BenchFormat::Md => markdown(model, rows),
-        BenchFormat::Jsonl => lines(rows),
-        BenchFormat::Json => {
-            let all: Vec<Json> = rows.iter().map(|row| to_json(model, row)).collect();
-            format!("{:#}\n", Json::Array(all))
-        }
-        BenchFormat::Csv => csv(&rows.iter().map(|row| to_json(model, row)).collect::<Vec<_>>()),
-    }
+    let objects = || rows.iter().map(|row| to_json(model, row)).collect();
+    of_objects(output, objects).unwrap_or_else(|| markdown(model, rows))
+}
+
+/// The report of some rows as objects in the format asked for; `None` for Markdown.
+pub fn of_objects(output: BenchFormat, objects: impl FnOnce() -> Vec<Json>) -> Option<String> {
+    Some(match output {
+        BenchFormat::Md => return None,
+        BenchFormat::Jsonl => objects().iter().map(|row| row.to_string() + "\n").collect(),
+        BenchFormat::Json => format!("{:#}\n", Json::Array(objects())),
+        BenchFormat::Csv => csv(&objects()),
+    })
 }
 
 fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
@@ -188,11 +205,8 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         Kind::Prompt => (row.test.tokens, 0),
         Kind::Generate => (0, row.test.tokens),
     };
-    let mut fields = json!({
-        "build_version": env!("CARGO_PKG_VERSION"),
-        "model_type": model.name,
-        "model_size": model.size_bytes,
-        "model_n_params": model.parameters,
+    let mut fields = model.to_json();
+    let own = json!({
         "backends": row.device,
         "n_threads": row.threads,
         "n_prompt": n_prompt,
@@ -221,8 +235,16 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "first_difference": row.agreement.and_then(Agreement::first_difference),
         "logits_hash": format!("{:016x}", row.samples.logits_hash),
     });
+    add(&mut fields, own);
     super::gpu::add_json(&mut fields, row.gpu.as_ref());
     fields
+}
+
+/// Adds the fields of one object to another.
+pub fn add(fields: &mut Json, more: Json) {
+    if let (Json::Object(fields), Json::Object(more)) = (fields, more) {
+        fields.extend(more);
+    }
 }
 
 /// The fields of the JSON objects, quoted; lists are left out.
