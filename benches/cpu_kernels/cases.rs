@@ -185,7 +185,7 @@ fn screen_case(isa: Isa, head: &'static [u8]) -> Case {
     let ty = DenseType::F16;
     let rows = head.len() / ty.row_bytes(COLS);
     let head = DenseView::new(rows, COLS, head, ty).expect("sizes");
-    let mut screen = Screen::new(&Cpu::new(isa, 1), head).expect("finite weights");
+    let mut screen = Screen::new(&Cpu::new(isa, 1), head, 1).expect("finite weights");
     let x = Rng::new(3).floats(COLS);
     let mut top = Vec::with_capacity(1);
     Case {

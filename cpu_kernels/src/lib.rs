@@ -11,7 +11,7 @@
 //! A token flows through the operations in this order:
 //! [`dense::gather`] (embedding), [`quantize::norm_quantize`], [`ternary::matmul`], [`rope::apply`],
 //! [`attention::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`]
-//! (head), or [`screen::Screen::top`] for its highest products alone.
+//! (head), or [`screen::Screen::top_rows`] for its highest products alone.
 #![allow(clippy::needless_range_loop, reason = "kernels index several arrays of registers by one number")]
 
 pub mod isa;

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{
+    Planes, Sums,
     encode::{self, BLOCK, BLOCK_BYTES, Row},
     query::{self, Query, Rounded},
 };
@@ -47,18 +48,37 @@ fn bound_avx2(query: &Query, rows: &[Row], sums: &[[i32; 2]], approximate: &mut 
     query.bound(rows, sums, approximate, upper);
 }
 
-/// Sums of u times the upper and the lower bytes of the token, for each row.
-pub fn sums(_: Avx2, codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
+/// Most tokens whose sums have room in registers beside the codes.
+const TOKENS: usize = 4;
+
+/// Sums of u times the upper and the lower bytes of each token, for each row.
+pub fn sums(_: Avx2, codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
     // SAFETY: the capability token proves the features.
-    unsafe { sums_avx2(codes, planes, sums) }
+    unsafe { sums_avx2(codes, tokens, sums) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sums_avx2(codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
-    let planes = [planes[0].as_chunks::<BLOCK>().0, planes[1].as_chunks::<BLOCK>().0];
-    let row_bytes = planes[0].len() * BLOCK_BYTES;
-    for (row, sums) in codes.chunks_exact(row_bytes).zip(sums) {
-        let mut lanes = [_mm256_setzero_si256(); 2];
+fn sums_avx2(codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
+    // More tokens read a chunk again, which is in the second-level cache then.
+    for (tokens, sums) in tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS)) {
+        match tokens.len() {
+            1 => pass::<1>(codes, tokens, sums),
+            2 => pass::<2>(codes, tokens, sums),
+            3 => pass::<3>(codes, tokens, sums),
+            _ => pass::<TOKENS>(codes, tokens, sums),
+        }
+    }
+}
+
+/// For `N` tokens.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pass<const N: usize>(codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
+    let tokens: &[Planes; N] = tokens.first_chunk().expect("N tokens");
+    let blocks = tokens[0][0].len() / BLOCK;
+    // The same length for all, in sight of the compiler, which then checks one index for all.
+    let planes = tokens.map(|planes| planes.map(|plane| &plane.as_chunks::<BLOCK>().0[..blocks]));
+    for (at, row) in codes.chunks_exact(blocks * BLOCK_BYTES).enumerate() {
+        let mut lanes = [[_mm256_setzero_si256(); 2]; N];
         for (at, block) in row.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             let runs: &[[u8; 32]] = block.as_chunks().0;
             for line in 0..3 {
@@ -66,19 +86,23 @@ fn sums_avx2(codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
             }
             for half in 0..2 {
                 let u = unpack(load_u8(&runs[half]), load_u8(&runs[2 + half]), load_u8(&runs[4 + half]));
-                for plane in 0..2 {
-                    let values: &[[i8; 32]] = planes[plane][at].as_chunks().0;
-                    let product = |run: usize| _mm256_maddubs_epi16(u[run], load_i8(&values[2 * run + half]));
-                    // A pair of products is at most 2 * 63 * 128 = 16128: two of them fit 16 bits.
-                    for pair in 0..2 {
-                        let narrow = _mm256_add_epi16(product(2 * pair), product(2 * pair + 1));
-                        let wide = _mm256_madd_epi16(narrow, _mm256_set1_epi16(1));
-                        lanes[plane] = _mm256_add_epi32(lanes[plane], wide);
+                for n in 0..N {
+                    for plane in 0..2 {
+                        let values: &[[i8; 32]] = planes[n][plane][at].as_chunks().0;
+                        let product = |run: usize| _mm256_maddubs_epi16(u[run], load_i8(&values[2 * run + half]));
+                        // A pair of products is at most 2 * 63 * 128 = 16128: two of them fit 16 bits.
+                        for pair in 0..2 {
+                            let narrow = _mm256_add_epi16(product(2 * pair), product(2 * pair + 1));
+                            let wide = _mm256_madd_epi16(narrow, _mm256_set1_epi16(1));
+                            lanes[n][plane] = _mm256_add_epi32(lanes[n][plane], wide);
+                        }
                     }
                 }
             }
         }
-        *sums = [sum_i32(lanes[0]), sum_i32(lanes[1])];
+        for n in 0..N {
+            sums[n][at] = lanes[n].map(|lanes| sum_i32(lanes));
+        }
     }
 }
 

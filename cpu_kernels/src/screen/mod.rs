@@ -1,9 +1,10 @@
-//! The highest products of a dense matrix (the output head) with one token, without reading all of it: exactly the
-//! rows and values that [`crate::dense::matmul`] and a sort would give.
+//! The highest products of a dense matrix (the output head) with each of a few tokens, without reading all of it: exactly
+//! the rows and values that [`crate::dense::matmul`] and a sort would give.
 //!
 //! [`Screen::new`] makes a copy of the rows in 6 bits a weight, w ~ ŵ = scale * (u - 32), u = 0..63, and keeps with
-//! each row the norm of what that leaves out. [`Screen::top`] multiplies all of the copy, in whole numbers, with the
-//! token x as 16-bit numbers x̂, and computes exactly only the rows that can still be among the highest: since
+//! each row the norm of what that leaves out. [`Screen::top_rows`] multiplies all of the copy, in whole numbers, with
+//! tokens x as 16-bit numbers x̂, reading it once for all of them, and computes exactly only the rows that can still be
+//! among a token's highest: since
 //!
 //! w x = ŵ x̂ + (w - ŵ) x + ŵ (x - x̂), the inequality of Cauchy and Schwarz gives
 //!
@@ -42,7 +43,7 @@ use bytemuck::{Pod, Zeroable};
 pub use self::encode::{BLOCK, BLOCK_BYTES, Row, row_bytes};
 use self::query::Query;
 use crate::{
-    Cpu, Isa, dense,
+    ALIKE_TOKENS, Cpu, Isa, dense,
     format::{DenseType, DenseView},
     isa::Base,
     memory::Memory,
@@ -94,6 +95,19 @@ impl Product {
     }
 }
 
+/// The highest products wanted of one token, and what was found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Top {
+    /// How many are wanted.
+    pub count: usize,
+    /// They, in the order of [`Product::by_rank`].
+    pub products: Vec<Product>,
+    /// Rows that were computed exactly. `None`, without products, where the bounds are of no use and all of the head has
+    /// to be multiplied: for too large a count, for too many rows that are nearly as high, for values that are not finite
+    /// or may overflow.
+    pub exact: Option<usize>,
+}
+
 /// What is multiplied in place of the head.
 #[derive(Debug)]
 enum Copy {
@@ -111,14 +125,27 @@ pub struct Screen {
     /// The highest norm of a row.
     norm: f64,
     cols: usize,
-    query: Query,
-    /// (rows) upper bounds of the products
+    /// Columns with those that fill the last block.
+    stride: usize,
+    /// Most tokens of a step.
+    tokens: usize,
+    /// (tokens)
+    queries: Vec<Query>,
+    /// Upper bytes, then lower bytes of each token; (tokens, 2, stride), zero past the columns
+    planes: Vec<Line>,
+    /// (tokens, rows) upper bounds of the products
     upper: Vec<f32>,
-    /// (chunks) what is known of each
+    /// (tokens, chunks) what is known of each
     chunks: Vec<Chunk>,
-    /// Rows to be computed exactly, and their products.
+    /// Rows to be computed exactly for one token, and their products.
     exact: Vec<Product>,
 }
+
+/// The upper and the lower bytes of a token, (stride) each.
+type Planes<'a> = [&'a [i8]; 2];
+
+/// Sums of the codes of each row of a chunk times the upper and times the lower bytes of a token.
+type Sums = [[i32; 2]; CHUNK_ROWS];
 
 /// The best row of a chunk by the copy, and the highest upper bound.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +156,7 @@ struct Chunk {
 }
 
 impl Screen {
-    /// Bytes of the copy of a (rows, cols) matrix of type `ty`.
+    /// Bytes that are read of the copy of a (rows, cols) matrix of type `ty`, and those of the bounds for one token.
     pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
         let is_ternary = ty.dialect().is_some();
         let of_copy = if is_ternary { ternary::bytes(rows, cols, ty) } else { rows.saturating_mul(row_bytes(cols)) };
@@ -144,7 +171,7 @@ impl Screen {
         cols <= MAX_COLS && (ty.dialect().is_some() || is_no_larger())
     }
 
-    /// The largest `k` of [`Self::top`] for a matrix of so many rows.
+    /// The most products of a token that can be asked for, of a matrix of so many rows.
     pub fn most_top(rows: usize) -> usize {
         (rows / MIN_ROWS_PER_TOP).clamp(1, MOST_TOP)
     }
@@ -154,15 +181,19 @@ impl Screen {
         cfg!(any(target_arch = "x86_64", target_arch = "aarch64"))
     }
 
-    /// A copy of `head`. `None` if it has a weight that is not finite, or no rows, or more columns than the sums have
-    /// room for.
-    pub fn new(cpu: &Cpu, head: DenseView) -> Option<Self> {
+    /// A copy of `head`, with room for `tokens` tokens at a time. `None` if it has a weight that is not finite, or no
+    /// rows, or more columns than the sums have room for.
+    ///
+    /// # Panics
+    /// If `tokens` is 0 or above [`ALIKE_TOKENS`].
+    pub fn new(cpu: &Cpu, head: DenseView, tokens: usize) -> Option<Self> {
+        assert!((1..=ALIKE_TOKENS).contains(&tokens), "Screen::new: {tokens} tokens (at most {ALIKE_TOKENS})");
         let DenseView { rows, cols, .. } = head;
         if rows == 0 || cols == 0 || cols > MAX_COLS || u32::try_from(rows).is_err() {
             return None;
         }
         let (copy, bounds, stride) = if head.ty.dialect().is_some() {
-            let (codes, bounds) = ternary::Codes::new(cpu, &head)?;
+            let (codes, bounds) = ternary::Codes::new(cpu, &head, tokens)?;
             // Their kernels take tokens of exactly their columns, which are whole lines.
             (Copy::Ternary(Box::new(codes)), bounds, cols)
         } else {
@@ -182,116 +213,204 @@ impl Screen {
             bounds,
             norm,
             cols,
-            query: Query::new(stride),
-            upper: vec![0.0; rows],
-            chunks: vec![chunk; rows.div_ceil(CHUNK_ROWS)],
+            stride,
+            tokens,
+            queries: vec![Query::default(); tokens],
+            planes: vec![Line([0; 64]); tokens * 2 * stride / size_of::<Line>()],
+            upper: vec![0.0; tokens * rows],
+            chunks: vec![chunk; tokens * rows.div_ceil(CHUNK_ROWS)],
             exact: Vec::with_capacity(rows / MOST_EXACT),
         })
     }
 
-    /// The `k` highest products of `head`, which the screen was made of, with `x` (cols), in the order of
-    /// [`Product::by_rank`], into `top`. Returns how many rows were computed exactly; `None`, with `top` empty, where
-    /// the bounds are of no use and the whole of `head` has to be multiplied: for too large a `k`, for too many rows
-    /// that are nearly as high, for values that are not finite or may overflow.
+    /// [`Self::top_rows`] for one token: its `k` highest products into `top`; returns how many rows were computed
+    /// exactly.
     ///
     /// # Panics
     /// If `head` or `x` has another shape.
     pub fn top(&mut self, cpu: &Cpu, head: DenseView, x: &[f32], k: usize, top: &mut Vec<Product>) -> Option<usize> {
-        assert_eq!((head.rows, head.cols), (self.bounds.len(), self.cols), "Screen::top: the shape of the head");
-        assert_eq!(x.len(), self.cols, "Screen::top: columns of the head and of the token");
-        top.clear();
+        let mut found = Top { count: k, products: std::mem::take(top), exact: None };
+        self.top_rows(cpu, head, x, std::slice::from_mut(&mut found));
+        *top = found.products;
+        found.exact
+    }
+
+    /// The highest products of `head`, which the screen was made of, with each token of `x` (T, cols): as many as each
+    /// of `tops` (T) asks for. The copy is read once for all tokens; what each gets is what it would get alone.
+    ///
+    /// # Panics
+    /// If `head` or `x` has another shape, or there are more tokens than the screen has room for.
+    pub fn top_rows(&mut self, cpu: &Cpu, head: DenseView, x: &[f32], tops: &mut [Top]) {
+        assert_eq!((head.rows, head.cols), (self.bounds.len(), self.cols), "Screen: the shape of the head");
+        assert_eq!(x.len(), tops.len() * self.cols, "Screen: columns of the head and of the tokens");
+        assert!(tops.len() <= self.tokens, "Screen: {} tokens in room for {}", tops.len(), self.tokens);
+        // Tokens that bounds say something about, side by side.
+        let (mut tokens, mut count) = ([0; ALIKE_TOKENS], 0);
+        for (t, (top, x)) in tops.iter_mut().zip(x.chunks_exact(self.cols)).enumerate() {
+            top.products.clear();
+            top.exact = None;
+            if self.set(cpu.isa(), count, x, top.count) {
+                tokens[count] = t;
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        self.bound_all(cpu, count);
+        for (slot, &t) in tokens[..count].iter().enumerate() {
+            let Top { count, products, exact } = &mut tops[t];
+            *exact = self.choose(cpu, head, slot, &x[t * self.cols..][..self.cols], *count);
+            if exact.is_some() {
+                products.extend_from_slice(&self.exact[..*count]);
+                products.sort_unstable_by(Product::by_rank);
+            }
+        }
+    }
+
+    /// Makes `x` token number `slot`; false if its `k` highest products have to be found in another way.
+    fn set(&mut self, isa: Isa, slot: usize, x: &[f32], k: usize) -> bool {
         if k == 0 || k > Self::most_top(self.bounds.len()) {
-            return None;
+            return false;
         }
-        self.query.set(cpu.isa(), x)?;
-        if self.norm * self.query.norm() > MAX_NORM {
-            return None;
-        }
-        self.bound_all(cpu);
+        let planes: &mut [i8] = bytemuck::cast_slice_mut(&mut self.planes);
+        let (high, low) = planes[slot * 2 * self.stride..][..2 * self.stride].split_at_mut(self.stride);
+        let Some(query) = Query::new(isa, x, high, low) else { return false };
+        let fits = self.norm * query.norm() <= MAX_NORM;
+        self.queries[slot] = query;
+        fits
+    }
 
-        self.chunks.select_nth_unstable_by(k - 1, |a, b| b.approximate.total_cmp(&a.approximate));
-        self.exact.clear();
-        self.exact.extend(self.chunks[..k].iter().map(|chunk| Product { row: chunk.row, value: 0.0 }));
-        multiply(cpu, head, x, &mut self.exact);
-        let threshold = self.exact.iter().map(|product| product.value).fold(f32::INFINITY, f32::min);
+    /// The `k` highest products with token number `slot`, `x`, into the first places of `exact`, in no order. Returns
+    /// how many rows were computed exactly.
+    fn choose(&mut self, cpu: &Cpu, head: DenseView, slot: usize, x: &[f32], k: usize) -> Option<usize> {
+        let Self { exact, upper, chunks, bounds, .. } = self;
+        let (rows, of_token) = (bounds.len(), bounds.len().div_ceil(CHUNK_ROWS));
+        let (upper, chunks) = (&upper[slot * rows..][..rows], &mut chunks[slot * of_token..][..of_token]);
+        chunks.select_nth_unstable_by(k - 1, |a, b| b.approximate.total_cmp(&a.approximate));
+        exact.clear();
+        exact.extend(chunks[..k].iter().map(|chunk| Product { row: chunk.row, value: 0.0 }));
+        multiply(cpu, head, x, exact);
+        let threshold = exact.iter().map(|product| product.value).fold(f32::INFINITY, f32::min);
 
-        self.exact.clear();
-        for chunk in self.chunks.iter().filter(|chunk| chunk.upper >= threshold) {
+        exact.clear();
+        for chunk in chunks.iter().filter(|chunk| chunk.upper >= threshold) {
             let start = chunk.row as usize / CHUNK_ROWS * CHUNK_ROWS;
-            let uppers = &self.upper[start..self.upper.len().min(start + CHUNK_ROWS)];
-            if self.exact.len() + uppers.len() > self.upper.len() / MOST_EXACT {
+            let uppers = &upper[start..rows.min(start + CHUNK_ROWS)];
+            if exact.len() + uppers.len() > rows / MOST_EXACT {
                 return None;
             }
             let possible = uppers.iter().zip(start as u32..).filter(|&(&upper, _)| upper >= threshold);
-            self.exact.extend(possible.map(|(_, row)| Product { row, value: 0.0 }));
+            exact.extend(possible.map(|(_, row)| Product { row, value: 0.0 }));
         }
         // In the order of memory.
-        self.exact.sort_unstable_by_key(|product| product.row);
-        multiply(cpu, head, x, &mut self.exact);
-        if self.exact.len() > k {
-            self.exact.select_nth_unstable_by(k - 1, Product::by_rank);
+        exact.sort_unstable_by_key(|product| product.row);
+        multiply(cpu, head, x, exact);
+        if exact.len() > k {
+            exact.select_nth_unstable_by(k - 1, Product::by_rank);
         }
-        top.extend_from_slice(&self.exact[..k]);
-        top.sort_unstable_by(Product::by_rank);
-        Some(self.exact.len())
+        Some(exact.len())
     }
 
-    /// Multiplies the copy, and notes the upper bound of each row.
-    fn bound_all(&mut self, cpu: &Cpu) {
-        let Self { copy, bounds, query, upper, chunks, cols, .. } = self;
+    /// Multiplies the copy with the first `tokens` tokens, and notes the upper bounds of each row.
+    fn bound_all(&mut self, cpu: &Cpu, tokens: usize) {
+        let Self { copy, bounds, queries, planes, upper, chunks, cols, stride, .. } = self;
+        let queries = &queries[..tokens];
+        let planes: &[i8] = &bytemuck::cast_slice(planes)[..tokens * 2 * *stride];
         if let Copy::Ternary(codes) = copy {
-            codes.multiply(cpu, query);
+            codes.multiply(cpu, queries, planes);
         }
-        let copy = &*copy;
-        let (rows, isa) = (bounds.len(), cpu.isa());
-        let (to_upper, to_chunks) = (Disjoint::new(upper), Disjoint::new(chunks));
-        cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |n| {
+        let mut of_tokens = planes.chunks_exact(*stride);
+        let planes: [Planes; ALIKE_TOKENS] =
+            std::array::from_fn(|_| [0, 1].map(|_| of_tokens.next().unwrap_or_default()));
+        let pass =
+            Pass { isa: cpu.isa(), copy, bounds, queries, planes: &planes[..tokens], row_bytes: row_bytes(*cols) };
+        let rows = bounds.len();
+        let count = rows.div_ceil(CHUNK_ROWS);
+        let (upper, chunks) = (Disjoint::new(upper), Disjoint::new(chunks));
+        cpu.pool().run(count, |n| {
             let range = n * CHUNK_ROWS..rows.min((n + 1) * CHUNK_ROWS);
-            // SAFETY: chunks are disjoint ranges of rows.
-            let (upper, chunk) = unsafe { (to_upper.part(range.clone()), &mut to_chunks.part(n..n + 1)[0]) };
-            let bounds = &bounds[range.clone()];
-            let mut approximate = [f32::NEG_INFINITY; CHUNK_ROWS];
-            let approximate = &mut approximate[..range.len()];
-            match copy {
-                Copy::SixBits(codes) => {
-                    let row_bytes = row_bytes(*cols);
-                    let codes = &codes[range.start * row_bytes..range.end * row_bytes];
-                    let mut of_rows = [[0; 2]; CHUNK_ROWS];
-                    let of_rows = &mut of_rows[..range.len()];
-                    sums(isa, codes, query.planes(), of_rows);
-                    match isa.base() {
-                        #[cfg(target_arch = "x86_64")]
-                        Base::Avx2(avx2) => avx2::bound(avx2, query, bounds, of_rows, approximate, upper),
-                        _ => query.bound(bounds, of_rows, approximate, upper),
-                    }
+            with_sums(tokens, |sums| {
+                pass.multiply(range.clone(), sums);
+                for (token, sums) in sums.iter().enumerate() {
+                    let (first, chunk) = (token * rows, token * count + n);
+                    // SAFETY: chunks are disjoint ranges of rows, each of every token.
+                    let (upper, chunk) =
+                        unsafe { (upper.part(first + range.start..first + range.end), chunks.part(chunk..chunk + 1)) };
+                    chunk[0] = pass.bound(token, range.clone(), sums, upper);
                 }
-                Copy::Ternary(codes) => {
-                    query.bound_products(bounds, codes.products(range.clone()), codes.groups(), approximate, upper);
-                }
-            }
-            let highest = |values: &[f32]| values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-            let best = highest(approximate);
-            let at = approximate.iter().position(|&product| product == best).unwrap_or(0);
-            *chunk = Chunk { row: (range.start + at) as u32, approximate: best, upper: highest(upper) };
+            });
         });
     }
 }
 
-/// Sums of u times the upper and the lower bytes of the token, for each row; the same on every variant.
-fn sums(isa: Isa, codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
+/// Room for the sums of a chunk. That of one token is small: clearing room for eight would take 2 % of its time.
+fn with_sums(tokens: usize, work: impl FnOnce(&mut [Sums])) {
+    if tokens == 1 {
+        work(&mut [[[0; 2]; CHUNK_ROWS]]);
+    } else {
+        work(&mut [[[0; 2]; CHUNK_ROWS]; ALIKE_TOKENS][..tokens]);
+    }
+}
+
+/// One reading of the copy for some tokens.
+struct Pass<'a> {
+    isa: Isa,
+    copy: &'a Copy,
+    /// (rows)
+    bounds: &'a [Row],
+    /// (tokens)
+    queries: &'a [Query],
+    /// (tokens)
+    planes: &'a [Planes<'a>],
+    /// Of a row in 6 bits.
+    row_bytes: usize,
+}
+
+impl Pass<'_> {
+    /// Products of some rows in 6 bits with the bytes of each token. Those of ternary rows are there already.
+    fn multiply(&self, rows: Range<usize>, to: &mut [Sums]) {
+        if let Copy::SixBits(codes) = self.copy {
+            sums(self.isa, &codes[rows.start * self.row_bytes..rows.end * self.row_bytes], self.planes, to);
+        }
+    }
+
+    /// Upper bounds of the products of some rows with a token.
+    fn bound(&self, token: usize, rows: Range<usize>, sums: &Sums, upper: &mut [f32]) -> Chunk {
+        let (query, bounds, sums) = (&self.queries[token], &self.bounds[rows.clone()], &sums[..rows.len()]);
+        let mut approximate = [f32::NEG_INFINITY; CHUNK_ROWS];
+        let approximate = &mut approximate[..rows.len()];
+        match (self.copy, self.isa.base()) {
+            #[cfg(target_arch = "x86_64")]
+            (Copy::SixBits(_), Base::Avx2(avx2)) => avx2::bound(avx2, query, bounds, sums, approximate, upper),
+            (Copy::SixBits(_), _) => query.bound(bounds, sums, approximate, upper),
+            (Copy::Ternary(codes), _) => {
+                let products = codes.products(token, rows.clone());
+                query.bound_products(bounds, products, codes.groups(), approximate, upper);
+            }
+        }
+        let highest = |values: &[f32]| values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let best = highest(approximate);
+        let at = approximate.iter().position(|&product| product == best).unwrap_or(0);
+        Chunk { row: (rows.start + at) as u32, approximate: best, upper: highest(upper) }
+    }
+}
+
+/// Sums of u times the upper and the lower bytes of each token, for each row; the same on every variant.
+fn sums(isa: Isa, codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, codes, planes, sums),
+        Isa::Avx512Vnni(vnni) => avx512vnni::sums(vnni, codes, tokens, sums),
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDot(dot) => neondot::sums(dot, codes, planes, sums),
+        Isa::NeonDot(dot) => neondot::sums(dot, codes, tokens, sums),
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonI8mm(i8mm) => neondot::sums(i8mm.dot(), codes, planes, sums),
+        Isa::NeonI8mm(i8mm) => neondot::sums(i8mm.dot(), codes, tokens, sums),
         isa => match isa.base() {
-            Base::Scalar => scalar::sums(codes, planes, sums),
+            Base::Scalar => scalar::sums(codes, tokens, sums),
             #[cfg(target_arch = "x86_64")]
-            Base::Avx2(avx2) => avx2::sums(avx2, codes, planes, sums),
+            Base::Avx2(avx2) => avx2::sums(avx2, codes, tokens, sums),
             #[cfg(target_arch = "aarch64")]
-            Base::Neon(neon) => neon::sums(neon, codes, planes, sums),
+            Base::Neon(neon) => neon::sums(neon, codes, tokens, sums),
         },
     }
 }

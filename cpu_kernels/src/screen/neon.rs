@@ -2,7 +2,10 @@
 
 use std::arch::aarch64::*;
 
-use super::encode::{BLOCK, BLOCK_BYTES};
+use super::{
+    Planes, Sums,
+    encode::{BLOCK, BLOCK_BYTES},
+};
 use crate::{
     arm::{load_i8, load_u8},
     isa::Neon,
@@ -11,36 +14,59 @@ use crate::{
 /// Vectors of a run.
 pub const VECTORS: usize = 4;
 
-/// Sums of u times the upper and the lower bytes of the token, for each row.
-pub fn sums(_: Neon, codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
+/// Most tokens whose sums have room in registers beside the codes.
+pub const TOKENS: usize = 4;
+
+/// Sums of u times the upper and the lower bytes of each token, for each row.
+pub fn sums(_: Neon, codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
     // SAFETY: the capability token proves the feature.
-    unsafe { sums_neon(codes, planes, sums) }
+    unsafe { sums_neon(codes, tokens, sums) }
 }
 
 #[target_feature(enable = "neon")]
-fn sums_neon(codes: &[u8], planes: [&[i8]; 2], sums: &mut [[i32; 2]]) {
-    let planes = [planes[0].as_chunks::<BLOCK>().0, planes[1].as_chunks::<BLOCK>().0];
-    let row_bytes = planes[0].len() * BLOCK_BYTES;
-    for (row, sums) in codes.chunks_exact(row_bytes).zip(sums) {
-        let mut lanes = [[vdupq_n_s32(0); 2]; 2];
+fn sums_neon(codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
+    // More tokens read a chunk again, which is in the second-level cache then.
+    for (tokens, sums) in tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS)) {
+        match tokens.len() {
+            1 => pass::<1>(codes, tokens, sums),
+            2 => pass::<2>(codes, tokens, sums),
+            3 => pass::<3>(codes, tokens, sums),
+            _ => pass::<TOKENS>(codes, tokens, sums),
+        }
+    }
+}
+
+/// For `N` tokens.
+#[target_feature(enable = "neon")]
+fn pass<const N: usize>(codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
+    let tokens: &[Planes; N] = tokens.first_chunk().expect("N tokens");
+    let blocks = tokens[0][0].len() / BLOCK;
+    // The same length for all, in sight of the compiler, which then checks one index for all.
+    let planes = tokens.map(|planes| planes.map(|plane| &plane.as_chunks::<BLOCK>().0[..blocks]));
+    for (at, row) in codes.chunks_exact(blocks * BLOCK_BYTES).enumerate() {
+        let mut lanes = [[[vdupq_n_s32(0); 2]; 2]; N];
         for (at, block) in row.as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
             for vector in 0..VECTORS {
                 let u = unpack(block, vector);
-                for plane in 0..2 {
-                    let values: &[[i8; 16]] = planes[plane][at].as_chunks().0;
-                    // The four products of a lane are at most 4 * 63 * 128 = 32256 together.
-                    let (mut low, mut high) = (vdupq_n_s16(0), vdupq_n_s16(0));
-                    for run in 0..4 {
-                        let values = load_i8(&values[run * VECTORS + vector]);
-                        low = vmlal_s8(low, vget_low_s8(u[run]), vget_low_s8(values));
-                        high = vmlal_high_s8(high, u[run], values);
+                for n in 0..N {
+                    for plane in 0..2 {
+                        let values: &[[i8; 16]] = planes[n][plane][at].as_chunks().0;
+                        // The four products of a lane are at most 4 * 63 * 128 = 32256 together.
+                        let (mut low, mut high) = (vdupq_n_s16(0), vdupq_n_s16(0));
+                        for run in 0..4 {
+                            let values = load_i8(&values[run * VECTORS + vector]);
+                            low = vmlal_s8(low, vget_low_s8(u[run]), vget_low_s8(values));
+                            high = vmlal_high_s8(high, u[run], values);
+                        }
+                        lanes[n][plane][0] = vpadalq_s16(lanes[n][plane][0], low);
+                        lanes[n][plane][1] = vpadalq_s16(lanes[n][plane][1], high);
                     }
-                    lanes[plane][0] = vpadalq_s16(lanes[plane][0], low);
-                    lanes[plane][1] = vpadalq_s16(lanes[plane][1], high);
                 }
             }
         }
-        *sums = lanes.map(|[a, b]| vaddvq_s32(vaddq_s32(a, b)));
+        for n in 0..N {
+            sums[n][at] = lanes[n].map(|[a, b]| vaddvq_s32(vaddq_s32(a, b)));
+        }
     }
 }
 

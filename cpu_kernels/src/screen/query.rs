@@ -1,9 +1,6 @@
-//! The token that the copy is multiplied with, in 16 bits, and what its rounding adds to the bounds.
+//! A token that the copy is multiplied with, in 16 bits, and what its rounding adds to the bounds.
 
-use super::{
-    Line,
-    encode::{Row, ZERO},
-};
+use super::encode::{Row, ZERO};
 use crate::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Base;
@@ -14,12 +11,9 @@ const LARGEST: f64 = 127.0 * 256.0;
 /// Below this the step would not be a normal number.
 const TINY: f32 = 1e-30;
 
-/// x̂ = step * (256 * high + low), both i8.
+/// What is kept of a token beside its bytes: x̂ = step * (256 * high + low), both i8.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// Upper bytes, then lower bytes; (2, stride), zero past the end of x.
-    planes: Vec<Line>,
-    stride: usize,
     /// What the sums hold too much, as u is a code: the code of 0 times the sum of 256 * high + low.
     zeros: f64,
     step: f64,
@@ -44,16 +38,9 @@ pub struct Rounded {
 }
 
 impl Query {
-    /// Room for tokens of up to `stride` values, a multiple of 64.
-    pub fn new(stride: usize) -> Self {
-        let line = Line([0; 64]);
-        Self { planes: vec![line; 2 * stride / size_of::<Line>()], stride, ..Self::default() }
-    }
-
-    /// Takes `x`; `None` if it has a value that is not finite, or only ones too small to be scaled.
-    pub fn set(&mut self, isa: Isa, x: &[f32]) -> Option<()> {
-        let stride = self.stride;
-        let (high, low) = bytemuck::cast_slice_mut(&mut self.planes).split_at_mut(stride);
+    /// Takes `x`, and puts its bytes into `high` and `low`; `None` if it has a value that is not finite, or only ones too
+    /// small to be scaled.
+    pub fn new(isa: Isa, x: &[f32], high: &mut [i8], low: &mut [i8]) -> Option<Self> {
         let rounded = match isa.base() {
             #[cfg(target_arch = "x86_64")]
             Base::Avx2(avx2) => super::avx2::round(avx2, x, high, low),
@@ -62,19 +49,21 @@ impl Query {
         let cols = x.len() as f64;
         let units = (cols + 8.0) * f64::from(f32::EPSILON) / 2.0;
         let gamma = units / (1.0 - units);
-        self.zeros = f64::from(ZERO) * rounded.sum as f64;
-        self.step = rounded.step;
         // The sums are of f64 and off by less than 1e-9 of themselves.
-        self.norm = rounded.squares.sqrt() * (1.0 + 1e-9);
-        let missed = rounded.missed.sqrt() * (1.0 + 1e-9) + self.norm * 1e-12;
-        self.of_error = self.norm + missed;
-        self.of_norm = missed + gamma * self.norm;
-        // A product or sum that underflows loses at most the smallest number.
-        self.least = 2.0 * cols * f64::from(f32::from_bits(1));
-        // Both together are x̂, and no lower byte is beyond 128.
-        self.reach = self.norm + missed + 256.0 * self.step * cols.sqrt();
-        self.cols = cols;
-        Some(())
+        let norm = rounded.squares.sqrt() * (1.0 + 1e-9);
+        let missed = rounded.missed.sqrt() * (1.0 + 1e-9) + norm * 1e-12;
+        Some(Self {
+            zeros: f64::from(ZERO) * rounded.sum as f64,
+            step: rounded.step,
+            of_error: norm + missed,
+            of_norm: missed + gamma * norm,
+            // A product or sum that underflows loses at most the smallest number.
+            least: 2.0 * cols * f64::from(f32::from_bits(1)),
+            norm,
+            // Both together are x̂, and no lower byte is beyond 128.
+            reach: norm + missed + 256.0 * rounded.step * cols.sqrt(),
+            cols,
+        })
     }
 
     /// At least |x|.
@@ -85,17 +74,6 @@ impl Query {
     /// What x̂ is a multiple of, rounded.
     pub fn step(&self) -> f32 {
         self.step as f32
-    }
-
-    /// (2, stride) upper bytes, then lower bytes.
-    pub fn values(&self) -> &[i8] {
-        bytemuck::cast_slice(&self.planes)
-    }
-
-    /// Upper and lower bytes.
-    pub fn planes(&self) -> [&[i8]; 2] {
-        let (high, low) = self.values().split_at(self.stride);
-        [high, low]
     }
 
     /// ŵ x̂ of some rows, from their sums of u * high and u * low, and what the product as `dense::matmul` computes it

@@ -1,6 +1,7 @@
 //! Heads of ternary weights: in place of a copy in 6 bits the weights themselves in 2, 16 rows side by side, which the
-//! kernels of ternary matrices multiply with the upper and the lower bytes of the token, as two tokens. Nothing of a
-//! weight is left out, so the bounds hold only what rounding adds: of the token to 16 bits, and of sums in f32.
+//! kernels of ternary matrices multiply with the upper and the lower bytes of a token, as two tokens. Nothing of a
+//! weight is left out, so the bounds hold only what rounding adds: of the token to 16 bits, and of sums in f32. Those sums
+//! are the same bits for any number of tokens, see the module `grouped`.
 
 use std::{
     ops::Range,
@@ -32,11 +33,11 @@ pub struct Codes {
     cols: usize,
     /// Of a row.
     groups: usize,
-    /// The upper and the lower bytes of the token.
-    token: QuantizedActs,
-    /// What they are multiplied by, (2, groups).
+    /// The upper and the lower bytes of each token.
+    halves: QuantizedActs,
+    /// What they are multiplied by, (tokens, 2, groups).
     steps: Vec<f32>,
-    /// (2, rows)
+    /// (tokens, 2, rows)
     products: Vec<f32>,
 }
 
@@ -47,9 +48,9 @@ pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
 }
 
 impl Codes {
-    /// The codes of `head`, and what bounds need of each row. `None` if it is of another type, or has a code that is no
-    /// ternary weight, or a scale that is not finite.
-    pub fn new(cpu: &Cpu, head: &DenseView) -> Option<(Self, Vec<Row>)> {
+    /// The codes of `head`, with room for `tokens` tokens, and what bounds need of each row. `None` if it is of another
+    /// type, or has a code that is no ternary weight, or a scale that is not finite.
+    pub fn new(cpu: &Cpu, head: &DenseView, tokens: usize) -> Option<(Self, Vec<Row>)> {
         let DenseView { rows, cols, data, ty } = *head;
         let codec = Codec::new(ty.dialect()?, rows, cols).ok()?;
         let scales = codec.scales(data).ok()?;
@@ -79,9 +80,9 @@ impl Codes {
             return None;
         }
         let scales = scales.reordered(rows, cols, Layout::I2sP128, Layout::I2sR16);
-        let token = QuantizedActs::with_group(2, cols, Some(size));
-        let (steps, products) = (vec![0.0; 2 * groups], vec![0.0; 2 * rows]);
-        Some((Self { codes, scales, rows, cols, groups, token, steps, products }, kept))
+        let halves = QuantizedActs::with_group(2 * tokens, cols, Some(size));
+        let (steps, products) = (vec![0.0; 2 * tokens * groups], vec![0.0; 2 * tokens * rows]);
+        Some((Self { codes, scales, rows, cols, groups, halves, steps, products }, kept))
     }
 
     /// Groups of a row.
@@ -89,21 +90,25 @@ impl Codes {
         self.groups
     }
 
-    /// Multiplies all rows with the bytes of `query`, which has the columns of the head.
-    pub fn multiply(&mut self, cpu: &Cpu, query: &Query) {
-        let (of_high, of_low) = self.steps.split_at_mut(self.groups);
-        // A product with a power of 2 is exact.
-        of_high.fill(256.0 * query.step());
-        of_low.fill(query.step());
-        self.token.set_raw(self.cols, query.values(), &self.steps);
+    /// Multiplies all rows with the bytes of tokens, `planes` (tokens, 2, cols).
+    pub fn multiply(&mut self, cpu: &Cpu, queries: &[Query], planes: &[i8]) {
+        let steps = &mut self.steps[..2 * queries.len() * self.groups];
+        for (steps, query) in steps.chunks_exact_mut(2 * self.groups).zip(queries) {
+            let (of_high, of_low) = steps.split_at_mut(self.groups);
+            // A product with a power of 2 is exact.
+            of_high.fill(256.0 * query.step());
+            of_low.fill(query.step());
+        }
+        self.halves.set_raw(self.cols, planes, steps);
         let (codes, scales) = (&self.codes, self.scales.view());
         let weights = TernaryView { rows: self.rows, cols: self.cols, codes, layout: Layout::I2sR16, scales };
-        ternary::matmul(cpu, &self.token, &mut [Part { weights, out: &mut self.products, add: false }]);
+        let out = &mut self.products[..2 * queries.len() * self.rows];
+        ternary::matmul(cpu, &self.halves, &mut [Part { weights, out, add: false }]);
     }
 
-    /// Products of some rows with the upper and with the lower bytes.
-    pub fn products(&self, rows: Range<usize>) -> [&[f32]; 2] {
-        let (high, low) = self.products.split_at(self.rows);
+    /// Products of some rows with the upper and with the lower bytes of a token.
+    pub fn products(&self, token: usize, rows: Range<usize>) -> [&[f32]; 2] {
+        let (high, low) = self.products[2 * token * self.rows..][..2 * self.rows].split_at(self.rows);
         [&high[rows.clone()], &low[rows]]
     }
 }

@@ -67,7 +67,7 @@ fn check(what: &str, ty: DenseType, cols: usize, weights: &[f32], x: &[f32], k: 
 fn check_head(what: &str, head: DenseView, x: &[f32], k: usize) -> Option<usize> {
     let mut exact = None;
     for cpu in cpus() {
-        let mut screen = Screen::new(&cpu, head).expect("a finite head");
+        let mut screen = Screen::new(&cpu, head, 1).expect("a finite head");
         let mut top = vec![Product { row: 7, value: 7.0 }];
         exact = screen.top(&cpu, head, x, k, &mut top);
         let expected = if exact.is_some() { by_sorting(&cpu, head, x, k) } else { Vec::new() };
@@ -89,9 +89,9 @@ fn the_copy_is_the_same_on_every_variant_and_off_by_no_more_than_it_says() {
             weights[2 * cols] = 6e4;
             let bytes = bytes_of(ty, cols, &weights);
             let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
-            let reference = Screen::new(&Cpu::new(Isa::Scalar, 1), head).unwrap();
+            let reference = Screen::new(&Cpu::new(Isa::Scalar, 1), head, 1).unwrap();
             for cpu in cpus() {
-                let screen = Screen::new(&cpu, head).unwrap();
+                let screen = Screen::new(&cpu, head, 1).unwrap();
                 assert_eq!(screen.bounds, reference.bounds, "{cpu:?}");
                 assert!(six_bits(&screen) == six_bits(&reference), "{cpu:?}");
             }
@@ -126,18 +126,21 @@ fn sums_are_those_of_the_reference() {
     for blocks in [1, 2, 10] {
         let rows = 5;
         let mut codes: Vec<u8> = rng.i8s(rows * blocks * BLOCK_BYTES).iter().map(|&x| x as u8).collect();
-        let mut planes = [rng.i8s(blocks * BLOCK), rng.i8s(blocks * BLOCK)];
-        // The largest sums there are.
         codes[..blocks * BLOCK_BYTES].fill(0xFF);
-        planes[1].fill(-128);
-        let planes = planes.each_ref().map(Vec::as_slice);
-        let mut expected = vec![[0; 2]; rows];
-        scalar::sums(&codes, planes, &mut expected);
-        assert_eq!(expected[0][1], -128 * 63 * (blocks * BLOCK) as i32);
+        let mut tokens: Vec<[Vec<i8>; 2]> =
+            (0..ALIKE_TOKENS).map(|_| [rng.i8s(blocks * BLOCK), rng.i8s(blocks * BLOCK)]).collect();
+        // The largest sums there are.
+        tokens[0][1].fill(-128);
+        let tokens: Vec<Planes> = tokens.iter().map(|planes| planes.each_ref().map(Vec::as_slice)).collect();
+        let mut expected = [[[7; 2]; CHUNK_ROWS]; ALIKE_TOKENS];
+        scalar::sums(&codes, &tokens, &mut expected);
+        assert_eq!(expected[0][0][1], -128 * 63 * (blocks * BLOCK) as i32);
         for isa in Isa::available() {
-            let mut found = vec![[7; 2]; rows];
-            sums(isa, &codes, planes, &mut found);
-            assert_eq!(found, expected, "{isa}, {blocks} blocks");
+            for count in 1..=ALIKE_TOKENS {
+                let mut found = [[[7; 2]; CHUNK_ROWS]; ALIKE_TOKENS];
+                sums(isa, &codes, &tokens[..count], &mut found[..count]);
+                assert_eq!(found[..count], expected[..count], "{isa}, {blocks} blocks, {count} tokens");
+            }
         }
     }
 }
@@ -177,7 +180,7 @@ fn near_ties_are_decided_as_the_full_product_decides_them() {
         let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
         let cpu = Cpu::new(Isa::detect(), 2);
         let mut top = Vec::new();
-        Screen::new(&cpu, head).unwrap().top(&cpu, head, &x, 3, &mut top).unwrap();
+        Screen::new(&cpu, head, 1).unwrap().top(&cpu, head, &x, 3, &mut top).unwrap();
         assert_eq!(top.iter().map(|product| product.row).collect::<Vec<_>>(), [17, 63, 64]);
     }
     for round in 0..50 {
@@ -228,7 +231,7 @@ fn what_bounds_say_nothing_about_is_left_to_the_full_product() {
         with_bad[500 * cols + 3] = bad;
         let bytes = bytes_of(DenseType::F32, cols, &with_bad);
         let head = DenseView::new(rows, cols, &bytes, DenseType::F32).unwrap();
-        assert!(Screen::new(&cpu, head).is_none(), "{bad}");
+        assert!(Screen::new(&cpu, head, 1).is_none(), "{bad}");
     }
     let huge: Vec<f32> = weights.iter().map(|w| w * 1e30).collect();
     let large_x: Vec<f32> = rng.floats(cols).iter().map(|x| x * 1e9).collect();
@@ -304,9 +307,9 @@ fn no_row_of_a_ternary_head_exceeds_its_bound() {
         for x_scale in [1.0, 1e-29, 1e20] {
             let x: Vec<f32> = rng.floats(cols).iter().map(|x| x * x_scale).collect();
             for cpu in cpus() {
-                let mut screen = Screen::new(&cpu, head).unwrap();
-                screen.query.set(cpu.isa(), &x).unwrap();
-                screen.bound_all(&cpu);
+                let mut screen = Screen::new(&cpu, head, 1).unwrap();
+                assert!(screen.set(cpu.isa(), 0, &x, 1));
+                screen.bound_all(&cpu, 1);
                 dense::matmul(&cpu, head, &x, &mut exact);
                 for (row, (&exact, &upper)) in exact.iter().zip(&screen.upper).enumerate() {
                     let norm = screen.bounds[row].norm * x_scale * (cols as f32).sqrt();
@@ -327,7 +330,7 @@ fn a_head_with_other_weights_than_ternary_ones_has_no_screen() {
     for (ty, dialect, size) in TERNARY {
         let scales = vec![f16::ONE; rows * cols / size];
         let bytes = ternary_head(dialect, size, cols, &vec![2; rows * cols], &scales);
-        let screen = |bytes: &[u8]| Screen::new(&cpu, DenseView::new(rows, cols, bytes, ty).unwrap());
+        let screen = |bytes: &[u8]| Screen::new(&cpu, DenseView::new(rows, cols, bytes, ty).unwrap(), 1);
         assert!(screen(&bytes).is_some(), "{ty:?}");
         // One byte of four codes; all blocks but those of TQ2_0 begin with their scale.
         let block = bytes.len() - ty.block_bytes();
@@ -339,4 +342,60 @@ fn a_head_with_other_weights_than_ternary_ones_has_no_screen() {
         infinite[block + scale_at..][..2].copy_from_slice(&f16::INFINITY.to_le_bytes());
         assert!(screen(&infinite).is_none(), "{ty:?}");
     }
+}
+
+/// Tokens with other counts, among them some that get nothing, in every place.
+#[test]
+fn tokens_together_get_what_each_gets_alone() {
+    let mut rng = Rng::new(50);
+    let (rows, cols) = (3100, 512);
+    let dense = [DenseType::F32, DenseType::F16, DenseType::Q8_0].map(|ty| (ty, None));
+    for (ty, ternary) in dense.into_iter().chain(TERNARY.map(|(ty, dialect, size)| (ty, Some((dialect, size))))) {
+        let bytes = if let Some((dialect, size)) = ternary {
+            let scales: Vec<f16> = rng.floats(rows * cols / size).into_iter().map(|x| f16::from_f32(x + 1.2)).collect();
+            ternary_head(dialect, size, cols, &rng.codes(rows * cols), &scales)
+        } else {
+            bytes_of(ty, cols, &rng.floats(rows * cols))
+        };
+        let head = DenseView::new(rows, cols, &bytes, ty).unwrap();
+        for cpu in cpus() {
+            let mut one = Screen::new(&cpu, head, 1).unwrap();
+            let mut screen = Screen::new(&cpu, head, ALIKE_TOKENS).unwrap();
+            let mut tops = vec![Top::default(); ALIKE_TOKENS];
+            for tokens in 0..=ALIKE_TOKENS {
+                let mut x = rng.floats(tokens * cols);
+                for (t, top) in tops[..tokens].iter_mut().enumerate() {
+                    // None wanted, too many, or as many as there may be.
+                    top.count = [1, 2, 3, 0, 1, 2, 4, 3][(t + tokens) % 8];
+                }
+                if tokens > 2 {
+                    x[(tokens / 2) * cols + 7] = f32::NAN;
+                    // Products that may overflow.
+                    x[..cols].iter_mut().for_each(|x| *x *= 1e36);
+                }
+                screen.top_rows(&cpu, head, &x, &mut tops[..tokens]);
+                let mut found = 0;
+                for (t, top) in tops[..tokens].iter().enumerate() {
+                    let (x, mut alone) = (&x[t * cols..][..cols], Vec::new());
+                    let exact = one.top(&cpu, head, x, top.count, &mut alone);
+                    let what = format!("{ty:?}, {cpu:?}, token {t} of {tokens}, {} wanted", top.count);
+                    assert_eq!((&top.products, top.exact), (&alone, exact), "{what}");
+                    if exact.is_some() {
+                        assert_eq!(alone, by_sorting(&cpu, head, x, top.count), "{what}");
+                        found += 1;
+                    }
+                }
+                assert!(found > 0 || tokens < 2, "{ty:?}, {cpu:?}: nothing for {tokens} tokens");
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "3 tokens in room for 2")]
+fn more_tokens_than_there_is_room_for_panic() {
+    let cpu = &cpus()[0];
+    let bytes = bytes_of(DenseType::F32, 4, &[0.5; 40]);
+    let head = DenseView::new(10, 4, &bytes, DenseType::F32).unwrap();
+    Screen::new(cpu, head, 2).unwrap().top_rows(cpu, head, &[1.0; 12], &mut vec![Top::default(); 3]);
 }

@@ -117,6 +117,18 @@ pub fn sum_each(x: [__m512; 4]) -> __m128 {
     _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
 }
 
+/// As [`sum_each`], of 16 x i32.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+pub fn sum_each_i32(x: [__m512i; 4]) -> __m128i {
+    let [a, b, c, d] = x;
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let quarters = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let halves = _mm256_add_epi32(_mm512_castsi512_si256(quarters), _mm512_extracti64x4_epi64::<1>(quarters));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn upper_half(x: __m512) -> __m256 {

@@ -149,7 +149,7 @@ impl Head {
 /// A copy of the head in fewer bits.
 fn screen(cpu: &Cpu, model: &Model) -> Option<Screen> {
     let start = Instant::now();
-    let screen = Screen::new(cpu, model.weights.head().view());
+    let screen = Screen::new(cpu, model.weights.head().view(), 1);
     log::debug!("a copy of the head in few bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     screen
 }
