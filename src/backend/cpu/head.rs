@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bitnet_cpu_kernels::{
     ALIKE_TOKENS, Cpu, dense, norm,
-    screen::{Product, Screen},
+    screen::{Screen, Top},
 };
 
 use super::super::{Activations, Batch, Rest, Scored, SlotId, Want};
@@ -23,21 +23,21 @@ pub(super) struct Head {
     kept: Vec<f32>,
     /// Rows of the batch that want candidates.
     top_rows: Vec<usize>,
-    /// The highest products of one of them.
-    highest: Vec<Product>,
+    /// The highest products of each of them.
+    tops: Vec<Top>,
 }
 
 impl Head {
     pub fn new(cpu: &Cpu, model: &Model, sizes: &Sizes) -> Self {
         let dim = model.config.dim;
-        let screen = if sizes.head_screen { screen(cpu, model) } else { None };
+        let screen = if sizes.head_screen { screen(cpu, model, sizes) } else { None };
         Self {
             most_top: if screen.is_some() { Screen::most_top(model.config.vocab) } else { 0 },
             screen,
             normed: vec![0.0; sizes.batch_tokens * dim],
             kept: vec![0.0; sizes.sequences * dim],
             top_rows: Vec::with_capacity(ALIKE_TOKENS),
-            highest: Vec::new(),
+            tops: vec![Top::default(); ALIKE_TOKENS],
         }
     }
 
@@ -122,16 +122,22 @@ impl Head {
     /// The highest logits of the rows of `top_rows`, whose norms stand behind `before` others. Where the bounds are of no
     /// use for a row, its logits in full.
     fn run_screen(&mut self, cpu: &Cpu, model: &Model, batch: &Batch, before: usize, out: &mut Activations) {
-        let Self { screen: Some(screen), normed, top_rows, highest, .. } = self else {
+        let Self { screen: Some(screen), normed, top_rows, tops, .. } = self else {
             unreachable!("rows want candidates only where there is a copy")
         };
         let (dim, vocab, head) = (model.config.dim, model.config.vocab, model.weights.head().view());
         let x = &normed[before * dim..][..top_rows.len() * dim];
-        for (at, &row) in top_rows.iter().enumerate() {
+        let tops = &mut tops[..top_rows.len()];
+        for (top, &row) in tops.iter_mut().zip(&*top_rows) {
+            if let Want::Top(count) = batch.rows[row].want {
+                top.count = count;
+            }
+        }
+        screen.top_rows(cpu, head, x, tops);
+        for ((top, x), &row) in tops.iter().zip(x.chunks_exact(dim)).zip(&*top_rows) {
             let output = &mut out.rows[row];
-            let Want::Top(count) = batch.rows[row].want else { continue };
-            if let Some(exact) = screen.top(cpu, head, &x[at * dim..][..dim], count, highest) {
-                let found = highest.iter().map(|product| Scored { id: product.row, logit: product.value });
+            if let Some(exact) = top.exact {
+                let found = top.products.iter().map(|product| Scored { id: product.row, logit: product.value });
                 output.candidates.top.extend(found);
                 output.candidates.rest = Rest::Lower;
                 output.head_rows = exact;
@@ -139,17 +145,17 @@ impl Head {
             }
             let first = out.logits.len() / vocab;
             out.logits.resize((first + 1) * vocab, 0.0);
-            dense::matmul(cpu, head, &x[at * dim..][..dim], &mut out.logits[first * vocab..]);
+            dense::matmul(cpu, head, x, &mut out.logits[first * vocab..]);
             output.logits = first..first + 1;
             output.head_rows = vocab;
         }
     }
 }
 
-/// A copy of the head in fewer bits.
-fn screen(cpu: &Cpu, model: &Model) -> Option<Screen> {
+/// A copy of the head in fewer bits, for one token of each sequence.
+fn screen(cpu: &Cpu, model: &Model, sizes: &Sizes) -> Option<Screen> {
     let start = Instant::now();
-    let screen = Screen::new(cpu, model.weights.head().view(), 1);
+    let screen = Screen::new(cpu, model.weights.head().view(), sizes.sequences.clamp(1, ALIKE_TOKENS));
     log::debug!("a copy of the head in few bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     screen
 }
