@@ -1,16 +1,17 @@
 // q, k: (RMSNorm over the head, where the model has it) then rotated; k, v appended to the cache; o = sum_j e^(s_j - m) v_j
 // In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then sin; norms (head_dim).
-// Out: k_cache, v_cache (positions, kv_heads, head_dim) at start + t: kv_cache.wgsl; parts (tokens, splits, heads, head_dim + 2).
+// Out: k_cache, v_cache (rows of positions, kv_heads, head_dim) at base + position: kv_cache.wgsl; parts (tokens, splits, heads, head_dim + 2).
 // Grid: (kv_heads * ceil(heads / kv_heads / 4), splits, tokens). A workgroup takes up to four query heads of one kv head.
 // Reference: bitnet_cpu_kernels::rope::apply, attention::{KvCache::append, attend}. Test: tests/gpu/ops/.
 //
 // m = max(s_j), l = sum_j e^(s_j - m), s_j = scale * q . k_j, over one split of the keys. Parts are o, m and l, or, when
 // there is one split, o / l; attention_merge.wgsl merges several. The keys and values of this step are taken from x, not
-// from the cache, which other workgroups write meanwhile: rounded as the cache rounds them.
+// from the cache, which other workgroups write meanwhile: rounded as the cache rounds them. Tokens of several sequences
+// share nothing but the dispatch.
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   heads: u32,
@@ -33,7 +34,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> rope: array<f32>;
 @group(0) @binding(4) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(5) var<storage, read> k_norm: array<f32>;
-@group(0) @binding(6) var<storage, read_write> damage: atomic<u32>;
+@group(0) @binding(6) var<storage, read_write> batch: Batch;
 @group(0) @binding(7) var<storage, read_write> parts: array<f32>;
 
 override SPLIT_KEYS: u32 = 128u; // keys for which there is a split, while there are splits
@@ -42,11 +43,12 @@ override SPLIT_KEYS: u32 = 128u; // keys for which there is a split, while there
 const TILE: u32 = 32u;
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
 
-override FRESH: u32 = 256u; // tokens of a step times head_dim
+override FRESH: u32 = 256u; // most tokens of a step times head_dim
 
 var<workgroup> q: array<f32, 1024>;    // (4 heads, head_dim)
-var<workgroup> fresh: array<f32, FRESH>; // (tokens of the step, head_dim): keys of this kv head
-var<workgroup> fresh_steps: array<Step, 64>; // (8 tokens of the step, 8 blocks): of the values, where they are q8_0
+var<workgroup> own: Token;
+var<workgroup> fresh: array<f32, FRESH>; // (new tokens of the sequence, head_dim): keys of this kv head
+var<workgroup> fresh_steps: array<Step, 64>; // (8 new tokens, 8 blocks): of the values, where they are q8_0
 var<workgroup> score: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> share: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> fade: array<f32, 4>;    // what the sums so far are multiplied by; at the end l
@@ -59,7 +61,13 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let head_first = kv_head * per_kv + (group.x % bundles) * 4u;
   let count = min(4u, (kv_head + 1u) * per_kv - head_first);
   let token = group.z;
-  let position = p.start + token;
+  // Through workgroup memory, which makes it known to be the same for all: there are barriers in what depends on it.
+  if (i == 0u) { own = batch.tokens[token]; }
+  let at_token = workgroupUniformLoad(&own);
+  let window_row = at_token.base - WINDOW_BASE; // wraps to a huge number before the window
+  if (window_row >= WINDOW_ROWS) { return; }
+  let position = at_token.position;
+  let cached = position - (token - at_token.first); // keys that earlier steps have cached
   let keys = position + 1u;
   // As if the token were alone, so that tokens checked together give the same bits; its empty splits are at the end.
   let splits = min((keys + SPLIT_KEYS - 1u) / SPLIT_KEYS, p.splits);
@@ -80,11 +88,11 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   for (var e = count * p.head_dim + i; e < 4u * p.head_dim; e += WG) { q[e] = 0.0; }
 
   // One workgroup of each kv head and token appends to the cache.
-  for (var key = max(begin, p.start); key < end; key++) {
+  for (var key = max(begin, cached); key < end; key++) {
     let appends = group.x % bundles == 0u && key == position;
-    let x_row = (key - p.start) * p.stride + kv_head * p.head_dim;
-    let at = (key - p.start) * p.head_dim;
-    let row = key * p.kv_heads + kv_head;
+    let x_row = (at_token.first + key - cached) * p.stride + kv_head * p.head_dim;
+    let at = (key - cached) * p.head_dim;
+    let row = (window_row + key) * p.kv_heads + kv_head;
     load_head(x_row + p.k_offset, false, true, lane);
     for (var pair = i; pair < pairs; pair += WG) {
       let e = 2u * pair;
@@ -119,7 +127,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       workgroupBarrier(); // the keys in `kept` are not read any more
       for (var e = i; e < p.head_dim; e += WG) { kept[e] = x[x_row + p.v_offset + e]; }
       find_steps(lane);
-      for (var b = i; b < q8_blocks(); b += WG) { fresh_steps[(key - p.start) * 8u + b] = steps[b]; }
+      for (var b = i; b < q8_blocks(); b += WG) { fresh_steps[(key - cached) * 8u + b] = steps[b]; }
       if (appends) {
         for (var w = i; w < q8_row_words(); w += WG) { v_cache[row * q8_row_words() + w] = q8_word(w); }
       }
@@ -138,8 +146,8 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     if (key < end) {
       let mine = my_head * p.head_dim;
       var dot_product = 0.0;
-      let row = key * p.kv_heads + kv_head;
-      if (key < p.start && K_TYPE == Q8_CACHE) {
+      let row = (window_row + key) * p.kv_heads + kv_head;
+      if (key < cached && K_TYPE == Q8_CACHE) {
         // The same order of additions; codes past the head are 0.
         let at = row * q8_row_words();
         for (var w = 0u; w < q8_code_words(); w++) {
@@ -149,13 +157,13 @@ fn kernel(group: vec3<u32>, lane: Lane) {
           dot_product += k.x * q[there] + k.y * q[there + 1u];
           dot_product += k.z * q[there + 2u] + k.w * q[there + 3u];
         }
-      } else if (key < p.start) {
+      } else if (key < cached) {
         for (var d = 0u; d < pairs; d++) {
           let k = load_k(row, d);
           dot_product += k.x * q[mine + 2u * d] + k.y * q[mine + 2u * d + 1u];
         }
       } else {
-        let at = (key - p.start) * p.head_dim;
+        let at = (key - cached) * p.head_dim;
         for (var d = 0u; d < pairs; d++) {
           dot_product += fresh[at + 2u * d] * q[mine + 2u * d] + fresh[at + 2u * d + 1u] * q[mine + 2u * d + 1u];
         }
@@ -178,13 +186,13 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       for (var h = 0u; h < 4u; h++) { o[h] *= fade[h]; }
       for (var j = 0u; j < min(TILE, end - first); j++) {
         var v = vec2<f32>();
-        if (first + j < p.start) {
-          v = load_v((first + j) * p.kv_heads + kv_head, i);
+        if (first + j < cached) {
+          v = load_v((window_row + first + j) * p.kv_heads + kv_head, i);
         } else {
-          let at = (first + j - p.start) * p.stride + p.v_offset + kv_head * p.head_dim + 2u * i;
+          let at = (at_token.first + first + j - cached) * p.stride + p.v_offset + kv_head * p.head_dim + 2u * i;
           v = vec2(x[at], x[at + 1u]);
           if (V_TYPE == Q8_CACHE) {
-            let step = fresh_steps[(first + j - p.start) * 8u + i / 16u];
+            let step = fresh_steps[(first + j - cached) * 8u + i / 16u];
             v = vec2(q8_rounded(v.x, step), q8_rounded(v.y, step));
           } else if (V_TYPE != F32_CACHE) {
             v = unpack2x16float(f16_pack(v));

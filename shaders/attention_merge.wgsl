@@ -6,7 +6,7 @@
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   heads: u32,

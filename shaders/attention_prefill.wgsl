@@ -1,12 +1,12 @@
-// out[t][h] = softmax_j(scale * q[t][h] . k_j, j <= start + t) . v_j, for 16 tokens and one head a workgroup
-// In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (positions, kv_heads, head_dim): kv_cache.wgsl.
+// out[t][h] = softmax_j(scale * q[t][h] . k_j, j <= position of t) . v_j, for 16 tokens and one head a workgroup
+// In: x (tokens, stride) f32 with rotated q at q_offset; k_cache, v_cache (kv_cache.wgsl); batch, of one sequence.
 // Out: out (tokens, heads, head_dim) f32.
 // Grid: (heads, ceil(tokens / 16)). 256 invocations make a 16 x 16 tile of scores, 32 elements of the heads at a time.
 // Reference: bitnet_cpu_kernels::attention::attend. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   heads: u32,
@@ -21,6 +21,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> k_cache: array<u32>;
 @group(0) @binding(2) var<storage, read> v_cache: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read> batch: array<vec4<u32>>; // common/batch.wgsl, read only: its state, then its tokens
 
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
 
@@ -30,13 +31,15 @@ var<workgroup> k_tile: array<f32, 528>; // (16 keys, 33)
 var<workgroup> tile: array<f32, 272>;   // (16 tokens, 17): scores, then shares
 
 fn kernel(group: vec3<u32>, lane: Lane) {
+  let start = batch[1].y; // position of the first token
+  let window_row = batch[1].w - WINDOW_BASE;
   let down = lane.index / 16u;   // the token of this invocation
   let across = lane.index % 16u; // its key, later its pairs of elements
   let head = group.x;
   let kv_head = head / (p.heads / p.kv_heads);
   let token = group.y * 16u + down;
   let base = min(token, p.tokens - 1u) * p.stride + p.q_offset + head * p.head_dim;
-  let keys = p.start + min(group.y * 16u + 16u, p.tokens); // that any token of this tile may see
+  let keys = start + min(group.y * 16u + 16u, p.tokens); // that any token of this tile may see
   let pairs = p.head_dim / 2u;
 
   var m = LOWEST;
@@ -45,7 +48,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   for (var first = 0u; first < keys; first += 16u) {
     var s = 0.0;
     // Staging: row `down` of both tiles, pair `across`.
-    let key_row = min(first + down, keys - 1u) * p.kv_heads + kv_head;
+    let key_row = (window_row + min(first + down, keys - 1u)) * p.kv_heads + kv_head;
     for (var d = 0u; d < pairs; d += 16u) {
       var q_pair = vec2(0.0, 0.0);
       var k_pair = vec2(0.0, 0.0);
@@ -61,7 +64,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
       for (var e = 0u; e < 32u; e++) { s += q_tile[down * 33u + e] * k_tile[across * 33u + e]; }
       workgroupBarrier();
     }
-    s = select(LOWEST, s * p.scale, first + across <= p.start + token);
+    s = select(LOWEST, s * p.scale, first + across <= start + token);
     tile[down * 17u + across] = s;
     workgroupBarrier();
     var most = m;
@@ -76,7 +79,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     for (var j = 0u; j < min(16u, keys - first); j++) {
       let share = tile[down * 17u + j];
       l += share;
-      let row = (first + j) * p.kv_heads + kv_head;
+      let row = (window_row + first + j) * p.kv_heads + kv_head;
       for (var b = 0u; across + 16u * b < pairs; b++) { o[b] += share * load_v(row, across + 16u * b); }
     }
     workgroupBarrier();

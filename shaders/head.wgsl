@@ -1,12 +1,12 @@
 // logits[t][row0 + row] = sum_c table[row][c] * x[t][c] for this window of rows
-// In: x (tokens, cols) f32, normed; table (rows, cols) in one of the dense types (common/dense_*.wgsl).
+// In: x (rows, cols) f32, normed, from row `normed` on; table (rows, cols) in one of the dense types (common/dense_*.wgsl).
 // Out: logits (tokens, vocab) f32.
 // Grid: (ceil(rows / (WG / 16)), ceil(tokens / TILE)). Sixteen invocations a row, two adjacent columns a step.
 // Reference: bitnet_cpu_kernels::dense::matmul. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   rows: u32,         // of this window
@@ -34,7 +34,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   for (var c = 2u * part; c < p.cols; c += 32u) {
     let w = dense_pair(base, c);
     for (var t = 0u; t < TILE; t++) {
-      let at = min(token_first + t, p.tokens - 1u) * p.cols + c;
+      let at = (p.normed + min(token_first + t, p.tokens - 1u)) * p.cols + c;
       total[t] += w.x * x[at] + w.y * x[at + 1u];
     }
   }

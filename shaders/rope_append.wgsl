@@ -1,12 +1,12 @@
 // q, k: (RMSNorm over the head, where the model has it) then rotated by position; k, v: appended to the cache
 // In: x (tokens, stride) f32 with q, k, v at their offsets; rope (positions, half) cos then (positions, half) sin; norms (head_dim).
-// Out: q in place; k_cache, v_cache (positions, kv_heads, head_dim) at start + t, typed as kv_cache.wgsl says.
+// Out: q in place; k_cache, v_cache (rows of positions, kv_heads, head_dim) at base + position, typed as kv_cache.wgsl says.
 // Grid: (heads + 2 * kv_heads, tokens). One workgroup a head, two adjacent elements an invocation.
 // Reference: bitnet_cpu_kernels::rope::apply, attention::KvCache::append. Test: tests/gpu/ops/.
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   heads: u32,
@@ -28,11 +28,18 @@ struct Params {
 @group(0) @binding(3) var<storage, read> rope: array<f32>;
 @group(0) @binding(4) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(5) var<storage, read> k_norm: array<f32>;
-@group(0) @binding(6) var<storage, read_write> damage: atomic<u32>;
+@group(0) @binding(6) var<storage, read_write> batch: Batch;
+
+var<workgroup> own: Token;
 
 fn kernel(group: vec3<u32>, lane: Lane) {
   let token = group.y;
-  let position = p.start + token;
+  // Through workgroup memory, which makes it known to be the same for all: there are barriers behind the return.
+  if (lane.index == 0u) { own = batch.tokens[token]; }
+  let at_token = workgroupUniformLoad(&own);
+  let window_row = at_token.base - WINDOW_BASE; // wraps to a huge number before the window
+  if (window_row >= WINDOW_ROWS) { return; }
+  let position = at_token.position;
   let is_q = group.x < p.heads;
   let is_k = !is_q && group.x < p.heads + p.kv_heads;
   var base = token * p.stride;
@@ -48,7 +55,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   }
   load_head(base, is_q, is_k, lane);
 
-  let row = position * p.kv_heads + kv_head;
+  let row = (window_row + position) * p.kv_heads + kv_head;
   let in_blocks = select(V_TYPE, K_TYPE, is_k) == Q8_CACHE && !is_q;
   for (var pair = lane.index; pair < p.head_dim / 2u; pair += WG) {
     let e = 2u * pair;

@@ -1,7 +1,7 @@
 // n = x / sqrt(mean(x^2) + eps) * weight; n in 16 bits: step = max|n| / 32512, round(n / step) = 256 * high + low
 // In: x (tokens, stride) f32; weight (cols) f32.
-// Out: normed (cols) f32, as rms_norm.wgsl; planes (2, words) high and low, four int8 each, zero past cols; query; state.
-// Grid: (1). Of one token, the one whose logits are wanted.
+// Out: normed (rows, cols) f32, as rms_norm.wgsl; planes (tokens, 2, words) high and low int8, 0 past cols; queries; states.
+// Grid: (1, tokens whose logits are wanted). One workgroup a token.
 // Reference: bitnet_cpu_kernels::screen, whose bounds these are, in f32. Test: tests/gpu/ops/screen.rs.
 //
 // Floats here may be rounded in any direction, subnormal ones lost, and sums taken in any order. Of the sums of squares
@@ -10,7 +10,7 @@
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   cols: u32,
@@ -26,11 +26,13 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> normed: array<f32>;
 @group(0) @binding(3) var<storage, read_write> damage: atomic<u32>;
 @group(0) @binding(4) var<storage, read_write> planes: array<u32>;
-@group(0) @binding(5) var<storage, read_write> query: Query;
-@group(0) @binding(6) var<storage, read_write> state: State;
+@group(0) @binding(5) var<storage, read_write> queries: array<Query>;
+@group(0) @binding(6) var<storage, read_write> states: array<State>;
 
 fn kernel(group: vec3<u32>, lane: Lane) {
-  let base = p.first * p.stride;
+  let base = (p.first + group.y) * p.stride;
+  let to = (p.normed + group.y) * p.cols;
+  let plane = 2u * group.y * p.words;
   let norm = inverse_rms(base, lane);
   var most = 0.0;
   var squares = 0.0;
@@ -38,7 +40,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     for (var c = 4u * w; c < min(4u * w + 4u, p.cols); c++) {
       let n = x[base + c] * norm * weight[c];
       note(n);
-      normed[c] = n;
+      normed[to + c] = n;
       most = max(most, abs(n));
       squares += n * n;
     }
@@ -55,7 +57,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     var upper = vec4<i32>();
     var lower = vec4<i32>();
     for (var j = 0u; 4u * w + j < p.cols && j < 4u; j++) {
-      let n = normed[4u * w + j];
+      let n = normed[to + 4u * w + j];
       let v = i32(clamp(round(n / step), -32512.0, 32512.0));
       let off = n - f32(v) * step;
       missed += off * off;
@@ -65,16 +67,16 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     }
     high += upper.x + upper.y + upper.z + upper.w;
     low += lower.x + lower.y + lower.z + lower.w;
-    planes[w] = pack4xI8(upper);
-    planes[p.words + w] = pack4xI8(lower);
+    planes[plane + w] = pack4xI8(upper);
+    planes[plane + p.words + w] = pack4xI8(lower);
   }
   let short = sqrt(reduce_add(missed, lane)) * 1.0002 + length * 1e-6;
   let high_sum = reduce_add_i32(high, lane);
   let low_sum = reduce_add_i32(low, lane);
   if (lane.index == 0u) {
-    query = Query(step, length + short, short + p.gamma * length, length, high_sum, low_sum, select(1u, 0u, usable));
-    atomicStore(&state.exact, 0u);
-    atomicStore(&state.best, 0u);
-    atomicStore(&state.threshold, 0xffffffffu);
+    queries[group.y] = Query(step, length + short, short + p.gamma * length, length, high_sum, low_sum, select(1u, 0u, usable));
+    atomicStore(&states[group.y].exact, 0u);
+    atomicStore(&states[group.y].best, 0u);
+    atomicStore(&states[group.y].threshold, 0xffffffffu);
   }
 }

@@ -1,11 +1,15 @@
-// The key/value cache, read two elements at a time. Its rows are heads at a position, counted (position, kv_head); by
-// pipeline constant a row has pairs of f16 packed in words (0), f32 words (1) or q8_0 (2): four int8 codes a word, then
-// two f16 d a word, one for each block of 32 elements, which are d * code.
+// The key/value cache, read two elements at a time. Its rows are heads at a position, counted (position, kv_head), the
+// positions of one sequence after those of another; where a binding does not hold all sequences, a dispatch has a window
+// of them and leaves the tokens of others alone. By pipeline constant a row has pairs of f16 packed in words (0), f32
+// words (1) or q8_0 (2): four int8 codes a word, then two f16 d a word, one for each block of 32 elements, which are d *
+// code.
 // Packing is written out because pack2x16float may round towards zero and need not give infinity above 65504:
 // here it is round half to even, as the CPU does.
 
 override K_TYPE: u32 = 0u;
 override V_TYPE: u32 = 0u;
+override WINDOW_BASE: u32 = 0u;          // positions of the sequences before the window
+override WINDOW_ROWS: u32 = 0xffffffffu; // positions of those in it
 
 const F32_CACHE: u32 = 1u;
 const Q8_CACHE: u32 = 2u;

@@ -5,7 +5,7 @@
 
 struct Params {
   tokens: u32,
-  start: u32,
+  normed: u32,
   splits: u32,
   first: u32,
   rows: u32,         // of this window

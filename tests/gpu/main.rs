@@ -6,6 +6,7 @@ mod common;
 mod device;
 mod model;
 mod ops;
+mod sequences;
 mod shaders_valid;
 mod streams;
 mod verify;

@@ -542,7 +542,7 @@ fn wrong_input_is_refused_before_it_reaches_the_device() {
     refused(&[BITNET.vocab as u32], 0, "below 301, found 301");
     refused(&[1, 2], 1, "at most position 0");
     refused(&[], 0, "1 to 80 tokens");
-    refused(&[0; 81], 0, "1 to 80 tokens, found 81");
+    refused(&[0; 81], 0, "1 to 80 tokens, some of each row, found 81");
     refused(&[0; 161], 0, "161 tokens needed, 160");
 }
 

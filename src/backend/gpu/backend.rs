@@ -1,17 +1,17 @@
 //! The GPU as a [`Backend`].
 
-use std::{ops::Range, sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll};
 
 use super::{
     buffers::head_copy::screen_pays,
     device::{Gpu, OpenOptions},
     lower::{screen::Screen, select::Choice},
     record::profile::{KernelTime, add},
-    segment::{counters::Counters, demand::demand, loaded::Loaded, plan::segment_bytes},
+    segment::{counters::Counters, demand::demand, loaded::GpuSegment, plan::segment_bytes},
     startup::self_test::{self, Candidate},
 };
 use crate::{
-    backend::{Activations, Backend, Batch, Checkpoint, LayerState, Limits, SegmentId, SlotId, States, Ticket},
+    backend::{Activations, Backend, Batch, Limits, SegmentId, SlotId, States, Ticket},
     error::{Error, Result},
     model::Model,
     plan::{Demand, Segment, SegmentBytes, Sizes},
@@ -21,13 +21,11 @@ use crate::{
 pub struct GpuBackend {
     name: String,
     gpu: Arc<Gpu>,
-    segments: Vec<Loaded>,
+    segments: Vec<GpuSegment>,
     compared: Vec<Candidate>,
-    /// Results of the last step.
-    done: Activations,
     steps: u64,
-    /// The segment whose states were asked for last.
-    of_states: SegmentId,
+    /// The step under way, and its segment.
+    pending: Option<(u64, SegmentId)>,
 }
 
 impl GpuBackend {
@@ -42,15 +40,7 @@ impl GpuBackend {
     /// An empty backend on a GPU that is open already; it shares the compiled kernels.
     pub fn on(gpu: Arc<Gpu>) -> Self {
         let name = format!("GPU ({}, {})", gpu.caps().name, gpu.caps().backend);
-        Self {
-            name,
-            gpu,
-            segments: Vec::new(),
-            compared: Vec::new(),
-            done: Activations::default(),
-            steps: 0,
-            of_states: SegmentId(0),
-        }
+        Self { name, gpu, segments: Vec::new(), compared: Vec::new(), steps: 0, pending: None }
     }
 
     /// The ways to compute that were compared when it was opened: none where an earlier run has done that.
@@ -73,24 +63,31 @@ impl GpuBackend {
     /// # Errors
     /// When the adapter has no time stamps.
     pub fn start_profile(&mut self) -> Result<()> {
-        self.segments.iter_mut().try_for_each(|segment| segment.start_profile(&self.gpu))
+        self.segments.iter_mut().try_for_each(GpuSegment::start_profile)
     }
 
     /// The kernels timed since [`start_profile`](Self::start_profile), the costliest first.
     pub fn take_profile(&mut self) -> Vec<KernelTime> {
         let mut all = Vec::new();
-        for kernel in self.segments.iter_mut().flat_map(Loaded::take_profile) {
+        for kernel in self.segments.iter_mut().flat_map(GpuSegment::take_profile) {
             add(&mut all, &kernel);
         }
         all.sort_by_key(|kernel| std::cmp::Reverse(kernel.time));
         all
     }
 
-    fn loaded(&mut self, segment: SegmentId) -> Result<(&Gpu, &mut Loaded)> {
+    fn loaded(&mut self, segment: SegmentId) -> Result<&mut GpuSegment> {
         let count = self.segments.len();
         let loaded = self.segments.get_mut(segment.0);
-        let loaded = loaded.ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))?;
-        Ok((&self.gpu, loaded))
+        loaded.ok_or_else(|| Error::malformed("the segment", format!("below {count}"), segment.0))
+    }
+
+    /// The segment that a ticket is of.
+    fn of_ticket(&mut self, ticket: &Ticket) -> Result<&mut GpuSegment> {
+        match self.pending {
+            Some((number, segment)) if number == ticket.0 => self.loaded(segment),
+            _ => Err(Error::missing("a step under way", format!("ticket {}", ticket.0))),
+        }
     }
 
     /// What all parts of `model` would take; an error when the GPU cannot run it, whatever its memory.
@@ -111,7 +108,7 @@ impl GpuBackend {
     /// What has been done so far: the difference of two readings describes a step.
     pub fn counters(&self) -> Counters {
         let mut all = Counters { objects_created: self.gpu.objects_created(), ..Counters::default() };
-        for counters in self.segments.iter().map(Loaded::counters) {
+        for counters in self.segments.iter().map(GpuSegment::counters) {
             all.dispatches += counters.dispatches;
             all.submits += counters.submits;
             all.readback_bytes += counters.readback_bytes;
@@ -133,7 +130,7 @@ impl Backend for GpuBackend {
         sizes: &Sizes,
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId> {
-        self.segments.push(Loaded::new(&self.gpu, model, segment, sizes, progress)?);
+        self.segments.push(GpuSegment::new(&self.gpu, model, segment, sizes, progress)?);
         self.gpu.compiler.keep();
         Ok(SegmentId(self.segments.len() - 1))
     }
@@ -143,71 +140,37 @@ impl Backend for GpuBackend {
     }
 
     fn submit(&mut self, segment: SegmentId, batch: &Batch, input: &Activations) -> Result<Ticket> {
-        let [row] = &batch.rows[..] else {
-            return Err(Error::unsupported("a step of several sequences", "the GPU runs one at a time"));
-        };
-        let mut done = std::mem::take(&mut self.done);
-        done.ids.clone_from(&input.ids);
-        done.hidden.clone_from(&input.hidden);
-        let (gpu, loaded) = self.loaded(segment)?;
-        let ran = loaded.run(gpu, &mut done, row.positions.clone(), row.want);
-        self.done = done;
-        ran?;
+        if let Some((_, other)) = self.pending.take() {
+            self.loaded(other)?.abandon()?;
+        }
+        self.loaded(segment)?.submit(batch, input)?;
         self.steps += 1;
+        self.pending = Some((self.steps, segment));
         Ok(Ticket(self.steps))
     }
 
-    fn poll(&mut self, _ticket: &Ticket, out: &mut Activations) -> Poll<Result<()>> {
-        std::mem::swap(out, &mut self.done);
-        Poll::Ready(Ok(()))
+    fn poll(&mut self, ticket: &Ticket, out: &mut Activations) -> Poll<Result<()>> {
+        let done = match self.of_ticket(ticket) {
+            Ok(loaded) => loaded.poll(out),
+            Err(error) => Poll::Ready(Err(error)),
+        };
+        if done.is_ready() {
+            self.pending = None;
+        }
+        done
     }
 
-    fn wait(&mut self, _ticket: Ticket, out: &mut Activations) -> Result<()> {
-        std::mem::swap(out, &mut self.done);
-        Ok(())
+    fn wait(&mut self, ticket: Ticket, out: &mut Activations) -> Result<()> {
+        let done = self.of_ticket(&ticket).and_then(|loaded| loaded.wait(out));
+        self.pending = None;
+        done
     }
 
-    fn full_logits(&mut self, segment: SegmentId, _slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
-        let (gpu, loaded) = self.loaded(segment)?;
-        loaded.full_logits(gpu, logits)
+    fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
+        self.loaded(segment)?.full_logits(slot, logits)
     }
 
     fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States> {
-        self.loaded(segment)?;
-        self.of_states = segment;
-        Ok(self)
-    }
-}
-
-impl States for GpuBackend {
-    fn clear(&mut self, _slot: SlotId) -> Result<()> {
-        Ok(())
-    }
-
-    fn fork(&mut self, _from: SlotId, _to: SlotId, _len: usize) -> Result<()> {
-        Err(Error::unsupported("a fork of a sequence", "the GPU runs one at a time"))
-    }
-
-    fn rewind(&mut self, _slot: SlotId, _len: usize) -> bool {
-        true
-    }
-
-    fn checkpoint(&mut self, _slot: SlotId) -> Result<Checkpoint> {
-        // Keys and values of earlier positions stay where they are.
-        Ok(Checkpoint(0))
-    }
-
-    fn restore(&mut self, _slot: SlotId, _from: Checkpoint) -> Result<()> {
-        Ok(())
-    }
-
-    fn export(&mut self, layer: usize, _slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
-        let (gpu, loaded) = self.loaded(self.of_states)?;
-        loaded.export(gpu, layer, positions, to)
-    }
-
-    fn import(&mut self, layer: usize, _slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
-        let (gpu, loaded) = self.loaded(self.of_states)?;
-        loaded.import(gpu, layer, positions, from)
+        Ok(self.loaded(segment)?)
     }
 }

@@ -16,7 +16,7 @@ use bitnet_gpu::backend::gpu::{
     pipelines::{Choices, Shader, Variant},
 };
 
-use super::{CLOSE, assert_quantized, lane_choices, quantized};
+use super::{CLOSE, assert_quantized, batch, lane_choices, quantized};
 use crate::common::gpu::{activations, bytes, floats, open_gpu, scalar, worst};
 
 fn exact(x: f32) -> f32 {
@@ -106,7 +106,7 @@ fn rope_append_equals_the_reference() {
                             ("V_TYPE", cache_constant(v_type)),
                         ],
                         params: params.into(),
-                        dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
+                        dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
                         buffers: &[
                             bytes(&x),
                             &vec![0; capacity * kv_heads * head_bytes(k_type, head_dim)],
@@ -114,7 +114,7 @@ fn rope_append_equals_the_reference() {
                             bytes(&rope_data),
                             bytes(&q_norm),
                             bytes(&k_norm),
-                            &[0; 4],
+                            &batch(&vec![0; tokens], start, 0),
                         ],
                         grid: [heads + 2 * kv_heads, tokens, 1],
                     };
@@ -262,7 +262,7 @@ fn cached_8_bit_values_are_the_processors_bytes() {
                 &[0; 4],
                 &[0; 4],
                 &[0; 4],
-                &[0; 4],
+                &batch(&[0; 64], 0, 0),
             ],
             grid: [3, tokens, 1],
         };
@@ -307,7 +307,16 @@ fn decode_alone(gpu: &Gpu, x: &[f32]) -> Vec<Vec<u8>> {
         ],
         params: params.into(),
         dynamic: Dynamic { tokens: 1, splits: 1, ..Dynamic::default() },
-        buffers: &[bytes(x), &cache, &cache, &[0; 4], &[0; 4], &[0; 4], &[0; 4], &vec![0; 4 * (head_dim + 2)]],
+        buffers: &[
+            bytes(x),
+            &cache,
+            &cache,
+            &[0; 4],
+            &[0; 4],
+            &[0; 4],
+            &batch(&[0], 0, 0),
+            &vec![0; 4 * (head_dim + 2)],
+        ],
         grid: [1, 1, 1],
     };
     debug::run(gpu, &run).unwrap()
@@ -343,7 +352,7 @@ fn cache_rounding_equals_the_processors() {
         constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 0.0), ("V_TYPE", 0.0)],
         params: params.into(),
         dynamic: Dynamic { tokens: 1, ..Dynamic::default() },
-        buffers: &[bytes(&x), &[0; 512], &[0; 512], &[0; 4], &[0; 4], &[0; 4], &[0; 4]],
+        buffers: &[bytes(&x), &[0; 512], &[0; 512], &[0; 4], &[0; 4], &[0; 4], &batch(&[0], 0, 0)],
         grid: [3, 1, 1],
     };
     let found: Vec<u16> = bytemuck::pod_collect_to_vec(&debug::run(&gpu, &run).unwrap()[2]);
@@ -399,12 +408,13 @@ fn attention_of_many_tokens_equals_the_reference() {
                 variant: Variant::new(Shader::AttentionPrefill, gpu.choices(), None),
                 constants: &[("K_TYPE", cache_constant(k_type)), ("V_TYPE", cache_constant(v_type))],
                 params: params.into(),
-                dynamic: Dynamic { tokens: tokens as u32, start: start as u32, ..Dynamic::default() },
+                dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
                 buffers: &[
                     bytes(&x),
                     &cache_bytes(&k, k_type, head_dim),
                     &cache_bytes(&v, v_type, head_dim),
                     &vec![0; 4 * tokens * q],
+                    &batch(&vec![0; tokens], start, 0),
                 ],
                 grid: [heads, tokens.div_ceil(16), 1],
             };
@@ -521,7 +531,7 @@ fn attention_of_few_tokens(
         all.resize(capacity * kv_heads * head_bytes(ty, head_dim), 0x77);
         all
     };
-    let dynamic = Dynamic { tokens: tokens as u32, start: start as u32, splits: splits as u32, ..Dynamic::default() };
+    let dynamic = Dynamic { tokens: tokens as u32, splits: splits as u32, ..Dynamic::default() };
     let norm_flag = f64::from(u8::from(norms));
     let run = Run {
         variant: Variant::new(Shader::AttentionDecode, choices, None),
@@ -543,7 +553,7 @@ fn attention_of_few_tokens(
             bytes(&rope_data),
             bytes(&q_norm),
             bytes(&k_norm),
-            &[0; 4],
+            &batch(&vec![0; tokens], start, 0),
             &vec![0; 4 * tokens * splits * heads * (head_dim + 2)],
         ],
         grid: [kv_heads * (heads / kv_heads).div_ceil(4), splits, tokens],

@@ -13,7 +13,7 @@ use bitnet_gpu::backend::gpu::{
     pipelines::{Shader, Variant},
 };
 
-use super::{CLOSE, lane_choices};
+use super::{CLOSE, batch, lane_choices};
 use crate::common::gpu::{activations, bytes, floats, model::dense_bytes, open_gpu, scalar, worst};
 
 #[test]
@@ -61,12 +61,15 @@ fn gate_and_final_norm_equal_the_reference() {
                 variant: Variant::new(Shader::RmsNorm, choices, None),
                 constants: &[],
                 params: params.into(),
-                dynamic: Dynamic { tokens: wanted as u32, first: first as u32, ..Dynamic::default() },
-                buffers: &[bytes(&x), bytes(&weight), &vec![0; 4 * wanted * cols], &[0; 4]],
+                // Behind a row of another step.
+                dynamic: Dynamic { tokens: wanted as u32, first: first as u32, normed: 1, ..Dynamic::default() },
+                buffers: &[bytes(&x), bytes(&weight), &vec![0; 4 * (1 + wanted) * cols], &[0; 4]],
                 grid: [1, wanted, 1],
             };
             let found = floats(&debug::run(&gpu, &run).unwrap()[2]);
-            assert!(worst(&found, &expected) < CLOSE, "norm, {cols} columns: {}", worst(&found, &expected));
+            let (other, found) = found.split_at(cols);
+            assert!(other.iter().all(|&x| x == 0.0), "{cols} columns");
+            assert!(worst(found, &expected) < CLOSE, "norm, {cols} columns: {}", worst(found, &expected));
         }
     }
 }
@@ -113,12 +116,12 @@ fn embed_and_head_equal_the_reference() {
                 constants: &[],
                 params: params.into(),
                 dynamic: Dynamic { tokens: rows as u32, ..Dynamic::default() },
-                buffers: &[bytemuck::cast_slice(&ids), &table, bytes(&before), &[0; 4]],
+                buffers: &[&batch(&ids, 0, 0), &table, bytes(&before)],
                 grid: [cols.div_ceil(128), rows, 1],
             };
             let contents = debug::run(&gpu, &run).unwrap();
             assert_eq!(floats(&contents[2]), expected, "embed, {what}");
-            assert_eq!(contents[3], [0; 4], "embed, {what}: damage");
+            assert_eq!(contents[0][..4], [0; 4], "embed, {what}: damage");
 
             for (tokens, tile) in [(1, 1u32), (6, 4)] {
                 let x = rng.floats(tokens * cols);
@@ -138,13 +141,15 @@ fn embed_and_head_equal_the_reference() {
                     ..Default::default()
                 };
                 let untouched = vec![7.0; tokens * rows];
+                let behind = [vec![f32::NAN; 2 * cols], x].concat();
                 for choices in lane_choices(&gpu) {
                     let run = Run {
                         variant: Variant::new(Shader::Head, choices, Some(ty)),
                         constants: &[("TILE", f64::from(tile))],
                         params: params.into(),
-                        dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
-                        buffers: &[bytes(&x), &table, bytes(&untouched), &[0; 4]],
+                        // Behind two rows of other steps.
+                        dynamic: Dynamic { tokens: tokens as u32, normed: 2, ..Dynamic::default() },
+                        buffers: &[bytes(&behind), &table, bytes(&untouched), &[0; 4]],
                         grid: [rows.div_ceil(4), tokens.div_ceil(tile as usize), 1],
                     };
                     let found = floats(&debug::run(&gpu, &run).unwrap()[2]);

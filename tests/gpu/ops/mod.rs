@@ -65,6 +65,14 @@ fn lane_choices(gpu: &Gpu) -> Vec<Choices> {
     all
 }
 
+/// Tokens of one sequence as shaders/common/batch.wgsl has them, behind no damage. Other sequences have the first `base`
+/// positions of the caches.
+fn batch(ids: &[u32], start: usize, base: usize) -> Vec<u8> {
+    let tokens = (start as u32..).zip(ids).map(|(position, &id)| [id, position, 0, base as u32]);
+    let words: Vec<[u32; 4]> = std::iter::once([0; 4]).chain(tokens).collect();
+    bytemuck::cast_slice(&words).to_vec()
+}
+
 /// What norm_quantize wrote: int8 (tokens, words * 4), steps and sums.
 struct Quantized {
     values: Vec<i8>,

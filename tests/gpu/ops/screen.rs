@@ -42,7 +42,8 @@ struct Case<'a> {
     window: usize,
 }
 
-/// What the kernels left.
+/// What the kernels left of a token.
+#[derive(Debug, PartialEq)]
 struct Found {
     normed: Vec<f32>,
     uppers: Vec<u32>,
@@ -51,14 +52,30 @@ struct Found {
     threshold: f32,
 }
 
-fn run(gpu: &Gpu, variant: Variant, params: impl Into<Params>, buffers: &[&[u8]], groups: usize) -> Vec<Vec<u8>> {
-    let (constants, dynamic, grid) = (&[], Dynamic { tokens: 1, ..Dynamic::default() }, [groups, 1, 1]);
-    debug::run(gpu, &Run { variant, constants, params: params.into(), dynamic, buffers, grid }).unwrap()
+/// Runs a kernel for `tokens` with a grid of `groups`, and in y as many as `per_token` says.
+fn run(
+    gpu: &Gpu,
+    variant: Variant,
+    params: impl Into<Params>,
+    buffers: &[&[u8]],
+    (groups, tokens, per_token): (usize, usize, bool),
+) -> Vec<Vec<u8>> {
+    let dynamic = Dynamic { tokens: tokens as u32, normed: NORMED as u32, ..Dynamic::default() };
+    let grid = [groups, if per_token { tokens } else { 1 }, 1];
+    debug::run(gpu, &Run { variant, constants: &[], params: params.into(), dynamic, buffers, grid }).unwrap()
 }
 
-/// The kernels one after the other, as a step runs them.
+/// Rows of the head's input that belong to other steps.
+const NORMED: usize = 1;
+
 fn screened(gpu: &Gpu, choices: Choices, case: &Case<'_>) -> Found {
-    let &Case { head, x, count, window } = case;
+    screened_together(gpu, choices, case, &[case.x]).swap_remove(0)
+}
+
+/// The kernels one after the other, as a step runs them, for several tokens in place of that of `case`.
+fn screened_together(gpu: &Gpu, choices: Choices, case: &Case<'_>, xs: &[&[f32]]) -> Vec<Found> {
+    let &Case { head, count, window, .. } = case;
+    let tokens = xs.len();
     let (rows, cols) = (head.rows, head.cols);
     let blocks = cols.div_ceil(256);
     let ones = vec![1.0f32; cols];
@@ -71,9 +88,11 @@ fn screened(gpu: &Gpu, choices: Choices, case: &Case<'_>) -> Found {
         gamma: debug::gamma(cols),
         ..Default::default()
     };
-    let buffers: [&[u8]; 7] =
-        [bytes(x), bytes(&ones), &vec![0xff; 4 * cols], &[0; 4], &vec![0xff; 512 * blocks], &[0xff; 28], &[0; 12]];
-    let query = run(gpu, of(Shader::ScreenQuery), params, &buffers, 1);
+    let x = xs.concat();
+    let (normed, planes) = (vec![0xff; 4 * (NORMED + tokens) * cols], vec![0xff; 512 * blocks * tokens]);
+    let (queries, states) = (vec![0xff; 28 * tokens], vec![0; 12 * tokens]);
+    let buffers: [&[u8]; 7] = [bytes(&x), bytes(&ones), &normed, &[0; 4], &planes, &queries, &states];
+    let query = run(gpu, of(Shader::ScreenQuery), params, &buffers, (1, tokens, true));
     assert_eq!(query[3], [0; 4], "damage");
 
     let row_bytes = 192 * blocks + 16;
@@ -81,7 +100,9 @@ fn screened(gpu: &Gpu, choices: Choices, case: &Case<'_>) -> Found {
     debug::copy_rows(&scalar(), &head, 0..rows, &mut copy);
     let windows: Vec<_> = (0..rows).step_by(window).map(|row| row..rows.min(row + window)).collect();
     let chunk_count: usize = windows.iter().map(|rows| rows.len().div_ceil(CHUNK)).sum();
-    let (mut uppers, mut chunks, mut state) = (vec![0; 4 * rows], vec![0; 8 * chunk_count], query[6].clone());
+    let mut uppers = vec![0; 4 * rows * tokens];
+    let mut chunks = vec![0; 8 * chunk_count * tokens];
+    let mut state = query[6].clone();
     let mut chunk0 = 0;
     for rows in &windows {
         let groups = rows.len().div_ceil(CHUNK);
@@ -91,24 +112,32 @@ fn screened(gpu: &Gpu, choices: Choices, case: &Case<'_>) -> Found {
             blocks: blocks as u32,
             copy0: 2,
             chunk0: chunk0 as u32,
+            chunks: chunk_count as u32,
+            vocab: head.rows as u32,
             least: debug::least(cols),
             ..Default::default()
         };
         // Two vectors of the binding lie before the window.
         let own = [&[0xee; 32], &copy[rows.start * row_bytes..rows.end * row_bytes]].concat();
         let buffers: [&[u8]; 6] = [&own, &query[4], &query[5], &uppers, &chunks, &state];
-        let found = run(gpu, of(Shader::HeadScreen), params, &buffers, groups);
+        let shader = if tokens == 1 { Shader::HeadScreen } else { Shader::HeadScreenFew };
+        let found = run(gpu, of(shader), params, &buffers, (groups, tokens, false));
         (uppers, chunks, state) = (found[3].clone(), found[4].clone(), found[5].clone());
         chunk0 += groups;
     }
     let best: Vec<u32> = words(&chunks).chunks(2).map(|pair| pair[0]).collect();
-    assert_eq!(words(&state)[1], *best.iter().max().unwrap());
+    let best_of = |state: &[u8], token: usize| words(state)[3 * token + 1];
+    for (token, best) in best.chunks(chunk_count).enumerate() {
+        assert_eq!(best_of(&state, token), *best.iter().max().unwrap());
+    }
     if count > 1 {
         let params = params::ScreenCut { chunks: chunk_count as u32, count: count as u32, ..Default::default() };
-        state = run(gpu, of(Shader::ScreenCut), params, &[&chunks, &state], 1)[1].clone();
-        let mut sorted = best;
-        sorted.sort_unstable();
-        assert_eq!(words(&state)[1], sorted[sorted.len() - count], "of {sorted:?}");
+        state = run(gpu, of(Shader::ScreenCut), params, &[&chunks, &state], (1, tokens, true))[1].clone();
+        for (token, best) in best.chunks(chunk_count).enumerate() {
+            let mut sorted = best.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(best_of(&state, token), sorted[sorted.len() - count], "of {sorted:?}");
+        }
     }
     let table = |rows: &std::ops::Range<usize>| {
         let size = head.ty.row_bytes(cols);
@@ -120,25 +149,30 @@ fn screened(gpu: &Gpu, choices: Choices, case: &Case<'_>) -> Found {
         cols: cols as u32,
         row_bytes: head.ty.row_bytes(cols) as u32,
         table0: 16,
+        chunks: chunk_count as u32,
+        vocab: head.rows as u32,
         ..Default::default()
     };
     for rows in &windows {
         let buffers: [&[u8]; 4] = [&query[2], &table(rows), &chunks, &state];
-        state = run(gpu, of(Shader::ScreenProbe), params(rows), &buffers, chunk_count)[3].clone();
+        state = run(gpu, of(Shader::ScreenProbe), params(rows), &buffers, (chunk_count, tokens, true))[3].clone();
     }
-    let mut logits = vec![0xff; 4 * rows];
+    let mut logits = vec![0xff; 4 * rows * tokens];
     for rows in &windows {
         let buffers: [&[u8]; 6] = [&query[2], &table(rows), &uppers, &logits, &state, &[0; 4]];
-        let found = run(gpu, of(Shader::ScreenRescore), params(rows), &buffers, rows.len().div_ceil(CHUNK));
+        let groups = rows.len().div_ceil(CHUNK);
+        let found = run(gpu, of(Shader::ScreenRescore), params(rows), &buffers, (groups, tokens, true));
         (logits, state) = (found[3].clone(), found[4].clone());
     }
-    Found {
-        normed: floats(&query[2]),
-        uppers: words(&uppers),
-        logits: floats(&logits),
-        exact: words(&state)[0] as usize,
-        threshold: value(words(&state)[2]),
-    }
+    let (normed, uppers, logits, state) = (floats(&query[2]), words(&uppers), floats(&logits), words(&state));
+    let found = |token: usize| Found {
+        normed: normed[(NORMED + token) * cols..][..cols].to_vec(),
+        uppers: uppers[token * rows..][..rows].to_vec(),
+        logits: logits[token * rows..][..rows].to_vec(),
+        exact: state[3 * token] as usize,
+        threshold: value(state[3 * token + 2]),
+    };
+    (0..tokens).map(found).collect()
 }
 
 /// All logits by the kernel of the full head.
@@ -232,6 +266,31 @@ fn what_remains_holds_the_highest_of_random_heads() {
             assert!((count..=rows).contains(&exact), "{exact} rows");
             if rows >= 500 && cols >= 500 && ty != DenseType::Q6K {
                 assert!(exact < rows / 2, "{ty:?}: {exact} of {rows} rows remain");
+            }
+        }
+    }
+}
+
+/// Tokens of several sequences read the copy together: each gets what it gets alone.
+#[test]
+fn tokens_together_get_what_each_gets_alone() {
+    let Some(gpu) = open_gpu(Tuning::default()) else { return };
+    let mut rng = Rng::new(53);
+    let (rows, cols) = (700, 510);
+    let data = f16_head(&(0..rows).map(|_| rng.floats(cols)).collect::<Vec<_>>());
+    let head = DenseView::new(rows, cols, &data, DenseType::F16).unwrap();
+    let mut xs: Vec<Vec<f32>> = (0..8).map(|_| rng.floats(cols)).collect();
+    // One that the bounds are of no use for keeps all rows, and is of no concern to the others.
+    xs[2] = vec![1e-20; cols];
+    let xs: Vec<&[f32]> = xs.iter().map(Vec::as_slice).collect();
+    for choices in all_choices(&gpu) {
+        for count in [1, 3] {
+            let case = |x| Case { head, x, count, window: 333 };
+            let alone: Vec<Found> = xs.iter().map(|x| screened(&gpu, choices, &case(x))).collect();
+            assert_eq!(alone[2].exact, rows);
+            for tokens in 2..=8 {
+                let together = screened_together(&gpu, choices, &case(xs[0]), &xs[..tokens]);
+                assert!(together == alone[..tokens], "{tokens} tokens, {count} wanted, {choices}");
             }
         }
     }

@@ -1,5 +1,4 @@
-//! Keys and values in and out of a layer's cache, when a prompt was computed on one backend and the answer is on
-//! the other.
+//! The caches of a layer, and keys and values in and out of them: from one sequence to another, or to another backend.
 
 use std::ops::Range;
 
@@ -7,18 +6,20 @@ use bitnet_cpu_kernels::attention::{KvRows, Q8_BLOCK};
 
 use super::readback::Readback;
 use crate::{
-    backend::{LayerState, gpu::device::Gpu},
+    backend::{LayerState, SlotId, gpu::device::Gpu},
     error::{Error, Result},
     model::Config,
-    plan::KvType,
+    plan::{KvType, Sizes},
 };
 
-/// One of the arrays of a layer: (positions, heads, [`head_bytes`]), as `shaders/common/kv_cache.wgsl` reads it.
+/// Keys or values of one sequence in a layer: (positions, heads, [`head_bytes`]), as `shaders/common/kv_cache.wgsl` reads it.
 pub struct Rows<'a> {
     buffer: &'a wgpu::Buffer,
     ty: KvType,
     heads: usize,
     head_dim: usize,
+    /// Positions of other sequences before.
+    base: usize,
 }
 
 /// Bytes of a head at a position: of 8-bit values the codes, then their scales, each in whole words.
@@ -40,18 +41,20 @@ pub fn position_bytes(ty: KvType, config: &Config) -> usize {
     config.kv_heads * head_bytes(ty, config.head_dim)
 }
 
-/// The key and value cache of a layer.
-pub struct LayerCache {
+/// Keys and values of one layer, of the sequences whose caches one binding holds.
+pub struct CacheWindow {
+    pub index: u32,
+    pub slots: Range<usize>,
     pub k: wgpu::Buffer,
     pub v: wgpu::Buffer,
 }
 
-impl LayerCache {
-    /// Keys, then values.
-    pub fn arrays(&self, types: [KvType; 2], config: &Config) -> [Rows<'_>; 2] {
-        let [k, v] = types;
-        let rows = |buffer, ty| Rows { buffer, ty, heads: config.kv_heads, head_dim: config.head_dim };
-        [rows(&self.k, k), rows(&self.v, v)]
+impl CacheWindow {
+    /// Keys, then values, of a slot of this window.
+    pub fn arrays(&self, slot: SlotId, sizes: &Sizes, config: &Config) -> [Rows<'_>; 2] {
+        let base = (slot.index() - self.slots.start) * sizes.context_tokens;
+        let rows = |buffer, ty| Rows { buffer, ty, heads: config.kv_heads, head_dim: config.head_dim, base };
+        [rows(&self.k, sizes.k_type), rows(&self.v, sizes.v_type)]
     }
 }
 
@@ -102,9 +105,36 @@ impl Rows<'_> {
         })
     }
 
-    fn write(&self, gpu: &Gpu, start: usize, rows: &KvRows) -> Result<()> {
-        gpu.queue.write_buffer(self.buffer, self.bytes(start), &self.encode(rows)?);
+    /// Bytes of the buffer before a position.
+    fn offset(&self, position: usize) -> u64 {
+        self.bytes(self.base + position)
+    }
+
+    fn write(&self, gpu: &Gpu, positions: &Range<usize>, rows: &KvRows) -> Result<()> {
+        let (bytes, expected) = (self.encode(rows)?, self.bytes(positions.len()));
+        // What lies behind belongs to another sequence.
+        if bytes.len() as u64 != expected {
+            return Err(Error::malformed("rows for the cache", format!("{expected} bytes"), bytes.len()));
+        }
+        gpu.queue.write_buffer(self.buffer, self.offset(positions.start), &bytes);
         Ok(())
+    }
+
+    /// Records a copy of the first `positions` to another sequence, through `room` where both lie in one buffer: that
+    /// cannot be copied to itself.
+    pub fn copy(&self, encoder: &mut wgpu::CommandEncoder, to: &Self, positions: usize, room: &wgpu::Buffer) {
+        let (bytes, from_offset, to_offset) = (self.bytes(positions), self.offset(0), to.offset(0));
+        if self.buffer != to.buffer {
+            encoder.copy_buffer_to_buffer(self.buffer, from_offset, to.buffer, to_offset, bytes);
+            return;
+        }
+        let mut done = 0;
+        while done < bytes {
+            let now = room.size().min(bytes - done);
+            encoder.copy_buffer_to_buffer(self.buffer, from_offset + done, room, 0, now);
+            encoder.copy_buffer_to_buffer(room, 0, to.buffer, to_offset + done, now);
+            done += now;
+        }
     }
 }
 
@@ -112,23 +142,23 @@ impl Rows<'_> {
 pub fn read(gpu: &Gpu, [k, v]: [Rows<'_>; 2], positions: Range<usize>, to: &mut LayerState) -> Result<()> {
     let (start, count) = (positions.start, positions.len());
     let k_bytes = k.bytes(count);
-    let mut readback = Readback::new(gpu, k_bytes + v.bytes(count))?;
+    let mut readback = Readback::new(gpu, 1, k_bytes + v.bytes(count))?;
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    let sources = [(k.buffer, k.bytes(start), k_bytes), (v.buffer, v.bytes(start), v.bytes(count))];
-    let pending = readback.record_ranges(&mut encoder, &sources);
+    let sources = [(k.buffer, k.offset(start), k_bytes), (v.buffer, v.offset(start), v.bytes(count))];
+    let pending = readback.record(&mut encoder, &sources);
     let submission = gpu.queue.submit([encoder.finish()]);
-    readback.read(gpu, pending, submission, |bytes| {
+    readback.wait(gpu, pending, submission, |bytes| {
         let (keys, values) = bytes.split_at(k_bytes as usize);
         *to = LayerState::Kv { k: k.decode(keys), v: v.decode(values) };
     })
 }
 
-/// Writes `from` from position `start` on.
-pub fn write(gpu: &Gpu, [k, v]: [Rows<'_>; 2], start: usize, from: &LayerState) -> Result<()> {
+/// Writes `from` to `positions`.
+pub fn write(gpu: &Gpu, [k, v]: [Rows<'_>; 2], positions: &Range<usize>, from: &LayerState) -> Result<()> {
     let LayerState::Kv { k: keys, v: values } = from else {
         return Err(Error::malformed("state for a layer", "keys and values", "a recurrent state"));
     };
-    k.write(gpu, start, keys)?;
-    v.write(gpu, start, values)?;
+    k.write(gpu, positions, keys)?;
+    v.write(gpu, positions, values)?;
     gpu.check("writing the cache")
 }

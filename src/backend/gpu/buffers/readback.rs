@@ -10,9 +10,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Staging buffers: while one is read, the next step can already be recorded into another.
-const RING: usize = 2;
-
 const PENDING: u8 = 0;
 const MAPPED: u8 = 1;
 const FAILED: u8 = 2;
@@ -20,57 +17,43 @@ const FAILED: u8 = 2;
 struct Staging {
     buffer: wgpu::Buffer,
     state: Arc<AtomicU8>,
+    /// Recorded into and not read yet.
+    taken: bool,
 }
 
-/// The ring of staging buffers of a segment.
+/// Staging buffers: while one is read, the next step can already be recorded into another.
 pub struct Readback {
-    ring: Vec<Staging>,
-    next: usize,
+    staging: Vec<Staging>,
     bytes: u64,
 }
 
-/// A copy that has been recorded but not read.
+/// A copy that has been recorded but not read. It holds a staging buffer until it is read or released.
 #[must_use]
+#[derive(Debug)]
 pub struct Pending {
     index: usize,
     bytes: u64,
 }
 
 impl Readback {
-    /// Staging buffers for results of up to `bytes`.
-    pub fn new(gpu: &Gpu, bytes: u64) -> Result<Self> {
+    /// So many staging buffers for results of up to `bytes` each.
+    pub fn new(gpu: &Gpu, count: usize, bytes: u64) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = |_| {
             let buffer = gpu.buffer("readback", bytes, usage)?;
-            Ok(Staging { buffer, state: Arc::new(AtomicU8::new(PENDING)) })
+            Ok(Staging { buffer, state: Arc::new(AtomicU8::new(PENDING)), taken: false })
         };
-        Ok(Self { ring: (0..RING).map(staging).collect::<Result<_>>()?, next: 0, bytes })
+        Ok(Self { staging: (0..count).map(staging).collect::<Result<_>>()?, bytes })
     }
 
-    /// Records copies of the first bytes of each source, one behind the other, to be mapped when they are done.
-    pub fn record(&mut self, encoder: &mut wgpu::CommandEncoder, sources: &[(&wgpu::Buffer, u64)]) -> Pending {
-        self.record_all(encoder, sources.iter().map(|&(source, length)| (source, 0, length)))
-    }
-
-    /// The same with (source, offset, bytes).
-    pub fn record_ranges(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        sources: &[(&wgpu::Buffer, u64, u64)],
-    ) -> Pending {
-        self.record_all(encoder, sources.iter().copied())
-    }
-
-    fn record_all<'b>(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        sources: impl Iterator<Item = (&'b wgpu::Buffer, u64, u64)>,
-    ) -> Pending {
-        let index = self.next;
-        self.next = (self.next + 1) % self.ring.len();
-        let staging = &self.ring[index];
+    /// Records copies of the sources (buffer, offset, bytes), one behind the other, to be mapped when they are done.
+    pub fn record(&mut self, encoder: &mut wgpu::CommandEncoder, sources: &[(&wgpu::Buffer, u64, u64)]) -> Pending {
+        let index = self.staging.iter().position(|staging| !staging.taken);
+        let index = index.unwrap_or_else(|| panic!("all {} staging buffers hold results", self.staging.len()));
+        let staging = &mut self.staging[index];
+        staging.taken = true;
         let mut bytes = 0;
-        for (source, offset, length) in sources {
+        for &(source, offset, length) in sources {
             encoder.copy_buffer_to_buffer(source, offset, &staging.buffer, bytes, length);
             bytes += length;
         }
@@ -83,17 +66,21 @@ impl Readback {
         Pending { index, bytes }
     }
 
-    /// Waits for the submission the copies were recorded in, and hands their bytes to `read`.
-    pub fn read<T>(
-        &self,
-        gpu: &Gpu,
-        pending: Pending,
-        submission: wgpu::SubmissionIndex,
-        read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T> {
+    /// Gives up a copy that was never submitted.
+    pub fn release(&mut self, pending: Pending) {
+        self.staging[pending.index].taken = false;
+    }
+
+    /// True once the results can be read without waiting. The device has to be polled for that.
+    pub fn is_ready(&self, pending: &Pending) -> bool {
+        self.staging[pending.index].state.load(Ordering::Acquire) != PENDING
+    }
+
+    /// Hands the bytes of copies to `read`, once their submission is done.
+    pub fn read<T>(&mut self, pending: Pending, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let failed = |reason: &str| Error::Gpu { action: "reading results back".to_owned(), reason: reason.to_owned() };
-        let staging = &self.ring[pending.index];
-        gpu.wait(submission)?;
+        let staging = &mut self.staging[pending.index];
+        staging.taken = false;
         if staging.state.load(Ordering::Acquire) != MAPPED {
             return Err(failed("the staging buffer could not be mapped"));
         }
@@ -103,5 +90,17 @@ impl Readback {
         };
         staging.buffer.unmap();
         Ok(result)
+    }
+
+    /// The same, waiting for the submission that the copies were recorded in.
+    pub fn wait<T>(
+        &mut self,
+        gpu: &Gpu,
+        pending: Pending,
+        submission: wgpu::SubmissionIndex,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        gpu.wait(submission)?;
+        self.read(pending, read)
     }
 }

@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -324,12 +324,34 @@ impl Gpu {
         self.check("building kernels")
     }
 
-    /// Waits for a submission, and reports what went wrong until then.
-    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
-        self.wait_for(submission, if self.caps.software { SOFTWARE_TIMEOUT } else { HARDWARE_TIMEOUT })
+    /// The longest wait for one submission.
+    fn timeout(&self) -> Duration {
+        if self.caps.software { SOFTWARE_TIMEOUT } else { HARDWARE_TIMEOUT }
     }
 
-    /// The same for at most `timeout`.
+    /// Lets wgpu look for what is done, without waiting, and reports what went wrong until then; `since` is when the
+    /// oldest submission that is waited for began.
+    pub(crate) fn poll(&self, since: Instant) -> Result<()> {
+        // A lost device refuses it; that it is lost is told by the callbacks.
+        let _ = self.device.poll(wgpu::PollType::Poll);
+        if since.elapsed() > self.timeout() {
+            self.give_up(self.timeout());
+        }
+        self.check("running kernels")
+    }
+
+    /// The GPU gave no answer in that time.
+    fn give_up(&self, timeout: Duration) {
+        self.health.lose(format!("no answer for {} s", timeout.as_secs()));
+        abandon(&self.device, &self.queue);
+    }
+
+    /// Waits for a submission, and reports what went wrong until then.
+    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        self.wait_for(submission, self.timeout())
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`.
     pub(crate) fn wait_for(&self, submission: wgpu::SubmissionIndex, timeout: Duration) -> Result<()> {
         let poll = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
         let result = self.device.poll(poll);
@@ -338,8 +360,7 @@ impl Gpu {
             let _ = self.device.poll(wgpu::PollType::Poll);
         }
         if matches!(result, Err(wgpu::PollError::Timeout)) {
-            self.health.lose(format!("no answer for {} s", timeout.as_secs()));
-            abandon(&self.device, &self.queue);
+            self.give_up(timeout);
         }
         self.check("running kernels")?;
         result

@@ -14,8 +14,8 @@ pub const PARAM_BYTES: usize = 64;
 pub struct Dynamic {
     /// Tokens of the step, or rows of the head's input.
     pub tokens: u32,
-    /// Position of the first token.
-    pub start: u32,
+    /// Row of the head's input that those of this step begin with.
+    pub normed: u32,
     /// Parts the keys are divided into by attention_decode.
     pub splits: u32,
     /// First token whose logits are wanted.
@@ -49,7 +49,7 @@ macro_rules! params {
 
         impl $name {
             /// Field names in order, as the shader must have them.
-            pub const FIELDS: &[&str] = &["tokens", "start", "splits", "first", $(stringify!($field)),*];
+            pub const FIELDS: &[&str] = &["tokens", "normed", "splits", "first", $(stringify!($field)),*];
         }
 
         const _: () = assert!(size_of::<$name>() <= PARAM_BYTES);
@@ -115,17 +115,21 @@ params! {
     /// screen_query.wgsl
     ScreenQuery { cols: u32, stride: u32, eps: f32, place: u32, words: u32, gamma: f32 }
 
-    /// head_screen.wgsl
-    HeadScreen { rows: u32, row0: u32, blocks: u32, copy0: u32, chunk0: u32, least: f32 }
+    /// head_screen.wgsl and head_screen_few.wgsl
+    HeadScreen {
+        rows: u32, row0: u32, blocks: u32, copy0: u32, chunk0: u32, chunks: u32, vocab: u32, least: f32,
+    }
 
     /// screen_cut.wgsl
     ScreenCut { chunks: u32, count: u32 }
 
     /// screen_probe.wgsl and screen_rescore.wgsl
-    ScreenExact { rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, place: u32 }
+    ScreenExact {
+        rows: u32, row0: u32, cols: u32, row_bytes: u32, table0: u32, chunks: u32, vocab: u32, place: u32,
+    }
 
     /// top_logits.wgsl
-    TopLogits { vocab: u32, per_block: u32 }
+    TopLogits { vocab: u32, per_block: u32, blocks: u32 }
 
     /// merge_top.wgsl
     MergeTop { blocks: u32 }

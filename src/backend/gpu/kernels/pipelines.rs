@@ -53,6 +53,7 @@ pub enum Shader {
     Head,
     ScreenQuery,
     HeadScreen,
+    HeadScreenFew,
     ScreenCut,
     ScreenProbe,
     ScreenRescore,

@@ -8,8 +8,8 @@ use super::{
 use crate::{
     backend::gpu::{
         buffers::{
-            cache::LayerCache,
-            slots::{SPLIT_KEYS, qkv_width},
+            cache::CacheWindow,
+            shape::{SPLIT_KEYS, qkv_width},
         },
         kernels::{params, pipelines::Shader},
         record::encode::{Dispatch, Extent},
@@ -29,23 +29,30 @@ fn cache_constant(ty: KvType) -> f64 {
 }
 
 impl<'a> Lowering<'a> {
-    fn cache_constants(&self) -> [(&'static str, f64); 2] {
-        [("K_TYPE", cache_constant(self.sizes.k_type)), ("V_TYPE", cache_constant(self.sizes.v_type))]
+    /// Constants of the kernels that read or write a window of the caches.
+    fn cache_constants(&self, window: &CacheWindow) -> Vec<(&'static str, f64)> {
+        let mut constants =
+            vec![("K_TYPE", cache_constant(self.sizes.k_type)), ("V_TYPE", cache_constant(self.sizes.v_type))];
+        if window.slots.len() < self.sizes.sequences {
+            let rows = |slots: usize| (slots * self.sizes.context_tokens) as f64;
+            constants.extend([("WINDOW_BASE", rows(window.slots.start)), ("WINDOW_ROWS", rows(window.slots.len()))]);
+        }
+        constants
     }
 
     /// Constants of the kernels that rotate heads and write the cache.
-    fn heads_constants(&self, heads: Heads) -> Vec<(&'static str, f64)> {
-        let mut constants = vec![
+    fn heads_constants(&self, heads: Heads, window: &CacheWindow) -> Vec<(&'static str, f64)> {
+        let mut constants = self.cache_constants(window);
+        constants.extend([
             ("Q_NORM", flag(heads.q_norm.is_some())),
             ("K_NORM", flag(heads.k_norm.is_some())),
             ("INTERLEAVED", flag(self.config.rope.style == RopeStyle::Interleaved)),
-        ];
-        constants.extend(self.cache_constants());
+        ]);
         constants
     }
 
     /// f32 of the table of rotations before the sines, and rotated pairs of a head.
-    fn rotations(&self, heads: Heads) -> (u32, u32) {
+    fn rotated_pairs(&self, heads: Heads) -> (u32, u32) {
         let half = self.config.rope.dims / 2;
         ((self.sizes.context_tokens * half) as u32, if heads.rotate { half as u32 } else { 0 })
     }
@@ -55,61 +62,61 @@ impl<'a> Lowering<'a> {
         &self,
         heads: Heads,
         weights: &'a LayerWeights,
-        cache: &'a LayerCache,
+        window: &'a CacheWindow,
     ) -> Result<[wgpu::BufferBinding<'a>; 6]> {
-        let rope = self.whole("the table of rotations (lower the context with -c)", &self.weights.rope)?;
+        let rope = self.rotations()?;
         let (q_norm, k_norm) = (self.norm(heads.q_norm, weights)?, self.norm(heads.k_norm, weights)?);
-        Ok([all(&cache.k), all(&cache.v), rope, q_norm, k_norm, all(&self.slots.damage)])
+        Ok([all(&window.k), all(&window.v), rope, q_norm, k_norm, all(&self.activations.batch)])
     }
 
     pub fn rope_append(
         &mut self,
         heads: Heads,
         weights: &'a LayerWeights,
-        cache: &'a LayerCache,
+        window: &'a CacheWindow,
         place: u32,
     ) -> Result<Dispatch> {
-        let (config, slots) = (self.config, self.slots);
-        let (sines, half) = self.rotations(heads);
+        let (config, activations) = (self.config, self.activations);
+        let (sines, half) = self.rotated_pairs(heads);
         let params = params::RopeAppend {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
             head_dim: config.head_dim as u32,
             stride: qkv_width(config) as u32,
-            q_offset: slots.place(config, Slot::Q).offset as u32,
-            k_offset: slots.place(config, Slot::K).offset as u32,
-            v_offset: slots.place(config, Slot::V).offset as u32,
+            q_offset: activations.place(config, Slot::Q).offset as u32,
+            k_offset: activations.place(config, Slot::K).offset as u32,
+            v_offset: activations.place(config, Slot::V).offset as u32,
             half,
             sines,
             eps: config.rms_eps,
             place,
             ..Default::default()
         };
-        let mut buffers = vec![all(&slots.qkv)];
-        buffers.extend(self.heads_buffers(heads, weights, cache)?);
-        let constants = self.heads_constants(heads);
+        let mut buffers = vec![all(&activations.qkv)];
+        buffers.extend(self.heads_buffers(heads, weights, window)?);
+        let constants = self.heads_constants(heads, window);
         let grid = [Extent::Fixed(config.heads + 2 * config.kv_heads), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RopeAppend);
-        self.builder.dispatch(variant, &constants, params, &buffers, grid)
+        Ok(self.builder.dispatch(variant, &constants, params, &buffers, grid)?.in_window(window.index))
     }
 
     pub fn attention_decode(
         &mut self,
         heads: Heads,
         weights: &'a LayerWeights,
-        cache: &'a LayerCache,
+        window: &'a CacheWindow,
         place: u32,
     ) -> Result<Dispatch> {
-        let (config, slots) = (self.config, self.slots);
-        let (sines, half) = self.rotations(heads);
+        let (config, activations) = (self.config, self.activations);
+        let (sines, half) = self.rotated_pairs(heads);
         let params = params::AttentionDecode {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
             head_dim: config.head_dim as u32,
             stride: qkv_width(config) as u32,
-            q_offset: slots.place(config, Slot::Q).offset as u32,
-            k_offset: slots.place(config, Slot::K).offset as u32,
-            v_offset: slots.place(config, Slot::V).offset as u32,
+            q_offset: activations.place(config, Slot::Q).offset as u32,
+            k_offset: activations.place(config, Slot::K).offset as u32,
+            v_offset: activations.place(config, Slot::V).offset as u32,
             half,
             sines,
             eps: config.rms_eps,
@@ -117,15 +124,15 @@ impl<'a> Lowering<'a> {
             place,
             ..Default::default()
         };
-        let mut buffers = vec![all(&slots.qkv)];
-        buffers.extend(self.heads_buffers(heads, weights, cache)?);
-        buffers.push(all(&slots.parts));
-        let mut constants = self.heads_constants(heads);
+        let mut buffers = vec![all(&activations.qkv)];
+        buffers.extend(self.heads_buffers(heads, weights, window)?);
+        buffers.push(all(&activations.parts));
+        let mut constants = self.heads_constants(heads, window);
         constants.extend([("FRESH", (self.small_batch * config.head_dim) as f64), ("SPLIT_KEYS", SPLIT_KEYS as f64)]);
         let bundles = config.kv_heads * (config.heads / config.kv_heads).div_ceil(4);
         let grid = [Extent::Fixed(bundles), Extent::Splits, Extent::PerTokens(1)];
         let variant = self.builder.variant(Shader::AttentionDecode);
-        self.builder.dispatch(variant, &constants, params, &buffers, grid)
+        Ok(self.builder.dispatch(variant, &constants, params, &buffers, grid)?.in_window(window.index))
     }
 
     pub fn merge(&mut self) -> Result<Dispatch> {
@@ -133,24 +140,25 @@ impl<'a> Lowering<'a> {
         let params = params::AttentionMerge { heads: heads as u32, head_dim, ..Default::default() };
         let grid = [Extent::IfSplit(heads), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::AttentionMerge);
-        self.builder.dispatch(variant, &[], params, &[all(&self.slots.parts)], grid)
+        self.builder.dispatch(variant, &[], params, &[all(&self.activations.parts)], grid)
     }
 
-    pub fn attention_prefill(&mut self, cache: &'a LayerCache) -> Result<Dispatch> {
-        let (config, slots) = (self.config, self.slots);
+    pub fn attention_prefill(&mut self, window: &'a CacheWindow) -> Result<Dispatch> {
+        let (config, activations) = (self.config, self.activations);
         let params = params::Attention {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
             head_dim: config.head_dim as u32,
             stride: qkv_width(config) as u32,
-            q_offset: slots.place(config, Slot::Q).offset as u32,
+            q_offset: activations.place(config, Slot::Q).offset as u32,
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             ..Default::default()
         };
-        let buffers = [all(&slots.qkv), all(&cache.k), all(&cache.v), all(&slots.attn)];
+        let buffers =
+            [all(&activations.qkv), all(&window.k), all(&window.v), all(&activations.attn), all(&activations.batch)];
         let grid = [Extent::Fixed(config.heads), Extent::PerTokens(16), Extent::Fixed(1)];
-        let constants = self.cache_constants();
+        let constants = self.cache_constants(window);
         let variant = self.builder.variant(Shader::AttentionPrefill);
-        self.builder.dispatch(variant, &constants, params, &buffers, grid)
+        Ok(self.builder.dispatch(variant, &constants, params, &buffers, grid)?.in_window(window.index))
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 impl<'a> Lowering<'a> {
     /// Norm of a slot as wide as the residual stream, into another one of that width.
     pub fn slot_norm(&mut self, step: SlotNorm, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
-        let (config, slots) = (self.config, self.slots);
+        let (config, activations) = (self.config, self.activations);
         let params = params::RmsNorm {
             cols: config.dim as u32,
             stride: config.dim as u32,
@@ -26,16 +26,16 @@ impl<'a> Lowering<'a> {
             place,
             ..Default::default()
         };
-        let (from, to) = (slots.place(config, step.input).buffer, slots.place(config, step.out).buffer);
-        let buffers = [all(from), self.norm(Some(step.norm), weights)?, all(to), all(&slots.damage)];
+        let (from, to) = (activations.place(config, step.input).buffer, activations.place(config, step.out).buffer);
+        let buffers = [all(from), self.norm(Some(step.norm), weights)?, all(to), all(&activations.batch)];
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RmsNorm);
         self.builder.dispatch(variant, &[("ADD", flag(step.add))], params, &buffers, grid)
     }
 
     pub fn gate(&mut self, activation: Activation) -> Result<Dispatch> {
-        let (config, slots) = (self.config, self.slots);
-        let (gate, up) = (slots.place(config, Slot::Gate), slots.place(config, Slot::Up));
+        let (config, activations) = (self.config, self.activations);
+        let (gate, up) = (activations.place(config, Slot::Gate), activations.place(config, Slot::Up));
         let params = params::GateUp {
             cols: config.ffn_dim as u32,
             stride: gate.stride as u32,

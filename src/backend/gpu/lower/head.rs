@@ -17,7 +17,7 @@ use crate::{
 impl<'a> Lowering<'a> {
     /// The rows of the embedding table, one dispatch a window.
     pub fn embed(&mut self, table: &DenseMatrix, region: &'a Region) -> Result<Vec<Dispatch>> {
-        let (config, slots) = (self.config, self.slots);
+        let (config, activations) = (self.config, self.activations);
         let mut out = Vec::new();
         for window in self.windows(region, usize::MAX)? {
             let params = params::Embed {
@@ -33,7 +33,7 @@ impl<'a> Lowering<'a> {
             };
             let shader = Shader::Embed;
             let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
-            let buffers = [all(&slots.ids), window.binding, all(&slots.hidden), all(&slots.damage)];
+            let buffers = [all(&activations.batch), window.binding, all(&activations.hidden)];
             let groups = config.dim.div_ceil(2 * shader.kernel().workgroup as usize);
             let grid = [Extent::Fixed(groups), Extent::PerTokens(1), Extent::Fixed(1)];
             out.push(self.builder.dispatch(variant, &[], params, &buffers, grid)?);
@@ -41,33 +41,30 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
-    /// The final norm of the wanted tokens and the head, one dispatch a window; `tile` tokens share a reading of
-    /// the weights.
-    pub fn head(
-        &mut self,
-        table: &DenseMatrix,
-        region: &'a Region,
-        norm: &'a Region,
-        tile: u32,
-    ) -> Result<Vec<Dispatch>> {
-        let (config, slots) = (self.config, self.slots);
-        let place = place_code(config.layers + 1);
+    /// The final norm of the tokens whose logits are wanted.
+    pub fn head_norm(&mut self, norm: &'a Region) -> Result<Dispatch> {
+        let (config, activations) = (self.config, self.activations);
         let params = params::RmsNorm {
             cols: config.dim as u32,
             stride: config.dim as u32,
             eps: config.rms_eps,
-            place,
+            place: place_code(config.layers + 1),
             ..Default::default()
         };
-        let buffers =
-            [all(&slots.hidden), self.whole("the output norm", norm)?, all(&slots.normed), all(&slots.damage)];
+        let weight = self.whole("the output norm", norm)?;
+        let buffers = [all(&activations.hidden), weight, all(&activations.normed), all(&activations.batch)];
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RmsNorm);
-        let mut out = vec![self.builder.dispatch(variant, &[], params, &buffers, grid)?];
+        self.builder.dispatch(variant, &[], params, &buffers, grid)
+    }
 
+    /// The head behind that norm, one dispatch a window; `tile` tokens share a reading of the weights.
+    pub fn head(&mut self, table: &DenseMatrix, region: &'a Region, tile: u32) -> Result<Vec<Dispatch>> {
+        let (config, activations) = (self.config, self.activations);
         let shader = Shader::Head;
-        let rows_per_group = shader.kernel().workgroup as usize / 16;
-        for window in self.windows(region, MAX_WORKGROUPS * rows_per_group)? {
+        let rows_per_workgroup = shader.kernel().workgroup as usize / 16;
+        let mut out = Vec::new();
+        for window in self.windows(region, MAX_WORKGROUPS * rows_per_workgroup)? {
             let params = params::Head {
                 rows: window.rows.len() as u32,
                 row0: window.rows.start as u32,
@@ -75,13 +72,13 @@ impl<'a> Lowering<'a> {
                 row_bytes: table.ty.row_bytes(config.dim) as u32,
                 table0: window.before_bytes as u32,
                 vocab: config.vocab as u32,
-                place,
+                place: place_code(config.layers + 1),
                 ..Default::default()
             };
             let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
             let rows = window.rows.len();
-            let buffers = [all(&slots.normed), window.binding, all(&slots.logits), all(&slots.damage)];
-            let grid = [Extent::Fixed(rows.div_ceil(rows_per_group)), Extent::PerTokens(tile), Extent::Fixed(1)];
+            let buffers = [all(&activations.normed), window.binding, all(&activations.logits), all(&activations.batch)];
+            let grid = [Extent::Fixed(rows.div_ceil(rows_per_workgroup)), Extent::PerTokens(tile), Extent::Fixed(1)];
             out.push(self.builder.dispatch(variant, &[("TILE", f64::from(tile))], params, &buffers, grid)?);
         }
         Ok(out)

@@ -7,7 +7,7 @@ use super::{
     weights::{Group, LayerWeights},
 };
 use crate::{
-    backend::gpu::{buffers::cache::LayerCache, record::encode::Dispatch},
+    backend::gpu::{buffers::cache::CacheWindow, record::encode::Dispatch},
     error::{Error, Result},
     graph::op::Op,
 };
@@ -19,7 +19,7 @@ impl<'a> Lowering<'a> {
         ops: &[Op],
         layer: usize,
         weights: &'a LayerWeights,
-        cache: &'a LayerCache,
+        cache: &'a [CacheWindow],
         phase: Phase,
     ) -> Result<Vec<Dispatch>> {
         let place = place_code(layer + 1);
@@ -50,9 +50,21 @@ impl<'a> Lowering<'a> {
                         out.push(self.product(group, window, weights, (phase, fold, gate), place)?);
                     }
                 }
-                Step::RopeAppend(heads) => out.push(self.rope_append(heads, weights, cache, place)?),
-                Step::AttentionDecode(heads) => out.push(self.attention_decode(heads, weights, cache, place)?),
-                Step::AttentionPrefill => out.push(self.attention_prefill(cache)?),
+                Step::RopeAppend(heads) => {
+                    for window in cache {
+                        out.push(self.rope_append(heads, weights, window, place)?);
+                    }
+                }
+                Step::AttentionDecode(heads) => {
+                    for window in cache {
+                        out.push(self.attention_decode(heads, weights, window, place)?);
+                    }
+                }
+                Step::AttentionPrefill => {
+                    for window in cache {
+                        out.push(self.attention_prefill(window)?);
+                    }
+                }
                 Step::Merge => out.push(self.merge()?),
                 Step::Gate(activation) => out.push(self.gate(activation)?),
             }

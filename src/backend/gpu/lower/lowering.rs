@@ -4,9 +4,9 @@ use super::weights::{LayerWeights, Weights};
 use crate::{
     backend::gpu::{
         buffers::{
+            activations::ActivationBuffers,
             arenas::{Arenas, Region, Window},
             limits::too_large,
-            slots::Slots,
         },
         record::encode::Builder,
     },
@@ -48,7 +48,7 @@ pub struct Lowering<'a> {
     pub builder: Builder<'a>,
     pub config: &'a Config,
     pub sizes: &'a Sizes,
-    pub slots: &'a Slots,
+    pub activations: &'a ActivationBuffers,
     pub arenas: &'a Arenas,
     pub weights: &'a Weights,
     /// Most tokens of a step of [`Phase::Few`].
@@ -88,14 +88,19 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// The table of rotations.
+    pub fn rotations(&self) -> Result<wgpu::BufferBinding<'a>> {
+        self.whole("the table of rotations (lower the context with -c)", &self.weights.rope)
+    }
+
     pub fn norm(&self, norm: Option<Norm>, weights: &'a LayerWeights) -> Result<wgpu::BufferBinding<'a>> {
         match norm {
             Some(role) => {
                 let region = weights.norm(role).ok_or_else(|| Error::missing(format!("norm {role:?}"), "the layer"))?;
                 self.whole("a norm", region)
             }
-            // Not read: any buffer that no dispatch of a block writes.
-            None => Ok(all(&self.slots.ids)),
+            // Not read: anything that no dispatch of a block writes.
+            None => self.rotations(),
         }
     }
 }

@@ -63,13 +63,13 @@ impl<'a> Lowering<'a> {
 
     /// Where the input of a quantisation lies: buffer, columns, f32 between tokens and before the first.
     fn input(&self, input: Input) -> (&'a wgpu::Buffer, usize, usize, usize) {
-        let slots = self.slots;
+        let activations = self.activations;
         match input {
             Input::Slot(slot) => {
-                let place = slots.place(self.config, slot);
+                let place = activations.place(self.config, slot);
                 (place.buffer, slot.width(self.config), place.stride, place.offset)
             }
-            Input::Parts => (&slots.parts, Slot::Attn.width(self.config), 0, 0),
+            Input::Parts => (&activations.parts, Slot::Attn.width(self.config), 0, 0),
         }
     }
 
@@ -83,7 +83,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub fn norm_quantize(&mut self, quantize: Quantize, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
-        let slots = self.slots;
+        let activations = self.activations;
         let (from, cols, in_stride, in_offset) = self.input(quantize.input);
         let act_group = self.weights.act_group;
         let params = params::NormQuantize {
@@ -97,7 +97,7 @@ impl<'a> Lowering<'a> {
             ..Default::default()
         };
         let weight = self.norm(quantize.norm, weights)?;
-        let buffers = [all(from), weight, all(&slots.xq), all(&slots.acts), all(&slots.damage)];
+        let buffers = [all(from), weight, all(&activations.xq), all(&activations.acts), all(&activations.batch)];
         let mut constants = self.quantize_constants(quantize);
         constants.extend(act_group.map(|size| ("GROUP", size as f64)));
         let shader = match (quantize.input, act_group) {
@@ -157,7 +157,7 @@ impl<'a> Lowering<'a> {
         (phase, fold, gate): (Phase, Option<Quantize>, Option<Activation>),
         place: u32,
     ) -> Result<Dispatch> {
-        let slots = self.slots;
+        let activations = self.activations;
         let stored = matches!(group.scales, GroupScales::Stored { .. });
         let shader = match (phase, fold.map(|fold| fold.input), stored) {
             (Phase::Prefill, _, false) => Shader::TernaryMatmul,
@@ -180,7 +180,7 @@ impl<'a> Lowering<'a> {
             Phase::Prefill => (64, Some(64)),
         };
         let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
-        let to = slots.place(self.config, group.parts[0].out);
+        let to = activations.place(self.config, group.parts[0].out);
         let mut constants = vec![("ADD", flag(group.parts[0].add))];
         if phase != Phase::Prefill {
             constants.push(("GATE", gate.map_or(0.0, activation_constant)));
@@ -189,7 +189,7 @@ impl<'a> Lowering<'a> {
             constants.push(("WG", f64::from(workgroup)));
         }
         let mut buffers = match fold {
-            None => vec![window.codes, all(&slots.xq), all(&slots.acts)],
+            None => vec![window.codes, all(&activations.xq), all(&activations.acts)],
             Some(fold) => {
                 let (from, cols, in_stride, in_offset) = self.input(fold.input);
                 let rounds = geometry.rounds(rows.div_ceil(rows_per_group));
@@ -207,7 +207,7 @@ impl<'a> Lowering<'a> {
                 vec![all(from), self.norm(fold.norm, weights)?, window.codes]
             }
         };
-        buffers.extend([all(to.buffer), all(&slots.damage)]);
+        buffers.extend([all(to.buffer), all(&activations.batch)]);
         let row_quads = (4 * words(group.cols) / QUAD_COLS) as u32;
         let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
         let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);

@@ -4,7 +4,7 @@ use crate::{
     backend::{
         Candidates, Rest, Scored,
         gpu::{
-            buffers::slots::Slots,
+            buffers::activations::ActivationBuffers,
             device::Gpu,
             kernels::{params, pipelines::Shader},
             record::encode::{Builder, Dispatch, Extent},
@@ -24,16 +24,18 @@ const ROWS_OF_FEW: usize = 512;
 const LIST: usize = 256;
 /// Blocks that are sorted side by side. More would leave more to merge for the one workgroup that follows.
 const BLOCKS: usize = 32;
-/// Most bytes that come back for a choice, behind the word for damage.
+/// Most bytes that come back for the choice of a row, beside the word for damage.
 pub const RESULT_BYTES: usize = 2048 - 4;
 /// The sum, and a word of padding.
 const HEADER_BYTES: u64 = 8;
 const PAIR_BYTES: u64 = 8;
+/// Bytes between the results of two rows: kernels know them as 257 pairs.
+const ROW_BYTES: u64 = HEADER_BYTES + PAIR_BYTES * LIST as u64;
 
-/// What is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is chosen of a row; a later one gives all that an earlier one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {
-    /// The highest logit; its id is also the input of the next step.
+    /// The highest logit; of a single row its id is also the input of the next step.
     Greedy,
     /// As many of the highest as a screened head finds.
     Few,
@@ -82,31 +84,38 @@ pub struct Select {
 }
 
 impl Select {
-    /// Bytes of its buffers.
-    pub fn bytes(vocab: usize) -> u64 {
-        sizes(vocab).iter().sum()
+    /// Bytes of its buffers for up to `rows` of logits.
+    pub fn bytes(vocab: usize, rows: usize) -> u64 {
+        sizes(vocab, rows).iter().sum()
     }
 
-    /// For the logits in `slots`.
-    pub fn new(gpu: &Gpu, builder: &mut Builder<'_>, slots: &Slots, vocab: usize) -> Result<Self> {
+    /// For the logits in `activations`.
+    pub fn new(
+        gpu: &Gpu,
+        builder: &mut Builder<'_>,
+        activations: &ActivationBuffers,
+        (vocab, rows): (usize, usize),
+    ) -> Result<Self> {
         let usage = wgpu::BufferUsages::STORAGE;
-        let [lists, sums, result] = sizes(vocab);
+        let [lists, sums, result] = sizes(vocab, rows);
         let lists = gpu.buffer("lists of the highest logits", lists, usage)?;
         let sums = gpu.buffer("sums of logits", sums, usage)?;
         let result = gpu.buffer("highest logits", result, usage | wgpu::BufferUsages::COPY_SRC)?;
         let (blocks, per_block) = blocks(vocab);
         let all = wgpu::Buffer::as_entire_buffer_binding;
-        let one = [Extent::Fixed(1); 3];
+        let a_row = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         let of = params::Argmax { vocab: vocab as u32, ..Default::default() };
         let variant = builder.variant(Shader::Argmax);
-        let argmax = builder.dispatch(variant, &[], of, &[all(&slots.logits), all(&result), all(&slots.ids)], one)?;
-        let of = params::TopLogits { vocab: vocab as u32, per_block: per_block as u32, ..Default::default() };
-        let grid = [Extent::Fixed(blocks), Extent::Fixed(1), Extent::Fixed(1)];
+        let buffers = [all(&activations.logits), all(&result), all(&activations.batch)];
+        let argmax = builder.dispatch(variant, &[], of, &buffers, a_row)?;
+        let (vocab_words, per_block) = (vocab as u32, per_block as u32);
+        let of = params::TopLogits { vocab: vocab_words, per_block, blocks: blocks as u32, ..Default::default() };
+        let grid = [Extent::Fixed(blocks), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = builder.variant(Shader::TopLogits);
-        let top = builder.dispatch(variant, &[], of, &[all(&slots.logits), all(&lists), all(&sums)], grid)?;
+        let top = builder.dispatch(variant, &[], of, &[all(&activations.logits), all(&lists), all(&sums)], grid)?;
         let of = params::MergeTop { blocks: blocks as u32, ..Default::default() };
         let variant = builder.variant(Shader::MergeTop);
-        let merge = builder.dispatch(variant, &[], of, &[all(&lists), all(&sums), all(&result)], one)?;
+        let merge = builder.dispatch(variant, &[], of, &[all(&lists), all(&sums), all(&result)], a_row)?;
         Ok(Self { result, argmax: vec![argmax], top: vec![top, merge], vocab })
     }
 
@@ -123,12 +132,13 @@ impl Select {
         self.argmax.len().max(self.top.len())
     }
 
-    /// What is to be read back.
-    pub fn source(&self, choice: Choice) -> (&wgpu::Buffer, u64) {
-        (&self.result, HEADER_BYTES + PAIR_BYTES * choice.count(self.vocab) as u64)
+    /// What is to be read back of a row of logits: buffer, offset and bytes.
+    pub fn source(&self, choice: Choice, row: usize) -> (&wgpu::Buffer, u64, u64) {
+        let bytes = HEADER_BYTES + PAIR_BYTES * choice.count(self.vocab) as u64;
+        (&self.result, ROW_BYTES * row as u64, bytes)
     }
 
-    /// What came back.
+    /// What came back of a row.
     pub fn read(&self, choice: Choice, bytes: &[u8], candidates: &mut Candidates) {
         let words = |bytes: &[u8]| -> [u32; 2] { bytemuck::pod_read_unaligned(&bytes[..8]) };
         let pairs = bytes.chunks_exact(PAIR_BYTES as usize).skip(1).take(choice.count(self.vocab)).map(words);
@@ -146,9 +156,9 @@ impl Select {
     }
 }
 
-fn sizes(vocab: usize) -> [u64; 3] {
+fn sizes(vocab: usize, rows: usize) -> [u64; 3] {
     let (blocks, _) = blocks(vocab);
-    [PAIR_BYTES * (blocks * LIST) as u64, 4 * blocks as u64, HEADER_BYTES + PAIR_BYTES * LIST as u64]
+    [PAIR_BYTES * (rows * blocks * LIST) as u64, 4 * (rows * blocks) as u64, ROW_BYTES * rows as u64]
 }
 
 #[cfg(test)]

@@ -32,6 +32,24 @@ pub enum Extent {
     IfSplit(usize),
 }
 
+/// What differs from step to step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepParams {
+    /// What kernels are told.
+    pub dynamic: Dynamic,
+    /// Windows of the caches with a sequence of the step, a bit each.
+    pub windows: u64,
+    /// Positions that the sequences of the step hold with it, all together.
+    pub positions: u64,
+}
+
+impl From<Dynamic> for StepParams {
+    /// For kernels that read no cache.
+    fn from(dynamic: Dynamic) -> Self {
+        Self { dynamic, windows: 0, positions: 0 }
+    }
+}
+
 impl Extent {
     fn count(self, dynamic: &Dynamic) -> u32 {
         match self {
@@ -51,6 +69,8 @@ pub struct Dispatch {
     grid: [Extent; 3],
     name: &'static str,
     traffic: Traffic,
+    /// Window of the caches that it reads or writes: it is left out of steps without a sequence there.
+    window: Option<u32>,
     /// Place of its parameters in the uniform buffer, where that is used.
     slot: u32,
 }
@@ -85,7 +105,7 @@ impl<'a> Builder<'a> {
         self.slots += 1;
         let name = variant.shader.kernel().name;
         let traffic = Traffic::new(variant.shader, buffers);
-        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, name, traffic, slot })
+        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, name, traffic, window: None, slot })
     }
 
     /// A variant of `shader` with the choices of the device.
@@ -104,9 +124,16 @@ impl<'a> Builder<'a> {
 }
 
 impl Dispatch {
+    /// Left out of steps without a sequence in that window of the caches.
+    #[must_use]
+    pub fn in_window(self, window: u32) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
     /// Whether there is anything to do for it in such a step.
-    fn runs(&self, dynamic: &Dynamic) -> bool {
-        self.grid.iter().all(|extent| extent.count(dynamic) > 0)
+    fn runs(&self, step: &StepParams) -> bool {
+        self.window.is_none_or(|window| step.windows >> window & 1 == 1)
+            && self.grid.iter().all(|extent| extent.count(&step.dynamic) > 0)
     }
 
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>, dynamic: &Dynamic, uniforms: &mut Option<Uniforms>) {
@@ -162,26 +189,25 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records `dispatches` as one compute pass; as one each while they are timed.
+    /// Records dispatches, each with what it is told of the step, as one compute pass; as one each while they are timed.
     pub fn record<'d>(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
-        dispatches: impl IntoIterator<Item = &'d Dispatch>,
-        dynamic: &Dynamic,
+        dispatches: impl IntoIterator<Item = (&'d StepParams, &'d Dispatch)>,
         uniforms: &mut Option<Uniforms>,
     ) {
         let begin = Instant::now();
-        let dispatches = dispatches.into_iter().filter(|dispatch| dispatch.runs(dynamic));
+        let dispatches = dispatches.into_iter().filter(|(step, dispatch)| dispatch.runs(step));
         if let Some(profiler) = &mut self.profiler {
-            for dispatch in dispatches {
-                let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, dynamic);
-                dispatch.encode(&mut pass, dynamic, uniforms);
+            for (step, dispatch) in dispatches {
+                let mut pass = profiler.pass(encoder, dispatch.name, dispatch.traffic, step.positions);
+                dispatch.encode(&mut pass, &step.dynamic, uniforms);
                 self.recorded += 1;
             }
         } else {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in dispatches {
-                dispatch.encode(&mut pass, dynamic, uniforms);
+            for (step, dispatch) in dispatches {
+                dispatch.encode(&mut pass, &step.dynamic, uniforms);
                 self.recorded += 1;
             }
         }

@@ -10,7 +10,7 @@ use crate::{
     backend::gpu::{
         buffers::readback::{Pending, Readback},
         device::Gpu,
-        kernels::{params::Dynamic, pipelines::Shader},
+        kernels::pipelines::Shader,
     },
     error::{Error, Result},
 };
@@ -52,7 +52,7 @@ impl Shader {
             Self::FoldedMatvec | Self::FoldedMatvecParts => Streams::Weights(&[2]),
             Self::FoldedMatvecGrouped | Self::FoldedMatvecPartsGrouped => Streams::Weights(&[2, 5]),
             Self::Head => Streams::Weights(&[1]),
-            Self::HeadScreen => Streams::Weights(&[0]),
+            Self::HeadScreen | Self::HeadScreenFew => Streams::Weights(&[0]),
             Self::AttentionDecode | Self::AttentionPrefill => Streams::Cache(&[1, 2]),
             Self::Embed
             | Self::NormQuantize
@@ -105,8 +105,8 @@ const TIMED_PER_SET: usize = QUERIES as usize / 2;
 struct Mark {
     name: &'static str,
     traffic: Traffic,
-    /// Filled part of the cache.
-    positions: u32,
+    /// Positions of the caches that it reads.
+    positions: u64,
 }
 
 /// Times the dispatches of a segment.
@@ -115,13 +115,13 @@ pub struct Profiler {
     resolved: wgpu::Buffer,
     readback: Readback,
     marks: Vec<Mark>,
-    context_tokens: usize,
+    bound_positions: usize,
     kernels: Vec<KernelTime>,
 }
 
 impl Profiler {
-    /// For submits of up to `dispatches`.
-    pub fn new(gpu: &Gpu, dispatches: usize, context_tokens: usize) -> Result<Self> {
+    /// For submits of up to `dispatches`, and caches of which a binding holds `bound_positions`.
+    pub fn new(gpu: &Gpu, dispatches: usize, bound_positions: usize) -> Result<Self> {
         if !gpu.caps().timestamps {
             return Err(Error::unsupported("profiling", format!("{} has no time stamps", gpu.caps().name)));
         }
@@ -132,9 +132,9 @@ impl Profiler {
         Ok(Self {
             sets,
             resolved: gpu.buffer("time stamps", bytes, usage)?,
-            readback: Readback::new(gpu, bytes)?,
+            readback: Readback::new(gpu, 1, bytes)?,
             marks: Vec::with_capacity(dispatches),
-            context_tokens,
+            bound_positions,
             kernels: Vec::new(),
         })
     }
@@ -145,7 +145,7 @@ impl Profiler {
         encoder: &'e mut wgpu::CommandEncoder,
         name: &'static str,
         traffic: Traffic,
-        dynamic: &Dynamic,
+        positions: u64,
     ) -> wgpu::ComputePass<'e> {
         let at = self.marks.len();
         let first = (at % TIMED_PER_SET * 2) as u32;
@@ -155,7 +155,7 @@ impl Profiler {
             end_of_pass_write_index: Some(first + 1),
         });
         if timestamp_writes.is_some() {
-            self.marks.push(Mark { name, traffic, positions: dynamic.start + dynamic.tokens });
+            self.marks.push(Mark { name, traffic, positions });
         }
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(name), timestamp_writes })
     }
@@ -172,19 +172,19 @@ impl Profiler {
             let here = (stamps - i as usize * QUERIES as usize).min(QUERIES as usize);
             encoder.resolve_query_set(set, 0..here as u32, &self.resolved, i * stride);
         }
-        Some(self.readback.record(encoder, &[(&self.resolved, stamps as u64 * u64::from(wgpu::QUERY_SIZE))]))
+        Some(self.readback.record(encoder, &[(&self.resolved, 0, stamps as u64 * u64::from(wgpu::QUERY_SIZE))]))
     }
 
     /// Waits for the submit, and adds its times.
     pub fn read(&mut self, gpu: &Gpu, pending: Pending, submission: wgpu::SubmissionIndex) -> Result<()> {
         let marks = std::mem::take(&mut self.marks);
         let period_ns = f64::from(gpu.queue.get_timestamp_period());
-        let stamps: Vec<u64> = self.readback.read(gpu, pending, submission, bytemuck::pod_collect_to_vec)?;
+        let stamps: Vec<u64> = self.readback.wait(gpu, pending, submission, bytemuck::pod_collect_to_vec)?;
         for (mark, pair) in marks.into_iter().zip(stamps.chunks_exact(2)) {
             // A clock that is reset in between gives a negative time; it counts as none.
             let ns = pair[1].saturating_sub(pair[0]) as f64 * period_ns;
             let Traffic { weight_bytes, cache_bytes } = mark.traffic;
-            let filled = u128::from(cache_bytes) * u128::from(mark.positions) / self.context_tokens.max(1) as u128;
+            let filled = u128::from(cache_bytes) * u128::from(mark.positions) / self.bound_positions.max(1) as u128;
             add(
                 &mut self.kernels,
                 &KernelTime {

@@ -3,6 +3,15 @@
 mod ahead;
 pub mod counters;
 pub mod demand;
+mod flight;
+mod held;
+mod lists;
 pub mod loaded;
-mod one;
+mod logits;
+mod part;
 pub mod plan;
+mod record;
+mod rows;
+mod speculate;
+mod states;
+mod steps;

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::gpu::{
-        buffers::{arenas::Layout, slots::Shape},
+        buffers::{arenas::Layout, shape::Shape},
         device::Gpu,
         lower::{screen::Screen, select::Select, weights::Weights},
     },
@@ -41,7 +41,7 @@ pub fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentB
         kv: shape.kv_bytes(segment.layers.len()),
         activations: layout.bytes() - weights.layer_bytes - weights.table_bytes
             + shape.activation_bytes(&model.config)
-            + if segment.head { Select::bytes(model.config.vocab) } else { 0 }
-            + if weights.screen.is_some() { Screen::bytes(&model.config) } else { 0 },
+            + if segment.head { Select::bytes(model.config.vocab, shape.top_rows) } else { 0 }
+            + if weights.screen.is_some() { Screen::bytes(&model.config, shape.top_rows) } else { 0 },
     }
 }

@@ -46,9 +46,9 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
     let mut buffers = Vec::new();
     for bytes in run.buffers {
-        // 16 bytes at least, which is what an array of vec4 must have.
+        // 32 bytes at least: an array of vec4 must have 16, the batch of a step a header before its first token.
         let mut padded = bytes.to_vec();
-        padded.resize(bytes.len().next_multiple_of(4).max(16), 0);
+        padded.resize(bytes.len().next_multiple_of(4).max(32), 0);
         let buffer = gpu.buffer(kernel.name, padded.len() as u64, usage)?;
         gpu.queue.write_buffer(&buffer, 0, &padded);
         buffers.push(buffer);
@@ -59,15 +59,15 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
     let mut uniforms = builder.finish()?;
 
     let written: Vec<_> = (0..buffers.len()).filter(|&i| kernel.bindings[i] == Access::Write).collect();
-    let sources: Vec<_> = written.iter().map(|&i| (&buffers[i], buffers[i].size())).collect();
-    let mut readback = Readback::new(gpu, sources.iter().map(|&(_, bytes)| bytes).sum())?;
+    let sources: Vec<_> = written.iter().map(|&i| (&buffers[i], 0, buffers[i].size())).collect();
+    let mut readback = Readback::new(gpu, 1, sources.iter().map(|&(.., bytes)| bytes).sum())?;
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let mut recorder = Recorder::default();
-    recorder.record(&mut encoder, [&dispatch], &run.dynamic, &mut uniforms);
+    recorder.record(&mut encoder, [(&run.dynamic.into(), &dispatch)], &mut uniforms);
     let pending = readback.record(&mut encoder, &sources);
     let recorded = recorder.finish(encoder);
     let submission = recorder.submit(gpu, recorded, &uniforms)?;
-    readback.read(gpu, pending, submission, |mut bytes| {
+    readback.wait(gpu, pending, submission, |mut bytes| {
         let mut contents = vec![Vec::new(); buffers.len()];
         for &i in &written {
             let (own, rest) = bytes.split_at(buffers[i].size() as usize);

@@ -6,7 +6,7 @@ use crate::{
     backend::gpu::{
         device::Gpu,
         kernels::params::Dynamic,
-        record::encode::{Builder, Dispatch, Recorder},
+        record::encode::{Builder, Dispatch, Recorder, StepParams},
     },
     error::Result,
 };
@@ -21,9 +21,9 @@ pub fn time_us(gpu: &Gpu, builder: Builder<'_>, dispatches: &[Dispatch], tokens:
         let begin = Instant::now();
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut recorder = Recorder::default();
-        let dynamic = Dynamic { tokens: tokens as u32, ..Dynamic::default() };
+        let step = StepParams::from(Dynamic { tokens: tokens as u32, ..Dynamic::default() });
         let all = std::iter::repeat_n(dispatches, times).flatten();
-        recorder.record(&mut encoder, all, &dynamic, &mut uniforms);
+        recorder.record(&mut encoder, all.map(|dispatch| (&step, dispatch)), &mut uniforms);
         let recorded = recorder.finish(encoder);
         let submission = recorder.submit(gpu, recorded, &uniforms)?;
         gpu.wait(submission)?;

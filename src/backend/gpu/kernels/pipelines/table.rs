@@ -4,6 +4,8 @@ use super::{Access, Kernel, Piece, Shader};
 use crate::backend::gpu::kernels::params;
 
 const FINITE: Piece = Piece::Always(shader!("common/finite.wgsl"));
+const BATCH: Piece = Piece::Always(shader!("common/batch.wgsl"));
+const FINITE_BATCH: Piece = Piece::Always(shader!("common/finite_batch.wgsl"));
 const GATE: Piece = Piece::Always(shader!("common/gate.wgsl"));
 const KV_CACHE: Piece = Piece::Always(shader!("common/kv_cache.wgsl"));
 const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
@@ -23,6 +25,7 @@ const ACTS_FOLDED: Piece = Piece::Always(shader!("common/acts_folded.wgsl"));
 const SUM16: Piece = Piece::Always(shader!("common/sum16.wgsl"));
 const INVERSE_RMS: Piece = Piece::Always(shader!("common/inverse_rms.wgsl"));
 const SCREEN: Piece = Piece::Always(shader!("common/screen.wgsl"));
+const SCREEN_ROWS: Piece = Piece::Always(shader!("common/screen_rows.wgsl"));
 const SCREEN_EXACT: Piece = Piece::Always(shader!("common/screen_exact.wgsl"));
 const ROPE: Piece = Piece::Always(shader!("common/rope.wgsl"));
 const KV_STORE: Piece = Piece::Always(shader!("common/kv_store.wgsl"));
@@ -32,7 +35,7 @@ const W: Access = Access::Write;
 
 impl Shader {
     /// All kernels.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Embed,
         Self::NormQuantize,
         Self::NormQuantizeParts,
@@ -57,6 +60,7 @@ impl Shader {
         Self::Head,
         Self::ScreenQuery,
         Self::HeadScreen,
+        Self::HeadScreenFew,
         Self::ScreenCut,
         Self::ScreenProbe,
         Self::ScreenRescore,
@@ -71,8 +75,8 @@ impl Shader {
             Self::Embed => Kernel {
                 name: "embed",
                 source: shader!("embed.wgsl"),
-                pieces: &[Piece::PlainLane, Piece::Dense, FINITE],
-                bindings: &[R, R, W, W],
+                pieces: &[Piece::PlainLane, Piece::Dense, BATCH, FINITE_BATCH],
+                bindings: &[W, R, W],
                 workgroup: 64,
                 constants: &[],
                 params: params::Embed::FIELDS,
@@ -300,19 +304,29 @@ impl Shader {
             Self::RopeAppend => Kernel {
                 name: "rope_append",
                 source: shader!("rope_append.wgsl"),
-                pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
+                pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, BATCH, FINITE_BATCH],
                 bindings: &[W, W, W, R, R, R, W],
                 workgroup: 64,
-                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_TYPE", "V_TYPE"],
+                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_TYPE", "V_TYPE", "WINDOW_BASE", "WINDOW_ROWS"],
                 params: params::RopeAppend::FIELDS,
             },
             Self::AttentionDecode => Kernel {
                 name: "attention_decode",
                 source: shader!("attention_decode.wgsl"),
-                pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, FINITE],
+                pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, BATCH, FINITE_BATCH],
                 bindings: &[R, W, W, R, R, R, W, W],
                 workgroup: 128,
-                constants: &["Q_NORM", "K_NORM", "INTERLEAVED", "K_TYPE", "V_TYPE", "FRESH", "SPLIT_KEYS"],
+                constants: &[
+                    "Q_NORM",
+                    "K_NORM",
+                    "INTERLEAVED",
+                    "K_TYPE",
+                    "V_TYPE",
+                    "WINDOW_BASE",
+                    "WINDOW_ROWS",
+                    "FRESH",
+                    "SPLIT_KEYS",
+                ],
                 params: params::AttentionDecode::FIELDS,
             },
             Self::AttentionMerge => Kernel {
@@ -328,9 +342,9 @@ impl Shader {
                 name: "attention_prefill",
                 source: shader!("attention_prefill.wgsl"),
                 pieces: &[Piece::PlainLane, KV_CACHE],
-                bindings: &[R, R, R, W],
+                bindings: &[R, R, R, W, R],
                 workgroup: 256,
-                constants: &["K_TYPE", "V_TYPE"],
+                constants: &["K_TYPE", "V_TYPE", "WINDOW_BASE", "WINDOW_ROWS"],
                 params: params::Attention::FIELDS,
             },
             Self::GateUp => Kernel {
@@ -372,12 +386,15 @@ impl Shader {
             Self::HeadScreen => Kernel {
                 name: "head_screen",
                 source: shader!("head_screen.wgsl"),
-                pieces: &[Piece::Lane, Piece::Dot, RANK, SCREEN],
+                pieces: &[Piece::Lane, Piece::Dot, RANK, SCREEN, SCREEN_ROWS],
                 bindings: &[R, R, R, W, W, W],
                 workgroup: 64,
                 constants: &[],
                 params: params::HeadScreen::FIELDS,
             },
+            Self::HeadScreenFew => {
+                Kernel { name: "head_screen_few", source: shader!("head_screen_few.wgsl"), ..Self::HeadScreen.kernel() }
+            }
             Self::ScreenCut => Kernel {
                 name: "screen_cut",
                 source: shader!("screen_cut.wgsl"),
@@ -427,7 +444,7 @@ impl Shader {
             Self::Argmax => Kernel {
                 name: "argmax",
                 source: shader!("argmax.wgsl"),
-                pieces: &[Piece::PlainLane, RANK],
+                pieces: &[Piece::PlainLane, RANK, BATCH],
                 bindings: &[R, W, W],
                 workgroup: 256,
                 constants: &[],

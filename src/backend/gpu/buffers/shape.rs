@@ -1,9 +1,10 @@
-//! Buffers of activations and caches of one segment, and their sizes, known before anything is allocated.
+//! Sizes of a segment's activations and caches, known before anything is allocated.
+
+use std::ops::Range;
 
 use super::{cache, limits::too_large};
 use crate::{
-    backend::gpu::device::Gpu,
-    error::Result,
+    error::{Error, Result},
     graph::op::Slot,
     model::{Config, Linear},
     plan::{Segment, Sizes},
@@ -30,6 +31,14 @@ pub const SPLIT_KEYS: usize = 128;
 const MAX_SPLITS: usize = 32;
 /// Logits computed and read back at once when those of every token are wanted.
 const LOGIT_BYTES: usize = 16 << 20;
+
+/// Most bytes of a cache that are copied at once from one sequence to another.
+const COPY_BYTES: u64 = 4 << 20;
+/// Most buffers of a layer's keys: each is bound by a dispatch of its own.
+const MAX_WINDOWS: usize = 64;
+/// Bytes of common/batch.wgsl before its tokens, and of one of these.
+pub const BATCH_HEADER_BYTES: u64 = 16;
+pub const TOKEN_BYTES: u64 = 16;
 
 /// Multiply-adds of one token in the products of one layer.
 pub fn layer_macs(config: &Config) -> u64 {
@@ -60,10 +69,18 @@ pub struct Shape {
     pub act_words: usize,
     /// Scales of a row of quantised activations.
     pub act_groups: usize,
-    /// Bytes of one layer's key cache.
+    /// Most rows of logits whose highest are chosen together.
+    pub top_rows: usize,
+    /// Sequences at a time.
+    pub sequences: usize,
+    /// Positions of each.
+    pub context_tokens: usize,
+    /// Bytes of the keys of one sequence in one layer.
     pub k_bytes: u64,
-    /// Bytes of one layer's value cache.
+    /// Bytes of its values.
     pub v_bytes: u64,
+    /// Sequences that one binding of each of the caches holds.
+    pub window_slots: usize,
 }
 
 /// f32 of a token in the shared buffer of queries, keys and values.
@@ -86,44 +103,70 @@ impl Shape {
         let most = (max_binding / (4 * widest as u64)) as usize;
         let vocab_bytes = 4 * config.vocab;
         let head_macs = (config.vocab * config.dim) as u64;
-        let logit_rows = most_rows(max_binding, vocab_bytes)
-            .min((LOGIT_BYTES / vocab_bytes).max(1))
-            .min((HEAD_MACS / head_macs.max(1)).max(1) as usize);
+        let most_logit_rows = most_rows(max_binding, vocab_bytes);
         let part_bytes = 4 * config.heads * (config.head_dim + 2);
-        let small_batch = SMALL_BATCH.min(FRESH_VALUES / config.head_dim).min(most_rows(max_binding, part_bytes));
+        let attended = most_rows(max_binding, part_bytes);
         for (what, rows, bytes) in [
             ("the activations of one token", most, 4 * widest),
-            ("the attention of one token", small_batch, part_bytes),
-            ("the logits of one token", if segment.head { logit_rows } else { 1 }, vocab_bytes),
+            ("the attention of one token", attended, part_bytes),
+            ("the logits of one token", if segment.head { most_logit_rows } else { 1 }, vocab_bytes),
         ] {
             if rows == 0 {
                 return Err(too_large(what, bytes as u64, max_binding));
             }
         }
         let chunk_tokens = sizes.batch_tokens.min(CHUNK_TOKENS).min(chunk.unwrap_or(usize::MAX)).min(most).max(1);
-        let small_batch = small_batch.min(chunk_tokens);
+        // The logits of all of a small batch are computed together.
+        let small_batch =
+            SMALL_BATCH.min(FRESH_VALUES / config.head_dim).min(attended).min(most_logit_rows.max(1)).min(chunk_tokens);
+        let logit_rows = most_logit_rows
+            .min((LOGIT_BYTES / vocab_bytes).max(1))
+            .min((HEAD_MACS / head_macs.max(1)) as usize)
+            .clamp(small_batch, chunk_tokens);
         let max_splits = sizes
             .context_tokens
             .div_ceil(SPLIT_KEYS)
             .clamp(1, MAX_SPLITS)
             .min(most_rows(max_binding, part_bytes * small_batch).max(1));
         let cache_bytes = |ty| (sizes.context_tokens * cache::position_bytes(ty, config)) as u64;
+        let (k_bytes, v_bytes) = (cache_bytes(sizes.k_type), cache_bytes(sizes.v_type));
+        let window_slots = most_rows(max_binding, k_bytes.max(v_bytes).max(1) as usize);
+        if window_slots == 0 {
+            let what = format!("a cache of {} tokens (lower it with -c)", sizes.context_tokens);
+            return Err(too_large(&what, k_bytes.max(v_bytes), max_binding));
+        }
         let act_words = config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4;
         let shape = Self {
             chunk_tokens,
             small_batch,
             max_splits,
-            logit_rows: if segment.head { logit_rows.min(chunk_tokens) } else { 0 },
+            logit_rows: if segment.head { logit_rows } else { 0 },
+            top_rows: if sizes.sequences > 1 { small_batch } else { 1 },
             act_words,
             act_groups: act_group.map_or(1, |size| (4 * act_words).div_ceil(size)),
-            k_bytes: cache_bytes(sizes.k_type),
-            v_bytes: cache_bytes(sizes.v_type),
+            sequences: sizes.sequences,
+            context_tokens: sizes.context_tokens,
+            k_bytes,
+            v_bytes,
+            window_slots,
         };
-        if shape.k_bytes.max(shape.v_bytes) > max_binding {
-            let what = format!("a cache of {} tokens (lower it with -c)", sizes.context_tokens);
-            return Err(too_large(&what, shape.k_bytes.max(shape.v_bytes), max_binding));
+        if shape.windows().len() > MAX_WINDOWS {
+            let reason = format!(
+                "{} sequences of {} tokens take more than {MAX_WINDOWS} bindings of this GPU: lower one of both",
+                sizes.sequences, sizes.context_tokens
+            );
+            return Err(Error::unsupported("the caches", reason));
         }
         Ok(shape)
+    }
+
+    /// The sequences whose caches lie in one buffer, for each of these.
+    pub fn windows(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let Self { sequences, window_slots, .. } = *self;
+        (0..sequences.div_ceil(window_slots)).map(move |window| {
+            let first = window * window_slots;
+            first..sequences.min(first + window_slots)
+        })
     }
 
     /// How many of `left` tokens to compute together when `start` are cached, so that one layer is at most
@@ -137,19 +180,29 @@ impl Shape {
 
     /// Bytes of the caches of `layers` layers.
     pub fn kv_bytes(&self, layers: usize) -> u64 {
-        (self.k_bytes + self.v_bytes) * layers as u64
+        (self.k_bytes + self.v_bytes) * (self.sequences * layers) as u64
+    }
+
+    /// Bytes of a cache that are copied at once from one sequence to another; 0 where there is only one.
+    pub fn copy_bytes(&self) -> u64 {
+        if self.sequences > 1 { self.k_bytes.max(self.v_bytes).min(COPY_BYTES) } else { 0 }
     }
 
     /// Bytes of the activation buffers.
     pub fn activation_bytes(&self, config: &Config) -> u64 {
-        self.buffers(config).iter().map(|&(_, bytes)| bytes).sum()
+        self.buffers(config).iter().map(|&(_, bytes)| bytes).sum::<u64>() + self.copy_bytes()
     }
 
-    fn buffers(&self, config: &Config) -> [(&'static str, u64); 12] {
+    /// The name and the bytes of each of the activation buffers, in the order of their fields.
+    pub fn buffers(&self, config: &Config) -> [(&'static str, u64); 12] {
+        // Beside the rows for any step each sequence has two of its own: a step of its single tokens may begin before the
+        // one before it is done with.
+        let normed_rows = if self.logit_rows > 0 { self.logit_rows + 2 * self.sequences } else { 0 };
+        let kept_rows = if self.logit_rows > 0 && self.sequences > 1 { self.sequences } else { 0 };
         let tokens = self.chunk_tokens;
         let f32s = |n: usize| 4 * n as u64;
         [
-            ("ids", f32s(tokens)),
+            ("tokens of a step", BATCH_HEADER_BYTES + TOKEN_BYTES * tokens as u64),
             ("hidden", f32s(tokens * config.dim)),
             ("qkv", f32s(tokens * qkv_width(config))),
             ("attn", f32s(tokens * Slot::Attn.width(config))),
@@ -158,75 +211,15 @@ impl Shape {
             ("activation steps", 8 * (tokens * self.act_groups) as u64),
             ("attention parts", f32s(self.small_batch * self.max_splits * config.heads * (config.head_dim + 2))),
             ("normed stream", f32s(tokens * Slot::Normed.width(config))),
-            ("normed", f32s(self.logit_rows * config.dim)),
+            ("normed", f32s(normed_rows * config.dim)),
+            ("normed tokens of sequences", f32s(kept_rows * config.dim)),
             ("logits", f32s(self.logit_rows * config.vocab)),
-            ("damage", 16),
         ]
     }
 }
 
 fn most_rows(max_binding: u64, row_bytes: usize) -> usize {
     usize::try_from(max_binding / row_bytes as u64).unwrap_or(usize::MAX)
-}
-
-/// The activation buffers of a segment. Separate ones, because wgpu tracks use per buffer: one cannot be read
-/// and written by the same dispatch.
-pub struct Slots {
-    pub ids: wgpu::Buffer,
-    pub hidden: wgpu::Buffer,
-    pub qkv: wgpu::Buffer,
-    pub attn: wgpu::Buffer,
-    pub ffn: wgpu::Buffer,
-    /// (tokens, act_words) four int8 each
-    pub xq: wgpu::Buffer,
-    /// (tokens, groups) step f32 and sum i32
-    pub acts: wgpu::Buffer,
-    /// (tokens, splits, heads, head_dim + 2)
-    pub parts: wgpu::Buffer,
-    /// (tokens, dim), or nothing
-    pub stream: wgpu::Buffer,
-    /// (logit rows, dim)
-    pub normed: wgpu::Buffer,
-    /// (logit rows, vocab)
-    pub logits: wgpu::Buffer,
-    /// One word: see finite.wgsl
-    pub damage: wgpu::Buffer,
-}
-
-/// Where a slot lies: f32 between tokens, and before the first.
-pub struct Place<'a> {
-    pub buffer: &'a wgpu::Buffer,
-    pub stride: usize,
-    pub offset: usize,
-}
-
-impl Slots {
-    pub fn new(gpu: &Gpu, config: &Config, shape: &Shape) -> Result<Self> {
-        use wgpu::BufferUsages as Usage;
-        let usage = Usage::STORAGE | Usage::COPY_DST | Usage::COPY_SRC;
-        let mut buffers = Vec::new();
-        for (name, bytes) in shape.buffers(config) {
-            buffers.push(gpu.buffer(name, bytes.max(16), usage)?);
-        }
-        let buffers: [wgpu::Buffer; 12] = buffers.try_into().unwrap_or_else(|_| unreachable!("twelve were made"));
-        let [ids, hidden, qkv, attn, ffn, xq, acts, parts, stream, normed, logits, damage] = buffers;
-        Ok(Self { ids, hidden, qkv, attn, ffn, xq, acts, parts, stream, normed, logits, damage })
-    }
-
-    /// Q, K, V share one buffer, and so do Gate and Up: one product writes them all.
-    pub fn place(&self, config: &Config, slot: Slot) -> Place<'_> {
-        let (buffer, stride, offset) = match slot {
-            Slot::Hidden => (&self.hidden, config.dim, 0),
-            Slot::Q => (&self.qkv, qkv_width(config), 0),
-            Slot::K => (&self.qkv, qkv_width(config), Slot::Q.width(config)),
-            Slot::V => (&self.qkv, qkv_width(config), Slot::Q.width(config) + Slot::K.width(config)),
-            Slot::Attn => (&self.attn, Slot::Attn.width(config), 0),
-            Slot::Gate => (&self.ffn, 2 * config.ffn_dim, 0),
-            Slot::Up => (&self.ffn, 2 * config.ffn_dim, config.ffn_dim),
-            Slot::Normed => (&self.stream, config.dim, 0),
-        };
-        Place { buffer, stride, offset }
-    }
 }
 
 #[cfg(test)]
@@ -282,8 +275,8 @@ mod tests {
         // 8192 a key: 1 G a token.
         assert_eq!(of(&large).chunk(&large, 131_071, 1000, SLOW), 16);
         assert_eq!(of(&large).chunk(&large, 131_071, 1000, FAST), 256);
-        // 128256 x 4096 multiply-adds a token.
-        assert_eq!(of(&large).logit_rows, 7);
+        // 128256 x 4096 multiply-adds a token: no more than a small batch together.
+        assert_eq!(of(&large).logit_rows, 8);
     }
 
     #[test]
