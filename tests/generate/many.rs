@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, Want, cpu::CpuBackend},
+    backend::{Backend, Want, cpu::CpuBackend, gpu::Tuning},
     generate::{
         Answer, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Finish, Generation, Grammar, Mirostat, NoText,
         SampleOptions, Sampler,
@@ -15,6 +15,8 @@ use bitnet_gpu::{
     session::{Phase, Runtime, Session, Work},
     tokenizer::{EncodeOptions, Tokenizer},
 };
+
+use crate::common::gpu::open_backend;
 
 const CONTEXT: usize = 160;
 const BATCH: usize = 16;
@@ -39,6 +41,15 @@ impl Story {
 
     fn sizes(&self, sequences: usize, kv: KvType) -> Sizes {
         Sizes { sequences, head_screen: true, ..Sizes::new(CONTEXT, BATCH).with_kv(kv, kv) }
+    }
+
+    /// All layers on a GPU; `None`, and a line that says so, where there is none.
+    fn on_gpu(&self, tuning: Tuning, sizes: Sizes) -> Option<Runtime> {
+        let layers = 0..self.model.config.layers;
+        let segment = Segment { layers, backend: BackendKind::Gpu, embed: true, head: true, reason: "test".into() };
+        let plan = Plan { segments: vec![segment], prefill: None, sizes };
+        let backend: Box<dyn Backend> = Box::new(open_backend(tuning)?);
+        Some(Runtime::load(&self.model, &plan, vec![(BackendKind::Gpu, backend)], &mut |_| {}).unwrap())
     }
 
     fn on_cpu(&self, isa: Isa, threads: usize, sizes: Sizes) -> Runtime {
@@ -117,6 +128,16 @@ fn requests(story: &Story) -> Vec<Request> {
         request(11, "One day, a boy went to the park with his mum and", greedy(), 0),
         request(12, "He ran", SampleOptions { top_k: 3, ..drawn(7) }, 22),
     ]
+}
+
+/// Everything in the library that a program may want to move to another thread.
+#[test]
+fn runtimes_and_generations_can_move_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Runtime>();
+    is_send::<Session>();
+    is_send::<Generation>();
+    is_send::<Batcher>();
 }
 
 /// Serves the requests together on `runtime`; in each step those that have come and find a slot.
@@ -198,6 +219,49 @@ fn answers_do_not_depend_on_others_where_the_plan_is_split() {
         Runtime::load(&story.model, &plan, backends, &mut |_| {}).unwrap()
     };
     check("split", &story, load);
+}
+
+/// On a software GPU: with subgroups of 8 and without any, and keys and values in 8 bits.
+#[test]
+fn answers_do_not_depend_on_who_else_is_served_on_a_gpu() {
+    let story = Story::new();
+    let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
+    for (name, kv, tuning) in
+        [("GPU", KvType::F16, Tuning::default()), ("GPU, q8_0, no subgroups", KvType::Q8_0, plain)]
+    {
+        if story.on_gpu(tuning.clone(), story.sizes(1, kv)).is_none() {
+            return;
+        }
+        check(name, &story, |sequences| story.on_gpu(tuning.clone(), story.sizes(sequences, kv)).unwrap());
+    }
+}
+
+/// The first layers on the CPU, the others and the head on a GPU, and prompts wholly on the GPU.
+#[test]
+fn answers_do_not_depend_on_others_where_a_gpu_has_a_part() {
+    let story = Story::new();
+    let layers = story.model.config.layers;
+    if story.on_gpu(Tuning::default(), story.sizes(1, KvType::F16)).is_none() {
+        return;
+    }
+    let segment = |range: std::ops::Range<usize>, backend| Segment {
+        embed: range.start == 0,
+        head: range.end == layers,
+        backend,
+        layers: range,
+        reason: "test".into(),
+    };
+    check("CPU and GPU", &story, |sequences| {
+        let plan = Plan {
+            segments: vec![segment(0..1, BackendKind::Cpu), segment(1..layers, BackendKind::Gpu)],
+            prefill: Some(vec![segment(0..1, BackendKind::Gpu), segment(1..layers, BackendKind::Gpu)]),
+            sizes: story.sizes(sequences, KvType::F16),
+        };
+        let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), 2));
+        let gpu: Box<dyn Backend> = Box::new(open_backend(Tuning::default()).unwrap());
+        let backends = vec![(BackendKind::Cpu, cpu), (BackendKind::Gpu, gpu)];
+        Runtime::load(&story.model, &plan, backends, &mut |_| {}).unwrap()
+    });
 }
 
 #[test]
