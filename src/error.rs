@@ -1,6 +1,7 @@
-//! One error type for the whole program.
+//! One error type for the whole library.
 //!
-//! Every message names the thing at fault, what was expected and what was found, and fits on one line.
+//! Every message names the thing at fault, what was expected and what was found, and fits on one line. What may be done
+//! about it is a [`Remedy`], which each front end says in its own words.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,15 @@ pub enum Error {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+
+    /// An error about which something can be done.
+    #[error("{error}")]
+    Remediable {
+        /// The error.
+        error: Box<Error>,
+        /// What may help.
+        remedy: Remedy,
     },
 
     /// An error inside a file: adds the file's name in front of the reason.
@@ -60,12 +70,21 @@ pub enum Error {
         needed_for: String,
     },
 
-    /// A wrong combination of flags or a bad flag value that the argument parser cannot see.
+    /// A call or a command that makes no sense.
     #[error("{0}")]
     Usage(String),
 
+    /// An option whose value makes no sense.
+    #[error("{name} {reason}")]
+    BadOption {
+        /// Its name, with hyphens between words.
+        name: String,
+        /// What it must be, and what it is.
+        reason: String,
+    },
+
     /// The prompt or the answer does not fit the context.
-    #[error("the context is full: {needed} tokens needed, {context} tokens available (raise it with -c)")]
+    #[error("the context is full: {needed} tokens needed, {context} tokens available")]
     ContextFull {
         /// Tokens that would have to be held.
         needed: usize,
@@ -74,14 +93,12 @@ pub enum Error {
     },
 
     /// The system refused memory.
-    #[error("not enough memory for {what}: {} could not be reserved ({hint})", mebibytes(*.bytes))]
+    #[error("not enough memory for {what}: {} could not be reserved", mebibytes(*.bytes))]
     OutOfMemory {
         /// What it was for.
         what: String,
         /// How much that is.
         bytes: u64,
-        /// What to do about it.
-        hint: String,
     },
 
     /// No GPU adapter fits the request.
@@ -133,6 +150,62 @@ pub enum Error {
         /// The backend that computed it.
         backend: String,
     },
+}
+
+/// What an [`Error`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused to open, read, map or write a file.
+    Io,
+    /// Data breaks its format's rules, or contradicts other data.
+    Format,
+    /// Valid data that cannot be run.
+    Unsupported,
+    /// Something the model needs is absent.
+    Missing,
+    /// A call or an option that makes no sense.
+    Usage,
+    /// Prompt and answer do not fit the context.
+    ContextFull,
+    /// The system refused memory.
+    OutOfMemory,
+    /// No GPU fits the request.
+    NoDevice,
+    /// The GPU refused an operation or went away.
+    Device,
+    /// The GPU has less memory than is asked of it.
+    DeviceMemory,
+    /// A server or the network failed.
+    Download,
+    /// The numbers went bad.
+    NotFinite,
+}
+
+/// What may be done about an [`Error`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// A larger context.
+    RaiseContext,
+    /// A smaller context.
+    LowerContext,
+    /// A smaller context, or smaller types of keys and values.
+    ShrinkCache,
+    /// Another kernel for ternary matrices, by its name.
+    UseKernel(&'static str),
+    /// The file mapped instead of copied.
+    MapFile,
+    /// This model fetched from the Hugging Face Hub.
+    Pull(String),
+    /// Another chat template.
+    ChatTemplate,
+    /// The file that is there overwritten, on demand.
+    Overwrite,
+    /// The symbolic link that is there replaced, on demand.
+    ReplaceLink,
+    /// Weights rounded to ternary, on demand.
+    Ternarise,
 }
 
 /// Text from a file, made fit for a one-line message: control characters escaped, long text cut.
@@ -189,6 +262,42 @@ impl Error {
         }
     }
 
+    /// Says what may be done about it.
+    #[must_use]
+    pub fn with_remedy(self, remedy: Remedy) -> Self {
+        Self::Remediable { error: Box::new(self), remedy }
+    }
+
+    /// What may be done about it, where something is known.
+    pub fn remedy(&self) -> Option<&Remedy> {
+        match self {
+            Self::Remediable { remedy, .. } => Some(remedy),
+            Self::InFile { source, .. } => source.remedy(),
+            Self::ContextFull { .. } => Some(&Remedy::RaiseContext),
+            _ => None,
+        }
+    }
+
+    /// The kind of error, for programs that tell them apart.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Remediable { error, .. } => error.kind(),
+            Self::InFile { source, .. } => source.kind(),
+            Self::Malformed { .. } => ErrorKind::Format,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Missing { .. } => ErrorKind::Missing,
+            Self::Usage(_) | Self::BadOption { .. } => ErrorKind::Usage,
+            Self::ContextFull { .. } => ErrorKind::ContextFull,
+            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            Self::NoAdapter { .. } => ErrorKind::NoDevice,
+            Self::Gpu { .. } | Self::DeviceLost { .. } => ErrorKind::Device,
+            Self::GpuMemory { .. } => ErrorKind::DeviceMemory,
+            Self::Download { .. } => ErrorKind::Download,
+            Self::NotFinite { .. } => ErrorKind::NotFinite,
+        }
+    }
+
     /// True for failures of a device at work, which another device may not have: lost, out of memory, wrong numbers.
     pub fn is_of_device(&self) -> bool {
         matches!(self, Self::Gpu { .. } | Self::GpuMemory { .. } | Self::DeviceLost { .. } | Self::NotFinite { .. })
@@ -197,14 +306,6 @@ impl Error {
     /// True where less on the GPU may help.
     pub fn is_of_gpu_memory(&self) -> bool {
         matches!(self, Self::GpuMemory { .. })
-    }
-
-    /// The process exit code: 2 for usage, 1 for everything else.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            _ => 1,
-        }
     }
 }
 
@@ -226,8 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn only_usage_errors_exit_with_two() {
-        assert_eq!(Error::Usage("x".into()).exit_code(), 2);
-        assert_eq!(Error::missing("key", "").exit_code(), 1);
+    fn kind_and_remedy_are_those_of_the_innermost_error() {
+        let error = Error::missing("key", "").with_remedy(Remedy::MapFile).in_file("m.gguf");
+        assert_eq!((error.kind(), error.remedy()), (ErrorKind::Missing, Some(&Remedy::MapFile)));
+        assert_eq!(error.to_string(), "m.gguf: key is missing");
+        assert_eq!(Error::Usage("x".into()).kind(), ErrorKind::Usage);
+        assert_eq!(Error::missing("key", "").remedy(), None);
     }
 }

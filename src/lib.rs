@@ -47,4 +47,4 @@ pub mod engine;
 
 pub mod cli;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Remedy, Result};

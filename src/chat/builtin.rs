@@ -21,7 +21,7 @@ impl Format {
     /// Every format.
     pub const ALL: [Self; 5] = [Self::BitNet, Self::Llama3, Self::Falcon3, Self::ChatMl, Self::Qwen3];
 
-    /// The name for `--chat-template`; llama.cpp's where it has one.
+    /// Its name; llama.cpp's where it has one.
     pub fn name(self) -> &'static str {
         match self {
             Self::BitNet => "bitnet",

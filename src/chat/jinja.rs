@@ -13,7 +13,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, context, syntax::SyntaxConfi
 use minijinja_contrib::pycompat;
 
 use super::Message;
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Remedy, Result, shown};
 
 /// Real templates have at most some tens of kilobytes.
 const MAX_SOURCE_BYTES: usize = 256 << 10;
@@ -98,5 +98,5 @@ impl Write for Bounded {
 fn reason(error: minijinja::Error) -> Error {
     let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     let detail = error.detail().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
-    Error::unsupported(NAME, format!("{}{line}{detail} (--chat-template takes another one)", error.kind()))
+    Error::unsupported(NAME, format!("{}{line}{detail}", error.kind())).with_remedy(Remedy::ChatTemplate)
 }

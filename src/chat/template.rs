@@ -67,6 +67,11 @@ impl Template {
         self.origin
     }
 
+    /// Texts that end an answer, where the markup of the format is ordinary text and not one token.
+    pub fn stops(&self) -> Vec<String> {
+        self.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()).collect()
+    }
+
     /// The name of a built-in format; `None` for Jinja.
     pub fn format(&self) -> Option<Format> {
         match self.kind {

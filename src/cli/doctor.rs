@@ -63,6 +63,7 @@ fn test(gpu: &AdapterCaps) -> Result<Vec<String>> {
     let name = Some(gpu.name.clone());
     let options = OpenOptions { software_allowed: true, name, measure: Measure::Always, ..OpenOptions::default() };
     let opened = GpuBackend::open(&options)?;
+    opened.gpu().notes().iter().for_each(|note| log::warn!("{note}"));
     let caps = opened.gpu().caps();
     if caps.backend == gpu.backend {
         let chosen = opened.gpu().choices();

@@ -5,7 +5,10 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use super::{args::InspectArgs, format, output, source};
+use super::{
+    args::{I2sLayout, InspectArgs},
+    format, output, source,
+};
 use crate::{
     error::{Error, Result},
     gguf::TensorType,
@@ -85,7 +88,12 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     };
     // A vocabulary or an unknown architecture is worth a look, too: only --check makes it an error.
     let model = source.model();
-    let packing = source.packing().ok().filter(|_| source.file().tensors().iter().any(|t| t.ty == TensorType::I2_S));
+    let is_given = args.model.layout.i2s_layout.and_then(I2sLayout::packing).is_some();
+    let packing = source.packing().ok().cloned().map(|packing| match is_given {
+        true => Packing { reason: "asked for with --i2s-layout".into(), ..packing },
+        false => packing,
+    });
+    let packing = packing.as_ref().filter(|_| source.file().tensors().iter().any(|t| t.ty == TensorType::I2_S));
     let options = source.model_options().unwrap_or_default();
     let report = inspect(source.file(), args.check, &options);
     if args.json {

@@ -72,7 +72,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
 use self::args::{Cli, Command};
 use crate::{
     backend::gpu,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Remedy, Result},
     machine,
 };
 
@@ -97,8 +97,8 @@ pub fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            output::note(one_line(&format!("error: {error}")));
-            ExitCode::from(if interrupt::raised() { interrupt::EXIT_CODE } else { error.exit_code() })
+            output::note(one_line(&format!("error: {}", error_text(&error))));
+            ExitCode::from(if interrupt::raised() { interrupt::EXIT_CODE } else { exit_code(&error) })
         }
         // The hook has printed it.
         Err(_) => ExitCode::FAILURE,
@@ -179,6 +179,31 @@ fn one_line(message: &str) -> String {
     line
 }
 
+/// 2 for usage, as of the argument parser; 1 for everything else.
+fn exit_code(error: &Error) -> u8 {
+    if error.kind() == ErrorKind::Usage { 2 } else { 1 }
+}
+
+/// An error with the flag that may help.
+fn error_text(error: &Error) -> String {
+    let hint = match error.remedy() {
+        None => String::new(),
+        Some(Remedy::RaiseContext) => " (raise it with -c)".into(),
+        Some(Remedy::LowerContext) => " (lower it with -c)".into(),
+        Some(Remedy::ShrinkCache) => " (lower the context with -c, or take smaller types with -ctk and -ctv)".into(),
+        Some(Remedy::UseKernel(name)) => format!(": use --kernel {name}"),
+        Some(Remedy::MapFile) => " (without --no-mmap it is read in place)".into(),
+        Some(Remedy::Pull(name)) => format!("; `bitnet-gpu pull {name}` fetches it from the Hugging Face Hub"),
+        Some(Remedy::ChatTemplate) => " (--chat-template takes another one)".into(),
+        Some(Remedy::Overwrite) => "; --force overwrites it".into(),
+        Some(Remedy::ReplaceLink) => "; --force replaces the link".into(),
+        Some(Remedy::Ternarise) => " (--ternarise does it all the same)".into(),
+    };
+    // Options have the names of their flags.
+    let dashes = if matches!(error, Error::BadOption { .. }) { "--" } else { "" };
+    format!("{dashes}{error}{hint}")
+}
+
 /// A usage error that shows how it is done.
 fn usage(message: &str, example: &str) -> Error {
     Error::Usage(format!("{message}, for example: {example}"))
@@ -191,6 +216,17 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_name_the_flag_that_may_help() {
+        let full = Error::ContextFull { needed: 7, context: 6 };
+        assert_eq!(error_text(&full), "the context is full: 7 tokens needed, 6 tokens available (raise it with -c)");
+        let exists = Error::Usage("out.gguf exists".into()).with_remedy(Remedy::Overwrite).in_file("x");
+        assert_eq!(error_text(&exists), "x: out.gguf exists; --force overwrites it");
+        assert_eq!((exit_code(&exists), exit_code(&Error::missing("key", ""))), (2, 1));
+        let option = Error::BadOption { name: "top-p".into(), reason: "must be between 0 and 1, not 2".into() };
+        assert_eq!((error_text(&option).as_str(), exit_code(&option)), ("--top-p must be between 0 and 1, not 2", 2));
     }
 
     #[test]

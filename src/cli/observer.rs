@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::ProgressBar;
 
-use super::{format, output, progress::progress_bar};
+use super::{error_text, format, output, progress::progress_bar};
 use crate::{
     engine::{Notice, Observer},
     model::I2sPacking,
@@ -20,7 +20,7 @@ struct Terminal {
     /// The bar and its end.
     bar: Mutex<Option<(u64, ProgressBar)>>,
     /// What was said of the context: a comparison of backends plans more than once.
-    context: Mutex<Option<Notice>>,
+    context: Mutex<Option<String>>,
 }
 
 /// A panic elsewhere leaves neither of them half changed.
@@ -56,17 +56,19 @@ impl Observer for Terminal {
                     _ => log::warn!("{line}"),
                 }
             }
-            Notice::ContextLimited { .. } | Notice::BeyondTraining { .. } => {
-                if lock(&self.context).replace(notice.clone()).as_ref() != Some(notice) {
-                    say_context(notice);
-                }
-            }
+            Notice::ContextLimited { tokens, trained } => self.say_once(log::Level::Info, || {
+                format!("context of {tokens} tokens; the model allows {trained} (-c 0)")
+            }),
+            Notice::BeyondTraining { trained } => self.say_once(log::Level::Warn, || {
+                format!("the model was trained for {trained} tokens: text beyond may be poor")
+            }),
             Notice::SoftwareAdapter { name } => {
                 log::warn!("{name} computes on the processor: --backend cpu is faster");
             }
             Notice::NoLayerOnGpu { reason } => log::warn!("no layer goes to the GPU: {reason}"),
-            Notice::GpuNotUsed { reason } => log::warn!("the GPU is not used: {reason}"),
-            Notice::GpuFailed { reason } => log::warn!("the GPU failed: {reason}: the CPU goes on"),
+            Notice::GpuNotUsed(error) => log::warn!("the GPU is not used: {}", error_text(error)),
+            Notice::GpuFailed(error) => log::warn!("the GPU failed: {}: the CPU goes on", error_text(error)),
+            Notice::GpuFault { reason } => log::warn!("{reason}"),
             Notice::FewerLayers { tokens, reason } => {
                 if tokens.is_some() {
                     output::break_line();
@@ -82,14 +84,13 @@ impl Observer for Terminal {
     }
 }
 
-fn say_context(notice: &Notice) {
-    match notice {
-        Notice::ContextLimited { tokens, trained } => {
-            log::info!("context of {tokens} tokens; the model allows {trained} (-c 0)");
+impl Terminal {
+    fn say_once(&self, level: log::Level, line: impl FnOnce() -> String) {
+        let line = line();
+        let mut last = lock(&self.context);
+        if last.as_ref() != Some(&line) {
+            log::log!(level, "{line}");
+            *last = Some(line);
         }
-        Notice::BeyondTraining { trained } => {
-            log::warn!("the model was trained for {trained} tokens: text beyond may be poor");
-        }
-        _ => {}
     }
 }

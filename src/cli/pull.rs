@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{args::PullArgs, format, output};
 use crate::{
     error::{Error, Result},
-    hub::{Cache, Hub, ModelName, Pulled, pull},
+    hub::{Cache, Hub, ModelName, PullEvent, Pulled, pull},
 };
 
 pub fn run(args: &PullArgs) -> Result<()> {
@@ -22,7 +22,18 @@ pub fn run(args: &PullArgs) -> Result<()> {
         return print(args, &path, None);
     }
     let mut bar: Option<(String, ProgressBar)> = None;
-    let pulled = pull(&Hub::of_user(), &cache, &name, &mut |at| {
+    let pulled = pull(&Hub::of_user(), &cache, &name, &mut |event| {
+        let at = match event {
+            PullEvent::Progress(at) => at,
+            PullEvent::Retry { error, have } => {
+                log::warn!("{error}; trying again from byte {have}");
+                return;
+            }
+            PullEvent::StartsOver { file } => {
+                log::warn!("{file}: the server does not go on where it ended; all of it is fetched again");
+                return;
+            }
+        };
         // A new file, a new bar.
         if bar.as_ref().is_none_or(|(file, _)| file != at.file) {
             bar.iter().for_each(|(_, bar)| bar.finish_and_clear());

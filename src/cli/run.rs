@@ -1,6 +1,6 @@
 //! `run`: continues a text.
 
-use std::{ops::Deref, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     engine::{Engine, EngineOptions, ModelFile, Purpose},
     error::{Error, Result},
-    generate::{Answer, AnswerOptions, Chooser, Finish, SampleOptions, Sampler, Stats, StopStrings, TextDecoder},
+    generate::{Answer, AnswerOptions, Chooser, Finish, SampleOptions, Sampler, Stats, StopStrings},
     model::Model,
     session::Session,
     tokenizer::{EncodeOptions, TokenStream, Tokenizer},
@@ -23,16 +23,6 @@ use crate::{
 const DEFAULT_PROMPT: &str = "Once upon a time";
 /// llama.cpp's.
 pub const DEFAULT_TEMPERATURE: f32 = 0.8;
-
-impl<T: Deref<Target = Tokenizer>> TextDecoder for TokenStream<T> {
-    fn push(&mut self, id: u32) -> String {
-        TokenStream::push(self, id)
-    }
-
-    fn flush(&mut self) -> String {
-        TokenStream::flush(self)
-    }
-}
 
 /// What to run, after the files are open and before anything is loaded.
 pub struct Job<'a> {

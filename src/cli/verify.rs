@@ -30,6 +30,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         return Err(Error::ContextFull { needed, context });
     }
     let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
+    backend.gpu().notes().iter().for_each(|note| log::warn!("{note}"));
     let caps = backend.gpu().caps();
     let options = EngineOptions { kernel: args.kernel.forced(), ..EngineOptions::default() };
     let kernels = Engine::new(&source, options).kernels()?;

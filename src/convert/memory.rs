@@ -27,7 +27,7 @@ use crate::{
     model::dialect::blame,
 };
 
-/// Reads the model in `dir`. The embedding table and the head stay what they are, as `convert --head keep` has them.
+/// Reads the model in `dir`. The embedding table and the head stay what they are, as [`Head::Keep`] has them.
 ///
 /// `progress` is told of every tensor; `Break` from it ends the work.
 ///
@@ -39,15 +39,17 @@ pub fn in_memory(dir: &Path, progress: Option<&ProgressFn<'_>>) -> Result<File> 
     let work = || -> Result<File> {
         let (source, description) = directory.source(dir)?;
         let outline = Outline::new(&description, &source, &options)?;
-        let data = read_all(dir, &outline, &description, &source, progress)?;
-        let specs = outline.specs().into_iter().zip(data).collect();
-        for warning in &description.warnings {
-            log::warn!("{}: {warning}", dir.display());
-        }
-        File::in_memory(outline.metadata, specs)
+        let (data, warnings): (_, Vec<_>) =
+            read_all(dir, &outline, &description, &source, progress)?.into_iter().unzip();
+        let specs = outline.specs().into_iter().zip::<Vec<Bytes>>(data).collect();
+        let warnings = warnings.into_iter().flatten().chain(description.warnings).collect();
+        Ok(File::in_memory(outline.metadata, specs)?.with_warnings(warnings))
     };
     work().map_err(|e| e.in_file(dir.display().to_string()))
 }
+
+/// A tensor's data, and what is odd about it.
+type Read = (Bytes, Option<String>);
 
 /// All tensors, a few at a time: each core holds one matrix before it is packed.
 fn read_all(
@@ -56,11 +58,11 @@ fn read_all(
     description: &Description,
     source: &dyn Source,
     progress: Option<&ProgressFn<'_>>,
-) -> Result<Vec<Bytes>> {
+) -> Result<Vec<Read>> {
     let outputs = &outline.outputs;
     let cores = thread::available_parallelism().map_or(1, NonZero::get).min(outputs.len());
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let mut data: Vec<Option<Result<Bytes>>> = Vec::new();
+    let mut data: Vec<Option<Result<Read>>> = Vec::new();
     data.resize_with(outputs.len(), || None);
     let mut broken = false;
     thread::scope(|scope| {
@@ -97,18 +99,15 @@ fn read_all(
     data.into_iter().flatten().collect()
 }
 
-fn read(output: &Output, description: &Description, source: &dyn Source) -> Result<Bytes> {
+fn read(output: &Output, description: &Description, source: &dyn Source) -> Result<Read> {
     match &output.content {
-        Content::Copy => source.bytes(output.input),
+        Content::Copy => Ok((source.bytes(output.input)?, None)),
         Content::Ternary(codec) => {
             let origin = &description.inputs[output.input].origin;
             let matrix = source.ternary(output.input)?;
-            if let Some(warning) = &matrix.warning {
-                log::warn!("{warning}");
-            }
             let (scales, _) = fit(origin, &matrix, codec, false)?;
             let packed = codec.encode(&matrix.codes, &scales).map_err(|e| blame(origin, codec.cols(), e))?;
-            Ok(Bytes::from(packed))
+            Ok((Bytes::from(packed), matrix.warning))
         }
         Content::Factor | Content::Table(_) => {
             unreachable!("I2_S holds its scale itself, and the tables are kept")

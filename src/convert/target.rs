@@ -9,7 +9,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     gguf,
 };
 
@@ -31,9 +31,8 @@ impl Target {
         let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
         match fs::metadata(path) {
             Err(_) if is_link && !force => {
-                return Err(Error::Usage(format!(
-                    "{shown} is a symbolic link to a file that is not there; --force replaces the link"
-                )));
+                let error = Error::Usage(format!("{shown} is a symbolic link to a file that is not there"));
+                return Err(error.with_remedy(Remedy::ReplaceLink));
             }
             Err(_) => {}
             Ok(found) => Self::check_existing(path, &found, inputs, force)?,
@@ -73,7 +72,7 @@ impl Target {
             return Err(Error::Usage(format!("{shown} is part of the input; choose another output")));
         }
         if !force {
-            return Err(Error::Usage(format!("{shown} exists; --force overwrites it")));
+            return Err(Error::Usage(format!("{shown} exists")).with_remedy(Remedy::Overwrite));
         }
         Ok(())
     }
@@ -156,7 +155,7 @@ mod tests {
         let path = folder.path().join("out.gguf");
         std::os::unix::fs::symlink(folder.path().join("nowhere"), &path).unwrap();
         let error = Target::create(&path, &[], false).err().unwrap();
-        assert!(matches!(&error, Error::Usage(text) if text.contains("symbolic link to a file that is not there")));
+        assert_eq!((error.kind(), error.remedy()), (crate::ErrorKind::Usage, Some(&Remedy::ReplaceLink)));
         Target::create(&path, &[], true).unwrap().finish().unwrap();
         assert!(fs::symlink_metadata(&path).unwrap().is_file());
     }

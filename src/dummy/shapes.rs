@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn unknown_names_list_the_known() {
         let error = Shape::by_size("9B").unwrap_err();
-        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.kind(), crate::ErrorKind::Usage);
         assert!(error.to_string().contains("no dummy size 9B; there are 125M, 350M"), "{error}");
         assert!(Shape::like("gpt").unwrap_err().to_string().contains("2b-4t, bitnet-large"));
     }

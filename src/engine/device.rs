@@ -38,6 +38,11 @@ impl Device {
         Self(GpuBackend::on(Arc::clone(self.0.gpu())))
     }
 
+    /// What it gets wrong, and does in another way.
+    pub fn notes(&self) -> Vec<String> {
+        self.0.gpu().notes()
+    }
+
     pub fn name(&self) -> &str {
         self.0.name()
     }

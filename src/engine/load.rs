@@ -16,7 +16,7 @@ impl Engine {
         }
         let (runtime, held) = match loaded {
             Err(error) if error.is_of_device() => {
-                self.observer.notice(&Notice::GpuFailed { reason: error.to_string() });
+                self.observer.notice(&Notice::GpuFailed(error));
                 return self.loaded_on_cpu(&job);
             }
             loaded => loaded?,
@@ -35,7 +35,7 @@ impl Engine {
             // Any reason counts: a limit of this device, its memory, its driver. What is wrong with the model
             // itself comes up again on the CPU.
             Err(error) if may_fall_back => {
-                self.observer.notice(&Notice::GpuNotUsed { reason: error.to_string() });
+                self.observer.notice(&Notice::GpuNotUsed(error));
                 let placement = self.place_for(Job { request: Request::Cpu, ..job })?;
                 self.loaded(placement).map(|runtime| (runtime, None))
             }

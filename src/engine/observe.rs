@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::I2sPacking;
+use crate::{error::Error, model::I2sPacking};
 
 /// Is told of progress and of decisions. Calls come from whatever thread uses the engine or its session.
 pub trait Observer: Send + Sync {
@@ -17,7 +17,7 @@ pub trait Observer: Send + Sync {
 impl Observer for () {}
 
 /// A decision or an event that changes nothing in the answers, but may change their speed or quality.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice {
     /// Something odd in a model file that does not keep it from running.
@@ -66,13 +66,12 @@ pub enum Notice {
         reason: String,
     },
     /// The GPU that would have been used cannot load the model.
-    GpuNotUsed {
-        /// The error.
-        reason: String,
-    },
+    GpuNotUsed(Error),
     /// The GPU failed before the first token, and the CPU does its work.
-    GpuFailed {
-        /// The error.
+    GpuFailed(Error),
+    /// The GPU gets something wrong, and does it in another way.
+    GpuFault {
+        /// What, and on which one.
         reason: String,
     },
     /// Memory of the GPU ran out: fewer layers are on it now.

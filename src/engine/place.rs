@@ -5,7 +5,7 @@ use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 use super::{Engine, HeadScreen, Needs, Notice, Purpose, calibrate, device::Device};
 use crate::{
     cache_dir::Cache,
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     machine,
     model::Model,
     numbers,
@@ -109,8 +109,9 @@ impl Engine {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
                 format!("at most the memory of this machine, {}", numbers::bytes(memory)),
-                format!("{} (lower it with -c)", numbers::bytes(cache_bytes)),
-            )),
+                numbers::bytes(cache_bytes),
+            )
+            .with_remedy(Remedy::LowerContext)),
             _ => Ok(sizes),
         }
     }
@@ -177,6 +178,9 @@ impl Engine {
 
     pub(super) fn open_gpu(&self, request: Request) -> Result<Device> {
         let gpu = Device::open(&self.options, request)?;
+        for reason in gpu.notes() {
+            self.observer.notice(&Notice::GpuFault { reason });
+        }
         if gpu.is_software() {
             self.observer.notice(&Notice::SoftwareAdapter { name: gpu.facts().name });
         }

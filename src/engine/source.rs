@@ -15,7 +15,7 @@ use super::{
 use crate::{
     bytes::{Access, Bytes},
     convert::{self, Progress},
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     gguf::File,
     hub::{self, ModelName},
     machine,
@@ -173,7 +173,7 @@ impl ModelFile {
     /// As asked for, or by trying, where that is asked for or there is a sign that the usual packing may not be the one.
     fn find_packing(&self) -> Result<Packing> {
         match self.0.i2s {
-            I2sLayout::Given(packing) => return Ok(Packing { packing, reason: "asked for with --i2s-layout".into() }),
+            I2sLayout::Given(packing) => return Ok(Packing { packing, reason: "asked for".into() }),
             I2sLayout::Usual if !probe::is_doubtful(self.file()) => {
                 let reason = "the usual one; nothing in the file speaks for another".into();
                 return Ok(Packing { packing: I2sPacking::P128, reason });
@@ -209,8 +209,8 @@ pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
         // A mistyped path looks like a name, too: opening it gives the system's reason.
         None if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) => Ok(Cow::Borrowed(path)),
         None => {
-            let needed_for = format!("running it; `bitnet-gpu pull {name}` fetches it from the Hugging Face Hub");
-            Err(Error::missing(format!("{name} as a file and in the cache"), needed_for))
+            let missing = Error::missing(format!("{name} as a file and in the cache"), "running it");
+            Err(missing.with_remedy(Remedy::Pull(name.to_string())))
         }
     }
 }
@@ -244,8 +244,9 @@ fn check_memory(path: &Path) -> Result<()> {
         Some(free) if len > free => Err(Error::malformed(
             format!("copy of {}", path.display()),
             format!("at most the free memory, {}", numbers::bytes(free)),
-            format!("{} (without --no-mmap it is read in place)", numbers::bytes(len)),
-        )),
+            numbers::bytes(len),
+        )
+        .with_remedy(Remedy::MapFile)),
         _ => Ok(()),
     }
 }

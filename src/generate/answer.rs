@@ -1,12 +1,16 @@
 //! The loop of one answer: prompt in, events out.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    ops::Deref,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use super::{Chooser, Fed, Generation, Need, Stats, sampler::UNNAMED};
 use crate::{
     backend::{RowOutput, Want},
     error::{Error, Result},
     session::{Phase, Session},
+    tokenizer::{TokenStream, Tokenizer},
 };
 
 /// Turns ids into text piece by piece, holding back incomplete characters.
@@ -16,6 +20,16 @@ pub trait TextDecoder {
 
     /// What was held back, at the end of the text.
     fn flush(&mut self) -> String;
+}
+
+impl<T: Deref<Target = Tokenizer>> TextDecoder for TokenStream<T> {
+    fn push(&mut self, id: u32) -> String {
+        TokenStream::push(self, id)
+    }
+
+    fn flush(&mut self) -> String {
+        TokenStream::flush(self)
+    }
 }
 
 /// For models without a tokenizer, which are used through ids: no text.

@@ -93,6 +93,13 @@ impl File {
         Ok(Self { bytes: vec![bytes], parts: Vec::new(), version, metadata, tensors, by_name, warnings })
     }
 
+    /// With these said about it, too.
+    #[must_use]
+    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+        self.warnings.extend(warnings);
+        self
+    }
+
     /// Format version: 2 or 3.
     pub fn version(&self) -> u32 {
         self.version

@@ -39,6 +39,26 @@ pub struct PullProgress<'a> {
     pub total_bytes: Option<u64>,
 }
 
+/// What a download tells.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PullEvent<'a> {
+    /// More of a file is here.
+    Progress(PullProgress<'a>),
+    /// The connection failed, and the file is asked for again.
+    Retry {
+        /// The error.
+        error: &'a Error,
+        /// Bytes that are here.
+        have: u64,
+    },
+    /// The server does not go on where it ended: all of the file comes again.
+    StartsOver {
+        /// The file.
+        file: &'a str,
+    },
+}
+
 /// What was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
@@ -56,7 +76,7 @@ pub struct Pulled {
 ///
 /// # Errors
 /// If the server, the network or the disk fails, or what came is not what was announced.
-pub fn pull(hub: &Hub, cache: &Cache, name: &ModelName, progress: &mut dyn FnMut(&PullProgress<'_>)) -> Result<Pulled> {
+pub fn pull(hub: &Hub, cache: &Cache, name: &ModelName, told: &mut dyn FnMut(&PullEvent<'_>)) -> Result<Pulled> {
     let listing = hub.list(name)?;
     let choice = choose(name, &listing.files)?.ok_or_else(|| {
         let needed_for = "running it; it has neither a GGUF file nor config.json with model.safetensors";
@@ -68,7 +88,7 @@ pub fn pull(hub: &Hub, cache: &Cache, name: &ModelName, progress: &mut dyn FnMut
     for file in choice.files() {
         let facts = hub.facts(name, &listing.commit, file)?;
         let mut transfer = Transfer { hub, name, commit: &listing.commit, file, facts: &facts, fetched_bytes: 0 };
-        let blob = transfer.fetch_blob(&folder.join("blobs"), progress)?;
+        let blob = transfer.fetch_blob(&folder.join("blobs"), told)?;
         fetched_bytes += transfer.fetched_bytes;
         link(&blob, &folder, &snapshot.join(file))?;
     }
@@ -90,7 +110,7 @@ struct Transfer<'a> {
 
 impl Transfer<'_> {
     /// The path of the contents, which are fetched unless they are there.
-    fn fetch_blob(&mut self, blobs: &Path, progress: &mut dyn FnMut(&PullProgress<'_>)) -> Result<PathBuf> {
+    fn fetch_blob(&mut self, blobs: &Path, told: &mut dyn FnMut(&PullEvent<'_>)) -> Result<PathBuf> {
         let blob = blobs.join(&self.facts.etag);
         if blob.exists() {
             return Ok(blob);
@@ -113,7 +133,7 @@ impl Transfer<'_> {
             let _ = fs::remove_file(&path);
             return Ok(blob);
         }
-        self.fill(&mut out, &path, progress)?;
+        self.fill(&mut out, &path, told)?;
         self.check(&mut out, &path)?;
         out.sync_all().map_err(|e| Error::io("write", &path, e))?;
         fs::rename(&path, &blob).map_err(|e| Error::io("write", &blob, e))?;
@@ -121,7 +141,7 @@ impl Transfer<'_> {
     }
 
     /// Fetches what is missing, again and again while something comes.
-    fn fill(&mut self, out: &mut File, path: &Path, progress: &mut dyn FnMut(&PullProgress<'_>)) -> Result<()> {
+    fn fill(&mut self, out: &mut File, path: &Path, told: &mut dyn FnMut(&PullEvent<'_>)) -> Result<()> {
         let on_disk = |e: io::Error| Error::io("write", path, e);
         let mut have = out.seek(SeekFrom::End(0)).map_err(on_disk)?;
         if self.facts.bytes.is_some_and(|bytes| have > bytes) {
@@ -134,7 +154,7 @@ impl Transfer<'_> {
         let mut failures = 0;
         while self.facts.bytes != Some(have) {
             let before = have;
-            let outcome = self.fetch_from(&mut have, out, path, progress);
+            let outcome = self.fetch_from(&mut have, out, path, told);
             let error = match outcome {
                 // Without an announced length, the end of the answer is the end of the file.
                 Ok(()) if self.facts.bytes.is_none_or(|bytes| bytes == have) => return Ok(()),
@@ -147,7 +167,7 @@ impl Transfer<'_> {
             if failures >= ATTEMPTS {
                 return Err(error);
             }
-            log::warn!("{error}; trying again from byte {have}");
+            told(&PullEvent::Retry { error: &error, have });
             thread::sleep(PAUSE * 2u32.pow(failures));
         }
         Ok(())
@@ -158,7 +178,7 @@ impl Transfer<'_> {
         have: &mut u64,
         out: &mut File,
         path: &Path,
-        progress: &mut dyn FnMut(&PullProgress<'_>),
+        told: &mut dyn FnMut(&PullEvent<'_>),
     ) -> Result<()> {
         let on_disk = |e: io::Error| Error::io("write", path, e);
         let Some((begins, mut body)) = self.hub.fetch(self.name, self.commit, self.file, *have)? else {
@@ -168,7 +188,7 @@ impl Transfer<'_> {
             return Err(failed(self.file, "the server has fewer bytes than were here"));
         };
         if begins != *have {
-            log::warn!("{}: the server does not go on where it ended; all of it is fetched again", self.file);
+            told(&PullEvent::StartsOver { file: self.file });
             out.set_len(begins).map_err(on_disk)?;
             *have = begins;
         }
@@ -186,7 +206,8 @@ impl Transfer<'_> {
             out.write_all(&chunk[..read]).map_err(on_disk)?;
             *have += read as u64;
             self.fetched_bytes += read as u64;
-            progress(&PullProgress { file: self.file, done_bytes: *have, total_bytes: self.facts.bytes });
+            let (done_bytes, total_bytes) = (*have, self.facts.bytes);
+            told(&PullEvent::Progress(PullProgress { file: self.file, done_bytes, total_bytes }));
         }
     }
 

@@ -11,5 +11,5 @@ mod name;
 pub use cache::Cache;
 pub use choose::{Choice, choose};
 pub use client::Hub;
-pub use download::{PullProgress, Pulled, pull};
+pub use download::{PullEvent, PullProgress, Pulled, pull};
 pub use name::ModelName;

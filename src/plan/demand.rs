@@ -120,7 +120,7 @@ mod tests {
     fn an_untied_table_counts_twice_only_where_both_ends_are() {
         let tied = Demand {
             layer_weight_bytes: vec![100; 10],
-            layer_state_bytes: vec![10; 3],
+            layer_state_bytes: vec![10; 10],
             embed_bytes: 300,
             head_bytes: 300,
             tied: true,

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use bitnet_gpu::convert::{ConvertOptions, convert};
+use bitnet_gpu::{
+    ErrorKind, Remedy,
+    convert::{ConvertOptions, convert},
+};
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -152,8 +155,9 @@ fn an_output_is_overwritten_only_by_force() {
     let case = Case::of(&Model::bitnet());
     fs::write(case.output(), "mine").unwrap();
     let error = case.convert().unwrap_err();
-    assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains("out.gguf exists; --force overwrites it"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.to_string().contains("out.gguf exists"), "{error}");
+    assert_eq!(error.remedy(), Some(&Remedy::Overwrite));
     assert_eq!(fs::read(case.output()).unwrap(), b"mine");
     convert(&case.input(), &case.output(), &ConvertOptions { force: true, ..Default::default() }).unwrap();
     assert_eq!(&fs::read(case.output()).unwrap()[..4], b"GGUF");

@@ -8,7 +8,7 @@ use bitnet_cpu_kernels::{
     isa::Isa,
 };
 use bitnet_gpu::{
-    Error,
+    Error, Remedy,
     backend::{
         Activations, Backend, Batch, KvRows, LayerState, Rest, SegmentId, SlotId, Want,
         cpu::CpuBackend,
@@ -407,15 +407,16 @@ fn parts_add_up_to_segments() {
 #[test]
 fn a_plan_is_refused_as_loading_is() {
     // 160 positions of 36 f32; 160 keys of 6 heads of 36 in f16.
-    let refusals = [("the table of rotations", 23_000), ("a cache of 160 tokens (lower it with -c)", 69_000)];
+    let refusals = [("the table of rotations", 23_000), ("a cache of 160 tokens", 69_000)];
     for (reason, max_binding_bytes) in refusals {
         let model = Arc::new(random_model(&LLAMA, 33));
         let tuning = Tuning { max_binding_bytes: Some(max_binding_bytes), ..Tuning::default() };
         let Some(mut backend) = open_backend(tuning) else { return };
-        let planned = backend.demand(&model, &sizes(KvType::F16)).unwrap_err().to_string();
-        let loaded = backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err().to_string();
-        assert_eq!(planned, loaded);
-        assert!(planned.contains(reason), "{planned}");
+        let planned = backend.demand(&model, &sizes(KvType::F16)).unwrap_err();
+        let loaded = backend.load(&model, &whole(&model), &sizes(KvType::F16), &mut |_| {}).unwrap_err();
+        assert_eq!(planned.remedy(), Some(&Remedy::LowerContext));
+        assert_eq!((planned.to_string(), planned.remedy()), (loaded.to_string(), loaded.remedy()));
+        assert!(planned.to_string().contains(reason), "{planned}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use bitnet_gpu::{
     error::Result,
-    hub::{Cache, Hub, ModelName, Pulled, pull},
+    hub::{Cache, Hub, ModelName, PullEvent, Pulled, pull},
 };
 use common::cli::{Finished, program};
 use server::{COMMIT, Server, Trouble, sha256};
@@ -83,7 +83,12 @@ fn a_file_lies_in_the_cache_as_huggingface_hub_puts_it() {
     let mut seen = Vec::new();
     let hub = Hub::at(&case.server.endpoint(), Some("secret".into()));
     let name = ModelName::parse("org/name").unwrap();
-    let pulled = pull(&hub, &case.cache(), &name, &mut |at| seen.push((at.done_bytes, at.total_bytes))).unwrap();
+    let pulled = pull(&hub, &case.cache(), &name, &mut |event| {
+        if let PullEvent::Progress(at) = event {
+            seen.push((at.done_bytes, at.total_bytes));
+        }
+    })
+    .unwrap();
     let snapshot = case.repo().join("snapshots").join(COMMIT).join("m.gguf");
     assert_eq!(pulled, Pulled { path: snapshot.clone(), commit: COMMIT.into(), files: 1, fetched_bytes: 300_000 });
     assert!(fs::read(&snapshot).unwrap() == case.bytes);

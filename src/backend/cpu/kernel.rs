@@ -14,7 +14,7 @@ use bitnet_cpu_kernels::{
 
 use crate::{
     bytes::Bytes,
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     model::{Block, Linear, MatrixScales, Model, TernaryMatrix, dialect::blame, names},
     plan::Segment,
 };
@@ -40,7 +40,7 @@ impl Kernel {
     /// All kernels.
     pub const ALL: [Self; 4] = [Self::I2S, Self::TL1, Self::TL2, Self::Base3];
 
-    /// The name that `--kernel` takes.
+    /// Its name, as for [`Self::by_name`].
     pub fn name(self) -> &'static str {
         match self {
             Self::I2S => "i2_s",
@@ -261,10 +261,9 @@ pub(super) fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Resu
 fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<()> {
     match matrix.scales {
         MatrixScales::PerGroup { size, .. } if layout != Layout::I2sP128 => {
-            let reason = format!(
-                "it has a scale for each {size} columns, and this kernel adds up whole rows: use --kernel i2_s"
-            );
-            Err(Error::unsupported(format!("tensor {name}"), reason))
+            let reason = format!("it has a scale for each {size} columns, and this kernel adds up whole rows");
+            let error = Error::unsupported(format!("tensor {name}"), reason);
+            Err(error.with_remedy(Remedy::UseKernel(Kernel::I2S.name())))
         }
         _ => Ok(()),
     }

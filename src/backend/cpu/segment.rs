@@ -17,7 +17,7 @@ use super::{
     kernel::Repacked,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     graph::{
         Graph, StateKind,
         op::{Op, Part, Slot},
@@ -285,10 +285,10 @@ impl States for CpuSegment {
 
 /// A cache for each layer and sequence.
 fn caches(graph: &Graph, segment: &Segment, sizes: &Sizes) -> Result<Vec<Vec<KvCache>>> {
-    let out_of_memory = || Error::OutOfMemory {
-        what: format!("the keys and values of {} tokens", sizes.context_tokens * sizes.sequences),
-        bytes: segment.layers.clone().map(|layer| sizes.state_bytes(graph.layer(layer).state)).sum(),
-        hint: "lower the context with -c, or take smaller types with -ctk and -ctv".into(),
+    let out_of_memory = || {
+        let what = format!("the keys and values of {} tokens", sizes.context_tokens * sizes.sequences);
+        let bytes = segment.layers.clone().map(|layer| sizes.state_bytes(graph.layer(layer).state)).sum();
+        Error::OutOfMemory { what, bytes }.with_remedy(Remedy::ShrinkCache)
     };
     let of_layer = |layer| match graph.layer(layer).state {
         StateKind::Kv { kv_heads, head_dim } => {

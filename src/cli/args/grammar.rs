@@ -46,9 +46,13 @@ impl GrammarArgs {
         };
         let file = self.grammar_file.as_ref().or(self.json_schema_file.as_ref());
         let compiled = grammar.map(|grammar| Constraint::new(&grammar, tokenizer)).transpose();
-        compiled.map_err(|error| match file {
+        let compiled = compiled.map_err(|error| match file {
             Some(file) => error.in_file(file.display().to_string()),
             None => error,
-        })
+        })?;
+        for warning in compiled.iter().flat_map(Constraint::warnings) {
+            log::warn!("{warning}");
+        }
+        Ok(compiled)
     }
 }

@@ -20,7 +20,7 @@ use super::{
     agreement::Agreement,
     args::{BackendChoice, BenchArgs, BenchFormat, KernelChoice, ThreadsArgs},
     chart::{self, Chart},
-    interrupt, output, source,
+    error_text, interrupt, output, source,
 };
 use crate::{
     engine::{Engine, EngineOptions, Purpose},
@@ -113,7 +113,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             let mut session = match engine.load(&Purpose::Sample(&greedy)) {
                 // A machine without a GPU still gets its other figures.
                 Err(error @ Error::NoAdapter { .. }) if compared => {
-                    log::warn!("{error}");
+                    log::warn!("{}", error_text(&error));
                     continue;
                 }
                 loaded => loaded?,

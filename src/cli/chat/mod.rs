@@ -76,7 +76,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let tokenizer = Arc::clone(source.tokenizer()?);
     let template = template(wishes.template, &tokenizer, source.name())?;
     let mut options = answer_options(&tokenizer, wishes.answer)?;
-    options.stop.extend(template.format().into_iter().flat_map(Format::stops).map(|&stop| stop.to_owned()));
+    options.stop.extend(template.stops());
     let sample = wishes.sample.options(DEFAULT_TEMPERATURE, model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), engine.context_tokens()?)?;
     let constraint = wishes.grammar.constraint(&tokenizer)?;
@@ -161,7 +161,7 @@ impl Chat {
                 Ok(()) => {}
                 // In a script, what follows a mistake was written for something else.
                 Err(error) if !lines.interactive() || output::is_closed_pipe(&error) => return Err(error),
-                Err(error) => output::note(format_args!("error: {}", super::one_line(&error.to_string()))),
+                Err(error) => output::note(format_args!("error: {}", super::one_line(&super::error_text(&error)))),
             }
         }
         Ok(())

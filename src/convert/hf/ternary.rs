@@ -3,7 +3,7 @@
 use safetensors::Dtype;
 
 use super::{config::ScaleReading, dense, safetensors::Tensor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 
 /// The smallest scale: keeps an all-zero matrix from dividing by zero.
 const SCALE_EPSILON: f32 = 1e-5;
@@ -168,10 +168,11 @@ fn not_ternary(tensor: &Tensor, cols: usize) -> Error {
             "its values are ternary in groups of {group} with a scale each, and I2_S has one scale a matrix; use the model's own GGUF file"
         ),
         None => "its values are not ternary and config.json has no quantization_config of method bitnet; rounding \
-                 a model that was not trained for it destroys it (--ternarise does it all the same)"
+                 a model that was not trained for it destroys it"
             .to_owned(),
     };
-    Error::unsupported(format!("tensor {}", tensor.name), reason)
+    let error = Error::unsupported(format!("tensor {}", tensor.name), reason);
+    if grouped.is_some() { error } else { error.with_remedy(Remedy::Ternarise) }
 }
 
 /// True for dtypes that hold real numbers this module reads.

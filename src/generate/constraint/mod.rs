@@ -45,6 +45,7 @@ pub struct Constraint {
     start: Matcher,
     now: Matcher,
     name: &'static str,
+    warnings: Vec<String>,
 }
 
 impl Constraint {
@@ -68,19 +69,20 @@ impl Constraint {
             let mut factory = ParserFactory::new(&tokens(tokenizer), InferenceCapabilities::default(), &[])
                 .map_err(|error| said(&error))?;
             factory.quiet().limits_mut().verbose_errors = false;
-            let mut matcher = Matcher::new(factory.create_parser(top));
+            let matcher = Matcher::new(factory.create_parser(top));
             match matcher.get_error() {
                 Some(error) => Err(error),
-                None => {
-                    for warning in matcher.grammar_warnings() {
-                        log::warn!("{name}: {}", one_line(&warning));
-                    }
-                    Ok(matcher)
-                }
+                None => Ok(matcher),
             }
         };
-        let start = compile().map_err(wrong)?;
-        Ok(Self { now: start.clone(), start, name })
+        let mut start = compile().map_err(wrong)?;
+        let warnings = start.grammar_warnings().iter().map(|text| format!("{name}: {}", one_line(text))).collect();
+        Ok(Self { now: start.clone(), start, name, warnings })
+    }
+
+    /// What is odd about the grammar and does not keep it from working.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// A new answer begins.

@@ -72,14 +72,18 @@ impl SampleOptions {
         Self { temperature: 0.0, ..Self::default() }
     }
 
-    /// Refuses numbers that make no sense, by the name of the flag that sets them.
+    /// Refuses numbers that make no sense, by llama.cpp's name of the option.
     pub(super) fn validate(&self) -> Result<()> {
-        let check = |flag: &str, value: f32, good: bool, range: &str| {
-            if good { Ok(()) } else { Err(Error::Usage(format!("--{flag} must be {range}, not {value}"))) }
+        let check = |name: &str, value: f32, good: bool, range: &str| {
+            if good {
+                Ok(())
+            } else {
+                Err(Error::BadOption { name: name.into(), reason: format!("must be {range}, not {value}") })
+            }
         };
-        let finite = |flag, value: f32| check(flag, value, value.is_finite(), "a finite number");
-        let share = |flag, value: f32| check(flag, value, (0.0..=1.0).contains(&value), "between 0 and 1");
-        let positive = |flag, value: f32| check(flag, value, value.is_finite() && value > 0.0, "above 0");
+        let finite = |name, value: f32| check(name, value, value.is_finite(), "a finite number");
+        let share = |name, value: f32| check(name, value, (0.0..=1.0).contains(&value), "between 0 and 1");
+        let positive = |name, value: f32| check(name, value, value.is_finite() && value > 0.0, "above 0");
         finite("temp", self.temperature)?;
         share("typical", self.typical_p)?;
         share("top-p", self.top_p)?;

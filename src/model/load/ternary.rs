@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Codes are scanned for the invalid value 3 at load up to this many bytes of ternary weights (0.1 s at
-/// 20 GB/s). Scanning more would make a model that is larger than memory unusable; `inspect --check` does it.
+/// 20 GB/s). Scanning more would make a model that is larger than memory unusable; [`crate::inspect`] does it.
 const CODE_SCAN_LIMIT_BYTES: usize = 2 << 30;
 
 impl Loader<'_> {

@@ -145,7 +145,7 @@ fn the_context_limits_the_answer_and_refuses_a_longer_prompt() {
     log.take();
     let error = run(&mut session, &[1; 7], options(), Box::new(NoText)).err().unwrap();
     assert!(matches!(error, Error::ContextFull { needed: 7, context: 6 }));
-    assert_eq!(error.to_string(), "the context is full: 7 tokens needed, 6 tokens available (raise it with -c)");
+    assert_eq!(error.to_string(), "the context is full: 7 tokens needed, 6 tokens available");
     assert!(log.take().is_empty(), "nothing runs for a prompt that does not fit");
 }
 

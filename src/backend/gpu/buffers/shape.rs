@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{cache, limits::too_large};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     graph::op::Slot,
     model::{Config, Linear},
     plan::{Segment, Sizes},
@@ -132,8 +132,9 @@ impl Shape {
         let (k_bytes, v_bytes) = (cache_bytes(sizes.k_type), cache_bytes(sizes.v_type));
         let window_slots = most_rows(max_binding, k_bytes.max(v_bytes).max(1) as usize);
         if window_slots == 0 {
-            let what = format!("a cache of {} tokens (lower it with -c)", sizes.context_tokens);
-            return Err(too_large(&what, k_bytes.max(v_bytes), max_binding));
+            let what = format!("a cache of {} tokens", sizes.context_tokens);
+            let error = too_large(&what, k_bytes.max(v_bytes), max_binding);
+            return Err(error.with_remedy(Remedy::LowerContext));
         }
         let act_words = config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4;
         let shape = Self {
@@ -285,7 +286,7 @@ mod tests {
         // 8 heads of 128 in f16: 2 KiB a position.
         assert_eq!(shape(&large, 65536, BINDING).unwrap().k_bytes, BINDING);
         let error = shape(&large, 65537, BINDING).unwrap_err().to_string();
-        assert!(error.contains("65537 tokens (lower it with -c)"), "{error}");
+        assert!(error.contains("a cache of 65537 tokens"), "{error}");
         let error = shape(&large, 16, 100_000).unwrap_err().to_string();
         assert!(error.contains("the activations of one token"), "{error}");
     }

@@ -56,6 +56,8 @@ pub struct Gpu {
     /// wgpu objects created so far.
     objects: Arc<AtomicU64>,
     testing: AtomicBool,
+    /// Faults of this device that others of its kernels do not have.
+    notes: Mutex<Vec<String>>,
     pub(crate) compiler: Compiler,
 }
 
@@ -114,6 +116,7 @@ impl Gpu {
             health,
             objects,
             testing: AtomicBool::new(false),
+            notes: Mutex::new(Vec::new()),
             compiler,
         };
         gpu.check("opening the device")?;
@@ -218,6 +221,15 @@ impl Gpu {
     pub fn destroyer(&self) -> impl Fn() + Send + 'static {
         let device = self.device.clone();
         move || device.destroy()
+    }
+
+    /// Faults of this device that the kernels in use do not have; found where it was tested when it was opened.
+    pub fn notes(&self) -> Vec<String> {
+        lock(&self.notes).clone()
+    }
+
+    pub(crate) fn add_note(&self, note: String) {
+        lock(&self.notes).push(note);
     }
 
     /// While the GPU is tested, which loads and runs a layer, neither a fault is made nor a given budget kept to.

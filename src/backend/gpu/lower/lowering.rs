@@ -10,7 +10,7 @@ use crate::{
         },
         record::encode::Builder,
     },
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     model::{Activation, Config, Norm},
     plan::Sizes,
 };
@@ -90,7 +90,8 @@ impl<'a> Lowering<'a> {
 
     /// The table of rotations.
     pub fn rotations(&self) -> Result<wgpu::BufferBinding<'a>> {
-        self.whole("the table of rotations (lower the context with -c)", &self.weights.rope)
+        let table = self.whole("the table of rotations", &self.weights.rope);
+        table.map_err(|error| error.with_remedy(Remedy::LowerContext))
     }
 
     pub fn norm(&self, norm: Option<Norm>, weights: &'a LayerWeights) -> Result<wgpu::BufferBinding<'a>> {

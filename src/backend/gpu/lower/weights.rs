@@ -13,7 +13,7 @@ use crate::{
         device::Gpu,
         kernels::pipelines,
     },
-    error::{Error, Result},
+    error::{Error, Remedy, Result},
     graph::op::{Op, Part, Slot},
     model::{Block, Config, DenseMatrix, Linear, MatrixScales, Model, Norm, TernaryMatrix},
     plan::{Segment, Sizes},
@@ -245,7 +245,8 @@ impl Weights {
         }
         // Never empty, so that it can be bound for models without rotation.
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
-        let rope = layout.place("the table of rotations (lower the context with -c)", 1, rope_bytes)?;
+        let rope = layout.place("the table of rotations", 1, rope_bytes);
+        let rope = rope.map_err(|error| error.with_remedy(Remedy::LowerContext))?;
         let context_tokens = sizes.context_tokens;
         Ok(Self { layers, embed, head, screen, output_norm, rope, act_group, context_tokens, layer_bytes, table_bytes })
     }

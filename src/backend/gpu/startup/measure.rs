@@ -61,7 +61,7 @@ fn is_right(gpu: &Gpu, known: &KnownProduct, shader: Shader, cut: (u32, usize)) 
     let fault = known.fault(&found);
     if let Some(fault) = &fault {
         let name = shader.kernel().name;
-        log::warn!("{} failed the self-test of {name} in workgroups of {}: {fault}", gpu.caps(), cut.0);
+        gpu.add_note(format!("{} failed the self-test of {name} in workgroups of {}: {fault}", gpu.caps(), cut.0));
     }
     Ok(fault.is_none())
 }

@@ -121,7 +121,7 @@ fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
     lanes.into_iter().flat_map(with).collect()
 }
 
-/// The candidates that get every number right, measured if asked for. Where some do not, a warning says so.
+/// The candidates that get every number right, measured if asked for. Where some do not, a note says so.
 fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<Candidate>> {
     let mut right = Vec::new();
     let mut faults = Vec::new();
@@ -140,7 +140,7 @@ fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: b
         _ => {}
     }
     for fault in faults {
-        log::warn!("{} failed the self-test of {fault}: other kernels are used", gpu.caps());
+        gpu.add_note(format!("{} failed the self-test of {fault}: other kernels are used", gpu.caps()));
     }
     Ok(right)
 }
