@@ -37,14 +37,18 @@ pub mod generate;
 
 pub mod probe;
 
+#[cfg(feature = "gpu")]
 pub mod verify;
 
+#[cfg(feature = "convert")]
 pub mod convert;
 
+#[cfg(feature = "convert")]
 pub mod dummy;
 
 pub mod engine;
 
+#[cfg(feature = "cli")]
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Remedy, Result};

@@ -11,6 +11,7 @@ use bitnet_cpu_kernels::{
 const ROWS: usize = 67;
 const COLS: usize = 384;
 /// Whole groups of 64, 128 and 256.
+#[cfg(any(feature = "gpu", test))]
 const GROUPED_COLS: usize = 768;
 const TOKENS: usize = 3;
 
@@ -29,6 +30,7 @@ impl KnownProduct {
     }
 
     /// One whose columns are whole groups of every size.
+    #[cfg(any(feature = "gpu", test))]
     pub fn grouped() -> Self {
         Self::with_cols(GROUPED_COLS)
     }

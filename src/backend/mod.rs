@@ -6,7 +6,9 @@
 mod candidates;
 pub mod cpu;
 pub mod energy;
+#[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(feature = "gpu")]
 mod known_layer;
 mod known_product;
 mod states;

@@ -6,7 +6,7 @@ use super::{Budget, EngineOptions};
 use crate::{
     backend::{
         Backend,
-        gpu::{GpuBackend, Measure, Memory, OpenOptions, fault},
+        gpu::{GpuBackend, Measure, Memory, OpenOptions},
     },
     cache_dir::Cache,
     error::Result,
@@ -14,17 +14,25 @@ use crate::{
     plan::{Demand, GpuFacts, Request, Sizes},
 };
 
+#[cfg(not(feature = "fault-injection"))]
+use crate::backend::gpu::Tuning;
+#[cfg(feature = "fault-injection")]
+use crate::backend::gpu::fault;
+
 /// An open GPU.
 pub struct Device(GpuBackend);
 
 impl Device {
     /// The best GPU. Software adapters are slower than the CPU backend: they are taken when they are asked for.
     pub fn open(options: &EngineOptions, request: Request) -> Result<Self> {
+        #[cfg(feature = "fault-injection")]
         let mut tuning = fault::injected()?;
+        #[cfg(not(feature = "fault-injection"))]
+        let mut tuning = Tuning::default();
         tuning.memory_bytes = options.gpu_memory.or(tuning.memory_bytes);
         let options = OpenOptions {
             // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
-            software_allowed: request != Request::Auto || tuning.fault.is_some(),
+            software_allowed: request != Request::Auto || tuning.fault_of(None).is_some(),
             name: None,
             tuning,
             measure: Measure::Hardware,

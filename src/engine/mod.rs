@@ -6,6 +6,11 @@
 
 mod calibrate;
 
+#[cfg(feature = "gpu")]
+mod device;
+
+#[cfg(not(feature = "gpu"))]
+#[path = "no_device.rs"]
 mod device;
 
 mod fallback;

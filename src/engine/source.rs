@@ -3,7 +3,6 @@
 use std::{
     borrow::Cow,
     fs,
-    ops::ControlFlow,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
 };
@@ -14,7 +13,6 @@ use super::{
 };
 use crate::{
     bytes::{Access, Bytes},
-    convert::{self, Progress},
     error::{Error, Remedy, Result},
     gguf::File,
     hub::{self, ModelName},
@@ -88,12 +86,12 @@ impl ModelFile {
             (true, false) => convert_in_memory(path, &observer)?,
             (true, true) => {
                 let converted = convert_in_memory(path, &observer)?;
-                copied(&observer, |progress| converted.detached(progress))?
+                told(&observer, |progress| converted.detached(progress))?
             }
             (false, false) => File::open(path)?,
             (false, true) => {
                 check_memory(path)?;
-                copied(&observer, |progress| File::open_with(path, Access::Copy(progress)))?
+                told(&observer, |progress| File::open_with(path, Access::Copy(progress)))?
             }
         };
         let opened = Self::from_file(path.display().to_string(), file, options, observer);
@@ -216,20 +214,29 @@ pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
 }
 
 /// The directory as it would be converted, without a file.
+#[cfg(feature = "convert")]
 fn convert_in_memory(path: &Path, observer: &Arc<dyn Observer>) -> Result<File> {
-    let loading: Mutex<Option<Loading<'_>>> = Mutex::new(None);
-    convert::in_memory(
-        path,
-        Some(&|at: &Progress<'_>| {
-            let mut loading = loading.lock().unwrap_or_else(|broken| broken.into_inner());
-            loading.get_or_insert_with(|| Loading::new(observer, at.total_bytes)).set(at.done_bytes, at.total_bytes);
+    use std::ops::ControlFlow;
+
+    use crate::convert::{Progress, in_memory};
+
+    told(observer, |told| {
+        let progress = |at: &Progress<'_>| {
+            told(at.done_bytes, at.total_bytes);
             ControlFlow::Continue(())
-        }),
-    )
+        };
+        in_memory(path, Some(&progress))
+    })
+}
+
+#[cfg(not(feature = "convert"))]
+fn convert_in_memory(path: &Path, _observer: &Arc<dyn Observer>) -> Result<File> {
+    let reason = "this program was built without the feature convert, so it reads GGUF files only";
+    Err(Error::unsupported(format!("the directory {}", path.display()), reason))
 }
 
 /// What `read` gives, while it tells bytes so far, and of all. A split file tells those of each part.
-fn copied(observer: &Arc<dyn Observer>, read: impl FnOnce(&dyn Fn(u64, u64)) -> Result<File>) -> Result<File> {
+fn told(observer: &Arc<dyn Observer>, read: impl FnOnce(&dyn Fn(u64, u64)) -> Result<File>) -> Result<File> {
     let loading: Mutex<Option<Loading<'_>>> = Mutex::new(None);
     read(&|done, all| {
         let mut loading = loading.lock().unwrap_or_else(|broken| broken.into_inner());

@@ -10,6 +10,11 @@ mod batcher;
 
 mod chooser;
 
+#[cfg(feature = "grammar")]
+mod constraint;
+
+#[cfg(not(feature = "grammar"))]
+#[path = "no_constraint.rs"]
 mod constraint;
 
 mod draft;
@@ -29,7 +34,9 @@ mod stop;
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
 pub use batcher::{AnswerId, Batcher};
 pub use chooser::Chooser;
-pub use constraint::{Constraint, Grammar};
+pub use constraint::Constraint;
+#[cfg(feature = "grammar")]
+pub use constraint::Grammar;
 pub use draft::Drafter;
 pub use embedding::{Pooling, embedding};
 pub use generation::{Fed, Generation, Need};

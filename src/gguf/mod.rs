@@ -8,6 +8,7 @@ mod tensor;
 mod types;
 mod write;
 
+#[cfg(feature = "convert")]
 pub(crate) use foreign::recognise;
 pub use read::File;
 pub use split::Part;

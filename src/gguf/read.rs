@@ -94,6 +94,7 @@ impl File {
     }
 
     /// With these said about it, too.
+    #[cfg(feature = "convert")]
     #[must_use]
     pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings.extend(warnings);

@@ -4,12 +4,16 @@
 
 mod cache;
 mod choose;
+#[cfg(feature = "hub")]
 mod client;
+#[cfg(feature = "hub")]
 mod download;
 mod name;
 
 pub use cache::Cache;
 pub use choose::{Choice, choose};
+#[cfg(feature = "hub")]
 pub use client::Hub;
+#[cfg(feature = "hub")]
 pub use download::{PullEvent, PullProgress, Pulled, pull};
 pub use name::ModelName;

@@ -4,7 +4,9 @@ mod cores;
 
 use std::fs;
 
-pub use cores::{Cores, cores};
+#[cfg(feature = "cli")]
+pub use cores::Cores;
+pub use cores::cores;
 
 /// Physical memory.
 pub fn memory_bytes() -> Option<u64> {
@@ -17,16 +19,19 @@ pub fn free_memory_bytes() -> Option<u64> {
 }
 
 /// The unit in which files are mapped.
+#[cfg(feature = "cli")]
 pub fn page_bytes() -> Option<u64> {
     kib_in("/proc/self/smaps", "KernelPageSize:")
 }
 
 /// The most memory this process has held.
+#[cfg(feature = "cli")]
 pub fn peak_rss_bytes() -> Option<u64> {
     kib_in("/proc/self/status", "VmHWM:")
 }
 
 /// The version of the kernel.
+#[cfg(feature = "cli")]
 pub fn system_version() -> Option<String> {
     Some(fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim().to_owned())
 }

@@ -10,6 +10,7 @@ pub use bitnet_cpu_kernels::format::{I2sPacking, MatrixScales, TileTable};
 use bitnet_cpu_kernels::rope::RopeTable;
 pub use config::{Activation, Config, Family, Rope, RopeStyle};
 pub use dialect::OpenOptions;
+#[cfg(feature = "convert")]
 pub(crate) use load::dense_type;
 pub use weights::{Block, DenseMatrix, Linear, Norm, TernaryMatrix, Weights};
 

@@ -25,7 +25,9 @@ mod segment;
 mod startup;
 
 pub use backend::GpuBackend;
-pub use device::{AdapterCaps, Fault, Geometry, Gpu, Measure, Memory, OpenOptions, Tuning, adapters, fault, settle};
+#[cfg(feature = "fault-injection")]
+pub use device::fault;
+pub use device::{AdapterCaps, Fault, Geometry, Gpu, Measure, Memory, OpenOptions, Tuning, adapters, settle};
 pub use kernels::{params, pipelines};
 pub use record::profile::KernelTime;
 pub use segment::counters::Counters;

@@ -5,6 +5,7 @@ mod ternary;
 
 use std::{collections::HashSet, path::Path};
 
+#[cfg(feature = "convert")]
 pub(crate) use dense::dense_type;
 
 use super::{

@@ -176,7 +176,7 @@ impl Gpu {
 
     /// Reads anew what may be used, unless it is given: other programs may have taken some.
     pub fn refresh_memory(&self) -> Memory {
-        let now = match (self.tuning.later_memory_bytes, self.tuning.memory_bytes) {
+        let now = match (self.tuning.later_memory_bytes(), self.tuning.memory_bytes) {
             (Some(bytes), _) | (None, Some(bytes)) => Memory::given(bytes),
             (None, None) => memory::available(&self.adapter, self.caps.unified_memory),
         };
@@ -239,8 +239,7 @@ impl Gpu {
 
     /// The fault of a test, where it is meant for a segment of `bytes`.
     fn fault(&self, bytes: u64) -> Option<Fault> {
-        let meant = bytes > self.tuning.fault_above && !self.testing.load(Ordering::Relaxed);
-        self.tuning.fault.filter(|_| meant)
+        self.tuning.fault_of(Some(bytes)).filter(|_| !self.testing.load(Ordering::Relaxed))
     }
 
     /// The same for a step of the segment that runs `positions`.

@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod adapter;
+#[cfg(feature = "fault-injection")]
 pub mod fault;
 mod geometry;
 mod gpu;

@@ -11,7 +11,7 @@ pub struct OpenOptions {
     /// Allow an adapter that runs on the processor (lavapipe, WARP): right, but slower than the CPU backend.
     pub software_allowed: bool,
     /// Take the first adapter whose name contains this, ignoring case; else the variable `WGPU_ADAPTER_NAME`
-    /// decides, else the order of [`AdapterCaps::rank`].
+    /// decides, else the order of [`AdapterCaps::rank`](super::AdapterCaps::rank).
     pub name: Option<String>,
     /// Departures from what the device offers.
     pub tuning: Tuning,
@@ -24,7 +24,7 @@ pub struct OpenOptions {
 /// On which adapters kernels are timed when they are opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Measure {
-    /// On none: the choices of [`AdapterCaps`] and [`Tuning`] hold.
+    /// On none: the choices of [`AdapterCaps`](super::AdapterCaps) and [`Tuning`] hold.
     #[default]
     Never,
     /// On GPUs, where it takes tens of milliseconds.
@@ -58,15 +58,45 @@ pub struct Tuning {
     pub geometry: Option<Geometry>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
-    /// Bytes of device memory that turn out to be left when a model is loaded, for tests.
+    /// Bytes of device memory that turn out to be left when a model is loaded.
+    #[cfg(feature = "fault-injection")]
     pub later_memory_bytes: Option<u64>,
-    /// Something that fails, for tests.
+    /// Something that fails.
+    #[cfg(feature = "fault-injection")]
     pub fault: Option<Fault>,
     /// It fails in segments that take more than so many bytes.
+    #[cfg(feature = "fault-injection")]
     pub fault_above: u64,
 }
 
-/// What fails.
+#[cfg(feature = "fault-injection")]
+impl Tuning {
+    /// What fails in a segment of `bytes`; `None`: in any.
+    pub fn fault_of(&self, bytes: Option<u64>) -> Option<Fault> {
+        self.fault.filter(|_| bytes.is_none_or(|bytes| bytes > self.fault_above))
+    }
+
+    /// Bytes of device memory that turn out to be left when a model is loaded.
+    pub fn later_memory_bytes(&self) -> Option<u64> {
+        self.later_memory_bytes
+    }
+}
+
+/// Nothing fails on demand.
+#[cfg(not(feature = "fault-injection"))]
+impl Tuning {
+    #[doc(hidden)]
+    pub fn fault_of(&self, _bytes: Option<u64>) -> Option<Fault> {
+        None
+    }
+
+    #[doc(hidden)]
+    pub fn later_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// What fails on demand, with the feature `fault-injection`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A product of the self-test gives a wrong number.

@@ -152,7 +152,7 @@ fn failed(gpu: &Gpu, fault: &str) -> Error {
 fn product_fault(gpu: &Gpu, known: &KnownProduct, choices: Choices) -> Result<Option<String>> {
     for shader in PRODUCTS {
         let mut found = debug::ternary_product(gpu, shader, choices, &known.weights(), &known.acts)?;
-        if gpu.tuning().fault == Some(Fault::SelfTest) {
+        if gpu.tuning().fault_of(None) == Some(Fault::SelfTest) {
             found[0] += 1;
         }
         if let Some(fault) = known.fault(&found) {
