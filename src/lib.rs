@@ -1,54 +1,112 @@
 //! Runs ternary (1.58-bit) language models on any GPU through wgpu, or on the CPU with SIMD kernels.
 //!
-//! The modules below stand in the order data flows through them; imports point upwards only.
+//! ```
+//! use bitnet_gpu::{AnswerOptions, Engine, EngineOptions, Purpose, SampleOptions};
+//!
+//! # fn main() -> bitnet_gpu::Result<()> {
+//! let model = bitnet_gpu::open("assets/llama-stories-ternary-4m.gguf")?;
+//! let engine = Engine::new(&model, EngineOptions::default());
+//! let sample = SampleOptions::default();
+//! let mut session = engine.session(&Purpose::Sample(&sample))?;
+//! let options = AnswerOptions { max_tokens: Some(20), ..AnswerOptions::default() };
+//! for event in session.answer("Once upon a time", &options)? {
+//!     print!("{}", event?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`open`] takes a GGUF file, a Hugging Face directory, or the name of a model that was fetched from its Hub. An [`Engine`]
+//! decides what runs where. A [`TextSession`] takes and gives text, a [`Session`] token ids and logits, a [`Runtime`] many
+//! sequences side by side, which a [`Batcher`] drives. Progress and decisions go to an [`Observer`]. [`chat`] turns
+//! conversations into prompts. `examples/` has a program for each.
+//!
+//! The library builds without default features: models in GGUF files, on the CPU.
+//!
+//! Everything that is not named here is for the program and the tests of this package, and may change at any time. The
+//! modules stand in the order data flows through them; imports point upwards only.
 #![deny(unsafe_code)]
 
+#[doc(hidden)]
 pub mod error;
 
+#[doc(hidden)]
 pub mod cache_dir;
 
 mod machine;
 
 mod numbers;
 
+#[doc(hidden)]
 pub mod bytes;
 
+#[doc(hidden)]
 pub mod hub;
 
+#[doc(hidden)]
 pub mod gguf;
 
+#[doc(hidden)]
 pub mod model;
 
+#[doc(hidden)]
 pub mod tokenizer;
 
 pub mod chat;
 
+#[doc(hidden)]
 pub mod inspect;
 
+#[doc(hidden)]
 pub mod graph;
 
+#[doc(hidden)]
 pub mod plan;
 
+#[doc(hidden)]
 pub mod backend;
 
+#[doc(hidden)]
 pub mod session;
 
+#[doc(hidden)]
 pub mod generate;
 
+#[doc(hidden)]
 pub mod probe;
 
 #[cfg(feature = "gpu")]
+#[doc(hidden)]
 pub mod verify;
 
 #[cfg(feature = "convert")]
+#[doc(hidden)]
 pub mod convert;
 
 #[cfg(feature = "convert")]
+#[doc(hidden)]
 pub mod dummy;
 
+#[doc(hidden)]
 pub mod engine;
 
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 
+pub use backend::{RowOutput, Want, cpu::Kernel};
+pub use engine::{
+    Budget, Engine, EngineOptions, HeadScreen, I2sLayout, ModelFile, ModelSource, Notice, Observer, OpenOptions,
+    Placement, Purpose, TextSession, open,
+};
 pub use error::{Error, ErrorKind, Remedy, Result};
+#[cfg(feature = "grammar")]
+pub use generate::Grammar;
+pub use generate::{
+    Answer, AnswerId, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Event, Fed, Finish, Generation, Mirostat,
+    Need, NoText, Pooling, SampleOptions, Sampler, Stats, TextDecoder, embedding,
+};
+pub use model::{Config, I2sPacking, Model};
+pub use plan::{BackendKind, KvType, Plan, Prefer, Request, Segment, Sizes};
+pub use session::{Phase, Runtime, Sequence, Session, Takeover, Work};
+pub use tokenizer::{EncodeOptions, TokenStream, Tokenizer};

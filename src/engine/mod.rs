@@ -27,6 +27,8 @@ mod purpose;
 
 mod source;
 
+mod text;
+
 pub mod tuned;
 
 use std::sync::Arc;
@@ -38,14 +40,16 @@ pub use options::{EngineOptions, HeadScreen};
 pub use place::{Budget, Placement};
 pub use purpose::{Needs, Purpose};
 pub use source::{I2sLayout, ModelFile, OpenOptions, located, open};
+pub use text::TextSession;
 
 use crate::{
     backend::cpu::{CpuBackend, Kernel, Kernels, tune::Choice},
-    error::Result,
+    error::{Error, Result},
     machine,
     model::Model,
     plan::Plan,
     session::{Runtime, Session},
+    tokenizer::Tokenizer,
 };
 
 /// Ternary weights that may stay in a processor's caches from one token to the next: fewer bytes gain nothing there.
@@ -121,6 +125,17 @@ impl Engine {
         }
     }
 
+    /// The file's tokenizer.
+    ///
+    /// # Errors
+    /// If there is no file, or it has no tokenizer that works.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        match &self.model.0 {
+            Origin::Model(_) => Err(Error::missing("a tokenizer", "text: the engine was made of a model alone")),
+            Origin::File(file) => file.tokenizer(),
+        }
+    }
+
     /// What would run where. [`Request::Auto`](crate::plan::Request::Auto) measures a few layers where there is a GPU.
     pub fn plan(&self, purpose: &Purpose<'_>) -> Result<Plan> {
         self.place(purpose).map(|placement| placement.plan)
@@ -130,6 +145,11 @@ impl Engine {
     /// all goes to the CPU; with [`failover`](EngineOptions::failover) the CPU also goes on where a GPU fails later.
     pub fn load(&self, purpose: &Purpose<'_>) -> Result<Session> {
         self.runtime(purpose)?.try_into()
+    }
+
+    /// As [`load`](Self::load), with the file's tokenizer: a session that takes and gives text.
+    pub fn session(&self, purpose: &Purpose<'_>) -> Result<TextSession> {
+        TextSession::new(self, purpose)
     }
 
     /// As [`load`](Self::load), for as many sequences as the options say.
@@ -172,5 +192,21 @@ impl Engine {
             (split.decode_threads, split.prompt_threads) = (threads, threads);
         }
         backend.split_as(split)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_and_sessions_go_to_other_threads() {
+        fn goes<T: Send>() {}
+        fn is_shared<T: Send + Sync>() {}
+        is_shared::<Engine>();
+        is_shared::<ModelFile>();
+        goes::<Session>();
+        goes::<Runtime>();
+        goes::<TextSession>();
     }
 }

@@ -33,3 +33,38 @@ impl Purpose<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn most_top(change: impl FnOnce(&mut SampleOptions)) -> usize {
+        let mut options = SampleOptions::default();
+        change(&mut options);
+        Purpose::Sample(&options).needs(4096).most_top
+    }
+
+    #[test]
+    fn candidates_are_asked_for_where_a_draw_can_do_with_them() {
+        assert_eq!(most_top(|_| {}), 40);
+        assert_eq!(most_top(|o| o.temperature = 0.0), 1);
+        assert_eq!(most_top(|o| o.top_k = 0), 0, "top-p alone takes a sum over the vocabulary");
+        assert_eq!(most_top(|o| o.mirostat = Some(Default::default())), 0);
+        assert_eq!(most_top(|o| o.logit_bias = vec![(7, 1.0)]), 0, "an id that is raised may come from anywhere");
+        assert_eq!(most_top(|o| o.logit_bias = vec![(7, -1.0), (8, -2.0)]), 42);
+        assert_eq!(most_top(|o| o.repeat_penalty = 1.1), 104, "each of the last 64 ids may be lowered");
+        assert_eq!(
+            most_top(|o| {
+                o.repeat_penalty = 1.1;
+                o.repeat_last_n = None;
+            }),
+            40 + 4096
+        );
+    }
+
+    #[test]
+    fn other_purposes_need_all_logits_or_none() {
+        assert_eq!(Purpose::Logits.needs(16), Needs { head: true, most_top: 0 });
+        assert_eq!(Purpose::Hidden.needs(16), Needs { head: false, most_top: 0 });
+    }
+}

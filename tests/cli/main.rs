@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod commands;
 mod doctor;
+mod examples;
 mod grammar;
 mod perplexity;
 mod plan_budget;

@@ -7,6 +7,7 @@ mod dialect_hostile;
 mod directory;
 mod dummy;
 mod embed;
+mod engine;
 mod families;
 mod golden_logits;
 mod head_screen;

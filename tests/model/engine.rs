@@ -1,0 +1,98 @@
+//! The engine as any program uses it, on the CPU.
+
+use std::sync::{Arc, Mutex};
+
+use bitnet_gpu::{
+    Engine, EngineOptions, ErrorKind, HeadScreen, ModelFile, Notice, Observer, OpenOptions, Purpose, Remedy, Request,
+    SampleOptions,
+};
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llama-stories-ternary-4m.gguf");
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Listener {
+    loading: Mutex<Vec<(u64, u64)>>,
+    notices: Mutex<Vec<String>>,
+}
+
+impl Observer for Listener {
+    fn loading(&self, done: u64, total: u64) {
+        self.loading.lock().unwrap().push((done, total));
+    }
+
+    fn notice(&self, notice: &Notice) {
+        self.notices.lock().unwrap().push(format!("{notice:?}"));
+    }
+}
+
+fn on_cpu(change: impl FnOnce(&mut EngineOptions)) -> EngineOptions {
+    let mut options = EngineOptions::default();
+    options.request = Request::Cpu;
+    change(&mut options);
+    options
+}
+
+#[test]
+fn a_copy_of_the_head_is_planned_only_where_it_serves() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    // Small as this head is, the copy finds a single highest logit of it.
+    let engine = Engine::new(&file, on_cpu(|options| options.head = HeadScreen::On));
+    let planned = |engine: &Engine, purpose: &Purpose<'_>| engine.plan(purpose).unwrap().sizes.head_screen;
+    let sample = |temperature, top_k| SampleOptions { temperature, top_k, ..SampleOptions::default() };
+    assert!(planned(&engine, &Purpose::Sample(&sample(0.0, 40))));
+    assert!(!planned(&engine, &Purpose::Sample(&sample(0.8, 40))), "a vocabulary this small is not searched for 40");
+    assert!(!planned(&engine, &Purpose::Sample(&sample(0.8, 0))), "top-p alone needs a sum");
+    assert!(!planned(&engine, &Purpose::Logits) && !planned(&engine, &Purpose::Hidden));
+    let auto = engine.with_options(on_cpu(|_| {}));
+    assert!(!planned(&auto, &Purpose::Sample(&sample(0.0, 40))), "a small head is read in no time");
+}
+
+#[test]
+fn a_purpose_without_logits_has_no_head() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    let engine = Engine::new(&file, on_cpu(|_| {}));
+    assert!(engine.plan(&Purpose::Hidden).unwrap().segments.iter().all(|segment| !segment.head));
+    assert_eq!(engine.session(&Purpose::Hidden).err().unwrap().kind(), ErrorKind::Usage);
+    let of_model = Engine::new(file.model().unwrap(), on_cpu(|_| {}));
+    assert_eq!(of_model.session(&Purpose::Logits).err().unwrap().kind(), ErrorKind::Missing, "no tokenizer");
+    assert!(of_model.load(&Purpose::Logits).is_ok());
+}
+
+#[test]
+fn the_observer_hears_of_the_context_and_of_the_end_of_loading() {
+    let listener = Arc::new(Listener::default());
+    let open = |options| {
+        let file = ModelFile::open(MODEL, &OpenOptions::default(), Arc::clone(&listener) as Arc<dyn Observer>);
+        Engine::new(&file.unwrap(), options)
+    };
+    let trained = open(on_cpu(|_| {})).model().unwrap().config.context;
+    let engine = open(on_cpu(|options| options.context_tokens = Some(trained + 1)));
+    engine.load(&Purpose::Logits).unwrap();
+    let notices = std::mem::take(&mut *listener.notices.lock().unwrap());
+    assert!(notices.iter().any(|notice| notice.contains("BeyondTraining")), "{notices:?}");
+    let loading = listener.loading.lock().unwrap();
+    let (first, last) = (loading.first().unwrap(), loading.last().unwrap());
+    assert!(first.0 == 0 && last.0 == last.1 && last.1 > 0, "{loading:?}");
+    assert!(loading.iter().filter(|(done, total)| done == total).count() == 1, "told once that it ended: {loading:?}");
+}
+
+#[test]
+fn a_runtime_has_as_many_sequences_as_asked_for() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    let engine = Engine::new(&file, on_cpu(|options| options.sequences = 2));
+    let mut runtime = engine.runtime(&Purpose::Logits).unwrap();
+    let (first, second) = (runtime.begin(), runtime.begin());
+    assert!(first.is_some() && second.is_some() && runtime.begin().is_none());
+}
+
+#[test]
+fn errors_tell_what_may_be_done_in_no_front_ends_words() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    let engine = Engine::new(&file, on_cpu(|options| options.context_tokens = Some(4)));
+    let error = engine.load(&Purpose::Logits).unwrap().prefill(&[1; 5]).unwrap_err();
+    assert_eq!((error.kind(), error.remedy()), (ErrorKind::ContextFull, Some(&Remedy::RaiseContext)));
+    assert!(!error.to_string().contains("-c"), "{error}");
+    let missing = bitnet_gpu::open("nobody/has-this-model").err().unwrap();
+    assert_eq!(missing.kind(), ErrorKind::Missing);
+}
