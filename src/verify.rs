@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 
 use bitnet_cpu_kernels::{
     Cpu,
-    format::{Scales, TernaryView},
+    format::{Layout, Scales, TernaryView},
     isa::Isa,
     quantize::QuantizedActs,
     ternary,
@@ -20,7 +20,7 @@ use crate::{
         gpu::{Gpu, GpuBackend, debug::ternary_product, pipelines::Shader},
     },
     error::{Error, Result},
-    model::{Linear, Model, TernaryMatrix, names},
+    model::{Linear, Model, PackedMatrix, names},
     plan::{BackendKind, Plan, Segment, Sizes},
     session::Session,
 };
@@ -94,10 +94,10 @@ fn products(subject: Subject<'_>, gpu: &Gpu, threads: usize, report: &mut Report
     for (layer, block) in subject.cpu.weights.blocks.iter().enumerate() {
         for role in Linear::ALL {
             // Sums over whole rows are whole numbers under every kind of scale.
-            let codes_of = |matrix| TernaryView { scales: Scales::PerTensor(1.0), ..TernaryMatrix::view(matrix) };
-            let weights = codes_of(block.linear(role));
-            let on_gpu = subject.gpu.weights.blocks[layer].linear(role).plain();
-            let on_gpu = codes_of(&on_gpu);
+            let codes_of = |matrix| TernaryView { scales: Scales::PerTensor(1.0), ..PackedMatrix::view(matrix) };
+            let on_cpu = subject.cpu.packed(layer, role, block.linear(role).layout())?;
+            let on_gpu = subject.gpu.packed(layer, role, Layout::I2sP128)?;
+            let (weights, on_gpu) = (codes_of(&on_cpu), codes_of(&on_gpu));
             for (shader, tokens) in [(Shader::TernaryMatvec, 1), (Shader::TernaryMatmul, PRODUCT_TOKENS)] {
                 let acts: Vec<i8> = (0..tokens * weights.cols).map(act).collect();
                 let mut quantized = QuantizedActs::new(tokens, weights.cols);

@@ -8,7 +8,8 @@ use std::ops::Range;
 use bitnet_cpu_kernels::format::{DenseType, Layout, MatrixScales, pack};
 
 use crate::model::{
-    Activation, Block, Config, DenseMatrix, Family, Linear, Model, Norm, Rope, RopeStyle, TernaryMatrix, Weights,
+    Activation, Block, Config, DenseMatrix, Family, Linear, Model, Norm, Rope, RopeStyle, TernaryCodes, TernaryMatrix,
+    Weights,
 };
 
 /// Width of the hidden states.
@@ -55,10 +56,12 @@ pub(super) fn model() -> Model {
         TernaryMatrix {
             rows,
             cols,
-            codes: pack(Layout::I2sP128, rows, cols, &codes).into(),
-            layout: Layout::I2sP128,
+            codes: TernaryCodes::Packed {
+                bytes: pack(Layout::I2sP128, rows, cols, &codes).into(),
+                layout: Layout::I2sP128,
+            },
             // Keeps the size of the activations.
-            scales: MatrixScales::PerTensor((1.5 / cols as f32).sqrt()),
+            scales: MatrixScales::PerTensor((1.5 / cols as f32).sqrt()).into(),
         }
     });
     let norms = Norm::BLOCK.map(|role| {

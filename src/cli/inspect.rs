@@ -10,10 +10,11 @@ use super::{
     format, output, source,
 };
 use crate::{
+    backend::cpu::own_layout,
     error::{Error, Result},
     gguf::TensorType,
     inspect::{Report, inspect},
-    model::{Config, DenseMatrix, Linear, Model},
+    model::{Config, DenseMatrix, Linear, Model, TernaryMatrix},
     plan::{KvType, Sizes},
     probe::Packing,
 };
@@ -53,7 +54,8 @@ impl Memory {
         let table = |table: &DenseMatrix| table.data.len() as u64;
         let tables = [Some(&weights.token_embd), weights.output.as_ref()].into_iter().flatten();
         let matrices = weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
-        let mapped = matrices.map(|m| &m.codes).chain(tables.map(|table| &table.data)).filter(|data| data.is_mapped());
+        let in_place = matrices.filter(|m| m.is_packed_as(own_layout(m))).map(TernaryMatrix::source);
+        let mapped = in_place.chain(tables.map(|table| &table.data)).filter(|data| data.is_mapped());
         Self {
             ternary_bytes: weights.blocks.iter().map(|block| block.ternary_bytes() as u64).sum(),
             embedding_bytes: table(&weights.token_embd),

@@ -12,7 +12,7 @@ use bitnet_cpu_kernels::format::{
 
 use super::{
     ConvertOptions, Head,
-    source::{Description, Input, Kind, Matrix, ROW_STEP, Source},
+    source::{Description, Input, Kind, Matrix, Source},
 };
 use crate::{
     bytes::Bytes,
@@ -20,7 +20,7 @@ use crate::{
     gguf::{File, TensorInfo, TensorType, Value},
     model::{
         dense_type,
-        dialect::{Dialects, blame, decode},
+        dialect::{Dialects, ROW_STEP, blame, decode},
         names,
     },
 };

@@ -64,15 +64,13 @@ pub(super) struct Matrix {
     pub warning: Option<String>,
 }
 
-/// Rows given to [`Source::rows`] begin at multiples of this: what interleaves in any type lies within.
-pub(super) const ROW_STEP: usize = 32;
-
 /// A model to be converted. `at` is a place in [`Description::inputs`].
 pub(super) trait Source: Sync {
     /// The matrix of a [`Kind::Ternary`].
     fn ternary(&self, at: usize) -> Result<Matrix>;
 
-    /// Rows of a [`Kind::Table`] as numbers, finite or not.
+    /// Rows of a [`Kind::Table`] as numbers, finite or not; they begin at a multiple of
+    /// [`ROW_STEP`](crate::model::dialect::ROW_STEP).
     fn rows(&self, at: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 
     /// The bytes of a tensor that is kept as it is.

@@ -14,13 +14,13 @@ use super::{
     ConvertOptions, Progress,
     fit::fit,
     outline::{Content, Outline, Output, bytes},
-    source::{Description, Input, ROW_STEP, Source},
+    source::{Description, Input, Source},
     target::Target,
 };
 use crate::{
     error::{Error, Result},
     gguf::Writer,
-    model::dialect::blame,
+    model::dialect::{ROW_STEP, blame},
 };
 
 /// Bytes handed to the writer at a time, between which the work can be ended.

@@ -72,7 +72,7 @@ fn key(model: &Model, threads: usize) -> String {
     let shapes = model.weights.blocks.first().map(|block| {
         Linear::ALL.map(|role| {
             let matrix = block.linear(role);
-            (matrix.rows, matrix.cols, matrix.layout, matrix.scales.view().group())
+            (matrix.rows, matrix.cols, matrix.layout(), matrix.scales.group())
         })
     });
     format!(

@@ -1,7 +1,7 @@
 //! Ternary tensors of a GGUF file -> the codec that reads them: what the file says of itself, what it leaves open, and
 //! what [`OpenOptions`] say about that.
 
-use std::{num::NonZero, thread};
+use std::{iter, num::NonZero, ops::Range, thread};
 
 use bitnet_cpu_kernels::format::{Codec, Dialect, FormatError, I2sPacking, Layout, Tile, TileTable, ternary_bytes};
 
@@ -176,26 +176,61 @@ pub(crate) fn blame(name: &str, cols: usize, error: FormatError) -> Error {
 /// Weights below which threads cost more than they save.
 const MIN_SHARED_WEIGHTS: usize = 1 << 20;
 
+/// Work on a matrix is cut at multiples of so many rows: what interleaves in any type or layout lies within, except in the
+/// layouts of lookups.
+pub(crate) const ROW_STEP: usize = 32;
+
 /// Packs a whole matrix as [`Layout::I2sP128`], its rows shared among all cores.
 pub(crate) fn decode(codec: &Codec, bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
-    let (rows, cols) = (codec.rows(), codec.cols());
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, codec.cols());
+    let mut out = vec![0; codec.rows() * row_bytes];
+    let shares = out.chunks_mut(row_bytes * share(codec.rows(), codec.cols()));
+    share_rows(codec.rows(), codec.cols(), shares, |rows, out| codec.decode_rows(bytes, rows, out))?;
+    Ok(out)
+}
+
+/// Looks for a weight that is not ternary, on all cores.
+///
+/// # Errors
+/// Names the first.
+pub(crate) fn check(codec: &Codec, bytes: &[u8]) -> Result<(), FormatError> {
+    let row_bytes = ternary_bytes(Layout::I2sP128, 1, codec.cols());
+    share_rows(codec.rows(), codec.cols(), iter::repeat(()), |rows, ()| {
+        // Few at a time stay in the caches.
+        let mut out = vec![0; row_bytes * ROW_STEP.min(rows.len())];
+        rows.clone().step_by(ROW_STEP).try_for_each(|first| {
+            let rows = first..rows.end.min(first + ROW_STEP);
+            let out = &mut out[..row_bytes * rows.len()];
+            codec.decode_rows(bytes, rows, out)
+        })
+    })
+}
+
+/// The rows of a (rows, cols) matrix that one core works on.
+pub(super) fn share(rows: usize, cols: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    if cores == 1 || rows * cols < MIN_SHARED_WEIGHTS {
-        return codec.decode(bytes);
+    let cores = if rows * cols < MIN_SHARED_WEIGHTS { 1 } else { cores };
+    rows.div_ceil(cores).next_multiple_of(ROW_STEP)
+}
+
+/// Shares the rows of a (rows, cols) matrix among all cores, [`share`] for each, with what `parts` has for it.
+///
+/// # Errors
+/// The first in the order of the rows.
+pub(super) fn share_rows<P: Send>(
+    rows: usize,
+    cols: usize,
+    parts: impl Iterator<Item = P>,
+    work: impl Fn(Range<usize>, P) -> Result<(), FormatError> + Sync,
+) -> Result<(), FormatError> {
+    let share = share(rows, cols);
+    let mut parts = (0..rows).step_by(share.max(1)).map(|first| first..rows.min(first + share)).zip(parts);
+    if share >= rows {
+        return parts.try_for_each(|(rows, part)| work(rows, part));
     }
-    let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
-    let mut out = vec![0; rows * row_bytes];
-    let share = rows.div_ceil(cores).next_multiple_of(codec.row_step());
-    let results = thread::scope(|scope| {
-        let parts = out.chunks_mut(share * row_bytes).enumerate();
-        let threads: Vec<_> = parts
-            .map(|(at, part)| {
-                let first = at * share;
-                scope.spawn(move || codec.decode_rows(bytes, first..first + part.len() / row_bytes, part))
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().expect("decoding does not panic")).collect::<Vec<_>>()
-    });
-    // The first error in the order of the rows, however the threads ran.
-    results.into_iter().collect::<Result<(), _>>().map(|()| out)
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = parts.map(|(rows, part)| scope.spawn(move || work(rows, part))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("decoding does not panic"))
+    })
 }

@@ -4,15 +4,23 @@ mod config;
 pub(crate) mod dialect;
 mod load;
 pub mod names;
+mod scales;
+mod ternary;
 mod weights;
 
 pub use bitnet_cpu_kernels::format::{I2sPacking, MatrixScales, TileTable};
-use bitnet_cpu_kernels::rope::RopeTable;
+use bitnet_cpu_kernels::{format::Layout, rope::RopeTable};
 pub use config::{Activation, Config, Family, Rope, RopeStyle};
 pub use dialect::OpenOptions;
+use dialect::blame;
 #[cfg(feature = "convert")]
 pub(crate) use load::dense_type;
-pub use weights::{Block, DenseMatrix, Linear, Norm, TernaryMatrix, Weights};
+pub use scales::TernaryScales;
+pub(crate) use ternary::repack_rows;
+pub use ternary::{PackedMatrix, TernaryCodes, TernaryMatrix};
+pub use weights::{Block, DenseMatrix, Linear, Norm, Weights};
+
+use crate::error::Result;
 
 /// A model ready to be planned and loaded.
 #[derive(Clone, Debug)]
@@ -24,6 +32,15 @@ pub struct Model {
 }
 
 impl Model {
+    /// The matrix of a projection in a layout: see [`TernaryMatrix::packed`].
+    ///
+    /// # Errors
+    /// Names the tensor and the place of a code that is none, or that the layout has no room for.
+    pub fn packed(&self, layer: usize, role: Linear, to: Layout) -> Result<PackedMatrix> {
+        let matrix = self.weights.blocks[layer].linear(role);
+        matrix.packed(to).map_err(|e| blame(&names::linear(layer, role), matrix.cols, e))
+    }
+
     /// The rotations of the first `positions` positions, as the model scales them.
     ///
     /// # Panics

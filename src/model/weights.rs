@@ -1,12 +1,8 @@
 //! The tensors of a model by role. Shapes are (rows, cols): rows = output features, cols = input features.
 
-use bitnet_cpu_kernels::{
-    format::{
-        DenseType, DenseView, FormatError, Layout, MatrixScales, TernaryView, repack_into, ternary_bytes, unpack_rows,
-    },
-    memory::Memory,
-};
+use bitnet_cpu_kernels::format::{DenseType, DenseView, Layout, ternary_bytes};
 
+use super::ternary::TernaryMatrix;
 use crate::bytes::Bytes;
 
 /// A ternary projection of a block.
@@ -91,75 +87,6 @@ impl Norm {
     ];
 }
 
-/// A matrix of codes 0, 1, 2 = -1, 0, +1: value = scale * (code - 1).
-#[derive(Clone, Debug)]
-pub struct TernaryMatrix {
-    /// Output features.
-    pub rows: usize,
-    /// Input features; the layout says how a last partial block is padded.
-    pub cols: usize,
-    /// Packed codes, possibly still in the memory map.
-    pub codes: Bytes,
-    /// How the codes are packed.
-    pub layout: Layout,
-    /// What they are multiplied by.
-    pub scales: MatrixScales,
-}
-
-impl TernaryMatrix {
-    /// What the kernels take.
-    pub fn view(&self) -> TernaryView<'_> {
-        TernaryView {
-            rows: self.rows,
-            cols: self.cols,
-            codes: &self.codes,
-            layout: self.layout,
-            scales: self.scales.view(),
-        }
-    }
-
-    /// The same matrix in another layout; shares the codes where it has that layout.
-    ///
-    /// # Errors
-    /// Names a code that the layout has no room for.
-    pub fn repacked(&self, to: Layout) -> Result<Self, FormatError> {
-        if to == self.layout {
-            return Ok(self.clone());
-        }
-        let mut codes = Memory::zeroed(ternary_bytes(to, self.rows, self.cols));
-        self.repack_into(to, &mut codes)?;
-        Ok(self.with_codes(to, codes.into()))
-    }
-
-    /// Writes the codes in another layout into zeroed bytes.
-    ///
-    /// # Errors
-    /// As [`Self::repacked`].
-    ///
-    /// # Panics
-    /// If `out` has not the bytes of the matrix in that layout.
-    pub fn repack_into(&self, to: Layout, out: &mut [u8]) -> Result<(), FormatError> {
-        let Self { rows, cols, .. } = *self;
-        match (self.layout, to) {
-            (from, Layout::I2sP128) => unpack_rows(from, (rows, cols), &self.codes, 0..rows, out),
-            (Layout::I2sP128, to) => repack_into(&self.codes, rows, cols, to, out)?,
-            (_, to) => repack_into(&self.plain().codes, rows, cols, to, out)?,
-        }
-        Ok(())
-    }
-
-    /// The same matrix with codes that [`Self::repack_into`] wrote.
-    pub fn with_codes(&self, layout: Layout, codes: Bytes) -> Self {
-        let Self { rows, cols, .. } = *self;
-        Self { rows, cols, codes, layout, scales: self.scales.reordered(rows, cols, self.layout, layout) }
-    }
-
-    /// As [`Layout::I2sP128`], which the GPU reads.
-    pub fn plain(&self) -> Self {
-        self.repacked(Layout::I2sP128).expect("it has room for all codes")
-    }
-}
-
 /// An unquantised or conventionally quantised matrix: the embedding table or the output head.
 #[derive(Clone, Debug)]
 pub struct DenseMatrix {
@@ -208,15 +135,15 @@ impl Block {
         self.linears.iter().map(|m| m.rows * m.cols).sum()
     }
 
-    /// The same in [`Layout::I2sP128`], in which the GPU reads them.
+    /// Bytes of the ternary codes as [`Layout::I2sP128`], in which the GPU reads them, and of their scales.
     pub fn plain_bytes(&self) -> usize {
-        let bytes = |m: &TernaryMatrix| ternary_bytes(Layout::I2sP128, m.rows, m.cols) + m.scales.bytes();
+        let bytes = |m: &TernaryMatrix| ternary_bytes(Layout::I2sP128, m.rows, m.cols) + m.scales.bytes(m.rows, m.cols);
         self.linears.iter().map(bytes).sum()
     }
 
-    /// Bytes of the ternary codes and their scales.
+    /// Bytes of the ternary codes and their scales, as [`TernaryMatrix::bytes`].
     pub fn ternary_bytes(&self) -> usize {
-        self.linears.iter().map(|m| m.codes.len() + m.scales.bytes()).sum()
+        self.linears.iter().map(TernaryMatrix::bytes).sum()
     }
 }
 
@@ -239,7 +166,7 @@ impl Weights {
     /// Columns that share a scale of the quantised activations; `None` = one scale per token. The same for all
     /// matrices of a model.
     pub fn act_group(&self) -> Option<usize> {
-        self.blocks.first().and_then(|block| block.linear(Linear::Q).scales.view().group())
+        self.blocks.first().and_then(|block| block.linear(Linear::Q).scales.group())
     }
 
     /// The output head, tied or not.

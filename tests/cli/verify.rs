@@ -44,6 +44,15 @@ fn prompts_that_cannot_be_used_are_refused() {
     run(&["verify", "--prompts", "/nonexistent/prompts.txt"]).one_line_error(1);
 }
 
+/// A scale for each group of columns: the CPU multiplies 16 rows side by side, the GPU reads rows one after the other.
+#[test]
+fn a_model_with_group_scales_passes() {
+    let Some(file) = shared("golden/qwen3-ternary/qwen3-q2_0-g64.gguf") else { return };
+    let Some(finished) = with_gpu(run(&["verify", "-m", file.to_str().unwrap(), "-n", "2"])) else { return };
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    assert!(finished.stdout.ends_with("passed\n"), "{finished:?}");
+}
+
 /// Test models that other programs computed logits of; they have no tokenizer.
 #[test]
 fn models_without_a_tokenizer_pass() {

@@ -160,9 +160,9 @@ fn products(model: &Loaded) -> Vec<Vec<i32>> {
     let cpu = Cpu::new(Isa::detect(), 1);
     let mut rng = Rng::new(11);
     let mut all = Vec::new();
-    for block in &model.weights.blocks {
+    for (layer, block) in model.weights.blocks.iter().enumerate() {
         for role in Linear::ALL {
-            let matrix = block.linear(role);
+            let matrix = model.packed(layer, role, block.linear(role).layout()).unwrap();
             let mut acts = QuantizedActs::new(TOKENS, matrix.cols);
             acts.set_raw(matrix.cols, &rng.i8s(TOKENS * matrix.cols), &[1.0; TOKENS]);
             let mut out = vec![0; TOKENS * matrix.rows];
@@ -187,7 +187,8 @@ fn every_dialect_of_a_model_gives_the_same_integers() {
         assert!(products(model) == expected_products, "{}", what.display());
         for (block, other) in model.weights.blocks.iter().zip(&expected.weights.blocks) {
             for role in Linear::ALL {
-                let expected = scale.map_or(other.linear(role).scales.clone(), MatrixScales::PerTensor);
+                let expected =
+                    scale.map_or(other.linear(role).scales.clone(), |scale| MatrixScales::PerTensor(scale).into());
                 assert_eq!(block.linear(role).scales, expected, "{}", what.display());
             }
         }

@@ -490,7 +490,7 @@ fn scale(model: &mut Model, layer: usize, damaged: Linear) {
     let linears = Linear::ALL.map(|role| {
         let mut matrix = block.linear(role).clone();
         if role == damaged {
-            matrix.scales = MatrixScales::PerTensor(f32::NAN);
+            matrix.scales = MatrixScales::PerTensor(f32::NAN).into();
         }
         matrix
     });

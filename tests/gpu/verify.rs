@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bitnet_cpu_kernels::format::{pack, unpack};
 use bitnet_gpu::{
     backend::{cpu::Kernels, gpu::Tuning},
-    model::{Block, Linear, Model, Norm},
+    model::{Block, Linear, Model, Norm, TernaryCodes},
     verify::{BOUND, Subject, run},
 };
 
@@ -39,10 +39,12 @@ fn with_a_wrong_weight(model: &Model, layer: usize, role: Linear, row: usize, co
     let block = &weights.blocks[layer];
     let mut linears = Linear::ALL.map(|role| block.linear(role).clone());
     let matrix = &mut linears[Linear::ALL.iter().position(|&other| other == role).unwrap()];
-    let mut codes = unpack(matrix.layout, matrix.rows, matrix.cols, &matrix.codes);
+    let layout = matrix.layout();
+    let mut codes = unpack(layout, matrix.rows, matrix.cols, matrix.source());
     let code = &mut codes[row * matrix.cols + col];
     *code = (*code + 1) % 3;
-    matrix.codes = pack(matrix.layout, matrix.rows, matrix.cols, &codes).into();
+    let bytes = pack(layout, matrix.rows, matrix.cols, &codes).into();
+    matrix.codes = TernaryCodes::Packed { bytes, layout };
     weights.blocks[layer] = Block::new(linears, Norm::BLOCK.map(|norm| block.norm(norm).map(<[f32]>::to_vec)));
     Model { config: model.config.clone(), weights }
 }

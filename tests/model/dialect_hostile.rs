@@ -87,7 +87,7 @@ fn tl2() -> Gguf {
 }
 
 /// Each dialect with the id of its type, and a whole file.
-fn files() -> Vec<(&'static str, Gguf)> {
+pub fn files() -> Vec<(&'static str, Gguf)> {
     let plain = |id, dialect| model(id, move |_, _| dialect);
     vec![
         ("I2_S", plain(36, Dialect::I2S(I2sPacking::P128))),
@@ -114,8 +114,9 @@ fn the_files_themselves_are_valid() {
             Model::from_gguf(&File::parse(file.build().into()).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
         for role in Linear::ALL {
             let matrix = model.weights.blocks[0].linear(role);
-            assert_eq!(matrix.scales, MatrixScales::PerTensor(0.5), "{name}");
-            let codes = unpack(matrix.layout, matrix.rows, matrix.cols, &matrix.codes);
+            assert_eq!(matrix.scales, MatrixScales::PerTensor(0.5).into(), "{name}");
+            let plain = matrix.packed(Layout::I2sP128).unwrap();
+            let codes = unpack(plain.layout, plain.rows, plain.cols, &plain.codes);
             assert!(codes.iter().all(|&code| code == 1), "{name} {role:?}");
         }
     }
@@ -257,6 +258,15 @@ fn shapes_sizes_and_tiles() {
     refuse_all(rows, open);
 }
 
+/// The file with another scale at one place of the first matrix: 0.25 = 0x3400, and a weight of -1 somewhere, so that the
+/// zeros do not make up for it.
+pub fn two_scales(file: Gguf, at: usize) -> Gguf {
+    file.edit(Q, |tensor| {
+        tensor.data[at..at + 2].copy_from_slice(&[0x00, 0x34]);
+        tensor.data[0] = 0;
+    })
+}
+
 #[test]
 fn factors_and_mixed_scales() {
     let factor = |value: f32| {
@@ -265,16 +275,9 @@ fn factors_and_mixed_scales() {
     };
     // A factor multiplies; the file of one scale stays one.
     let loaded = Model::from_gguf(&File::parse(factor(3.0).build().into()).unwrap()).unwrap();
-    assert_eq!(loaded.weights.blocks[0].linear(Linear::Q).scales, MatrixScales::PerTensor(1.5));
-    assert_eq!(loaded.weights.blocks[0].linear(Linear::K).scales, MatrixScales::PerTensor(0.5));
+    assert_eq!(loaded.weights.blocks[0].linear(Linear::Q).scales, MatrixScales::PerTensor(1.5).into());
+    assert_eq!(loaded.weights.blocks[0].linear(Linear::K).scales, MatrixScales::PerTensor(0.5).into());
 
-    let two_scales = |file: Gguf, at: usize| {
-        // 0.25 = 0x3400 in the place of the second scale; -1 somewhere, so that the zeros do not make up for it.
-        file.edit(Q, |tensor| {
-            tensor.data[at..at + 2].copy_from_slice(&[0x00, 0x34]);
-            tensor.data[0] = 0;
-        })
-    };
     let mut rows = vec![
         row(
             "two numbers",
@@ -319,7 +322,8 @@ fn factors_and_mixed_scales() {
         .tensor(Tensor::i2_s("blk.0.attn_v.weight", &[256, 128], 0.25));
     let loaded = Model::from_gguf(&File::parse(mixed.build().into()).unwrap()).unwrap();
     for role in Linear::ALL {
-        let MatrixScales::PerGroup { size: 128, values } = loaded.weights.blocks[0].linear(role).plain().scales else {
+        let scales = loaded.packed(0, role, Layout::I2sP128).unwrap().scales;
+        let MatrixScales::PerGroup { size: 128, values } = scales else {
             panic!("{role:?} is not in groups of 128");
         };
         let values: Vec<f32> = values.iter().take(4).map(|value| value.to_f32()).collect();
@@ -341,7 +345,7 @@ fn the_packing_of_i2_s_is_what_the_options_say() {
     let plus_one = |packing| {
         let options = OpenOptions { i2s: packing, ..Default::default() };
         let model = Model::from_gguf_with(&file, &options).unwrap();
-        let matrix = model.weights.blocks[0].linear(Linear::Q);
+        let matrix = model.packed(0, Linear::Q, Layout::I2sP128).unwrap();
         let codes = unpack(matrix.layout, 256, 256, &matrix.codes);
         let place = |code| codes.iter().position(|&found| found == code).map(|at| (at / 256, at % 256)).unwrap();
         [place(0), place(2)]

@@ -2,7 +2,7 @@
 
 use std::{fs, ops::ControlFlow, path::Path};
 
-use bitnet_cpu_kernels::format::unpack;
+use bitnet_cpu_kernels::format::{Layout, unpack};
 use bitnet_gpu::{
     convert::{Progress, TernaryType},
     dummy::{DummyOptions, HeadType, Shape, make},
@@ -177,7 +177,8 @@ fn every_type_holds_the_same_weights() {
         assert_eq!(count, 14, "{ty:?}");
         let model = Model::open(&out).unwrap();
         let matrices = model.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
-        let found: Vec<_> = matrices.map(|m| (unpack(m.layout, m.rows, m.cols, &m.codes), m.scales.clone())).collect();
+        let plain = matrices.map(|m| m.packed(Layout::I2sP128).unwrap());
+        let found: Vec<_> = plain.map(|m| (unpack(m.layout, m.rows, m.cols, &m.codes), m.scales)).collect();
         if ty == TernaryType::I2S {
             assert!(found[0].0 != found[7].0, "layers differ");
             expected = found;

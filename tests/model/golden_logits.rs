@@ -196,19 +196,22 @@ fn every_kernel_gives_the_same_logits() {
     for (name, f32_bound, _) in MODELS {
         let Some((scratch, model, cases)) = converted(name) else { return };
         let case = cases.iter().find(|case| (4..64).contains(&case.ids.len())).unwrap();
-        // The same weights in a file that lookups read in place, where its shapes can have that type.
-        let file = scratch.path().join("tl2.gguf");
-        let options = ConvertOptions { ty: Some(TernaryType::TL2), ..Default::default() };
-        let in_place = convert(&scratch.path().join("model.gguf"), &file, &options).ok().map(|_| {
+        // The same weights in files that lookups read in place, and that have to be decoded, where the shapes can have
+        // those types.
+        let others = [TernaryType::TL2, TernaryType::TL1, TernaryType::TQ1_0].map(|ty| {
+            let file = scratch.path().join(format!("{ty:?}.gguf"));
+            let options = ConvertOptions { ty: Some(ty), ..Default::default() };
+            convert(&scratch.path().join("model.gguf"), &file, &options).ok()?;
             let model = Arc::new(Model::open(&file).unwrap());
-            assert!(model.weights.blocks[0].linear(Linear::Q).layout.is_lookup(), "{name}: not in place");
-            model
+            let in_place = model.weights.blocks[0].linear(Linear::Q).layout().is_lookup();
+            assert_eq!(in_place, ty == TernaryType::TL2, "{name}: {ty:?} in place");
+            Some(model)
         });
         for isa in Isa::available() {
             let expected = stepped(&model, isa, Kernels::All(Kernel::I2S), &case.ids);
             let error = relative_l2(&expected, &case.last_logits);
             assert!(error <= f32_bound, "{name} {isa}: relative L2 error {error:.4} is over {f32_bound}");
-            for model in [Some(&model), in_place.as_ref()].into_iter().flatten() {
+            for model in [&model].into_iter().chain(others.iter().flatten()) {
                 let choices = [Kernels::AsLoaded].into_iter().chain(Kernel::ALL.map(Kernels::All));
                 for kernels in choices {
                     let found = stepped(model, isa, kernels.clone(), &case.ids);

@@ -13,4 +13,5 @@ mod golden_logits;
 mod head_screen;
 mod hostile;
 mod i2s_layout;
+mod layouts;
 mod no_mmap;

@@ -103,6 +103,24 @@ impl Scales<'_> {
             Self::PerGroup { size, .. } => Some(size),
         }
     }
+
+    /// Checks their number and the size of groups for a (rows, cols) matrix.
+    ///
+    /// # Errors
+    /// Names what is wrong.
+    pub fn check(&self, rows: usize, cols: usize) -> Result<(), FormatError> {
+        let (expected, found) = match *self {
+            Self::PerTensor(_) => return Ok(()),
+            Self::PerRow(values) => (rows, values.len()),
+            Self::PerGroup { size, values } => {
+                if !GROUP_SIZES.contains(&size) || !cols.is_multiple_of(size) {
+                    return Err(FormatError::Groups { cols, size });
+                }
+                (rows.saturating_mul(cols / size), values.len())
+            }
+        };
+        if found == expected { Ok(()) } else { Err(FormatError::Scales { rows, cols, expected, found }) }
+    }
 }
 
 /// A borrowed ternary matrix (rows, cols).
@@ -148,18 +166,9 @@ impl<'a> TernaryView<'a> {
         if codes.len() != expected_bytes {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
         }
-        let (expected, found) = match scales {
-            Scales::PerTensor(_) => return Ok(()),
-            Scales::PerRow(values) => (rows, values.len()),
-            Scales::PerGroup { size, values } => {
-                if !GROUP_SIZES.contains(&size) || !cols.is_multiple_of(size) {
-                    return Err(FormatError::Groups { cols, size });
-                }
-                let rows = if layout == Layout::I2sR16 { rows.next_multiple_of(PANEL_ROWS) } else { rows };
-                (rows.saturating_mul(cols / size), values.len())
-            }
-        };
-        if found == expected { Ok(()) } else { Err(FormatError::Scales { rows, cols, expected, found }) }
+        // Only those of groups stand side by side.
+        let padded = layout == Layout::I2sR16 && scales.group().is_some();
+        scales.check(if padded { rows.next_multiple_of(PANEL_ROWS) } else { rows }, cols)
     }
 
     /// Bytes from one row to the next, or 1/16 of those of 16 rows side by side.

@@ -1,22 +1,16 @@
-//! Which kernel multiplies which ternary matrix, and the repacking that it needs.
+//! Which kernel multiplies which ternary matrix, and the layouts that it needs.
 
-use std::{
-    fmt,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::fmt;
 
 use bitnet_cpu_kernels::{
-    Cpu, Isa,
-    format::{FormatError, Layout, ternary_bytes},
-    memory::Memory,
+    Isa,
+    format::{Layout, ternary_bytes},
     ternary,
 };
 
 use crate::{
-    bytes::Bytes,
     error::{Error, Remedy, Result},
-    model::{Block, Linear, MatrixScales, Model, TernaryMatrix, dialect::blame, names},
-    plan::Segment,
+    model::{Block, Linear, TernaryMatrix},
 };
 
 /// A kernel of ternary products, and so a packed form of the matrix. All give the same numbers.
@@ -62,10 +56,10 @@ impl Kernel {
 
     /// The layout it reads a matrix in; the one that the matrix has, if it can. Group scales have one of their own.
     pub(super) fn layout(self, matrix: &TernaryMatrix) -> Layout {
-        let TernaryMatrix { rows, cols, layout, .. } = *matrix;
-        match (self, layout) {
-            (Self::TL1, Layout::Tl1(_)) | (Self::TL2, Layout::Tl2(_)) => layout,
-            (Self::I2S, _) if matrix.scales.view().group().is_some() => Layout::I2sR16,
+        let TernaryMatrix { rows, cols, .. } = *matrix;
+        match (self, matrix.layout()) {
+            (Self::TL1, layout @ Layout::Tl1(_)) | (Self::TL2, layout @ Layout::Tl2(_)) => layout,
+            (Self::I2S, _) if matrix.scales.group().is_some() => Layout::I2sR16,
             (Self::I2S, _) => Layout::I2sP128,
             (Self::Base3, _) => Layout::Base3,
             (Self::TL1, _) => Layout::tl1(rows, cols, TILE_ROWS),
@@ -84,57 +78,74 @@ impl fmt::Display for Kernel {
 /// I2_S as they are, others unpacked on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Kernels {
-    /// Matrices as they were loaded: nothing is repacked.
+    /// Matrices in [`own_layout`]: what the file has as kernels read it is not repacked.
     #[default]
     AsLoaded,
     /// The same for all.
     All(Kernel),
-    /// By (rows, cols); others as they were loaded.
+    /// By (rows, cols); others in [`own_layout`].
     ByShape(Vec<((usize, usize), Kernel)>),
-    /// The same for all that were loaded as I2_S and can have it; others as I2_S.
+    /// The same for all whose [`own_layout`] is I2_S and that can have it; others as I2_S.
     Preferred(Kernel),
+}
+
+/// The layout in which the CPU multiplies a matrix unless something else is asked for: the one of the file, if kernels
+/// read it.
+pub fn own_layout(matrix: &TernaryMatrix) -> Layout {
+    if matrix.scales.group().is_some() { Layout::I2sR16 } else { matrix.layout() }
+}
+
+/// The layouts in which a matrix is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layouts {
+    /// By up to [`ternary::most_few`] tokens.
+    pub few: Layout,
+    /// By more.
+    pub many: Layout,
 }
 
 impl Kernels {
     fn of(&self, matrix: &TernaryMatrix) -> Option<Kernel> {
         match self {
-            // A model that was not loaded from a file may have groups in another layout.
-            Self::AsLoaded => matrix.scales.view().group().map(|_| Kernel::I2S),
+            Self::AsLoaded => None,
             Self::All(kernel) => Some(*kernel),
-            Self::Preferred(kernel) => {
-                let can = matrix.layout == Layout::I2sP128 && matrix.scales.view().group().is_none();
-                Some(if can { *kernel } else { Kernel::I2S })
-            }
+            Self::Preferred(kernel) => Some(if own_layout(matrix) == Layout::I2sP128 { *kernel } else { Kernel::I2S }),
             Self::ByShape(shapes) => {
-                shapes.iter().find(|(shape, _)| *shape == (matrix.rows, matrix.cols)).map(|(_, kernel)| *kernel)
+                let found = shapes.iter().find(|(shape, _)| *shape == (matrix.rows, matrix.cols));
+                found.map(|(_, kernel)| *kernel).filter(|_| matrix.scales.group().is_none())
             }
         }
     }
 
-    /// The layout that a matrix is repacked to; `None` where it stays.
-    fn target(&self, matrix: &TernaryMatrix) -> Option<Layout> {
-        self.of(matrix).map(|kernel| kernel.layout(matrix)).filter(|&layout| layout != matrix.layout)
+    /// The layouts that a matrix is wanted in.
+    ///
+    /// # Errors
+    /// If a kernel was asked for that cannot have its scales; `name` is its tensor.
+    pub(super) fn layouts(&self, matrix: &TernaryMatrix, name: &str) -> Result<Layouts> {
+        let layouts = self.wanted(matrix);
+        if self.is_demand() {
+            check_scales(matrix, layouts.few, name)?;
+        }
+        Ok(layouts)
     }
 
-    /// Writes the codes of a matrix in another layout into zeroed bytes. False, unless the layout was asked for, where it
-    /// has no room for one: such a matrix stays as it is.
-    fn repack_into(&self, matrix: &TernaryMatrix, layout: Layout, name: &str, out: &mut [u8]) -> Result<bool> {
-        let asked = matches!(self, Self::All(_));
-        if asked {
-            check_scales(matrix, layout, name)?;
+    fn wanted(&self, matrix: &TernaryMatrix) -> Layouts {
+        let own = own_layout(matrix);
+        match self.of(matrix).map(|kernel| kernel.layout(matrix)) {
+            Some(Layout::I2sP128) => Layouts { few: Layout::I2sP128, many: Layout::I2sP128 },
+            few => Layouts { few: few.unwrap_or(own), many: own },
         }
-        match matrix.repack_into(layout, out) {
-            Err(FormatError::Code { .. }) if !asked => Ok(false),
-            repacked => repacked.map(|()| true).map_err(|e| blame(name, matrix.cols, e)),
-        }
+    }
+
+    /// True where a matrix that has no room in a layout is an error; else it stays in [`own_layout`].
+    pub(super) fn is_demand(&self) -> bool {
+        matches!(self, Self::All(_))
     }
 
     /// Bytes of the ternary weights of a block that a step of one token reads.
     pub fn token_bytes(&self, block: &Block) -> usize {
-        let bytes = |m: &TernaryMatrix| match self.target(m) {
-            Some(layout) => ternary_bytes(layout, m.rows, m.cols) + m.scales.bytes(),
-            None => m.codes.len() + m.scales.bytes(),
-        };
+        let bytes =
+            |m: &TernaryMatrix| ternary_bytes(self.wanted(m).few, m.rows, m.cols) + m.scales.bytes(m.rows, m.cols);
         Linear::ALL.iter().map(|&role| bytes(block.linear(role))).sum()
     }
 
@@ -153,114 +164,10 @@ impl Kernels {
     }
 }
 
-/// Layers that are repacked together: enough that threads have few waits for the last matrix.
-const LAYERS_AT_ONCE: usize = 8;
-
-/// A cache line, on which every repacked matrix begins.
-const LINE_BYTES: usize = 64;
-
-/// The repacked matrices of a segment, by layer and role.
-#[derive(Debug)]
-pub(super) struct Repacked(Vec<[Option<TernaryMatrix>; Linear::ALL.len()]>);
-
-impl Repacked {
-    /// Repacks what `kernels` want in another form, on all threads.
-    pub fn new(
-        cpu: &Cpu,
-        model: &Model,
-        segment: &Segment,
-        kernels: &Kernels,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Self> {
-        let mut layers = Vec::with_capacity(segment.layers.len());
-        for first in segment.layers.clone().step_by(LAYERS_AT_ONCE) {
-            let blocks = &model.weights.blocks[first..segment.layers.end.min(first + LAYERS_AT_ONCE)];
-            layers.extend_from_slice(repack_blocks(cpu, blocks, first, kernels)?.as_chunks().0);
-            progress(blocks.iter().map(|block| block.ternary_bytes() as u64).sum());
-        }
-        Ok(Self(layers))
-    }
-
-    /// What a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
-    pub fn matrix<'a>(&'a self, layer: usize, block: &'a Block, role: Linear, tokens: usize) -> &'a TernaryMatrix {
-        match &self.0[layer][role as usize] {
-            Some(matrix) if tokens <= ternary::most_few(matrix.layout) => matrix,
-            _ => block.linear(role),
-        }
-    }
-}
-
-/// A matrix to be repacked.
-struct Job<'a> {
-    /// Which of the matrices of some blocks.
-    at: usize,
-    name: String,
-    matrix: &'a TernaryMatrix,
-    layout: Layout,
-    bytes: usize,
-}
-
-impl Job<'_> {
-    /// The next one begins on a cache line.
-    fn room(&self) -> usize {
-        self.bytes.next_multiple_of(LINE_BYTES)
-    }
-}
-
-/// The matrices of some blocks, the first of them number `first`, that `kernels` want in another form: `None` for the
-/// others. They share one stretch of memory, as huge pages are larger than most of them.
-fn repack_blocks(cpu: &Cpu, blocks: &[Block], first: usize, kernels: &Kernels) -> Result<Vec<Option<TernaryMatrix>>> {
-    let all = blocks.iter().enumerate().flat_map(|(block, weights)| {
-        Linear::ALL.map(|role| (names::linear(first + block, role), weights.linear(role)))
-    });
-    let jobs: Vec<Job> = all
-        .enumerate()
-        .filter_map(|(at, (name, matrix))| {
-            let layout = kernels.target(matrix)?;
-            Some(Job { at, name, matrix, layout, bytes: ternary_bytes(layout, matrix.rows, matrix.cols) })
-        })
-        .collect();
-    let mut memory = Memory::zeroed(jobs.iter().map(Job::room).sum());
-    let mut left = &mut memory[..];
-    let parts: Vec<Mutex<&mut [u8]>> = jobs
-        .iter()
-        .map(|job| {
-            let (part, rest) = std::mem::take(&mut left).split_at_mut(job.room());
-            left = rest;
-            Mutex::new(&mut part[..job.bytes])
-        })
-        .collect();
-    let written: Vec<OnceLock<Result<bool>>> = jobs.iter().map(|_| OnceLock::new()).collect();
-    cpu.pool().run(jobs.len(), |at| {
-        let Job { name, matrix, layout, .. } = &jobs[at];
-        let mut out = parts[at].lock().unwrap_or_else(PoisonError::into_inner);
-        // Each is set once.
-        let _ = written[at].set(kernels.repack_into(matrix, *layout, name, &mut out));
-    });
-    drop(parts);
-    let memory = Bytes::from(memory);
-    let mut made = vec![None; blocks.len() * Linear::ALL.len()];
-    let mut start = 0;
-    for (job, written) in jobs.iter().zip(written) {
-        if written.into_inner().unwrap_or(Ok(false))? {
-            let codes = memory.slice(start..start + job.bytes);
-            made[job.at] = codes.map(|codes| job.matrix.with_codes(job.layout, codes));
-        }
-        start += job.room();
-    }
-    Ok(made)
-}
-
-/// A matrix in another layout; `name` is its tensor.
-pub(super) fn repack(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<TernaryMatrix> {
-    check_scales(matrix, layout, name)?;
-    matrix.repacked(layout).map_err(|e| blame(name, matrix.cols, e))
-}
-
-/// That a kernel that was asked for can have the scales of a matrix.
-fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<()> {
-    match matrix.scales {
-        MatrixScales::PerGroup { size, .. } if layout != Layout::I2sP128 => {
+/// That a layout that was asked for has a kernel for the scales of a matrix; `name` is its tensor.
+pub(super) fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<()> {
+    match matrix.scales.group() {
+        Some(size) if layout != Layout::I2sR16 => {
             let reason = format!("it has a scale for each {size} columns, and this kernel adds up whole rows");
             let error = Error::unsupported(format!("tensor {name}"), reason);
             Err(error.with_remedy(Remedy::UseKernel(Kernel::I2S.name())))
@@ -272,30 +179,32 @@ fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{MatrixScales, TernaryCodes};
 
     #[test]
-    fn a_preferred_kernel_leaves_what_it_has_no_room_for() {
-        let matrix = |codes: u8, layout, scales| TernaryMatrix {
+    fn a_preferred_kernel_is_for_what_is_multiplied_as_i2_s() {
+        let matrix = |layout, scales: MatrixScales| TernaryMatrix {
             rows: 32,
             cols: 256,
-            codes: Bytes::from(vec![codes; 32 * 64]),
-            layout,
-            scales,
+            codes: TernaryCodes::Packed { bytes: vec![0x55; 32 * 64].into(), layout },
+            scales: scales.into(),
         };
         let one = MatrixScales::PerTensor(1.0);
-        let (good, bad) = (matrix(0x55, Layout::I2sP128, one.clone()), matrix(0xFF, Layout::I2sP128, one.clone()));
         let preferred = Kernels::Preferred(Kernel::Base3);
-        assert_eq!(preferred.target(&good), Some(Layout::Base3));
-        let mut out = vec![0; ternary_bytes(Layout::Base3, 32, 256)];
-        assert!(preferred.repack_into(&good, Layout::Base3, "w", &mut out).unwrap());
-        assert_eq!(out, good.repacked(Layout::Base3).unwrap().codes[..]);
-        assert!(!preferred.repack_into(&bad, Layout::Base3, "w", &mut out).unwrap());
-        let asked = Kernels::All(Kernel::Base3);
-        let error = asked.repack_into(&bad, Layout::Base3, "blk.0.w", &mut out).unwrap_err().to_string();
-        assert!(error.contains("blk.0.w") && error.contains("none of them"), "{error}");
+        let both = |few, many| Layouts { few, many };
+        let plain = Layout::I2sP128;
+        assert_eq!(preferred.wanted(&matrix(plain, one.clone())), both(Layout::Base3, plain));
+        let lookup = matrix(Layout::tl1(32, 256, 32), one.clone());
+        assert_eq!(preferred.wanted(&lookup), both(plain, plain));
+        assert_eq!(Kernels::AsLoaded.wanted(&lookup), both(lookup.layout(), lookup.layout()));
+        assert_eq!(Kernels::All(Kernel::TL2).wanted(&lookup).many, lookup.layout());
 
         let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
-        assert_eq!(preferred.target(&matrix(0x55, Layout::I2sP128, grouped)), Some(Layout::I2sR16));
-        assert_eq!(preferred.target(&matrix(0x44, Layout::tl1(32, 256, 32), one)), Some(Layout::I2sP128));
+        let grouped = matrix(plain, grouped);
+        for kernels in [preferred, Kernels::AsLoaded, Kernels::All(Kernel::I2S)] {
+            assert_eq!(kernels.layouts(&grouped, "w").unwrap(), both(Layout::I2sR16, Layout::I2sR16));
+        }
+        let error = Kernels::All(Kernel::TL1).layouts(&grouped, "blk.0.w").unwrap_err().to_string();
+        assert!(error.contains("blk.0.w") && error.contains("--kernel i2_s"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod head;
 mod kernel;
+mod matrices;
 mod segment;
 pub mod tune;
 
@@ -9,11 +10,11 @@ use std::{sync::Arc, task::Poll};
 
 use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
-use self::{kernel::Repacked, segment::CpuSegment};
 pub use self::{
-    kernel::{Kernel, Kernels},
+    kernel::{Kernel, Kernels, own_layout},
     tune::Split,
 };
+use self::{matrices::Matrices, segment::CpuSegment};
 use super::{Activations, Backend, Batch, Limits, SegmentId, SlotId, States, Ticket, known_product::KnownProduct};
 use crate::{
     error::{Error, Result},
@@ -90,9 +91,8 @@ impl Backend for CpuBackend {
         sizes: &Sizes,
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId> {
-        // Weights stay in the memory map, unless they are repacked.
-        let repacked = Repacked::new(&self.cpu, model, segment, &self.kernels, progress)?;
-        self.segments.push(CpuSegment::new(&self.cpu, model, segment, sizes, repacked)?);
+        let matrices = Matrices::new(&self.cpu, model, segment, &self.kernels, progress)?;
+        self.segments.push(CpuSegment::new(&self.cpu, model, segment, sizes, matrices)?);
         Ok(SegmentId(self.segments.len() - 1))
     }
 

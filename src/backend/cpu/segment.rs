@@ -14,7 +14,7 @@ use bitnet_cpu_kernels::{
 use super::{
     super::{Activations, Batch, Checkpoint, LayerState, Limits, SlotId, States},
     head::Head,
-    kernel::Repacked,
+    matrices::Matrices,
 };
 use crate::{
     error::{Error, Remedy, Result},
@@ -22,7 +22,7 @@ use crate::{
         Graph, StateKind,
         op::{Op, Part, Slot},
     },
-    model::{Activation, Block, Config, Linear, Model, Norm, RopeStyle, TernaryMatrix},
+    model::{Activation, Block, Config, Linear, Model, Norm, PackedMatrix, RopeStyle},
     plan::{Segment, Sizes},
 };
 
@@ -31,8 +31,7 @@ use crate::{
 pub(super) struct CpuSegment {
     model: Arc<Model>,
     graph: Graph,
-    /// The matrices that are multiplied in another form than the model's.
-    repacked: Repacked,
+    matrices: Matrices,
     layers: Range<usize>,
     embed: bool,
     head: Option<Head>,
@@ -57,7 +56,7 @@ impl CpuSegment {
         model: &Arc<Model>,
         segment: &Segment,
         sizes: &Sizes,
-        repacked: Repacked,
+        matrices: Matrices,
     ) -> Result<Self> {
         let config = &model.config;
         let graph = Graph::of(config);
@@ -74,7 +73,7 @@ impl CpuSegment {
             head: segment.head.then(|| Head::new(cpu, model, sizes)),
             model: Arc::clone(model),
             graph,
-            repacked,
+            matrices,
         })
     }
 
@@ -190,7 +189,7 @@ impl CpuSegment {
                 quantize::norm_quantize(cpu, x, width, norm.map(weight), config.rms_eps, &mut self.quantized);
             }
             Op::Linear { parts } => {
-                let matrix = |role| self.repacked.matrix(index, block, role, tokens);
+                let matrix = |role| self.matrices.get(index, role, tokens);
                 linear(cpu, &self.quantized, parts, matrix, &mut self.slots, tokens, config);
             }
             Op::HeadNorm { slot, norm } => {
@@ -305,7 +304,7 @@ fn linear<'a>(
     cpu: &Cpu,
     input: &QuantizedActs,
     parts: &[Part],
-    matrix: impl Fn(Linear) -> &'a TernaryMatrix,
+    matrix: impl Fn(Linear) -> &'a PackedMatrix,
     slots: &mut [Vec<f32>; Slot::ALL.len()],
     tokens: usize,
     config: &Config,

@@ -11,11 +11,11 @@ use bitnet_cpu_kernels::{
 
 use super::{
     Isa,
-    kernel::{Kernel, repack},
+    kernel::{Kernel, own_layout},
 };
 use crate::{
     error::Result,
-    model::{Linear, MatrixScales, Model, TernaryMatrix, names},
+    model::{Linear, Model, PackedMatrix, TernaryMatrix, dialect::blame, names},
     numbers::median,
 };
 
@@ -170,38 +170,41 @@ fn thread_counts(threads: usize) -> Vec<usize> {
 }
 
 /// The matrices in the form of every kernel that can multiply them.
-fn forms<'a>(isa: Isa, matrices: &[&'a (String, &'a TernaryMatrix)]) -> Result<Vec<Form<'a>>> {
-    let first = matrices[0].1;
-    let grouped = matches!(first.scales, MatrixScales::PerGroup { .. });
+fn forms(isa: Isa, matrices: &[&(String, &TernaryMatrix)]) -> Result<Vec<Form>> {
+    let packed = |(name, m): &(String, &TernaryMatrix), layout| m.packed(layout).map_err(|e| blame(name, m.cols, e));
+    let first = matrices[0];
+    let grouped = first.1.scales.group().is_some();
+    let own = packed(first, own_layout(first.1))?;
     let mut forms = Vec::new();
     for kernel in Kernel::ALL {
         if !kernel.is_native(isa) || grouped && kernel != Kernel::I2S {
             continue;
         }
-        let packed = matrices.iter().map(|(name, m)| repack(m, kernel.layout(m), name)).collect::<Result<Vec<_>>>()?;
-        forms.push(Form { kernel, loaded: first, packed, decode: Vec::new(), prompt: Vec::new() });
+        let few = matrices.iter().map(|matrix| packed(matrix, kernel.layout(matrix.1))).collect::<Result<Vec<_>>>()?;
+        let many = if few[0].layout == Layout::I2sP128 { few[0].clone() } else { own.clone() };
+        forms.push(Form { kernel, few, many, decode: Vec::new(), prompt: Vec::new() });
     }
     Ok(forms)
 }
 
 /// The kernels take turns, so that whatever else the machine does disturbs all alike.
 fn measure_kernels(cpu: &Cpu, forms: &mut Vec<Form>, count: usize) -> Vec<Timing> {
-    let first = forms[0].loaded;
-    let (one, prompt) = (acts(first, 1), acts(first, PROMPT_TOKENS));
-    let mut out = vec![0.0; PROMPT_TOKENS * first.rows];
+    let shape @ (rows, _) = forms[0].shape();
+    let (one, prompt) = (acts(&forms[0].many, 1), acts(&forms[0].many, PROMPT_TOKENS));
+    let mut out = vec![0.0; PROMPT_TOKENS * rows];
     for _ in 0..ROUNDS {
         for form in &mut *forms {
-            for matrix in &form.packed {
-                form.decode.push(time(cpu, &one, matrix, &mut out[..first.rows]));
+            for matrix in &form.few {
+                form.decode.push(time(cpu, &one, matrix, &mut out[..rows]));
             }
-            form.prompt.push(time(cpu, &prompt, form.of_prompts(), &mut out));
+            form.prompt.push(time(cpu, &prompt, &form.many, &mut out));
         }
     }
     let timing = |form: &mut Form| Timing {
-        shape: (first.rows, first.cols),
+        shape,
         matrices: count,
         kernel: form.kernel,
-        decode_bytes: form.packed[0].codes.len(),
+        decode_bytes: form.few[0].codes.len(),
         decode: median(std::mem::take(&mut form.decode)),
         prompt: median(std::mem::take(&mut form.prompt)),
     };
@@ -210,28 +213,27 @@ fn measure_kernels(cpu: &Cpu, forms: &mut Vec<Form>, count: usize) -> Vec<Timing
 
 /// In turns, too.
 fn measure_tilings(cpu: &mut Cpu, form: &Form) -> TilingTimes {
-    let first = form.loaded;
-    let shape = (first.rows, first.cols);
-    let (one, prompt) = (acts(first, 1), acts(first, TILE_TOKENS));
-    let mut out = vec![0.0; TILE_TOKENS * first.rows];
+    let shape @ (rows, _) = form.shape();
+    let (one, prompt) = (acts(&form.many, 1), acts(&form.many, TILE_TOKENS));
+    let mut out = vec![0.0; TILE_TOKENS * rows];
     let default = Tiling::default();
     let mut decode = Tiling::FEW_BYTES.map(|bytes| (bytes, Vec::new()));
     let mut prompts = Tiling::TILES.map(|tile| (tile, Vec::new()));
     for round in 0..ROUNDS {
         // Each matrix meets one piece after the other, so that none finds it in the caches more often than the others.
         for turn in 0..decode.len() {
-            for (at, matrix) in form.packed.iter().enumerate() {
+            for (at, matrix) in form.few.iter().enumerate() {
                 let (bytes, times) = &mut decode[(at + turn) % Tiling::FEW_BYTES.len()];
                 let tiling = Tiling::new(*bytes, default.rows(), default.tokens());
                 cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
-                times.push(time(cpu, &one, matrix, &mut out[..first.rows]));
+                times.push(time(cpu, &one, matrix, &mut out[..rows]));
             }
         }
         for turn in 0..prompts.len() {
             let ((rows, tokens), times) = &mut prompts[(round + turn) % Tiling::TILES.len()];
             let tiling = Tiling::new(default.few_bytes(), *rows, *tokens);
             cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
-            times.push(time(cpu, &prompt, form.of_prompts(), &mut out));
+            times.push(time(cpu, &prompt, &form.many, &mut out));
         }
     }
     cpu.set_tilings(Vec::new());
@@ -244,14 +246,14 @@ fn measure_tilings(cpu: &mut Cpu, form: &Form) -> TilingTimes {
 
 /// Medians of a token and of a prompt on so many threads.
 fn measure_threads(cpu: &Cpu, form: &Form, threads: usize) -> (Duration, Duration) {
-    let first = form.loaded;
-    let (one, prompt) = (acts(first, 1), acts(first, TILE_TOKENS));
-    let mut out = vec![0.0; TILE_TOKENS * first.rows];
+    let (rows, _) = form.shape();
+    let (one, prompt) = (acts(&form.many, 1), acts(&form.many, TILE_TOKENS));
+    let mut out = vec![0.0; TILE_TOKENS * rows];
     let (mut decode, mut prompts) = (Vec::new(), Vec::new());
     cpu.pool().limit(threads);
     for _ in 0..ROUNDS {
-        decode.extend(form.packed.iter().map(|matrix| time(cpu, &one, matrix, &mut out[..first.rows])));
-        prompts.push(time(cpu, &prompt, form.of_prompts(), &mut out));
+        decode.extend(form.few.iter().map(|matrix| time(cpu, &one, matrix, &mut out[..rows])));
+        prompts.push(time(cpu, &prompt, &form.many, &mut out));
     }
     cpu.pool().limit(cpu.threads());
     (median(decode), median(prompts))
@@ -270,25 +272,24 @@ fn fewest_fast(times: &[ThreadsTimes], of: impl Fn(&ThreadsTimes) -> Duration) -
     times.iter().find(|times| of(times).mul_f64(WORTH) <= best).map_or(1, |times| times.threads)
 }
 
-/// Matrices in the form that a kernel reads, and what it took for them.
-struct Form<'a> {
+/// Matrices of a shape in the form that a kernel reads, and what it took for them.
+struct Form {
     kernel: Kernel,
-    /// The first one as it was loaded.
-    loaded: &'a TernaryMatrix,
-    packed: Vec<TernaryMatrix>,
+    few: Vec<PackedMatrix>,
+    /// The first one as a prompt multiplies it.
+    many: PackedMatrix,
     decode: Vec<Duration>,
     prompt: Vec<Duration>,
 }
 
-impl Form<'_> {
-    /// A prompt meets the rows of the loaded matrix, unless they were repacked to whole codes.
-    fn of_prompts(&self) -> &TernaryMatrix {
-        if self.packed[0].layout == Layout::I2sP128 { &self.packed[0] } else { self.loaded }
+impl Form {
+    fn shape(&self) -> (usize, usize) {
+        (self.many.rows, self.many.cols)
     }
 }
 
 /// Any values do; none is zero.
-fn acts(matrix: &TernaryMatrix, tokens: usize) -> QuantizedActs {
+fn acts(matrix: &PackedMatrix, tokens: usize) -> QuantizedActs {
     let group = matrix.scales.view().group();
     let values: Vec<i8> = (0..tokens * matrix.cols).map(|i| (i * 37 % 127) as i8 + 1).collect();
     let mut acts = QuantizedActs::with_group(tokens, matrix.cols, group);
@@ -296,7 +297,7 @@ fn acts(matrix: &TernaryMatrix, tokens: usize) -> QuantizedActs {
     acts
 }
 
-fn time(cpu: &Cpu, acts: &QuantizedActs, matrix: &TernaryMatrix, out: &mut [f32]) -> Duration {
+fn time(cpu: &Cpu, acts: &QuantizedActs, matrix: &PackedMatrix, out: &mut [f32]) -> Duration {
     let start = Instant::now();
     ternary::matmul(cpu, acts, &mut [ternary::Part { weights: matrix.view(), out, add: false }]);
     start.elapsed()

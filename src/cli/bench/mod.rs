@@ -140,7 +140,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 let threads = on_cpu_alone.then_some(threads);
                 if let (Kind::Prompt, Some(threads)) = (test.kind, threads) {
                     let tokens = test.tokens.min(args.batch_size as usize);
-                    samples.ternary_rate = Some(measure::ternary_rate(model, tokens, threads));
+                    samples.ternary_rate = Some(measure::ternary_rate(model, tokens, threads)?);
                 }
                 let peak_rss_bytes = machine::peak_rss_bytes();
                 rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, gpu, agreement });

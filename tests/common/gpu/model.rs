@@ -9,7 +9,7 @@ use bitnet_cpu_kernels::{
 use bitnet_gpu::{
     model::{
         Activation, Block, Config, DenseMatrix, Family, Linear, MatrixScales, Model, Norm, Rope, RopeStyle,
-        TernaryMatrix, Weights,
+        TernaryCodes, TernaryMatrix, Weights,
     },
     plan::KvType,
 };
@@ -141,7 +141,8 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
                     values: (0..rows * cols / size).map(|_| half::f16::from_f32(scale())).collect(),
                 },
             };
-            TernaryMatrix { rows, cols, codes, layout: Layout::I2sP128, scales }
+            let codes = TernaryCodes::Packed { bytes: codes, layout: Layout::I2sP128 };
+            TernaryMatrix { rows, cols, codes, scales: scales.into() }
         });
         let norms =
             Norm::BLOCK.map(|role| spec.family.block_norms().contains(&role).then(|| norm(rng, config.norm_len(role))));
@@ -172,6 +173,7 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 
 /// Quantises `x` to int8, each group by itself, and multiplies it with every row.
 fn bit_linear(matrix: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
+    let matrix = matrix.packed(Layout::I2sP128).unwrap();
     let size = matrix.scales.view().group().unwrap_or(matrix.cols);
     let groups = matrix.cols / size;
     let scale = |row: usize, group: usize| match &matrix.scales {

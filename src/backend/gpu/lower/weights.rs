@@ -1,6 +1,6 @@
 //! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
 
-use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, TernaryView, ternary_bytes};
+use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, MatrixScales, ternary_bytes};
 use half::f16;
 
 use super::fuse::groups;
@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Error, Remedy, Result},
     graph::op::{Op, Part, Slot},
-    model::{Block, Config, DenseMatrix, Linear, MatrixScales, Model, Norm, TernaryMatrix},
+    model::{Block, Config, DenseMatrix, Linear, Model, Norm, PackedMatrix, TernaryMatrix, TernaryScales},
     plan::{Segment, Sizes},
 };
 
@@ -45,14 +45,14 @@ pub enum GroupScales {
 impl GroupScales {
     /// The scales of these matrices; a place is given to those that do not fit in parameters.
     fn place(layout: &mut Layout, what: &str, matrices: &[&TernaryMatrix], act_group: Option<usize>) -> Result<Self> {
-        if let Some(other) = matrices.iter().find(|m| m.scales.view().group() != act_group) {
+        if let Some(other) = matrices.iter().find(|m| m.scales.group() != act_group) {
             let named =
                 |group: Option<usize>| group.map_or("whole rows".to_owned(), |size| format!("groups of {size}"));
-            let found = named(other.scales.view().group());
+            let found = named(other.scales.group());
             return Err(Error::malformed(format!("scales of {what}"), named(act_group), found));
         }
         let per_matrix = |m: &&TernaryMatrix| match m.scales {
-            MatrixScales::PerTensor(scale) => Some(scale),
+            TernaryScales::Given(MatrixScales::PerTensor(scale)) => Some(scale),
             _ => None,
         };
         if let Some(scales) = matrices.iter().map(per_matrix).collect() {
@@ -67,7 +67,7 @@ impl GroupScales {
 }
 
 /// The scales of a matrix as they are stored on the device.
-fn stored_scales(matrix: &TernaryMatrix) -> Vec<u8> {
+fn stored_scales(matrix: &PackedMatrix) -> Vec<u8> {
     match &matrix.scales {
         MatrixScales::PerTensor(scale) => scale.to_le_bytes().repeat(matrix.rows),
         MatrixScales::PerRow(values) => bytemuck::cast_slice(&values[..]).to_vec(),
@@ -153,11 +153,7 @@ fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> R
             format!("{} x {}", matrix.rows, matrix.cols),
         ));
     }
-    let TernaryView { codes, layout, scales, .. } = matrix.view();
-    TernaryView::new(rows, cols, codes, layout, scales)
-        .map(|_| ())
-        // Other layouts are unpacked on the way to the device.
-        .map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))
+    matrix.check().map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))
 }
 
 fn check_dense(what: &str, matrix: &DenseMatrix, config: &Config) -> Result<()> {
@@ -268,10 +264,12 @@ impl Weights {
                 uploader.write(region, &[bytemuck::cast_slice(block.norm(*role).unwrap_or_default())])?;
             }
             for group in &placed.groups {
-                let plain: Vec<_> = group.parts.iter().map(|part| block.linear(part.weight).plain()).collect();
+                // Of one dispatch at a time: what is decoded is in memory until it is on the device.
+                let parts = group.parts.iter().map(|part| model.packed(layer, part.weight, Codes::I2sP128));
+                let plain: Vec<PackedMatrix> = parts.collect::<Result<_>>()?;
                 let codes: Vec<&[u8]> = plain.iter().map(|matrix| &*matrix.codes).collect();
                 uploader.write(&group.region, &codes)?;
-                plain.iter().for_each(|matrix| matrix.codes.release());
+                group.parts.iter().for_each(|part| block.linear(part.weight).source().release());
                 if let GroupScales::Stored { region, .. } = &group.scales {
                     let scales: Vec<u8> = plain.iter().flat_map(stored_scales).collect();
                     uploader.write(region, &[&scales])?;

@@ -1,0 +1,302 @@
+//! The ternary matrices of a segment, in the layouts that the kernels read.
+
+use std::{
+    mem,
+    ops::Range,
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use bitnet_cpu_kernels::{
+    Cpu,
+    format::{FormatError, Layout, MatrixScales, ternary_bytes},
+    memory::Memory,
+    ternary,
+};
+
+use super::kernel::{Kernels, Layouts};
+use crate::{
+    bytes::Bytes,
+    error::Result,
+    model::{Block, Linear, Model, PackedMatrix, TernaryMatrix, dialect::blame, names, repack_rows},
+    plan::Segment,
+};
+
+/// Layers that are packed together: enough that threads have few waits for the last matrix.
+const LAYERS_AT_ONCE: usize = 8;
+
+/// Rows that a thread packs at a time, a multiple of [`ROW_STEP`](crate::model::dialect::ROW_STEP).
+const PIECE_ROWS: usize = 512;
+
+/// A cache line, on which every packed matrix begins.
+const LINE_BYTES: usize = 64;
+
+/// A matrix as steps of few tokens multiply it, and as longer ones do: one and the same, or packed twice.
+#[derive(Clone, Debug)]
+struct Forms {
+    few: PackedMatrix,
+    many: PackedMatrix,
+}
+
+/// The ternary matrices of a segment by layer and role. Those that the file has in the layout that is wanted are read in
+/// place.
+#[derive(Debug)]
+pub(super) struct Matrices(Vec<[Forms; Linear::ALL.len()]>);
+
+impl Matrices {
+    /// Packs what `kernels` want, on all threads.
+    pub fn new(
+        cpu: &Cpu,
+        model: &Model,
+        segment: &Segment,
+        kernels: &Kernels,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let mut layers = Vec::with_capacity(segment.layers.len());
+        for first in segment.layers.clone().step_by(LAYERS_AT_ONCE) {
+            let blocks = &model.weights.blocks[first..segment.layers.end.min(first + LAYERS_AT_ONCE)];
+            layers.extend_from_slice(pack_blocks(cpu, blocks, first, kernels)?.as_chunks().0);
+            progress(blocks.iter().map(|block| block.ternary_bytes() as u64).sum());
+        }
+        Ok(Self(layers))
+    }
+
+    /// What a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
+    pub fn get(&self, layer: usize, role: Linear, tokens: usize) -> &PackedMatrix {
+        let Forms { few, many } = &self.0[layer][role as usize];
+        if tokens <= ternary::most_few(few.layout) { few } else { many }
+    }
+}
+
+/// A matrix to be packed.
+struct Job<'a> {
+    name: String,
+    matrix: &'a TernaryMatrix,
+    layouts: Layouts,
+    /// What has to be written: the layout for many tokens, and that for few where it is another one.
+    written: [Option<Layout>; 2],
+    /// A code that the layout for few tokens has no room for is an error.
+    demand: bool,
+    scales: OnceLock<Result<MatrixScales, FormatError>>,
+}
+
+impl<'a> Job<'a> {
+    fn new(name: String, matrix: &'a TernaryMatrix, kernels: &Kernels) -> Result<Self> {
+        let layouts = kernels.layouts(matrix, &name)?;
+        let write = |layout| Some(layout).filter(|&layout| !matrix.is_packed_as(layout));
+        let few = write(layouts.few).filter(|&few| few != layouts.many);
+        let written = [write(layouts.many), few];
+        Ok(Self { name, matrix, layouts, written, demand: kernels.is_demand(), scales: OnceLock::new() })
+    }
+
+    /// Bytes of so many rows, by [`Self::written`].
+    fn bytes(&self, rows: usize) -> [usize; 2] {
+        self.written.map(|layout| layout.map_or(0, |layout| ternary_bytes(layout, rows, self.matrix.cols)))
+    }
+
+    /// As [`Self::bytes`] for all rows, up to where the next matrix begins.
+    fn room(&self) -> [usize; 2] {
+        self.bytes(self.matrix.rows).map(|bytes| bytes.next_multiple_of(LINE_BYTES))
+    }
+
+    /// Rows that are packed at a time: all where they interleave for lookups.
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> {
+        let rows = self.matrix.rows;
+        let whole = self.written.iter().flatten().any(|layout| layout.is_lookup());
+        let step = if whole { rows.max(1) } else { PIECE_ROWS };
+        (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
+    }
+
+    /// Writes some rows. False where the layout for few tokens has no room for one of their codes.
+    fn write(&self, rows: Range<usize>, [many, few]: &mut [&mut [u8]; 2]) -> Result<bool, FormatError> {
+        let matrix = self.matrix;
+        if rows.start == 0 {
+            // Those for few and for many tokens have one order.
+            self.scales.get_or_init(|| matrix.scales_in(self.layouts.many));
+        }
+        if let Some(layout) = self.written[0] {
+            matrix.pack_rows(rows.clone(), layout, many)?;
+        }
+        let written = match self.written {
+            [_, None] => return Ok(true),
+            // Not decoded twice.
+            [Some(Layout::I2sP128), Some(layout)] => repack_rows(many, rows, matrix.cols, layout, few),
+            [_, Some(layout)] => matrix.pack_rows(rows, layout, few),
+        };
+        match written {
+            Err(FormatError::Code { .. }) if !self.demand => Ok(false),
+            written => written.map(|()| true),
+        }
+    }
+
+    /// The forms, from what was written.
+    fn forms(self, codes: [Option<Bytes>; 2], has_few: bool) -> Result<Forms> {
+        let Self { name, matrix, layouts, scales, .. } = self;
+        let blame = |e| blame(&name, matrix.cols, e);
+        let scales = scales.into_inner().unwrap_or_else(|| matrix.scales_in(layouts.many)).map_err(blame)?;
+        let form = |layout, codes: Option<Bytes>| {
+            let codes = codes.unwrap_or_else(|| matrix.source().clone());
+            PackedMatrix { rows: matrix.rows, cols: matrix.cols, codes, layout, scales: scales.clone() }
+        };
+        let [many, few] = codes;
+        let many = form(layouts.many, many);
+        let few = if has_few && layouts.few != layouts.many { form(layouts.few, few) } else { many.clone() };
+        if ![layouts.few, layouts.many].into_iter().any(|layout| matrix.is_packed_as(layout)) {
+            matrix.source().release();
+        }
+        Ok(Forms { few, many })
+    }
+}
+
+/// Some rows of a matrix, packed by one thread.
+struct Piece<'a> {
+    /// Which of the jobs.
+    job: usize,
+    rows: Range<usize>,
+    out: Mutex<[&'a mut [u8]; 2]>,
+    done: OnceLock<Result<bool, FormatError>>,
+}
+
+/// The matrices of some blocks, the first of them number `first`, by layer and role. What is packed shares one stretch of
+/// memory, as huge pages are larger than most matrices.
+fn pack_blocks(cpu: &Cpu, blocks: &[Block], first: usize, kernels: &Kernels) -> Result<Vec<Forms>> {
+    let all = blocks.iter().enumerate().flat_map(|(block, weights)| {
+        Linear::ALL.map(|role| (names::linear(first + block, role), weights.linear(role)))
+    });
+    let jobs: Vec<Job> = all.map(|(name, matrix)| Job::new(name, matrix, kernels)).collect::<Result<_>>()?;
+    let mut memory = Memory::zeroed(jobs.iter().flat_map(Job::room).sum());
+    let mut left = &mut memory[..];
+    let mut pieces = Vec::new();
+    for (at, job) in jobs.iter().enumerate() {
+        let mut parts = job.room().map(|room| take(&mut left, room));
+        for rows in job.pieces() {
+            let [many, few] = job.bytes(rows.len());
+            let out = [take(&mut parts[0], many), take(&mut parts[1], few)];
+            pieces.push(Piece { job: at, rows, out: Mutex::new(out), done: OnceLock::new() });
+        }
+    }
+    cpu.pool().run(pieces.len(), |at| {
+        let Piece { job, rows, out, done } = &pieces[at];
+        let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each is set once.
+        let _ = done.set(jobs[*job].write(rows.clone(), &mut out));
+    });
+    let mut has_few = vec![true; jobs.len()];
+    for Piece { job, done, .. } in pieces {
+        let Job { name, matrix, .. } = &jobs[job];
+        let error = |e| blame(name, matrix.cols, e);
+        has_few[job] &= done.into_inner().unwrap_or(Ok(false)).map_err(error)?;
+    }
+    let memory = Bytes::from(memory);
+    let mut start = 0;
+    let mut codes = |job: &Job| {
+        let (bytes, room) = (job.bytes(job.matrix.rows), job.room());
+        [0, 1].map(|at| {
+            let codes = memory.slice(start..start + bytes[at]);
+            start += room[at];
+            codes.filter(|_| job.written[at].is_some())
+        })
+    };
+    jobs.into_iter()
+        .zip(has_few)
+        .map(|(job, has_few)| {
+            let codes = codes(&job);
+            job.forms(codes, has_few)
+        })
+        .collect()
+}
+
+/// Takes the first `len` bytes off.
+fn take<'a>(bytes: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
+    let (part, rest) = mem::take(bytes).split_at_mut(len);
+    *bytes = rest;
+    part
+}
+
+#[cfg(test)]
+mod tests {
+    use bitnet_cpu_kernels::{
+        Isa,
+        format::{Codec, Dialect, pack},
+        testing::Rng,
+    };
+
+    use super::*;
+    use crate::{
+        backend::cpu::Kernel,
+        model::{Norm, TernaryCodes, TernaryScales},
+    };
+
+    /// A block of matrices of one shape; `matrix` makes each.
+    fn block(mut matrix: impl FnMut() -> TernaryMatrix) -> Block {
+        Block::new(Linear::ALL.map(|_| matrix()), [const { None }; Norm::BLOCK.len()])
+    }
+
+    #[test]
+    fn what_is_decoded_is_what_the_matrix_says() {
+        let mut rng = Rng::new(9);
+        // More rows than a piece has, and some left over.
+        let (rows, cols) = (2 * PIECE_ROWS + 20, 256);
+        let codec = Codec::new(Dialect::TQ1_0, rows, cols).unwrap();
+        let groups: Vec<half::f16> = (0..rows).map(|row| half::f16::from_f32(1.0 + row as f32)).collect();
+        let file_scales = MatrixScales::PerGroup { size: 256, values: groups.into() };
+        let mut encoded = |scales: TernaryScales| {
+            let plain = pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols));
+            let data = codec.encode(&plain, &file_scales).unwrap().into();
+            TernaryMatrix { rows, cols, codes: TernaryCodes::Encoded { codec, data }, scales }
+        };
+        let one = MatrixScales::PerTensor(0.5);
+        let plain = block(|| encoded(one.clone().into()));
+        let grouped = block(|| encoded(TernaryScales::Encoded { size: 256, factor: 1.0 }));
+        let p128 = Layout::I2sP128;
+        let tl2 = Layout::tl2(rows, cols, 256);
+        for threads in [1, 3] {
+            let cpu = Cpu::new(Isa::Scalar, threads);
+            for (kernels, block, few, many) in [
+                (Kernels::AsLoaded, &plain, p128, p128),
+                (Kernels::All(Kernel::I2S), &plain, p128, p128),
+                (Kernels::Preferred(Kernel::Base3), &plain, Layout::Base3, p128),
+                (Kernels::All(Kernel::TL2), &plain, tl2, p128),
+                (Kernels::AsLoaded, &grouped, Layout::I2sR16, Layout::I2sR16),
+                (Kernels::Preferred(Kernel::Base3), &grouped, Layout::I2sR16, Layout::I2sR16),
+            ] {
+                let forms = pack_blocks(&cpu, std::slice::from_ref(block), 0, &kernels).unwrap();
+                for (role, forms) in Linear::ALL.into_iter().zip(forms) {
+                    for (found, layout) in [(forms.few, few), (forms.many, many)] {
+                        let expected = block.linear(role).packed(layout).unwrap();
+                        assert!(
+                            found.layout == layout && found.codes[..] == expected.codes[..],
+                            "{kernels:?} {role:?}"
+                        );
+                        assert_eq!(found.scales, expected.scales, "{kernels:?} {role:?}");
+                        found.view().check().unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_file_has_is_not_copied_and_a_preferred_kernel_leaves_what_it_has_no_room_for() {
+        let cpu = Cpu::new(Isa::Scalar, 2);
+        let matrix = |codes: u8| TernaryMatrix {
+            rows: 32,
+            cols: 256,
+            codes: TernaryCodes::Packed { bytes: vec![codes; 32 * 64].into(), layout: Layout::I2sP128 },
+            scales: MatrixScales::PerTensor(1.0).into(),
+        };
+        let (good, bad) = (block(|| matrix(0x55)), block(|| matrix(0xFF)));
+        let pack = |block: &Block, kernels| pack_blocks(&cpu, std::slice::from_ref(block), 7, &kernels);
+        for (block, kernels, few) in [
+            (&good, Kernels::AsLoaded, Layout::I2sP128),
+            (&good, Kernels::Preferred(Kernel::Base3), Layout::Base3),
+            (&bad, Kernels::Preferred(Kernel::Base3), Layout::I2sP128),
+        ] {
+            for (role, forms) in Linear::ALL.into_iter().zip(pack(block, kernels).unwrap()) {
+                assert_eq!((forms.few.layout, forms.many.layout), (few, Layout::I2sP128));
+                assert_eq!(forms.many.codes.as_ptr(), block.linear(role).source().as_ptr());
+            }
+        }
+        let error = pack(&bad, Kernels::All(Kernel::Base3)).unwrap_err().to_string();
+        assert!(error.contains("blk.7.attn_q.weight row 0, column 0") && error.contains("none of them"), "{error}");
+    }
+}
