@@ -25,8 +25,7 @@ impl Model {
         Self::from_gguf(&file).map_err(|e| e.in_file(path.display().to_string()))
     }
 
-    /// Validates an opened file. Weights stay in its memory map where the kernels read them in place; those of other
-    /// dialects are repacked, which all cores share.
+    /// Validates an opened file. Weights stay in its memory map, or copy: backends pack them as they need them.
     ///
     /// # Errors
     /// Names the key or tensor, what the architecture asks for, and what the file holds.
