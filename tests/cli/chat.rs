@@ -6,10 +6,13 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::common::cli::{Finished, program, run, run_with_input};
+use crate::common::{
+    cli::{Finished, program, run, run_with_input},
+    watchdog::must_end,
+};
 
 /// Short greedy answers on the CPU.
 fn chat(more: &[&str], input: &str) -> Finished {
@@ -142,11 +145,27 @@ fn templates_by_name_and_by_file() {
 
 /// Waits until `found` says yes to all that was read.
 fn wait_for(read: &Mutex<String>, what: &str, found: impl Fn(&str) -> bool) {
-    let start = Instant::now();
-    while !found(&read.lock().unwrap()) {
-        assert!(start.elapsed() < Duration::from_secs(60), "no {what} in {:?}", read.lock().unwrap());
-        thread::sleep(Duration::from_millis(10));
+    must_end(&format!("waiting for the {what}"), || {
+        while !found(&read.lock().unwrap()) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// Waits until the program waits for a line, after its last output; without `/proc`, some time.
+#[cfg(unix)]
+fn wait_for_reading(child: &Child) {
+    let stat = format!("/proc/{}/stat", child.id());
+    if !fs::exists(&stat).unwrap() {
+        return thread::sleep(Duration::from_millis(200));
     }
+    // The state stands after the name in parentheses; the main thread sleeps (S) in nothing else then.
+    let sleeps = || fs::read_to_string(&stat).unwrap().rsplit_once(')').unwrap().1.starts_with(" S");
+    must_end("waiting for the program to read", || {
+        while !sleeps() {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
 }
 
 /// Everything that comes out of `from`, as it comes.
@@ -192,7 +211,7 @@ fn ctrl_c_stops_the_answer_and_not_the_chat() {
     // Until the program waits for a line again, this Ctrl-C could be taken for one that stops an answer.
     send(&mut stdin, "/show\n");
     wait_for(&stdout, "description", |text| text.contains("> And?\n"));
-    thread::sleep(Duration::from_millis(200));
+    wait_for_reading(&child);
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr:?}");
 }

@@ -5,7 +5,7 @@ use std::{
     io::{BufReader, Read},
     process::{Child, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -379,18 +379,18 @@ mod interrupts {
 
     #[test]
     fn a_second_ctrl_c_ends_the_program_at_once() {
-        // One batch of thousands of tokens: the first Ctrl-C waits for its end, the second does not.
-        let prompt = "and then ".repeat(4000);
-        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "4096", "--backend", "cpu", "-t", "1"];
+        // One batch of 14000 tokens: the first Ctrl-C waits for its end, the second does not.
+        let prompt = "and then ".repeat(7000);
+        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "30000", "--backend", "cpu", "-t", "1"];
         let mut child = program(&args).spawn().unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 30]).unwrap();
-        let start = Instant::now();
         interrupt(&child);
+        // Signals of one kind that wait are one; this one is long taken when the batch ends.
         thread::sleep(Duration::from_millis(50));
         interrupt(&child);
         let (code, _, stderr) = end(child);
         assert_eq!(code, Some(130), "{stderr}");
-        assert!(!stderr.contains("answer "), "no summary, after {:?}: {stderr}", start.elapsed());
+        assert!(!stderr.contains("answer "), "no summary: {stderr}");
     }
 }
 

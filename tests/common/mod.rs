@@ -13,6 +13,8 @@ pub mod tiny_vocab;
 
 pub mod touch;
 
+pub mod watchdog;
+
 use std::path::{Path, PathBuf};
 
 /// The path of shared test data, or `None` with a printed note where it is not beside the checkout;

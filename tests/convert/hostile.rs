@@ -1,13 +1,12 @@
-//! Malformed safetensors files and indexes: each is refused with a reason, quickly, and leaves nothing behind.
+//! Malformed safetensors files and indexes: each is refused with a reason, in little memory, and leaves nothing
+//! behind.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use serde_json::{Value, json};
 
 use super::support::{Case, Model, serialise};
+use crate::common::{hostile::allocated, watchdog::must_end};
 
 /// A file of a header and `data` zeros.
 fn container(header: &[u8], data: usize) -> Vec<u8> {
@@ -21,9 +20,8 @@ fn refused(file: &[u8]) -> String {
     let case = Case::new();
     Model::bitnet().write_config(&case.input());
     fs::write(case.input().join("model.safetensors"), file).unwrap();
-    let start = Instant::now();
-    let message = case.failure();
-    assert!(start.elapsed() < Duration::from_secs(1), "{message}");
+    let (message, memory) = must_end("a conversion", || allocated(|| case.failure()));
+    assert!(memory.total < 16 * file.len() + (1 << 20), "{} bytes for {}: {message}", memory.total, file.len());
     assert!(message.contains("model.safetensors: ") && message.len() < 600, "{message}");
     message
 }

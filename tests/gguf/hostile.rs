@@ -5,7 +5,7 @@ use bitnet_gpu::{Error, bytes::Bytes, gguf::File};
 
 use crate::common::{
     gguf_builder::{Gguf, Raw, Tensor, array, bool, f32, i32, i32s, raw, sample, str, strings, u32, u64},
-    hostile::{peak_bytes, refuse_all, row},
+    hostile::{allocated, refuse_all, row},
     touch::parse_and_touch,
 };
 
@@ -381,8 +381,8 @@ fn no_changed_byte_of_the_head_makes_it_panic() {
         for flip in 1..=255 {
             let mut bytes = whole.clone();
             bytes[at] ^= flip;
-            let (outcome, peak) = peak_bytes(|| parse_and_touch(&bytes));
-            assert!(peak < 8 * whole.len() + (1 << 20), "byte {at} ^ {flip}: {peak} bytes of memory");
+            let (outcome, memory) = allocated(|| parse_and_touch(&bytes));
+            assert!(memory.peak < 8 * whole.len() + (1 << 20), "byte {at} ^ {flip}: {} bytes of memory", memory.peak);
             *(if outcome.is_ok() { &mut accepted } else { &mut refused }) += 1;
         }
     }
@@ -402,7 +402,8 @@ fn memory_follows_the_length_of_the_file() {
     for (name, file) in [("strings", empty_strings), ("keys", many_keys.build()), ("tensors", many_tensors.build())] {
         let len = file.len();
         let bytes = Bytes::from(file);
-        let (parsed, peak) = peak_bytes(|| File::parse(bytes).unwrap());
+        let (parsed, memory) = allocated(|| File::parse(bytes).unwrap());
+        let peak = memory.peak;
         eprintln!("{name}: file {len} bytes, peak {peak} bytes");
         assert!(peak < 8 * len + (1 << 20), "{name}: {peak} bytes of memory for a file of {len}");
         drop(parsed);

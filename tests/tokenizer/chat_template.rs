@@ -1,15 +1,17 @@
 //! Prompts of chat templates against strings written by hand from the Hugging Face templates, and templates that
 //! mean harm.
 
-use std::time::{Duration, Instant};
-
 use bitnet_gpu::{
     chat::{Conversation, Format, Message, Origin, Role, Template},
     gguf::{Metadata, Value},
     tokenizer::Tokenizer,
 };
 
-use crate::common::tiny_vocab::{BOS, EOT, HELLO, byte_level, sentence_piece};
+use crate::common::{
+    hostile::allocated,
+    tiny_vocab::{BOS, EOT, HELLO, byte_level, sentence_piece},
+    watchdog::must_end,
+};
 
 /// BOS is `<|begin_of_text|>` and EOS is `<|eot_id|>`.
 fn metadata() -> Metadata {
@@ -162,7 +164,7 @@ fn a_template_can_refuse() {
     assert!(error.contains("roles must alternate") && error.contains("--chat-template"), "{error}");
 }
 
-/// Each ends with a reason, and soon.
+/// Each ends with a reason, in a memory that its length explains.
 #[test]
 fn templates_that_mean_harm() {
     let deep_macro = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
@@ -190,14 +192,13 @@ fn templates_that_mean_harm() {
     ];
     for (source, reason) in cases {
         let tokenizer = with_template(source);
-        let start = Instant::now();
-        let error = Template::of(&tokenizer).and_then(|template| template.render(&single()));
-        let took = start.elapsed();
         let shown = &source[..source.len().min(60)];
+        let work = || Template::of(&tokenizer).and_then(|template| template.render(&single()));
+        let (error, memory) = must_end(shown, || allocated(work));
         let error = error.expect_err(shown).to_string();
         assert!(error.starts_with("chat template") && error.contains(reason), "{shown}: {error}");
         assert!(!error.contains('\n') && error.len() < 300, "{shown}: {error}");
-        assert!(took < Duration::from_secs(1), "{shown}: {took:?}");
+        eprintln!("MEASURE {shown}: {} {} {}", source.len(), memory.peak, memory.total);
     }
 }
 
