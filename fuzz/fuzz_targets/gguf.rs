@@ -1,5 +1,4 @@
-//! Parses arbitrary bytes as GGUF and reads all that is found:
-//! `cargo +nightly fuzz run gguf`. The check is shared with `tests/gguf/mutations.rs`.
+//! Parses arbitrary bytes as GGUF and reads all that is found. The check is shared with `tests/gguf/mutations.rs`.
 #![no_main]
 
 #[path = "../../tests/common/touch.rs"]

@@ -44,10 +44,11 @@ impl Conversation {
         let mut bytes = Vec::new();
         let mut read = || fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes);
         read().map_err(|e| Error::io("read", path, e))?;
-        Self::parse(&bytes, model).map_err(|e| e.in_file(path.display().to_string()))
+        Self::from_json(&bytes, model).map_err(|e| e.in_file(path.display().to_string()))
     }
 
-    fn parse(bytes: &[u8], model: &str) -> Result<Self> {
+    /// The contents of such a file.
+    pub fn from_json(bytes: &[u8], model: &str) -> Result<Self> {
         const THING: &str = "conversation";
         if bytes.len() as u64 > MAX_BYTES {
             return Err(Error::malformed(THING, format!("at most {MAX_BYTES} bytes"), "more"));
@@ -98,7 +99,7 @@ mod tests {
             (format!(r#"{{"version":1,"model":"m","messages":[{system},{system}]}}"#), "message 2"),
         ];
         for (json, reason) in cases {
-            let error = Conversation::parse(json.as_bytes(), "m").unwrap_err().to_string();
+            let error = Conversation::from_json(json.as_bytes(), "m").unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         }
     }

@@ -261,3 +261,41 @@ pub fn sample() -> Gguf {
         .tensor(Tensor::new("token_embd.weight", &[32, 3], 8, vec![1; 3 * 34]))
         .tensor(Tensor::i2_s("blk.0.attn_k.weight", &[128, 1], 2.0))
 }
+
+/// The architecture of [`tiny_model`].
+pub const ARCH: &str = "bitnet-b1.58";
+
+/// A model of one layer: dim 128, feed-forward 256, 2 heads of 64, 1 key/value head, 4 tokens.
+pub fn tiny_model() -> Gguf {
+    let mut file = Gguf::new().with("general.architecture", str(ARCH));
+    for (key, value) in [
+        ("block_count", 1),
+        ("context_length", 64),
+        ("embedding_length", 128),
+        ("feed_forward_length", 256),
+        ("attention.head_count", 2),
+        ("attention.head_count_kv", 1),
+    ] {
+        file = file.with(&format!("{ARCH}.{key}"), u32(value));
+    }
+    file = file
+        .with(&format!("{ARCH}.attention.layer_norm_rms_epsilon"), f32(1e-5))
+        .with("tokenizer.ggml.tokens", strings(&["a", "b", "c", "d"]))
+        .tensor(Tensor::f32("token_embd.weight", &[128, 4]))
+        .tensor(Tensor::f32("output_norm.weight", &[128]));
+    for (name, len) in [("attn_norm", 128), ("attn_sub_norm", 128), ("ffn_norm", 128), ("ffn_sub_norm", 256)] {
+        file = file.tensor(Tensor::f32(format!("blk.0.{name}.weight"), &[len]));
+    }
+    for (name, rows, cols) in [
+        ("attn_q", 128, 128),
+        ("attn_k", 64, 128),
+        ("attn_v", 64, 128),
+        ("attn_output", 128, 128),
+        ("ffn_gate", 256, 128),
+        ("ffn_up", 256, 128),
+        ("ffn_down", 128, 256),
+    ] {
+        file = file.tensor(Tensor::i2_s(format!("blk.0.{name}.weight"), &[cols, rows], 0.5));
+    }
+    file
+}

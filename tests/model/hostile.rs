@@ -4,11 +4,9 @@
 use bitnet_gpu::{Error, bytes::Bytes, gguf::File, model::Model};
 
 use crate::common::{
-    gguf_builder::{Gguf, Raw, Tensor, f32, i32, str, strings, u32},
+    gguf_builder::{ARCH, Raw, Tensor, f32, i32, str, strings, tiny_model, u32},
     hostile::{refuse_all, row},
 };
-
-const ARCH: &str = "bitnet-b1.58";
 
 fn open(bytes: Bytes) -> Result<(), Error> {
     Model::from_gguf(&File::parse(bytes)?).map(drop)
@@ -18,55 +16,24 @@ fn arch_key(key: &str) -> String {
     format!("{ARCH}.{key}")
 }
 
-/// One layer: dim 128, feed-forward 256, 2 heads of 64, 1 key/value head, 4 tokens.
-fn model() -> Gguf {
-    let mut file = Gguf::new().with("general.architecture", str(ARCH));
-    for (key, value) in [
-        ("block_count", 1),
-        ("context_length", 64),
-        ("embedding_length", 128),
-        ("feed_forward_length", 256),
-        ("attention.head_count", 2),
-        ("attention.head_count_kv", 1),
-    ] {
-        file = file.with(&arch_key(key), u32(value));
-    }
-    file = file
-        .with(&arch_key("attention.layer_norm_rms_epsilon"), f32(1e-5))
-        .with("tokenizer.ggml.tokens", strings(&["a", "b", "c", "d"]))
-        .tensor(Tensor::f32("token_embd.weight", &[128, 4]))
-        .tensor(Tensor::f32("output_norm.weight", &[128]));
-    for (name, len) in [("attn_norm", 128), ("attn_sub_norm", 128), ("ffn_norm", 128), ("ffn_sub_norm", 256)] {
-        file = file.tensor(Tensor::f32(format!("blk.0.{name}.weight"), &[len]));
-    }
-    for (name, rows, cols) in [
-        ("attn_q", 128, 128),
-        ("attn_k", 64, 128),
-        ("attn_v", 64, 128),
-        ("attn_output", 128, 128),
-        ("ffn_gate", 256, 128),
-        ("ffn_up", 256, 128),
-        ("ffn_down", 128, 256),
-    ] {
-        file = file.tensor(Tensor::i2_s(format!("blk.0.{name}.weight"), &[cols, rows], 0.5));
-    }
-    file
-}
-
 fn with_key(key: &str, value: Raw) -> Vec<u8> {
-    model().with(&arch_key(key), value).build()
+    tiny_model().with(&arch_key(key), value).build()
 }
 
 #[test]
 fn the_model_itself_is_valid() {
-    open(model().build().into()).unwrap();
+    open(tiny_model().build().into()).unwrap();
 }
 
 #[test]
 fn hyperparameters() {
     let wrong_shape = &["tensor ", "expected sizes", "found"];
     let rows = vec![
-        row("26 unknown architecture", model().with("general.architecture", str("gpt5")).build(), &["'gpt5'", "known"]),
+        row(
+            "26 unknown architecture",
+            tiny_model().with("general.architecture", str("gpt5")).build(),
+            &["'gpt5'", "known"],
+        ),
         row("28 no layers", with_key("block_count", u32(0)), &["block_count", "1 to 512", "found 0"]),
         row("28 513 layers", with_key("block_count", u32(513)), &["block_count", "1 to 512", "found 513"]),
         row("28 10^9 layers", with_key("block_count", u32(1_000_000_000)), &["block_count", "1 to 512"]),
@@ -117,16 +84,20 @@ fn hyperparameters() {
         ),
         row(
             "37 tokens",
-            model().with("tokenizer.ggml.tokens", strings(&["a", "b"])).build(),
+            tiny_model().with("tokenizer.ggml.tokens", strings(&["a", "b"])).build(),
             &["tokenizer.ggml.tokens", "4 tokens", "found 2"],
         ),
-        row("37 embedding rows", model().tensor(Tensor::f32("token_embd.weight", &[128, 5])).build(), &["found 4"]),
+        row(
+            "37 embedding rows",
+            tiny_model().tensor(Tensor::f32("token_embd.weight", &[128, 5])).build(),
+            &["found 4"],
+        ),
         row("27 float for integer", with_key("block_count", f32(1.0)), &["block_count", "an integer", "found f32"]),
         row("27 negative", with_key("block_count", i32(-1)), &["block_count", "found -1"]),
         row("27 string", with_key("block_count", str("1")), &["block_count", "found string"]),
         row(
             "missing key",
-            model().without(&arch_key("feed_forward_length")).build(),
+            tiny_model().without(&arch_key("feed_forward_length")).build(),
             &["key bitnet-b1.58.feed_forward_length is missing"],
         ),
     ];
@@ -136,44 +107,45 @@ fn hyperparameters() {
 #[test]
 fn tensors() {
     let q = "blk.0.attn_q.weight";
-    let ternary = |dims: &[u64], scale| model().tensor(Tensor::i2_s(q, dims, scale)).build();
-    let code_3 = model().edit(q, |tensor| tensor.data[7] = 0b01_11_01_01).build();
-    let nan_norm = model().edit("blk.0.ffn_norm.weight", |t| t.data[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
+    let ternary = |dims: &[u64], scale| tiny_model().tensor(Tensor::i2_s(q, dims, scale)).build();
+    let code_3 = tiny_model().edit(q, |tensor| tensor.data[7] = 0b01_11_01_01).build();
+    let nan_norm =
+        tiny_model().edit("blk.0.ffn_norm.weight", |t| t.data[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
     let mut rows = vec![
         row("53, 56 other columns", ternary(&[192, 128], 0.5), &[q, "expected sizes [128, 128]", "[192, 128]"]),
         row(
             "56 transposed",
             {
                 let down = Tensor::i2_s("blk.0.ffn_down.weight", &[128, 256], 0.5);
-                model().tensor(down).build()
+                tiny_model().tensor(down).build()
             },
             &["blk.0.ffn_down.weight", "expected sizes [256, 128]", "[128, 256]"],
         ),
-        row("56 missing", model().without_tensor(q).build(), &["tensor blk.0.attn_q.weight is missing", ARCH]),
+        row("56 missing", tiny_model().without_tensor(q).build(), &["tensor blk.0.attn_q.weight is missing", ARCH]),
         row(
             "56 embedding missing",
-            model().without_tensor("token_embd.weight").build(),
+            tiny_model().without_tensor("token_embd.weight").build(),
             &["token_embd.weight is missing"],
         ),
         row(
             "56 extra",
-            model().tensor(Tensor::f32("blk.0.attn_q.bias", &[128])).build(),
+            tiny_model().tensor(Tensor::f32("blk.0.attn_q.bias", &[128])).build(),
             &["tensor blk.0.attn_q.bias", "no use"],
         ),
         row(
             "56 norm length",
-            model().tensor(Tensor::f32("blk.0.attn_norm.weight", &[64])).build(),
+            tiny_model().tensor(Tensor::f32("blk.0.attn_norm.weight", &[64])).build(),
             &["attn_norm", "[128]", "[64]"],
         ),
-        row("56 F32 projection", model().tensor(Tensor::f32(q, &[128, 128])).build(), &[q, "of type F32", "I2_S"]),
+        row("56 F32 projection", tiny_model().tensor(Tensor::f32(q, &[128, 128])).build(), &[q, "of type F32", "I2_S"]),
         row(
             "56 I2_S norm",
-            model().tensor(Tensor::i2_s("blk.0.attn_norm.weight", &[128], 1.0)).build(),
+            tiny_model().tensor(Tensor::i2_s("blk.0.attn_norm.weight", &[128], 1.0)).build(),
             &["attn_norm", "F32", "I2_S"],
         ),
         row(
             "56 I2_S embedding",
-            model().tensor(Tensor::i2_s("token_embd.weight", &[128, 4], 1.0)).build(),
+            tiny_model().tensor(Tensor::i2_s("token_embd.weight", &[128, 4], 1.0)).build(),
             &["token_embd.weight", "I2_S"],
         ),
         row("59 code 3", code_3, &["tensor blk.0.attn_q.weight row 0, column 39", "-1, 0 or +1", "a code of none"]),
@@ -181,7 +153,7 @@ fn tensors() {
         row(
             "vocabulary only",
             {
-                let mut file = model();
+                let mut file = tiny_model();
                 file.tensors.clear();
                 file.build()
             },
@@ -197,6 +169,6 @@ fn tensors() {
 
 #[test]
 fn models_that_need_a_transform_are_refused_by_name() {
-    let rotated = model().with("prism.hadamard.version", u32(1)).build();
+    let rotated = tiny_model().with("prism.hadamard.version", u32(1)).build();
     refuse_all(vec![row("rotated basis", rotated, &["prism.hadamard.version", "Hadamard"])], open);
 }

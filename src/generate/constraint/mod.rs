@@ -86,18 +86,18 @@ impl Constraint {
     }
 
     /// A new answer begins.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.now = self.start.clone();
     }
 
     /// The ids that may come next, a bit each, the lowest first.
-    pub(super) fn allowed(&mut self) -> Result<Vec<u32>> {
+    pub fn allowed(&mut self) -> Result<Vec<u32>> {
         let allowed = self.now.compute_mask_or_eos().map_err(|error| self.broken(&error.to_string()))?;
         Ok(allowed.as_slice().to_vec())
     }
 
     /// The answer goes on with `id`. True when nothing can follow.
-    pub(super) fn accept(&mut self, id: u32) -> Result<bool> {
+    pub fn accept(&mut self, id: u32) -> Result<bool> {
         self.now.consume_token(id).map_err(|error| self.broken(&error.to_string()))?;
         Ok(self.now.is_stopped())
     }
