@@ -19,6 +19,7 @@ use bitnet_gpu::{
 };
 
 use crate::common::gpu::{
+    Devices,
     model::{
         BITNET, GEMMA3_EMBEDDING, LLAMA, QWEN3, QWEN3_EMBEDDING, Spec, grouped, random_ids, random_model,
         reference_logits,
@@ -81,6 +82,11 @@ fn open(model: &Arc<Model>, kv: KvType, tuning: Tuning) -> Option<Loaded<GpuBack
     Some(Loaded::new(open_backend(tuning)?, model, &sizes(kv)))
 }
 
+/// As [`open`], on a device opened before.
+fn open_on(devices: &mut Devices, model: &Arc<Model>, kv: KvType, tuning: Tuning) -> Option<Loaded<GpuBackend>> {
+    Some(Loaded::new(devices.backend(tuning)?, model, &sizes(kv)))
+}
+
 #[track_caller]
 fn assert_close(what: &str, found: &[f32], expected: &[f32], vocab: usize) {
     let rows = found.chunks(vocab).zip(expected.chunks(vocab));
@@ -94,6 +100,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], vocab: usize) {
 
 #[test]
 fn decode_and_prefill_equal_plain_loops() {
+    let mut devices = Devices::default();
     let rows = Spec { scales: ScaleKind::PerRow, ..BITNET };
     for (name, spec) in [
         ("BitNet", BITNET),
@@ -108,7 +115,7 @@ fn decode_and_prefill_equal_plain_loops() {
     ] {
         let model = Arc::new(random_model(&spec, 1));
         for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
-            let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };
+            let Some(mut gpu) = open_on(&mut devices, &model, kv, Tuning::default()) else { return };
             // 70 tokens: more than one tile of the matrix product and of attention.
             let ids = random_ids(&spec, 2, 70);
             let expected = reference_logits(&model, &ids, kv);
@@ -153,6 +160,7 @@ fn steps_of_every_size_agree() {
 /// Drafts are checked by steps of several tokens: they count only if those give the bits of single ones.
 #[test]
 fn few_tokens_together_give_the_bits_of_each_alone() {
+    let mut devices = Devices::default();
     for (spec, kv) in [
         (BITNET, KvType::F16),
         (BITNET, KvType::Q8_0),
@@ -164,7 +172,7 @@ fn few_tokens_together_give_the_bits_of_each_alone() {
     ] {
         for tuning in [Tuning::default(), Tuning { subgroups: Some(false), ..Tuning::default() }] {
             let model = Arc::new(random_model(&spec, 13));
-            let Some(mut gpu) = open(&model, kv, tuning) else { return };
+            let Some(mut gpu) = open_on(&mut devices, &model, kv, tuning) else { return };
             assert_eq!(gpu.backend.limits(gpu.segment).exact_tokens, 8);
             // From the first position on, and where the keys are split.
             let ids = random_ids(&spec, 14, 148);
@@ -192,10 +200,11 @@ const LARGE: Geometry = Geometry { workgroup: 256, folded_groups: 1, fold: true 
 /// windows over rows, many small buffers, and small chunks.
 #[test]
 fn every_path_gives_the_same_logits() {
+    let mut devices = Devices::default();
     for spec in [BITNET, QWEN3, grouped(64)] {
         let model = Arc::new(random_model(&spec, 6));
         let ids = random_ids(&spec, 7, 40);
-        let Some(mut plain) = open(&model, KvType::F16, Tuning::default()) else { return };
+        let Some(mut plain) = open_on(&mut devices, &model, KvType::F16, Tuning::default()) else { return };
         let expected = plain.run(&ids, 0, Want::All).unwrap();
         let paths = [
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
@@ -215,7 +224,7 @@ fn every_path_gives_the_same_logits() {
         for (name, tuning) in paths {
             // Caches of f32 and 160 positions would not fit in a binding of 26 KiB.
             let small = Sizes { context_tokens: 48, ..sizes(KvType::F16) };
-            let Some(backend) = open_backend(tuning) else { return };
+            let Some(backend) = devices.backend(tuning) else { return };
             let mut other = Loaded::new(backend, &model, &small);
             assert_close(name, &other.run(&ids, 0, Want::All).unwrap(), &expected, spec.vocab);
             let last = other.run(&ids, 0, Want::Last).unwrap();
@@ -315,11 +324,12 @@ fn logits_of_many_tokens_come_in_pieces() {
 /// where norms are kernels of their own.
 #[test]
 fn a_decode_step_creates_nothing() {
+    let mut devices = Devices::default();
     for spec in [BITNET, LLAMA, QWEN3, grouped(128)] {
         for (immediates, fold) in [(true, true), (false, true), (true, false)] {
             let tuning = Tuning { immediates: Some(immediates), fold: Some(fold), ..Tuning::default() };
             let model = Arc::new(random_model(&spec, 12));
-            let Some(mut gpu) = open(&model, KvType::F16, tuning) else { return };
+            let Some(mut gpu) = open_on(&mut devices, &model, KvType::F16, tuning) else { return };
             let ids = random_ids(&spec, 13, 10);
             for (at, &id) in ids.iter().enumerate() {
                 let before = gpu.backend.counters();

@@ -39,6 +39,22 @@ pub fn open_backend(tuning: Tuning) -> Option<GpuBackend> {
     or_skip(Gpu::open(&options(tuning)).map(|gpu| GpuBackend::on(Arc::new(gpu))))
 }
 
+/// Devices that a test opens more than once: kernels are compiled once for each.
+#[derive(Default)]
+pub struct Devices(Vec<(Tuning, Arc<Gpu>)>);
+
+impl Devices {
+    /// As [`open_backend`], on the device that was opened for this `tuning`.
+    pub fn backend(&mut self, tuning: Tuning) -> Option<GpuBackend> {
+        if let Some((_, gpu)) = self.0.iter().find(|(of, _)| *of == tuning) {
+            return Some(GpuBackend::on(Arc::clone(gpu)));
+        }
+        let gpu = Arc::new(open_gpu(tuning.clone())?);
+        self.0.push((tuning, Arc::clone(&gpu)));
+        Some(GpuBackend::on(gpu))
+    }
+}
+
 /// The reference.
 pub fn scalar() -> Cpu {
     Cpu::new(Isa::Scalar, 1)
