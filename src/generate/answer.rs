@@ -125,7 +125,8 @@ impl<'a> Answer<'a> {
         let generation = Generation::new(std::mem::take(chooser), decoder, prompt.to_vec(), options, context, cancel);
         match generation {
             Ok(generation) => Ok(Self { session, chooser, generation, ended: false, failed: false }),
-            Err((error, unused)) => {
+            Err(refused) => {
+                let (error, unused) = *refused;
                 *chooser = unused;
                 Err(error)
             }

@@ -92,10 +92,10 @@ impl Generation {
         options: AnswerOptions,
         context_tokens: usize,
         cancel: Arc<AtomicBool>,
-    ) -> Result<Self, (Error, Chooser)> {
+    ) -> Result<Self, Box<(Error, Chooser)>> {
         let stops = match check(&prompt, context_tokens).and_then(|()| StopStrings::new(options.stop.iter().cloned())) {
             Ok(stops) => stops,
-            Err(error) => return Err((error, chooser)),
+            Err(error) => return Err(Box::new((error, chooser))),
         };
         chooser.sampler.reset(&prompt);
         chooser.sampler.restrict(None);

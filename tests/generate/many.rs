@@ -97,7 +97,7 @@ impl Request {
     fn generation(&self, tokenizer: &Tokenizer) -> Generation {
         let (chooser, options) = (self.chooser(tokenizer), self.options(tokenizer));
         let made = Generation::new(chooser, Box::new(NoText), self.prompt.clone(), options, CONTEXT, Arc::default());
-        made.map_err(|(error, _)| error).unwrap()
+        made.map_err(|refused| refused.0).unwrap()
     }
 }
 
