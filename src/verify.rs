@@ -111,7 +111,7 @@ fn products(subject: Subject<'_>, gpu: &Gpu, threads: usize, report: &mut Report
                     report.faults.push(format!(
                         "layer {layer}, {}, {}: row {} is {} on the CPU and {} on the GPU ({wrong} of {} numbers differ)",
                         names::linear(layer, role),
-                        shader.kernel().name,
+                        shader.name(),
                         at % weights.rows,
                         expected[at],
                         found[at],

@@ -18,31 +18,24 @@ use bitnet_cpu_kernels::{
 };
 use bitnet_gpu::backend::gpu::{
     params::{self, Dynamic, Params},
-    pipelines::{Choices, Lanes, ParamSource, Product, Shader, Variant},
+    pipelines::{Choices, Input, Lanes, ParamSource, Product, Program, Shader, Variant},
 };
 use page::{Page, Run};
 
 /// Browsers have no immediates in a form that naga writes, so parameters come through the uniform buffer.
-fn variants(shader: Shader) -> Vec<Variant> {
-    let all = shader.variants().into_iter();
+fn variants(program: Program) -> Vec<Variant> {
+    let all = program.variants().into_iter();
     all.filter(|variant| variant.choices.params == ParamSource::Uniform).collect()
 }
 
 /// Values of a pipeline constant that the engine gives it.
-fn values(name: &str, shader: Shader) -> &'static [f64] {
+fn values(name: &str, program: Program) -> &'static [f64] {
     match name {
         "ADD" | "NORM" | "Q_NORM" | "K_NORM" | "INTERLEAVED" => &[1.0, 0.0],
         "GATE" => &[0.0, 1.0, 2.0, 3.0],
         "K_TYPE" | "V_TYPE" => &[0.0, 1.0, 2.0],
         // 0, a scale a row, is for products whose input is quantised before.
-        "GROUP"
-            if matches!(
-                shader,
-                Shader::TernaryMatvecGrouped | Shader::TernaryFewGrouped | Shader::TernaryMatmulGrouped
-            ) =>
-        {
-            &[128.0, 64.0, 256.0, 0.0]
-        }
+        "GROUP" if program.flavour.input == Input::Quantized => &[128.0, 64.0, 256.0, 0.0],
         "GROUP" => &[128.0, 64.0, 256.0],
         "TILE" | "ROUNDS" => &[1.0, 4.0],
         "COLS" | "IN_STRIDE" => &[512.0],
@@ -50,6 +43,8 @@ fn values(name: &str, shader: Shader) -> &'static [f64] {
         "ACTS" | "HEADS" => &[8.0],
         "HEAD_DIM" => &[64.0],
         "FRESH" => &[512.0],
+        "WINDOW_BASE" => &[0.0, 4096.0],
+        "WINDOW_ROWS" => &[4_294_967_295.0, 4096.0],
         "IN_OFFSET" => &[0.0],
         "EPS" => &[1e-5],
         other => panic!("no values for the pipeline constant {other}: say here what the engine gives it"),
@@ -58,21 +53,21 @@ fn values(name: &str, shader: Shader) -> &'static [f64] {
 
 /// Constants for pipelines of a kernel: as many sets as its longest list of values, so that each value is in one of
 /// them.
-fn constant_sets(shader: Shader) -> Vec<Vec<(&'static str, f64)>> {
-    let kernel = shader.kernel();
-    let lists: Vec<_> = kernel.constants.iter().map(|&name| (name, values(name, shader))).collect();
+fn constant_sets(program: Program) -> Vec<Vec<(&'static str, f64)>> {
+    let names = variants(program)[0].constants().into_iter().filter(|&name| name != "WG");
+    let lists: Vec<_> = names.map(|name| (name, values(name, program))).collect();
     let count = lists.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
     let set = |n: usize| {
         let own = lists.iter().map(|&(name, values)| (name, values[n % values.len()]));
-        own.chain([("WG", f64::from(kernel.workgroup))]).collect()
+        own.chain([("WG", f64::from(program.workgroup()))]).collect()
     };
     (0..count).map(set).collect()
 }
 
 /// Every text once with some of its constants, and every set of constants with some of the texts: all pairs would take
 /// the browser minutes.
-fn add_pipelines(page: &mut Page, shader: Shader) {
-    let (variants, sets) = (variants(shader), constant_sets(shader));
+fn add_pipelines(page: &mut Page, program: Program) {
+    let (variants, sets) = (variants(program), constant_sets(program));
     for (v, variant) in variants.iter().enumerate() {
         let own = |&n: &usize| n % variants.len() == v;
         let own = (0..variants.len().max(sets.len())).filter(own).map(|n| sets[n % sets.len()].clone());
@@ -192,8 +187,8 @@ fn chromium_compiles_every_shader_and_gives_the_reference_numbers() {
         return;
     };
     let mut page = Page::default();
-    for shader in Shader::ALL {
-        add_pipelines(&mut page, shader);
+    for program in Shader::ALL.iter().flat_map(|shader| shader.programs()) {
+        add_pipelines(&mut page, program);
     }
     let mut rng = Rng::new(41);
     for run in ternary_runs(&mut rng).into_iter().chain(cache_runs(&mut rng)) {

@@ -36,7 +36,7 @@ fn bindings(variant: &Variant) -> Vec<&'static str> {
         Access::Read => "read-only-storage",
         Access::Write => "storage",
     };
-    variant.shader.kernel().bindings.iter().map(access).collect()
+    variant.program.kernel().bindings.iter().map(access).collect()
 }
 
 fn object(constants: &[(&'static str, f64)]) -> Value {
@@ -57,7 +57,7 @@ impl Page {
 
     /// Runs a kernel and compares.
     pub fn run(&mut self, run: &Run) {
-        let workgroup = f64::from(run.variant.shader.kernel().workgroup);
+        let workgroup = f64::from(run.variant.program.workgroup());
         let constants = [&[("WG", workgroup)], &run.constants[..]].concat();
         let (binding, expected) = &run.result;
         self.runs.push(json!({

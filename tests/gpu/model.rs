@@ -193,8 +193,8 @@ fn few_tokens_together_give_the_bits_of_each_alone() {
     }
 }
 
-const APART: Geometry = Geometry { workgroup: 128, folded_groups: 4, fold: false };
-const LARGE: Geometry = Geometry { workgroup: 256, folded_groups: 1, fold: true };
+const APART: Geometry = Geometry { workgroup: 128, folded_workgroups: 4, fold: false };
+const LARGE: Geometry = Geometry { workgroup: 256, folded_workgroups: 1, fold: true };
 
 /// Every way to compute the same: without subgroups, in f32, with uniform parameters, with bounds checks, with
 /// windows over rows, many small buffers, and small chunks.

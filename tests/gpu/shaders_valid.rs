@@ -43,9 +43,9 @@ fn parse(variant: &Variant) -> (naga::Module, ModuleInfo) {
 
 /// The constants a pipeline gives, with some value each.
 fn constants(variant: &Variant) -> PipelineConstants {
-    let kernel = variant.shader.kernel();
-    let mut constants: PipelineConstants = kernel.constants.iter().map(|&name| (name.to_owned(), 1.0)).collect();
-    constants.insert("WG".to_owned(), f64::from(kernel.workgroup));
+    let names = variant.constants().into_iter();
+    let mut constants: PipelineConstants = names.map(|name| (name.to_owned(), 1.0)).collect();
+    constants.insert("WG".to_owned(), f64::from(variant.program.workgroup()));
     constants
 }
 
@@ -55,7 +55,7 @@ fn every_variant_validates_and_matches_the_table() {
     assert!(variants.len() > 60, "only {} variants", variants.len());
     for variant in &variants {
         let name = variant.name();
-        let kernel = variant.shader.kernel();
+        let kernel = variant.program.kernel();
         let (module, _) = parse(variant);
 
         let mut storage: Vec<(u32, Access)> = Vec::new();
@@ -91,7 +91,8 @@ fn every_variant_validates_and_matches_the_table() {
         let mut expected: Vec<String> = constants(variant).into_keys().collect();
         expected.sort();
         assert_eq!(overrides, expected, "{name}: pipeline constants");
-        assert!(kernel.workgroup.is_power_of_two() && kernel.workgroup <= 256, "{name}");
+        let workgroup = variant.program.workgroup();
+        assert!(workgroup.is_power_of_two() && workgroup <= 256, "{name}");
         let entry_points: Vec<_> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
         assert_eq!(entry_points, ["main"], "{name}");
     }

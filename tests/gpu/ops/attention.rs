@@ -13,7 +13,7 @@ use bitnet_gpu::backend::gpu::{
     Gpu, Tuning,
     debug::{self, Run},
     params::{self, Dynamic},
-    pipelines::{Choices, Shader, Variant},
+    pipelines::{Choices, Input, Shader, Variant},
 };
 
 use super::{CLOSE, assert_quantized, batch, lane_choices, quantized};
@@ -601,7 +601,7 @@ fn attention_of_few_tokens(
     let params =
         params::NormQuantize { cols: q as u32, words: words as u32, groups: 1, eps: 1e-5, ..Default::default() };
     let quantise = Run {
-        variant: Variant::new(Shader::NormQuantizeParts, choices, None),
+        variant: Variant::new(Shader::NormQuantize.reading(Input::Parts), choices, None),
         constants: &[("NORM", 1.0), ("HEADS", heads as f64), ("HEAD_DIM", head_dim as f64)],
         params: params.into(),
         dynamic,

@@ -10,7 +10,7 @@ use bitnet_gpu::backend::gpu::{
     Gpu, Tuning,
     debug::{self, Run},
     params::{self, Dynamic, Params},
-    pipelines::{Choices, Product, Shader, Variant},
+    pipelines::{Choices, Input, Product, Program, Shader, Variant},
 };
 use half::f16;
 
@@ -52,11 +52,12 @@ fn folded_products_equal_the_scalar_integers() {
                 quantized.set_raw(cols, &acts, &vec![1.0; tokens * groups]);
                 let mut expected = vec![0; tokens * rows];
                 ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
-                let shader = if size.is_some() { Shader::FoldedMatvecGrouped } else { Shader::FoldedMatvec };
+                let shader = if size.is_some() { Shader::TernaryMatvecGrouped } else { Shader::TernaryMatvec };
+                let program = shader.reading(Input::Slot);
                 for choices in all_choices(&gpu) {
-                    let found = debug::ternary_product(&gpu, shader, choices, &weights, &acts).unwrap();
+                    let found = debug::ternary_product(&gpu, program, choices, &weights, &acts).unwrap();
                     let at = found.iter().zip(&expected).position(|(a, b)| a != b);
-                    let name = Variant::new(shader, choices, None).name();
+                    let name = Variant::new(program, choices, None).name();
                     assert_eq!(at, None, "{name}: {rows} x {cols} in groups of {size:?}, {tokens} tokens, {extreme:?}");
                 }
             }
@@ -157,12 +158,8 @@ impl Case {
             eps: 1e-5,
             ..Default::default()
         };
-        let quantize = match (self.parts, self.size) {
-            (None, None) => Shader::NormQuantize,
-            (None, Some(_)) => Shader::NormQuantizeGrouped,
-            (Some(_), None) => Shader::NormQuantizeParts,
-            (Some(_), Some(_)) => Shader::NormQuantizePartsGrouped,
-        };
+        let input = if self.parts.is_some() { Input::Parts } else { Input::Slot };
+        let quantize = Shader::NormQuantize.reading(input).grouped(self.size.is_some());
         let quantised = debug::run(
             gpu,
             &Run {
@@ -183,14 +180,14 @@ impl Case {
         .unwrap();
 
         let mut constants = vec![("ADD", f64::from(u8::from(self.add))), ("GATE", self.gate)];
-        let run = |shader: Shader, constants: &[(&'static str, f64)], input: [&[u8]; 3]| {
+        let run = |program: Program, constants: &[(&'static str, f64)], input: [&[u8]; 3]| {
             let mut buffers = [&input[..], &[bytes(&before), &[0; 4]]].concat();
             if self.size.is_some() {
                 buffers.push(bytemuck::cast_slice(&scales));
             }
-            let rows_of_a_workgroup = shader.kernel().workgroup as usize / 4;
+            let rows_of_a_workgroup = program.workgroup() as usize / 4;
             let run = Run {
-                variant: Variant::new(shader, choices, None),
+                variant: Variant::new(program, choices, None),
                 constants,
                 params: self.product_params(),
                 dynamic: self.dynamic(),
@@ -199,12 +196,8 @@ impl Case {
             };
             floats(&debug::run(gpu, &run).unwrap()[3])
         };
-        let (own, folded) = match (self.parts, self.size) {
-            (None, None) => (Shader::TernaryMatvec, Shader::FoldedMatvec),
-            (None, Some(_)) => (Shader::TernaryMatvecGrouped, Shader::FoldedMatvecGrouped),
-            (Some(_), None) => (Shader::TernaryMatvec, Shader::FoldedMatvecParts),
-            (Some(_), Some(_)) => (Shader::TernaryMatvecGrouped, Shader::FoldedMatvecPartsGrouped),
-        };
+        let shader = if self.size.is_some() { Shader::TernaryMatvecGrouped } else { Shader::TernaryMatvec };
+        let (own, folded) = (Program::from(shader), shader.reading(input));
         let mut own_constants = constants.clone();
         own_constants.extend(self.size.map(|size| ("GROUP", size as f64)));
         let expected = run(own, &own_constants, [&codes, &quantised[2], &quantised[3]]);

@@ -11,7 +11,7 @@ use bitnet_gpu::backend::gpu::{
     Gpu, Tuning,
     debug::{self, Run},
     params::{self, Dynamic},
-    pipelines::{Choices, Lanes, Product, Shader, Variant},
+    pipelines::{Choices, Input, Lanes, Product, Shader, Variant},
 };
 use half::f16;
 
@@ -264,7 +264,7 @@ fn norm_quantize_in_groups_equals_the_reference() {
                 };
                 for choices in lane_choices(&gpu) {
                     let run = Run {
-                        variant: Variant::new(Shader::NormQuantizeGrouped, choices, None),
+                        variant: Variant::new(Shader::NormQuantize.reading(Input::Slot).grouped(true), choices, None),
                         constants: &[("NORM", f64::from(u8::from(norm))), ("GROUP", size as f64)],
                         params: params.into(),
                         dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },

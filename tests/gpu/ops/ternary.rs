@@ -11,7 +11,7 @@ use bitnet_gpu::backend::gpu::{
     Tuning,
     debug::{self, Run},
     params::{self, Dynamic},
-    pipelines::{Choices, Lanes, ParamSource, Product, Shader, Variant},
+    pipelines::{Choices, Input, Lanes, ParamSource, Product, Program, Shader, Variant},
 };
 
 use super::{CLOSE, FEW, lane_choices};
@@ -104,15 +104,15 @@ fn every_cut_gives_the_scalar_integers() {
             quantized.set_raw(cols, &acts, &vec![1.0; tokens]);
             let mut expected = vec![0; tokens * rows];
             ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
-            let cuts = [64, 128, 256].map(|workgroup| (Shader::TernaryMatvec, (workgroup, 1)));
-            let folded = [1, 2, 4, 8, 40].map(|rounds| (Shader::FoldedMatvec, (256, rounds)));
-            for (shader, cut) in cuts.into_iter().chain(folded) {
+            let cuts = [64, 128, 256].map(|workgroup| (Program::from(Shader::TernaryMatvec), (workgroup, 1)));
+            let folded = [1, 2, 4, 8, 40].map(|rounds| (Shader::TernaryMatvec.reading(Input::Slot), (256, rounds)));
+            for (program, cut) in cuts.into_iter().chain(folded) {
                 for lanes in lane_choices(&gpu) {
                     for product in [Product::Int8, Product::F32] {
                         let choices = Choices { product, ..lanes };
-                        let found = debug::ternary_product_cut(&gpu, shader, choices, cut, &weights, &acts).unwrap();
+                        let found = debug::ternary_product_cut(&gpu, program, choices, cut, &weights, &acts).unwrap();
                         let at = found.iter().zip(&expected).position(|(a, b)| a != b);
-                        assert_eq!(at, None, "{shader:?} {cut:?} {choices}: {rows} x {cols}, {tokens} tokens");
+                        assert_eq!(at, None, "{} {cut:?} {choices}: {rows} x {cols}, {tokens} tokens", program.name());
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Kernels to pipelines: built several at a time, each once, and kept for the next run where the driver can.
 //!
-//! In: variants and pipeline constants, one after the other as dispatches are made. Out: [`Slot`]s, whose pipelines
+//! In: variants and pipeline constants, one after the other as dispatches are made. Out: [`Pipeline`]s, whose pipelines
 //! are there after [`Compiler::build`].
 
 use std::{
@@ -13,8 +13,10 @@ use std::{
 };
 
 use super::{
-    params::PARAM_BYTES,
-    pipelines::{Access, ParamSource, Shader, Variant},
+    kernel::{Access, ParamSource},
+    table::Shader,
+    variant::Variant,
+    words::PARAM_BYTES,
 };
 use crate::{
     backend::gpu::common::{lock, one_line},
@@ -26,18 +28,18 @@ use crate::{
 const AREA: &str = "pipelines";
 
 /// A pipeline that is wanted, and soon there.
-pub struct Slot {
+pub struct Pipeline {
     variant: Variant,
     constants: Vec<(&'static str, f64)>,
     layout: wgpu::PipelineLayout,
     module: Arc<Module>,
-    pipeline: OnceLock<wgpu::ComputePipeline>,
+    built: OnceLock<wgpu::ComputePipeline>,
 }
 
-impl Slot {
+impl Pipeline {
     /// The pipeline; `None` before it is built.
     pub fn get(&self) -> Option<&wgpu::ComputePipeline> {
-        self.pipeline.get()
+        self.built.get()
     }
 }
 
@@ -50,7 +52,7 @@ struct Module {
 struct Wanted {
     layouts: Vec<(&'static [Access], wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
     modules: Vec<Arc<Module>>,
-    slots: Vec<Arc<Slot>>,
+    pipelines: Vec<Arc<Pipeline>>,
 }
 
 /// How kernels are made on a device.
@@ -143,11 +145,11 @@ impl Compiler {
     }
 
     /// The pipeline of a kernel, and the layout of its bind group 0. It is built by the next [`build`](Self::build).
-    pub fn want(&self, variant: Variant, constants: &[(&'static str, f64)]) -> (Arc<Slot>, wgpu::BindGroupLayout) {
+    pub fn want(&self, variant: Variant, constants: &[(&'static str, f64)]) -> (Arc<Pipeline>, wgpu::BindGroupLayout) {
         let mut wanted = lock(&self.wanted);
-        let (group_layout, layout) = self.layouts(&mut wanted, variant.shader);
-        if let Some(slot) = wanted.slots.iter().find(|s| s.variant == variant && s.constants == constants) {
-            return (Arc::clone(slot), group_layout);
+        let (group_layout, layout) = self.layouts(&mut wanted, variant.program.shader);
+        if let Some(pipeline) = wanted.pipelines.iter().find(|s| s.variant == variant && s.constants == constants) {
+            return (Arc::clone(pipeline), group_layout);
         }
         let module = wanted.modules.iter().find(|module| module.variant == variant).cloned();
         let module = module.unwrap_or_else(|| {
@@ -156,23 +158,23 @@ impl Compiler {
             module
         });
         let constants = constants.to_vec();
-        let slot = Arc::new(Slot { variant, constants, layout, module, pipeline: OnceLock::new() });
-        wanted.slots.push(Arc::clone(&slot));
-        (slot, group_layout)
+        let pipeline = Arc::new(Pipeline { variant, constants, layout, module, built: OnceLock::new() });
+        wanted.pipelines.push(Arc::clone(&pipeline));
+        (pipeline, group_layout)
     }
 
     /// Builds all pipelines that are wanted and not there, on as many threads as the machine runs at once: a driver
     /// takes 1 to 100 ms for each.
     pub fn build(&self) -> Result<()> {
-        let missing: Vec<Arc<Slot>> = {
+        let missing: Vec<Arc<Pipeline>> = {
             let wanted = lock(&self.wanted);
-            wanted.slots.iter().filter(|slot| slot.get().is_none()).cloned().collect()
+            wanted.pipelines.iter().filter(|pipeline| pipeline.get().is_none()).cloned().collect()
         };
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(missing.len());
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
-            while let Some(slot) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.build_one(slot)?;
+            while let Some(pipeline) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.build_one(pipeline)?;
             }
             Ok(())
         };
@@ -187,19 +189,19 @@ impl Compiler {
         })
     }
 
-    fn build_one(&self, slot: &Slot) -> Result<()> {
+    fn build_one(&self, wanted: &Pipeline) -> Result<()> {
         // Scopes belong to a thread: the error is this kernel's.
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let module = slot.module.module.get_or_init(|| self.module(slot.variant));
-        let kernel = slot.variant.shader.kernel();
-        let mut constants = slot.constants.clone();
+        let module = wanted.module.module.get_or_init(|| self.module(wanted.variant));
+        let program = wanted.variant.program;
+        let mut constants = wanted.constants.clone();
         if constants.iter().all(|&(name, _)| name != "WG") {
-            constants.push(("WG", f64::from(kernel.workgroup)));
+            constants.push(("WG", f64::from(program.workgroup())));
         }
         self.count();
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(&slot.layout),
+            label: Some(program.name()),
+            layout: Some(&wanted.layout),
             module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
@@ -210,10 +212,10 @@ impl Compiler {
             cache: self.stored.as_ref(),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            let action = format!("building the kernel {}", slot.variant.name());
+            let action = format!("building the kernel {}", wanted.variant.name());
             return Err(Error::Gpu { action, reason: one_line(&error.to_string()) });
         }
-        slot.pipeline.get_or_init(|| pipeline);
+        wanted.built.get_or_init(|| pipeline);
         Ok(())
     }
 

@@ -2,5 +2,28 @@
 //! own handle.
 
 pub mod compile;
-pub mod params;
-pub mod pipelines;
+mod kernel;
+mod table;
+mod variant;
+mod words;
+
+/// Kernels, and the texts they are composed to.
+pub mod pipelines {
+    pub(crate) use super::kernel::Streams;
+    pub use super::{
+        kernel::{Access, Choices, Flavour, Input, Kernel, Lanes, ParamSource, Product},
+        table::Shader,
+        variant::{Program, Variant, reads},
+    };
+}
+
+/// The parameters of each kernel.
+pub mod params {
+    pub use super::{
+        table::{
+            Argmax, Attention, AttentionDecode, AttentionMerge, Embed, GateUp, Head, HeadScreen, MergeTop,
+            NormQuantize, RmsNorm, RopeAppend, ScreenCut, ScreenExact, ScreenQuery, Ternary, TernaryGrouped, TopLogits,
+        },
+        words::{Dynamic, PARAM_BYTES, Params},
+    };
+}

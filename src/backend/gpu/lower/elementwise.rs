@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     backend::gpu::{
-        kernels::{params, pipelines::Shader},
+        kernels::{
+            params,
+            pipelines::{Program, Shader},
+        },
         record::encode::{Dispatch, Extent},
     },
     error::Result,
@@ -44,9 +47,9 @@ impl<'a> Lowering<'a> {
             ..Default::default()
         };
         let shader = Shader::GateUp;
-        let groups = config.ffn_dim.div_ceil(shader.kernel().workgroup as usize);
+        let workgroups = config.ffn_dim.div_ceil(Program::from(shader).workgroup() as usize);
         let constants = [("GATE", activation_constant(activation))];
-        let grid = [Extent::Fixed(groups), Extent::PerTokens(1), Extent::Fixed(1)];
+        let grid = [Extent::Fixed(workgroups), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(shader);
         self.builder.dispatch(variant, &constants, params, &[all(gate.buffer)], grid)
     }

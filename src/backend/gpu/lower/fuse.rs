@@ -55,8 +55,8 @@ pub enum Step {
     Norm(SlotNorm),
     Quantize(Quantize),
     Product {
-        /// Number of the group of matrices ([`groups`]).
-        group: usize,
+        /// Number among the joined matrices of the block ([`joined`]).
+        joined: usize,
         /// What the kernel itself does with its input first.
         fold: Option<Quantize>,
         /// What it does with its result.
@@ -75,9 +75,9 @@ pub enum Step {
 /// What else decides.
 pub struct Rules<'a> {
     pub phase: Phase,
-    /// Whether the product of that group can norm and quantise its input itself.
+    /// Whether the product of those matrices can norm and quantise its input itself.
     pub folds: &'a dyn Fn(usize) -> bool,
-    /// Whether one dispatch binds all rows of that group.
+    /// Whether one dispatch binds all of their rows.
     pub whole: &'a dyn Fn(usize) -> bool,
 }
 
@@ -85,7 +85,7 @@ pub struct Rules<'a> {
 const MAX_PARTS: usize = 3;
 
 /// The parts of a [`Op::Linear`] that one dispatch can do: their outputs lie one after the other.
-pub fn groups(parts: &[Part]) -> Vec<&[Part]> {
+pub fn joined(parts: &[Part]) -> Vec<&[Part]> {
     let joins = |a: &Part, b: &Part| {
         let follows = matches!((a.out, b.out), (Slot::Q, Slot::K) | (Slot::K, Slot::V) | (Slot::Gate, Slot::Up));
         follows && !a.add && !b.add
@@ -100,7 +100,7 @@ pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
     let mut out = Vec::new();
     let mut heads = Heads::default();
     let mut held = None;
-    let (mut in_parts, mut gated, mut group) = (false, false, 0);
+    let (mut in_parts, mut gated, mut at) = (false, false, 0);
     for (index, op) in ops.iter().enumerate() {
         let next = ops.get(index + 1);
         match op {
@@ -112,10 +112,10 @@ pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
                 // Only the one product may need it: another would find the input changed or nothing quantised.
                 let one = match (next, ops.get(index + 2)) {
                     (Some(Op::Linear { .. }), Some(Op::Linear { .. })) => None,
-                    (Some(Op::Linear { parts }), _) => Some(group..group + groups(parts).len()),
+                    (Some(Op::Linear { parts }), _) => Some(at..at + joined(parts).len()),
                     _ => None,
                 };
-                if decode && one.is_some_and(|mut groups| groups.all(rules.folds)) {
+                if decode && one.is_some_and(|mut products| products.all(rules.folds)) {
                     held = Some(quantize);
                 } else {
                     out.push(Step::Quantize(quantize));
@@ -123,18 +123,18 @@ pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
             }
             Op::Linear { parts } => {
                 let fold = held.take();
-                let joined = groups(parts);
+                let all = joined(parts);
                 let gate = match next {
-                    Some(Op::Gate(activation)) if decode && joined.len() == 1 && (rules.whole)(group) => {
+                    Some(Op::Gate(activation)) if decode && all.len() == 1 && (rules.whole)(at) => {
                         let outputs: Vec<Slot> = parts.iter().map(|part| part.out).collect();
                         (outputs == [Slot::Gate, Slot::Up]).then_some(*activation)
                     }
                     _ => None,
                 };
                 gated = gate.is_some();
-                for _ in joined {
-                    out.push(Step::Product { group, fold, gate });
-                    group += 1;
+                for _ in all {
+                    out.push(Step::Product { joined: at, fold, gate });
+                    at += 1;
                 }
             }
             Op::HeadNorm { slot: Slot::Q, norm } => heads.q_norm = Some(*norm),
@@ -222,7 +222,7 @@ mod tests {
     fn a_folded_block() {
         let quantize = |input, norm| Quantize { input, norm: Some(norm) };
         let heads = Heads { q_norm: None, k_norm: None, rotate: true };
-        let product = |group, fold, gate| Step::Product { group, fold: Some(fold), gate };
+        let product = |joined, fold, gate| Step::Product { joined, fold: Some(fold), gate };
         assert_eq!(
             steps_of(&bitnet_2b_4t(), Phase::Decode, true, true),
             [
@@ -241,7 +241,7 @@ mod tests {
     fn a_block_of_many_tokens() {
         let config = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
         let slot = |input, norm| Step::Quantize(Quantize { input: Input::Slot(input), norm });
-        let product = |group| Step::Product { group, fold: None, gate: None };
+        let product = |joined| Step::Product { joined, fold: None, gate: None };
         let heads = Heads { q_norm: Some(Norm::QHead), k_norm: Some(Norm::KHead), rotate: true };
         assert_eq!(
             steps_of(&config, Phase::Prefill, true, true),
@@ -285,11 +285,11 @@ mod tests {
         };
         assert_eq!(
             decode(&[quantize.clone(), apart.clone()], &|_| true),
-            [Step::Product { group: 0, fold, gate: None }, Step::Product { group: 1, fold, gate: None }]
+            [Step::Product { joined: 0, fold, gate: None }, Step::Product { joined: 1, fold, gate: None }]
         );
-        let own = |group| Step::Product { group, fold: None, gate: None };
+        let own = |joined| Step::Product { joined, fold: None, gate: None };
         let unfolded = [Step::Quantize(folded), own(0), own(1)];
-        assert_eq!(decode(&[quantize.clone(), apart.clone()], &|group| group == 0), unfolded);
+        assert_eq!(decode(&[quantize.clone(), apart.clone()], &|at| at == 0), unfolded);
         // Two ops that read what was quantised once.
         let one = |weight, out| Op::Linear { parts: vec![part(weight, out)] };
         let two = [quantize, one(Linear::V, Slot::V), one(Linear::Q, Slot::Q)];
@@ -308,13 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn outputs_that_lie_together_are_one_group() {
+    fn outputs_that_lie_together_are_joined() {
         let part = |weight, out, add| Part { weight, out, add };
         let qkv = [part(Linear::Q, Slot::Q, false), part(Linear::K, Slot::K, false), part(Linear::V, Slot::V, false)];
-        assert_eq!(groups(&qkv), [&qkv[..]]);
+        assert_eq!(joined(&qkv), [&qkv[..]]);
         let apart = [part(Linear::V, Slot::V, false), part(Linear::Q, Slot::Q, false), part(Linear::K, Slot::K, false)];
-        assert_eq!(groups(&apart), [&apart[..1], &apart[1..]]);
+        assert_eq!(joined(&apart), [&apart[..1], &apart[1..]]);
         let adding = [part(Linear::Gate, Slot::Gate, true), part(Linear::Up, Slot::Up, false)];
-        assert_eq!(groups(&adding), [&adding[..1], &adding[1..]]);
+        assert_eq!(joined(&adding), [&adding[..1], &adding[1..]]);
     }
 }

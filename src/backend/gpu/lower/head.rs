@@ -6,7 +6,7 @@ use crate::{
         buffers::arenas::Region,
         kernels::{
             params,
-            pipelines::{Shader, Variant},
+            pipelines::{Program, Shader, Variant},
         },
         record::encode::{Dispatch, Extent},
     },
@@ -34,8 +34,8 @@ impl<'a> Lowering<'a> {
             let shader = Shader::Embed;
             let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
             let buffers = [all(&activations.batch), window.binding, all(&activations.hidden)];
-            let groups = config.dim.div_ceil(2 * shader.kernel().workgroup as usize);
-            let grid = [Extent::Fixed(groups), Extent::PerTokens(1), Extent::Fixed(1)];
+            let workgroups = config.dim.div_ceil(2 * Program::from(shader).workgroup() as usize);
+            let grid = [Extent::Fixed(workgroups), Extent::PerTokens(1), Extent::Fixed(1)];
             out.push(self.builder.dispatch(variant, &[], params, &buffers, grid)?);
         }
         Ok(out)
@@ -62,7 +62,7 @@ impl<'a> Lowering<'a> {
     pub fn head(&mut self, table: &DenseMatrix, region: &'a Region, tile: u32) -> Result<Vec<Dispatch>> {
         let (config, activations) = (self.config, self.activations);
         let shader = Shader::Head;
-        let rows_per_workgroup = shader.kernel().workgroup as usize / 16;
+        let rows_per_workgroup = Program::from(shader).workgroup() as usize / 16;
         let mut out = Vec::new();
         for window in self.windows(region, MAX_WORKGROUPS * rows_per_workgroup)? {
             let params = params::Head {

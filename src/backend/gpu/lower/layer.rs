@@ -4,7 +4,7 @@ use super::{
     fuse::{self, Phase, Rules, Step},
     lowering::{Lowering, place_code},
     product::MAX_ROWS,
-    weights::{Group, LayerWeights},
+    weights::{Joined, LayerWeights},
 };
 use crate::{
     backend::gpu::{buffers::cache::CacheWindow, record::encode::Dispatch},
@@ -24,17 +24,17 @@ impl<'a> Lowering<'a> {
     ) -> Result<Vec<Dispatch>> {
         let place = place_code(layer + 1);
         let windows =
-            weights.groups.iter().map(|group| self.row_windows(group, MAX_ROWS)).collect::<Result<Vec<_>>>()?;
-        let size = |group: &Group| group.rows.iter().sum::<usize>() * group.cols;
-        let largest = (0..weights.groups.len()).rev().max_by_key(|&group| size(&weights.groups[group]));
+            weights.joined.iter().map(|joined| self.row_windows(joined, MAX_ROWS)).collect::<Result<Vec<_>>>()?;
+        let size = |joined: &Joined| joined.rows.iter().sum::<usize>() * joined.cols;
+        let largest = (0..weights.joined.len()).rev().max_by_key(|&at| size(&weights.joined[at]));
         let apart = largest.filter(|_| layer < self.apart_layers);
         let rules = Rules {
             phase,
             folds: &|at| {
-                let group = weights.groups.get(at).filter(|_| phase == Phase::Decode && Some(at) != apart);
-                group.is_some_and(|group| self.folds(group))
+                let joined = weights.joined.get(at).filter(|_| phase == Phase::Decode && Some(at) != apart);
+                joined.is_some_and(|joined| self.folds(joined))
             },
-            whole: &|group| windows.get(group).is_some_and(|windows| windows.len() == 1),
+            whole: &|at| windows.get(at).is_some_and(|windows| windows.len() == 1),
         };
         let steps = fuse::steps(ops, &rules)?;
         let mut windows = windows.into_iter();
@@ -43,11 +43,11 @@ impl<'a> Lowering<'a> {
             match step {
                 Step::Norm(norm) => out.push(self.slot_norm(norm, weights, place)?),
                 Step::Quantize(quantize) => out.push(self.norm_quantize(quantize, weights, place)?),
-                Step::Product { group, fold, gate } => {
+                Step::Product { joined, fold, gate } => {
                     let missing = || Error::missing("a ternary matrix", "the op list");
-                    let group = weights.groups.get(group).ok_or_else(missing)?;
+                    let joined = weights.joined.get(joined).ok_or_else(missing)?;
                     for window in windows.next().ok_or_else(missing)? {
-                        out.push(self.product(group, window, weights, (phase, fold, gate), place)?);
+                        out.push(self.product(joined, window, weights, (phase, fold, gate), place)?);
                     }
                 }
                 Step::RopeAppend(heads) => {

@@ -8,14 +8,14 @@ use half::f16;
 use super::{
     fuse::{Input, Phase, Quantize},
     lowering::{Lowering, MAX_WORKGROUPS, activation_constant, all, flag},
-    weights::{Group, GroupScales, LayerWeights},
+    weights::{Joined, JoinedScales, LayerWeights},
 };
 use crate::{
     backend::gpu::{
         buffers::arenas::Window,
         kernels::{
             params::{self, Params},
-            pipelines::Shader,
+            pipelines::{self, Program, Shader},
         },
         record::encode::{Dispatch, Extent},
     },
@@ -36,7 +36,7 @@ fn words(cols: usize) -> usize {
 const QUAD_COLS: usize = 64;
 const QUAD_BYTES: usize = QUAD_COLS / 4;
 
-/// Rows of a group of matrices that one dispatch can bind.
+/// Rows of joined matrices that one dispatch can bind.
 pub struct RowWindow<'a> {
     pub rows: Range<usize>,
     codes: wgpu::BufferBinding<'a>,
@@ -46,17 +46,28 @@ pub struct RowWindow<'a> {
     scales: Option<(wgpu::BufferBinding<'a>, usize)>,
 }
 
+impl Input {
+    /// The same for the table of kernels.
+    fn of_kernel(self) -> pipelines::Input {
+        match self {
+            Self::Slot(_) => pipelines::Input::Slot,
+            Self::Parts => pipelines::Input::Parts,
+        }
+    }
+}
+
 impl<'a> Lowering<'a> {
-    /// Whether the product of a group can norm and quantise its input itself: the row of int8 has to fit in the memory
+    /// Whether the product of joined matrices can norm and quantise its input itself: the row of int8 has to fit in the memory
     /// of a workgroup, and kernels quantise in the groups of the weights.
-    pub fn folds(&self, group: &Group) -> bool {
-        let acts = match &group.scales {
-            GroupScales::PerMatrix(_) => 1,
-            GroupScales::Stored { per_row, group: Some(_), .. } => *per_row,
-            GroupScales::Stored { group: None, .. } => return false,
+    pub fn folds(&self, joined: &Joined) -> bool {
+        let acts = match &joined.scales {
+            JoinedScales::PerMatrix(_) => 1,
+            JoinedScales::Stored { per_row, group: Some(_), .. } => *per_row,
+            JoinedScales::Stored { group: None, .. } => return false,
         };
-        let lanes = Shader::FoldedMatvec.kernel().workgroup as usize * (size_of::<f32>() + size_of::<i32>());
-        let bytes = words(group.cols) * size_of::<u32>() + acts * size_of::<[u32; 2]>() + lanes;
+        let lanes = Shader::TernaryMatvec.reading(pipelines::Input::Slot).workgroup() as usize
+            * (size_of::<f32>() + size_of::<i32>());
+        let bytes = words(joined.cols) * size_of::<u32>() + acts * size_of::<[u32; 2]>() + lanes;
         let gpu = self.builder.gpu;
         gpu.folds() && bytes <= gpu.max_workgroup_bytes()
     }
@@ -100,25 +111,20 @@ impl<'a> Lowering<'a> {
         let buffers = [all(from), weight, all(&activations.xq), all(&activations.acts), all(&activations.batch)];
         let mut constants = self.quantize_constants(quantize);
         constants.extend(act_group.map(|size| ("GROUP", size as f64)));
-        let shader = match (quantize.input, act_group) {
-            (Input::Slot(_), None) => Shader::NormQuantize,
-            (Input::Parts, None) => Shader::NormQuantizeParts,
-            (Input::Slot(_), Some(_)) => Shader::NormQuantizeGrouped,
-            (Input::Parts, Some(_)) => Shader::NormQuantizePartsGrouped,
-        };
-        let variant = self.builder.variant(shader);
+        let program = Shader::NormQuantize.reading(quantize.input.of_kernel()).grouped(act_group.is_some());
+        let variant = self.builder.variant(program);
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 
-    /// The rows of a group of matrices in as many parts as bindings of the codes and of the scales allow.
-    pub fn row_windows(&self, group: &Group, max_rows: usize) -> Result<Vec<RowWindow<'a>>> {
-        let codes = self.windows(&group.region, max_rows)?;
-        let row_quads = 4 * words(group.cols) / QUAD_COLS;
+    /// The rows of joined matrices in as many parts as bindings of the codes and of the scales allow.
+    pub fn row_windows(&self, joined: &Joined, max_rows: usize) -> Result<Vec<RowWindow<'a>>> {
+        let codes = self.windows(&joined.region, max_rows)?;
+        let row_quads = 4 * words(joined.cols) / QUAD_COLS;
         let codes0 = |window: &Window, row: usize| {
             window.before_bytes as usize / QUAD_BYTES + (row - window.rows.start) * row_quads
         };
-        let GroupScales::Stored { region, per_row, group: size } = &group.scales else {
+        let JoinedScales::Stored { region, per_row, group: size } = &joined.scales else {
             let whole = |window: Window<'a>| RowWindow {
                 codes0: codes0(&window, window.rows.start),
                 rows: window.rows,
@@ -148,40 +154,37 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
-    /// The product of a window of a group of matrices.
+    /// The product of a window of joined matrices.
     pub fn product(
         &mut self,
-        group: &'a Group,
+        joined: &'a Joined,
         window: RowWindow<'a>,
         weights: &'a LayerWeights,
         (phase, fold, gate): (Phase, Option<Quantize>, Option<Activation>),
         place: u32,
     ) -> Result<Dispatch> {
         let activations = self.activations;
-        let stored = matches!(group.scales, GroupScales::Stored { .. });
-        let shader = match (phase, fold.map(|fold| fold.input), stored) {
-            (Phase::Prefill, _, false) => Shader::TernaryMatmul,
-            (Phase::Prefill, _, true) => Shader::TernaryMatmulGrouped,
-            (Phase::Few, _, false) => Shader::TernaryFew,
-            (Phase::Few, _, true) => Shader::TernaryFewGrouped,
-            (Phase::Decode, None, false) => Shader::TernaryMatvec,
-            (Phase::Decode, None, true) => Shader::TernaryMatvecGrouped,
-            (Phase::Decode, Some(Input::Slot(_)), false) => Shader::FoldedMatvec,
-            (Phase::Decode, Some(Input::Slot(_)), true) => Shader::FoldedMatvecGrouped,
-            (Phase::Decode, Some(Input::Parts), false) => Shader::FoldedMatvecParts,
-            (Phase::Decode, Some(Input::Parts), true) => Shader::FoldedMatvecPartsGrouped,
+        let stored = matches!(joined.scales, JoinedScales::Stored { .. });
+        let shader = match (phase, stored) {
+            (Phase::Prefill, false) => Shader::TernaryMatmul,
+            (Phase::Prefill, true) => Shader::TernaryMatmulGrouped,
+            (Phase::Few, false) => Shader::TernaryFew,
+            (Phase::Few, true) => Shader::TernaryFewGrouped,
+            (Phase::Decode, false) => Shader::TernaryMatvec,
+            (Phase::Decode, true) => Shader::TernaryMatvecGrouped,
         };
+        let program = fold.map_or(Program::from(shader), |fold| shader.reading(fold.input.of_kernel()));
         let geometry = self.builder.gpu.geometry();
         let is_plain = phase == Phase::Decode && fold.is_none();
-        let workgroup = if is_plain { geometry.workgroup } else { shader.kernel().workgroup };
-        let (mut rows_per_group, tokens_per_group) = match phase {
+        let workgroup = if is_plain { geometry.workgroup } else { program.workgroup() };
+        let (mut rows_per_workgroup, tokens_per_workgroup) = match phase {
             Phase::Decode => (workgroup as usize / 4, Some(1)),
             Phase::Few => (workgroup as usize / 4, None),
             Phase::Prefill => (64, Some(64)),
         };
-        let rows = if gate.is_some() { group.rows[0] } else { window.rows.len() };
-        let to = activations.place(self.config, group.parts[0].out);
-        let mut constants = vec![("ADD", flag(group.parts[0].add))];
+        let rows = if gate.is_some() { joined.rows[0] } else { window.rows.len() };
+        let to = activations.place(self.config, joined.parts[0].out);
+        let mut constants = vec![("ADD", flag(joined.parts[0].add))];
         if phase != Phase::Prefill {
             constants.push(("GATE", gate.map_or(0.0, activation_constant)));
         }
@@ -192,8 +195,8 @@ impl<'a> Lowering<'a> {
             None => vec![window.codes, all(&activations.xq), all(&activations.acts)],
             Some(fold) => {
                 let (from, cols, in_stride, in_offset) = self.input(fold.input);
-                let rounds = geometry.rounds(rows.div_ceil(rows_per_group));
-                rows_per_group *= rounds;
+                let rounds = geometry.rounds(rows.div_ceil(rows_per_workgroup));
+                rows_per_workgroup *= rounds;
                 constants.extend(self.quantize_constants(fold));
                 constants.extend([
                     ("COLS", cols as f64),
@@ -208,12 +211,12 @@ impl<'a> Lowering<'a> {
             }
         };
         buffers.extend([all(to.buffer), all(&activations.batch)]);
-        let row_quads = (4 * words(group.cols) / QUAD_COLS) as u32;
+        let row_quads = (4 * words(joined.cols) / QUAD_COLS) as u32;
         let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
         let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
-        let params = match &group.scales {
-            GroupScales::PerMatrix(scales) => {
-                let part_end = |n: usize| group.rows.iter().take(n).sum::<usize>() as u32;
+        let params = match &joined.scales {
+            JoinedScales::PerMatrix(scales) => {
+                let part_end = |n: usize| joined.rows.iter().take(n).sum::<usize>() as u32;
                 let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
                 Params::from(params::Ternary {
                     rows: rows as u32,
@@ -231,7 +234,7 @@ impl<'a> Lowering<'a> {
                     ..Default::default()
                 })
             }
-            GroupScales::Stored { per_row, group: size, .. } => {
+            JoinedScales::Stored { per_row, group: size, .. } => {
                 let (binding, scales0) = window.scales.unwrap_or_else(|| unreachable!("stored scales are bound"));
                 buffers.push(binding);
                 constants.push(("GROUP", size.unwrap_or(0) as f64));
@@ -249,13 +252,13 @@ impl<'a> Lowering<'a> {
                 })
             }
         };
-        let groups = rows.div_ceil(rows_per_group);
-        let tokens = match tokens_per_group {
+        let workgroups = rows.div_ceil(rows_per_workgroup);
+        let tokens = match tokens_per_workgroup {
             Some(count) => Extent::PerTokens(count),
             None => Extent::Fixed(1),
         };
-        let grid = [Extent::Fixed(groups), tokens, Extent::Fixed(1)];
-        let variant = self.builder.variant(shader);
+        let grid = [Extent::Fixed(workgroups), tokens, Extent::Fixed(1)];
+        let variant = self.builder.variant(program);
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
     }
 }

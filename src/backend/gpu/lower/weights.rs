@@ -3,7 +3,7 @@
 use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, MatrixScales, ternary_bytes};
 use half::f16;
 
-use super::fuse::groups;
+use super::fuse::joined;
 use crate::{
     backend::gpu::{
         buffers::{
@@ -20,17 +20,17 @@ use crate::{
 };
 
 /// Matrices whose rows lie one after the other and are multiplied by one dispatch.
-pub struct Group {
+pub struct Joined {
     pub parts: Vec<Part>,
     /// Output features of each part.
     pub rows: Vec<usize>,
-    pub scales: GroupScales,
+    pub scales: JoinedScales,
     pub cols: usize,
     pub region: Region,
 }
 
-/// Where the scales of a [`Group`] are.
-pub enum GroupScales {
+/// Where the scales of a [`Joined`] are.
+pub enum JoinedScales {
     /// One for each matrix, in the parameters of the dispatch.
     PerMatrix(Vec<f32>),
     /// On the device, (rows, per_row).
@@ -42,7 +42,7 @@ pub enum GroupScales {
     },
 }
 
-impl GroupScales {
+impl JoinedScales {
     /// The scales of these matrices; a place is given to those that do not fit in parameters.
     fn place(layout: &mut Layout, what: &str, matrices: &[&TernaryMatrix], act_group: Option<usize>) -> Result<Self> {
         if let Some(other) = matrices.iter().find(|m| m.scales.group() != act_group) {
@@ -78,7 +78,7 @@ fn stored_scales(matrix: &PackedMatrix) -> Vec<u8> {
 /// The weights of one block.
 pub struct LayerWeights {
     /// In the order of the op list.
-    pub groups: Vec<Group>,
+    pub joined: Vec<Joined>,
     pub norms: Vec<(Norm, Region)>,
 }
 
@@ -191,7 +191,7 @@ impl Weights {
         for layer in segment.layers.clone() {
             let block =
                 weights.blocks.get(layer).ok_or_else(|| Error::missing(format!("layer {layer}"), "the model"))?;
-            let mut placed = LayerWeights { groups: Vec::new(), norms: Vec::new() };
+            let mut placed = LayerWeights { joined: Vec::new(), norms: Vec::new() };
             for role in Norm::BLOCK {
                 if let Some(values) = block.norm(role) {
                     let what = format!("norm {role:?} of layer {layer}");
@@ -200,11 +200,11 @@ impl Weights {
             }
             for op in ops {
                 let Op::Linear { parts } = op else { continue };
-                for parts in groups(parts) {
+                for parts in joined(parts) {
                     for part in parts {
                         check_linear(layer, part.weight, block, config)?;
                     }
-                    placed.groups.push(place_group(layout, layer, block, parts, act_group)?);
+                    placed.joined.push(place_joined(layout, layer, block, parts, act_group)?);
                 }
             }
             layers.push(placed);
@@ -263,14 +263,14 @@ impl Weights {
             for (role, region) in &placed.norms {
                 uploader.write(region, &[bytemuck::cast_slice(block.norm(*role).unwrap_or_default())])?;
             }
-            for group in &placed.groups {
-                // Of one dispatch at a time: what is decoded is in memory until it is on the device.
-                let parts = group.parts.iter().map(|part| model.packed(layer, part.weight, Codes::I2sP128));
+            for joined in &placed.joined {
+                // One dispatch at a time: what is decoded is in memory until it is on the device.
+                let parts = joined.parts.iter().map(|part| model.packed(layer, part.weight, Codes::I2sP128));
                 let plain: Vec<PackedMatrix> = parts.collect::<Result<_>>()?;
                 let codes: Vec<&[u8]> = plain.iter().map(|matrix| &*matrix.codes).collect();
-                uploader.write(&group.region, &codes)?;
-                group.parts.iter().for_each(|part| block.linear(part.weight).source().release());
-                if let GroupScales::Stored { region, .. } = &group.scales {
+                uploader.write(&joined.region, &codes)?;
+                joined.parts.iter().for_each(|part| block.linear(part.weight).source().release());
+                if let JoinedScales::Stored { region, .. } = &joined.scales {
                     let scales: Vec<u8> = plain.iter().flat_map(stored_scales).collect();
                     uploader.write(region, &[&scales])?;
                 }
@@ -299,13 +299,13 @@ impl Weights {
     }
 }
 
-fn place_group(
+fn place_joined(
     layout: &mut Layout,
     layer: usize,
     block: &Block,
     parts: &[Part],
     act_group: Option<usize>,
-) -> Result<Group> {
+) -> Result<Joined> {
     let matrices: Vec<_> = parts.iter().map(|part| block.linear(part.weight)).collect();
     let cols = matrices[0].cols;
     if let Some(other) = matrices.iter().find(|m| m.cols != cols) {
@@ -315,6 +315,6 @@ fn place_group(
     let row_bytes = ternary_bytes(Codes::I2sP128, 1, cols) as u64;
     let what = format!("{:?} of layer {layer}", parts[0].weight);
     let region = layout.place(&what, rows.iter().sum(), row_bytes)?;
-    let scales = GroupScales::place(layout, &what, &matrices, act_group)?;
-    Ok(Group { parts: parts.to_vec(), rows, scales, cols, region })
+    let scales = JoinedScales::place(layout, &what, &matrices, act_group)?;
+    Ok(Joined { parts: parts.to_vec(), rows, scales, cols, region })
 }

@@ -11,9 +11,9 @@ use crate::{
         buffers::readback::Pending,
         device::Gpu,
         kernels::{
-            compile::Slot,
+            compile::Pipeline,
             params::{Dynamic, PARAM_BYTES, Params},
-            pipelines::{Shader, Variant},
+            pipelines::{Program, Variant},
         },
     },
     error::Result,
@@ -63,7 +63,7 @@ impl Extent {
 
 /// A dispatch whose pipeline, bind group, grid and fixed parameters are made at load.
 pub struct Dispatch {
-    pipeline: Arc<Slot>,
+    pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     params: Params,
     grid: [Extent; 3],
@@ -72,7 +72,7 @@ pub struct Dispatch {
     /// Window of the caches that it reads or writes: it is left out of steps without a sequence there.
     window: Option<u32>,
     /// Place of its parameters in the uniform buffer, where that is used.
-    slot: u32,
+    place: u32,
 }
 
 /// Uniform buffers are bound at multiples of this on every device.
@@ -81,12 +81,12 @@ const UNIFORM_ALIGNMENT: usize = 256;
 /// Makes dispatches, and gives each its place in the uniform buffer.
 pub struct Builder<'a> {
     pub gpu: &'a Gpu,
-    slots: u32,
+    places: u32,
 }
 
 impl<'a> Builder<'a> {
     pub fn new(gpu: &'a Gpu) -> Self {
-        Self { gpu, slots: 0 }
+        Self { gpu, places: 0 }
     }
 
     /// A dispatch of the table's kernel with one buffer range for each of its bindings.
@@ -101,23 +101,23 @@ impl<'a> Builder<'a> {
         let (pipeline, layout) = self.gpu.compiler.want(variant, constants);
         let bind_group = self.gpu.bind_group(&layout, buffers);
         self.gpu.check(&format!("binding the buffers of {}", variant.name()))?;
-        let slot = self.slots;
-        self.slots += 1;
-        let name = variant.shader.kernel().name;
-        let traffic = Traffic::new(variant.shader, buffers);
-        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, name, traffic, window: None, slot })
+        let place = self.places;
+        self.places += 1;
+        let name = variant.program.name();
+        let traffic = Traffic::new(variant.program, buffers);
+        Ok(Dispatch { pipeline, bind_group, params: params.into(), grid, name, traffic, window: None, place })
     }
 
-    /// A variant of `shader` with the choices of the device.
-    pub fn variant(&self, shader: Shader) -> Variant {
-        Variant::new(shader, self.gpu.choices(), None)
+    /// A variant of a kernel with the choices of the device.
+    pub fn variant(&self, program: impl Into<Program>) -> Variant {
+        Variant::new(program, self.gpu.choices(), None)
     }
 
     /// Builds the pipelines of all dispatches made, and the buffer for their parameters where the device needs one.
     pub fn finish(self) -> Result<Option<Uniforms>> {
         self.gpu.build_kernels()?;
         match self.gpu.compiler.uniform_layout() {
-            Some(layout) => Uniforms::new(self.gpu, layout, self.slots as usize).map(Some),
+            Some(layout) => Uniforms::new(self.gpu, layout, self.places as usize).map(Some),
             None => Ok(None),
         }
     }
@@ -145,7 +145,7 @@ impl Dispatch {
         pass.set_bind_group(0, &self.bind_group, &[]);
         match uniforms {
             Some(uniforms) => {
-                let offset = self.slot as usize * UNIFORM_ALIGNMENT;
+                let offset = self.place as usize * UNIFORM_ALIGNMENT;
                 uniforms.bytes[offset..offset + PARAM_BYTES].copy_from_slice(&params);
                 pass.set_bind_group(1, &uniforms.bind_group, &[offset as u32]);
             }
@@ -164,8 +164,8 @@ pub struct Uniforms {
 }
 
 impl Uniforms {
-    fn new(gpu: &Gpu, layout: &wgpu::BindGroupLayout, slots: usize) -> Result<Self> {
-        let bytes = vec![0; slots.max(1) * UNIFORM_ALIGNMENT];
+    fn new(gpu: &Gpu, layout: &wgpu::BindGroupLayout, places: usize) -> Result<Self> {
+        let bytes = vec![0; places.max(1) * UNIFORM_ALIGNMENT];
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = gpu.buffer("parameters", bytes.len() as u64, usage)?;
         let size = wgpu::BufferSize::new(PARAM_BYTES as u64);

@@ -10,7 +10,7 @@ use crate::{
     backend::gpu::{
         buffers::readback::{Pending, Readback},
         device::Gpu,
-        kernels::pipelines::Shader,
+        kernels::pipelines::{Program, Streams},
     },
     error::{Error, Result},
 };
@@ -31,49 +31,6 @@ pub struct KernelTime {
     pub weight_bytes_per_call: u64,
 }
 
-/// Which bindings of a kernel hold data that comes from memory at each call.
-enum Streams {
-    /// Read once by a call, whatever the number of tokens.
-    Weights(&'static [usize]),
-    /// Read as far as it is filled.
-    Cache(&'static [usize]),
-    /// Single rows of a table, not known before, and what the kernel before has just written.
-    Little,
-}
-
-impl Shader {
-    fn streams(self) -> Streams {
-        match self {
-            Self::TernaryMatvec | Self::TernaryFew | Self::TernaryMatmul => Streams::Weights(&[0]),
-            // Codes and scales.
-            Self::TernaryMatvecGrouped | Self::TernaryFewGrouped | Self::TernaryMatmulGrouped => {
-                Streams::Weights(&[0, 5])
-            }
-            Self::FoldedMatvec | Self::FoldedMatvecParts => Streams::Weights(&[2]),
-            Self::FoldedMatvecGrouped | Self::FoldedMatvecPartsGrouped => Streams::Weights(&[2, 5]),
-            Self::Head => Streams::Weights(&[1]),
-            Self::HeadScreen | Self::HeadScreenFew => Streams::Weights(&[0]),
-            Self::AttentionDecode | Self::AttentionPrefill => Streams::Cache(&[1, 2]),
-            Self::Embed
-            | Self::NormQuantize
-            | Self::NormQuantizeParts
-            | Self::NormQuantizeGrouped
-            | Self::NormQuantizePartsGrouped
-            | Self::AttentionMerge
-            | Self::RopeAppend
-            | Self::GateUp
-            | Self::RmsNorm
-            | Self::ScreenQuery
-            | Self::ScreenCut
-            | Self::ScreenProbe
-            | Self::ScreenRescore
-            | Self::TopLogits
-            | Self::MergeTop
-            | Self::Argmax => Streams::Little,
-        }
-    }
-}
-
 /// What a dispatch reads from memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -84,12 +41,12 @@ pub struct Traffic {
 
 impl Traffic {
     /// Of a kernel with these bindings.
-    pub fn new(shader: Shader, buffers: &[wgpu::BufferBinding<'_>]) -> Self {
+    pub fn new(program: Program, buffers: &[wgpu::BufferBinding<'_>]) -> Self {
         let sum = |bindings: &[usize]| -> u64 {
             let bound = bindings.iter().filter_map(|&i| buffers.get(i));
             bound.map(|b| b.size.map_or_else(|| b.buffer.size() - b.offset, wgpu::BufferSize::get)).sum()
         };
-        match shader.streams() {
+        match program.streams() {
             Streams::Weights(bindings) => Self { weight_bytes: sum(bindings), cache_bytes: 0 },
             Streams::Cache(bindings) => Self { weight_bytes: 0, cache_bytes: sum(bindings) },
             Streams::Little => Self::default(),
@@ -221,6 +178,7 @@ pub fn add(kernels: &mut Vec<KernelTime>, new: &KernelTime) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::gpu::kernels::pipelines::Shader;
 
     #[test]
     fn kernels_of_the_same_weights_are_added_up() {
@@ -242,17 +200,19 @@ mod tests {
     /// A new kernel that reads weights or a cache has to say so, or its GB/s would be missing.
     #[test]
     fn what_reads_weights_or_a_cache_says_which() {
-        for shader in Shader::ALL {
-            let name = shader.kernel().name;
+        for program in Shader::ALL.iter().flat_map(|shader| shader.programs()) {
+            let name = program.name();
             let streams = ["ternary", "folded", "head", "attention"].iter().any(|start| name.starts_with(start))
                 // The parts it adds up are activations.
                 && name != "attention_merge";
-            let bindings = match shader.streams() {
+            let bindings = match program.streams() {
                 Streams::Weights(bindings) | Streams::Cache(bindings) => bindings,
                 Streams::Little => &[],
             };
             assert_eq!(!bindings.is_empty(), streams, "{name}");
-            assert!(bindings.iter().all(|&i| i < shader.kernel().bindings.len()), "{name}");
+            assert!(bindings.iter().all(|&i| i < program.kernel().bindings.len()), "{name}");
+            // What a product that quantises its input itself binds first is that input.
+            assert!(!program.folds() || bindings[0] == 2, "{name}");
         }
     }
 }

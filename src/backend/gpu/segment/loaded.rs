@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     ahead::{Ahead, Chosen},
     counters::Counters,
-    flight::Flight,
+    flight::{Begun, Flight},
     held::Held,
     lists::{Lists, Made},
     plan::{Planned, bytes_of, plan},
@@ -48,7 +48,7 @@ pub struct GpuSegment {
     pub copy_room: Option<wgpu::Buffer>,
     pub lists: Lists,
     pub uniforms: Option<Uniforms>,
-    /// The way back of little: while one result is read, the next can be on its way.
+    /// The way back of little: while one result is read, the next can be on its way, and one that nobody asked for.
     pub results: Readback,
     /// The way back of logits and hidden states.
     pub bulk: Readback,
@@ -63,6 +63,8 @@ pub struct GpuSegment {
     pub flight: Flight,
     /// A step that is recorded before it is asked for.
     pub ahead: Option<Ahead>,
+    /// One that nobody asked for, still under way.
+    pub wasted: Option<Begun>,
     /// The next token, where the last step chose it and left it on the device.
     pub chosen: Option<Chosen>,
     pub held: Held,
@@ -107,7 +109,7 @@ impl GpuSegment {
         let (lists, uniforms) = Lists::new(&made)?;
         let result_bytes = if segment.head { shape.small_batch * RESULT_BYTES } else { 0 };
         let bulk_bytes = if segment.head { shape.logit_rows * config.vocab } else { shape.chunk_tokens * config.dim };
-        let results = Readback::new(gpu, 2, 4 + result_bytes as u64)?;
+        let results = Readback::new(gpu, 3, 4 + result_bytes as u64)?;
         // Beside logits there may be a few highest ones, of other rows.
         let bulk = Readback::new(gpu, 1, (4 + result_bytes + 4 * bulk_bytes) as u64)?;
         weights.upload(gpu, &arenas, model, segment, progress)?;
@@ -133,6 +135,7 @@ impl GpuSegment {
             fault: None,
             flight: Flight::default(),
             ahead: None,
+            wasted: None,
             chosen: None,
             held: Held::new(sizes.sequences, shape.logit_rows),
             shape,

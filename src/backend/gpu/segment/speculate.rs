@@ -14,8 +14,9 @@ use crate::{backend::gpu::lower::select::Choice, error::Result};
 impl GpuSegment {
     /// The step that was begun ahead, where it is this one.
     pub fn take_ahead(&mut self, row: &StepRow, part: &Part, follows: bool) -> Result<Option<Begun>> {
-        let ahead = self.ahead.take_if(|ahead| ahead.serves(row, part, follows));
-        let Some(Ahead { stage, .. }) = ahead.filter(|_| self.fault.is_none()) else { return Ok(None) };
+        let sound = self.fault.is_none();
+        let ahead = self.ahead.take_if(|ahead| sound && ahead.serves(row, part, follows));
+        let Some(Ahead { stage, .. }) = ahead else { return Ok(None) };
         match stage {
             Stage::Submitted(begun) => Ok(Some(begun)),
             Stage::Recorded(recorded, pending) => {
@@ -47,11 +48,15 @@ impl GpuSegment {
         Ok(())
     }
 
-    /// Before any other use of the buffers; a failure of the step shows in the next one.
+    /// Before any other use of the buffers. What is submitted already is done before anything that follows; a failure of
+    /// it shows there.
     pub fn forget_ahead(&mut self) -> Result<()> {
         match self.ahead.take() {
             Some(Ahead { stage: Stage::Submitted(begun), .. }) => {
-                self.results.wait(&self.gpu, begun.pending, begun.submission, |_| ())
+                if let Some(older) = self.wasted.replace(begun) {
+                    self.results.wait(&self.gpu, older.pending, older.submission, |_| ())?;
+                }
+                Ok(())
             }
             Some(Ahead { stage: Stage::Recorded(_, pending), .. }) => {
                 self.results.release(pending);
@@ -59,5 +64,10 @@ impl GpuSegment {
             }
             None => Ok(()),
         }
+    }
+
+    /// Frees the staging buffer of a step that was begun in vain, once a later one is done.
+    pub fn release_wasted(&mut self) -> Result<()> {
+        self.wasted.take().map_or(Ok(()), |begun| self.results.read(begun.pending, |_| ()))
     }
 }

@@ -75,9 +75,7 @@ impl GpuSegment {
         let part = self.chunk_part(step_rows, chunk, None);
         for row in step_rows {
             // What is held of them belongs to an earlier step; what others hold is moved out of the way as it is met.
-            if !matches!(self.held.get(row.slot), Some(Place::Shared(_))) {
-                self.held.set(row.slot, None);
-            }
+            self.held.set(row.slot, None);
         }
         let chosen = self.chosen.take();
         let single = single(step_rows, &part).filter(|_| self.segment.embed);
@@ -307,6 +305,7 @@ impl GpuSegment {
             *readback_bytes += bytes.len() as u64;
             flight.take_results(bytes, lists.head.as_ref(), &model.config, (step_rows, part))
         })?;
+        self.release_wasted()?;
         check_damage(&self.gpu, damage, self.model.config.layers)?;
         for output in part.head.iter().flat_map(|head| rows::outputs(step_rows, &head.tokens)) {
             let (Output::Highest { row, token, .. }, Some(head)) = (output, &part.head) else { continue };

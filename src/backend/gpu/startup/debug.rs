@@ -14,7 +14,7 @@ use crate::{
             device::Gpu,
             kernels::{
                 params::{self, Dynamic, Params},
-                pipelines::{Access, Choices, Shader, Variant},
+                pipelines::{Access, Choices, Input, Program, Shader, Variant},
             },
             record::encode::{Builder, Extent, Recorder},
         },
@@ -41,15 +41,15 @@ pub struct Run<'a> {
 
 /// Runs it, and returns the contents of each binding afterwards; read-only ones come back empty.
 pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
-    let kernel = run.variant.shader.kernel();
-    assert_eq!(run.buffers.len(), kernel.bindings.len(), "{}: buffers", kernel.name);
+    let (kernel, name) = (run.variant.program.kernel(), run.variant.program.name());
+    assert_eq!(run.buffers.len(), kernel.bindings.len(), "{name}: buffers");
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
     let mut buffers = Vec::new();
     for bytes in run.buffers {
         // 32 bytes at least: an array of vec4 must have 16, the batch of a step a header before its first token.
         let mut padded = bytes.to_vec();
         padded.resize(bytes.len().next_multiple_of(4).max(32), 0);
-        let buffer = gpu.buffer(kernel.name, padded.len() as u64, usage)?;
+        let buffer = gpu.buffer(name, padded.len() as u64, usage)?;
         gpu.queue.write_buffer(&buffer, 0, &padded);
         buffers.push(buffer);
     }
@@ -86,34 +86,34 @@ pub fn run(gpu: &Gpu, run: &Run<'_>) -> Result<Vec<Vec<u8>>> {
 /// holds exactly.
 pub fn ternary_product(
     gpu: &Gpu,
-    shader: Shader,
+    program: impl Into<Program>,
     choices: Choices,
     weights: &TernaryView<'_>,
     acts: &[i8],
 ) -> Result<Vec<i32>> {
-    ternary_product_cut(gpu, shader, choices, (shader.kernel().workgroup, 1), weights, acts)
+    let program = program.into();
+    ternary_product_cut(gpu, program, choices, (program.workgroup(), 1), weights, acts)
 }
 
-/// The same of kernels for one token, in other workgroups: invocations, and rounds of rows of a folded one.
+/// As [`ternary_product`], of kernels for one token in other workgroups: invocations, and rounds of rows of a folded one.
 pub fn ternary_product_cut(
     gpu: &Gpu,
-    shader: Shader,
+    program: Program,
     choices: Choices,
     (workgroup, rounds): (u32, usize),
     weights: &TernaryView<'_>,
     acts: &[i8],
 ) -> Result<Vec<i32>> {
     use Shader::{
-        FoldedMatvec, FoldedMatvecGrouped, TernaryFew, TernaryFewGrouped, TernaryMatmul, TernaryMatmulGrouped,
-        TernaryMatvec, TernaryMatvecGrouped,
+        TernaryFew, TernaryFewGrouped, TernaryMatmul, TernaryMatmulGrouped, TernaryMatvec, TernaryMatvecGrouped,
     };
+    let shader = program.shader;
     let (rows, cols) = (weights.rows, weights.cols);
     let tokens = acts.len() / cols;
     assert_eq!(acts.len(), tokens * cols, "activations of {cols} columns");
     let size = weights.scales.group();
-    let stored =
-        matches!(shader, TernaryMatvecGrouped | TernaryFewGrouped | TernaryMatmulGrouped | FoldedMatvecGrouped);
-    let folded = matches!(shader, FoldedMatvec | FoldedMatvecGrouped);
+    let stored = matches!(shader, TernaryMatvecGrouped | TernaryFewGrouped | TernaryMatmulGrouped);
+    let folded = program.folds();
     assert!(stored || size.is_none(), "{shader:?} takes one scale per token");
     let groups = size.map_or(1, |size| cols / size);
     let row_quads = cols.div_ceil(128) * 2;
@@ -137,10 +137,8 @@ pub fn ternary_product_cut(
         })
     };
     let grid = match shader {
-        TernaryMatvec | TernaryMatvecGrouped | FoldedMatvec | FoldedMatvecGrouped => {
-            [rows.div_ceil(workgroup as usize / 4 * rounds), tokens, 1]
-        }
-        TernaryFew | TernaryFewGrouped => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
+        TernaryMatvec | TernaryMatvecGrouped => [rows.div_ceil(workgroup as usize / 4 * rounds), tokens, 1],
+        TernaryFew | TernaryFewGrouped => [rows.div_ceil(program.workgroup() as usize / 4), 1, 1],
         TernaryMatmul | TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
@@ -176,7 +174,7 @@ pub fn ternary_product_cut(
     let contents = run(
         gpu,
         &Run {
-            variant: Variant::new(shader, choices, None),
+            variant: Variant::new(program, choices, None),
             constants: &constants,
             params,
             dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
@@ -195,23 +193,23 @@ pub(crate) fn self_test_grouped(gpu: &Gpu, size: usize) -> Result<()> {
     let weights = known.weights();
     let ones = vec![f16::ONE; weights.rows * weights.cols / size];
     let weights = TernaryView { scales: Scales::PerGroup { size, values: &ones }, ..weights };
-    let shaders = [
-        Shader::TernaryMatvecGrouped,
-        Shader::TernaryFewGrouped,
-        Shader::TernaryMatmulGrouped,
-        Shader::FoldedMatvecGrouped,
+    let programs: [Program; 4] = [
+        Shader::TernaryMatvecGrouped.into(),
+        Shader::TernaryFewGrouped.into(),
+        Shader::TernaryMatmulGrouped.into(),
+        Shader::TernaryMatvecGrouped.reading(Input::Slot),
     ];
-    compare(gpu, &known, &weights, &shaders)
+    compare(gpu, &known, &weights, &programs)
 }
 
-fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, shaders: &[Shader]) -> Result<()> {
-    for &shader in shaders {
+fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, programs: &[Program]) -> Result<()> {
+    for &program in programs {
         // As it is going to be run.
-        let plain = shader == Shader::TernaryMatvecGrouped;
-        let workgroup = if plain { gpu.geometry().workgroup } else { shader.kernel().workgroup };
-        let found = ternary_product_cut(gpu, shader, gpu.choices(), (workgroup, 1), weights, &known.acts)?;
+        let plain = program == Shader::TernaryMatvecGrouped.into();
+        let workgroup = if plain { gpu.geometry().workgroup } else { program.workgroup() };
+        let found = ternary_product_cut(gpu, program, gpu.choices(), (workgroup, 1), weights, &known.acts)?;
         if let Some(fault) = known.fault(&found) {
-            let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), shader.kernel().name);
+            let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), program.name());
             return Err(Error::NoAdapter { reason });
         }
     }

@@ -9,7 +9,10 @@ use crate::{
     backend::{
         gpu::{
             device::{Geometry, Gpu, WORKGROUPS},
-            kernels::{params, pipelines::Shader},
+            kernels::{
+                params,
+                pipelines::{Input, Program, Shader},
+            },
             record::encode::{Builder, Dispatch, Extent},
         },
         known_product::KnownProduct,
@@ -33,20 +36,20 @@ pub fn measure(gpu: &Gpu, known: &KnownProduct) -> Result<Geometry> {
     let timed = Timed::new(gpu)?;
     let mut plain_us = f64::INFINITY;
     for workgroup in WORKGROUPS {
-        if is_right(gpu, known, Shader::TernaryMatvec, (workgroup, 1))? {
+        if is_right(gpu, known, Shader::TernaryMatvec.into(), (workgroup, 1))? {
             let us = timed.us(|builder| Ok(vec![timed.plain(builder, workgroup)?]))?;
             if us < plain_us * GAIN {
                 (best.workgroup, plain_us) = (workgroup, us);
             }
         }
     }
-    let groups = ROWS.div_ceil(FOLDED_ROWS);
+    let workgroups = ROWS.div_ceil(FOLDED_ROWS);
     let mut folded_us = f64::INFINITY;
     for rounds in ROUNDS {
-        if is_right(gpu, known, Shader::FoldedMatvec, (FOLDED_WORKGROUP, rounds))? {
+        if is_right(gpu, known, FOLDED, (FOLDED.workgroup(), rounds))? {
             let us = timed.us(|builder| Ok(vec![timed.folded(builder, rounds)?]))?;
             if us < folded_us * GAIN {
-                (best.folded_groups, folded_us) = (groups / rounds, us);
+                (best.folded_workgroups, folded_us) = (workgroups / rounds, us);
             }
         }
     }
@@ -56,18 +59,18 @@ pub fn measure(gpu: &Gpu, known: &KnownProduct) -> Result<Geometry> {
     Ok(best)
 }
 
-fn is_right(gpu: &Gpu, known: &KnownProduct, shader: Shader, cut: (u32, usize)) -> Result<bool> {
-    let found = debug::ternary_product_cut(gpu, shader, gpu.choices(), cut, &known.weights(), &known.acts)?;
+fn is_right(gpu: &Gpu, known: &KnownProduct, program: Program, cut: (u32, usize)) -> Result<bool> {
+    let found = debug::ternary_product_cut(gpu, program, gpu.choices(), cut, &known.weights(), &known.acts)?;
     let fault = known.fault(&found);
     if let Some(fault) = &fault {
-        let name = shader.kernel().name;
+        let name = program.name();
         gpu.add_note(format!("{} failed the self-test of {name} in workgroups of {}: {fault}", gpu.caps(), cut.0));
     }
     Ok(fault.is_none())
 }
 
-const FOLDED_WORKGROUP: u32 = Shader::FoldedMatvec.kernel().workgroup;
-const FOLDED_ROWS: usize = FOLDED_WORKGROUP as usize / 4;
+const FOLDED: Program = Shader::TernaryMatvec.reading(Input::Slot);
+const FOLDED_ROWS: usize = FOLDED.workgroup() as usize / 4;
 
 /// What the timed kernels read and write.
 struct Timed<'a> {
@@ -93,14 +96,14 @@ impl<'a> Timed<'a> {
     fn dispatch(
         &self,
         builder: &mut Builder<'a>,
-        shader: Shader,
+        program: impl Into<Program>,
         constants: &[(&'static str, f64)],
         params: impl Into<params::Params>,
-        (bindings, groups): (&[usize], usize),
+        (bindings, workgroups): (&[usize], usize),
     ) -> Result<Dispatch> {
         let bindings: Vec<_> = bindings.iter().map(|&i| self.buffers[i].as_entire_buffer_binding()).collect();
-        let grid = [Extent::Fixed(groups), Extent::Fixed(1), Extent::Fixed(1)];
-        let variant = builder.variant(shader);
+        let grid = [Extent::Fixed(workgroups), Extent::Fixed(1), Extent::Fixed(1)];
+        let variant = builder.variant(program);
         builder.dispatch(variant, constants, params, &bindings, grid)
     }
 
@@ -120,7 +123,7 @@ impl<'a> Timed<'a> {
         let constants =
             [("COLS", cols), ("WORDS", cols / 4.0), ("ACTS", 1.0), ("IN_STRIDE", cols), ("ROUNDS", rounds as f64)];
         let to = (&[3, 4, 0, 5, 6][..], ROWS.div_ceil(FOLDED_ROWS * rounds));
-        self.dispatch(builder, Shader::FoldedMatvec, &constants, Self::product_params(), to)
+        self.dispatch(builder, FOLDED, &constants, Self::product_params(), to)
     }
 
     fn norm(&self, builder: &mut Builder<'a>) -> Result<Dispatch> {

@@ -18,7 +18,7 @@ use crate::{
             device::{Fault, Geometry, Gpu, Measure, OpenOptions},
             kernels::{
                 params,
-                pipelines::{Choices, Lanes, Product, Shader, Variant},
+                pipelines::{Choices, Input, Lanes, Product, Program, Shader, Variant},
             },
             record::encode::{Builder, Extent},
         },
@@ -34,7 +34,14 @@ use crate::{
 const AREA: &str = "gpu-test";
 
 /// The kernels that differ between candidates.
-const PRODUCTS: [Shader; 4] = [Shader::TernaryMatvec, Shader::TernaryFew, Shader::FoldedMatvec, Shader::TernaryMatmul];
+fn products() -> [Program; 4] {
+    [
+        Shader::TernaryMatvec.into(),
+        Shader::TernaryFew.into(),
+        Shader::TernaryMatvec.reading(Input::Slot),
+        Shader::TernaryMatmul.into(),
+    ]
+}
 
 /// A way to compute, with what it takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,7 +106,8 @@ pub(crate) fn prepare(
 
 /// All that a result depends on. With the kernels' text, so that a new build of the program tests anew.
 fn key(gpu: &Gpu, options: &OpenOptions) -> String {
-    let texts = Shader::ALL.iter().map(|&shader| Variant::new(shader, gpu.choices(), None).compose());
+    let texts = Shader::ALL.iter().flat_map(|shader| shader.programs());
+    let texts = texts.map(|program| Variant::new(program, gpu.choices(), None).compose());
     let hash = stable_hash(texts.flat_map(String::into_bytes));
     let (caps, choices, measure) = (gpu.caps(), gpu.choices(), options.measure);
     let cut = gpu.tuning().geometry;
@@ -150,13 +158,13 @@ fn failed(gpu: &Gpu, fault: &str) -> Error {
 }
 
 fn product_fault(gpu: &Gpu, known: &KnownProduct, choices: Choices) -> Result<Option<String>> {
-    for shader in PRODUCTS {
-        let mut found = debug::ternary_product(gpu, shader, choices, &known.weights(), &known.acts)?;
+    for program in products() {
+        let mut found = debug::ternary_product(gpu, program, choices, &known.weights(), &known.acts)?;
         if gpu.tuning().fault_of(None) == Some(Fault::SelfTest) {
             found[0] += 1;
         }
         if let Some(fault) = known.fault(&found) {
-            return Ok(Some(format!("{}: {fault}", shader.kernel().name)));
+            return Ok(Some(format!("{}: {fault}", program.name())));
         }
     }
     Ok(None)
@@ -195,7 +203,7 @@ fn product_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
         ..Default::default()
     };
     let grid = match shader {
-        Shader::TernaryMatvec => [rows.div_ceil(shader.kernel().workgroup as usize / 4), 1, 1],
+        Shader::TernaryMatvec => [rows.div_ceil(Program::from(shader).workgroup() as usize / 4), 1, 1],
         _ => [rows.div_ceil(64), tokens.div_ceil(64), 1],
     };
     let mut builder = Builder::new(gpu);
@@ -289,15 +297,15 @@ mod tests {
         assert_eq!(compared.iter().map(|c| c.choices).collect::<Vec<_>>(), expected);
         assert!(compared.iter().all(|c| c.us.is_some_and(|us| us.iter().all(|&us| us > 0.0))), "{compared:?}");
         assert_eq!(first.choices(), fastest(&compared));
-        let Geometry { workgroup, folded_groups, .. } = first.geometry();
-        assert!([64, 128, 256].contains(&workgroup) && [216, 108, 54, 27].contains(&folded_groups));
+        let Geometry { workgroup, folded_workgroups, .. } = first.geometry();
+        assert!([64, 128, 256].contains(&workgroup) && [216, 108, 54, 27].contains(&folded_workgroups));
 
         // Known from now on, for this key only.
         let (second, compared) =
             prepare(open(Tuning::default()).unwrap(), &options(Measure::Always, cache.clone()), backend).unwrap();
         assert_eq!((second.choices(), compared), (first.choices(), Vec::new()));
         assert_eq!(second.geometry(), first.geometry());
-        let cut = Geometry { workgroup: 128, folded_groups: 3, fold: false };
+        let cut = Geometry { workgroup: 128, folded_workgroups: 3, fold: false };
         let fixed = Tuning { int8_dot: Some(false), subgroups: Some(false), geometry: Some(cut), ..Tuning::default() };
         let (third, compared) = prepare(open(fixed).unwrap(), &options(Measure::Always, cache), backend).unwrap();
         assert_eq!(compared.len(), 1, "nothing is left to choose: {compared:?}");
