@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     backend::gpu::{
-        buffers::arenas::Window,
+        buffers::{activations::Place, arenas::Window},
         kernels::{
             params::{self, Params},
             pipelines::{self, Program, Shader},
@@ -154,6 +154,22 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
+    /// Constants of a product that norms and quantises its input itself, in so many rounds of rows.
+    fn fold_constants(&self, fold: Quantize, rounds: usize) -> Vec<(&'static str, f64)> {
+        let (_, cols, in_stride, in_offset) = self.input(fold.input);
+        let mut constants = self.quantize_constants(fold);
+        constants.extend([
+            ("COLS", cols as f64),
+            ("WORDS", words(cols) as f64),
+            ("ACTS", self.weights.act_group.map_or(1, |size| cols / size) as f64),
+            ("IN_STRIDE", in_stride as f64),
+            ("IN_OFFSET", in_offset as f64),
+            ("EPS", f64::from(self.config.rms_eps)),
+            ("ROUNDS", rounds as f64),
+        ]);
+        constants
+    }
+
     /// The product of a window of joined matrices.
     pub fn product(
         &mut self,
@@ -192,66 +208,20 @@ impl<'a> Lowering<'a> {
             constants.push(("WG", f64::from(workgroup)));
         }
         let mut buffers = match fold {
-            None => vec![window.codes, all(&activations.xq), all(&activations.acts)],
+            None => vec![window.codes.clone(), all(&activations.xq), all(&activations.acts)],
             Some(fold) => {
-                let (from, cols, in_stride, in_offset) = self.input(fold.input);
                 let rounds = geometry.rounds(rows.div_ceil(rows_per_workgroup));
                 rows_per_workgroup *= rounds;
-                constants.extend(self.quantize_constants(fold));
-                constants.extend([
-                    ("COLS", cols as f64),
-                    ("WORDS", words(cols) as f64),
-                    ("ACTS", self.weights.act_group.map_or(1, |size| cols / size) as f64),
-                    ("IN_STRIDE", in_stride as f64),
-                    ("IN_OFFSET", in_offset as f64),
-                    ("EPS", f64::from(self.config.rms_eps)),
-                    ("ROUNDS", rounds as f64),
-                ]);
-                vec![all(from), self.norm(fold.norm, weights)?, window.codes]
+                constants.extend(self.fold_constants(fold, rounds));
+                vec![all(self.input(fold.input).0), self.norm(fold.norm, weights)?, window.codes.clone()]
             }
         };
         buffers.extend([all(to.buffer), all(&activations.batch)]);
-        let row_quads = (4 * words(joined.cols) / QUAD_COLS) as u32;
-        let (row0, codes0) = (window.rows.start as u32, window.codes0 as u32);
-        let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
-        let params = match &joined.scales {
-            JoinedScales::PerMatrix(scales) => {
-                let part_end = |n: usize| joined.rows.iter().take(n).sum::<usize>() as u32;
-                let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
-                Params::from(params::Ternary {
-                    rows: rows as u32,
-                    row0,
-                    row_quads,
-                    codes0,
-                    out_stride,
-                    out_offset,
-                    part1: part_end(1),
-                    part2: part_end(2),
-                    scale0: scale(0),
-                    scale1: scale(1),
-                    scale2: scale(2),
-                    place,
-                    ..Default::default()
-                })
-            }
-            JoinedScales::Stored { per_row, group: size, .. } => {
-                let (binding, scales0) = window.scales.unwrap_or_else(|| unreachable!("stored scales are bound"));
-                buffers.push(binding);
-                constants.push(("GROUP", size.unwrap_or(0) as f64));
-                Params::from(params::TernaryGrouped {
-                    rows: rows as u32,
-                    row0,
-                    row_quads,
-                    codes0,
-                    scales0: scales0 as u32,
-                    groups: *per_row as u32,
-                    out_stride,
-                    out_offset,
-                    place,
-                    ..Default::default()
-                })
-            }
-        };
+        if let (JoinedScales::Stored { group: size, .. }, Some((binding, _))) = (&joined.scales, &window.scales) {
+            buffers.push(binding.clone());
+            constants.push(("GROUP", size.unwrap_or(0) as f64));
+        }
+        let params = product_params(joined, &window, rows, &to, place);
         let workgroups = rows.div_ceil(rows_per_workgroup);
         let tokens = match tokens_per_workgroup {
             Some(count) => Extent::PerTokens(count),
@@ -260,5 +230,48 @@ impl<'a> Lowering<'a> {
         let grid = [Extent::Fixed(workgroups), tokens, Extent::Fixed(1)];
         let variant = self.builder.variant(program);
         self.builder.dispatch(variant, &constants, params, &buffers, grid)
+    }
+}
+
+/// Parameters of the product of a window: `rows` of it, into `to`.
+fn product_params(joined: &Joined, window: &RowWindow<'_>, rows: usize, to: &Place<'_>, place: u32) -> Params {
+    let row_quads = (4 * words(joined.cols) / QUAD_COLS) as u32;
+    let (rows, row0, codes0) = (rows as u32, window.rows.start as u32, window.codes0 as u32);
+    let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);
+    match &joined.scales {
+        JoinedScales::PerMatrix(scales) => {
+            let part_end = |n: usize| joined.rows.iter().take(n).sum::<usize>() as u32;
+            let scale = |n: usize| scales.get(n).copied().unwrap_or(0.0);
+            Params::from(params::Ternary {
+                rows,
+                row0,
+                row_quads,
+                codes0,
+                out_stride,
+                out_offset,
+                part1: part_end(1),
+                part2: part_end(2),
+                scale0: scale(0),
+                scale1: scale(1),
+                scale2: scale(2),
+                place,
+                ..Default::default()
+            })
+        }
+        JoinedScales::Stored { per_row, .. } => {
+            let scales0 = window.scales.as_ref().map_or(0, |(_, before)| *before) as u32;
+            Params::from(params::TernaryGrouped {
+                rows,
+                row0,
+                row_quads,
+                codes0,
+                scales0,
+                groups: *per_row as u32,
+                out_stride,
+                out_offset,
+                place,
+                ..Default::default()
+            })
+        }
     }
 }
