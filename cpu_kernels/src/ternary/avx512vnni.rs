@@ -3,19 +3,17 @@
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    Tile,
+    SMALL_BATCH, Tile,
     panel::{PANEL_ROWS, Panel, PanelTokens},
 };
 use crate::{
+    format::{I2S_BLOCK, I2S_BLOCK_BYTES},
     isa::Avx512Vnni,
     x86::{
         AHEAD, load_i8, load_u8, prefetch_ahead,
-        wide::{join, load_i32, load_u8 as load_codes, store_i32},
+        wide::{join, load_i32, load_u8 as load_codes, store_i32, sum_halves_i32},
     },
 };
-
-/// Most tokens that are multiplied row by row: from 5 on panels are as fast or faster (Zen 5).
-const FEW: usize = 4;
 
 /// Tokens that meet two panels in registers. More would fit (12 make 24 accumulators of 32 registers), but then the
 /// addresses of their values do not: 12 tokens ran at 160 G products/s, 10 and 8 at 450 (Zen 5).
@@ -25,7 +23,11 @@ const PANEL_TOKENS: usize = 8;
 pub fn sums(_: Avx512Vnni, tile: Tile, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
     unsafe {
-        if tile.tokens <= FEW { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, 0..tile.rows, sums) }
+        if tile.tokens <= SMALL_BATCH {
+            few_tokens(tile, 0..tile.rows, sums)
+        } else {
+            many_tokens(tile, 0..tile.rows, sums)
+        }
     }
 }
 
@@ -35,62 +37,126 @@ pub fn rows(_: Avx512Vnni, tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
     unsafe { many_tokens(tile, rows, sums) }
 }
 
-/// Row by row, as [`super::avx2::few_tokens`].
+/// Few rows at a time, as many tokens as there are registers for.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn few_tokens(tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
-    for first in (0..tile.tokens).step_by(FEW) {
+    for first in (0..tile.tokens).step_by(SMALL_BATCH) {
+        // Each addition waits for the one before it in the same sum: as many sums as hide that.
         match tile.tokens - first {
-            1 => pass::<1>(tile, rows.clone(), first, sums),
-            2 => pass::<2>(tile, rows.clone(), first, sums),
-            3 => pass::<3>(tile, rows.clone(), first, sums),
-            _ => pass::<FEW>(tile, rows.clone(), first, sums),
+            1 => pass::<1, 4>(tile, rows.clone(), first, sums),
+            2 => pass::<2, 4>(tile, rows.clone(), first, sums),
+            3 => pass::<3, 2>(tile, rows.clone(), first, sums),
+            4 => pass::<4, 2>(tile, rows.clone(), first, sums),
+            5 => pass::<5, 1>(tile, rows.clone(), first, sums),
+            6 => pass::<6, 1>(tile, rows.clone(), first, sums),
+            7 => pass::<7, 1>(tile, rows.clone(), first, sums),
+            _ => pass::<SMALL_BATCH, 1>(tile, rows.clone(), first, sums),
         }
     }
 }
 
-/// All rows against `N` tokens, two blocks at a time. Codes stay at their bit positions, as in [`super::avxvnni`], and
-/// each token has four sums, of 64, 16, 4 and 1 times the code.
+/// Rows of a pass: two in the halves of each of two vectors, which share the loads of a token's values.
+const ROWS: usize = 4;
+
+/// All rows against `N` tokens, with `C` sums for each token and each vector of rows (see [`unpack`]).
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn pass<const N: usize>(tile: Tile, rows: Range<usize>, first_token: usize, sums: &mut [i32]) {
-    let mut values: [&[[i8; 128]]; N] = [&[]; N];
+fn pass<const N: usize, const C: usize>(tile: Tile, rows: Range<usize>, first_token: usize, sums: &mut [i32]) {
+    let blocks = tile.stride / I2S_BLOCK;
+    let mut values: [&[[i8; I2S_BLOCK]]; N] = [&[]; N];
     for n in 0..N {
-        values[n] = tile.token(first_token + n);
+        // The same length for all, in sight of the compiler, which then checks one index for all.
+        values[n] = &tile.token(first_token + n)[..blocks];
     }
-    let masks =
-        [_mm512_set1_epi8(0xC0_u8 as i8), _mm512_set1_epi8(0x30), _mm512_set1_epi8(0x0C), _mm512_set1_epi8(0x03)];
-    for row in rows {
-        let mut lanes = [[_mm512_setzero_si512(); 4]; N];
-        let (pairs, last) = tile.row(row).as_chunks::<2>();
-        for (i, [first, second]) in pairs.iter().enumerate() {
-            prefetch_ahead::<AHEAD, _>(first);
-            let block = join(load_u8(first), load_u8(second));
+    for row in rows.clone().step_by(ROWS) {
+        // The last row again for those past it; their sums are not kept.
+        let of_row = |r: usize| &tile.row((row + r).min(rows.end - 1))[..blocks];
+        let codes = [of_row(0), of_row(1), of_row(2), of_row(3)];
+        let mut lanes = [[[_mm512_setzero_si512(); C]; N]; 2];
+        for i in 0..blocks / 2 {
+            for r in 0..ROWS {
+                // A line.
+                prefetch_ahead::<AHEAD, _>(&codes[r][2 * i]);
+            }
+            for i in [2 * i, 2 * i + 1] {
+                add_block(&mut lanes, codes.map(|codes| &codes[i]), values.map(|values| &values[i]));
+            }
+        }
+        if blocks % 2 == 1 {
+            add_block(&mut lanes, codes.map(|codes| &codes[blocks - 1]), values.map(|values| &values[blocks - 1]));
+        }
+        let mut totals = [[_mm512_setzero_si512(); N]; 2];
+        for pair in 0..2 {
             for n in 0..N {
-                let (first, second) = (values[n][2 * i].as_chunks().0, values[n][2 * i + 1].as_chunks().0);
-                for part in 0..4 {
-                    let values = join(load_i8(&first[part]), load_i8(&second[part]));
-                    let codes = _mm512_and_si512(block, masks[part]);
-                    lanes[n][part] = _mm512_dpbusd_epi32(lanes[n][part], codes, values);
+                totals[pair][n] = total(lanes[pair][n]);
+            }
+        }
+        // Four of the vectors at a time.
+        for first in (0..2 * N).step_by(4) {
+            let mut four = [_mm512_setzero_si512(); 4];
+            for at in first..(2 * N).min(first + 4) {
+                four[at - first] = totals[at / N][at % N];
+            }
+            for (half, of_four) in sum_halves_i32(four).into_iter().enumerate() {
+                let of_four: [i32; 4] = bytemuck::cast(of_four);
+                for at in first..(2 * N).min(first + 4) {
+                    let row = row + 2 * (at / N) + half;
+                    if row < rows.end {
+                        sums[(first_token + at % N) * tile.rows + row] = of_four[at - first];
+                    }
                 }
             }
         }
-        if let [last] = last {
-            let block = _mm512_zextsi256_si512(load_u8(last));
-            for n in 0..N {
-                let values = values[n][2 * pairs.len()].as_chunks().0;
-                for part in 0..4 {
-                    let codes = _mm512_and_si512(block, masks[part]);
-                    let values = _mm512_zextsi256_si512(load_i8(&values[part]));
-                    lanes[n][part] = _mm512_dpbusd_epi32(lanes[n][part], codes, values);
-                }
-            }
-        }
+    }
+}
+
+/// A block of columns, added to the sums of [`pass`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add_block<const N: usize, const C: usize>(
+    lanes: &mut [[[__m512i; C]; N]; 2],
+    [a, b, c, d]: [&[u8; I2S_BLOCK_BYTES]; ROWS],
+    values: [&[i8; I2S_BLOCK]; N],
+) {
+    let packed = [join(load_u8(a), load_u8(b)), join(load_u8(c), load_u8(d))];
+    for part in 0..4 {
+        let codes = [unpack::<C>(packed[0], part), unpack::<C>(packed[1], part)];
         for n in 0..N {
-            let [a, b, c, d] = lanes[n];
-            let high = _mm512_add_epi32(_mm512_srai_epi32::<6>(a), _mm512_srai_epi32::<4>(b));
-            let low = _mm512_add_epi32(_mm512_srai_epi32::<2>(c), d);
-            sums[(first_token + n) * tile.rows + row] = _mm512_reduce_add_epi32(_mm512_add_epi32(high, low));
+            let values = _mm512_broadcast_i64x4(load_i8(&values[n].as_chunks().0[part]));
+            for pair in 0..2 {
+                let sum = &mut lanes[pair][n][part % C];
+                *sum = _mm512_dpbusd_epi32(*sum, codes[pair], values);
+            }
         }
     }
+}
+
+/// The codes of quarter number `part` of blocks, at a place in the byte that part % `C` tells: with four sums they stay
+/// where they are, as 64, 16, 4 and 1 times the code, with two they become 4 and 1 times it, with one the code itself.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack<const C: usize>(packed: __m512i, part: usize) -> __m512i {
+    let masked = |x, mask: u8| _mm512_and_si512(x, _mm512_set1_epi8(mask.cast_signed()));
+    match (C, part) {
+        (4, _) => masked(packed, 0xC0 >> (2 * part)),
+        (2, 0 | 1) => masked(_mm512_srli_epi16::<4>(packed), 0x0C >> (2 * part)),
+        (2, _) => masked(packed, 0xC0 >> (2 * part)),
+        (_, 0) => masked(_mm512_srli_epi16::<6>(packed), 3),
+        (_, 1) => masked(_mm512_srli_epi16::<4>(packed), 3),
+        (_, 2) => masked(_mm512_srli_epi16::<2>(packed), 3),
+        _ => masked(packed, 3),
+    }
+}
+
+/// The sums of a token as one: undoes the factors of [`unpack`], of which each lane is a multiple.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn total<const C: usize>(lanes: [__m512i; C]) -> __m512i {
+    let mut total = _mm512_setzero_si512();
+    for c in 0..C {
+        let bits = 2 * (C - 1 - c) as u32;
+        total = _mm512_add_epi32(total, _mm512_srav_epi32(lanes[c], _mm512_set1_epi32(bits.cast_signed())));
+    }
+    total
 }
 
 /// Two panels at a time: 32 rows are unpacked once for all tokens.

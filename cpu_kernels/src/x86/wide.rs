@@ -121,12 +121,20 @@ pub fn sum_each(x: [__m512; 4]) -> __m128 {
 #[inline]
 #[target_feature(enable = "avx2,avx512f")]
 pub fn sum_each_i32(x: [__m512i; 4]) -> __m128i {
+    let [low, high] = sum_halves_i32(x);
+    _mm_add_epi32(low, high)
+}
+
+/// The sum of the lower lanes of each, and that of the upper ones.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+pub fn sum_halves_i32(x: [__m512i; 4]) -> [__m128i; 2] {
     let [a, b, c, d] = x;
     let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     let quarters = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    let halves = _mm256_add_epi32(_mm512_castsi512_si256(quarters), _mm512_extracti64x4_epi64::<1>(quarters));
-    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+    let halves = [_mm512_castsi512_si256(quarters), _mm512_extracti64x4_epi64::<1>(quarters)];
+    halves.map(|half| _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
 }
 
 #[inline]
