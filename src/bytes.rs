@@ -40,7 +40,7 @@ pub enum Access<'a> {
     Copy(&'a dyn Fn(u64, u64)),
 }
 
-/// What is read at once into a copy: enough for a disk, and a step of a progress bar.
+/// Bytes read at once into a copy: enough for a disk, and a step of a progress bar.
 const PIECE_BYTES: usize = 16 << 20;
 
 impl Bytes {
@@ -85,7 +85,7 @@ impl Bytes {
         Ok(memory.into())
     }
 
-    /// The same bytes in memory of our own, where they are a memory-mapped file's; others are shared.
+    /// A copy in memory of our own, where the bytes are a memory-mapped file's; others are shared.
     ///
     /// # Errors
     /// If there is not the memory.

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. `Display` gives one line fit for a user.
+/// A failure. `Display` gives one line fit for a user.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to open, read, map or write a file.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: "open", "map", "write", ...
+        /// Action that failed: "open", "map", "write", ...
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -46,9 +46,9 @@ pub enum Error {
     Malformed {
         /// Key, tensor, field or offset at fault.
         thing: String,
-        /// What the format asks for.
+        /// Value that the format asks for.
         expected: String,
-        /// What is there.
+        /// Value found.
         found: String,
     },
 
@@ -66,7 +66,7 @@ pub enum Error {
     Missing {
         /// Key, tensor or file.
         thing: String,
-        /// What it is needed for; may be empty.
+        /// Use it is needed for; may be empty.
         needed_for: String,
     },
 
@@ -95,7 +95,7 @@ pub enum Error {
     /// The system refused memory.
     #[error("not enough memory for {what}: {} could not be reserved", mebibytes(*.bytes))]
     OutOfMemory {
-        /// What it was for.
+        /// Use of the memory.
         what: String,
         /// How much that is.
         bytes: u64,
@@ -104,14 +104,14 @@ pub enum Error {
     /// No GPU adapter fits the request.
     #[error("no usable GPU adapter: {reason}")]
     NoAdapter {
-        /// What was looked for and what was found.
+        /// Adapter looked for, and why none was usable.
         reason: String,
     },
 
     /// The GPU driver or the validation layer refused an operation.
     #[error("GPU error while {action}: {reason}")]
     Gpu {
-        /// What was being done.
+        /// Action under way.
         action: String,
         /// The driver's words.
         reason: String,
@@ -120,7 +120,7 @@ pub enum Error {
     /// The GPU has less memory than is asked of it.
     #[error("GPU out of memory while {action}: {reason}")]
     GpuMemory {
-        /// What was being done.
+        /// Action under way.
         action: String,
         /// The driver's words.
         reason: String,
@@ -136,7 +136,7 @@ pub enum Error {
     /// A server or the network failed.
     #[error("cannot fetch {url}: {reason}")]
     Download {
-        /// What was asked for.
+        /// Address asked for.
         url: String,
         /// The server's answer, or what went wrong on the way.
         reason: String,

@@ -36,15 +36,15 @@ const PRODUCT_TOKENS: usize = 5;
 /// One model, as either backend is to load it. The two are the same, except where a test wants a difference found.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// What the CPU loads.
+    /// The model that the CPU loads.
     pub cpu: &'a Arc<Model>,
-    /// What the GPU loads.
+    /// The model that the GPU loads.
     pub gpu: &'a Arc<Model>,
-    /// What the CPU multiplies ternary matrices with.
+    /// Kernels that the CPU multiplies ternary matrices with.
     pub kernels: &'a Kernels,
 }
 
-/// What was found.
+/// Result of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Products compared: numbers of each matrix, each kernel.
@@ -57,7 +57,7 @@ pub struct Report {
     pub logits: f64,
     /// Tokens after which the most probable next one was compared.
     pub tokens: usize,
-    /// Of these, how many gave the same one.
+    /// Number of these for which both backends gave the same one.
     pub equal_tokens: usize,
 }
 

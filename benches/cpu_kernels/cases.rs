@@ -23,7 +23,7 @@ pub struct Case {
     pub run: Box<dyn FnMut(&Cpu)>,
 }
 
-/// What one run of a case amounts to, and so which ceiling it has.
+/// Work of one run of a case, which decides its ceiling.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Work {
     /// Reads this many bytes that are in no cache.
@@ -66,8 +66,8 @@ fn random_codes(rows: usize, cols: usize) -> Vec<u8> {
     words.take(bytes).collect()
 }
 
-/// The same rows of codes over and over if there are several tokens, else rows that are in no cache. In a lookup layout,
-/// the codes are some other ones.
+/// A ternary product: several tokens read the same rows of codes over and over, a single one reads rows that are in no
+/// cache. In a lookup layout, the codes are some other ones.
 fn ternary_case(
     isa: Isa,
     name: &str,

@@ -1,4 +1,4 @@
-//! What the machine can do at most: the figures that kernels are measured against, in the same run.
+//! Ceilings of the machine: the figures that kernels are measured against, in the same run.
 
 use std::{
     hint::black_box,
@@ -38,7 +38,7 @@ struct Values([i8; VALUES]);
 /// Runs the multiply-add instructions of the ternary kernels, and nothing else, on all threads; returns how many
 /// products of a code and a value were added.
 pub fn multiply_add(cpu: &Cpu, rounds: usize) -> u64 {
-    /// Of a chunk: 5 us or more, so that claiming it does not show; with 64, a fifth of the time went there.
+    /// Rounds of a chunk: 5 us or more, so that claiming it does not show; with 64, a fifth of the time went there.
     const ROUNDS: usize = 1024;
     cpu.pool().run(rounds.div_ceil(ROUNDS), |chunk| {
         let rounds = ROUNDS.min(rounds - chunk * ROUNDS);

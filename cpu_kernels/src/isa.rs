@@ -53,7 +53,7 @@ impl Avx512Vnni {
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Vnni {
-    /// What the processor may have besides.
+    /// The proof of AVX-512 VBMI, where the processor has that as well.
     pub fn vbmi(self) -> Option<Avx512Vbmi> {
         is_x86_feature_detected!("avx512vbmi").then_some(Avx512Vbmi(self))
     }
@@ -67,7 +67,7 @@ pub struct Avx512Vbmi(Avx512Vnni);
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Vbmi {
-    /// What it proves besides.
+    /// The proof of AVX-512 VNNI, which comes with it.
     pub fn vnni(self) -> Avx512Vnni {
         self.0
     }
@@ -104,7 +104,7 @@ impl NeonI8mm {
         std::arch::is_aarch64_feature_detected!("i8mm").then(NeonDot::detect).flatten().map(Self)
     }
 
-    /// What it proves besides.
+    /// The proof of [`NeonDot`]'s instructions, which comes with it.
     pub fn dot(self) -> NeonDot {
         self.0
     }
@@ -209,7 +209,7 @@ impl Isa {
         }
     }
 
-    /// What runs an operation that this variant has no own kernel for.
+    /// The instruction set for operations that this variant has no own kernel for.
     pub fn base(self) -> Base {
         match self {
             Self::Scalar => Base::Scalar,

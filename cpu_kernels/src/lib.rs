@@ -58,16 +58,16 @@ pub use threads::Pool;
 /// that way, and the text must not depend on it. More tokens may be added up in another order.
 pub const ALIKE_TOKENS: usize = 8;
 
-/// What runs an operation: an instruction set that this processor has, and threads.
+/// An instruction set that this processor has, and threads, to run operations on.
 #[derive(Debug)]
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
     /// For partial results of operations: grown by the first step that needs more, used again by the later ones.
     scratch: Mutex<Vec<f32>>,
-    /// Of the ternary products.
+    /// Tables of the ternary products.
     tables: Mutex<ternary::LookupScratch>,
-    /// Of ternary matrices, by (rows, cols); others have the default.
+    /// Tilings of ternary matrices, by (rows, cols); others have the default.
     tilings: Vec<((usize, usize), Tiling)>,
 }
 

@@ -47,8 +47,9 @@ impl Memory {
         Self { storage: Storage::Lines(bytemuck::zeroed_vec(len.div_ceil(size_of::<Line>()))), len }
     }
 
-    /// The same for copies of whole files, in small pages: one of 1.2 GB took 2.2 to 4.5 s to copy into huge ones instead
-    /// of 1.4 (the system clears them), and was read no faster afterwards (virtual machine on a Zen 5 server, Linux 6).
+    /// As [`Self::zeroed`], for copies of whole files, in small pages: one of 1.2 GB took 2.2 to 4.5 s to copy into
+    /// huge ones instead of 1.4 (the system clears them), and was read no faster afterwards (virtual machine on a Zen 5
+    /// server, Linux 6).
     ///
     /// # Errors
     /// If there is not the memory.

@@ -1,5 +1,5 @@
-//! What every suite over the kernels shares, here and in the crates above: seeded numbers, the list of edge
-//! shapes, tolerances, and a [`Cpu`] for each variant.
+//! Code shared by every suite over the kernels, here and in the crates above: seeded numbers, the list of edge shapes,
+//! tolerances, and a [`Cpu`] for each variant.
 
 use crate::{Cpu, Isa};
 
@@ -8,7 +8,7 @@ use crate::{Cpu, Isa};
 pub struct Rng(u64);
 
 impl Rng {
-    /// The same seed gives the same numbers.
+    /// Equal seeds give equal numbers.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }

@@ -19,7 +19,7 @@ impl Scored {
     }
 }
 
-/// What a backend knows of the logits that are not among its [`Candidates`].
+/// A backend's knowledge of the logits that are not among its [`Candidates`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Rest {
     /// There are none: the candidates are the whole vocabulary.

@@ -17,7 +17,7 @@ pub(super) const DIM: usize = 128;
 /// Tokens of the prompt: one split of the keys has 128.
 pub(super) const TOKENS: usize = 130;
 
-/// The same numbers on every machine: the high byte of a multiplicative hash.
+/// Numbers that are equal on every machine: the high byte of a multiplicative hash.
 fn noise(i: usize) -> u8 {
     (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]
 }
@@ -27,7 +27,7 @@ fn noise_f32(i: usize) -> f32 {
     f32::from(noise(i)) / 127.5 - 1.0
 }
 
-/// Of one layer; its table is not used.
+/// A model of one layer; its table is not used.
 pub(super) fn model() -> Model {
     let config = Config {
         arch: "bitnet-b1.58".to_owned(),

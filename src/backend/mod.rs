@@ -49,7 +49,7 @@ pub trait Backend: Any + Send {
         progress: &mut dyn FnMut(u64),
     ) -> Result<SegmentId>;
 
-    /// What callers may rely on for `segment`.
+    /// Limits that callers may rely on for `segment`.
     fn limits(&self, segment: SegmentId) -> Limits;
 
     /// Starts a step: reads the ids or hidden states of `input`, by the segment's `embed`. Does not wait for a device.

@@ -1,4 +1,4 @@
-//! What the layers of a segment remember of each sequence.
+//! State that the layers of a segment keep for each sequence.
 
 use std::ops::Range;
 

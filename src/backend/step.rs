@@ -84,7 +84,7 @@ impl RowOutput {
     }
 }
 
-/// What crosses a segment's edge; reused from step to step.
+/// Data that crosses a segment's edge; reused from step to step.
 #[derive(Debug, Default)]
 pub struct Activations {
     /// Input of a segment with `embed`: (T) token ids below the vocabulary size.
@@ -111,7 +111,7 @@ impl Activations {
     }
 }
 
-/// What callers may rely on, for a loaded segment.
+/// Limits of a loaded segment that callers may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most tokens of a batch.
@@ -125,7 +125,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What holds for two segments that run the same batches.
+    /// Limits that hold for two segments that run the same batches.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {

@@ -82,7 +82,7 @@ fn capitalised(role: Role) -> &'static str {
     }
 }
 
-/// What follows the last `</think>`; everything, where there is none.
+/// The text after the last `</think>`; all of it, where there is none.
 fn without_thoughts(content: &str) -> &str {
     content.rsplit_once("</think>").map_or(content, |(_, answer)| answer.trim_start_matches('\n'))
 }

@@ -82,7 +82,7 @@ impl Template {
 
     /// The text of `messages` and of the beginning of the answer to them.
     ///
-    /// What looks like markup in a message becomes markup: as with Hugging Face and llama.cpp, the text is all
+    /// Text that looks like markup in a message becomes markup: as with Hugging Face and llama.cpp, the text is all
     /// there is.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         match &self.kind {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// Bars of one quantity.
 pub struct Chart {
-    /// What is measured, with its unit.
+    /// Quantity that is measured, with its unit.
     pub title: String,
     pub bars: Vec<Bar>,
 }

@@ -34,7 +34,7 @@ struct Run {
     devices: String,
     plan: Vec<Json>,
     memory_bytes: u64,
-    /// Of the processor's package, prompt and answer together; `None` where the machine does not tell.
+    /// Energy of the processor's package for prompt and answer together; `None` where the machine does not tell.
     millijoules: Option<f64>,
     /// The segments with their reasons, a line each.
     placement: String,
@@ -115,7 +115,7 @@ fn agreements(rows: &[Row]) -> Vec<(&'static str, Agreement)> {
     ran.map(|(backend, ids)| (backend, Agreement::of(first, ids))).collect()
 }
 
-/// Of all tokens that were computed.
+/// Mean energy of the tokens that were computed.
 fn millijoules_per_token(run: &Run) -> Option<f64> {
     let stats = &run.answered.stats;
     let tokens = stats.prompt_tokens - stats.reused_tokens + stats.latencies.len();

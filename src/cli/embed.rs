@@ -14,7 +14,7 @@ use crate::{
     tokenizer::EncodeOptions,
 };
 
-/// What bitnet.cpp's guide puts before a question to a collection of documents.
+/// Text that bitnet.cpp's guide puts before a question to a collection of documents.
 const QUERY: &str = "query: ";
 
 /// `pooling_type` of llama.cpp.

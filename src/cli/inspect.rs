@@ -27,7 +27,7 @@ struct Answer<'a> {
     reason: Option<String>,
     /// How I2_S is read, and why so; null where there is none.
     i2s_layout: Option<Json>,
-    /// What it takes to run; null where it cannot.
+    /// Memory that the model takes to run; null where it cannot.
     memory: Option<Memory>,
     #[serde(flatten)]
     report: &'a Report,
@@ -40,9 +40,9 @@ struct Memory {
     embedding_bytes: u64,
     /// 0 where the embedding table is the head.
     head_bytes: u64,
-    /// Of the cache, for 1000 tokens in f16.
+    /// Bytes of the KV cache for 1000 tokens in f16.
     cache_bytes_per_1000_tokens: u64,
-    /// Of weights that lie in the file as the kernels read them, and are mapped; the others are copied.
+    /// Bytes of the weights that lie in the file as the kernels read them, and are mapped; the others are copied.
     mapped_bytes: u64,
 }
 

@@ -33,7 +33,7 @@ pub fn raised() -> bool {
     RAISED.load(Ordering::Relaxed)
 }
 
-/// What Ctrl-C asked for is done; the next one is the first again.
+/// Marks the interrupt as dealt with: the next Ctrl-C is the first again.
 pub fn clear() {
     RAISED.store(false, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! What an engine tells, on standard error: bars where that is a terminal, and lines.
+//! Messages of an engine on standard error: bars where that is a terminal, and lines.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +19,7 @@ pub fn observer() -> Arc<dyn Observer> {
 struct Terminal {
     /// The bar and its end.
     bar: Mutex<Option<(u64, ProgressBar)>>,
-    /// What was said of the context: a comparison of backends plans more than once.
+    /// The last message about the context: a comparison of backends plans more than once.
     context: Mutex<Option<String>>,
 }
 

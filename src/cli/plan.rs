@@ -107,7 +107,7 @@ fn memory_json(bytes: &SegmentBytes, sizes: &Sizes) -> Json {
     })
 }
 
-/// What was measured, in milliseconds, and what that makes of a whole step.
+/// Table of the measured costs, in milliseconds, and the time of a whole step that they make.
 fn costs_table(costs: &Costs, gpu: &GpuFacts, layers: usize) -> String {
     let ms = |ms: f64| format!("{ms:.3}");
     let row = |step: String, device: &str, cost: StepCost| {

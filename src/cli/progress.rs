@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Files and weights below this load too fast for a progress bar to be read.
 const PROGRESS_FROM_BYTES: u64 = 256 << 20;
 
-/// Of bytes.
+/// A progress bar of bytes.
 pub fn progress_bar(total_bytes: u64) -> ProgressBar {
     if total_bytes < PROGRESS_FROM_BYTES {
         return ProgressBar::hidden();
@@ -15,7 +15,7 @@ pub fn progress_bar(total_bytes: u64) -> ProgressBar {
     ProgressBar::new(total_bytes).with_style(style)
 }
 
-/// Of things that are counted, with a message.
+/// A progress bar of things that are counted, with a message.
 pub fn count_bar(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());

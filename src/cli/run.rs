@@ -24,7 +24,7 @@ const DEFAULT_PROMPT: &str = "Once upon a time";
 /// llama.cpp's.
 pub const DEFAULT_TEMPERATURE: f32 = 0.8;
 
-/// What to run, after the files are open and before anything is loaded.
+/// Everything a run needs, after the files are open and before anything is loaded.
 pub struct Job<'a> {
     pub args: &'a RunArgs,
     pub source: ModelFile,
@@ -102,13 +102,13 @@ pub fn answer_options(tokenizer: &Tokenizer, args: &AnswerArgs) -> Result<Answer
     })
 }
 
-/// What the model is loaded for.
+/// The purpose that the model is loaded for.
 pub fn purpose<'a>(sample: &'a SampleOptions, chooser: &Chooser) -> Purpose<'a> {
     // A grammar looks at all logits.
     if chooser.constraint.is_some() { Purpose::Logits } else { Purpose::Sample(sample) }
 }
 
-/// What an answer came to.
+/// Text, ids and measurements of an answer.
 pub struct Answered {
     pub ids: Vec<u32>,
     pub text: String,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// the product. `round` lets an f16 stand for an f32 that it is not.
 ///
 /// # Errors
-/// What would change; `name` is the tensor.
+/// Names the scales that would change; `name` is the tensor.
 pub(super) fn fit(name: &str, matrix: &Matrix, codec: &Codec, round: bool) -> Result<(MatrixScales, Option<f32>)> {
     let (rows, cols) = (codec.rows(), codec.cols());
     let refused = |reason: String| {

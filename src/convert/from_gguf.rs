@@ -33,7 +33,7 @@ pub(super) struct GgufSource {
 
 struct Tensor {
     info: TensorInfo,
-    /// Of ternary tensors.
+    /// Codec of a ternary tensor.
     codec: Option<Codec>,
     factor: Option<f32>,
 }

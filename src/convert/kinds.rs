@@ -77,7 +77,7 @@ impl TernaryType {
     }
 }
 
-/// What the embedding table and the head are written in.
+/// Type that the embedding table and the head are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
     /// The type they have.

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What will be written.
+/// Metadata and tensors to be written.
 pub(super) struct Outline {
     pub metadata: Metadata,
     pub outputs: Vec<Output>,
@@ -25,7 +25,7 @@ pub(super) struct Outline {
 /// A tensor of the output.
 pub(super) struct Output {
     pub spec: TensorSpec,
-    /// What it is made of: a place among the inputs.
+    /// Place of its source among the inputs.
     pub input: usize,
     pub content: Content,
 }
@@ -121,7 +121,7 @@ impl Outline {
         Ok(())
     }
 
-    /// What the metadata says about types.
+    /// States the types in the metadata.
     fn describe(&mut self, options: &ConvertOptions) {
         let codecs = || {
             self.outputs.iter().filter_map(|output| match &output.content {

@@ -1,4 +1,4 @@
-//! What a conversion did.
+//! Report of a conversion.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     inspect::TypeCount,
 };
 
-/// What a conversion wrote. `Display` gives a few lines for a user.
+/// Facts about a finished conversion. `Display` gives a few lines for a user.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// The file written.

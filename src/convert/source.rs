@@ -1,4 +1,4 @@
-//! What a model is converted from: its description, and its tensors one at a time.
+//! Source of a conversion: its description, and its tensors one at a time.
 
 use std::{ops::Range, path::PathBuf};
 
@@ -17,7 +17,7 @@ pub(super) struct Description {
     pub metadata: Metadata,
     /// The tensors in the order of the output.
     pub inputs: Vec<Input>,
-    /// What happens to the embedding table and the head where nothing is asked for.
+    /// Default for the embedding table and the head, where nothing is asked for.
     pub default_head: Head,
     /// The files that are read.
     pub files: Vec<PathBuf>,
@@ -41,7 +41,7 @@ pub(super) struct Input {
 pub(super) enum Kind {
     /// A ternary matrix, written in the type that is asked for.
     Ternary {
-        /// What scales it has.
+        /// Kind of scales it has.
         scales: ScaleKind,
         /// Whether a factor stands beside them.
         factor: bool,
@@ -60,7 +60,7 @@ pub(super) struct Matrix {
     pub factor: Option<f32>,
     /// True when real numbers were rounded.
     pub rounded: bool,
-    /// What is odd about it.
+    /// Anything odd about it.
     pub warning: Option<String>,
 }
 

@@ -106,7 +106,7 @@ mod tests {
         gguf::{Metadata, TensorType},
     };
 
-    /// What a source changes from the first reading to the second.
+    /// Change in a source from the first reading to the second.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Change {
         Nothing,

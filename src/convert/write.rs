@@ -28,7 +28,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Numbers converted by a thread at a time.
 const CHUNK_NUMBERS: usize = 1 << 18;
 
-/// What is learnt about the matrices on the way.
+/// Facts learnt about the matrices on the way.
 #[derive(Default)]
 pub(super) struct Findings {
     pub rounded: usize,

@@ -39,7 +39,7 @@ pub enum HeadType {
     Q2_0,
 }
 
-/// What to make besides the shape.
+/// Options besides the shape.
 #[derive(Clone, Copy, Default)]
 pub struct DummyOptions<'a> {
     /// Chooses the weights.
@@ -98,7 +98,7 @@ struct Tensor {
     number: u64,
 }
 
-/// What a tensor is filled with; the numbers keep activations near 1, as in a trained model.
+/// Content of a tensor; the numbers keep activations near 1, as in a trained model.
 enum Content {
     /// Codes of equal share, times a scale.
     Ternary {

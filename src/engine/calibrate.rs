@@ -1,4 +1,4 @@
-//! What steps cost on a backend: a few real ones through one and through several layers.
+//! Costs of steps on a backend: a few real ones through one and through several layers.
 
 use std::{sync::Arc, time::Instant};
 
@@ -24,7 +24,7 @@ pub const BATCH_TOKENS: usize = 64;
 /// (submission, synchronisation), which on a GPU can exceed that of a layer.
 const LAYERS: usize = 4;
 
-/// What `backend` needs for a decode step and for a batch of [`BATCH_TOKENS`].
+/// Cost of a decode step and of a batch of [`BATCH_TOKENS`] on `backend`.
 ///
 /// The backend keeps the layers it was measured with: pass one that is dropped afterwards.
 pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<BackendCost> {

@@ -41,7 +41,7 @@ impl Device {
         GpuBackend::open(&options).map(Self)
     }
 
-    /// The same device without what was loaded: a backend keeps the layers it was measured with.
+    /// This device without the models that were loaded: a backend keeps the layers it was measured with.
     pub fn anew(&self) -> Self {
         Self(GpuBackend::on(Arc::clone(self.0.gpu())))
     }
@@ -79,7 +79,7 @@ impl Device {
         budget(self.0.gpu().refresh_memory())
     }
 
-    /// What all parts of `model` would take; an error where the GPU cannot run it, whatever its memory.
+    /// Memory that all parts of `model` would take; an error where the GPU cannot run it, whatever its memory.
     pub fn demand(&self, model: &Model, sizes: &Sizes) -> Result<Demand> {
         self.0.demand(model, sizes)
     }

@@ -9,11 +9,11 @@ use crate::{
     session::{Runtime, Standby},
 };
 
-/// What may be tried of the memory that has just run out. How much there is nobody tells: budgets are estimates of
-/// drivers, and other programs take from them. Three steps make less than half.
+/// Share to try of the memory that has just run out. Nobody tells how much there is: budgets are estimates of drivers,
+/// and other programs take from them. Three steps make less than half.
 const NEXT_PERCENT: u64 = 75;
 
-/// What a loaded model has on the GPU.
+/// A loaded model's part on the GPU.
 #[derive(Clone)]
 pub(super) struct Held {
     job: Job,
@@ -29,15 +29,15 @@ impl Held {
         Self { job, plan: placement.plan.clone(), bytes }
     }
 
-    /// What to try where these bytes were too many.
+    /// Budget to try where these bytes were too many.
     fn next_budget(&self) -> u64 {
         self.bytes / 100 * NEXT_PERCENT
     }
 }
 
 impl Engine {
-    /// What goes on where the GPU fails: fewer layers on it where its memory ran out, else all on the CPU. It is loaded
-    /// when it is needed.
+    /// Failover for the GPU: fewer layers on it where its memory ran out, else all on the CPU. It is loaded when it is
+    /// needed.
     pub(super) fn standby(&self, held: Held) -> Standby {
         let engine = self.clone();
         Box::new(move |error, tokens| {

@@ -57,7 +57,8 @@ impl Engine {
         Runtime::load(model, &plan, backends, &mut |bytes| loading.add(bytes))
     }
 
-    /// What is left when the GPU has failed. Weights come from the same memory map, so only the cache takes memory.
+    /// The model on the CPU alone, when the GPU has failed. Weights come from the same memory map, so only the cache
+    /// takes memory.
     pub(super) fn loaded_on_cpu(&self, job: &Job) -> Result<Runtime> {
         let model = self.model()?;
         let plan = Plan::all_cpu(model.config.layers, self.sizes_on_cpu(model, job), "the GPU failed");

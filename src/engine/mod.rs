@@ -103,7 +103,7 @@ impl Engine {
         Self { observer, ..self }
     }
 
-    /// The same model with other options.
+    /// An engine for this model with other options.
     #[must_use]
     pub fn with_options(&self, options: EngineOptions) -> Self {
         Self { options, ..self.clone() }
@@ -136,7 +136,8 @@ impl Engine {
         }
     }
 
-    /// What would run where. [`Request::Auto`](crate::plan::Request::Auto) measures a few layers where there is a GPU.
+    /// Plan of which layers would run where. [`Request::Auto`](crate::plan::Request::Auto) measures a few layers where
+    /// there is a GPU.
     pub fn plan(&self, purpose: &Purpose<'_>) -> Result<Plan> {
         self.place(purpose).map(|placement| placement.plan)
     }

@@ -1,4 +1,4 @@
-//! What an engine tells while it works. It prints nothing itself.
+//! Notices of an engine while it works. It prints nothing itself.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub enum Notice {
     File {
         /// The file.
         name: String,
-        /// What is odd.
+        /// The oddity.
         warning: String,
     },
     /// A choice that the tokenizer made where the file leaves one.
@@ -78,7 +78,7 @@ pub enum Notice {
     FewerLayers {
         /// Tokens run before that; `None` while loading.
         tokens: Option<usize>,
-        /// What happened and what is left.
+        /// Cause of the failure, and the layers that are left.
         reason: String,
     },
     /// The GPU failed in the middle, and the CPU goes on with the same text.

@@ -1,4 +1,4 @@
-//! What a caller may decide about where and how a model runs.
+//! Options of a caller: where and how a model runs.
 
 use std::num::NonZeroUsize;
 
@@ -14,7 +14,7 @@ use crate::{
 pub struct EngineOptions {
     /// Which backend runs which layers.
     pub request: Request,
-    /// What [`Request::Auto`] optimises.
+    /// Goal of [`Request::Auto`].
     pub prefer: Prefer,
     /// Most bytes of GPU memory to use; `None`: what the driver says is free.
     pub gpu_memory: Option<u64>,

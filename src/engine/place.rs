@@ -1,4 +1,4 @@
-//! What runs where: sizes, what each device would have to hold, measured costs, and the plan made of them.
+//! Placement: sizes, what each device would have to hold, measured costs, and the plan made of them.
 
 use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 
@@ -24,7 +24,7 @@ const CALIBRATION: &str = "calibration";
 /// Rows from which a head is worth a copy.
 const SCREENED_HEAD_ROWS: usize = 16384;
 
-/// What is to be placed.
+/// Request, needs and sizes to be placed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
     pub request: Request,
@@ -44,7 +44,7 @@ pub struct Budget {
 
 /// A plan, what it was made from, and the GPU it needs.
 pub struct Placement {
-    /// What runs where.
+    /// Plan of which layers run where.
     pub plan: Plan,
     /// The GPU that was looked at.
     pub gpu_facts: Option<GpuFacts>,
@@ -67,7 +67,7 @@ impl Placement {
         self.gpu.as_ref().map(Device::budget)
     }
 
-    /// What will compute, as far as it is known before loading.
+    /// Name of the device that will compute, as far as it is known before loading.
     pub fn device(&self, backend: BackendKind) -> &str {
         match (backend, &self.gpu) {
             (BackendKind::Gpu, Some(gpu)) => gpu.name(),
@@ -126,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// What `purpose` asks for.
+    /// The job that `purpose` asks for.
     pub(super) fn job(&self, purpose: &Purpose<'_>) -> Result<Job> {
         let (tokens, trained) = (self.context_tokens()?, self.model()?.config.context);
         match self.options.context_tokens {
@@ -187,8 +187,8 @@ impl Engine {
         Ok(gpu)
     }
 
-    /// What the model needs on the GPU, and the sizes that takes: without a copy of the head where the copy is of no use
-    /// or the GPU reads the head itself as fast, or a layer would have to make room for the copy.
+    /// The model's demand on the GPU, and the sizes that takes: without a quantized head where that is of no use or the
+    /// GPU reads the head itself as fast, or a layer would have to make room for it.
     pub(super) fn demand_on(
         &self,
         gpu: &Device,

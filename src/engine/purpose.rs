@@ -1,9 +1,9 @@
-//! What a session is for: the one place that decides about the head, its quantized copy and how many candidates a step
+//! Purpose of a session: the one place that decides about the head, its quantized copy and how many candidates a step
 //! asks for.
 
 use crate::generate::SampleOptions;
 
-/// What is done with what a model computes.
+/// Use that is made of a model's results.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose<'a> {
     /// Tokens are chosen with these options.
@@ -14,7 +14,7 @@ pub enum Purpose<'a> {
     Hidden,
 }
 
-/// What a [`Purpose`] needs of a loaded model.
+/// Needs of a [`Purpose`] from a loaded model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// The output head.
@@ -24,7 +24,7 @@ pub struct Needs {
 }
 
 impl Purpose<'_> {
-    /// What is needed of the model with a context of so many tokens.
+    /// Needs from the model with a context of so many tokens.
     pub fn needs(&self, context_tokens: usize) -> Needs {
         match self {
             Self::Sample(options) => Needs { head: true, most_top: options.most_top(context_tokens) },

@@ -114,7 +114,7 @@ impl ModelFile {
         Self(Arc::new(Opened { name, file, i2s, observer, packing, tokenizer, model }))
     }
 
-    /// What to call it.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -158,7 +158,7 @@ impl ModelFile {
         })
     }
 
-    /// What the file does not say of itself.
+    /// Options for what the file does not state about itself.
     pub fn model_options(&self) -> Result<model::OpenOptions> {
         Ok(model::OpenOptions { i2s: self.packing()?.packing, ..Default::default() })
     }
@@ -189,7 +189,7 @@ impl ModelFile {
     }
 }
 
-/// What `cell` holds, made by `make` the first time it succeeds.
+/// The value in `cell`, made by `make` the first time it succeeds.
 fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     if let Some(made) = cell.get() {
         return Ok(made);
@@ -235,7 +235,7 @@ fn convert_in_memory(path: &Path, _observer: &Arc<dyn Observer>) -> Result<File>
     Err(Error::unsupported(format!("the directory {}", path.display()), reason))
 }
 
-/// What `read` gives, while it tells bytes so far, and of all. A split file tells those of each part.
+/// The result of `read`, while it tells bytes so far, and of all. A split file tells those of each part.
 fn told(observer: &Arc<dyn Observer>, read: impl FnOnce(&dyn Fn(u64, u64)) -> Result<File>) -> Result<File> {
     let loading: Mutex<Option<Loading<'_>>> = Mutex::new(None);
     read(&|done, all| {

@@ -1,4 +1,4 @@
-//! What `tune` found, kept for later runs of the same shapes on this processor.
+//! Results of `tune`, kept for later runs of the same shapes on this processor.
 
 use bitnet_cpu_kernels::{isa::Isa, ternary::Tiling};
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ impl Kept {
     }
 }
 
-/// What was kept for the model.
+/// The choice kept for the model.
 pub fn load(model: &Model, threads: usize) -> Option<Choice> {
     Cache::of_user().get::<Kept>(KERNELS, &key(model, threads))?.choice(threads)
 }

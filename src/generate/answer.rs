@@ -18,7 +18,7 @@ pub trait TextDecoder {
     /// Text that is complete with this id.
     fn push(&mut self, id: u32) -> String;
 
-    /// What was held back, at the end of the text.
+    /// The text still held back, at the end.
     fn flush(&mut self) -> String;
 }
 

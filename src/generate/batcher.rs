@@ -18,7 +18,7 @@ struct Writer {
     id: AnswerId,
     generation: Generation,
     sequence: Sequence,
-    /// What it does in the step at hand.
+    /// Its part in the step at hand.
     part: Part,
 }
 
@@ -33,7 +33,7 @@ enum Part {
 }
 
 /// Drives many [`Generation`]s on one [`Runtime`]. A step runs one row for each answer, and a piece of at most one prompt.
-/// What an answer says does not depend on the others.
+/// The text of an answer does not depend on the others.
 pub struct Batcher {
     runtime: Runtime,
     /// Oldest first.

@@ -1,4 +1,4 @@
-//! What decides how the tokens of answers are chosen. Lives longer than one answer: it learns.
+//! The sampler of answers and its guides. They live longer than one answer: they learn.
 
 use super::{Constraint, Drafter, Sampler};
 

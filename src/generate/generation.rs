@@ -17,7 +17,7 @@ use crate::{
     session::Phase,
 };
 
-/// What an answer needs next of the sequence it is written in.
+/// Next request of an answer to the sequence it is written in.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Need<'a> {
     /// To forget the tokens from this position on.
@@ -29,14 +29,14 @@ pub enum Need<'a> {
         ids: &'a [u32],
         /// Logits for [`Generation::feed`].
         want: Want,
-        /// What the tokens belong to.
+        /// Phase that the tokens belong to.
         phase: Phase,
     },
     /// Nothing: the answer has ended.
     Done,
 }
 
-/// What became of results that were fed.
+/// Outcome of feeding results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Fed {
@@ -231,7 +231,7 @@ impl Generation {
         &self.stats
     }
 
-    /// What chose the tokens, for the next answer; this one is over then.
+    /// The chooser of its tokens, for the next answer; this one is over then.
     pub fn take_chooser(&mut self) -> Chooser {
         self.finish.get_or_insert(Finish::Cancelled);
         std::mem::take(&mut self.chooser)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What an answer took. Times are of the engine alone: not of printing between the tokens.
+/// Counts and times of an answer. Times are of the engine alone: not of printing between the tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Tokens of the prompt.

@@ -62,7 +62,7 @@ fn join(split: Split, path: &Path, given: File, access: Access<'_>) -> Result<Fi
     finish(split, whole).map_err(|e| e.in_file(path.display().to_string()))
 }
 
-/// What the part says about the whole has to be what the first one opened says.
+/// Checks that the part agrees about the whole with the first one opened.
 fn check_part(split: Split, no: u64, part: &File) -> Result<()> {
     let keys = [(NO, Some(no)), (COUNT, Some(split.count)), (TENSORS, split.tensors)];
     for (key, expected) in keys {

@@ -22,7 +22,7 @@ use crate::{
 pub struct File {
     /// The bytes of the file, or of each of its parts.
     pub(super) bytes: Vec<Bytes>,
-    /// What it is split into; none where it is whole.
+    /// Parts of a split file; none where it is whole.
     pub(super) parts: Vec<Part>,
     pub(super) version: u32,
     pub(super) metadata: Metadata,

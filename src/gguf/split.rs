@@ -26,7 +26,7 @@ pub struct Part {
     pub tensors: usize,
 }
 
-/// What a part says about the whole.
+/// A part's facts about the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Split {
     /// From 0.
@@ -36,7 +36,7 @@ pub(super) struct Split {
 }
 
 impl Split {
-    /// What the metadata says; `None` of a whole file, which a count of 1 is too.
+    /// Reads them from the metadata; `None` of a whole file, which a count of 1 is too.
     pub fn of(metadata: &Metadata) -> Result<Option<Self>> {
         let count = match metadata.uint(COUNT)? {
             None | Some(0 | 1) => return Ok(None),

@@ -73,7 +73,7 @@ use TensorType as T;
 enum Size {
     /// Blocks of `len` elements in `bytes` bytes; K is a multiple of `len`.
     Blocks { len: u64, bytes: u64 },
-    /// The same with `header` bytes in front of each row, and M a multiple of `rows`.
+    /// As `Blocks`, with `header` bytes in front of each row, and M a multiple of `rows`.
     Rows { header: u64, len: u64, bytes: u64, rows: u64 },
     /// n/4 bytes of codes, 32 bytes of trailer.
     I2s,

@@ -1,4 +1,4 @@
-//! What is computed: the operations of each layer, and what the layer remembers between steps.
+//! The computation: the operations of each layer, and what the layer remembers between steps.
 //!
 //! In: a [`Config`]. Out: a [`Graph`], which planner and backends read; where it runs is not known here.
 
@@ -10,7 +10,7 @@ use op::Op;
 
 pub use families::block_ops;
 
-/// What one layer keeps between steps, for one sequence.
+/// State that one layer keeps between steps, for one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateKind {
     /// One key and one value a position: can be rewound to any position.
@@ -45,7 +45,7 @@ impl StateKind {
 pub struct BlockGraph {
     /// Operations in order.
     pub ops: Vec<Op>,
-    /// What the layer keeps between steps.
+    /// State that the layer keeps between steps.
     pub state: StateKind,
 }
 

@@ -54,7 +54,7 @@ impl Cache {
         self.root.join(format!("models--{}--{}", name.org, name.name))
     }
 
-    /// What of a model is here: a GGUF file, or a directory to run. `None` if nothing is.
+    /// The model's files here: a GGUF file, or a directory to run. `None` if there are none.
     ///
     /// # Errors
     /// If what is here does not settle which file is meant.

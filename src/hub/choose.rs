@@ -3,7 +3,7 @@
 use super::name::ModelName;
 use crate::error::{Error, Result};
 
-/// What to run.
+/// Files to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// A GGUF file, or all parts of a split one.

@@ -40,7 +40,7 @@ pub(super) struct Listing {
     pub files: Vec<String>,
 }
 
-/// What the Hub says about a file.
+/// Facts about a file from the Hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FileFacts {
     /// Names its contents: the SHA-256 of large files, the Git hash of small ones.

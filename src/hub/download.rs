@@ -59,7 +59,7 @@ pub enum PullEvent<'a> {
     },
 }
 
-/// What was fetched.
+/// A fetched model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
     /// The GGUF file, or the directory to run.

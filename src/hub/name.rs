@@ -46,7 +46,7 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// What the Hub allows in names: letters, digits, `-`, `_` and `.`, which are no folders.
+/// True for names that the Hub allows: letters, digits, `-`, `_` and `.`, which are no folders.
 pub(super) fn is_word(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=96).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with(['.', '-']) && !text.contains("..")

@@ -57,7 +57,7 @@ pub struct Scales {
 }
 
 impl Scales {
-    /// Of a matrix; `None` where it has one scale.
+    /// Scales of a matrix; `None` where it has only one.
     pub(super) fn of(codec: &Codec, scales: &MatrixScales) -> Option<Self> {
         let of = |group, values: &mut dyn Iterator<Item = f32>| {
             let (mut count, mut least, mut greatest) = (0, f32::INFINITY, f32::NEG_INFINITY);
@@ -93,7 +93,7 @@ pub(super) fn decoded_codes(codec: &Codec, data: &[u8]) -> Result<Codes, FormatE
     Ok(counts)
 }
 
-/// What is wrong with the scale of a ternary matrix, if anything is.
+/// Fault of the scale of a ternary matrix, if it has one.
 pub(super) fn wrong_scale(scale: f32) -> Option<String> {
     let why = if scale.is_nan() {
         "is not a number"

@@ -1,4 +1,4 @@
-//! What is in a GGUF file, model or vocabulary: facts for people (`Display`) and programs (`Serialize`).
+//! Contents of a GGUF file, model or vocabulary: facts for people (`Display`) and programs (`Serialize`).
 //!
 //! Reads the header only, and the scale of each tensor that has one; with `check` all weights once, front to back.
 
@@ -40,7 +40,7 @@ pub struct Report {
     pub architecture: Option<String>,
     /// `general.name`.
     pub name: Option<String>,
-    /// What the file says about its tokenizer; `None` where it has no tokens.
+    /// The file's facts about its tokenizer; `None` where it has no tokens.
     pub tokenizer: Option<Tokenizer>,
     /// All keys in file order, long values cut.
     pub metadata: Vec<Entry>,
@@ -50,7 +50,7 @@ pub struct Report {
     pub types: BTreeMap<&'static str, TypeCount>,
     /// True when all weights were read.
     pub checked: bool,
-    /// What is odd or wrong, one line each.
+    /// Oddities and faults, one line each.
     pub warnings: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use std::{num::NonZero, sync::OnceLock, thread};
 #[cfg(any(target_os = "linux", test))]
 use std::{collections::HashMap, fs, path::Path};
 
-/// What was found.
+/// Cores found, and the threads to start on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cores {
     /// Physical cores that this process may run on.

@@ -16,8 +16,8 @@ pub enum Family {
     Llama,
     /// Llama graph with an RMSNorm on each head of q and k (arch `qwen3`).
     Qwen3,
-    /// The same with an RMSNorm on the input of each projection, besides the norms of the block (arch `qwen3` with
-    /// tensors `attn_q_norm_in` and so on: Microsoft's bitnet-embedding-0.6b).
+    /// As [`Self::Qwen3`], with an RMSNorm on the input of each projection, besides the norms of the block (arch
+    /// `qwen3` with tensors `attn_q_norm_in` and so on: Microsoft's bitnet-embedding-0.6b).
     Qwen3InputNorms,
     /// Gemma 3 with such norms (arch `gemma3`: Microsoft's bitnet-embedding-270m): norms behind `o` and `down` as well,
     /// embeddings times the root of the width.
@@ -158,7 +158,7 @@ impl Config {
         })
     }
 
-    /// What embeddings are multiplied by before the first block.
+    /// Factor of embeddings before the first block.
     pub fn embedding_scale(&self) -> f32 {
         match self.family {
             Family::Gemma3InputNorms => (self.dim as f32).sqrt(),

@@ -10,7 +10,7 @@ use crate::{
     gguf::{Array, Metadata, TensorInfo, TensorType, Value},
 };
 
-/// What files do not say about themselves. The default is right for nearly every file.
+/// Facts that files do not state about themselves. The default is right for nearly every file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// How I2_S tensors are packed.

@@ -101,7 +101,7 @@ pub struct DenseMatrix {
 }
 
 impl DenseMatrix {
-    /// What the kernels take.
+    /// The matrix as the kernels take it.
     pub fn view(&self) -> DenseView<'_> {
         DenseView { rows: self.rows, cols: self.cols, data: &self.data, ty: self.ty }
     }

@@ -1,4 +1,4 @@
-//! What a step costs on each backend, as measured, and what that makes of a whole answer.
+//! Measured cost of a step on each backend, and the cost of a whole answer made of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub struct BackendCost {
     pub layer_mj: Option<f64>,
 }
 
-/// The same steps on both backends.
+/// Costs of equal steps on both backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
     /// On the CPU.

@@ -26,7 +26,7 @@ pub struct Demand {
     pub tied: bool,
     /// Activation buffers of one backend.
     pub activation_bytes: u64,
-    /// What the head adds to them.
+    /// Bytes that the head adds to them.
     pub head_activation_bytes: u64,
 }
 
@@ -51,7 +51,7 @@ impl SegmentBytes {
 }
 
 impl Demand {
-    /// What `model` needs on the CPU with these sizes. A GPU, which aligns and splits, tells its own.
+    /// Demand of `model` on the CPU with these sizes. A GPU, which aligns and splits, tells its own.
     pub fn of(model: &Model, sizes: &Sizes) -> Self {
         let config = &model.config;
         let graph = Graph::of(config);
@@ -79,7 +79,7 @@ impl Demand {
         }
     }
 
-    /// What a segment takes of one device.
+    /// Bytes that a segment takes of one device.
     pub fn segment(&self, layers: Range<usize>, embed: bool, head: bool) -> SegmentBytes {
         let embed_bytes = if embed && !(head && self.tied) { self.embed_bytes } else { 0 };
         let (head_bytes, head_activations) = if head { (self.head_bytes, self.head_activation_bytes) } else { (0, 0) };

@@ -1,4 +1,4 @@
-//! What runs where: pure data, printable and testable without hardware.
+//! Placement of layers on backends: pure data, printable and testable without hardware.
 //!
 //! In: a [`crate::model::Config`], tensor sizes, and what each backend can do. Out: a [`Plan`].
 
@@ -61,7 +61,7 @@ pub struct Plan {
     pub segments: Vec<Segment>,
     /// For prompts, where another placement pays: cut at the same layers as `segments`.
     pub prefill: Option<Vec<Segment>>,
-    /// What every backend is loaded with.
+    /// Sizes that every backend is loaded with.
     pub sizes: Sizes,
 }
 
@@ -71,7 +71,7 @@ impl Plan {
         Self { segments: schedule::segments(layers, 0, reason, ""), prefill: None, sizes }
     }
 
-    /// The same without the head: the last segments hand the residual stream over.
+    /// This plan without the head: the last segments hand the residual stream over.
     #[must_use]
     pub fn without_head(mut self) -> Self {
         for segment in self.prefill.iter_mut().flatten().chain(&mut self.segments) {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::{BackendKind, Costs, Demand, Plan, Segment, Sizes, Split, Workload};
 use crate::error::{Error, Result};
 
-/// What the user asked for.
+/// Request of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Choose by measurement; never a software adapter.
@@ -21,7 +21,7 @@ pub enum Request {
     GpuLayers(usize),
 }
 
-/// What [`Request::Auto`] optimises.
+/// Goal of [`Request::Auto`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefer {
     /// The shortest time of a [`Workload`].
@@ -42,14 +42,14 @@ pub struct GpuFacts {
     pub budget_bytes: u64,
 }
 
-/// What the plan is made from.
+/// Inputs of a plan.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// What the user asked for.
+    /// Request of the user.
     pub request: Request,
-    /// What [`Request::Auto`] optimises.
+    /// Goal of [`Request::Auto`].
     pub prefer: Prefer,
-    /// What the model needs.
+    /// Demand of the model.
     pub demand: &'a Demand,
     /// The sizes `demand` was made for.
     pub sizes: Sizes,
@@ -57,7 +57,7 @@ pub struct Question<'a> {
     pub gpu: Result<&'a GpuFacts, &'a str>,
     /// Needed for [`Request::Auto`] with a GPU.
     pub costs: Option<&'a Costs>,
-    /// What [`Request::Auto`] expects to be asked.
+    /// Workload that [`Request::Auto`] expects.
     pub workload: Workload,
 }
 
@@ -149,13 +149,13 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
     Plan { segments: cut_at(&decode), prefill: Some(cut_at(&prefill)), sizes }
 }
 
-/// What the two places of a phase cost: [all on the CPU, as many layers as fit on the GPU].
+/// Costs of the two places of a phase: [all on the CPU, as many layers as fit on the GPU].
 struct Phase {
     /// Layers on the GPU.
     on_gpu: usize,
-    /// Of one layer and token.
+    /// Milliseconds for one layer and token.
     layer_ms: [f64; 2],
-    /// What [`Self::whole_ms`] is the time of.
+    /// Work that [`Self::whole_ms`] is the time of.
     whole: String,
     whole_ms: [f64; 2],
 }

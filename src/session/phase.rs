@@ -9,7 +9,7 @@ use crate::{
     plan::{BackendKind, Plan, Segment},
 };
 
-/// What tokens belong to. A plan may place both kinds on different backends.
+/// Kind of work that tokens belong to. A plan may place both kinds on different backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// An answer.

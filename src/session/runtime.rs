@@ -105,7 +105,7 @@ impl Runtime {
         self.vocab
     }
 
-    /// What callers may rely on in decode steps.
+    /// Limits that callers may rely on in decode steps.
     pub fn limits(&self) -> Limits {
         let of = |loaded: &Loaded| self.backends[loaded.backend].limits(loaded.id);
         let all = self.phases.segments(Phase::Decode).map(of).reduce(Limits::and);

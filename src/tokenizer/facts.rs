@@ -17,7 +17,7 @@ pub struct JsonOptions<'a> {
     pub model: Option<&'a [u8]>,
 }
 
-/// What those files say, with token ids of the vocabulary.
+/// Facts in those files, with token ids of the vocabulary.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     pub bos: Option<u32>,

@@ -36,7 +36,7 @@ use vocab::{Spelling, Vocab};
 
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
-/// What [`Tokenizer::encode`] does besides splitting text; nothing by default.
+/// Options of [`Tokenizer::encode`] besides splitting text; nothing by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Put BOS before and EOS after the text where the file asks for it.

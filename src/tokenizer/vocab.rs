@@ -41,7 +41,7 @@ pub(super) fn is_end_text(text: &str) -> bool {
     text.starts_with(['<', '[', '_']) && END_TEXTS.contains(&text)
 }
 
-/// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
+/// Kind of a token; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Part of ordinary text.

@@ -24,7 +24,8 @@ impl Drop for Browser {
     }
 }
 
-/// What the page posts. Served over HTTP, because WebGPU is for secure origins, of which the own machine is one.
+/// The report that the page posts. The page is served over HTTP, because WebGPU is for secure origins, of which the own
+/// machine is one.
 pub fn report_of(program: &OsStr, page: &str) -> serde_json::Value {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

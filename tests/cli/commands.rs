@@ -296,7 +296,7 @@ fn plan_says_where_layers_go_and_why() {
     assert!(json["gpu_budget_bytes"].is_null(), "no GPU was looked for: {json}");
 }
 
-/// What `plan` says about the GPU is what loading does: it splits by the same bytes and refuses for the same reasons.
+/// `plan` tells the same of the GPU as loading does: it splits by the same bytes and refuses for the same reasons.
 #[test]
 fn plan_promises_what_the_gpu_holds() {
     let all = ["plan", "--backend", "gpu", "--json", "-c", "256", "--gpu-memory"];

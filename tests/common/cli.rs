@@ -26,7 +26,7 @@ pub fn program(args: &[&str]) -> Command {
     command
 }
 
-/// What a finished run gave.
+/// Result of a finished run.
 #[derive(Debug)]
 pub struct Finished {
     pub code: Option<i32>,
@@ -65,7 +65,7 @@ pub fn run_with_input(args: &[&str], input: &[u8]) -> Finished {
     run_with_input_and(args, input, |_| {})
 }
 
-/// The same after a change of the command.
+/// As [`run_with_input`], after a change of the command.
 pub fn run_with_input_and(args: &[&str], input: &[u8], change: impl FnOnce(&mut Command)) -> Finished {
     let mut command = program(args);
     change(command.stdin(Stdio::piped()));

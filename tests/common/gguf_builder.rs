@@ -124,7 +124,7 @@ pub struct Gguf {
     pub n_pairs: Option<u64>,
     pub pairs: Vec<Pair>,
     pub tensors: Vec<Tensor>,
-    /// What data is aligned to; says nothing in the metadata.
+    /// Alignment of the data; not stated in the metadata.
     pub alignment: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What the fuzz target and the mutation test do with bytes: parse them as GGUF and read all that is found.
+//! Treatment of bytes by the fuzz target and the mutation test: parse them as GGUF and read all that is found.
 
 use bitnet_gpu::{
     Error,

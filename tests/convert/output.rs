@@ -1,4 +1,4 @@
-//! What a conversion writes, against values worked out by hand from the formats' rules.
+//! Output of conversions, against values worked out by hand from the formats' rules.
 
 use std::{cell::RefCell, fs, ops::ControlFlow};
 

@@ -34,7 +34,7 @@ impl Source {
         Self { dtype: Dtype::U8, shape: shape.to_vec(), bytes }
     }
 
-    /// The same values in another format; they have to fit it.
+    /// These values in another format; they have to fit it.
     pub fn cast(&self, dtype: Dtype) -> Self {
         assert_eq!(self.dtype, Dtype::F32);
         let values = self.bytes.chunks(4).map(|raw| f32::from_le_bytes(raw.try_into().unwrap()));
@@ -96,7 +96,7 @@ impl Model {
         Self::bitnet_of(SMALL)
     }
 
-    /// The same with shapes that every ternary type can hold.
+    /// As [`Self::bitnet`], with shapes that every ternary type can hold.
     pub fn wide() -> Self {
         Self::bitnet_of(WIDE)
     }
@@ -264,7 +264,7 @@ impl Case {
         message
     }
 
-    /// What lies in the folder.
+    /// Names in the folder, sorted.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

@@ -9,7 +9,7 @@ use crate::common::{
     touch::parse_and_touch,
 };
 
-/// What every loader does first.
+/// First steps of every loader.
 fn open(bytes: Bytes) -> Result<(), Error> {
     let file = File::parse(bytes)?;
     file.metadata().architecture()?;

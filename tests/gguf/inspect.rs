@@ -1,4 +1,4 @@
-//! What `inspect` says of files: models, vocabularies, and files that are damaged but readable.
+//! Output of `inspect` for files: models, vocabularies, and files that are damaged but readable.
 
 use bitnet_cpu_kernels::format::{Codec, Dialect, I2sPacking, Layout, MatrixScales, Tile, pack};
 use bitnet_gpu::{

@@ -413,7 +413,7 @@ fn parts_add_up_to_segments() {
     }
 }
 
-/// What cannot be loaded, whatever the memory, is said before anything is planned, in the same words.
+/// A model that cannot be loaded, whatever the memory, is refused before anything is planned, in the same words.
 #[test]
 fn a_plan_is_refused_as_loading_is() {
     // 160 positions of 36 f32; 160 keys of 6 heads of 36 in f16.
@@ -584,7 +584,7 @@ fn best(logits: &[f32]) -> u32 {
 }
 
 impl Loaded<GpuBackend> {
-    /// What comes back of a step that wants the best `count` ids.
+    /// Candidates of a step that wants the best `count` ids.
     fn top(&mut self, id: u32, at: usize, count: usize) -> Vec<(u32, f32)> {
         self.activations.ids = vec![id];
         self.backend.run(self.segment, &Batch::one(at..at + 1, Want::Top(count)), &mut self.activations).unwrap();
@@ -688,8 +688,8 @@ fn a_screened_head_gives_what_the_full_one_gives() {
     }
 }
 
-/// What a step with a screened head is: three dispatches more than with the full one, or four for a few ids, nothing
-/// created, and a word more that comes back.
+/// Cost of a step with a quantized head: three dispatches more than with the full one, or four for a few ids, nothing
+/// created, and one more word that comes back.
 #[test]
 fn a_screened_step_is_as_bounded_as_a_full_one() {
     let spec = Spec { vocab: 1100, ..BITNET };

@@ -16,7 +16,7 @@ fn all_variants() -> Vec<Variant> {
     Shader::ALL.iter().flat_map(|shader| shader.variants()).collect()
 }
 
-/// What a device without optional features offers, plus what the variant's choices ask for.
+/// Capabilities that a device without optional features offers, plus those that the variant's choices ask for.
 fn capabilities(variant: &Variant) -> Capabilities {
     // SHADER_FLOAT16_IN_FLOAT32 is unpack2x16float and friends: core WGSL.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;

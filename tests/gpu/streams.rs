@@ -36,7 +36,7 @@ const PROMPTS: [&str; 8] = [
     "Ben was happy",
 ];
 
-/// The same with keys and values of q8_0.
+/// As [`PROMPTS`], with keys and values of q8_0.
 const PROMPTS_Q8_0: [&str; 8] = [
     "The old man said hello",
     "The queen said hello",
@@ -78,7 +78,7 @@ fn stream(session: &mut Session, prompt: &[u32]) -> Vec<u32> {
     ids
 }
 
-/// The same with the head asked for the highest logit alone. Counts the rows that were computed in full.
+/// As [`stream`], with the head asked for the highest logit alone. Counts the rows that were computed in full.
 fn chosen_stream(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, usize) {
     session.truncate(0).unwrap();
     session.prefill_while(prompt, Want::Top(1), || true).unwrap();

@@ -26,7 +26,7 @@ pub enum Trouble {
     TooMany,
 }
 
-/// What came in.
+/// A request that came in.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -34,7 +34,7 @@ pub struct Request {
     pub headers: HashMap<String, String>,
 }
 
-/// What the server has and how it behaves; shared with its threads.
+/// Files and behaviour of the server; shared with its threads.
 #[derive(Default)]
 pub struct State {
     /// Contents by file name; those of 1000 bytes and more are "large".

@@ -167,7 +167,7 @@ fn hf_name(name: &str, is_gemma: bool) -> String {
     format!("layers.{layer}.{role}.weight")
 }
 
-/// The same model as a repository: real-valued weights, the class and the files that such ones have.
+/// Writes the model in `gguf` as a repository: real-valued weights, the class and the files that such ones have.
 fn write_repository(shape: &Shape, gguf: &Path, dir: &Path) {
     let &Shape { arch, dim, ffn, heads, kv_heads, head_dim, theta } = shape;
     let is_gemma = arch == "gemma3";

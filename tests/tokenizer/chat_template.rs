@@ -123,7 +123,7 @@ fn a_file_without_template_is_guessed_and_the_mark_of_bitnet_is_not_run() {
     assert_eq!((template.origin(), template.format()), (Origin::Mark, Some(Format::BitNet)));
 }
 
-/// What Hugging Face's templates use of the language, in templates of our own.
+/// Parts of the template language that Hugging Face's templates use, in templates of our own.
 #[test]
 fn jinja_as_hugging_face_runs_it() {
     let cases = [

@@ -261,7 +261,8 @@ fn the_demo_models_json_and_its_metadata_agree_with_the_reference() {
     }
 }
 
-/// What Hugging Face's converter makes of a SentencePiece model: every way to make each token, best tokens first.
+/// Merges that Hugging Face's converter makes of a SentencePiece model: every way to make each token, best tokens
+/// first.
 fn merges_from_scores(tokens: &[String], scores: &[f32], kinds: &[i32]) -> Vec<[String; 2]> {
     let words: std::collections::HashMap<_, _> =
         tokens.iter().zip(kinds).filter(|(_, kind)| **kind == 1).map(|(text, _)| (text.as_str(), ())).collect();

@@ -117,8 +117,8 @@ pub fn dot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     sum
 }
 
-/// Of two rows of eight bytes each, `a` times `b`: lane 2i + j of `sum` grows by row i of `a` times row j of `b`. That
-/// is `smmla`, whose intrinsic is not stable.
+/// Adds the products of two rows of eight bytes each to `sum`: lane 2i + j grows by row i of `a` times row j of `b`.
+/// That is `smmla`, whose intrinsic is not stable.
 #[inline]
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub fn matrix_product(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {

@@ -77,7 +77,7 @@ fn zeroed<T: Zeroable>(len: usize) -> Option<Vec<T>> {
 }
 
 impl Store {
-    /// Of so many positions of a head.
+    /// Zeros for so many positions of a head; `None` if there is not the memory.
     fn new(ty: KvType, positions: usize, stride: usize) -> Option<Self> {
         let len = positions.checked_mul(stride)?;
         Some(match ty {

@@ -36,7 +36,7 @@ use crate::{ALIKE_TOKENS, Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
 /// Most values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
 const TILE_VALUES: usize = 8192;
 
-/// The same for tiles that are small: clearing 64 KiB for each group of a decoded token would take longer than short
+/// As [`TILE_VALUES`], for small tiles: clearing 64 KiB for each group of a decoded token would take longer than short
 /// contexts do.
 const SMALL_TILE_VALUES: usize = 1024;
 

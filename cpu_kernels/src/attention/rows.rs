@@ -40,7 +40,7 @@ impl KvRows {
 }
 
 impl KvCache {
-    /// What the cache holds at `positions`: keys, and values.
+    /// Keys and values of the cache at `positions`.
     ///
     /// # Panics
     /// If `positions` are past the capacity.
@@ -121,7 +121,7 @@ fn gather<T: Copy>(from: &[T], heads: impl Iterator<Item = usize>, stride: usize
     heads.flat_map(|at| &from[at * stride..][..width]).copied().collect()
 }
 
-/// What [`gather`] gave to where `heads` lie.
+/// Puts the heads that [`gather`] gave where `heads` lie.
 fn scatter<T: Copy>(from: &[T], to: &mut [T], heads: impl Iterator<Item = usize>, stride: usize, width: usize) {
     for (at, from) in heads.zip(from.chunks_exact(width)) {
         to[at * stride..][..width].copy_from_slice(from);

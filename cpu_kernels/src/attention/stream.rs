@@ -11,7 +11,7 @@ use crate::x86::prefetch_at;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// What is to be fetched during some steps.
+/// Memory to fetch during some steps.
 pub struct Fetch<'a> {
     left: &'a [u8],
     bytes_per_step: usize,

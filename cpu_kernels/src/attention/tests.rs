@@ -27,7 +27,7 @@ fn attend_one(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start: usize,
     out
 }
 
-/// What a cache makes of some heads.
+/// The values of some heads as a cache of this type holds them.
 fn rounded(ty: KvType, head_dim: usize, values: &[f32]) -> Vec<f64> {
     match ty {
         KvType::F16 => values.iter().map(|&x| f16::from_f32(x).to_f64()).collect(),
@@ -37,7 +37,7 @@ fn rounded(ty: KvType, head_dim: usize, values: &[f32]) -> Vec<f64> {
     }
 }
 
-/// What is read from a cache of 8-bit values, where these (T, kv_heads, head_dim) were written.
+/// The values read from a cache of 8-bit values into which these (T, kv_heads, head_dim) were written.
 fn stored(kv_heads: usize, head_dim: usize, values: &[f32]) -> Vec<f32> {
     let positions = values.len() / (kv_heads * head_dim);
     let mut cache = KvCache::new(kv_heads, head_dim, positions, KvType::Q8_0, KvType::F32);

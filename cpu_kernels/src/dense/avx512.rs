@@ -17,7 +17,7 @@ pub fn dot_q8_0(_: Avx512Vnni, w: &DenseView, rows: Range<usize>, x: &[f32], pro
     unsafe { by_tokens::<types::Q8_0>(w, rows, x, products) }
 }
 
-/// The same for Q6_K.
+/// As [`dot_q8_0`], for Q6_K.
 pub fn dot_q6k(_: Avx512Vnni, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut [f32]) {
     // SAFETY: the capability token proves the features.
     unsafe { by_tokens::<types::Q6K>(w, rows, x, products) }

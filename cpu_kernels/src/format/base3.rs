@@ -30,12 +30,12 @@ const fn byte_of(four: u8, fifth: u8) -> u8 {
     if four < 64 { fifth << 6 | four } else { ABOVE + 17 * fifth + (four - 64) }
 }
 
-/// What a byte means to the kernels, 64 of each: of `ABOVE` and more by the lower 6 bits, of others by these too, but
-/// their fifth code, which is the upper 2 bits.
+/// Tables that decode a byte for the kernels, 64 entries each: bytes from `ABOVE` on by their lower 6 bits, others by
+/// these too, except for their fifth code, which is the upper 2 bits.
 pub struct Digits {
     /// The codes of four columns where a byte of I2_S has them, 2 bits each, the first at the top; of bytes below.
     pub fours: [u8; 64],
-    /// The same of bytes above.
+    /// As `fours`, for bytes above.
     pub fours_above: [u8; 64],
     /// 64 times the code of the fifth column, of bytes above.
     pub fifths_above: [u8; 64],

@@ -44,8 +44,8 @@ pub enum Layout {
     ///
     /// Code 3 is never written; where a file has it, it means +2, and every kernel computes so.
     I2sP128,
-    /// The same bytes with 16 rows side by side, so that a vector instruction meets as many rows: 4 bytes of row 0, the
-    /// same 4 of row 1, and so on.
+    /// The bytes of [`Self::I2sP128`] with 16 rows side by side, so that a vector instruction meets as many rows: 4
+    /// bytes of row 0, the same 4 of row 1, and so on.
     ///
     /// ```text
     /// bytes 0 .. 63      row 0, bytes 0 .. 3   row 1, bytes 0 .. 3   ..   row 15, bytes 0 .. 3
@@ -134,7 +134,7 @@ pub struct TernaryView<'a> {
     pub codes: &'a [u8],
     /// How they are packed.
     pub layout: Layout,
-    /// What they are multiplied by.
+    /// Scales of the codes.
     pub scales: Scales<'a>,
 }
 
@@ -153,7 +153,7 @@ impl<'a> TernaryView<'a> {
         view.check().map(|()| view)
     }
 
-    /// What [`Self::new`] checks, for a view made without it.
+    /// The checks of [`Self::new`], for a view made without it.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -298,41 +298,41 @@ impl<'a> DenseView<'a> {
 pub enum FormatError {
     /// The wrong number of bytes.
     Size {
-        /// Of the matrix.
+        /// Rows of the matrix.
         rows: usize,
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
         /// By its shape and type.
         expected_bytes: usize,
-        /// What is there.
+        /// Bytes found.
         found_bytes: usize,
     },
     /// More columns than the sums of a row have room for.
     TooWide {
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
     },
     /// The wrong number of scales.
     Scales {
-        /// Of the matrix.
+        /// Rows of the matrix.
         rows: usize,
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
         /// By its shape.
         expected: usize,
-        /// What is there.
+        /// Scales found.
         found: usize,
     },
     /// Groups of another size than the kernels know, or that do not make up a row.
     Groups {
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
         /// Columns of a group.
         size: usize,
     },
     /// Rows that end within a block.
     PartialBlock {
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
         /// Columns of a block of its type.
         block_len: usize,
@@ -343,7 +343,7 @@ pub enum FormatError {
         dialect: &'static str,
         /// Rows, columns or weights.
         what: &'static str,
-        /// What their number has to be a multiple of.
+        /// Their number has to be a multiple of this.
         multiple: usize,
         /// Their number.
         found: usize,
@@ -352,18 +352,18 @@ pub enum FormatError {
     Tile {
         /// TL1 or TL2.
         dialect: &'static str,
-        /// Of the matrix.
+        /// Rows of the matrix.
         rows: usize,
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
         /// The tile.
         tile: Tile,
     },
     /// More weights than can be addressed.
     TooLarge {
-        /// Of the matrix.
+        /// Rows of the matrix.
         rows: usize,
-        /// Of the matrix.
+        /// Columns of the matrix.
         cols: usize,
     },
     /// A weight whose code means none of -1, 0, +1.

@@ -80,7 +80,7 @@ impl PartialEq for MatrixScales {
 }
 
 impl MatrixScales {
-    /// What the kernels take.
+    /// The scales as the kernels take them.
     pub fn view(&self) -> Scales<'_> {
         match self {
             Self::PerTensor(scale) => Scales::PerTensor(*scale),
@@ -155,11 +155,11 @@ impl MatrixScales {
         }
     }
 
-    /// The same scales in the form that `kind` has room for. With `round`, an f16 may differ from the f32 it stands
-    /// for; scales that differ never become one.
+    /// These scales in the form that `kind` has room for. With `round`, an f16 may differ from the f32 it stands for;
+    /// scales that differ never become one.
     ///
     /// # Errors
-    /// What would change.
+    /// Names the scales that would change.
     ///
     /// # Panics
     /// If the number of scales is not that of a (rows, cols) matrix.

@@ -100,8 +100,8 @@ impl QuantizedActs {
         &self.all_values()[t * self.stride..][..self.stride]
     }
 
-    /// What the values of each group of token `t` are multiplied by. NaN if the group held a NaN or an infinity, so
-    /// that every product with it is NaN as well.
+    /// Factors of the values of each group of token `t`. NaN if the group held a NaN or an infinity, so that every
+    /// product with it is NaN as well.
     pub fn steps(&self, t: usize) -> &[f32] {
         &self.steps[..self.tokens * self.groups][t * self.groups..][..self.groups]
     }
@@ -144,7 +144,7 @@ impl QuantizedActs {
         &self.sums[..self.tokens * self.groups]
     }
 
-    /// The same values with steps of 1.
+    /// These values with steps of 1.
     pub(crate) fn with_unit_steps(&self) -> Self {
         Self { steps: vec![1.0; self.steps.len()], ..self.clone() }
     }

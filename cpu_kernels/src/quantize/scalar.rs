@@ -23,7 +23,7 @@ pub fn token(x: &[f32], weight: Option<&[f32]>, eps: f32, out: Token) {
     }
 }
 
-/// What the step of a group depends on.
+/// Facts that the step of a group depends on.
 pub struct Range {
     pub absmax: f32,
     pub finite: bool,

@@ -38,7 +38,7 @@ pub struct Yarn {
 }
 
 impl Yarn {
-    /// What divides the frequency of each of `dims / 2` pairs, as the factors of [`RopeTable::new`].
+    /// Divisors of the frequencies of `dims / 2` pairs, as the factors of [`RopeTable::new`].
     pub fn factors(&self, dims: usize, base: f32) -> Vec<f32> {
         // The pair that turns so often in the original context; pairs turn less often the higher their number.
         let pair = |turns: f32| {
@@ -54,7 +54,7 @@ impl Yarn {
         (0..dims / 2).map(factor).collect()
     }
 
-    /// What cos and sin are multiplied by: longer contexts flatten attention, and this sharpens it again.
+    /// Factor of cos and sin: longer contexts flatten attention, and this sharpens it again.
     pub fn magnitude(&self) -> f32 {
         self.attention_factor * (1.0 + 0.1 * self.factor.max(1.0).ln())
     }
@@ -97,7 +97,7 @@ impl RopeTable {
         table
     }
 
-    /// The same table with every cos and sin times `magnitude`: rotations that also stretch.
+    /// This table with every cos and sin times `magnitude`: rotations that also stretch.
     #[must_use]
     pub fn stretched(mut self, magnitude: f32) -> Self {
         self.magnitude *= magnitude;

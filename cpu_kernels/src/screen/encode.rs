@@ -36,7 +36,7 @@ const STEPS: f32 = 31.5;
 /// Below this a row counts as zeros: its scale would not be a normal number.
 const TINY: f32 = 1e-30;
 
-/// What is kept of a row beside its codes.
+/// Data kept of a row beside its codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Row {
     /// ŵ = scale * (u - 32).

@@ -56,8 +56,8 @@ const CHUNK_ROWS: usize = 64;
 /// Rows of a chunk of those that are computed exactly: 80 KiB of 2560 columns in f16.
 const EXACT_ROWS: usize = 16;
 
-/// Of the rows at most one in so many is computed exactly: beyond that the whole matrix is hardly slower, as it is
-/// read in its order.
+/// At most one row in so many is computed exactly: beyond that the whole matrix is hardly slower, as it is read in its
+/// order.
 const MOST_EXACT: usize = 4;
 
 /// Rows that there have to be for each of the highest wanted. The k-th highest of the best rows of the chunks stands in
@@ -84,7 +84,7 @@ struct Line([u8; 64]);
 pub struct Product {
     /// Which row.
     pub row: u32,
-    /// What [`crate::dense::matmul`] gives for it.
+    /// Its product, as [`crate::dense::matmul`] computes it.
     pub value: f32,
 }
 
@@ -108,7 +108,7 @@ pub struct Top {
     pub exact: Option<usize>,
 }
 
-/// What is multiplied in place of the head.
+/// The quantized head, which is multiplied in place of the head.
 #[derive(Debug)]
 enum Copy {
     /// (rows, blocks), [`BLOCK_BYTES`] each
@@ -363,7 +363,7 @@ struct Pass<'a> {
     queries: &'a [Query],
     /// (tokens)
     planes: &'a [Planes<'a>],
-    /// Of a row in 6 bits.
+    /// Bytes of a row in 6 bits.
     row_bytes: usize,
 }
 

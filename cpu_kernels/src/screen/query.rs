@@ -11,16 +11,16 @@ const LARGEST: f64 = 127.0 * 256.0;
 /// Below this the step would not be a normal number.
 const TINY: f32 = 1e-30;
 
-/// What is kept of a token beside its bytes: x̂ = step * (256 * high + low), both i8.
+/// Data kept of a token beside its bytes: x̂ = step * (256 * high + low), both i8.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// What the sums hold too much, as u is a code: the code of 0 times the sum of 256 * high + low.
+    /// Excess of the sums because u is a code: the code of 0 times the sum of 256 * high + low.
     zeros: f64,
     step: f64,
-    /// What |w - ŵ| and |w| are multiplied by in the bound.
+    /// Factors of |w - ŵ| and |w| in the bound.
     of_error: f64,
     of_norm: f64,
-    /// What underflow may add.
+    /// The most that underflow may add.
     least: f64,
     /// At least |x|.
     norm: f64,
@@ -71,7 +71,7 @@ impl Query {
         self.norm
     }
 
-    /// What x̂ is a multiple of, rounded.
+    /// The step that x̂ is a multiple of, rounded.
     pub fn step(&self) -> f32 {
         self.step as f32
     }
@@ -89,9 +89,10 @@ impl Query {
         }
     }
 
-    /// The same for rows that lack nothing, from their products with the upper and with the lower bytes, each the sum
-    /// in f32 of `groups` products: a whole number, a scale and the step. Such a sum is off by no more than gamma of
-    /// `groups` + 2 units times the sum of its terms without their signs, one of the units being that of the step.
+    /// As [`Self::bound`], for rows held without error, from their products with the upper and with the lower bytes,
+    /// each the sum in f32 of `groups` products: a whole number, a scale and the step. Such a sum is off by no more
+    /// than gamma of `groups` + 2 units times the sum of its terms without their signs, one of the units being that of
+    /// the step.
     pub fn bound_products(
         &self,
         rows: &[Row],

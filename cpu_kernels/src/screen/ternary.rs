@@ -31,11 +31,11 @@ pub struct Codes {
     scales: MatrixScales,
     rows: usize,
     cols: usize,
-    /// Of a row.
+    /// Groups of a row.
     groups: usize,
     /// The upper and the lower bytes of each token.
     halves: QuantizedActs,
-    /// What they are multiplied by, (tokens, 2, groups).
+    /// Factors of these bytes, (tokens, 2, groups).
     steps: Vec<f32>,
     /// (tokens, 2, rows)
     products: Vec<f32>,

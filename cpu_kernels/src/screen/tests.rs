@@ -62,7 +62,7 @@ fn check(what: &str, ty: DenseType, cols: usize, weights: &[f32], x: &[f32], k: 
     check_head(what, DenseView::new(weights.len() / cols, cols, &bytes, ty).unwrap(), x, k)
 }
 
-/// The same for a head that there is.
+/// As [`check`], for a head that exists already.
 #[track_caller]
 fn check_head(what: &str, head: DenseView, x: &[f32], k: usize) -> Option<usize> {
     let mut exact = None;

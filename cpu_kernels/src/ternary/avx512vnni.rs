@@ -31,7 +31,7 @@ pub fn sums(_: Avx512Vnni, tile: Tile, sums: &mut [i32]) {
     }
 }
 
-/// The same of some rows, for more tokens than a few.
+/// As [`sums`], for some of the rows and more than a few tokens.
 pub fn rows(_: Avx512Vnni, tile: Tile, rows: Range<usize>, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
     unsafe { many_tokens(tile, rows, sums) }

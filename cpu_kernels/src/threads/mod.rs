@@ -45,7 +45,7 @@ struct Job {
     chunks: usize,
 }
 
-/// What caller and workers share.
+/// State shared by the caller and the workers.
 ///
 /// `state` holds the job's number in the upper 32 bits, then [`STOP`] and [`OPEN`], then the count of workers inside
 /// the job. A worker enters by raising the count while the job is open, in one compare-and-swap: after the caller

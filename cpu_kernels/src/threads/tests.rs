@@ -96,7 +96,7 @@ fn a_worker_that_is_late_is_not_waited_for() {
     assert_eq!(pool.shared.state.load(SeqCst) & (OPEN | INSIDE), 0);
 }
 
-/// What `Shared::open` does, without waking anybody.
+/// As `Shared::open`, but wakes nobody.
 fn unsafe_open(pool: &Pool) {
     pool.shared.state.store((7 << JOB_NUMBER_SHIFT) | OPEN, SeqCst);
 }

@@ -34,7 +34,7 @@ pub fn exp(x: __m256) -> __m256 {
     _mm256_blendv_ps(e, x, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x))
 }
 
-/// The same on 16 lanes.
+/// As [`exp`], on 16 lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub fn exp_wide(x: __m512) -> __m512 {

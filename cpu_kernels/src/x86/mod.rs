@@ -19,7 +19,7 @@ pub const LANES: usize = 8;
 /// threads share the tail of each other's pieces, and lose what is fetched past them.
 pub const AHEAD: usize = 8192;
 
-/// The same for the codes and signs of lookups.
+/// As [`AHEAD`], for the codes and signs of lookups.
 pub const IN_LOOKUPS: usize = 2048;
 
 /// Fetches the line `BYTES` after `from`, as [`prefetch_at`].

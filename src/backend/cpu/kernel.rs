@@ -81,7 +81,7 @@ pub enum Kernels {
     /// Matrices in [`own_layout`]: what the file has as kernels read it is not repacked.
     #[default]
     AsLoaded,
-    /// The same for all.
+    /// This kernel for every matrix.
     All(Kernel),
     /// By (rows, cols); others in [`own_layout`].
     ByShape(Vec<((usize, usize), Kernel)>),
@@ -149,7 +149,7 @@ impl Kernels {
         Linear::ALL.iter().map(|&role| bytes(block.linear(role))).sum()
     }
 
-    /// What the summary calls them, where there is something to say.
+    /// Their name in the summary, where there is something to say.
     pub fn label(&self) -> Option<String> {
         match self {
             Self::AsLoaded | Self::All(Kernel::I2S) => None,

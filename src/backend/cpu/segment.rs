@@ -82,7 +82,7 @@ impl CpuSegment {
         self.head.is_some()
     }
 
-    /// What callers may rely on.
+    /// Limits that callers may rely on.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             max_tokens: self.batch_tokens,

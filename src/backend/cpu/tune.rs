@@ -34,7 +34,7 @@ pub const TILE_TOKENS: usize = 512;
 /// Something else than the default has to take less than this share of its time: smaller differences are noise.
 const WORTH: f64 = 0.97;
 
-/// What a kernel takes for a matrix of a shape.
+/// Times of a kernel on the matrices of a shape.
 #[derive(Clone, Debug)]
 pub struct Timing {
     /// (rows, cols)
@@ -51,7 +51,7 @@ pub struct Timing {
     pub prompt: Duration,
 }
 
-/// What ways to cut up the products of a shape take, with the kernel that is the fastest for it.
+/// Times of the ways to cut up the products of a shape, with the kernel that is the fastest for it.
 #[derive(Clone, Debug)]
 pub struct TilingTimes {
     /// (rows, cols)
@@ -64,23 +64,23 @@ pub struct TilingTimes {
     pub chosen: Tiling,
 }
 
-/// What all ternary products of a pass take on a number of threads.
+/// Times of all ternary products of a pass on a number of threads.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadsTimes {
     /// Threads, the calling one included.
     pub threads: usize,
-    /// Of one token.
+    /// Time for one token.
     pub decode: Duration,
-    /// Of a prompt.
+    /// Time for one prompt pass.
     pub prompt: Duration,
 }
 
-/// What was measured.
+/// Everything that [`measure`] measured.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Of every shape and kernel.
+    /// One for every shape and kernel.
     pub timings: Vec<Timing>,
-    /// Of every shape.
+    /// One for every shape.
     pub tilings: Vec<TilingTimes>,
     /// From one thread to all.
     pub threads: Vec<ThreadsTimes>,
@@ -100,7 +100,7 @@ impl Report {
     }
 }
 
-/// What to compute a model with.
+/// Kernels to compute a model with, and how the work is shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// By (rows, cols).

@@ -90,7 +90,7 @@ impl GpuBackend {
         }
     }
 
-    /// What all parts of `model` would take; an error when the GPU cannot run it, whatever its memory.
+    /// Memory that all parts of `model` would take; an error when the GPU cannot run it, whatever its memory.
     pub fn demand(&self, model: &Model, sizes: &Sizes) -> Result<Demand> {
         demand(&self.gpu, model, sizes)
     }
@@ -105,7 +105,7 @@ impl GpuBackend {
         Choice::of(candidates, model.config.vocab, true).is_some_and(Screen::serves)
     }
 
-    /// What has been done so far: the difference of two readings describes a step.
+    /// Work done so far: the difference of two readings describes a step.
     pub fn counters(&self) -> Counters {
         let mut all = Counters { objects_created: self.gpu.objects_created(), ..Counters::default() };
         for counters in self.segments.iter().map(GpuSegment::counters) {

@@ -178,7 +178,7 @@ pub struct AnswerArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Conversation")]
 pub struct ConversationArgs {
-    /// What the model is told before the first question [llama.cpp: -sys]
+    /// Instructions to the model before the first question [llama.cpp: -sys]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system_prompt: Option<String>,
 

@@ -14,11 +14,11 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// What computes: auto measures and takes the faster, and never a software GPU
+    /// Backend that computes: auto measures and takes the faster, and never a software GPU
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_BACKEND")]
     pub backend: BackendChoice,
 
-    /// What auto optimises: the time of an answer, the memory beside the mapped file, or the energy of a token
+    /// Goal of auto: the time of an answer, the memory beside the mapped file, or the energy of a token
     #[arg(long, value_enum, value_name = "WHAT", default_value = "speed", env = "BITNET_PREFER")]
     pub prefer: Preference,
 
@@ -38,8 +38,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
     pub gpu_memory: Option<u64>,
 
-    /// What multiplies ternary matrices on the CPU, a token at a time; the answers are the same. auto: what `tune` found,
-    /// else i2_s
+    /// Kernel for ternary matrices on the CPU, a token at a time; the answers are the same. auto: the one that `tune`
+    /// found, else i2_s
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
     pub kernel: KernelChoice,
 

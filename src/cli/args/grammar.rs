@@ -1,4 +1,4 @@
-//! What an answer has to look like.
+//! Options for the form of an answer: a grammar or a JSON schema.
 
 use std::{fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// What an answer has to look like.
+/// Form that an answer must have.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Form of the answer")]
 #[group(multiple = false)]
@@ -19,7 +19,7 @@ pub struct GrammarArgs {
     #[arg(long, value_name = "GRAMMAR", allow_hyphen_values = true)]
     pub grammar: Option<String>,
 
-    /// The same, from a file
+    /// As --grammar, from a file
     #[arg(long, value_name = "FILE")]
     pub grammar_file: Option<PathBuf>,
 
@@ -27,7 +27,7 @@ pub struct GrammarArgs {
     #[arg(short, long, value_name = "SCHEMA", allow_hyphen_values = true)]
     pub json_schema: Option<String>,
 
-    /// The same, from a file [llama.cpp: -jf]
+    /// As --json-schema, from a file [llama.cpp: -jf]
     #[arg(long, value_name = "FILE")]
     pub json_schema_file: Option<PathBuf>,
 }

@@ -102,7 +102,7 @@ pub struct LogitsArgs {
     pub engine: EngineArgs,
 }
 
-/// What `--ids` holds.
+/// Ids given with `--ids`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids(pub Vec<i64>);
 
@@ -155,7 +155,7 @@ pub struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000), allow_negative_numbers = true)]
     pub repetitions: u32,
 
-    /// What computes, separated by commas
+    /// Backends that compute, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
     pub backend: Vec<BackendChoice>,
 
@@ -163,7 +163,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
     pub gpu_memory: Option<u64>,
 
-    /// What multiplies ternary matrices on the CPU, a token at a time, separated by commas
+    /// Kernels for ternary matrices on the CPU, a token at a time, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
     pub kernel: Vec<KernelChoice>,
 
@@ -236,7 +236,7 @@ pub struct VerifyArgs {
     #[arg(short, long, visible_alias = "predict", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=4096), allow_negative_numbers = true)]
     pub n_predict: u32,
 
-    /// What multiplies ternary matrices on the CPU, a token at a time
+    /// Kernel for ternary matrices on the CPU, a token at a time
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
     pub kernel: KernelChoice,
 

@@ -111,7 +111,7 @@ pub struct TextArgs {
     pub file: Option<PathBuf>,
 }
 
-/// What I2_S files do not say.
+/// Properties that I2_S files do not state.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct LayoutArgs {
     /// How I2_S matrices are packed, which no file says: p64 if bitnet.cpp made it on ARM [default: auto for a file

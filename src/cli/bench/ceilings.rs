@@ -1,5 +1,5 @@
-//! What the processor can do at most, measured beside the tests: neighbours of a virtual machine, heat and power limits
-//! move it within minutes.
+//! Ceilings of the processor, measured beside the tests: neighbours of a virtual machine, heat and power limits move
+//! them within minutes.
 
 use std::{hint::black_box, time::Instant};
 
@@ -14,8 +14,8 @@ pub struct Ceilings {
     pub read_bytes_per_s: f64,
     /// int8 multiply-adds of the ternary kernels' instructions a second.
     pub multiply_adds_per_s: f64,
-    /// The same with the instructions that every processor of the architecture has: maddubs and a 16-bit addition on
-    /// x86. `None` where there are no others.
+    /// As `multiply_adds_per_s`, with the instructions that every processor of the architecture has: maddubs and a
+    /// 16-bit addition on x86. `None` where there are no others.
     pub basic_multiply_adds_per_s: Option<f64>,
 }
 
@@ -24,7 +24,7 @@ pub struct Probe<'a> {
     cpu: Cpu,
     /// With the slowest instructions but the reference; `None` where those are the ones in use.
     basic: Option<Cpu>,
-    /// What is streamed, a stretch at a time: weights, which are in memory anyway and lie there as those of a step do.
+    /// Bytes to stream, a stretch at a time: weights, which are in memory anyway and lie there as those of a step do.
     weights: &'a [u8],
     /// Where the next stretch begins.
     at: usize,
@@ -48,7 +48,7 @@ impl<'a> Probe<'a> {
         self.found.push(found);
     }
 
-    /// Of what was measured; `None` if nothing was.
+    /// Medians of the measurements; `None` if there were none.
     pub fn medians(self) -> Option<Ceilings> {
         let of = |value: fn(&Ceilings) -> f64| median(self.found.iter().map(value).collect());
         let first = self.found.first()?;

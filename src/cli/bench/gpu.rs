@@ -1,4 +1,4 @@
-//! What a test costs on the GPU: dispatches, recording, reading back, and the time of every kernel.
+//! Costs of a test on the GPU: dispatches, recording, reading back, and the time of every kernel.
 
 use std::any::Any;
 
@@ -12,7 +12,7 @@ use crate::{
     session::Session,
 };
 
-/// Of one test, for each of its tokens.
+/// Costs of one test, for each of its tokens.
 pub struct Costs {
     dispatches: f64,
     objects_created: f64,
@@ -20,7 +20,7 @@ pub struct Costs {
     record_us: f64,
     /// Tokens of the test.
     tokens: usize,
-    /// Of one more run of the test; `None` when not asked for.
+    /// Times of the kernels in one more run of the test; `None` when not asked for.
     kernels: Option<Vec<KernelTime>>,
 }
 
@@ -28,7 +28,7 @@ fn gpu(session: &mut Session) -> Option<&mut GpuBackend> {
     session.backends_mut().find_map(|backend| (backend as &mut dyn Any).downcast_mut())
 }
 
-/// What the GPU has done so far; `None` where none has a part.
+/// Work of the GPU so far; `None` where no GPU has a part.
 pub fn counters(session: &mut Session) -> Option<Counters> {
     gpu(session).map(|gpu| gpu.counters())
 }

@@ -29,12 +29,12 @@ use crate::{
     session::Session,
 };
 
-/// What a test took, repetition by repetition.
+/// Measurements of a test, repetition by repetition.
 #[derive(Debug)]
 pub struct Samples {
-    /// Of a whole test.
+    /// Time of the whole test in each repetition.
     pub times: Vec<Duration>,
-    /// Of each step of a [`Kind::Generate`], of all repetitions.
+    /// Time of each step of a [`Kind::Generate`], over all repetitions.
     pub steps: Vec<Duration>,
     /// Bytes of weights and cache that a decode step read at half the test's length.
     pub bytes_per_token: u64,
@@ -44,11 +44,11 @@ pub struct Samples {
     pub multiply_adds_per_token: u64,
     /// Multiply-adds a second of the ternary products of a prompt by themselves; `None` for other tests and for GPUs.
     pub ternary_rate: Option<f64>,
-    /// Of the processor's package for a token; `None` where the machine does not tell.
+    /// Energy of the processor's package for a token; `None` where the machine does not tell.
     pub millijoules_per_token: Option<f64>,
-    /// Of the last logits of the last repetition: two runs that compute the same have the same.
+    /// Hash of the last logits of the last repetition: two runs that compute the same have the same hash.
     pub logits_hash: u64,
-    /// What the GPU did in all of `times`; `None` where it has no part.
+    /// Work of the GPU in all of `times`; `None` where it has no part.
     pub gpu: Option<Counters>,
     /// Measured before each repetition; `None` for the GPU, whose ceilings are not known.
     pub ceilings: Option<Ceilings>,

@@ -24,7 +24,7 @@ use crate::{
     session::{Phase, Runtime, Sequence, Work},
 };
 
-/// What is run: so many sequences, each with a prompt and an answer.
+/// A test of so many sequences, each with a prompt and an answer.
 #[derive(Clone, Copy)]
 struct Test {
     sequences: usize,

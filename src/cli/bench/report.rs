@@ -18,7 +18,7 @@ use crate::{
     model::{Linear, Model},
 };
 
-/// What llama-bench says of the model.
+/// Facts about the model that llama-bench prints.
 pub struct ModelFacts {
     name: String,
     size_bytes: u64,
@@ -173,7 +173,7 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     (mean, if values.len() < 2 { 0.0 } else { (squares / (n - 1.0)).sqrt() })
 }
 
-/// Of a decode step (nearest rank); `None` for prompts.
+/// Quantile of the times of decode steps, in milliseconds (nearest rank); `None` for prompts.
 fn quantile_ms(row: &Row, q: f64) -> Option<f64> {
     let mut steps = row.samples.steps.clone();
     steps.sort_unstable();

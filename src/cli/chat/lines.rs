@@ -1,4 +1,4 @@
-//! What the person types: with history and edit keys on a terminal, line by line from anything else.
+//! Lines that the person types: with history and edit keys on a terminal, line by line from anything else.
 
 use std::io::{self, BufRead, IsTerminal};
 

@@ -18,7 +18,7 @@ pub(crate) enum ScaleReading {
     Divide,
 }
 
-/// What the directory says about its model.
+/// The description of the model in the directory.
 #[derive(Clone, Debug)]
 pub(crate) struct SourceConfig {
     /// Hyperparameters as the GGUF will state them.

@@ -16,14 +16,14 @@ use crate::{
     model::{Config, Family, Linear, Norm, names as gguf_names},
 };
 
-/// What a tensor of the output is made of.
+/// Source of a tensor of the output.
 pub(super) enum Content<'a> {
     /// A table of real numbers; (rows, cols).
     Table(&'a Tensor),
     /// A norm, written as F32.
     Norm {
         weight: &'a Tensor,
-        /// What is added to each number.
+        /// Number added to each element.
         offset: f32,
     },
     /// Numbers computed from the configuration, written as F32.

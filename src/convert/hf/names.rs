@@ -44,7 +44,7 @@ pub(super) fn linear(layer: usize, role: Linear) -> String {
     format!("layers.{layer}.{name}")
 }
 
-/// What old transformers versions saved with the weights and no longer read.
+/// True for buffers that old transformers versions saved with the weights and that are no longer read.
 pub(super) fn is_buffer(name: &str) -> bool {
     [".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"].iter().any(|end| name.ends_with(end))
 }

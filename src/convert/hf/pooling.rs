@@ -1,4 +1,5 @@
-//! What makes one vector of a text's many: the files of sentence-transformers, and the token that ends a text.
+//! Pooling, which makes one vector of a text's many: the files of sentence-transformers, and the token that ends a
+//! text.
 
 use std::path::{Component, Path, PathBuf};
 

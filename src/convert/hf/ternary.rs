@@ -15,7 +15,7 @@ const PLAUSIBLE_SCALES: std::ops::RangeInclusive<f32> = 1e-4..=1e2;
 pub(super) enum Origin {
     /// Real numbers, rounded to ternary: code = round(w * inverse), where inverse = 1 / mean|w|.
     Rounded {
-        /// What the weights are multiplied by.
+        /// Factor of the weights before rounding.
         inverse: f32,
     },
     /// The values are -c, 0 and +c already; c is the scale.

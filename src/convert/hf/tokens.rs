@@ -12,7 +12,7 @@ use crate::{
     tokenizer::{JsonOptions, to_gguf},
 };
 
-/// What the directory says about text.
+/// Facts about text in the directory.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     /// `tokenizer.*` in the order they are written.

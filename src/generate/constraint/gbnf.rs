@@ -29,7 +29,7 @@ enum Token {
 #[derive(Debug)]
 enum Item {
     Name(usize),
-    /// What both dialects spell alike, or a regular expression.
+    /// Text that both dialects spell alike, or a regular expression.
     Lark(String),
     Group(Vec<Vec<(Item, String)>>),
 }

@@ -18,11 +18,11 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// What may stand between the parts of JSON, once at each place: without a bound, small models write line breaks for
-/// ever. A schema can say otherwise, under the key `x-guidance` of llguidance.
+/// White space between the parts of JSON, once at each place: without a bound, small models write line breaks for ever.
+/// A schema can say otherwise, under the key `x-guidance` of llguidance.
 const WHITE_SPACE: &str = r"[ ]|\n[ \t]{0,20}";
 
-/// What the text of an answer has to be.
+/// Grammar that the text of an answer has to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grammar {
     /// A grammar in llama.cpp's GBNF, or in the Lark dialect of llguidance. What has `::=` in it is GBNF.

@@ -60,7 +60,7 @@ impl Drafter {
         self.text.push(id);
     }
 
-    /// What may come next, at most `most` tokens; `None` where nothing speaks for a guess, or guesses do not pay.
+    /// A draft of at most `most` tokens; `None` where nothing speaks for a guess, or guesses do not pay.
     pub(super) fn draft(&mut self, most: usize, end_ids: &[u32]) -> Option<Draft> {
         let most = most.min(self.limit.unwrap_or(usize::MAX));
         if most == 0 || self.trust == Trust::Unsound {

@@ -9,7 +9,7 @@ const CLASSES: usize = 3;
 /// Share of right tokens taken for granted before any is known, and how many tokens that counts for.
 const PRIOR: (f64, f64) = (0.6, 0.5);
 
-/// What older outcomes count for after each draft.
+/// Weight that older outcomes keep after each draft.
 const MEMORY: f64 = 0.7;
 
 /// Weight of the latest time in its average.

@@ -33,7 +33,7 @@ pub enum Needed {
     Summed,
 }
 
-/// What [`Rest::Summed`] may be off by, as a share of the sum, with room to spare.
+/// Most error of [`Rest::Summed`], as a share of the sum, with room to spare.
 const SUM_ERROR: f64 = 2e-4;
 
 /// The random number of a draw, in \[0, 1): a pure function of seed and position, in 32-bit integers only,

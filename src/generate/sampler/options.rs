@@ -1,8 +1,8 @@
-//! What to sample with, and the bounds of each number.
+//! Options of sampling, and the bounds of each number.
 
 use crate::error::{Error, Result};
 
-/// What to sample with; the defaults are llama.cpp's.
+/// Options of sampling; the defaults are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleOptions {
     /// Divides the logits before the draw; 0 or less takes the highest logit (greedy).
@@ -28,7 +28,8 @@ pub struct SampleOptions {
     pub presence_penalty: f32,
     /// Ids the penalties look back on, prompt included; 0 = none, `None` = the whole context.
     pub repeat_last_n: Option<usize>,
-    /// The same seed, logits and positions give the same ids; `None` draws a seed, see [`super::Sampler::seed`].
+    /// Seed of the draws: equal seeds, logits and positions give equal ids; `None` draws a seed, see
+    /// [`super::Sampler::seed`].
     pub seed: Option<u32>,
 }
 

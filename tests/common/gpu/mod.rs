@@ -1,4 +1,4 @@
-//! What the GPU suites share: opening a device (a software one counts), and small helpers on bytes.
+//! Code shared by the GPU suites: opening a device (a software one counts), and small helpers on bytes.
 
 pub mod model;
 

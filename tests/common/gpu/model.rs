@@ -14,7 +14,7 @@ use bitnet_gpu::{
     plan::KvType,
 };
 
-/// What varies between test models.
+/// Properties that vary between test models.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     pub family: Family,
@@ -251,7 +251,7 @@ fn add(to: &mut [f32], what: &[f32]) {
     to.iter_mut().zip(what).for_each(|(a, b)| *a += b);
 }
 
-/// What `block_q8_0` of ggml makes of a block.
+/// A block after rounding to ggml's `block_q8_0`.
 fn eight_bits(block: &[f32]) -> Vec<f32> {
     let largest = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
     let d = half::f16::from_f32(largest / 127.0).to_f32();

@@ -18,7 +18,7 @@ fn rhyming(ids: &[u32]) -> Vec<f32> {
 
 struct Drafted {
     outcome: Outcome,
-    /// What the caches hold in the end.
+    /// Tokens that the caches hold in the end.
     held: Vec<u32>,
     /// Runs of the model, with their tokens.
     passes: Vec<usize>,

@@ -33,7 +33,7 @@ pub struct Call {
     pub wanted: Want,
 }
 
-/// What all fakes of a test were asked, in order.
+/// Calls of all fakes of a test, in order.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<Call>>>);
 
@@ -55,7 +55,7 @@ pub struct Fake {
     pub name: &'static str,
     pub log: Log,
     pub script: Script,
-    /// What a pass over several tokens gives wrong.
+    /// Error of the first logit of a pass over several tokens.
     pub pass_error: f32,
     /// The error of the step at this position.
     pub fault: Option<(usize, fn() -> Error)>,

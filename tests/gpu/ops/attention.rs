@@ -279,7 +279,7 @@ fn cached_8_bit_values_are_the_processors_bytes() {
     }
 }
 
-/// What attention_decode leaves of a token with one head of q, k and v, in a cache of q8_0.
+/// Buffers that attention_decode leaves for a token with one head of q, k and v, in a cache of q8_0.
 fn decode_alone(gpu: &Gpu, x: &[f32]) -> Vec<Vec<u8>> {
     let head_dim = x.len() / 3;
     let width = head_dim as u32;
@@ -361,7 +361,7 @@ fn cache_rounding_equals_the_processors() {
     }
 }
 
-/// Of keys and values.
+/// Types of keys and values.
 const TYPES: [(KvType, KvType); 4] =
     [(KvType::F16, KvType::F16), (KvType::F32, KvType::Q8_0), (KvType::Q8_0, KvType::F32), (KvType::Q8_0, KvType::F16)];
 
@@ -426,7 +426,7 @@ fn attention_of_many_tokens_equals_the_reference() {
     }
 }
 
-/// What a model does to queries and keys before attention.
+/// Treatment of queries and keys before attention.
 #[derive(Clone, Copy, Debug)]
 enum Heads {
     /// Nothing: values stay such as f16 holds, so that only the arithmetic is compared.

@@ -208,8 +208,8 @@ impl Case {
     }
 }
 
-/// The same bits as norm_quantize and a product of what it wrote: with a norm and without, added to a residual, gated,
-/// from a slot and from the parts of attention, with a scale a token and with groups.
+/// Folded kernels give the bits of norm_quantize and a product of what it wrote: with a norm and without, added to a
+/// residual, gated, from a slot and from the parts of attention, with a scale a token and with groups.
 #[test]
 fn folding_changes_no_bit() {
     let Some(gpu) = open_gpu(Tuning::default()) else { return };

@@ -72,7 +72,7 @@ fn every_grouped_variant_equals_the_scalar_integers() {
     }
 }
 
-/// What a dispatch takes besides the codes.
+/// Inputs of a dispatch besides the codes.
 struct Case<'a> {
     rows: usize,
     cols: usize,

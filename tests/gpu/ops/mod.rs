@@ -78,7 +78,7 @@ fn batch(ids: &[u32], start: usize, base: usize) -> Vec<u8> {
     bytemuck::cast_slice(&words).to_vec()
 }
 
-/// What norm_quantize wrote: int8 (tokens, words * 4), steps and sums.
+/// Output of norm_quantize: int8 (tokens, words * 4), steps and sums.
 struct Quantized {
     values: Vec<i8>,
     steps: Vec<f32>,

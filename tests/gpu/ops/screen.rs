@@ -21,7 +21,7 @@ fn words(bytes: &[u8]) -> Vec<u32> {
     bytemuck::pod_collect_to_vec(bytes)
 }
 
-/// Of a float, in its order.
+/// Key of a float, which sorts as the float does.
 fn key(value: f32) -> u32 {
     let bits = if value == 0.0 { 0 } else { value.to_bits() };
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }

@@ -81,7 +81,7 @@ impl Batch {
         (caches, out)
     }
 
-    /// The same in steps of one token.
+    /// As `together`, in steps of one token.
     fn alone(&self, cpu: &Cpu) -> (Vec<KvCache>, Vec<f32>) {
         let (mut caches, mut out) = (self.caches.clone(), Vec::new());
         let tokens = self.rows.iter().flat_map(|row| (row.start..row.end()).map(|position| (row.cache, position)));
@@ -97,7 +97,7 @@ impl Batch {
     }
 }
 
-/// Of different lengths, from nothing to several parts of keys, one to eight tokens in all.
+/// Rows (start, tokens) of different lengths, from nothing to several parts of keys, one to eight tokens in all.
 const ROWS: [&[(usize, usize)]; 7] = [
     &[(0, 1), (0, 1)],
     &[(40, 1)],
@@ -156,7 +156,7 @@ fn a_step_of_nothing_is_nothing() {
     }
 }
 
-/// What a step of these rows panics with.
+/// The panic message of a step of these rows.
 fn refusal(rows: &[Placed], tokens: usize) -> String {
     let run = || {
         let caches =

@@ -19,7 +19,7 @@ pub const STEP: usize = 32;
 /// The weights of a step.
 pub type Weights = [__m256; 4];
 
-/// The same in 512-bit vectors.
+/// As [`Weights`], in 512-bit vectors.
 pub type WideWeights = [__m512; 2];
 
 /// A type of weights, in units of a whole number of steps.
@@ -28,7 +28,7 @@ pub trait Weight {
     const BYTES: usize;
     /// Steps of a unit.
     const STEPS: usize;
-    /// What the steps of a unit have in common, worked out once.
+    /// Data shared by the steps of a unit, worked out once.
     type Unit<'a>;
 
     /// `bytes` has [`Self::BYTES`].

@@ -32,7 +32,7 @@ pub(super) fn q4k(block: &[u8; Q4K_BYTES], out: &mut [f32; 256]) {
     }
 }
 
-/// What the values of each run are multiplied by, and what is then taken off, from d, dmin and the packed scales.
+/// Factors of the values of each run, and the minima taken off afterwards, from d, dmin and the packed scales.
 ///
 /// The first four runs have 6 bits of each in bytes 0..3 and 4..7; the others four bits of both in bytes 8..11 and the
 /// upper two in the upper bits of the first eight.

@@ -38,7 +38,7 @@ mod tests {
         testing::Rng,
     };
 
-    /// What the codec of the same dialect reads: it is tested on bytes written by hand.
+    /// Decoding agrees with the codec of the same dialect, which is tested on bytes written by hand.
     #[test]
     fn the_blocks_are_those_of_the_dialects() {
         let mut rng = Rng::new(41);

@@ -9,7 +9,7 @@ pub(super) struct Flat<const B: usize, const N: usize> {
     pub pack: fn(&[u8; N], &mut [u8; B]),
 }
 
-/// What a row and a block have in common.
+/// The overlap of a row and a block.
 struct Overlap {
     /// First column of the row.
     col: usize,

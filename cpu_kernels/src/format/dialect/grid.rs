@@ -17,7 +17,7 @@ pub(super) const COLUMN_ROWS: usize = 32;
 /// A column of 32 rows, a byte each: row r is byte r % 8, from the lowest up, of number r / 8.
 pub(super) type Column = [u64; COLUMN_ROWS / 8];
 
-/// The same byte eight times.
+/// `byte` eight times.
 pub(super) const fn all(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }

@@ -21,7 +21,7 @@ struct Tile<'a> {
     /// (rows, blocks) packed as [`Layout::Base3`](crate::format::Layout::Base3)
     codes: &'a [[u8; BASE3_BLOCK_BYTES]],
     rows: usize,
-    /// Of a row.
+    /// Blocks of a row.
     blocks: usize,
     /// (tokens, runs), zero where a row's last block is padding
     values: &'a [[i8; BASE3_RUN]],

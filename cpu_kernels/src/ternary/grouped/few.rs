@@ -132,12 +132,12 @@ pub fn blocks_of_each<'a, T, const B: usize, const N: usize>(all: &[&'a [T]; N],
 /// Fetches the scales of the groups whose codes [`prefetch_ahead`](crate::x86::prefetch_ahead) fetches.
 #[inline]
 pub fn prefetch_scales(scales: &[u16; PANEL_ROWS]) {
-    /// Of 8 groups of 128.
+    /// Bytes of the scales of 8 groups of 128.
     const AHEAD: usize = 8 * size_of::<[u16; PANEL_ROWS]>();
     x86::prefetch_at(scales.as_ptr().cast(), AHEAD);
 }
 
-/// What the variants of 256-bit vectors share: 16 rows are two vectors.
+/// Code shared by the variants of 256-bit vectors: 16 rows are two vectors.
 pub mod halves {
     use std::arch::x86_64::*;
 

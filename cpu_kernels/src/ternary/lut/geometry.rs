@@ -9,7 +9,7 @@ const PAIR_TILE: usize = 32;
 /// A matrix as lookups see it: checked and padded.
 pub struct Lookup<'a> {
     codes: &'a [u8],
-    /// Of 16 groups of columns each: 32 bytes, one of signs.
+    /// Signs of the triples: 32 bytes for each 24 columns of 32 rows.
     signs: &'a [u8],
     pairs: &'a [u8],
     tile: Tile,

@@ -44,7 +44,7 @@ fn byte(group: usize, row: usize) -> usize {
     group / 2 * 32 + [0, 2, 1, 3][row / 8] * 8 + row % 8
 }
 
-/// What a byte, whose high nibble is for the even groups, adds to a sum.
+/// The entry that a byte, whose high nibble is for the even groups, adds to a sum.
 fn entry(tables: &Quad, group: usize, byte: u8) -> i32 {
     let (pair, slot) = place(group);
     let index = 16 * slot + usize::from(if group.is_multiple_of(2) { byte >> 4 } else { byte & 15 });

@@ -32,9 +32,9 @@ pub struct Quad(pub [[u8; 32]; 4]);
 /// The tables of a token.
 #[derive(Debug, Default)]
 pub struct Tables {
-    /// Of the columns from 0 on.
+    /// Tables of the columns from 0 on.
     triples: Vec<Quad>,
-    /// Of the columns from `first_pair` on.
+    /// Tables of the columns from `first_pair` on.
     pairs: Vec<Quad>,
     first_pair: usize,
 }

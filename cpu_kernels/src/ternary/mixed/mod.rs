@@ -82,7 +82,7 @@ pub fn choice(vnni: Avx512Vnni, rows: usize, tokens: usize) -> Option<Avx512Vbmi
 
 /// Measures both on a tile whose columns fill a panel.
 fn is_faster(vbmi: Avx512Vbmi) -> bool {
-    /// What measuring may be wrong by.
+    /// Error that a measurement may have, as a factor.
     const LEAST_GAIN: f64 = 1.03;
     const ROWS: usize = 1024;
     const STRIDE: usize = BLOCKS * I2S_BLOCK;

@@ -11,8 +11,8 @@ use crate::x86::{
 /// Rows of a panel: four sets of 16, or two pairs of such sets.
 pub const ROWS: usize = 64;
 
-/// Of each set of 16 rows the codes of a step's quads of columns, as in the module `panel`; of each pair of sets the
-/// numbers of its lookups, two in a lane of 16 bits, the first set's rows in the even lanes.
+/// For each set of 16 rows, the codes of a step's quads of columns, as in the module `panel`; for each pair of sets,
+/// the numbers of its lookups, two in a lane of 16 bits, the first set's rows in the even lanes.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub struct Step {

@@ -40,8 +40,7 @@ pub const NUMBERS: [u8; 64] = {
     numbers
 };
 
-/// What the bytes x + 128, y + 128 are multiplied by, and z + 128, 128: the second of the latter takes away all that 128
-/// adds.
+/// Factors of the bytes x + 128, y + 128, and of z + 128, 128: the last one takes away all that 128 adds.
 const FACTORS: [[i8; 64]; 2] = {
     let mut factors = [[0; 64]; 2];
     let mut number = 0;

@@ -11,7 +11,7 @@ use bitnet_cpu_kernels::{
 use super::arenas::{Region, Uploader};
 use crate::{error::Result, model::DenseMatrix};
 
-/// What is kept of a row behind its codes: scale, error, norm, and 1 where a weight is not finite.
+/// Bytes kept of a row behind its codes: scale, error, norm, and 1 where a weight is not finite.
 const KEPT_BYTES: usize = 16;
 
 /// Bytes of a row of the copy.

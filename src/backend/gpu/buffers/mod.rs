@@ -1,4 +1,4 @@
-//! What lies on the device: weights in arenas, activations, caches, and the way back to the processor.
+//! Memory on the device: weights in arenas, activations, caches, and the way back to the processor.
 
 pub mod activations;
 pub mod arenas;

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What an adapter is and can do.
+/// Name, kind and capabilities of an adapter.
 #[derive(Clone, Debug)]
 pub struct AdapterCaps {
     /// As the driver calls it.

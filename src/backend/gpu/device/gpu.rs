@@ -123,7 +123,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// What the adapter can do.
+    /// Capabilities of the adapter.
     pub fn caps(&self) -> &AdapterCaps {
         &self.caps
     }
@@ -169,7 +169,7 @@ impl Gpu {
         self.memory().bytes
     }
 
-    /// The same, and how it is known.
+    /// As [`Self::memory_bytes`], and how it is known.
     pub fn memory(&self) -> Memory {
         if self.testing.load(Ordering::Relaxed) { self.caps.memory } else { *lock(&self.memory) }
     }
@@ -205,7 +205,7 @@ impl Gpu {
         self.device.limits().max_compute_workgroup_storage_size as usize
     }
 
-    /// What the offset of a binding must be a multiple of.
+    /// Alignment of the offset of a binding, in bytes.
     pub fn offset_alignment(&self) -> u64 {
         self.offset_alignment
     }
@@ -242,7 +242,7 @@ impl Gpu {
         self.tuning.fault_of(Some(bytes)).filter(|_| !self.testing.load(Ordering::Relaxed))
     }
 
-    /// The same for a step of the segment that runs `positions`.
+    /// The fault of a test, where it is meant for a step of the segment that runs `positions`.
     pub(crate) fn fault_in(&self, positions: &Range<usize>, bytes: u64) -> Option<Fault> {
         self.fault(bytes).filter(|fault| fault.hits(positions))
     }
@@ -277,7 +277,7 @@ impl Gpu {
         self.create_buffer(label, bytes, usage, false)
     }
 
-    /// The same, mapped for writing: to be unmapped before it is used.
+    /// As [`Self::buffer`], mapped for writing: to be unmapped before it is used.
     pub(crate) fn mapped_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
         self.create_buffer(label, bytes, usage | wgpu::BufferUsages::MAP_WRITE, true)
     }

@@ -1,4 +1,4 @@
-//! What went wrong on a device: wgpu's callbacks fill it in, and the next check makes an error of it.
+//! Failures of a device: wgpu's callbacks note them, and the next check makes an error of them.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What wgpu or the driver refused.
+/// An operation that wgpu or the driver refused.
 #[derive(Debug)]
 pub struct Failure {
     pub out_of_memory: bool,
@@ -32,12 +32,12 @@ struct Noted {
     failure: Option<Failure>,
 }
 
-/// What went wrong since the last look.
+/// Failures since the last check.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<Noted>);
 
 impl Health {
-    /// Of a device, which reports to it from now on.
+    /// The health of a device, which reports to it from now on.
     pub fn of(device: &wgpu::Device) -> Arc<Self> {
         let health = Arc::new(Self::default());
         let errors = Arc::clone(&health);

@@ -21,27 +21,28 @@ impl Memory {
     }
 }
 
-/// What a driver tells.
+/// A driver's answer about its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
-    /// What this process may still take without others being swapped out.
+    /// Memory that this process may still take without others being swapped out.
     Free(Memory),
     /// The size of the memory, whatever others use of it.
     Whole(Memory),
 }
 
-/// Of free memory, the rest is for what the driver allocates beside our buffers.
+/// Share of the free memory that is used: the rest is for what the driver allocates beside our buffers.
 const FREE_SHARE_PERCENT: u64 = 90;
-/// Of all memory, the rest is for the desktop and other programs where they share it with the processor.
+/// Share of all memory that is used where the processor shares it: the rest is for the desktop and other programs.
 const UNIFIED_SHARE_PERCENT: u64 = 60;
-/// The same for memory of the GPU's own.
+/// Share of all memory that is used where it is the GPU's own.
 const DEDICATED_SHARE_PERCENT: u64 = 90;
-/// Of the machine's free memory where the GPU has none of its own: the rest keeps the machine usable.
+/// Share of the machine's free memory that is used where the GPU has none of its own: the rest keeps the machine
+/// usable.
 const MACHINE_SHARE_PERCENT: u64 = 75;
-/// What the smallest machines with drivers that tell nothing can give.
+/// Memory assumed where a driver tells nothing: the smallest such machines can give it.
 const ASSUMED: Memory = Memory { bytes: 4 << 30, source: "assumed: this driver interface reports no memory size" };
 
-/// What may be used of `adapter`; `unified` = it shares its memory with the processor.
+/// Memory of `adapter` that may be used; `unified` = it shares its memory with the processor.
 pub(crate) fn available(adapter: &wgpu::Adapter, unified: bool) -> Memory {
     let report = vulkan(adapter).or_else(|| dxgi(adapter)).or_else(|| metal(adapter));
     allowed(report, if unified { machine::free_memory_bytes() } else { None })

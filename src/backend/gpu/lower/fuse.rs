@@ -18,7 +18,7 @@ pub enum Phase {
     Prefill,
 }
 
-/// What a quantisation reads.
+/// Source of a quantisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     Slot(Slot),
@@ -42,7 +42,7 @@ pub struct SlotNorm {
     pub add: bool,
 }
 
-/// What becomes of queries and keys on their way into the cache.
+/// Norms and rotation of queries and keys before attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heads {
     pub q_norm: Option<Norm>,
@@ -57,22 +57,22 @@ pub enum Step {
     Product {
         /// Number among the joined matrices of the block ([`joined`]).
         joined: usize,
-        /// What the kernel itself does with its input first.
+        /// Norm and quantisation of the input that the kernel does itself first.
         fold: Option<Quantize>,
-        /// What it does with its result.
+        /// Activation applied before the product is stored.
         gate: Option<Activation>,
     },
     /// Head norms, rotation, and the keys and values into the cache.
     RopeAppend(Heads),
     AttentionPrefill,
-    /// The same as [`Step::RopeAppend`] and the attention over parts of the keys.
+    /// [`Step::RopeAppend`] and the attention over parts of the keys, in one.
     AttentionDecode(Heads),
-    /// Of the parts, where there are several.
+    /// Merges the results of the parts, where there are several.
     Merge,
     Gate(Activation),
 }
 
-/// What else decides.
+/// Conditions on which the choice of steps depends.
 pub struct Rules<'a> {
     pub phase: Phase,
     /// Whether the product of those matrices can norm and quantise its input itself.
@@ -81,7 +81,7 @@ pub struct Rules<'a> {
     pub whole: &'a dyn Fn(usize) -> bool,
 }
 
-/// What a dispatch may multiply at once: three scales fit in its parameters.
+/// Most matrices that a dispatch may multiply by at once: three scales fit in its parameters.
 const MAX_PARTS: usize = 3;
 
 /// The parts of a [`Op::Linear`] that one dispatch can do: their outputs lie one after the other.

@@ -1,4 +1,4 @@
-//! What every lowering needs: the buffers of a segment, and the bindings that a kernel takes of them.
+//! Data that every lowering needs: the buffers of a segment, and the bindings that a kernel takes of them.
 
 use super::weights::{LayerWeights, Weights};
 use crate::{
@@ -20,7 +20,7 @@ pub fn place_code(place: usize) -> u32 {
     u32::MAX - place as u32
 }
 
-/// What is wrong where, from that word; `None` when nothing is.
+/// The damaged place by that word; `None` when nothing is damaged.
 pub fn damaged_place(word: u32, layers: usize) -> Option<String> {
     match (word != 0).then(|| (u32::MAX - word) as usize)? {
         0 => Some("the embedding".to_owned()),

@@ -49,7 +49,8 @@ pub fn gamma(cols: usize) -> f32 {
     units / (1.0 - units) * 1.01
 }
 
-/// What a bound may lose where a device takes subnormal numbers for 0: each product and sum the smallest normal one.
+/// The most that a bound may lose where a device takes subnormal numbers for 0: each product and sum the smallest
+/// normal one.
 pub fn least(cols: usize) -> f32 {
     (4 * cols + 64) as f32 * f32::MIN_POSITIVE
 }

@@ -43,13 +43,13 @@ pub enum Choice {
     Top,
 }
 
-/// What [`Choice::Few`] gives; less than 2 where it is no choice.
+/// Number of ids that [`Choice::Few`] gives; less than 2 where it is no choice.
 pub fn few(vocab: usize) -> usize {
     FEW.min(vocab / ROWS_OF_FEW)
 }
 
 impl Choice {
-    /// What gives at least `count` ids of `vocab`; `None` where all logits are needed.
+    /// The choice that gives at least `count` ids of `vocab`; `None` where all logits are needed.
     pub fn of(count: usize, vocab: usize, screened: bool) -> Option<Self> {
         match count {
             1 => Some(Self::Greedy),
@@ -127,7 +127,7 @@ impl Select {
         }
     }
 
-    /// Of any choice.
+    /// Most dispatches of any choice.
     pub fn most_dispatches(&self) -> usize {
         self.argmax.len().max(self.top.len())
     }

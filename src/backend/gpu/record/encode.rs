@@ -245,10 +245,10 @@ impl Recorder {
     }
 }
 
-/// What is ready to be submitted.
+/// Commands ready to be submitted.
 pub struct Recorded {
     commands: wgpu::CommandBuffer,
-    /// Of the profiler.
+    /// Time stamps for the profiler.
     stamps: Option<Pending>,
     dispatches: u64,
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// What a submit should take: below 50 ms by as much as one differs from the next.
+/// Time that a submit should take: below 50 ms by as much as one differs from the next.
 const WANTED: Duration = Duration::from_millis(40);
 /// Multiply-adds of the first submit, before anything is measured: 50 ms at 20 GMAC/s, a weak integrated GPU.
 const FIRST_MACS: f64 = 1e9;

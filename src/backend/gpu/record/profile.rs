@@ -1,4 +1,4 @@
-//! What each kernel costs, from time stamps of the GPU.
+//! The time of each kernel, from time stamps of the GPU.
 //!
 //! In: the steps of a segment while it is profiled; each dispatch becomes a compute pass of its own with a time
 //! stamp at both ends, so a profiled step is slower than a usual one, which knows nothing of this. Out: one
@@ -24,23 +24,23 @@ pub struct KernelTime {
     pub calls: u64,
     /// All of its time on the GPU.
     pub time: Duration,
-    /// What all calls had to read of weights and caches, once a call. Activations, which stay in the GPU's caches,
-    /// are not counted.
+    /// Bytes of weights and caches that all calls had to read, once a call. Activations, which stay in the GPU's
+    /// caches, are not counted.
     pub bytes: u64,
     /// The part of `bytes` that one call reads of weights: tells apart the products of a layer.
     pub weight_bytes_per_call: u64,
 }
 
-/// What a dispatch reads from memory.
+/// Bytes that a dispatch reads from memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     weight_bytes: u64,
-    /// Of a cache that is full.
+    /// Bytes of the cache when it is full.
     cache_bytes: u64,
 }
 
 impl Traffic {
-    /// Of a kernel with these bindings.
+    /// Traffic of a kernel with these bindings.
     pub fn new(program: Program, buffers: &[wgpu::BufferBinding<'_>]) -> Self {
         let sum = |bindings: &[usize]| -> u64 {
             let bound = bindings.iter().filter_map(|&i| buffers.get(i));
@@ -156,7 +156,7 @@ impl Profiler {
         Ok(())
     }
 
-    /// What was timed.
+    /// Times of the kernels.
     pub fn finish(self) -> Vec<KernelTime> {
         self.kernels
     }

@@ -1,8 +1,8 @@
-//! What steps cost, in numbers that do not depend on the machine.
+//! Costs of steps, in numbers that do not depend on the machine.
 
 use std::time::Duration;
 
-/// What steps have done so far; differences between two readings describe a step.
+/// Work of the steps so far; differences between two readings describe a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// wgpu objects created.
@@ -18,7 +18,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// What was done between `before` and this reading.
+    /// Work done between `before` and this reading.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             objects_created: self.objects_created - before.objects_created,

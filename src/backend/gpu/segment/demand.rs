@@ -1,4 +1,4 @@
-//! What a model needs on this GPU, by part, from the same placement that loading does.
+//! Demand of a model for memory on this GPU, by part, from the same placement that loading does.
 
 use super::plan::segment_bytes;
 use crate::{

@@ -58,7 +58,7 @@ pub struct GpuSegment {
     pub cached: Vec<usize>,
     /// How much one submit of a prompt may be.
     pub pace: Pace,
-    /// What a test makes fail in the step at hand.
+    /// Failure that a test asks for in the step at hand.
     pub fault: Option<Fault>,
     pub flight: Flight,
     /// A step that is recorded before it is asked for.
@@ -142,7 +142,7 @@ impl GpuSegment {
         })
     }
 
-    /// What callers may rely on.
+    /// Limits that callers may rely on.
     pub fn limits(&self) -> Limits {
         let most = if self.segment.head { MOST.min(self.model.config.vocab) } else { 0 };
         Limits {
@@ -153,7 +153,7 @@ impl GpuSegment {
         }
     }
 
-    /// What this segment has done so far, without the objects created.
+    /// Work of this segment so far, without the objects created.
     pub fn counters(&self) -> Counters {
         Counters {
             objects_created: 0,
@@ -171,7 +171,7 @@ impl GpuSegment {
         Ok(())
     }
 
-    /// What was timed; ends it.
+    /// Ends the profile and returns the times of the kernels.
     pub fn take_profile(&mut self) -> Vec<KernelTime> {
         self.recorder.profiler.take().map(Profiler::finish).unwrap_or_default()
     }

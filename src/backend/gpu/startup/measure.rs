@@ -72,7 +72,7 @@ fn is_right(gpu: &Gpu, known: &KnownProduct, program: Program, cut: (u32, usize)
 const FOLDED: Program = Shader::TernaryMatvec.reading(Input::Slot);
 const FOLDED_ROWS: usize = FOLDED.workgroup() as usize / 4;
 
-/// What the timed kernels read and write.
+/// Buffers that the timed kernels read and write.
 struct Timed<'a> {
     gpu: &'a Gpu,
     buffers: [wgpu::Buffer; 7],

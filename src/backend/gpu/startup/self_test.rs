@@ -48,7 +48,7 @@ fn products() -> [Program; 4] {
 pub struct Candidate {
     /// Which kernels.
     pub choices: Choices,
-    /// Of a product of one token, and of 64 tokens; `None` where nothing was measured.
+    /// Microseconds for a product of one token, and of 64 tokens; `None` where nothing was measured.
     pub us: Option<[f64; 2]>,
 }
 
@@ -62,7 +62,7 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// What is kept.
+/// Result of the self-test that is kept for later runs.
 #[derive(Serialize, Deserialize)]
 struct Passed {
     lanes: Lanes,
@@ -114,7 +114,8 @@ fn key(gpu: &Gpu, options: &OpenOptions) -> String {
     format!("{} | {caps} | {choices} | {cut:?} | timed {measure:?} | {hash:016x}", env!("CARGO_PKG_VERSION"))
 }
 
-/// What may be chosen: the choices of the device, and with `all` what differs from them and is not fixed by its tuning.
+/// The candidates: the choices of the device, and with `all` those that differ from them and are not fixed by its
+/// tuning.
 fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
     let own = gpu.choices();
     let mut lanes = vec![own.lanes];
@@ -243,7 +244,7 @@ fn known_output(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     Ok([run(0..TOKENS)?, run(TOKENS..TOKENS + 1)?].concat())
 }
 
-/// What is wrong, separately for the prompt and the token after it, as different kernels compute them.
+/// Fault of the layer's output, separately for the prompt and the token after it, as different kernels compute them.
 fn layer_fault(found: &[f32], expected: &[f32]) -> Option<String> {
     let parts = [("a prompt", 0..TOKENS * DIM), ("a token with attention over a prompt", TOKENS * DIM..expected.len())];
     parts.into_iter().find_map(|(part, range)| {
