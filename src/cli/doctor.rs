@@ -10,7 +10,7 @@ use super::{args::DoctorArgs, devices, format, machine, output};
 use crate::{
     backend::{
         cpu,
-        gpu::{AdapterCaps, Candidate, GpuBackend, Measure, OpenOptions, adapters},
+        gpu::{AdapterCaps, GpuBackend, Measure, OpenOptions, TestedChoices, adapters},
     },
     error::{Error, Result},
 };
@@ -68,7 +68,7 @@ fn test(gpu: &AdapterCaps) -> Result<Vec<String>> {
     if caps.backend == gpu.backend {
         let chosen = opened.gpu().choices();
         let cut = opened.gpu().geometry();
-        let of = |c: &Candidate| if c.choices == chosen { format!("chosen: {c}; {cut}") } else { c.to_string() };
+        let of = |c: &TestedChoices| if c.choices == chosen { format!("chosen: {c}; {cut}") } else { c.to_string() };
         Ok(opened.compared().iter().map(of).collect())
     } else {
         // One card, two drivers: the other one is what the program would take.

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{args::TuneArgs, format, output, source};
 use crate::{
-    backend::cpu::tune::{self, Choice, PROMPT_TOKENS, Report, TILE_TOKENS, Timing},
+    backend::cpu::tune::{self, CpuTuning, PROMPT_TOKENS, TILE_TOKENS, Timing, TuningReport},
     engine::tuned,
     error::Result,
 };
@@ -37,11 +37,11 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name(), to_text(&report, &choice)))
 }
 
-fn is_chosen(choice: &Choice, timing: &Timing) -> bool {
+fn is_chosen(choice: &CpuTuning, timing: &Timing) -> bool {
     choice.kernels.contains(&(timing.shape, timing.kernel))
 }
 
-fn to_json(report: &Report, choice: &Choice) -> Json {
+fn to_json(report: &TuningReport, choice: &CpuTuning) -> Json {
     let timing = |timing: &Timing| {
         json!({
             "rows": timing.shape.0,
@@ -98,7 +98,7 @@ fn to_json(report: &Report, choice: &Choice) -> Json {
 }
 
 /// Three tables: kernels, ways to cut the work up, threads.
-fn to_text(report: &Report, choice: &Choice) -> String {
+fn to_text(report: &TuningReport, choice: &CpuTuning) -> String {
     let us = |time: Duration| format!("{:.1}", microseconds(time));
     let mark = |yes: bool| if yes { "yes" } else { "" }.to_owned();
     let prompt_heading = format!("{PROMPT_TOKENS} tokens us");

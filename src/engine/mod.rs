@@ -43,7 +43,7 @@ pub use source::{I2sLayout, ModelFile, OpenOptions, located, open};
 pub use text::TextSession;
 
 use crate::{
-    backend::cpu::{CpuBackend, Kernel, Kernels, tune::Choice},
+    backend::cpu::{CpuBackend, Kernel, Kernels, tune::CpuTuning},
     error::{Error, Result},
     machine,
     model::Model,
@@ -188,7 +188,7 @@ impl Engine {
     fn cpu_backend(&self, model: &Model) -> CpuBackend {
         let threads = self.options.thread_count();
         let backend = CpuBackend::with_kernels(Isa::detect(), threads, self.kernels_of(model));
-        let Some(Choice { mut split, .. }) = tuned::load(model, threads) else { return backend };
+        let Some(CpuTuning { mut split, .. }) = tuned::load(model, threads) else { return backend };
         if self.options.threads.is_some() {
             (split.decode_threads, split.prompt_threads) = (threads, threads);
         }

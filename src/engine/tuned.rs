@@ -4,7 +4,7 @@ use bitnet_cpu_kernels::{isa::Isa, ternary::Tiling};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backend::cpu::{Kernel, Split, tune::Choice},
+    backend::cpu::{Kernel, WorkSplit, tune::CpuTuning},
     cache_dir::Cache,
     machine,
     model::{Linear, Model},
@@ -13,7 +13,7 @@ use crate::{
 /// The area of the user's cache.
 const KERNELS: &str = "kernels";
 
-/// A [`Choice`] in words and numbers.
+/// A [`CpuTuning`] in words and numbers.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     /// Rows, columns, the kernel.
@@ -25,8 +25,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(choice: &Choice) -> Self {
-        let Split { tilings, decode_threads, prompt_threads } = &choice.split;
+    fn new(choice: &CpuTuning) -> Self {
+        let WorkSplit { tilings, decode_threads, prompt_threads } = &choice.split;
         let kernels = choice.kernels.iter().map(|((rows, cols), kernel)| (*rows, *cols, kernel.name().to_owned()));
         let numbers =
             |((rows, cols), t): &((usize, usize), Tiling)| (*rows, *cols, t.few_bytes(), t.rows(), t.tokens());
@@ -39,7 +39,7 @@ impl Kept {
     }
 
     /// `None` if it is none that this program has kept for so many threads.
-    fn choice(self, threads: usize) -> Option<Choice> {
+    fn choice(self, threads: usize) -> Option<CpuTuning> {
         let kernels = self.kernels.into_iter().map(|(rows, cols, name)| Some(((rows, cols), Kernel::by_name(&name)?)));
         let tiling = |(rows, cols, few_bytes, tile_rows, tile_tokens)| {
             Some(((rows, cols), Tiling::new(few_bytes, tile_rows, tile_tokens)?))
@@ -47,21 +47,21 @@ impl Kept {
         let Self { decode_threads, prompt_threads, .. } = self;
         let counts_fit = [decode_threads, prompt_threads].iter().all(|count| (1..=threads).contains(count));
         let tilings = self.tilings.into_iter().map(tiling).collect::<Option<_>>()?;
-        let choice = Choice {
+        let choice = CpuTuning {
             kernels: kernels.collect::<Option<_>>()?,
-            split: Split { tilings, decode_threads, prompt_threads },
+            split: WorkSplit { tilings, decode_threads, prompt_threads },
         };
         Some(choice).filter(|_| counts_fit)
     }
 }
 
 /// The choice kept for the model.
-pub fn load(model: &Model, threads: usize) -> Option<Choice> {
+pub fn load(model: &Model, threads: usize) -> Option<CpuTuning> {
     Cache::of_user().get::<Kept>(KERNELS, &key(model, threads))?.choice(threads)
 }
 
 /// Keeps what was found; gives the file, where there is one.
-pub fn keep(model: &Model, threads: usize, choice: &Choice) -> Option<String> {
+pub fn keep(model: &Model, threads: usize, choice: &CpuTuning) -> Option<String> {
     let (cache, key) = (Cache::of_user(), key(model, threads));
     cache.put(KERNELS, &key, &Kept::new(choice));
     cache.path(KERNELS, &key, "json").filter(|path| path.exists()).map(|path| path.display().to_string())
@@ -88,10 +88,10 @@ fn key(model: &Model, threads: usize) -> String {
 mod tests {
     use super::*;
 
-    fn choice() -> Choice {
-        Choice {
+    fn choice() -> CpuTuning {
+        CpuTuning {
             kernels: vec![((64, 256), Kernel::TL2), ((32, 512), Kernel::I2S)],
-            split: Split {
+            split: WorkSplit {
                 tilings: vec![((64, 256), Tiling::new(1 << 14, 64, 256).unwrap())],
                 decode_threads: 2,
                 prompt_threads: 4,

@@ -14,16 +14,16 @@ use crate::{
 pub struct AnswerId(pub u64);
 
 /// An answer in the making, and the sequence it is written in.
-struct Writer {
+struct RunningAnswer {
     id: AnswerId,
     generation: Generation,
     sequence: Sequence,
     /// Its part in the step at hand.
-    part: Part,
+    part: StepShare,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum StepShare {
     /// Nothing: a prompt that waits for its turn, or an answer that has ended.
     Waits,
     /// So many leading tokens of a prompt that is longer.
@@ -37,7 +37,7 @@ enum Part {
 pub struct Batcher {
     runtime: Runtime,
     /// Oldest first.
-    writers: Vec<Writer>,
+    writers: Vec<RunningAnswer>,
     events: VecDeque<(AnswerId, Event)>,
     next_id: u64,
 }
@@ -58,7 +58,7 @@ impl Batcher {
         let Some(sequence) = self.runtime.begin() else { return Err(Box::new(generation)) };
         let id = AnswerId(self.next_id);
         self.next_id += 1;
-        self.writers.push(Writer { id, generation, sequence, part: Part::Waits });
+        self.writers.push(RunningAnswer { id, generation, sequence, part: StepShare::Waits });
         Ok(id)
     }
 
@@ -80,7 +80,7 @@ impl Batcher {
     /// Takes an answer out that has ended; its sequence is free for another.
     pub fn finished(&mut self) -> Option<(AnswerId, Generation)> {
         let at = self.writers.iter().position(|writer| writer.generation.finish().is_some())?;
-        let Writer { id, generation, sequence, .. } = self.writers.remove(at);
+        let RunningAnswer { id, generation, sequence, .. } = self.writers.remove(at);
         self.runtime.end(sequence);
         Some((id, generation))
     }
@@ -93,14 +93,14 @@ impl Batcher {
         self.choose_parts()?;
         let limits = self.runtime.limits();
         let mut work = Vec::with_capacity(self.writers.len());
-        for Writer { generation, sequence, part, .. } in &mut self.writers {
+        for RunningAnswer { generation, sequence, part, .. } in &mut self.writers {
             let held = sequence.tokens();
             match (*part, generation.need(held, &limits)) {
-                (Part::Piece(len), Need::Run { ids, phase, .. }) => {
+                (StepShare::Piece(len), Need::Run { ids, phase, .. }) => {
                     work.push(Work { sequence, ids: &ids[..len], want: Want::Nothing, phase });
                 }
-                (Part::All, Need::Run { ids, want, phase }) => work.push(Work { sequence, ids, want, phase }),
-                _ => *part = Part::Waits,
+                (StepShare::All, Need::Run { ids, want, phase }) => work.push(Work { sequence, ids, want, phase }),
+                _ => *part = StepShare::Waits,
             }
         }
         if work.is_empty() {
@@ -117,22 +117,22 @@ impl Batcher {
         let limits = self.runtime.limits();
         let batch_tokens = self.runtime.sizes().batch_tokens;
         let mut prompt_chosen = false;
-        for Writer { id, generation, sequence, part } in &mut self.writers {
+        for RunningAnswer { id, generation, sequence, part } in &mut self.writers {
             if let Need::Rewind(len) = generation.need(sequence.tokens(), &limits) {
                 self.runtime.rewind(sequence, len)?;
             }
             *part = match generation.need(sequence.tokens(), &limits) {
                 Need::Run { ids, phase: Phase::Prefill, .. } => {
                     if std::mem::replace(&mut prompt_chosen, true) {
-                        Part::Waits
+                        StepShare::Waits
                     } else if ids.len() > batch_tokens {
-                        Part::Piece(batch_tokens)
+                        StepShare::Piece(batch_tokens)
                     } else {
-                        Part::All
+                        StepShare::All
                     }
                 }
-                Need::Run { .. } => Part::All,
-                Need::Rewind(_) | Need::Done => Part::Waits,
+                Need::Run { .. } => StepShare::All,
+                Need::Rewind(_) | Need::Done => StepShare::Waits,
             };
             // A cancelled answer may have held text back.
             self.events.extend(std::iter::from_fn(|| generation.event()).map(|event| (*id, event)));
@@ -145,12 +145,12 @@ impl Batcher {
         let mut row = 0;
         let mut lacking = Vec::new();
         for (at, writer) in self.writers.iter_mut().enumerate() {
-            if writer.part == Part::Waits {
+            if writer.part == StepShare::Waits {
                 continue;
             }
             let (output, logits) = self.runtime.output_and_logits(row);
             row += 1;
-            if writer.part != Part::All {
+            if writer.part != StepShare::All {
                 continue;
             }
             match writer.generation.feed(output, logits)? {
@@ -160,14 +160,14 @@ impl Batcher {
         }
         // Behind the others, as a failure of a backend would replace what is still to be fed.
         for at in lacking {
-            let Writer { generation, sequence, .. } = &mut self.writers[at];
+            let RunningAnswer { generation, sequence, .. } = &mut self.writers[at];
             let output = RowOutput { logits: 0..1, head_rows: self.runtime.vocab(), ..RowOutput::default() };
             match generation.feed(&output, self.runtime.full_logits(sequence)?)? {
                 Fed::Keep(kept) => self.runtime.rewind(sequence, kept)?,
                 Fed::NeedsLogits => return Err(Error::malformed("the logits of a step", "all of them", "candidates")),
             }
         }
-        for Writer { id, generation, .. } in &mut self.writers {
+        for RunningAnswer { id, generation, .. } in &mut self.writers {
             self.events.extend(std::iter::from_fn(|| generation.event()).map(|event| (*id, event)));
         }
         Ok(())

@@ -47,7 +47,7 @@ pub enum Fed {
 }
 
 /// Tokens drafted behind the last one, while they are checked.
-struct Ahead {
+struct DraftInCheck {
     draft: Draft,
     /// Position of its first token.
     start: usize,
@@ -71,7 +71,7 @@ pub struct Generation {
     /// Tokens of the decode step that was asked for, and the logits wanted of it until it is fed.
     run: Vec<u32>,
     asked: Option<Want>,
-    ahead: Option<Ahead>,
+    ahead: Option<DraftInCheck>,
     events: VecDeque<Event>,
     finish: Option<Finish>,
     /// Start of the step at hand.
@@ -156,7 +156,7 @@ impl Generation {
         } else if let Some(draft) = self.draft(start, limits) {
             self.run.extend_from_slice(&draft.ids);
             want = Want::All;
-            self.ahead = Some(Ahead { draft, start, right: 0, trial: None });
+            self.ahead = Some(DraftInCheck { draft, start, right: 0, trial: None });
         }
         self.asked = Some(want);
         want
@@ -200,7 +200,7 @@ impl Generation {
         self.asked = None;
         let fed = match (self.last, &self.ahead) {
             (None, _) => self.feed_prompt(output, logits),
-            (Some(_), Some(Ahead { trial: Some(_), .. })) => self.feed_trial(output, logits),
+            (Some(_), Some(DraftInCheck { trial: Some(_), .. })) => self.feed_trial(output, logits),
             (Some(_), Some(_)) => self.feed_pass(output, logits),
             (Some(_), None) => self.feed_step(output, logits),
         };
@@ -297,7 +297,8 @@ impl Generation {
     /// The logits of a single step, to be compared with those of the pass.
     fn feed_trial(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
         let held = self.held();
-        if let (Some(Ahead { right, trial: Some(rows), .. }), Some(drafter)) = (&self.ahead, &mut self.chooser.drafter)
+        if let (Some(DraftInCheck { right, trial: Some(rows), .. }), Some(drafter)) =
+            (&self.ahead, &mut self.chooser.drafter)
         {
             let row = &rows[right * logits.len()..][..logits.len()];
             if row.iter().zip(&*logits).any(|(a, b)| a.to_bits() != b.to_bits()) {

@@ -62,7 +62,7 @@ impl Default for Workload {
 
 /// How many of the last layers each phase has on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Split {
+pub struct LayerSplit {
     /// While the prompt is read.
     pub prefill: usize,
     /// While the answer is written.
@@ -85,7 +85,7 @@ impl Costs {
     }
 
     /// Milliseconds of all of `work`. Where the phases differ, the keys and values of the prompt move once.
-    pub fn total_ms(&self, layers: usize, split: Split, work: Workload) -> f64 {
+    pub fn total_ms(&self, layers: usize, split: LayerSplit, work: Workload) -> f64 {
         let moved = split.prefill.abs_diff(split.decode) * work.prompt_tokens;
         self.prefill_ms(layers, split.prefill, work.prompt_tokens)
             + self.decode_ms(layers, split.decode) * work.answer_tokens as f64
@@ -96,10 +96,10 @@ impl Costs {
     ///
     /// Every cost is linear in the number of layers, so that a phase is best with none or with as many as fit.
     /// Equal times go to the CPU, and to phases that do not differ.
-    pub fn fastest(&self, layers: usize, most: usize, work: Workload) -> Split {
+    pub fn fastest(&self, layers: usize, most: usize, work: Workload) -> LayerSplit {
         let candidates = [(0, 0), (most, most), (most, 0), (0, most)];
         candidates
-            .map(|(prefill, decode)| Split { prefill, decode })
+            .map(|(prefill, decode)| LayerSplit { prefill, decode })
             .into_iter()
             .min_by(|a, b| self.total_ms(layers, *a, work).total_cmp(&self.total_ms(layers, *b, work)))
             .unwrap_or_else(|| unreachable!("four candidates"))
@@ -153,21 +153,21 @@ mod tests {
         let mut costs = costs();
         costs.cpu.decode = step(0.0, 1.0, 1.0);
         costs.gpu.decode = step(20.0, 1.0, 1.0);
-        assert_eq!(costs.fastest(8, 8, WORK), Split { prefill: 8, decode: 0 });
+        assert_eq!(costs.fastest(8, 8, WORK), LayerSplit { prefill: 8, decode: 0 });
         // 100 tokens x 8 layers at 1 ms: more than all that the GPU saves.
         costs.move_ms = 1.0;
-        assert_eq!(costs.fastest(8, 8, WORK), Split { prefill: 0, decode: 0 });
+        assert_eq!(costs.fastest(8, 8, WORK), LayerSplit { prefill: 0, decode: 0 });
         // The GPU is worse at prompts, and much better at decoding.
         let mut costs = self::costs();
         costs.gpu.prefill = step(0.0, 50.0, 0.0);
         costs.gpu.decode = step(0.0, 0.1, 0.1);
-        assert_eq!(costs.fastest(8, 8, WORK), Split { prefill: 0, decode: 8 });
+        assert_eq!(costs.fastest(8, 8, WORK), LayerSplit { prefill: 0, decode: 8 });
     }
 
     #[test]
     fn equal_times_go_to_the_cpu() {
         let same = backend(step(1.0, 1.0, 1.0), step(1.0, 1.0, 1.0));
         let costs = Costs { cpu: same, gpu: same, batch_tokens: 50, move_ms: 0.0 };
-        assert_eq!(costs.fastest(8, 8, WORK), Split { prefill: 0, decode: 0 });
+        assert_eq!(costs.fastest(8, 8, WORK), LayerSplit { prefill: 0, decode: 0 });
     }
 }

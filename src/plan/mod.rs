@@ -11,7 +11,7 @@ use std::{fmt, ops::Range};
 use bitnet_cpu_kernels::attention::KvCache;
 pub use bitnet_cpu_kernels::attention::KvType;
 
-pub use cost::{BackendCost, Costs, Split, StepCost, Workload};
+pub use cost::{BackendCost, Costs, LayerSplit, StepCost, Workload};
 pub use demand::{Demand, SegmentBytes};
 pub use schedule::{GpuFacts, Prefer, Question, Request, schedule, shrink};
 

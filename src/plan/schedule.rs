@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{BackendKind, Costs, Demand, Plan, Segment, Sizes, Split, Workload};
+use super::{BackendKind, Costs, Demand, LayerSplit, Plan, Segment, Sizes, Workload};
 use crate::error::{Error, Result};
 
 /// Request of the user.
@@ -105,7 +105,7 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
         (Prefer::Energy, Some(cpu_mj), Some(gpu_mj)) => {
             let n = if gpu_mj < cpu_mj { most } else { 0 };
             let note = format!("{cpu_mj:.2} mJ a layer and token on the CPU, {gpu_mj:.2} mJ on {}; ", gpu.name);
-            (Split { prefill: n, decode: n }, note)
+            (LayerSplit { prefill: n, decode: n }, note)
         }
         (Prefer::Energy, ..) => {
             (costs.fastest(layers, most, workload), "energy is not measured on this machine, so by speed: ".to_owned())
@@ -113,20 +113,20 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
         (Prefer::Speed | Prefer::Memory, ..) => (costs.fastest(layers, most, workload), String::new()),
     };
     let tokens = workload.prompt_tokens;
-    let decode = Phase {
+    let decode = PhaseCosts {
         on_gpu: split.decode,
         layer_ms: [costs.cpu.decode.layer_ms, costs.gpu.decode.layer_ms],
         whole: "a token".to_owned(),
         whole_ms: [0, most].map(|n| costs.decode_ms(layers, n)),
     };
-    let prefill = Phase {
+    let prefill = PhaseCosts {
         on_gpu: split.prefill,
         layer_ms: [costs.cpu.prefill.layer_ms, costs.gpu.prefill.layer_ms].map(|ms| ms / costs.batch_tokens as f64),
         whole: format!("a prompt of {tokens} tokens"),
         whole_ms: [0, most].map(|n| costs.prefill_ms(layers, n, tokens)),
     };
     let rest = if most == layers { String::new() } else { does_not_fit(demand, gpu, most) };
-    let reasons = |phases: &[&Phase]| {
+    let reasons = |phases: &[&PhaseCosts]| {
         let on = |backend| {
             note.clone() + &phases.iter().map(|p| p.reason(backend, &gpu.name)).collect::<Vec<_>>().join("; ")
         };
@@ -139,7 +139,7 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
     }
     // Cut at the same layer, so that the part before it is loaded once for both.
     let cut = layers - most;
-    let cut_at = |phase: &Phase| {
+    let cut_at = |phase: &PhaseCosts| {
         let (on_cpu, on_gpu) = reasons(&[phase]);
         if phase.on_gpu > 0 || cut == 0 {
             return segments(layers, phase.on_gpu, &on_cpu, &on_gpu);
@@ -150,7 +150,7 @@ fn auto(question: &Question<'_>, gpu: &GpuFacts) -> Plan {
 }
 
 /// Costs of the two places of a phase: [all on the CPU, as many layers as fit on the GPU].
-struct Phase {
+struct PhaseCosts {
     /// Layers on the GPU.
     on_gpu: usize,
     /// Milliseconds for one layer and token.
@@ -160,7 +160,7 @@ struct Phase {
     whole_ms: [f64; 2],
 }
 
-impl Phase {
+impl PhaseCosts {
     fn reason(&self, backend: BackendKind, gpu: &str) -> String {
         let Self { whole, layer_ms: [cpu_layer, gpu_layer], whole_ms: [cpu_ms, gpu_ms], .. } = self;
         match backend {

@@ -24,7 +24,7 @@ impl Phase {
 }
 
 /// A segment on its backend.
-pub(super) struct Loaded {
+pub(super) struct LoadedSegment {
     pub segment: Segment,
     /// Index of the backend.
     pub backend: usize,
@@ -33,7 +33,7 @@ pub(super) struct Loaded {
 
 /// The loaded segments, by phase.
 pub(super) struct Phases {
-    pub loaded: Vec<Loaded>,
+    pub loaded: Vec<LoadedSegment>,
     decode: Vec<usize>,
     /// Where it differs; cut at the same layers.
     prefill: Option<Vec<usize>>,
@@ -48,12 +48,13 @@ impl Phases {
         backends: &mut [Box<dyn Backend>],
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        let mut loaded: Vec<Loaded> = Vec::new();
+        let mut loaded: Vec<LoadedSegment> = Vec::new();
         let mut load_all = |segments: &[Segment]| -> Result<Vec<usize>> {
             let mut indices = Vec::with_capacity(segments.len());
             for segment in segments {
-                let same =
-                    |other: &Loaded| other.segment.layers == segment.layers && other.segment.backend == segment.backend;
+                let same = |other: &LoadedSegment| {
+                    other.segment.layers == segment.layers && other.segment.backend == segment.backend
+                };
                 if let Some(index) = loaded.iter().position(same) {
                     indices.push(index);
                     continue;
@@ -63,7 +64,7 @@ impl Phases {
                 })?;
                 let id = backends[backend].load(model, segment, &plan.sizes, progress)?;
                 indices.push(loaded.len());
-                loaded.push(Loaded { segment: segment.clone(), backend, id });
+                loaded.push(LoadedSegment { segment: segment.clone(), backend, id });
             }
             Ok(indices)
         };
@@ -97,7 +98,7 @@ impl Phases {
     }
 
     /// The segments of a phase, in the order of the layers.
-    pub fn segments(&self, phase: Phase) -> impl Iterator<Item = &Loaded> {
+    pub fn segments(&self, phase: Phase) -> impl Iterator<Item = &LoadedSegment> {
         self.indices(phase).map(|index| &self.loaded[index])
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    phase::{Loaded, Phase, Phases},
+    phase::{LoadedSegment, Phase, Phases},
     recover::{Standby, Takeover},
     sequence::Sequence,
 };
@@ -107,7 +107,7 @@ impl Runtime {
 
     /// Limits that callers may rely on in decode steps.
     pub fn limits(&self) -> Limits {
-        let of = |loaded: &Loaded| self.backends[loaded.backend].limits(loaded.id);
+        let of = |loaded: &LoadedSegment| self.backends[loaded.backend].limits(loaded.id);
         let all = self.phases.segments(Phase::Decode).map(of).reduce(Limits::and);
         // Candidates come from the segment with the head, in whichever phase.
         let heads = self.phases.loaded.iter().filter(|loaded| loaded.segment.head).map(of);

@@ -12,7 +12,7 @@ use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
 pub use self::{
     kernel::{Kernel, Kernels, own_layout},
-    tune::Split,
+    tune::WorkSplit,
 };
 use self::{matrices::Matrices, segment::CpuSegment};
 use super::{Activations, Backend, Batch, Limits, SegmentId, SlotId, States, Ticket, known_product::KnownProduct};
@@ -63,7 +63,7 @@ impl CpuBackend {
     }
 
     /// Shares the work out as was found best. What is computed stays the same.
-    pub fn split_as(mut self, split: Split) -> Self {
+    pub fn split_as(mut self, split: WorkSplit) -> Self {
         self.active_threads = [split.decode_threads, split.prompt_threads].map(|n| n.clamp(1, self.cpu.threads()));
         self.cpu.set_tilings(split.tilings);
         self

@@ -77,7 +77,7 @@ pub struct ThreadsTimes {
 
 /// Everything that [`measure`] measured.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct TuningReport {
     /// One for every shape and kernel.
     pub timings: Vec<Timing>,
     /// One for every shape.
@@ -86,12 +86,12 @@ pub struct Report {
     pub threads: Vec<ThreadsTimes>,
 }
 
-impl Report {
+impl TuningReport {
     /// The fastest of each.
-    pub fn choice(&self) -> Choice {
-        Choice {
+    pub fn choice(&self) -> CpuTuning {
+        CpuTuning {
             kernels: fastest(&self.timings),
-            split: Split {
+            split: WorkSplit {
                 tilings: self.tilings.iter().map(|times| (times.shape, times.chosen)).collect(),
                 decode_threads: fewest_fast(&self.threads, |times| times.decode),
                 prompt_threads: fewest_fast(&self.threads, |times| times.prompt),
@@ -102,16 +102,16 @@ impl Report {
 
 /// Kernels to compute a model with, and how the work is shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct CpuTuning {
     /// By (rows, cols).
     pub kernels: Vec<((usize, usize), Kernel)>,
     /// How the work is shared out.
-    pub split: Split,
+    pub split: WorkSplit,
 }
 
 /// How the work is shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Split {
+pub struct WorkSplit {
     /// By (rows, cols); others are cut up by default.
     pub tilings: Vec<((usize, usize), Tiling)>,
     /// Threads in steps of few tokens, of those that there are.
@@ -122,7 +122,7 @@ pub struct Split {
 
 /// Times every kernel that can multiply the matrices of `model`, shape by shape, and with the fastest one the ways to
 /// cut its work up, and up to `threads` threads; `told` says which shape is next.
-pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&str)) -> Result<Report> {
+pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&str)) -> Result<TuningReport> {
     let mut cpu = Cpu::new(isa, threads);
     let all: Vec<(String, &TernaryMatrix)> = (0..model.config.layers)
         .flat_map(|layer| {
@@ -137,7 +137,7 @@ pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&st
     }
     let counts = thread_counts(threads);
     let none = |threads| ThreadsTimes { threads, decode: Duration::ZERO, prompt: Duration::ZERO };
-    let mut report = Report {
+    let mut report = TuningReport {
         timings: Vec::new(),
         tilings: Vec::new(),
         threads: counts.iter().map(|&threads| none(threads)).collect(),

@@ -5,10 +5,10 @@ use std::{sync::Arc, task::Poll};
 use super::{
     buffers::head_copy::screen_pays,
     device::{Gpu, OpenOptions},
-    lower::{screen::Screen, select::Choice},
+    lower::{screen::Screen, select::Selection},
     record::profile::{KernelTime, add},
     segment::{counters::Counters, demand::demand, loaded::GpuSegment, plan::segment_bytes},
-    startup::self_test::{self, Candidate},
+    startup::self_test::{self, TestedChoices},
 };
 use crate::{
     backend::{Activations, Backend, Batch, Limits, SegmentId, SlotId, States, Ticket},
@@ -22,7 +22,7 @@ pub struct GpuBackend {
     name: String,
     gpu: Arc<Gpu>,
     segments: Vec<GpuSegment>,
-    compared: Vec<Candidate>,
+    compared: Vec<TestedChoices>,
     steps: u64,
     /// The step under way, and its segment.
     pending: Option<(u64, SegmentId)>,
@@ -44,7 +44,7 @@ impl GpuBackend {
     }
 
     /// The ways to compute that were compared when it was opened: none where an earlier run has done that.
-    pub fn compared(&self) -> &[Candidate] {
+    pub fn compared(&self) -> &[TestedChoices] {
         &self.compared
     }
 
@@ -102,7 +102,7 @@ impl GpuBackend {
 
     /// True where that copy serves steps that ask for so many candidates.
     pub fn screen_serves(model: &Model, candidates: usize) -> bool {
-        Choice::of(candidates, model.config.vocab, true).is_some_and(Screen::serves)
+        Selection::of(candidates, model.config.vocab, true).is_some_and(Screen::serves)
     }
 
     /// Work done so far: the difference of two readings describes a step.

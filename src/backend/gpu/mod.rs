@@ -31,4 +31,4 @@ pub use device::{AdapterCaps, Fault, Geometry, Gpu, Measure, Memory, OpenOptions
 pub use kernels::{params, pipelines};
 pub use record::profile::KernelTime;
 pub use segment::counters::Counters;
-pub use startup::{debug, self_test::Candidate};
+pub use startup::{debug, self_test::TestedChoices};

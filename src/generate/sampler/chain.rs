@@ -5,21 +5,21 @@ use crate::backend::Scored;
 
 /// An id in the running.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
+pub(super) struct WeightedId {
     pub scored: Scored,
     /// e^(logit - highest), set by [`weigh`].
     pub weight: f32,
 }
 
-impl Candidate {
+impl WeightedId {
     pub fn new(id: u32, logit: f32) -> Self {
         Self { scored: Scored { id, logit }, weight: 0.0 }
     }
 }
 
 /// Fills `candidates` with the highest `k` (at least 1) of `logits`, in rank order.
-pub(super) fn rank(candidates: &mut Vec<Candidate>, logits: &[f32], k: usize) {
-    let by_rank = |a: &Candidate, b: &Candidate| a.scored.by_rank(&b.scored);
+pub(super) fn rank(candidates: &mut Vec<WeightedId>, logits: &[f32], k: usize) {
+    let by_rank = |a: &WeightedId, b: &WeightedId| a.scored.by_rank(&b.scored);
     let k = k.min(logits.len());
     // One pass keeps up to `room` candidates above a rising threshold, so that a vocabulary of 128 K is
     // neither copied nor sorted for a k of 40. The factor trades memory for fewer selections.
@@ -38,7 +38,7 @@ pub(super) fn rank(candidates: &mut Vec<Candidate>, logits: &[f32], k: usize) {
                     continue;
                 }
             }
-            candidates.push(Candidate::new(id as u32, logit));
+            candidates.push(WeightedId::new(id as u32, logit));
         }
     }
     if k < candidates.len() {
@@ -49,7 +49,7 @@ pub(super) fn rank(candidates: &mut Vec<Candidate>, logits: &[f32], k: usize) {
 }
 
 /// Sets the weights at `temperature` and returns their sum. What has none cannot be drawn and goes.
-pub(super) fn weigh(candidates: &mut Vec<Candidate>, temperature: f32) -> f64 {
+pub(super) fn weigh(candidates: &mut Vec<WeightedId>, temperature: f32) -> f64 {
     let highest = candidates[0].scored.logit;
     let mut sum = 0.0;
     for c in candidates.iter_mut() {
@@ -64,8 +64,8 @@ pub(super) fn weigh(candidates: &mut Vec<Candidate>, temperature: f32) -> f64 {
 
 /// Keeps the ids whose surprise -ln p is nearest to the entropy, until they sum to more than `share`. As in
 /// llama.cpp the id that reaches it stays. `order` is room to work in.
-pub(super) fn keep_typical(candidates: &mut Vec<Candidate>, sum: f64, share: f32, order: &mut Vec<(f32, u32)>) {
-    let surprise = |c: &Candidate| -(f64::from(c.weight) / sum).ln();
+pub(super) fn keep_typical(candidates: &mut Vec<WeightedId>, sum: f64, share: f32, order: &mut Vec<(f32, u32)>) {
+    let surprise = |c: &WeightedId| -(f64::from(c.weight) / sum).ln();
     let entropy: f64 = candidates.iter().map(|c| f64::from(c.weight) / sum * surprise(c)).sum();
     order.clear();
     order.extend(candidates.iter().zip(0..).map(|(c, at)| ((surprise(c) - entropy).abs() as f32, at)));
@@ -84,7 +84,7 @@ pub(super) fn keep_typical(candidates: &mut Vec<Candidate>, sum: f64, share: f32
 }
 
 /// How many of the first candidates reach `share` of `sum`; `None` where all together do not.
-pub(super) fn reach(candidates: &[Candidate], sum: f64, share: f32) -> Option<usize> {
+pub(super) fn reach(candidates: &[WeightedId], sum: f64, share: f32) -> Option<usize> {
     let wanted = f64::from(share) * sum;
     let mut reached = 0.0;
     let last = candidates.iter().position(|c| {
@@ -95,7 +95,7 @@ pub(super) fn reach(candidates: &[Candidate], sum: f64, share: f32) -> Option<us
 }
 
 /// Drops the ids less probable than `share` of the most probable one.
-pub(super) fn keep_min_p(candidates: &mut Vec<Candidate>, share: f32) {
+pub(super) fn keep_min_p(candidates: &mut Vec<WeightedId>, share: f32) {
     // The first candidate has weight 1.
     let kept = candidates.iter().take_while(|c| c.weight >= share).count();
     candidates.truncate(kept.max(1));
@@ -103,7 +103,7 @@ pub(super) fn keep_min_p(candidates: &mut Vec<Candidate>, share: f32) {
 
 /// Fills `candidates` with the ids of a surprise of at most `bound` bits at `temperature`, in rank order; where even
 /// the most probable one is beyond it, with that one.
-pub(super) fn rank_unsurprising(candidates: &mut Vec<Candidate>, logits: &[f32], temperature: f32, bound: f32) {
+pub(super) fn rank_unsurprising(candidates: &mut Vec<WeightedId>, logits: &[f32], temperature: f32, bound: f32) {
     let highest = logits.iter().copied().fold(f32::MIN, f32::max);
     let weight = |logit: f32| f64::from(((logit - highest) / temperature).exp());
     let sum: f64 = logits.iter().map(|&l| weight(l)).sum();
@@ -111,7 +111,7 @@ pub(super) fn rank_unsurprising(candidates: &mut Vec<Candidate>, logits: &[f32],
     let lowest = (-f64::from(bound)).exp2() * sum;
     candidates.clear();
     let near = logits.iter().zip(0..).filter(|&(&l, _)| weight(l) >= lowest.min(1.0));
-    candidates.extend(near.map(|(&l, id)| Candidate::new(id, l)));
+    candidates.extend(near.map(|(&l, id)| WeightedId::new(id, l)));
     candidates.sort_unstable_by(|a, b| a.scored.by_rank(&b.scored));
     if lowest > 1.0 {
         candidates.truncate(1);
@@ -119,7 +119,7 @@ pub(super) fn rank_unsurprising(candidates: &mut Vec<Candidate>, logits: &[f32],
 }
 
 /// The candidate at `u` (0 to below 1) of the sum of all weights: its index.
-pub(super) fn draw(candidates: &[Candidate], sum: f64, u: f32) -> usize {
+pub(super) fn draw(candidates: &[WeightedId], sum: f64, u: f32) -> usize {
     let target = f64::from(u) * sum;
     let mut reached = 0.0;
     let found = candidates.iter().position(|c| {

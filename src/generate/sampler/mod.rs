@@ -12,7 +12,7 @@ use std::{
 
 pub use options::{Mirostat, SampleOptions};
 
-use self::chain::Candidate;
+use self::chain::WeightedId;
 use crate::{
     backend::{Candidates, Limits, Rest, Want},
     error::{Error, Result},
@@ -66,7 +66,7 @@ pub struct Sampler {
     window_limit: usize,
     /// Ids whose logits change, with how often the window has each; ascending. Made anew for each id.
     changes: Vec<Change>,
-    candidates: Vec<Candidate>,
+    candidates: Vec<WeightedId>,
     order: Vec<(f32, u32)>,
     /// Mirostat's bound for the surprise of the next id, in bits.
     bound: f32,
@@ -287,7 +287,7 @@ impl Sampler {
             let changed = logit != c.logit;
             touched |= changed;
             if complete || !changed || logit > lowest {
-                self.candidates.push(Candidate::new(c.id, logit));
+                self.candidates.push(WeightedId::new(c.id, logit));
             } else {
                 tie |= logit == lowest;
             }

@@ -18,7 +18,7 @@ const UPLOADS_IN_FLIGHT: usize = 4;
 
 /// A run of rows in one buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Piece {
+struct RowRun {
     rows: Range<usize>,
     arena: usize,
     offset: u64,
@@ -27,7 +27,7 @@ struct Piece {
 /// A matrix, or several one after the other, to be placed in arenas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    pieces: Vec<Piece>,
+    pieces: Vec<RowRun>,
     row_bytes: u64,
 }
 
@@ -85,7 +85,7 @@ impl Layout {
             let arena = self.arenas.len() - 1;
             // Kernels read whole words, or groups of four where rows have a multiple of 16 bytes.
             self.arenas[arena] = offset + (count * row_bytes).next_multiple_of(self.alignment);
-            pieces.push(Piece { rows: row..row + count as usize, arena, offset });
+            pieces.push(RowRun { rows: row..row + count as usize, arena, offset });
             row += count as usize;
         }
         Ok(Region { pieces, row_bytes })

@@ -23,7 +23,7 @@ impl Memory {
 
 /// A driver's answer about its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Report {
+enum DriverReport {
     /// Memory that this process may still take without others being swapped out.
     Free(Memory),
     /// The size of the memory, whatever others use of it.
@@ -49,11 +49,11 @@ pub(crate) fn available(adapter: &wgpu::Adapter, unified: bool) -> Memory {
 }
 
 /// `machine_free` is given where the GPU has no memory of its own.
-fn allowed(report: Option<Report>, machine_free: Option<u64>) -> Memory {
+fn allowed(report: Option<DriverReport>, machine_free: Option<u64>) -> Memory {
     let whole_percent = if machine_free.is_some() { UNIFIED_SHARE_PERCENT } else { DEDICATED_SHARE_PERCENT };
     let (memory, percent) = match report {
-        Some(Report::Free(memory)) => (memory, FREE_SHARE_PERCENT),
-        Some(Report::Whole(memory)) => (memory, whole_percent),
+        Some(DriverReport::Free(memory)) => (memory, FREE_SHARE_PERCENT),
+        Some(DriverReport::Whole(memory)) => (memory, whole_percent),
         None => (ASSUMED, 100),
     };
     let bytes = memory.bytes - memory.bytes / 100 * (100 - percent);
@@ -65,7 +65,7 @@ fn allowed(report: Option<Report>, machine_free: Option<u64>) -> Memory {
 
 /// The largest device-local heap.
 #[cfg(not(target_vendor = "apple"))]
-fn vulkan(adapter: &wgpu::Adapter) -> Option<Report> {
+fn vulkan(adapter: &wgpu::Adapter) -> Option<DriverReport> {
     use ash::vk;
 
     #[allow(unsafe_code)]
@@ -97,34 +97,34 @@ fn vulkan(adapter: &wgpu::Adapter) -> Option<Report> {
         heaps.memory_heaps_as_slice().iter().enumerate().filter(local).max_by_key(|(_, heap)| heap.size)?;
     if has_budget {
         let bytes = budget.heap_budget[at].min(heap.size).saturating_sub(budget.heap_usage[at]);
-        return Some(Report::Free(Memory { bytes, source: "free memory by VK_EXT_memory_budget" }));
+        return Some(DriverReport::Free(Memory { bytes, source: "free memory by VK_EXT_memory_budget" }));
     }
-    Some(Report::Whole(Memory { bytes: heap.size, source: "share of the heap size reported by Vulkan" }))
+    Some(DriverReport::Whole(Memory { bytes: heap.size, source: "share of the heap size reported by Vulkan" }))
 }
 
 #[cfg(target_vendor = "apple")]
-fn vulkan(_: &wgpu::Adapter) -> Option<Report> {
+fn vulkan(_: &wgpu::Adapter) -> Option<DriverReport> {
     None
 }
 
 #[cfg(windows)]
-fn dxgi(adapter: &wgpu::Adapter) -> Option<Report> {
+fn dxgi(adapter: &wgpu::Adapter) -> Option<DriverReport> {
     #[allow(unsafe_code)]
     // SAFETY: the guard is only read, nothing is destroyed through it.
     let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Dx12>() }?;
     // The default group is DXGI_MEMORY_SEGMENT_GROUP_LOCAL: a card's own memory, all of it on an integrated GPU.
     let info = hal.raw_adapter().query_video_memory_info(Default::default()).ok()?;
     let bytes = info.Budget.saturating_sub(info.CurrentUsage);
-    Some(Report::Free(Memory { bytes, source: "free memory by QueryVideoMemoryInfo" }))
+    Some(DriverReport::Free(Memory { bytes, source: "free memory by QueryVideoMemoryInfo" }))
 }
 
 #[cfg(not(windows))]
-fn dxgi(_: &wgpu::Adapter) -> Option<Report> {
+fn dxgi(_: &wgpu::Adapter) -> Option<DriverReport> {
     None
 }
 
 #[cfg(target_vendor = "apple")]
-fn metal(adapter: &wgpu::Adapter) -> Option<Report> {
+fn metal(adapter: &wgpu::Adapter) -> Option<DriverReport> {
     use objc2_metal::MTLDevice as _;
 
     #[allow(unsafe_code)]
@@ -132,11 +132,11 @@ fn metal(adapter: &wgpu::Adapter) -> Option<Report> {
     let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Metal>() }?;
     let device = hal.raw_device();
     let bytes = device.recommendedMaxWorkingSetSize().saturating_sub(device.currentAllocatedSize() as u64);
-    Some(Report::Free(Memory { bytes, source: "free memory by recommendedMaxWorkingSetSize" }))
+    Some(DriverReport::Free(Memory { bytes, source: "free memory by recommendedMaxWorkingSetSize" }))
 }
 
 #[cfg(not(target_vendor = "apple"))]
-fn metal(_: &wgpu::Adapter) -> Option<Report> {
+fn metal(_: &wgpu::Adapter) -> Option<DriverReport> {
     None
 }
 
@@ -151,12 +151,12 @@ mod tests {
         let report = |bytes| Memory { bytes, source: "the driver" };
         let gib = |memory: Memory| (memory.bytes as f64 / GIB as f64 * 10.0).round() / 10.0;
         // A card: 90 % of what is free, or of all of it where the driver tells no more.
-        assert_eq!(gib(allowed(Some(Report::Free(report(6 * GIB))), None)), 5.4);
-        assert_eq!(gib(allowed(Some(Report::Whole(report(8 * GIB))), None)), 7.2);
+        assert_eq!(gib(allowed(Some(DriverReport::Free(report(6 * GIB))), None)), 5.4);
+        assert_eq!(gib(allowed(Some(DriverReport::Whole(report(8 * GIB))), None)), 7.2);
         // An integrated GPU: no more than three quarters of the machine's free memory.
-        let roomy = allowed(Some(Report::Whole(report(8 * GIB))), Some(30 * GIB));
+        let roomy = allowed(Some(DriverReport::Whole(report(8 * GIB))), Some(30 * GIB));
         assert_eq!((gib(roomy), roomy.source), (4.8, "the driver"));
-        let tight = allowed(Some(Report::Free(report(8 * GIB))), Some(2 * GIB));
+        let tight = allowed(Some(DriverReport::Free(report(8 * GIB))), Some(2 * GIB));
         assert_eq!((gib(tight), tight.source), (1.5, "share of the free memory of the machine"));
         // Nothing is known.
         assert_eq!(allowed(None, None), ASSUMED);

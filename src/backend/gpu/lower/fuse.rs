@@ -9,7 +9,7 @@ use crate::{
 
 /// Which kernels a list is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum KernelPhase {
     /// One token: matrix-vector products, attention split over the keys.
     Decode,
     /// 2 to 8 tokens, which share a reading of the weights; else as one.
@@ -74,7 +74,7 @@ pub enum Step {
 
 /// Conditions on which the choice of steps depends.
 pub struct Rules<'a> {
-    pub phase: Phase,
+    pub phase: KernelPhase,
     /// Whether the product of those matrices can norm and quantise its input itself.
     pub folds: &'a dyn Fn(usize) -> bool,
     /// Whether one dispatch binds all of their rows.
@@ -93,10 +93,10 @@ pub fn joined(parts: &[Part]) -> Vec<&[Part]> {
     parts.chunk_by(joins).flat_map(|run| run.chunks(MAX_PARTS)).collect()
 }
 
-/// The steps of one block. But in [`Phase::Prefill`], head norms, rotation and cache writes are done by attention; the gate by the
+/// The steps of one block. But in [`KernelPhase::Prefill`], head norms, rotation and cache writes are done by attention; the gate by the
 /// product that makes it; a norm and quantisation by the product that reads it.
 pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
-    let decode = rules.phase != Phase::Prefill;
+    let decode = rules.phase != KernelPhase::Prefill;
     let mut out = Vec::new();
     let mut heads = Heads::default();
     let mut held = None;
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    fn steps_of(config: &Config, phase: Phase, folds: bool, whole: bool) -> Vec<Step> {
+    fn steps_of(config: &Config, phase: KernelPhase, folds: bool, whole: bool) -> Vec<Step> {
         steps(&block_ops(config), &Rules { phase, folds: &|_| folds, whole: &|_| whole }).unwrap()
     }
 
@@ -206,16 +206,16 @@ mod tests {
     #[test]
     fn dispatches_of_a_token() {
         let config = bitnet_2b_4t();
-        let layer = steps_of(&config, Phase::Decode, true, true);
+        let layer = steps_of(&config, KernelPhase::Decode, true, true);
         let head_windows = (config.vocab * config.dim * 2).div_ceil(128 << 20);
         let all = config.layers * layer.len() + 2 * head_windows + 1;
         assert_eq!((layer.len(), head_windows, all), (6, 5, 191));
         assert!(all <= config.layers * 7 + 6);
         // Norms and quantisations as kernels of their own.
-        assert_eq!(steps_of(&config, Phase::Decode, false, true).len(), 10);
+        assert_eq!(steps_of(&config, KernelPhase::Decode, false, true).len(), 10);
         // Head norms cost no dispatch.
         let qwen3 = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
-        assert_eq!(steps_of(&qwen3, Phase::Decode, true, true).len(), 6);
+        assert_eq!(steps_of(&qwen3, KernelPhase::Decode, true, true).len(), 6);
     }
 
     #[test]
@@ -224,7 +224,7 @@ mod tests {
         let heads = Heads { q_norm: None, k_norm: None, rotate: true };
         let product = |joined, fold, gate| Step::Product { joined, fold: Some(fold), gate };
         assert_eq!(
-            steps_of(&bitnet_2b_4t(), Phase::Decode, true, true),
+            steps_of(&bitnet_2b_4t(), KernelPhase::Decode, true, true),
             [
                 product(0, quantize(Input::Slot(Slot::Hidden), Norm::Attn), None),
                 Step::AttentionDecode(heads),
@@ -244,7 +244,7 @@ mod tests {
         let product = |joined| Step::Product { joined, fold: None, gate: None };
         let heads = Heads { q_norm: Some(Norm::QHead), k_norm: Some(Norm::KHead), rotate: true };
         assert_eq!(
-            steps_of(&config, Phase::Prefill, true, true),
+            steps_of(&config, KernelPhase::Prefill, true, true),
             [
                 slot(Slot::Hidden, Some(Norm::Attn)),
                 product(0),
@@ -265,13 +265,16 @@ mod tests {
     #[test]
     fn few_tokens_differ_from_one_in_the_products() {
         let config = bitnet_2b_4t();
-        assert_eq!(steps_of(&config, Phase::Few, false, true), steps_of(&config, Phase::Decode, false, true),);
+        assert_eq!(
+            steps_of(&config, KernelPhase::Few, false, true),
+            steps_of(&config, KernelPhase::Decode, false, true),
+        );
     }
 
     /// Gate and up in several windows: the gate waits for both. Outputs apart: two products quantise the same input.
     #[test]
     fn what_cannot_be_joined_stays_apart() {
-        let steps_in_windows = steps_of(&bitnet_2b_4t(), Phase::Decode, true, false);
+        let steps_in_windows = steps_of(&bitnet_2b_4t(), KernelPhase::Decode, true, false);
         assert_eq!(steps_in_windows.len(), 7);
         assert!(steps_in_windows.contains(&Step::Gate(Activation::Relu2)));
 
@@ -281,7 +284,7 @@ mod tests {
         let folded = Quantize { input: Input::Slot(Slot::Hidden), norm: None };
         let fold = Some(folded);
         let decode = |ops: &[Op], folds: &dyn Fn(usize) -> bool| {
-            steps(ops, &Rules { phase: Phase::Decode, folds, whole: &|_| true }).unwrap()
+            steps(ops, &Rules { phase: KernelPhase::Decode, folds, whole: &|_| true }).unwrap()
         };
         assert_eq!(
             decode(&[quantize.clone(), apart.clone()], &|_| true),
@@ -299,7 +302,7 @@ mod tests {
     #[test]
     fn work_that_nothing_takes_up_is_an_error() {
         let refused = |ops: &[Op]| {
-            let rules = Rules { phase: Phase::Decode, folds: &|_| true, whole: &|_| true };
+            let rules = Rules { phase: KernelPhase::Decode, folds: &|_| true, whole: &|_| true };
             steps(ops, &rules).unwrap_err().to_string()
         };
         assert!(refused(&[Op::Rope]).contains("this order of operations"));

@@ -1,7 +1,7 @@
 //! From the ops of a block to its dispatches.
 
 use super::{
-    fuse::{self, Phase, Rules, Step},
+    fuse::{self, KernelPhase, Rules, Step},
     lowering::{Lowering, place_code},
     product::MAX_ROWS,
     weights::{Joined, LayerWeights},
@@ -20,7 +20,7 @@ impl<'a> Lowering<'a> {
         layer: usize,
         weights: &'a LayerWeights,
         cache: &'a [CacheWindow],
-        phase: Phase,
+        phase: KernelPhase,
     ) -> Result<Vec<Dispatch>> {
         let place = place_code(layer + 1);
         let windows =
@@ -31,7 +31,7 @@ impl<'a> Lowering<'a> {
         let rules = Rules {
             phase,
             folds: &|at| {
-                let joined = weights.joined.get(at).filter(|_| phase == Phase::Decode && Some(at) != apart);
+                let joined = weights.joined.get(at).filter(|_| phase == KernelPhase::Decode && Some(at) != apart);
                 joined.is_some_and(|joined| self.folds(joined))
             },
             whole: &|at| windows.get(at).is_some_and(|windows| windows.len() == 1),

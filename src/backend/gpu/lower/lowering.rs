@@ -51,7 +51,7 @@ pub struct Lowering<'a> {
     pub activations: &'a ActivationBuffers,
     pub arenas: &'a Arenas,
     pub weights: &'a Weights,
-    /// Most tokens of a step of [`Phase::Few`].
+    /// Most tokens of a step of [`KernelPhase::Few`].
     pub small_batch: usize,
     /// So many layers leave the norm and quantisation before their largest product to a kernel of its own.
     pub apart_layers: usize,

@@ -6,7 +6,7 @@ use bitnet_cpu_kernels::format::I2S_BLOCK;
 use half::f16;
 
 use super::{
-    fuse::{Input, Phase, Quantize},
+    fuse::{Input, KernelPhase, Quantize},
     lowering::{Lowering, MAX_WORKGROUPS, activation_constant, all, flag},
     weights::{Joined, JoinedScales, LayerWeights},
 };
@@ -176,32 +176,32 @@ impl<'a> Lowering<'a> {
         joined: &'a Joined,
         window: RowWindow<'a>,
         weights: &'a LayerWeights,
-        (phase, fold, gate): (Phase, Option<Quantize>, Option<Activation>),
+        (phase, fold, gate): (KernelPhase, Option<Quantize>, Option<Activation>),
         place: u32,
     ) -> Result<Dispatch> {
         let activations = self.activations;
         let stored = matches!(joined.scales, JoinedScales::Stored { .. });
         let shader = match (phase, stored) {
-            (Phase::Prefill, false) => Shader::TernaryMatmul,
-            (Phase::Prefill, true) => Shader::TernaryMatmulGrouped,
-            (Phase::Few, false) => Shader::TernaryFew,
-            (Phase::Few, true) => Shader::TernaryFewGrouped,
-            (Phase::Decode, false) => Shader::TernaryMatvec,
-            (Phase::Decode, true) => Shader::TernaryMatvecGrouped,
+            (KernelPhase::Prefill, false) => Shader::TernaryMatmul,
+            (KernelPhase::Prefill, true) => Shader::TernaryMatmulGrouped,
+            (KernelPhase::Few, false) => Shader::TernaryFew,
+            (KernelPhase::Few, true) => Shader::TernaryFewGrouped,
+            (KernelPhase::Decode, false) => Shader::TernaryMatvec,
+            (KernelPhase::Decode, true) => Shader::TernaryMatvecGrouped,
         };
         let program = fold.map_or(Program::from(shader), |fold| shader.reading(fold.input.of_kernel()));
         let geometry = self.builder.gpu.geometry();
-        let is_plain = phase == Phase::Decode && fold.is_none();
+        let is_plain = phase == KernelPhase::Decode && fold.is_none();
         let workgroup = if is_plain { geometry.workgroup } else { program.workgroup() };
         let (mut rows_per_workgroup, tokens_per_workgroup) = match phase {
-            Phase::Decode => (workgroup as usize / 4, Some(1)),
-            Phase::Few => (workgroup as usize / 4, None),
-            Phase::Prefill => (64, Some(64)),
+            KernelPhase::Decode => (workgroup as usize / 4, Some(1)),
+            KernelPhase::Few => (workgroup as usize / 4, None),
+            KernelPhase::Prefill => (64, Some(64)),
         };
         let rows = if gate.is_some() { joined.rows[0] } else { window.rows.len() };
         let to = activations.place(self.config, joined.parts[0].out);
         let mut constants = vec![("ADD", flag(joined.parts[0].add))];
-        if phase != Phase::Prefill {
+        if phase != KernelPhase::Prefill {
             constants.push(("GATE", gate.map_or(0.0, activation_constant)));
         }
         if is_plain {

@@ -23,7 +23,7 @@ use bitnet_cpu_kernels::screen::BLOCK;
 
 use super::{
     lowering::{Lowering, MAX_WORKGROUPS, all, place_code},
-    select::{Choice, few},
+    select::{Selection, few},
 };
 use crate::{
     backend::gpu::{
@@ -95,13 +95,13 @@ impl Screen {
     }
 
     /// True where it gives the logits that `choice` needs.
-    pub fn serves(choice: Choice) -> bool {
-        choice != Choice::Top
+    pub fn serves(choice: Selection) -> bool {
+        choice != Selection::Top
     }
 
     /// To be recorded in place of the full head.
-    pub fn dispatches(&self, choice: Choice, tokens: usize) -> impl Iterator<Item = &Dispatch> {
-        let cut = (choice == Choice::Few).then_some(&self.cut);
+    pub fn dispatches(&self, choice: Selection, tokens: usize) -> impl Iterator<Item = &Dispatch> {
+        let cut = (choice == Selection::Few).then_some(&self.cut);
         let rows = if tokens == 1 { &self.one } else { &self.few };
         std::iter::once(&self.query).chain(rows).chain(cut).chain(&self.finish)
     }

@@ -34,7 +34,7 @@ const ROW_BYTES: u64 = HEADER_BYTES + PAIR_BYTES * LIST as u64;
 
 /// What is chosen of a row; a later one gives all that an earlier one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Choice {
+pub enum Selection {
     /// The highest logit; of a single row its id is also the input of the next step.
     Greedy,
     /// As many of the highest as a screened head finds.
@@ -43,12 +43,12 @@ pub enum Choice {
     Top,
 }
 
-/// Number of ids that [`Choice::Few`] gives; less than 2 where it is no choice.
+/// Number of ids that [`Selection::Few`] gives; less than 2 where it is no choice.
 pub fn few(vocab: usize) -> usize {
     FEW.min(vocab / ROWS_OF_FEW)
 }
 
-impl Choice {
+impl Selection {
     /// The choice that gives at least `count` ids of `vocab`; `None` where all logits are needed.
     pub fn of(count: usize, vocab: usize, screened: bool) -> Option<Self> {
         match count {
@@ -120,10 +120,10 @@ impl Select {
     }
 
     /// To be recorded behind the head.
-    pub fn dispatches(&self, choice: Choice) -> &[Dispatch] {
+    pub fn dispatches(&self, choice: Selection) -> &[Dispatch] {
         match choice {
-            Choice::Greedy => &self.argmax,
-            Choice::Few | Choice::Top => &self.top,
+            Selection::Greedy => &self.argmax,
+            Selection::Few | Selection::Top => &self.top,
         }
     }
 
@@ -133,13 +133,13 @@ impl Select {
     }
 
     /// What is to be read back of a row of logits: buffer, offset and bytes.
-    pub fn source(&self, choice: Choice, row: usize) -> (&wgpu::Buffer, u64, u64) {
+    pub fn source(&self, choice: Selection, row: usize) -> (&wgpu::Buffer, u64, u64) {
         let bytes = HEADER_BYTES + PAIR_BYTES * choice.count(self.vocab) as u64;
         (&self.result, ROW_BYTES * row as u64, bytes)
     }
 
     /// What came back of a row.
-    pub fn read(&self, choice: Choice, bytes: &[u8], candidates: &mut Candidates) {
+    pub fn read(&self, choice: Selection, bytes: &[u8], candidates: &mut Candidates) {
         let words = |bytes: &[u8]| -> [u32; 2] { bytemuck::pod_read_unaligned(&bytes[..8]) };
         let pairs = bytes.chunks_exact(PAIR_BYTES as usize).skip(1).take(choice.count(self.vocab)).map(words);
         candidates.top.clear();
@@ -147,8 +147,8 @@ impl Select {
         candidates.rest = match choice {
             _ if candidates.top.len() == self.vocab => Rest::None,
             // Of what a screened head leaves out, no more is known.
-            Choice::Greedy | Choice::Few => Rest::Lower,
-            Choice::Top => {
+            Selection::Greedy | Selection::Few => Rest::Lower,
+            Selection::Top => {
                 let sum = f64::from(f32::from_bits(words(bytes)[0]));
                 Rest::Summed { log_sum_exp: (f64::from(candidates.top[0].logit) + sum.ln()) as f32 }
             }
@@ -179,17 +179,17 @@ mod tests {
 
     #[test]
     fn what_2_kib_cannot_hold_takes_all_logits() {
-        let of = |count, vocab| Choice::of(count, vocab, false);
-        assert_eq!([of(1, 50), of(50, 50), of(51, 50)], [Some(Choice::Greedy), Some(Choice::Top), None]);
-        assert_eq!([of(MOST, 1000), of(MOST + 1, 1000)], [Some(Choice::Top), None]);
+        let of = |count, vocab| Selection::of(count, vocab, false);
+        assert_eq!([of(1, 50), of(50, 50), of(51, 50)], [Some(Selection::Greedy), Some(Selection::Top), None]);
+        assert_eq!([of(MOST, 1000), of(MOST + 1, 1000)], [Some(Selection::Top), None]);
     }
 
     #[test]
     fn a_screened_head_gives_few() {
-        let of = |count, vocab| Choice::of(count, vocab, true);
-        let greedy = Some(Choice::Greedy);
-        assert_eq!([of(1, 50), of(1, 128_256), of(2, 1023)], [greedy, greedy, Some(Choice::Top)]);
-        assert_eq!([of(2, 1024), of(3, 1024)], [Some(Choice::Few), Some(Choice::Top)]);
-        assert_eq!([of(64, 128_256), of(65, 128_256)], [Some(Choice::Few), Some(Choice::Top)]);
+        let of = |count, vocab| Selection::of(count, vocab, true);
+        let greedy = Some(Selection::Greedy);
+        assert_eq!([of(1, 50), of(1, 128_256), of(2, 1023)], [greedy, greedy, Some(Selection::Top)]);
+        assert_eq!([of(2, 1024), of(3, 1024)], [Some(Selection::Few), Some(Selection::Top)]);
+        assert_eq!([of(64, 128_256), of(65, 128_256)], [Some(Selection::Few), Some(Selection::Top)]);
     }
 }

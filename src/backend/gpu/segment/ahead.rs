@@ -9,7 +9,7 @@ use super::{flight::Begun, part::Part, rows::StepRow};
 use crate::backend::{SlotId, gpu::buffers::readback::Pending, gpu::record::encode::Recorded};
 
 /// A step that nobody has asked for yet.
-pub struct Ahead {
+pub struct RecordedStep {
     pub row: StepRow,
     pub part: Part,
     pub stage: Stage,
@@ -30,7 +30,7 @@ pub struct Chosen {
     pub id: u32,
 }
 
-impl Ahead {
+impl RecordedStep {
     /// Whether it is what a step of `row` records, or with `follows` has begun.
     pub fn serves(&self, row: &StepRow, part: &Part, follows: bool) -> bool {
         match self.stage {

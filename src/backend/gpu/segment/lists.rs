@@ -5,7 +5,7 @@ use crate::{
         buffers::{activations::ActivationBuffers, arenas::Arenas, cache::CacheWindow, shape::Shape},
         device::Gpu,
         lower::{
-            fuse::Phase,
+            fuse::KernelPhase,
             lowering::{Lowering, most_apart},
             screen::Screen,
             select::Select,
@@ -89,9 +89,9 @@ impl Lists {
                 .map(|(layer, (weights, cache))| lowering.layer(&ops, layer, weights, cache, phase))
                 .collect::<Result<Vec<_>>>()
         };
-        let decode = lists(Phase::Decode)?;
-        let few = if shape.small_batch > 1 { lists(Phase::Few)? } else { Vec::new() };
-        let prefill = if shape.chunk_tokens > shape.small_batch { lists(Phase::Prefill)? } else { Vec::new() };
+        let decode = lists(KernelPhase::Decode)?;
+        let few = if shape.small_batch > 1 { lists(KernelPhase::Few)? } else { Vec::new() };
+        let prefill = if shape.chunk_tokens > shape.small_batch { lists(KernelPhase::Prefill)? } else { Vec::new() };
         let uniforms = lowering.builder.finish()?;
         Ok((Self { embed, decode, few, prefill, head }, uniforms))
     }

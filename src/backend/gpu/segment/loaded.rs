@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ahead::{Ahead, Chosen},
+    ahead::{Chosen, RecordedStep},
     counters::Counters,
     flight::{Begun, Flight},
     held::Held,
@@ -62,7 +62,7 @@ pub struct GpuSegment {
     pub fault: Option<Fault>,
     pub flight: Flight,
     /// A step that is recorded before it is asked for.
-    pub ahead: Option<Ahead>,
+    pub ahead: Option<RecordedStep>,
     /// One that nobody asked for, still under way.
     pub wasted: Option<Begun>,
     /// The next token, where the last step chose it and left it on the device.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    ahead::{Ahead, Stage},
+    ahead::{RecordedStep, Stage},
     held::Place,
     loaded::GpuSegment,
     steps::check_damage,
@@ -24,7 +24,7 @@ impl GpuSegment {
         let place = if slot.index() < self.cached.len() { self.held.get(slot) } else { None };
         let place = place.ok_or_else(|| Error::missing("a last step with candidates", format!("slot {}", slot.0)))?;
         // What is only recorded shares its parameters with what follows, where those go through a buffer.
-        if matches!(self.ahead, Some(Ahead { stage: Stage::Recorded(..), .. })) {
+        if matches!(self.ahead, Some(RecordedStep { stage: Stage::Recorded(..), .. })) {
             self.forget_ahead()?;
         }
         let vocab = self.model.config.vocab;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::gpu::{lower::select::Choice, record::encode::StepParams};
+use crate::backend::gpu::{lower::select::Selection, record::encode::StepParams};
 
 /// Which dispatches run the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct HeadPart {
     pub tokens: Range<usize>,
     /// Row of the head's input where the first of them goes.
     pub normed: usize,
-    pub choice: Option<Choice>,
+    pub choice: Option<Selection>,
     /// The copy of the head serves.
     pub screened: bool,
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    backend::{Batch, SlotId, Want, gpu::lower::select::Choice},
+    backend::{Batch, SlotId, Want, gpu::lower::select::Selection},
     plan::Sizes,
 };
 
@@ -16,7 +16,7 @@ pub enum Gets {
     /// Logits of every token.
     All,
     /// The highest logits of the last token.
-    Highest(Choice),
+    Highest(Selection),
 }
 
 /// The tokens of one sequence in a step.
@@ -36,11 +36,14 @@ pub enum Output {
     /// Logits of these tokens.
     Logits { row: usize, tokens: Range<usize> },
     /// The highest of this token.
-    Highest { row: usize, token: usize, choice: Choice },
+    Highest { row: usize, token: usize, choice: Selection },
 }
 
 /// The rows of `batch`; `choice` tells what serves the highest so many logits.
-pub fn rows<'a>(batch: &'a Batch, choice: impl Fn(usize) -> Option<Choice> + 'a) -> impl Iterator<Item = StepRow> + 'a {
+pub fn rows<'a>(
+    batch: &'a Batch,
+    choice: impl Fn(usize) -> Option<Selection> + 'a,
+) -> impl Iterator<Item = StepRow> + 'a {
     let mut before = 0;
     batch.rows.iter().map(move |row| {
         let tokens = before..before + row.positions.len();
@@ -101,7 +104,7 @@ pub fn outputs<'a>(rows: &'a [StepRow], tokens: &'a Range<usize>) -> impl Iterat
 }
 
 /// What chooses among the logits of `tokens`, and whether it can do without some of them.
-pub fn choice(rows: &[StepRow], tokens: &Range<usize>) -> (Option<Choice>, bool) {
+pub fn choice(rows: &[StepRow], tokens: &Range<usize>) -> (Option<Selection>, bool) {
     outputs(rows, tokens).fold((None, true), |(choice, some), output| match output {
         Output::Logits { .. } => (choice, false),
         Output::Highest { choice: own, .. } => (choice.max(Some(own)), some),
@@ -125,7 +128,7 @@ mod tests {
             want: *want,
         };
         let batch = Batch { rows: rows.iter().map(row).collect() };
-        super::rows(&batch, |count| Choice::of(count, 10_000, false)).collect()
+        super::rows(&batch, |count| Selection::of(count, 10_000, false)).collect()
     }
 
     #[test]
@@ -146,17 +149,17 @@ mod tests {
         assert_eq!(head_tokens(&rows, &(0..6)), 1..6);
         assert_eq!(head_tokens(&rows, &(0..1)), 1..1);
         let all: Vec<_> = outputs(&rows, &(1..6)).collect();
-        let highest = Output::Highest { row: 2, token: 5, choice: Choice::Top };
+        let highest = Output::Highest { row: 2, token: 5, choice: Selection::Top };
         assert_eq!(all, [Output::Logits { row: 1, tokens: 1..4 }, highest.clone()]);
         assert_eq!(outputs(&rows, &(3..6)).collect::<Vec<_>>(), [Output::Logits { row: 1, tokens: 3..4 }, highest]);
-        assert_eq!(choice(&rows, &(1..6)), (Some(Choice::Top), false));
+        assert_eq!(choice(&rows, &(1..6)), (Some(Selection::Top), false));
     }
 
     #[test]
     fn the_strongest_choice_serves_all() {
         let rows = step(&[(0, 0..1, Want::Top(1)), (1, 0..1, Want::Top(100)), (2, 0..1, Want::Nothing)]);
         assert_eq!(head_tokens(&rows, &(0..3)), 0..2);
-        assert_eq!(choice(&rows, &(0..2)), (Some(Choice::Top), true));
+        assert_eq!(choice(&rows, &(0..2)), (Some(Selection::Top), true));
         // More than come back are logits.
         assert_eq!(step(&[(0, 0..1, Want::Top(300))])[0].gets, Gets::Last);
     }

@@ -3,20 +3,20 @@
 use std::time::Instant;
 
 use super::{
-    ahead::{Ahead, Stage},
+    ahead::{RecordedStep, Stage},
     flight::Begun,
     loaded::GpuSegment,
     part::Part,
     rows::{Gets, StepRow},
 };
-use crate::{backend::gpu::lower::select::Choice, error::Result};
+use crate::{backend::gpu::lower::select::Selection, error::Result};
 
 impl GpuSegment {
     /// The step that was begun ahead, where it is this one.
     pub fn take_ahead(&mut self, row: &StepRow, part: &Part, follows: bool) -> Result<Option<Begun>> {
         let sound = self.fault.is_none();
         let ahead = self.ahead.take_if(|ahead| sound && ahead.serves(row, part, follows));
-        let Some(Ahead { stage, .. }) = ahead else { return Ok(None) };
+        let Some(RecordedStep { stage, .. }) = ahead else { return Ok(None) };
         match stage {
             Stage::Submitted(begun) => Ok(Some(begun)),
             Stage::Recorded(recorded, pending) => {
@@ -39,12 +39,12 @@ impl GpuSegment {
         let part = self.chunk_part(rows, 0..1, busy);
         let since = Instant::now();
         let (recorded, pending) = self.record(&part, rows)?;
-        let stage = if followed && row.gets == Gets::Highest(Choice::Greedy) {
+        let stage = if followed && row.gets == Gets::Highest(Selection::Greedy) {
             Stage::Submitted(self.launch(recorded, pending, since)?)
         } else {
             Stage::Recorded(recorded, pending)
         };
-        self.ahead = Some(Ahead { row, part, stage });
+        self.ahead = Some(RecordedStep { row, part, stage });
         Ok(())
     }
 
@@ -52,13 +52,13 @@ impl GpuSegment {
     /// it shows there.
     pub fn forget_ahead(&mut self) -> Result<()> {
         match self.ahead.take() {
-            Some(Ahead { stage: Stage::Submitted(begun), .. }) => {
+            Some(RecordedStep { stage: Stage::Submitted(begun), .. }) => {
                 if let Some(older) = self.wasted.replace(begun) {
                     self.results.wait(&self.gpu, older.pending, older.submission, |_| ())?;
                 }
                 Ok(())
             }
-            Some(Ahead { stage: Stage::Recorded(_, pending), .. }) => {
+            Some(RecordedStep { stage: Stage::Recorded(_, pending), .. }) => {
                 self.results.release(pending);
                 Ok(())
             }

@@ -22,7 +22,7 @@ use crate::{
             buffers::{readback::Pending, shape::SPLIT_KEYS},
             device::{Fault, Gpu},
             kernels::params::Dynamic,
-            lower::{lowering::damaged_place, screen::Screen, select::Choice},
+            lower::{lowering::damaged_place, screen::Screen, select::Selection},
             record::encode::{Recorded, StepParams},
         },
     },
@@ -44,7 +44,7 @@ impl GpuSegment {
         let mut step_rows = std::mem::take(&mut self.flight.rows);
         step_rows.clear();
         let (vocab, has_screen) = (self.model.config.vocab, self.has_screen());
-        step_rows.extend(rows::rows(batch, |count| Choice::of(count, vocab, has_screen)));
+        step_rows.extend(rows::rows(batch, |count| Selection::of(count, vocab, has_screen)));
         let begun = self.begin(batch.tokens(), &step_rows, input);
         self.flight.rows = step_rows;
         begun
@@ -289,7 +289,7 @@ impl GpuSegment {
             self.cached[row.slot.index()] = row.end_position(row.tokens.end);
         }
         if let ([row], [output]) = (step_rows, &self.flight.outputs[..])
-            && row.gets == Gets::Highest(Choice::Greedy)
+            && row.gets == Gets::Highest(Selection::Greedy)
             && let Some(best) = output.candidates.top.first()
         {
             let position = row.end_position(row.tokens.end);

@@ -45,14 +45,14 @@ fn products() -> [Program; 4] {
 
 /// A way to compute, with what it takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
+pub struct TestedChoices {
     /// Which kernels.
     pub choices: Choices,
     /// Microseconds for a product of one token, and of 64 tokens; `None` where nothing was measured.
     pub us: Option<[f64; 2]>,
 }
 
-impl fmt::Display for Candidate {
+impl fmt::Display for TestedChoices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.choices.fmt(f)?;
         match self.us {
@@ -76,7 +76,7 @@ pub(crate) fn prepare(
     mut gpu: Gpu,
     options: &OpenOptions,
     backend: impl FnOnce(&Arc<Gpu>) -> Box<dyn Backend>,
-) -> Result<(Arc<Gpu>, Vec<Candidate>)> {
+) -> Result<(Arc<Gpu>, Vec<TestedChoices>)> {
     let key = key(&gpu, options);
     if let Some(Passed { lanes, product, geometry }) = options.cache.get(AREA, &key) {
         gpu.choose(Choices { lanes, product, ..gpu.choices() });
@@ -131,7 +131,7 @@ fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
 }
 
 /// The candidates that get every number right, measured if asked for. Where some do not, a note says so.
-fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<Candidate>> {
+fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<TestedChoices>> {
     let mut right = Vec::new();
     let mut faults = Vec::new();
     for choices in candidates {
@@ -140,7 +140,7 @@ fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: b
             None => {
                 let us =
                     if measure { Some([product_us(gpu, choices, 1)?, product_us(gpu, choices, 64)?]) } else { None };
-                right.push(Candidate { choices, us });
+                right.push(TestedChoices { choices, us });
             }
         }
     }
@@ -172,10 +172,10 @@ fn product_fault(gpu: &Gpu, known: &KnownProduct, choices: Choices) -> Result<Op
 }
 
 /// The one with the least sum of both times, each relative to the best: an answer and its prompt count alike.
-fn fastest(candidates: &[Candidate]) -> Choices {
+fn fastest(candidates: &[TestedChoices]) -> Choices {
     let best = |i: usize| candidates.iter().filter_map(|c| Some(c.us?[i])).fold(f64::INFINITY, f64::min);
     let best = [best(0), best(1)];
-    let cost = |c: &Candidate| c.us.map_or(f64::INFINITY, |us| us[0] / best[0] + us[1] / best[1]);
+    let cost = |c: &TestedChoices| c.us.map_or(f64::INFINITY, |us| us[0] / best[0] + us[1] / best[1]);
     let least = candidates.iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
     least.unwrap_or_else(|| unreachable!("compare gives one at least")).choices
 }
@@ -341,7 +341,7 @@ mod tests {
         let Some(gpu) = open(Tuning::default()) else { return };
         let all = candidates(&gpu, true);
         let with = |us: [[f64; 2]; 2]| {
-            let candidates: Vec<_> = (0..2).map(|i| Candidate { choices: all[i], us: Some(us[i]) }).collect();
+            let candidates: Vec<_> = (0..2).map(|i| TestedChoices { choices: all[i], us: Some(us[i]) }).collect();
             all.iter().position(|&choices| choices == fastest(&candidates)).unwrap()
         };
         assert_eq!(with([[10.0, 100.0], [11.0, 50.0]]), 1);
