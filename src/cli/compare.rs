@@ -4,10 +4,10 @@ use serde_json::{Value as Json, json};
 
 use super::{
     agreement::Agreement,
+    answering::{Answered, Job, answer, timings_json},
     chart::{self, Bar, Chart},
     engine::{segment_line, segments_json},
     format, interrupt, output,
-    run::{Answered, Job, answer, timings_json},
 };
 use crate::{
     backend::energy,

@@ -5,6 +5,8 @@
 
 mod agreement;
 
+mod answering;
+
 mod args;
 
 mod argv;

@@ -1,12 +1,10 @@
 //! Costs of a test on the GPU: dispatches, recording, reading back, and the time of every kernel.
 
-use std::any::Any;
-
 use serde_json::{Value as Json, json};
 
 use super::{super::format, Test, measure};
 use crate::{
-    backend::gpu::{Counters, GpuBackend, KernelTime},
+    backend::gpu::{GpuBackend, KernelTime},
     error::Result,
     model::Model,
     session::Session,
@@ -22,15 +20,6 @@ pub struct Costs {
     tokens: usize,
     /// Times of the kernels in one more run of the test; `None` when not asked for.
     kernels: Option<Vec<KernelTime>>,
-}
-
-fn gpu(session: &mut Session) -> Option<&mut GpuBackend> {
-    session.backends_mut().find_map(|backend| (backend as &mut dyn Any).downcast_mut())
-}
-
-/// Work of the GPU so far; `None` where no GPU has a part.
-pub fn counters(session: &mut Session) -> Option<Counters> {
-    gpu(session).map(|gpu| gpu.counters())
 }
 
 /// The costs of the runs of `samples`; with `profile` the test is run once more to time the kernels.
@@ -59,11 +48,11 @@ pub fn costs(
 }
 
 fn time_kernels(session: &mut Session, model: &Model, test: Test) -> Result<Vec<KernelTime>> {
-    if let Some(gpu) = gpu(session) {
+    if let Some(gpu) = measure::gpu(session) {
         gpu.start_profile()?;
     }
     let ran = measure::once(session, model, test, &mut Vec::new());
-    let kernels = gpu(session).map(GpuBackend::take_profile).unwrap_or_default();
+    let kernels = measure::gpu(session).map(GpuBackend::take_profile).unwrap_or_default();
     ran.map(|_| kernels)
 }
 

@@ -1,6 +1,9 @@
 //! Runs the tests.
 
-use std::time::{Duration, Instant};
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
 
 use bitnet_cpu_kernels::{
     Cpu, Isa,
@@ -13,14 +16,13 @@ use super::{
     super::interrupt,
     Kind, Test,
     ceilings::{Ceilings, Probe},
-    gpu,
 };
 use crate::{
     backend::{
         Want,
         cpu::{Kernels, own_layout},
         energy,
-        gpu::Counters,
+        gpu::{Counters, GpuBackend},
     },
     cache_dir::stable_hash,
     error::Result,
@@ -54,6 +56,16 @@ pub struct Samples {
     pub ceilings: Option<Ceilings>,
 }
 
+/// The GPU of `session`; `None` where no GPU has a part.
+pub fn gpu(session: &mut Session) -> Option<&mut GpuBackend> {
+    session.backends_mut().find_map(|backend| (backend as &mut dyn Any).downcast_mut())
+}
+
+/// Work of the GPU so far; `None` where no GPU has a part.
+fn counters(session: &mut Session) -> Option<Counters> {
+    gpu(session).map(|gpu| gpu.counters())
+}
+
 /// Runs `test` once to warm up and then `repetitions` times, `probe` before each of them. Ctrl-C ends it early.
 pub fn run(
     session: &mut Session,
@@ -82,7 +94,7 @@ pub fn run(
     }
     once(session, model, test, &mut Vec::new())?;
     let mut head_rows = 0;
-    let before = gpu::counters(session);
+    let before = counters(session);
     let energy_before = energy::Package::read();
     for _ in 0..repetitions {
         if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
@@ -95,7 +107,7 @@ pub fn run(
         head_rows += once(session, model, test, &mut samples.steps)?;
         samples.times.push(start.elapsed());
     }
-    samples.gpu = gpu::counters(session).zip(before).map(|(after, before)| after.since(&before));
+    samples.gpu = counters(session).zip(before).map(|(after, before)| after.since(&before));
     samples.ceilings = probe.and_then(Probe::medians);
     let tokens = (samples.times.len() * test.tokens).max(1) as f64;
     samples.millijoules_per_token = energy_before.and_then(|before| before.millijoules_since()).map(|mj| mj / tokens);

@@ -11,11 +11,10 @@ use self::{
     lines::Lines,
 };
 use super::{
+    answering::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, purpose, unescape},
     args::{AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
     engine::segment_line,
-    format, interrupt, output,
-    run::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, purpose, system_prompt, unescape},
-    source, usage,
+    format, input, interrupt, output, source, usage,
 };
 use crate::{
     chat::{Conversation, Format, Message, Origin, Role, Template},
@@ -67,6 +66,20 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
         template: args.chat.chat_template.as_deref(),
         verbose,
     })
+}
+
+/// For `-cnv`: `-sys`, or the prompt as bitnet.cpp has it. Standard input is what the person says.
+fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
+    let given = args.given.prompt.as_ref();
+    match (&args.chat.system_prompt, given, &args.given.file) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(usage(
+            "with -cnv the prompt is the system prompt: -sys is one too many",
+            "bitnet-gpu run -cnv -p \"Be brief.\"",
+        )),
+        (Some(text), None, None) | (None, Some(text), _) => unescape(args.answer.no_escape, text).map(Some),
+        (None, None, Some(file)) => Ok(input::text(None, Some(file))?.map(input::without_last_line_break)),
+        (None, None, None) => Ok(None),
+    }
 }
 
 fn converse(wishes: &Wishes<'_>) -> Result<()> {
