@@ -204,7 +204,8 @@ mod tests {
         for kernels in [preferred, Kernels::AsLoaded, Kernels::All(Kernel::I2S)] {
             assert_eq!(kernels.layouts(&grouped, "w").unwrap(), both(Layout::I2sR16, Layout::I2sR16));
         }
-        let error = Kernels::All(Kernel::TL1).layouts(&grouped, "blk.0.w").unwrap_err().to_string();
-        assert!(error.contains("blk.0.w") && error.contains("--kernel i2_s"), "{error}");
+        let error = Kernels::All(Kernel::TL1).layouts(&grouped, "blk.0.w").unwrap_err();
+        assert!(error.to_string().contains("blk.0.w"), "{error}");
+        assert!(matches!(error.remedy(), Some(Remedy::UseKernel("i2_s"))), "{error}");
     }
 }
