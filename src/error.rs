@@ -28,7 +28,7 @@ pub enum Error {
     Remediable {
         /// The error.
         error: Box<Error>,
-        /// What may help.
+        /// A way to mend it.
         remedy: Remedy,
     },
 
@@ -79,7 +79,7 @@ pub enum Error {
     BadOption {
         /// Its name, with hyphens between words.
         name: String,
-        /// What it must be, and what it is.
+        /// The value expected, and the one found.
         reason: String,
     },
 
@@ -152,7 +152,7 @@ pub enum Error {
     },
 }
 
-/// What an [`Error`] is about.
+/// The cause of an [`Error`], for callers that act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -182,7 +182,7 @@ pub enum ErrorKind {
     NotFinite,
 }
 
-/// What may be done about an [`Error`].
+/// A way to mend an [`Error`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Remedy {
@@ -268,7 +268,7 @@ impl Error {
         Self::Remediable { error: Box::new(self), remedy }
     }
 
-    /// What may be done about it, where something is known.
+    /// The way to mend it, where one is known.
     pub fn remedy(&self) -> Option<&Remedy> {
         match self {
             Self::Remediable { remedy, .. } => Some(remedy),

@@ -1,4 +1,4 @@
-//! What `run`, its comparison and its conversation share: the job, one answer, and the figures of an answer.
+//! A job and its answer, for `run`, its comparison and its conversation.
 
 use std::sync::Arc;
 

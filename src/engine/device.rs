@@ -46,7 +46,7 @@ impl Device {
         Self(GpuBackend::on(Arc::clone(self.0.gpu())))
     }
 
-    /// What it gets wrong, and does in another way.
+    /// Faults of the device that are worked around, a sentence each.
     pub fn notes(&self) -> Vec<String> {
         self.0.gpu().notes()
     }

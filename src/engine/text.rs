@@ -59,7 +59,7 @@ impl TextSession {
         &self.tokenizer
     }
 
-    /// What chooses the tokens: another sampler or a grammar holds from the next answer on.
+    /// The chooser of the tokens: another sampler or a grammar holds from the next answer on.
     pub fn chooser_mut(&mut self) -> &mut Chooser {
         &mut self.chooser
     }

@@ -39,7 +39,7 @@ pub struct PullProgress<'a> {
     pub total_bytes: Option<u64>,
 }
 
-/// What a download tells.
+/// News of a download.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PullEvent<'a> {

@@ -8,7 +8,7 @@ use half::f16;
 pub enum TernaryScales {
     /// At hand; those of groups row by row, (rows, cols / size), under every layout of the codes.
     Given(MatrixScales),
-    /// Of groups, beside the codes of the file: see [`super::TernaryCodes::Encoded`].
+    /// One for each group of columns, beside the codes of the file: see [`super::TernaryCodes::Encoded`].
     Encoded {
         /// Columns that share a scale: as many as in the file, or a part of them.
         size: usize,

@@ -24,7 +24,7 @@ pub struct TernaryMatrix {
     pub cols: usize,
     /// The codes.
     pub codes: TernaryCodes,
-    /// What they are multiplied by.
+    /// Factors of the codes.
     pub scales: TernaryScales,
 }
 
@@ -40,7 +40,7 @@ pub enum TernaryCodes {
     },
     /// As no kernel reads them.
     Encoded {
-        /// What decodes them.
+        /// The decoder of its blocks.
         codec: Codec,
         /// The tensor of the file, scales included.
         data: Bytes,
@@ -58,12 +58,12 @@ pub struct PackedMatrix {
     pub codes: Bytes,
     /// How they are packed.
     pub layout: Layout,
-    /// What they are multiplied by, in the order of the layout.
+    /// Factors of the codes, in the order of the layout.
     pub scales: MatrixScales,
 }
 
 impl PackedMatrix {
-    /// What the kernels take.
+    /// The view that the kernels take.
     pub fn view(&self) -> TernaryView<'_> {
         TernaryView {
             rows: self.rows,

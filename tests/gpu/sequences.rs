@@ -34,7 +34,7 @@ struct Loaded<B> {
     vocab: usize,
 }
 
-/// What a row of a step gave.
+/// Results of a row of a step.
 #[derive(Clone, Debug, PartialEq)]
 struct Given {
     logits: Vec<f32>,

@@ -85,7 +85,7 @@ pub enum Kernels {
     All(Kernel),
     /// By (rows, cols); others in [`own_layout`].
     ByShape(Vec<((usize, usize), Kernel)>),
-    /// The same for all whose [`own_layout`] is I2_S and that can have it; others as I2_S.
+    /// This kernel for all whose [`own_layout`] is I2_S and that can have it; others as I2_S.
     Preferred(Kernel),
 }
 

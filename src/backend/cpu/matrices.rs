@@ -60,7 +60,7 @@ impl Matrices {
         Ok(Self(layers))
     }
 
-    /// What a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
+    /// The matrix that a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
     pub fn get(&self, layer: usize, role: Linear, tokens: usize) -> &PackedMatrix {
         let Forms { few, many } = &self.0[layer][role as usize];
         if tokens <= ternary::most_few(few.layout) { few } else { many }
@@ -72,7 +72,7 @@ struct Job<'a> {
     name: String,
     matrix: &'a TernaryMatrix,
     layouts: Layouts,
-    /// What has to be written: the layout for many tokens, and that for few where it is another one.
+    /// Layouts to write: the one for many tokens, and the one for few where it is another.
     written: [Option<Layout>; 2],
     /// A code that the layout for few tokens has no room for is an error.
     demand: bool,

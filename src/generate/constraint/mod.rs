@@ -80,7 +80,7 @@ impl Constraint {
         Ok(Self { now: start.clone(), start, name, warnings })
     }
 
-    /// What is odd about the grammar and does not keep it from working.
+    /// Oddities of the grammar that do not keep it from working.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

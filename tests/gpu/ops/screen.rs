@@ -42,7 +42,7 @@ struct Case<'a> {
     window: usize,
 }
 
-/// What the kernels left of a token.
+/// Results of the kernels for a token.
 #[derive(Debug, PartialEq)]
 struct Found {
     normed: Vec<f32>,

@@ -17,7 +17,7 @@ pub const TILE_TOKENS: usize = 64;
 /// Most tokens computed together: four tiles, so that the activations of a wide model (2 x 23040 feed-forward) stay
 /// below 64 MiB.
 const CHUNK_TOKENS: usize = 256;
-/// The same deep in a long context, where attention outweighs the products: one tile of attention_prefill.
+/// Deep in a long context, where attention outweighs the products: one tile of attention_prefill.
 const LEAST_CHUNK_TOKENS: usize = 16;
 /// Up to this many tokens share a reading of the weights in ternary_few_i2s; beyond, a 64-wide tile of
 /// ternary_matmul_i2s wastes less. Not measured on hardware yet.

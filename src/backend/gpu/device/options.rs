@@ -71,7 +71,7 @@ pub struct Tuning {
 
 #[cfg(feature = "fault-injection")]
 impl Tuning {
-    /// What fails in a segment of `bytes`; `None`: in any.
+    /// The fault of a segment of `bytes`; `None`: of any.
     pub fn fault_of(&self, bytes: Option<u64>) -> Option<Fault> {
         self.fault.filter(|_| bytes.is_none_or(|bytes| bytes > self.fault_above))
     }
@@ -96,7 +96,7 @@ impl Tuning {
     }
 }
 
-/// What fails on demand, with the feature `fault-injection`.
+/// A failure on demand, with the feature `fault-injection`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A product of the self-test gives a wrong number.

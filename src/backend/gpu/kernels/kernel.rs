@@ -1,4 +1,4 @@
-//! What a kernel is made of, and what is chosen for it.
+//! The parts a kernel is made of, and the choices for it.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ pub enum Access {
     Write,
 }
 
-/// What a kernel reads that may quantise its input itself.
+/// Activations that a kernel reads and may quantise itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Input {
-    /// What `norm_quantize` has quantised; or the kernel quantises nothing.
+    /// Codes by `norm_quantize`; or the kernel quantises nothing.
     #[default]
     Quantized,
     /// A slot of activations, which it norms and quantises itself.
@@ -59,7 +59,7 @@ pub enum ParamSource {
     Uniform,
 }
 
-/// What is chosen once for a device and holds for all its kernels.
+/// Choices made once for a device, for all its kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub struct Choices {

@@ -87,7 +87,7 @@ impl Program {
         self.shader.uses(Piece::Acts) && self.flavour.input != Input::Quantized
     }
 
-    /// What it reads from memory.
+    /// The bytes it reads from memory.
     pub(crate) fn streams(self) -> Streams {
         match self.kernel().streams {
             // Its codes come third, behind the input and the weights of the norm.

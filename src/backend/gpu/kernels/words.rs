@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 /// Bytes reserved for the parameters of a dispatch: what every implementation of immediates offers.
 pub const PARAM_BYTES: usize = 64;
 
-/// What changes from step to step; the first words of every kernel's parameters.
+/// Words that change from step to step; the first of every kernel's parameters.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Dynamic {

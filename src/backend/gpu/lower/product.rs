@@ -47,7 +47,7 @@ pub struct RowWindow<'a> {
 }
 
 impl Input {
-    /// The same for the table of kernels.
+    /// Its name in the table of kernels.
     fn of_kernel(self) -> pipelines::Input {
         match self {
             Self::Slot(_) => pipelines::Input::Slot,

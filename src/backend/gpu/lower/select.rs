@@ -32,7 +32,7 @@ const PAIR_BYTES: u64 = 8;
 /// Bytes between the results of two rows: kernels know them as 257 pairs.
 const ROW_BYTES: u64 = HEADER_BYTES + PAIR_BYTES * LIST as u64;
 
-/// What is chosen of a row; a later one gives all that an earlier one does.
+/// The logits chosen of a row; a later variant gives all that an earlier one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selection {
     /// The highest logit; of a single row its id is also the input of the next step.
@@ -132,13 +132,13 @@ impl Select {
         self.argmax.len().max(self.top.len())
     }
 
-    /// What is to be read back of a row of logits: buffer, offset and bytes.
+    /// The part to read back of a row of logits: buffer, offset and bytes.
     pub fn source(&self, choice: Selection, row: usize) -> (&wgpu::Buffer, u64, u64) {
         let bytes = HEADER_BYTES + PAIR_BYTES * choice.count(self.vocab) as u64;
         (&self.result, ROW_BYTES * row as u64, bytes)
     }
 
-    /// What came back of a row.
+    /// Takes in what came back of a row.
     pub fn read(&self, choice: Selection, bytes: &[u8], candidates: &mut Candidates) {
         let words = |bytes: &[u8]| -> [u32; 2] { bytemuck::pod_read_unaligned(&bytes[..8]) };
         let pairs = bytes.chunks_exact(PAIR_BYTES as usize).skip(1).take(choice.count(self.vocab)).map(words);

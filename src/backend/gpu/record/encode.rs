@@ -32,10 +32,10 @@ pub enum Extent {
     IfSplit(usize),
 }
 
-/// What differs from step to step.
+/// Parameters that differ from step to step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepParams {
-    /// What kernels are told.
+    /// First words of the kernels' parameters.
     pub dynamic: Dynamic,
     /// Windows of the caches with a sequence of the step, a bit each.
     pub windows: u64,

@@ -22,7 +22,7 @@ pub enum Stage {
     Submitted(Begun),
 }
 
-/// What the last step has left on the device to go on with.
+/// State the last step has left on the device to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
     pub slot: SlotId,

@@ -20,7 +20,7 @@ pub struct Begun {
     pub since: Instant,
 }
 
-/// What is left of a step to do, and what it has given so far. One of a segment, reused from step to step.
+/// The rest of a step, and its results so far. One a segment, reused from step to step.
 #[derive(Default)]
 pub struct Flight {
     pub rows: Vec<StepRow>,

@@ -46,7 +46,7 @@ pub struct Lists {
     pub head: Option<Head>,
 }
 
-/// What dispatches are made for.
+/// Everything the dispatches of a segment are made from.
 pub struct Made<'a> {
     pub gpu: &'a Gpu,
     pub model: &'a Model,

@@ -147,7 +147,7 @@ impl GpuSegment {
     }
 }
 
-/// What the kernels of the head are told.
+/// Parameters for the kernels of the head.
 fn head_params(part: &Part, head: &HeadPart) -> StepParams {
     let dynamic = Dynamic {
         tokens: head.tokens.len() as u32,
@@ -171,7 +171,7 @@ fn head_dispatches<'a>(list: &'a Head, head: &HeadPart) -> impl Iterator<Item = 
     full.into_iter().flatten().chain(screened.into_iter().flatten()).chain(chosen.into_iter().flatten())
 }
 
-/// What is read back of a part, in this order: the word for damage, then each output.
+/// Places to read back of a part, in this order: the word for damage, then each output.
 fn sources<'a>(
     activations: &'a ActivationBuffers,
     list: Option<&'a Head>,

@@ -74,7 +74,7 @@ impl StepRow {
         self.position + self.tokens.end.min(end).saturating_sub(self.tokens.start)
     }
 
-    /// What the kernels are told of a token, in the words of common/batch.wgsl; `chunk` are the tokens that the step
+    /// The kernels' words for a token, as in common/batch.wgsl; `chunk` are the tokens that the step
     /// computes together.
     pub fn token_words(&self, token: usize, id: u32, chunk: &Range<usize>, sizes: &Sizes) -> [u32; 4] {
         let position = self.position + token - self.tokens.start;
@@ -90,7 +90,7 @@ pub fn head_tokens(rows: &[StepRow], chunk: &Range<usize>) -> Range<usize> {
     wanted.reduce(|all, tokens| all.start.min(tokens.start)..all.end.max(tokens.end)).unwrap_or(chunk.end..chunk.end)
 }
 
-/// What is read back of `tokens`, whose logits have been computed.
+/// Outputs to read back of `tokens`, whose logits have been computed.
 pub fn outputs<'a>(rows: &'a [StepRow], tokens: &'a Range<usize>) -> impl Iterator<Item = Output> + 'a {
     rows.iter().enumerate().filter_map(move |(number, row)| {
         let tokens = common(&row.head_tokens(), tokens);
@@ -103,7 +103,7 @@ pub fn outputs<'a>(rows: &'a [StepRow], tokens: &'a Range<usize>) -> impl Iterat
     })
 }
 
-/// What chooses among the logits of `tokens`, and whether it can do without some of them.
+/// The selection among the logits of `tokens`, and whether it can do without some of them.
 pub fn choice(rows: &[StepRow], tokens: &Range<usize>) -> (Option<Selection>, bool) {
     outputs(rows, tokens).fold((None, true), |(choice, some), output| match output {
         Output::Logits { .. } => (choice, false),
