@@ -2,6 +2,7 @@
 //! mean harm.
 
 use bitnet_gpu::{
+    Remedy,
     chat::{Conversation, Format, Message, Origin, Role, Template},
     gguf::{Metadata, Value},
     tokenizer::Tokenizer,
@@ -160,8 +161,9 @@ fn jinja_as_hugging_face_runs_it() {
 #[test]
 fn a_template_can_refuse() {
     let template = Template::of(&with_template("{{ raise_exception('roles must alternate') }}")).unwrap();
-    let error = template.render(&single()).unwrap_err().to_string();
-    assert!(error.contains("roles must alternate") && error.contains("--chat-template"), "{error}");
+    let error = template.render(&single()).unwrap_err();
+    assert!(error.to_string().contains("roles must alternate"), "{error}");
+    assert_eq!(error.remedy(), Some(&Remedy::ChatTemplate));
 }
 
 /// Each ends with a reason, after a bounded number of steps and in bounded memory.
