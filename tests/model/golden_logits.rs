@@ -96,6 +96,21 @@ fn check(what: &str, session: &mut Session, cases: &[Case], bound: f64) {
     }
 }
 
+/// [`check`] with every layer on the GPU, and with the first one on the CPU.
+fn check_gpu_and_split(name: &str, model: &Arc<Model>, cases: &[Case], bound: f64) {
+    let layers = model.config.layers;
+    for (what, split) in [
+        ("on the GPU", vec![(BackendKind::Gpu, layers)]),
+        ("split", vec![(BackendKind::Cpu, 1), (BackendKind::Gpu, layers - 1)]),
+    ] {
+        let Some(gpu) = open_backend(Tuning::default()) else { return };
+        let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
+        let plan = plan(layers, &split, sizes(KvType::F16));
+        let mut session = Session::load(model, &plan, backends, &mut |_| {}).unwrap();
+        check(&format!("{name} {what}"), &mut session, cases, bound);
+    }
+}
+
 fn cpu(isa: Isa) -> (BackendKind, Box<dyn Backend>) {
     (BackendKind::Cpu, Box::new(CpuBackend::new(isa, 2)))
 }
@@ -147,17 +162,7 @@ fn grouped_cpu_logits_match_transformers() {
 fn grouped_gpu_and_split_logits_match_transformers() {
     let Some(models) = grouped() else { return };
     for (name, model, cases) in models {
-        let layers = model.config.layers;
-        for (what, split) in [
-            ("on the GPU", vec![(BackendKind::Gpu, layers)]),
-            ("split", vec![(BackendKind::Cpu, 1), (BackendKind::Gpu, layers - 1)]),
-        ] {
-            let Some(gpu) = open_backend(Tuning::default()) else { return };
-            let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
-            let plan = plan(layers, &split, sizes(KvType::F16));
-            let mut session = Session::load(&model, &plan, backends, &mut |_| {}).unwrap();
-            check(&format!("{name} {what}"), &mut session, &cases, GROUPED_BOUND);
-        }
+        check_gpu_and_split(&name, &model, &cases, GROUPED_BOUND);
     }
 }
 
@@ -237,17 +242,7 @@ fn lookups_are_refused_where_groups_have_scales() {
 fn gpu_and_split_logits_match_transformers() {
     for (name, _, f16_bound) in MODELS {
         let Some((_scratch, model, cases)) = converted(name) else { return };
-        let layers = model.config.layers;
-        for (what, split) in [
-            ("on the GPU", vec![(BackendKind::Gpu, layers)]),
-            ("split", vec![(BackendKind::Cpu, 1), (BackendKind::Gpu, layers - 1)]),
-        ] {
-            let Some(gpu) = open_backend(Tuning::default()) else { return };
-            let backends = vec![cpu(Isa::detect()), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
-            let plan = plan(layers, &split, sizes(KvType::F16));
-            let mut session = Session::load(&model, &plan, backends, &mut |_| {}).unwrap();
-            check(&format!("{name} {what}"), &mut session, &cases, f16_bound);
-        }
+        check_gpu_and_split(name, &model, &cases, f16_bound);
     }
 }
 
