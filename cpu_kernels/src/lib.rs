@@ -11,7 +11,9 @@
 //! A token flows through the operations in this order:
 //! [`dense::gather`] (embedding), [`quantize::norm_quantize`], [`ternary::matmul`], [`rope::apply`],
 //! [`attention::append`], [`attention::attend`], [`gate::apply`], [`norm::rms_norm`], [`dense::matmul`]
-//! (head), or [`screen::Screen::top_rows`] for its highest products alone.
+//! (head), or [`screen::Screen::top_rows`] for its highest products alone. A layer without positions has
+//! [`delta::conv`], [`delta::mix`] and [`delta::gated_norm`] in place of attention; models whose weights are rotated,
+//! [`rotate::inverse`] behind the embedding and [`quantize::norm_rotate_quantize`].
 #![allow(clippy::needless_range_loop, reason = "kernels index several arrays of registers by one number")]
 
 pub mod isa;
@@ -19,6 +21,8 @@ pub mod isa;
 pub mod threads;
 
 pub mod format;
+
+pub mod rotate;
 
 pub mod quantize;
 
@@ -29,6 +33,8 @@ pub mod norm;
 pub mod rope;
 
 pub mod attention;
+
+pub mod delta;
 
 pub mod gate;
 

@@ -27,6 +27,7 @@ fn apply_avx2(kind: Kind, gate: &mut [f32], up: &[f32]) {
                 _mm256_mul_ps(positive, positive)
             }
             Kind::Silu => share(g, g),
+            Kind::Sigmoid => share(_mm256_set1_ps(1.0), g),
             Kind::GeluTanh => {
                 let cube = _mm256_fmadd_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(GELU_CUBE), _mm256_set1_ps(1.0));
                 share(g, _mm256_mul_ps(_mm256_mul_ps(g, _mm256_set1_ps(GELU_SLOPE)), cube))

@@ -27,6 +27,7 @@ fn apply_neon(kind: Kind, gate: &mut [f32], up: &[f32]) {
                 vmulq_f32(positive, positive)
             }
             Kind::Silu => share(g, g),
+            Kind::Sigmoid => share(vdupq_n_f32(1.0), g),
             Kind::GeluTanh => {
                 let cube = vfmaq_f32(vdupq_n_f32(1.0), vmulq_f32(g, g), vdupq_n_f32(GELU_CUBE));
                 share(g, vmulq_f32(vmulq_n_f32(g, GELU_SLOPE), cube))

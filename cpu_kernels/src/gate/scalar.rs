@@ -21,6 +21,7 @@ pub fn value(kind: Kind, g: f32) -> f32 {
             }
         }
         Kind::Silu => g / (1.0 + (-g).exp()),
+        Kind::Sigmoid => 1.0 / (1.0 + (-g).exp()),
         Kind::GeluTanh => g / (1.0 + (-GELU_SLOPE * g * (1.0 + GELU_CUBE * g * g)).exp()),
     }
 }

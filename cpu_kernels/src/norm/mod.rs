@@ -43,7 +43,8 @@ pub fn rms_norm_in_place(cpu: &Cpu, x: &mut [f32], cols: usize, weight: &[f32], 
     });
 }
 
-fn norm_row(base: Base, row: &mut [f32], weight: &[f32], eps: f32) {
+/// Norm of one row in place.
+pub(crate) fn norm_row(base: Base, row: &mut [f32], weight: &[f32], eps: f32) {
     match base {
         Base::Scalar => scalar::row(row, weight, eps),
         #[cfg(target_arch = "x86_64")]

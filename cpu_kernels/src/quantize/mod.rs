@@ -14,18 +14,25 @@ mod avx2;
 mod neon;
 mod scalar;
 
+use std::sync::PoisonError;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
     Cpu,
     format::{GROUP_SIZES, padded_cols},
     isa::Base,
+    norm,
+    rotate::Rotation,
     threads::Disjoint,
     tokens_of,
 };
 
 /// Smallest absmax that a token is scaled by: a token of zeros gives zeros.
 pub(crate) const MIN_ABSMAX: f32 = 1e-5;
+
+/// Chunks that a thread gets of the rows of a prompt: enough that the last one does not keep the others waiting.
+const ROW_CHUNKS: usize = 4;
 
 /// A cache line of values, so that rows, which are multiples of two lines, begin on one.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -229,22 +236,94 @@ pub fn norm_quantize(cpu: &Cpu, x: &[f32], cols: usize, weight: Option<&[f32]>, 
     if let Some(weight) = weight {
         assert_eq!(weight.len(), cols, "norm_quantize: norm weights of {cols} columns");
     }
-    let rows = out.resize(tokens, cols);
-    let (stride, groups, group, base) = (rows.stride, rows.groups, rows.group, cpu.isa().base());
-    let (values, steps, sums) = (Disjoint::new(rows.values), Disjoint::new(rows.steps), Disjoint::new(rows.sums));
+    let (out, base) = (Tokens::new(out.resize(tokens, cols), cols), cpu.isa().base());
     cpu.pool().run(tokens, |t| {
-        let of_groups = t * groups..(t + 1) * groups;
-        // SAFETY: chunk t alone touches the elements of token t.
-        let out = unsafe {
-            Token {
-                values: values.part(t * stride..t * stride + cols),
-                steps: steps.part(of_groups.clone()),
-                sums: sums.part(of_groups),
-                group,
-            }
-        };
+        // SAFETY: chunk t alone touches token t.
+        let out = unsafe { out.token(t) };
         token(base, &x[t * cols..][..cols], weight, eps, out);
     });
+}
+
+/// As [`norm_quantize`], with a [`crate::rotate::forward`] between norm and quantisation, bit for bit as these three
+/// calls after each other give it. A row stays in the caches of a core on its way through them.
+///
+/// # Panics
+/// As [`norm_quantize`], and if `rotation` is for rows of another width.
+pub fn norm_rotate_quantize(
+    cpu: &Cpu,
+    x: &[f32],
+    cols: usize,
+    weight: Option<&[f32]>,
+    eps: f32,
+    rotation: &Rotation,
+    out: &mut QuantizedActs,
+) {
+    let tokens = tokens_of("norm_rotate_quantize", x, cols);
+    if let Some(weight) = weight {
+        assert_eq!(weight.len(), cols, "norm_rotate_quantize: norm weights of {cols} columns");
+    }
+    assert_eq!(rotation.width(), cols, "norm_rotate_quantize: columns, and values of the rotation");
+    let (out, base) = (Tokens::new(out.resize(tokens, cols), cols), cpu.isa().base());
+    // A row of floats for each chunk.
+    let chunks = tokens.min(ROW_CHUNKS * cpu.threads());
+    let mut rows = cpu.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    let len = rows.len().max(chunks * cols);
+    rows.resize(len, 0.0);
+    let rows = Disjoint::new(&mut rows);
+    cpu.pool().run(chunks, |chunk| {
+        // SAFETY: chunks have rows of their own.
+        let row = unsafe { rows.part(chunk * cols..(chunk + 1) * cols) };
+        for t in chunk * tokens / chunks..(chunk + 1) * tokens / chunks {
+            row.copy_from_slice(&x[t * cols..][..cols]);
+            if let Some(weight) = weight {
+                norm::norm_row(base, row, weight, eps);
+            }
+            rotation.forward_row(base, row);
+            // SAFETY: chunks are disjoint ranges of tokens.
+            let out = unsafe { out.token(t) };
+            token(base, row, None, eps, out);
+        }
+    });
+}
+
+/// Where the tokens of a [`QuantizedActs`] go, by several threads.
+struct Tokens<'a> {
+    /// (T, stride)
+    values: Disjoint<'a, i8>,
+    /// (T, groups)
+    steps: Disjoint<'a, f32>,
+    /// (T, groups)
+    sums: Disjoint<'a, i32>,
+    cols: usize,
+    stride: usize,
+    groups: usize,
+    group: usize,
+}
+
+impl<'a> Tokens<'a> {
+    fn new(rows: Rows<'a>, cols: usize) -> Self {
+        let Rows { values, steps, sums, stride, groups, group } = rows;
+        let (values, steps, sums) = (Disjoint::new(values), Disjoint::new(steps), Disjoint::new(sums));
+        Self { values, steps, sums, cols, stride, groups, group }
+    }
+
+    /// Token `t`.
+    ///
+    /// # Safety
+    /// - No two of one token are alive at the same time.
+    unsafe fn token(&self, t: usize) -> Token<'_> {
+        let start = t * self.stride;
+        let of_groups = t * self.groups..(t + 1) * self.groups;
+        // SAFETY: tokens are disjoint ranges, and the caller has each once.
+        unsafe {
+            Token {
+                values: self.values.part(start..start + self.cols),
+                steps: self.steps.part(of_groups.clone()),
+                sums: self.sums.part(of_groups),
+                group: self.group,
+            }
+        }
+    }
 }
 
 /// One token with the chosen variant.

@@ -186,3 +186,40 @@ fn a_second_smaller_shape_clears_what_the_first_left() {
 fn too_many_tokens_panic() {
     QuantizedActs::new(2, 128).set_raw(128, &[0; 384], &[1.0; 3]);
 }
+
+#[test]
+fn with_a_rotation_it_is_norm_rotation_and_quantisation_after_each_other() {
+    let mut rng = Rng::new(33);
+    for (cols, block) in [(64, 2), (640, 128), (1536, 512), (3072, 1024), (8192, 4096)] {
+        let signs: Vec<f32> = (0..cols).map(|_| if rng.below(2) == 0 { 1.0 } else { -1.0 }).collect();
+        let rotation = Rotation::new(cols, block, Some(&signs)).unwrap();
+        let weight = rng.floats(cols);
+        for tokens in [0, 1, 2, 9, 33] {
+            let x = rng.floats(tokens * cols);
+            for (weight, group) in [(None, Some(64)), (Some(&weight[..]), Some(64)), (Some(&weight[..]), None)] {
+                for cpu in cpus() {
+                    let mut rotated = x.clone();
+                    if let Some(weight) = weight {
+                        norm::rms_norm_in_place(&cpu, &mut rotated, cols, weight, 1e-6);
+                    }
+                    crate::rotate::forward(&cpu, &rotation, &mut rotated);
+                    let mut expected = QuantizedActs::with_group(tokens, cols, group);
+                    norm_quantize(&cpu, &rotated, cols, None, 0.0, &mut expected);
+                    let mut actual = QuantizedActs::with_group(tokens, cols, group);
+                    norm_rotate_quantize(&cpu, &x, cols, weight, 1e-6, &rotation, &mut actual);
+                    let what = format!("{cpu:?}, {tokens} tokens of {cols} columns, blocks of {block}, {group:?}");
+                    assert_eq!(actual.all_values(), expected.all_values(), "{what}");
+                    assert_eq!(actual.all_steps(), expected.all_steps(), "{what}");
+                    assert_eq!(actual.all_sums(), expected.all_sums(), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "norm_rotate_quantize: columns, and values of the rotation")]
+fn a_rotation_of_another_width_panics() {
+    let rotation = Rotation::new(256, 64, None).unwrap();
+    norm_rotate_quantize(&cpus()[0], &[0.0; 128], 128, None, 0.0, &rotation, &mut QuantizedActs::new(1, 128));
+}
