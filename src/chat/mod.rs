@@ -9,12 +9,15 @@ mod conversation;
 
 mod jinja;
 
+mod reasoning;
+
 mod saved;
 
 mod template;
 
 pub use builtin::Format;
 pub use conversation::Conversation;
+pub use reasoning::{AnswerParts, ReasoningFormat, ReasoningSplit, opens_reasoning};
 pub use template::{Origin, Template};
 
 use serde::{Deserialize, Serialize};
