@@ -18,7 +18,13 @@
 //! 4.5 D^2 multiply-adds a token where this takes 4 D^2, so it has nothing to gain on a processor. Hence every token gets
 //! the same bits, however many there are in a step and whoever else is in it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod conv;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod state;
 
@@ -27,7 +33,11 @@ use std::{error, fmt};
 pub use conv::{Taps, conv};
 pub use state::State;
 
-use crate::{ALIKE_TOKENS, Cpu, Isa, attention::Placed, gate, norm, threads::Disjoint, tokens_of};
+#[cfg(target_arch = "aarch64")]
+use crate::arm;
+#[cfg(target_arch = "x86_64")]
+use crate::x86;
+use crate::{ALIKE_TOKENS, Cpu, Isa, attention::Placed, gate, isa::Base, norm, threads::Disjoint, tokens_of};
 
 /// Widest head: a query and a key stand on the stack.
 pub const MAX_DIM: usize = 256;
@@ -215,8 +225,20 @@ pub fn mix(
 
 /// One token through some rows of S, (v.len(), dim).
 fn step(isa: Isa, token: &Token, v: &[f32], memory: &mut [f32], out: &mut [f32]) {
-    let _ = isa;
-    scalar::step(token, v, memory, out);
+    let whole = |lanes| token.k.len().is_multiple_of(lanes);
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Avx512Vnni(avx512) = isa
+        && whole(avx512::LANES)
+    {
+        return avx512::step(avx512, token, v, memory, out);
+    }
+    match isa.base() {
+        #[cfg(target_arch = "x86_64")]
+        Base::Avx2(avx2) if whole(x86::LANES) => avx2::step(avx2, token, v, memory, out),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) if whole(arm::LANES) => neon::step(neon, token, v, memory, out),
+        _ => scalar::step(token, v, memory, out),
+    }
 }
 
 /// a <- e^g and b <- beta of every token and value head.

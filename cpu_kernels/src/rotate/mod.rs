@@ -7,9 +7,13 @@
 //! - [`forward`], of what a rotated matrix multiplies: x <- H (s o x), so that W_stored H (s o x) = W x.
 //! - [`inverse`], of rows of a rotated embedding table: x <- s o (H x).
 //!
-//! The transform takes log2(block) stages of additions and subtractions of pairs instead of block^2 products. The order
-//! of the additions is the same on every instruction set, but the sums are f32: they depend on it in their last bits.
+//! The transform takes log2(block) stages of additions and subtractions of pairs instead of block^2 products, in the same
+//! order on every instruction set: the results are the same bits.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::{error, fmt};
@@ -147,14 +151,24 @@ fn blocks(what: &str, cpu: &Cpu, rotation: &Rotation, x: &mut [f32], apply: fn(B
 
 /// x <- the unscaled transform of factors o x, for one block.
 fn forward_block(base: Base, x: &mut [f32], factors: &[f32]) {
-    let _ = base;
-    scalar::forward(x, factors);
+    match base {
+        Base::Scalar => scalar::forward(x, factors),
+        #[cfg(target_arch = "x86_64")]
+        Base::Avx2(avx2) => avx2::forward(avx2, x, factors),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::forward(neon, x, factors),
+    }
 }
 
 /// x <- factors o the unscaled transform of x, for one block.
 fn inverse_block(base: Base, x: &mut [f32], factors: &[f32]) {
-    let _ = base;
-    scalar::inverse(x, factors);
+    match base {
+        Base::Scalar => scalar::inverse(x, factors),
+        #[cfg(target_arch = "x86_64")]
+        Base::Avx2(avx2) => avx2::inverse(avx2, x, factors),
+        #[cfg(target_arch = "aarch64")]
+        Base::Neon(neon) => neon::inverse(neon, x, factors),
+    }
 }
 
 #[cfg(test)]

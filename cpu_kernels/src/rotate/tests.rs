@@ -1,4 +1,5 @@
 use super::*;
+use crate::Isa;
 use crate::testing::{Rng, assert_close, cpus, norm};
 
 /// Blocks below and above a vector of every instruction set, and the published ones.
@@ -37,16 +38,22 @@ fn all_variants_agree_with_the_definition() {
                 // Each stage rounds once, at values no larger than the norm of a block.
                 let largest = x.chunks_exact(block).map(norm).fold(0.0, f64::max) as f32;
                 let tolerance = 2.0 * f32::EPSILON * (1.0 + (block as f32).log2()) * largest;
+                let reference = Cpu::new(Isa::Scalar, 1);
+                let [mut by_scalar, mut back_by_scalar] = [x.clone(), x.clone()];
+                forward(&reference, &rotation, &mut by_scalar);
+                inverse(&reference, &rotation, &mut back_by_scalar);
                 for cpu in cpus() {
                     let what = format!("{cpu:?}, {tokens} x {width} in blocks of {block}");
                     let mut actual = x.clone();
                     forward(&cpu, &rotation, &mut actual);
                     assert_close(&what, &actual, &forwards, tolerance);
+                    assert!(actual == by_scalar, "{what}: other bits than the reference");
                     inverse(&cpu, &rotation, &mut actual);
                     assert_close(&format!("{what}, and back"), &actual, &x, 2.0 * tolerance);
                     let mut actual = x.clone();
                     inverse(&cpu, &rotation, &mut actual);
                     assert_close(&format!("{what}, inverse"), &actual, &inverses, tolerance);
+                    assert!(actual == back_by_scalar, "{what}, inverse: other bits than the reference");
                 }
             }
         }
