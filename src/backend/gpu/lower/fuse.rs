@@ -33,15 +33,6 @@ pub struct Quantize {
     pub norm: Option<Norm>,
 }
 
-/// A norm whose result is kept as f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotNorm {
-    pub input: Slot,
-    pub norm: Norm,
-    pub out: Slot,
-    pub add: bool,
-}
-
 /// Norms and rotation of queries and keys before attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heads {
@@ -51,8 +42,9 @@ pub struct Heads {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    Norm(SlotNorm),
+pub enum Step<'a> {
+    /// An op as it is, by a kernel of its own.
+    Plain(&'a Op),
     Quantize(Quantize),
     Product {
         /// Number among the joined matrices of the block ([`joined`]).
@@ -69,7 +61,6 @@ pub enum Step {
     AttentionDecode(Heads),
     /// Merges the results of the parts, where there are several.
     Merge,
-    Gate(Activation),
 }
 
 /// Conditions on which the choice of steps depends.
@@ -95,7 +86,7 @@ pub fn joined(parts: &[Part]) -> Vec<&[Part]> {
 
 /// The steps of one block. But in [`KernelPhase::Prefill`], head norms, rotation and cache writes are done by attention; the gate by the
 /// product that makes it; a norm and quantisation by the product that reads it.
-pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
+pub fn steps<'a>(ops: &'a [Op], rules: &Rules<'_>) -> Result<Vec<Step<'a>>> {
     let decode = rules.phase != KernelPhase::Prefill;
     let mut out = Vec::new();
     let mut heads = Heads::default();
@@ -104,7 +95,6 @@ pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
     for (index, op) in ops.iter().enumerate() {
         let next = ops.get(index + 1);
         match op {
-            &Op::Norm { input, norm, out: to, add } => out.push(Step::Norm(SlotNorm { input, norm, out: to, add })),
             Op::NormQuantize { input, norm } => {
                 let merged = *input == Slot::Attn && std::mem::take(&mut in_parts);
                 let input = if merged { Input::Parts } else { Input::Slot(*input) };
@@ -149,24 +139,24 @@ pub fn steps(ops: &[Op], rules: &Rules<'_>) -> Result<Vec<Step>> {
                     out.extend([Step::RopeAppend(heads), Step::AttentionPrefill]);
                 }
             }
-            Op::Gate(activation) => {
-                if !std::mem::take(&mut gated) {
-                    out.push(Step::Gate(*activation));
-                }
-            }
-            Op::HeadNorm { .. } => {
-                return Err(Error::unsupported(format!("{op:?} inside a block"), "the GPU has no kernel for it"));
-            }
+            Op::Gate(_) if gated => gated = false,
+            // It would see the slots without what is held back.
+            plain if in_parts || heads != Heads::default() => return Err(wrong_order(plain)),
+            plain => out.push(Step::Plain(plain)),
         }
     }
-    // What is held back above waits for an op that must follow.
-    if in_parts || heads != Heads::default() {
-        return Err(Error::unsupported(
-            "this order of operations",
-            "the GPU runs head norms and rotations before attention, and a quantisation after it",
-        ));
+    match ops.last() {
+        Some(last) if in_parts || heads != Heads::default() => Err(wrong_order(last)),
+        _ => Ok(out),
     }
-    Ok(out)
+}
+
+/// The error of an op before which another must take up what attention holds back.
+fn wrong_order(op: &Op) -> Error {
+    Error::unsupported(
+        format!("{op:?} in this order of operations"),
+        "the GPU runs head norms and rotations before attention, and a quantisation after it",
+    )
 }
 
 #[cfg(test)]
@@ -197,8 +187,8 @@ mod tests {
         }
     }
 
-    fn steps_of(config: &Config, phase: KernelPhase, folds: bool, whole: bool) -> Vec<Step> {
-        steps(&block_ops(config), &Rules { phase, folds: &|_| folds, whole: &|_| whole }).unwrap()
+    fn steps_of(ops: &[Op], phase: KernelPhase, folds: bool, whole: bool) -> Vec<Step<'_>> {
+        steps(ops, &Rules { phase, folds: &|_| folds, whole: &|_| whole }).unwrap()
     }
 
     /// A token of 2B-4T: six dispatches a layer, the last norm, and the embedding and the head in as many windows as
@@ -206,16 +196,17 @@ mod tests {
     #[test]
     fn dispatches_of_a_token() {
         let config = bitnet_2b_4t();
-        let layer = steps_of(&config, KernelPhase::Decode, true, true);
+        let ops = block_ops(&config);
+        let layer = steps_of(&ops, KernelPhase::Decode, true, true);
         let head_windows = (config.vocab * config.dim * 2).div_ceil(128 << 20);
         let all = config.layers * layer.len() + 2 * head_windows + 1;
         assert_eq!((layer.len(), head_windows, all), (6, 5, 191));
         assert!(all <= config.layers * 7 + 6);
         // Norms and quantisations as kernels of their own.
-        assert_eq!(steps_of(&config, KernelPhase::Decode, false, true).len(), 10);
+        assert_eq!(steps_of(&ops, KernelPhase::Decode, false, true).len(), 10);
         // Head norms cost no dispatch.
         let qwen3 = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
-        assert_eq!(steps_of(&qwen3, KernelPhase::Decode, true, true).len(), 6);
+        assert_eq!(steps_of(&block_ops(&qwen3), KernelPhase::Decode, true, true).len(), 6);
     }
 
     #[test]
@@ -224,7 +215,7 @@ mod tests {
         let heads = Heads { q_norm: None, k_norm: None, rotate: true };
         let product = |joined, fold, gate| Step::Product { joined, fold: Some(fold), gate };
         assert_eq!(
-            steps_of(&bitnet_2b_4t(), KernelPhase::Decode, true, true),
+            steps_of(&block_ops(&bitnet_2b_4t()), KernelPhase::Decode, true, true),
             [
                 product(0, quantize(Input::Slot(Slot::Hidden), Norm::Attn), None),
                 Step::AttentionDecode(heads),
@@ -244,7 +235,7 @@ mod tests {
         let product = |joined| Step::Product { joined, fold: None, gate: None };
         let heads = Heads { q_norm: Some(Norm::QHead), k_norm: Some(Norm::KHead), rotate: true };
         assert_eq!(
-            steps_of(&config, KernelPhase::Prefill, true, true),
+            steps_of(&block_ops(&config), KernelPhase::Prefill, true, true),
             [
                 slot(Slot::Hidden, Some(Norm::Attn)),
                 product(0),
@@ -254,7 +245,7 @@ mod tests {
                 product(1),
                 slot(Slot::Hidden, Some(Norm::Ffn)),
                 product(2),
-                Step::Gate(Activation::Silu),
+                Step::Plain(&Op::Gate(Activation::Silu)),
                 slot(Slot::Gate, None),
                 product(3),
             ]
@@ -264,35 +255,34 @@ mod tests {
     /// A product that took several tokens could not norm and quantise them all itself, as `folds` says then.
     #[test]
     fn few_tokens_differ_from_one_in_the_products() {
-        let config = bitnet_2b_4t();
-        assert_eq!(
-            steps_of(&config, KernelPhase::Few, false, true),
-            steps_of(&config, KernelPhase::Decode, false, true),
-        );
+        let ops = block_ops(&bitnet_2b_4t());
+        assert_eq!(steps_of(&ops, KernelPhase::Few, false, true), steps_of(&ops, KernelPhase::Decode, false, true),);
     }
 
     /// Gate and up in several windows: the gate waits for both. Outputs apart: two products quantise the same input.
     #[test]
     fn what_cannot_be_joined_stays_apart() {
-        let steps_in_windows = steps_of(&bitnet_2b_4t(), KernelPhase::Decode, true, false);
+        let ops = block_ops(&bitnet_2b_4t());
+        let steps_in_windows = steps_of(&ops, KernelPhase::Decode, true, false);
         assert_eq!(steps_in_windows.len(), 7);
-        assert!(steps_in_windows.contains(&Step::Gate(Activation::Relu2)));
+        assert!(steps_in_windows.contains(&Step::Plain(&Op::Gate(Activation::Relu2))));
 
         let part = |weight, out| Part { weight, out, add: false };
         let quantize = Op::NormQuantize { input: Slot::Hidden, norm: None };
         let apart = Op::Linear { parts: vec![part(Linear::V, Slot::V), part(Linear::Q, Slot::Q)] };
         let folded = Quantize { input: Input::Slot(Slot::Hidden), norm: None };
         let fold = Some(folded);
-        let decode = |ops: &[Op], folds: &dyn Fn(usize) -> bool| {
+        fn decode<'a>(ops: &'a [Op], folds: &dyn Fn(usize) -> bool) -> Vec<Step<'a>> {
             steps(ops, &Rules { phase: KernelPhase::Decode, folds, whole: &|_| true }).unwrap()
-        };
+        }
+        let both = [quantize.clone(), apart];
         assert_eq!(
-            decode(&[quantize.clone(), apart.clone()], &|_| true),
+            decode(&both, &|_| true),
             [Step::Product { joined: 0, fold, gate: None }, Step::Product { joined: 1, fold, gate: None }]
         );
         let own = |joined| Step::Product { joined, fold: None, gate: None };
         let unfolded = [Step::Quantize(folded), own(0), own(1)];
-        assert_eq!(decode(&[quantize.clone(), apart.clone()], &|at| at == 0), unfolded);
+        assert_eq!(decode(&both, &|at| at == 0), unfolded);
         // Two ops that read what was quantised once.
         let one = |weight, out| Op::Linear { parts: vec![part(weight, out)] };
         let two = [quantize, one(Linear::V, Slot::V), one(Linear::Q, Slot::Q)];
@@ -305,9 +295,30 @@ mod tests {
             let rules = Rules { phase: KernelPhase::Decode, folds: &|_| true, whole: &|_| true };
             steps(ops, &rules).unwrap_err().to_string()
         };
-        assert!(refused(&[Op::Rope]).contains("this order of operations"));
-        assert!(refused(&[Op::Attention]).contains("this order of operations"));
-        assert!(refused(&[Op::HeadNorm { slot: Slot::V, norm: Norm::KHead }]).contains("inside a block"));
+        for (ops, named) in [
+            (vec![Op::Rope], "Rope in this order of operations"),
+            (vec![Op::Attention], "Attention in this order of operations"),
+            // The slots do not hold yet what an op on its own would read.
+            (vec![Op::Rope, Op::Gate(Activation::Silu), Op::Attention], "Gate(Silu) in this order of operations"),
+            (vec![Op::Attention, Op::Gate(Activation::Silu)], "Gate(Silu) in this order of operations"),
+        ] {
+            let error = refused(&ops);
+            assert!(error.contains(named), "{ops:?}: {error}");
+        }
+    }
+
+    /// Norms that are kept, in a block of Gemma 3, which adds no step of another kind for them.
+    #[test]
+    fn an_op_that_fuses_with_nothing_is_a_plain_step() {
+        let config = Config { family: Family::Gemma3InputNorms, ..bitnet_2b_4t() };
+        let ops = block_ops(&config);
+        for (phase, steps) in [(KernelPhase::Decode, 14), (KernelPhase::Prefill, 21)] {
+            let steps_of_block = steps_of(&ops, phase, true, true);
+            let plain: Vec<_> =
+                steps_of_block.iter().filter(|step| matches!(step, Step::Plain(Op::Norm { .. }))).collect();
+            assert_eq!((plain.len(), steps_of_block.len()), (4, steps), "{phase:?}");
+            assert_eq!(plain[0], &Step::Plain(&ops[0]));
+        }
     }
 
     #[test]

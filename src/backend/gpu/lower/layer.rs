@@ -41,7 +41,7 @@ impl<'a> Lowering<'a> {
         let mut out = Vec::new();
         for step in steps {
             match step {
-                Step::Norm(norm) => out.push(self.slot_norm(norm, weights, place)?),
+                Step::Plain(op) => out.push(self.plain(op, weights, place)?),
                 Step::Quantize(quantize) => out.push(self.norm_quantize(quantize, weights, place)?),
                 Step::Product { joined, fold, gate } => {
                     let missing = || Error::missing("a ternary matrix", "the op list");
@@ -66,7 +66,6 @@ impl<'a> Lowering<'a> {
                     }
                 }
                 Step::Merge => out.push(self.merge()?),
-                Step::Gate(activation) => out.push(self.gate(activation)?),
             }
         }
         Ok(out)

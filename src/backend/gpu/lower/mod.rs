@@ -1,13 +1,14 @@
 //! From op lists to dispatches. Everything a step needs is made here, once, at load.
 //!
-//! Which ops become one dispatch is decided by [`fuse`]; matrices whose outputs lie together are multiplied by one.
+//! [`fuse`] decides which ops become one dispatch; matrices whose outputs lie together are multiplied by one. An op that
+//! fuses with nothing is a plain step, which one function dispatches.
 
 mod attention;
-mod elementwise;
 pub mod fuse;
 mod head;
 mod layer;
 pub mod lowering;
+mod plain;
 mod product;
 pub mod screen;
 pub mod select;

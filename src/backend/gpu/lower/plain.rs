@@ -1,7 +1,6 @@
-//! Norms and gates that are kernels of their own.
+//! Ops that are kernels of their own, from their parameters to their grids.
 
 use super::{
-    fuse::SlotNorm,
     lowering::{Lowering, activation_constant, all, flag},
     weights::LayerWeights,
 };
@@ -13,14 +12,33 @@ use crate::{
         },
         record::encode::{Dispatch, Extent},
     },
-    error::Result,
-    graph::op::Slot,
-    model::Activation,
+    error::{Error, Result},
+    graph::op::{Op, Slot},
+    model::{Activation, Norm},
 };
 
 impl<'a> Lowering<'a> {
+    /// The dispatch of a plain step, see [`super::fuse::Step::Plain`].
+    pub fn plain(&mut self, op: &Op, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        match op {
+            &Op::Norm { input, norm, out, add } => self.slot_norm((input, out), norm, add, weights, place),
+            Op::Gate(activation) => self.gate(*activation),
+            // Those that fuse, where they stand so that they cannot.
+            Op::NormQuantize { .. } | Op::Linear { .. } | Op::HeadNorm { .. } | Op::Rope | Op::Attention => {
+                Err(Error::unsupported(format!("{op:?} inside a block"), "the GPU has no kernel for it"))
+            }
+        }
+    }
+
     /// Norm of a slot as wide as the residual stream, into another one of that width.
-    pub fn slot_norm(&mut self, step: SlotNorm, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+    fn slot_norm(
+        &mut self,
+        (input, out): (Slot, Slot),
+        norm: Norm,
+        add: bool,
+        weights: &'a LayerWeights,
+        place: u32,
+    ) -> Result<Dispatch> {
         let (config, activations) = (self.config, self.activations);
         let params = params::RmsNorm {
             cols: config.dim as u32,
@@ -29,14 +47,14 @@ impl<'a> Lowering<'a> {
             place,
             ..Default::default()
         };
-        let (from, to) = (activations.place(config, step.input).buffer, activations.place(config, step.out).buffer);
-        let buffers = [all(from), self.norm(Some(step.norm), weights)?, all(to), all(&activations.batch)];
+        let (from, to) = (activations.place(config, input).buffer, activations.place(config, out).buffer);
+        let buffers = [all(from), self.norm(Some(norm), weights)?, all(to), all(&activations.batch)];
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RmsNorm);
-        self.builder.dispatch(variant, &[("ADD", flag(step.add))], params, &buffers, grid)
+        self.builder.dispatch(variant, &[("ADD", flag(add))], params, &buffers, grid)
     }
 
-    pub fn gate(&mut self, activation: Activation) -> Result<Dispatch> {
+    fn gate(&mut self, activation: Activation) -> Result<Dispatch> {
         let (config, activations) = (self.config, self.activations);
         let (gate, up) = (activations.place(config, Slot::Gate), activations.place(config, Slot::Up));
         let params = params::GateUp {
