@@ -148,7 +148,7 @@ impl<'a> Job<'a> {
 }
 
 /// Some rows of a matrix, packed by one thread.
-struct Piece<'a> {
+struct PackedRows<'a> {
     /// Which of the jobs.
     job: usize,
     rows: Range<usize>,
@@ -171,17 +171,17 @@ fn pack_blocks(cpu: &Cpu, blocks: &[Block], first: usize, kernels: &Kernels) -> 
         for rows in job.pieces() {
             let [many, few] = job.bytes(rows.len());
             let out = [take(&mut parts[0], many), take(&mut parts[1], few)];
-            pieces.push(Piece { job: at, rows, out: Mutex::new(out), done: OnceLock::new() });
+            pieces.push(PackedRows { job: at, rows, out: Mutex::new(out), done: OnceLock::new() });
         }
     }
     cpu.pool().run(pieces.len(), |at| {
-        let Piece { job, rows, out, done } = &pieces[at];
+        let PackedRows { job, rows, out, done } = &pieces[at];
         let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
         // Each is set once.
         let _ = done.set(jobs[*job].write(rows.clone(), &mut out));
     });
     let mut has_few = vec![true; jobs.len()];
-    for Piece { job, done, .. } in pieces {
+    for PackedRows { job, done, .. } in pieces {
         let Job { name, matrix, .. } = &jobs[job];
         let error = |e| blame(name, matrix.cols, e);
         has_few[job] &= done.into_inner().unwrap_or(Ok(false)).map_err(error)?;

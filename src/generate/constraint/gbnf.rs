@@ -27,15 +27,15 @@ enum Token {
 }
 
 #[derive(Debug)]
-enum Item {
+enum Element {
     Name(usize),
     /// Text that both dialects spell alike, or a regular expression.
     Lark(String),
-    Group(Vec<Vec<(Item, String)>>),
+    Group(Vec<Vec<(Element, String)>>),
 }
 
 /// Alternatives of sequences of items with their repeats.
-type Body = Vec<Vec<(Item, String)>>;
+type Body = Vec<Vec<(Element, String)>>;
 
 pub fn to_lark(source: &str) -> Result<String> {
     let tokens = Lexer { source, at: 0 }.tokens()?;
@@ -76,9 +76,9 @@ fn reaches(rules: &[Body], from: usize, to: usize) -> bool {
     fn uses(body: &Body, found: &mut Vec<usize>) {
         for (item, _) in body.iter().flatten() {
             match item {
-                Item::Name(rule) => found.push(*rule),
-                Item::Group(body) => uses(body, found),
-                Item::Lark(_) => {}
+                Element::Name(rule) => found.push(*rule),
+                Element::Group(body) => uses(body, found),
+                Element::Lark(_) => {}
             }
         }
     }
@@ -109,9 +109,9 @@ fn write_body(body: &Body, name: &impl Fn(usize) -> String, out: &mut String) {
                 out.push(' ');
             }
             match item {
-                Item::Name(rule) => out.push_str(&name(*rule)),
-                Item::Lark(text) => out.push_str(text),
-                Item::Group(body) => {
+                Element::Name(rule) => out.push_str(&name(*rule)),
+                Element::Lark(text) => out.push_str(text),
+                Element::Group(body) => {
                     out.push('(');
                     write_body(body, name, out);
                     out.push(')');
@@ -320,19 +320,19 @@ impl Parser<'_> {
                     continue;
                 }
                 Some(Token::Name(name)) if !self.at_rule() => match self.names.get(name.as_str()) {
-                    Some(&rule) => Item::Name(rule),
+                    Some(&rule) => Element::Name(rule),
                     None => return Err(self.wrong("the name of a rule")),
                 },
-                Some(Token::Text(text)) => Item::Lark(serde_json::Value::from(text.as_str()).to_string()),
-                Some(Token::Class(class)) => Item::Lark(format!("/{class}/")),
-                Some(Token::Any) => Item::Lark("/(?s:.)/".into()),
+                Some(Token::Text(text)) => Element::Lark(serde_json::Value::from(text.as_str()).to_string()),
+                Some(Token::Class(class)) => Element::Lark(format!("/{class}/")),
+                Some(Token::Any) => Element::Lark("/(?s:.)/".into()),
                 Some(Token::Open) => {
                     self.at += 1;
                     let group = self.body(depth + 1)?;
                     if self.peek() != Some(&Token::Close) {
                         return Err(self.wrong("a closing parenthesis"));
                     }
-                    Item::Group(group)
+                    Element::Group(group)
                 }
                 _ => return Ok(body),
             };

@@ -72,14 +72,9 @@ fn screened(gpu: &Gpu, choices: Choices, case: &Case<'_>) -> Found {
     screened_together(gpu, choices, case, &[case.x]).swap_remove(0)
 }
 
-/// The kernels one after the other, as a step runs them, for several tokens in place of that of `case`.
-fn screened_together(gpu: &Gpu, choices: Choices, case: &Case<'_>, xs: &[&[f32]]) -> Vec<Found> {
-    let &Case { head, count, window, .. } = case;
-    let tokens = xs.len();
-    let (rows, cols) = (head.rows, head.cols);
-    let blocks = cols.div_ceil(256);
-    let ones = vec![1.0f32; cols];
-    let of = |shader| Variant::new(shader, choices, Some(head.ty));
+/// Buffers that screen_query leaves for these tokens.
+fn query(gpu: &Gpu, variant: Variant, cols: usize, xs: &[&[f32]]) -> Vec<Vec<u8>> {
+    let (tokens, blocks) = (xs.len(), cols.div_ceil(256));
     let params = params::ScreenQuery {
         cols: cols as u32,
         stride: cols as u32,
@@ -88,12 +83,23 @@ fn screened_together(gpu: &Gpu, choices: Choices, case: &Case<'_>, xs: &[&[f32]]
         gamma: debug::gamma(cols),
         ..Default::default()
     };
-    let x = xs.concat();
+    let (x, ones) = (xs.concat(), vec![1.0f32; cols]);
     let (normed, planes) = (vec![0xff; 4 * (NORMED + tokens) * cols], vec![0xff; 512 * blocks * tokens]);
     let (queries, states) = (vec![0xff; 28 * tokens], vec![0; 12 * tokens]);
     let buffers: [&[u8]; 7] = [bytes(&x), bytes(&ones), &normed, &[0; 4], &planes, &queries, &states];
-    let query = run(gpu, of(Shader::ScreenQuery), params, &buffers, (1, tokens, true));
+    let query = run(gpu, variant, params, &buffers, (1, tokens, true));
     assert_eq!(query[3], [0; 4], "damage");
+    query
+}
+
+/// The kernels one after the other, as a step runs them, for several tokens in place of that of `case`.
+fn screened_together(gpu: &Gpu, choices: Choices, case: &Case<'_>, xs: &[&[f32]]) -> Vec<Found> {
+    let &Case { head, count, window, .. } = case;
+    let tokens = xs.len();
+    let (rows, cols) = (head.rows, head.cols);
+    let blocks = cols.div_ceil(256);
+    let of = |shader| Variant::new(shader, choices, Some(head.ty));
+    let query = query(gpu, of(Shader::ScreenQuery), cols, xs);
 
     let row_bytes = 192 * blocks + 16;
     let mut copy = vec![0; rows * row_bytes];

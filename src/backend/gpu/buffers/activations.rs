@@ -30,7 +30,7 @@ pub struct ActivationBuffers {
 }
 
 /// Where a slot lies: f32 between tokens, and before the first.
-pub struct Place<'a> {
+pub struct SlotPlace<'a> {
     pub buffer: &'a wgpu::Buffer,
     pub stride: usize,
     pub offset: usize,
@@ -50,7 +50,7 @@ impl ActivationBuffers {
     }
 
     /// Q, K, V share one buffer, and so do Gate and Up: one product writes them all.
-    pub fn place(&self, config: &Config, slot: Slot) -> Place<'_> {
+    pub fn place(&self, config: &Config, slot: Slot) -> SlotPlace<'_> {
         let (buffer, stride, offset) = match slot {
             Slot::Hidden => (&self.hidden, config.dim, 0),
             Slot::Q => (&self.qkv, qkv_width(config), 0),
@@ -61,6 +61,6 @@ impl ActivationBuffers {
             Slot::Up => (&self.ffn, 2 * config.ffn_dim, config.ffn_dim),
             Slot::Normed => (&self.stream, config.dim, 0),
         };
-        Place { buffer, stride, offset }
+        SlotPlace { buffer, stride, offset }
     }
 }

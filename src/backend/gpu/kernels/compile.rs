@@ -251,7 +251,7 @@ impl Compiler {
     /// The text is ours, from `shaders/`. Its indices stay inside the bindings because `load` checks the shape of
     /// every tensor against the configuration and sizes buffers by it, `run` checks ids, positions and token counts,
     /// and windows end inside their region. Its loops end: each counts up to such a size. Its divisors are counts of
-    /// heads, splits and columns, which `load` checks to be at least 1. tests/gpu/model.rs runs the whole model with
+    /// heads, splits and columns, which `load` checks to be at least 1. tests/gpu/model runs the whole model with
     /// checks on as well and compares.
     fn module(&self, variant: Variant) -> wgpu::ShaderModule {
         self.count();

@@ -117,7 +117,7 @@ pub(crate) enum Streams {
 }
 
 /// A row of the table.
-pub struct Kernel {
+pub struct KernelRow {
     pub(super) source: &'static str,
     pub(super) pieces: &'static [Piece],
     /// Its flavours, each with its label in profiles; the first is meant where none is named.

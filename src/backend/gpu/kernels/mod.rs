@@ -11,7 +11,7 @@ mod words;
 pub mod pipelines {
     pub(crate) use super::kernel::Streams;
     pub use super::{
-        kernel::{Access, Choices, Flavour, Input, Kernel, Lanes, ParamSource, Product},
+        kernel::{Access, Choices, Flavour, Input, KernelRow, Lanes, ParamSource, Product},
         table::Shader,
         variant::{Program, Variant, reads},
     };

@@ -2,7 +2,7 @@
 //! below, its file in `shaders/`, and the lowering that dispatches it.
 
 use super::{
-    kernel::{Access, Flavour, Input, Kernel, Piece, Streams},
+    kernel::{Access, Flavour, Input, KernelRow, Piece, Streams},
     words::{Dynamic, PARAM_BYTES, Params, params},
 };
 
@@ -59,7 +59,7 @@ macro_rules! kernels {
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
             /// Its row.
-            pub const fn kernel(self) -> Kernel {
+            pub const fn kernel(self) -> KernelRow {
                 match self {
                     $(Self::$name => $kernel,)*
                 }
@@ -69,7 +69,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    Embed: Kernel {
+    Embed: KernelRow {
         source: shader!("embed.wgsl"),
         flavours: &[(PLAIN, "embed")],
         pieces: &[Piece::PlainLane, Piece::Dense, BATCH, FINITE_BATCH],
@@ -79,7 +79,7 @@ kernels! {
         streams: Streams::Little,
     };
     // One workgroup reads a whole row several times: the widest one hides most latency.
-    NormQuantize: Kernel {
+    NormQuantize: KernelRow {
         source: shader!("norm_quantize.wgsl"),
         flavours: &[
             (SLOT, "norm_quantize"),
@@ -94,7 +94,7 @@ kernels! {
         streams: Streams::Little,
     };
     // 64 invocations = 16 rows: a multiple of every subgroup size up to 64.
-    TernaryMatvec: Kernel {
+    TernaryMatvec: KernelRow {
         source: shader!("ternary_matvec_i2s.wgsl"),
         flavours: &[(PLAIN, "ternary_matvec_i2s"), (SLOT, "folded_matvec"), (PARTS, "folded_matvec_parts")],
         pieces: &[Piece::Lane, Piece::Dot, BLOCK, GATE, TERNARY, Piece::Acts, TERNARY_STORE, FINITE],
@@ -103,12 +103,12 @@ kernels! {
         params: Ternary::FIELDS,
         streams: Streams::Weights(&[0]),
     };
-    TernaryFew: Kernel {
+    TernaryFew: KernelRow {
         source: shader!("ternary_few_i2s.wgsl"),
         flavours: &[(PLAIN, "ternary_few_i2s")],
         ..Shader::TernaryMatvec.kernel()
     };
-    TernaryMatmul: Kernel {
+    TernaryMatmul: KernelRow {
         source: shader!("ternary_matmul_i2s.wgsl"),
         flavours: &[(PLAIN, "ternary_matmul_i2s")],
         pieces: &[Piece::PlainLane, Piece::Dot, TERNARY, Piece::Acts, TERNARY_STORE, FINITE],
@@ -117,7 +117,7 @@ kernels! {
         params: Ternary::FIELDS,
         streams: Streams::Weights(&[0]),
     };
-    TernaryMatvecGrouped: Kernel {
+    TernaryMatvecGrouped: KernelRow {
         source: shader!("ternary_matvec_grouped.wgsl"),
         flavours: &[
             (GROUPED, "ternary_matvec_grouped"),
@@ -139,12 +139,12 @@ kernels! {
         params: TernaryGrouped::FIELDS,
         streams: Streams::Weights(&[0, 5]),
     };
-    TernaryFewGrouped: Kernel {
+    TernaryFewGrouped: KernelRow {
         source: shader!("ternary_few_grouped.wgsl"),
         flavours: &[(GROUPED, "ternary_few_grouped")],
         ..Shader::TernaryMatvecGrouped.kernel()
     };
-    TernaryMatmulGrouped: Kernel {
+    TernaryMatmulGrouped: KernelRow {
         source: shader!("ternary_matmul_grouped.wgsl"),
         flavours: &[(GROUPED, "ternary_matmul_grouped")],
         pieces: &[Piece::PlainLane, Piece::Dot, TERNARY_GROUPED, Piece::Acts, TERNARY_STORE, FINITE],
@@ -153,7 +153,7 @@ kernels! {
         params: TernaryGrouped::FIELDS,
         streams: Streams::Weights(&[0, 5]),
     };
-    RopeAppend: Kernel {
+    RopeAppend: KernelRow {
         source: shader!("rope_append.wgsl"),
         flavours: &[(PLAIN, "rope_append")],
         pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, BATCH, FINITE_BATCH],
@@ -162,7 +162,7 @@ kernels! {
         params: RopeAppend::FIELDS,
         streams: Streams::Little,
     };
-    AttentionDecode: Kernel {
+    AttentionDecode: KernelRow {
         source: shader!("attention_decode.wgsl"),
         flavours: &[(PLAIN, "attention_decode")],
         pieces: &[Piece::Lane, ROPE, KV_CACHE, KV_STORE, BATCH, FINITE_BATCH],
@@ -171,7 +171,7 @@ kernels! {
         params: AttentionDecode::FIELDS,
         streams: Streams::Cache(&[1, 2]),
     };
-    AttentionMerge: Kernel {
+    AttentionMerge: KernelRow {
         source: shader!("attention_merge.wgsl"),
         flavours: &[(PLAIN, "attention_merge")],
         pieces: &[Piece::PlainLane],
@@ -180,7 +180,7 @@ kernels! {
         params: AttentionMerge::FIELDS,
         streams: Streams::Little,
     };
-    AttentionPrefill: Kernel {
+    AttentionPrefill: KernelRow {
         source: shader!("attention_prefill.wgsl"),
         flavours: &[(PLAIN, "attention_prefill")],
         pieces: &[Piece::PlainLane, KV_CACHE],
@@ -189,7 +189,7 @@ kernels! {
         params: Attention::FIELDS,
         streams: Streams::Cache(&[1, 2]),
     };
-    GateUp: Kernel {
+    GateUp: KernelRow {
         source: shader!("gate_up.wgsl"),
         flavours: &[(PLAIN, "gate_up")],
         pieces: &[Piece::PlainLane, GATE],
@@ -198,7 +198,7 @@ kernels! {
         params: GateUp::FIELDS,
         streams: Streams::Little,
     };
-    RmsNorm: Kernel {
+    RmsNorm: KernelRow {
         source: shader!("rms_norm.wgsl"),
         flavours: &[(PLAIN, "rms_norm")],
         pieces: &[Piece::Lane, INVERSE_RMS, FINITE],
@@ -207,7 +207,7 @@ kernels! {
         params: RmsNorm::FIELDS,
         streams: Streams::Little,
     };
-    Head: Kernel {
+    Head: KernelRow {
         source: shader!("head.wgsl"),
         flavours: &[(PLAIN, "head")],
         pieces: &[Piece::Lane, Piece::Dense, SUM16, FINITE],
@@ -216,7 +216,7 @@ kernels! {
         params: Head::FIELDS,
         streams: Streams::Weights(&[1]),
     };
-    ScreenQuery: Kernel {
+    ScreenQuery: KernelRow {
         source: shader!("screen_query.wgsl"),
         flavours: &[(PLAIN, "screen_query")],
         pieces: &[Piece::Lane, INVERSE_RMS, RANK, SCREEN, FINITE],
@@ -225,7 +225,7 @@ kernels! {
         params: ScreenQuery::FIELDS,
         streams: Streams::Little,
     };
-    HeadScreen: Kernel {
+    HeadScreen: KernelRow {
         source: shader!("head_screen.wgsl"),
         flavours: &[(PLAIN, "head_screen")],
         pieces: &[Piece::Lane, Piece::Dot, RANK, SCREEN, SCREEN_ROWS],
@@ -234,12 +234,12 @@ kernels! {
         params: HeadScreen::FIELDS,
         streams: Streams::Weights(&[0]),
     };
-    HeadScreenFew: Kernel {
+    HeadScreenFew: KernelRow {
         source: shader!("head_screen_few.wgsl"),
         flavours: &[(PLAIN, "head_screen_few")],
         ..Shader::HeadScreen.kernel()
     };
-    ScreenCut: Kernel {
+    ScreenCut: KernelRow {
         source: shader!("screen_cut.wgsl"),
         flavours: &[(PLAIN, "screen_cut")],
         pieces: &[Piece::Lane, RANK, SCREEN],
@@ -248,7 +248,7 @@ kernels! {
         params: ScreenCut::FIELDS,
         streams: Streams::Little,
     };
-    ScreenProbe: Kernel {
+    ScreenProbe: KernelRow {
         source: shader!("screen_probe.wgsl"),
         flavours: &[(PLAIN, "screen_probe")],
         pieces: &[Piece::Lane, Piece::Dense, SUM16, RANK, SCREEN, SCREEN_EXACT],
@@ -257,7 +257,7 @@ kernels! {
         params: ScreenExact::FIELDS,
         streams: Streams::Little,
     };
-    ScreenRescore: Kernel {
+    ScreenRescore: KernelRow {
         source: shader!("screen_rescore.wgsl"),
         flavours: &[(PLAIN, "screen_rescore")],
         pieces: &[Piece::Lane, Piece::Dense, SUM16, RANK, SCREEN, SCREEN_EXACT, FINITE],
@@ -266,7 +266,7 @@ kernels! {
         params: ScreenExact::FIELDS,
         streams: Streams::Little,
     };
-    TopLogits: Kernel {
+    TopLogits: KernelRow {
         source: shader!("top_logits.wgsl"),
         flavours: &[(PLAIN, "top_logits")],
         pieces: &[Piece::Lane, RANK, TOP],
@@ -275,7 +275,7 @@ kernels! {
         params: TopLogits::FIELDS,
         streams: Streams::Little,
     };
-    MergeTop: Kernel {
+    MergeTop: KernelRow {
         source: shader!("merge_top.wgsl"),
         flavours: &[(PLAIN, "merge_top")],
         pieces: &[Piece::Lane, RANK, TOP],
@@ -285,7 +285,7 @@ kernels! {
         streams: Streams::Little,
     };
     // One workgroup: the widest.
-    Argmax: Kernel {
+    Argmax: KernelRow {
         source: shader!("argmax.wgsl"),
         flavours: &[(PLAIN, "argmax")],
         pieces: &[Piece::PlainLane, RANK, BATCH],

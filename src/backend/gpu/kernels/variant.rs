@@ -7,7 +7,7 @@
 use bitnet_cpu_kernels::format::DenseType;
 
 use super::{
-    kernel::{Choices, Flavour, Input, Kernel, Lanes, ParamSource, Piece, Product, Streams},
+    kernel::{Choices, Flavour, Input, KernelRow, Lanes, ParamSource, Piece, Product, Streams},
     table::{Shader, shader},
 };
 
@@ -62,7 +62,7 @@ impl Program {
     }
 
     /// Its row of the table.
-    pub const fn kernel(self) -> Kernel {
+    pub const fn kernel(self) -> KernelRow {
         self.shader.kernel()
     }
 

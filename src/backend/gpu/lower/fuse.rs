@@ -20,7 +20,7 @@ pub enum KernelPhase {
 
 /// Source of a quantisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
+pub enum QuantizeInput {
     Slot(Slot),
     /// The result of attention, in the place of the first split.
     Parts,
@@ -29,7 +29,7 @@ pub enum Input {
 /// A norm and quantisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantize {
-    pub input: Input,
+    pub input: QuantizeInput,
     pub norm: Option<Norm>,
 }
 
@@ -97,7 +97,7 @@ pub fn steps<'a>(ops: &'a [Op], rules: &Rules<'_>) -> Result<Vec<Step<'a>>> {
         match op {
             Op::NormQuantize { input, norm } => {
                 let merged = *input == Slot::Attn && std::mem::take(&mut in_parts);
-                let input = if merged { Input::Parts } else { Input::Slot(*input) };
+                let input = if merged { QuantizeInput::Parts } else { QuantizeInput::Slot(*input) };
                 let quantize = Quantize { input, norm: *norm };
                 // Only the one product may need it: another would find the input changed or nothing quantised.
                 let one = match (next, ops.get(index + 2)) {
@@ -217,12 +217,12 @@ mod tests {
         assert_eq!(
             steps_of(&block_ops(&bitnet_2b_4t()), KernelPhase::Decode, true, true),
             [
-                product(0, quantize(Input::Slot(Slot::Hidden), Norm::Attn), None),
+                product(0, quantize(QuantizeInput::Slot(Slot::Hidden), Norm::Attn), None),
                 Step::AttentionDecode(heads),
                 Step::Merge,
-                product(1, quantize(Input::Parts, Norm::AttnSub), None),
-                product(2, quantize(Input::Slot(Slot::Hidden), Norm::Ffn), Some(Activation::Relu2)),
-                product(3, quantize(Input::Slot(Slot::Gate), Norm::FfnSub), None),
+                product(1, quantize(QuantizeInput::Parts, Norm::AttnSub), None),
+                product(2, quantize(QuantizeInput::Slot(Slot::Hidden), Norm::Ffn), Some(Activation::Relu2)),
+                product(3, quantize(QuantizeInput::Slot(Slot::Gate), Norm::FfnSub), None),
             ]
         );
     }
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_block_of_many_tokens() {
         let config = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
-        let slot = |input, norm| Step::Quantize(Quantize { input: Input::Slot(input), norm });
+        let slot = |input, norm| Step::Quantize(Quantize { input: QuantizeInput::Slot(input), norm });
         let product = |joined| Step::Product { joined, fold: None, gate: None };
         let heads = Heads { q_norm: Some(Norm::QHead), k_norm: Some(Norm::KHead), rotate: true };
         assert_eq!(
@@ -270,7 +270,7 @@ mod tests {
         let part = |weight, out| Part { weight, out, add: false };
         let quantize = Op::NormQuantize { input: Slot::Hidden, norm: None };
         let apart = Op::Linear { parts: vec![part(Linear::V, Slot::V), part(Linear::Q, Slot::Q)] };
-        let folded = Quantize { input: Input::Slot(Slot::Hidden), norm: None };
+        let folded = Quantize { input: QuantizeInput::Slot(Slot::Hidden), norm: None };
         let fold = Some(folded);
         fn decode<'a>(ops: &'a [Op], folds: &dyn Fn(usize) -> bool) -> Vec<Step<'a>> {
             steps(ops, &Rules { phase: KernelPhase::Decode, folds, whole: &|_| true }).unwrap()

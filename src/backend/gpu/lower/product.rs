@@ -6,13 +6,13 @@ use bitnet_cpu_kernels::format::I2S_BLOCK;
 use half::f16;
 
 use super::{
-    fuse::{Input, KernelPhase, Quantize},
+    fuse::{KernelPhase, Quantize, QuantizeInput},
     lowering::{Lowering, MAX_WORKGROUPS, activation_constant, all, flag},
     weights::{Joined, JoinedScales, LayerWeights},
 };
 use crate::{
     backend::gpu::{
-        buffers::{activations::Place, arenas::Window},
+        buffers::{activations::SlotPlace, arenas::Window},
         kernels::{
             params::{self, Params},
             pipelines::{self, Program, Shader},
@@ -46,7 +46,7 @@ pub struct RowWindow<'a> {
     scales: Option<(wgpu::BufferBinding<'a>, usize)>,
 }
 
-impl Input {
+impl QuantizeInput {
     /// Its name in the table of kernels.
     fn of_kernel(self) -> pipelines::Input {
         match self {
@@ -73,21 +73,21 @@ impl<'a> Lowering<'a> {
     }
 
     /// Where the input of a quantisation lies: buffer, columns, f32 between tokens and before the first.
-    fn input(&self, input: Input) -> (&'a wgpu::Buffer, usize, usize, usize) {
+    fn input(&self, input: QuantizeInput) -> (&'a wgpu::Buffer, usize, usize, usize) {
         let activations = self.activations;
         match input {
-            Input::Slot(slot) => {
+            QuantizeInput::Slot(slot) => {
                 let place = activations.place(self.config, slot);
                 (place.buffer, slot.width(self.config), place.stride, place.offset)
             }
-            Input::Parts => (&activations.parts, Slot::Attn.width(self.config), 0, 0),
+            QuantizeInput::Parts => (&activations.parts, Slot::Attn.width(self.config), 0, 0),
         }
     }
 
     /// Constants of the kernels that quantise.
     fn quantize_constants(&self, quantize: Quantize) -> Vec<(&'static str, f64)> {
         let mut constants = vec![("NORM", flag(quantize.norm.is_some()))];
-        if quantize.input == Input::Parts {
+        if quantize.input == QuantizeInput::Parts {
             constants.extend([("HEADS", self.config.heads as f64), ("HEAD_DIM", self.config.head_dim as f64)]);
         }
         constants
@@ -234,7 +234,7 @@ impl<'a> Lowering<'a> {
 }
 
 /// Parameters of the product of a window: `rows` of it, into `to`.
-fn product_params(joined: &Joined, window: &RowWindow<'_>, rows: usize, to: &Place<'_>, place: u32) -> Params {
+fn product_params(joined: &Joined, window: &RowWindow<'_>, rows: usize, to: &SlotPlace<'_>, place: u32) -> Params {
     let row_quads = (4 * words(joined.cols) / QUAD_COLS) as u32;
     let (rows, row0, codes0) = (rows as u32, window.rows.start as u32, window.codes0 as u32);
     let (out_stride, out_offset) = (to.stride as u32, to.offset as u32);

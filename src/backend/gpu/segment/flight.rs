@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    lists::Head,
+    lists::HeadLists,
     part::Part,
     rows::{self, Output, StepRow},
 };
@@ -41,7 +41,7 @@ impl Flight {
     pub fn take_results(
         &mut self,
         bytes: &[u8],
-        list: Option<&Head>,
+        list: Option<&HeadLists>,
         config: &Config,
         (step_rows, part): (&[StepRow], &Part),
     ) -> u32 {

@@ -23,7 +23,7 @@ use crate::{
 const HEAD_TILE: u32 = 4;
 
 /// The output head and what chooses among its logits.
-pub struct Head {
+pub struct HeadLists {
     /// Final norm of the tokens whose logits are wanted.
     pub norm: Dispatch,
     /// Logits of one token, and of several, behind that norm.
@@ -43,7 +43,7 @@ pub struct Lists {
     pub few: Vec<Vec<Dispatch>>,
     pub prefill: Vec<Vec<Dispatch>>,
     /// `None` when hidden states go out.
-    pub head: Option<Head>,
+    pub head: Option<HeadLists>,
 }
 
 /// Everything the dispatches of a segment are made from.
@@ -79,7 +79,7 @@ impl Lists {
         };
         let head = if segment.head { head(&mut lowering, made)? } else { None };
         if gpu.prefers_apart() {
-            let beside = embed.len() + head.as_ref().map_or(0, Head::most_dispatches);
+            let beside = embed.len() + head.as_ref().map_or(0, HeadLists::most_dispatches);
             lowering.apart_layers = segment.layers.start + most_apart(segment.layers.len(), beside);
         }
         let ops = block_ops(&model.config);
@@ -100,18 +100,18 @@ impl Lists {
     pub fn most_dispatches(&self) -> usize {
         let of_layers = |layers: &[Vec<Dispatch>]| layers.iter().map(Vec::len).sum::<usize>();
         let layers = of_layers(&self.decode).max(of_layers(&self.few)).max(of_layers(&self.prefill));
-        self.embed.len() + layers + self.head.as_ref().map_or(0, Head::most_dispatches)
+        self.embed.len() + layers + self.head.as_ref().map_or(0, HeadLists::most_dispatches)
     }
 }
 
-impl Head {
+impl HeadLists {
     fn most_dispatches(&self) -> usize {
         let full = 1 + self.one.len().max(self.many.len());
         full.max(self.screen.as_ref().map_or(0, Screen::len)) + self.select.most_dispatches()
     }
 }
 
-fn head<'a>(lowering: &mut Lowering<'a>, made: &Made<'a>) -> Result<Option<Head>> {
+fn head<'a>(lowering: &mut Lowering<'a>, made: &Made<'a>) -> Result<Option<HeadLists>> {
     let &Made { gpu, model, shape, weights, activations, .. } = made;
     let (Some(region), Some(norm)) = (&weights.head, &weights.output_norm) else { return Ok(None) };
     let table = model.weights.head();
@@ -119,7 +119,7 @@ fn head<'a>(lowering: &mut Lowering<'a>, made: &Made<'a>) -> Result<Option<Head>
         Some(copy) => Some(lowering.screened_head(table, (region, copy, norm), shape.top_rows)?),
         None => None,
     };
-    Ok(Some(Head {
+    Ok(Some(HeadLists {
         norm: lowering.head_norm(norm)?,
         one: lowering.head(table, region, 1)?,
         many: lowering.head(table, region, HEAD_TILE)?,

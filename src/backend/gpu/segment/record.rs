@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     held::Place,
-    lists::Head,
+    lists::HeadLists,
     loaded::GpuSegment,
     part::{HeadPart, List, Part},
     rows::{self, Output, StepRow},
@@ -159,7 +159,7 @@ fn head_params(part: &Part, head: &HeadPart) -> StepParams {
 }
 
 /// Logits, and what chooses among them.
-fn head_dispatches<'a>(list: &'a Head, head: &HeadPart) -> impl Iterator<Item = &'a Dispatch> {
+fn head_dispatches<'a>(list: &'a HeadLists, head: &HeadPart) -> impl Iterator<Item = &'a Dispatch> {
     let tokens = head.tokens.len();
     let screened = head.choice.zip(list.screen.as_ref()).filter(|_| head.screened);
     let full = screened.is_none().then(|| {
@@ -174,7 +174,7 @@ fn head_dispatches<'a>(list: &'a Head, head: &HeadPart) -> impl Iterator<Item = 
 /// Places to read back of a part, in this order: the word for damage, then each output.
 fn sources<'a>(
     activations: &'a ActivationBuffers,
-    list: Option<&'a Head>,
+    list: Option<&'a HeadLists>,
     config: &Config,
     part: &Part,
     rows: &[StepRow],
