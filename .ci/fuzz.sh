@@ -15,6 +15,12 @@ fuzz_lints() {
     cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --bins -- -D warnings
 }
 
+# That the targets link: without counting branches, and hardly optimised.
+fuzz_build() {
+    fuzz_lock
+    cargo build --manifest-path fuzz/Cargo.toml --target-dir target --bins
+}
+
 fuzz_run() (
     local seconds=${FUZZ_SECONDS:-60} host binaries target
     host=$(rustc --version --verbose | sed -n 's/^host: //p')
