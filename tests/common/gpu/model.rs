@@ -171,29 +171,42 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(&v, &w)| v * factor * w).collect()
 }
 
-/// Quantises `x` to int8, each group by itself, and multiplies it with every row.
-fn bit_linear(matrix: &TernaryMatrix, x: &[f32]) -> Vec<f32> {
-    let matrix = matrix.packed(Layout::I2sP128).unwrap();
-    let size = matrix.scales.view().group().unwrap_or(matrix.cols);
-    let groups = matrix.cols / size;
-    let scale = |row: usize, group: usize| match &matrix.scales {
-        MatrixScales::PerTensor(scale) => *scale,
-        MatrixScales::PerRow(scales) => scales[row],
-        MatrixScales::PerGroup { values, .. } => values[row * groups + group].to_f32(),
-    };
-    let tops: Vec<f32> = x.chunks(size).map(|x| x.iter().fold(1e-5f32, |top, v| top.max(v.abs()))).collect();
-    let quantised = |c: usize| (x[c] * (127.0 / tops[c / size])).round_ties_even().clamp(-128.0, 127.0) as i32;
-    let q: Vec<i32> = (0..matrix.cols).map(quantised).collect();
-    let codes = unpack(matrix.layout, matrix.rows, matrix.cols, &matrix.codes);
-    let product = |(row, codes): (usize, &[u8])| {
-        let parts = codes.chunks(size).zip(q.chunks(size)).enumerate();
-        let part = |(group, (codes, q)): (usize, (&[u8], &[i32]))| {
-            let sum: i32 = codes.iter().zip(q).map(|(&code, &q)| (i32::from(code) - 1) * q).sum();
-            sum as f32 * (scale(row, group) * (tops[group] / 127.0))
+/// A matrix with a byte for each weight.
+struct Plain {
+    cols: usize,
+    codes: Vec<u8>,
+    scales: MatrixScales,
+}
+
+impl Plain {
+    fn of(matrix: &TernaryMatrix) -> Self {
+        let packed = matrix.packed(Layout::I2sP128).unwrap();
+        let codes = unpack(packed.layout, packed.rows, packed.cols, &packed.codes);
+        Self { cols: packed.cols, codes, scales: packed.scales }
+    }
+
+    /// Quantises `x` to int8, each group by itself, and multiplies it with every row.
+    fn product(&self, x: &[f32]) -> Vec<f32> {
+        let size = self.scales.view().group().unwrap_or(self.cols);
+        let groups = self.cols / size;
+        let scale = |row: usize, group: usize| match &self.scales {
+            MatrixScales::PerTensor(scale) => *scale,
+            MatrixScales::PerRow(scales) => scales[row],
+            MatrixScales::PerGroup { values, .. } => values[row * groups + group].to_f32(),
         };
-        parts.map(part).sum::<f32>()
-    };
-    codes.chunks(matrix.cols).enumerate().map(product).collect()
+        let tops: Vec<f32> = x.chunks(size).map(|x| x.iter().fold(1e-5f32, |top, v| top.max(v.abs()))).collect();
+        let quantised = |c: usize| (x[c] * (127.0 / tops[c / size])).round_ties_even().clamp(-128.0, 127.0) as i32;
+        let q: Vec<i32> = (0..self.cols).map(quantised).collect();
+        let product = |(row, codes): (usize, &[u8])| {
+            let parts = codes.chunks(size).zip(q.chunks(size)).enumerate();
+            let part = |(group, (codes, q)): (usize, (&[u8], &[i32]))| {
+                let sum: i32 = codes.iter().zip(q).map(|(&code, &q)| (i32::from(code) - 1) * q).sum();
+                sum as f32 * (scale(row, group) * (tops[group] / 127.0))
+            };
+            parts.map(part).sum::<f32>()
+        };
+        self.codes.chunks(self.cols).enumerate().map(product).collect()
+    }
 }
 
 fn rotate(head: &mut [f32], position: usize, rope: &Rope) {
@@ -272,19 +285,21 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
         out
     };
     let head: Vec<Vec<f32>> = (0..config.vocab).map(|r| row(weights.head(), r)).collect();
+    let of_block = |block: &Block| Linear::ALL.map(|role| Plain::of(block.linear(role)));
+    let matrices: Vec<_> = weights.blocks.iter().map(of_block).collect();
     let mut caches = vec![(Vec::new(), Vec::new()); config.layers];
     let mut logits = Vec::new();
     for (position, &id) in ids.iter().enumerate() {
         let mut h = row(&weights.token_embd, id as usize);
         h.iter_mut().for_each(|x| *x *= config.embedding_scale());
-        for (block, (keys, values)) in weights.blocks.iter().zip(&mut caches) {
+        for ((block, matrices), (keys, values)) in weights.blocks.iter().zip(&matrices).zip(&mut caches) {
             let sub = |x: Vec<f32>, role| match block.norm(role) {
                 Some(weight) => rms_norm(&x, weight, config.rms_eps),
                 None => x,
             };
             let a = sub(h.clone(), Norm::Attn);
             // Without the norm of its own, the input as it is.
-            let product = |role, norm, x: &[f32]| bit_linear(block.linear(role), &sub(x.to_vec(), norm));
+            let product = |role, norm, x: &[f32]| matrices[role as usize].product(&sub(x.to_vec(), norm));
             let mut q = product(Linear::Q, Norm::QIn, &a);
             let mut k = product(Linear::K, Norm::KIn, &a);
             let v = product(Linear::V, Norm::VIn, &a);
