@@ -7,7 +7,7 @@ use std::{
 };
 
 use bitnet_cpu_kernels::format::{
-    Codec, DenseType, FormatError, Layout, MatrixScales, dense::decode_row, ternary_bytes, unpack,
+    Codec, DenseType, FormatError, Layout, MatrixScales, ScaleKind, dense::decode_row, ternary_bytes, unpack,
 };
 
 use super::{
@@ -57,7 +57,13 @@ impl GgufSource {
         let mut factors = HashSet::new();
         for info in file.tensors() {
             let codec = dialects.codec(info)?;
-            let convert = options.ty.is_some() && !is_table(&info.name);
+            // A ternary table goes with the matrices, where its type can be read and no other one is asked for.
+            let table_goes = |codec: Option<Codec>| {
+                options.head.is_none()
+                    && options.ty.is_some_and(|ty| ty.is_for_tables())
+                    && codec.is_some_and(|codec| matches!(codec.scale_kind(), ScaleKind::PerGroup(_)))
+            };
+            let convert = options.ty.is_some() && (!is_table(&info.name) || table_goes(codec));
             let (kind, factor) = match codec.filter(|_| convert) {
                 Some(codec) => {
                     let factor = names::scale_of(&info.name).and_then(|name| file.tensor(&name));

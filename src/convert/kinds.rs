@@ -22,13 +22,17 @@ pub enum TernaryType {
     TQ1_0,
     /// llama.cpp; 2.06 bits a weight.
     TQ2_0,
-    /// llama.cpp; 2.25 bits a weight.
+    /// llama.cpp; 2.25 bits a weight, a scale for each 64.
     Q2_0,
+    /// PrismML; 2.13 bits a weight, a scale for each 128.
+    PQ2_0,
+    /// PrismML; 1.75 bits a weight, a scale for each 128.
+    PTQ1_0,
 }
 
 impl TernaryType {
-    /// `general.file_type` of files of these matrices: what bitnet.cpp (I2_S, TL1, TL2) and llama.cpp write. They give
-    /// 38 to 40 different meanings, so no reader should decide anything by it.
+    /// `general.file_type` of files of these matrices: what bitnet.cpp (I2_S, TL1, TL2), PrismML (PQ2_0, PTQ1_0) and
+    /// llama.cpp write. They give 38 to 40 different meanings, so no reader should decide anything by it.
     pub(crate) fn file_type(self) -> u32 {
         match self {
             Self::TQ1_0 => 36,
@@ -37,6 +41,8 @@ impl TernaryType {
             Self::TL2 => 39,
             Self::I2S => 40,
             Self::Q2_0 => 41,
+            Self::PQ2_0 => 142,
+            Self::PTQ1_0 => 143,
         }
     }
 
@@ -48,6 +54,16 @@ impl TernaryType {
             Self::TQ1_0 => TensorType::TQ1_0,
             Self::TQ2_0 => TensorType::TQ2_0,
             Self::Q2_0 => TensorType::Q2_0,
+            Self::PQ2_0 => TensorType::PQ2_0,
+            Self::PTQ1_0 => TensorType::PTQ1_0,
+        }
+    }
+
+    /// Whether embedding tables and heads of this type are read.
+    pub(super) fn is_for_tables(self) -> bool {
+        match self {
+            Self::TQ1_0 | Self::TQ2_0 | Self::Q2_0 | Self::PQ2_0 | Self::PTQ1_0 => true,
+            Self::I2S | Self::TL1 | Self::TL2 => false,
         }
     }
 
@@ -72,6 +88,8 @@ impl TernaryType {
             Self::TQ1_0 => Dialect::TQ1_0,
             Self::TQ2_0 => Dialect::TQ2_0,
             Self::Q2_0 => Dialect::Q2_0,
+            Self::PQ2_0 => Dialect::Q2_0G128,
+            Self::PTQ1_0 => Dialect::PTQ1_0,
         };
         Codec::new(dialect, rows, cols).map_err(|e| blame(tensor, cols, e))
     }

@@ -24,12 +24,14 @@ use super::support::{Case, Model, reals};
 use crate::common::shared;
 
 /// Every type that is written, in an order that goes through each kind of scale.
-const ROUND: [TernaryType; 7] = [
+const ROUND: [TernaryType; 9] = [
     TernaryType::TL2,
     TernaryType::TQ1_0,
+    TernaryType::PQ2_0,
     TernaryType::TQ2_0,
     TernaryType::TL1,
     TernaryType::Q2_0,
+    TernaryType::PTQ1_0,
     TernaryType::TQ1_0,
     TernaryType::I2S,
 ];
@@ -64,7 +66,7 @@ fn a_round_through_every_type_gives_the_same_file() {
 fn a_directory_is_converted_to_any_type_at_once() {
     let case = Case::of(&Model::wide());
     case.convert().unwrap();
-    for ty in [TernaryType::TL1, TernaryType::TL2, TernaryType::TQ1_0, TernaryType::TQ2_0, TernaryType::Q2_0] {
+    for ty in ROUND {
         let at_once = case.folder.path().join("at-once.gguf");
         convert(&case.input(), &at_once, &ConvertOptions { force: true, ..to(ty) }).unwrap();
         let (by_steps, _) = step(&case.output(), "by-steps.gguf", &ConvertOptions { force: true, ..to(ty) }).unwrap();
@@ -82,6 +84,8 @@ fn the_metadata_says_what_is_needed_to_read_the_file() {
         (TernaryType::TL1, 38, Some("bitnet.tl1.tiles")),
         (TernaryType::TL2, 39, Some("bitnet.tl2.tiles")),
         (TernaryType::Q2_0, 41, None),
+        (TernaryType::PQ2_0, 142, None),
+        (TernaryType::PTQ1_0, 143, None),
     ] {
         let (out, _) = step(&case.output(), &format!("{ty:?}.gguf"), &to(ty)).unwrap();
         let file = File::open(&out).unwrap();
@@ -308,6 +312,47 @@ fn files_of_llama_cpp_with_group_scales_become_each_other() {
     let q2 = from_golden(&case, "q2_0-g128", "e.gguf", &to(TernaryType::Q2_0)).unwrap().unwrap();
     let file = File::open(&q2).unwrap();
     assert_eq!(file.tensor("blk.0.attn_q.weight").unwrap().ty, TensorType::Q2_0);
+}
+
+/// Whole files of hybrid models, rotated or not: all ternary tensors, tables too, go to each type whose groups are no
+/// larger and come back as they were; everything else is carried over.
+#[test]
+fn hybrid_files_go_round_through_the_types_of_groups() {
+    use TernaryType::{PQ2_0, PTQ1_0, Q2_0, TQ1_0, TQ2_0};
+    let rounds: [(&str, &[TernaryType]); 5] = [
+        ("c-tq2_0-g256", &[PTQ1_0, Q2_0, PQ2_0, TQ1_0, TQ2_0]),
+        ("d-hadamard-pq2_0", &[Q2_0, PTQ1_0, PQ2_0]),
+        ("e-hadamard-ptq1_0", &[PQ2_0, Q2_0, PTQ1_0]),
+        ("f-hadamard-identity-pq2_0", &[PTQ1_0, PQ2_0]),
+        ("g-hadamard-v2-b1024-ptq1_0", &[Q2_0, PTQ1_0]),
+    ];
+    let case = Case::new();
+    for (name, types) in rounds {
+        let Some(original) = shared(&format!("golden/qwen35/qwen35-{name}.gguf")) else { return };
+        let mut at = original.clone();
+        for (place, &ty) in types.iter().enumerate() {
+            let out = case.folder.path().join(format!("{name}-{place}.gguf"));
+            convert(&at, &out, &to(ty)).unwrap_or_else(|e| panic!("{name} to {ty:?}: {e}"));
+            at = out;
+        }
+        let (original, last) = (File::open(&original).unwrap(), File::open(&at).unwrap());
+        assert_same_tensors(&original, &last);
+        let pairs = |file: &File| -> Vec<(String, Value)> {
+            let pairs = file.metadata().iter().filter(|(key, _)| *key != "general.file_type");
+            pairs.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        };
+        assert_eq!(pairs(&original), pairs(&last), "{name}");
+    }
+    // The same weights were published in both types.
+    let (Some(d), Some(e)) = (
+        shared("golden/qwen35/qwen35-d-hadamard-pq2_0.gguf"),
+        shared("golden/qwen35/qwen35-e-hadamard-ptq1_0.gguf"),
+    ) else {
+        return;
+    };
+    let out = case.folder.path().join("e.gguf");
+    convert(&d, &out, &to(PTQ1_0)).unwrap();
+    assert_same_tensors(&File::open(&out).unwrap(), &File::open(&e).unwrap());
 }
 
 #[test]

@@ -169,6 +169,8 @@ fn every_type_holds_the_same_weights() {
         (TernaryType::TQ1_0, TensorType::TQ1_0),
         (TernaryType::TQ2_0, TensorType::TQ2_0),
         (TernaryType::Q2_0, TensorType::Q2_0),
+        (TernaryType::PQ2_0, TensorType::PQ2_0),
+        (TernaryType::PTQ1_0, TensorType::PTQ1_0),
     ];
     for (ty, tensor_type) in types {
         let out = folder.path().join(format!("{ty:?}.gguf"));

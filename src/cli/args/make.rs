@@ -86,6 +86,10 @@ pub enum TernaryChoice {
     TQ2_0,
     #[value(name = "q2_0")]
     Q2_0,
+    #[value(name = "pq2_0")]
+    PQ2_0,
+    #[value(name = "ptq1_0")]
+    PTQ1_0,
 }
 
 impl From<TernaryChoice> for TernaryType {
@@ -97,6 +101,8 @@ impl From<TernaryChoice> for TernaryType {
             TernaryChoice::TQ1_0 => Self::TQ1_0,
             TernaryChoice::TQ2_0 => Self::TQ2_0,
             TernaryChoice::Q2_0 => Self::Q2_0,
+            TernaryChoice::PQ2_0 => Self::PQ2_0,
+            TernaryChoice::PTQ1_0 => Self::PTQ1_0,
         }
     }
 }
