@@ -2,7 +2,7 @@
 
 use bitnet_gpu::{
     AnswerOptions, Engine, EngineOptions, Purpose, Result, SampleOptions,
-    chat::{Conversation, Template},
+    chat::{Conversation, Template, Variables},
 };
 
 fn main() -> Result<()> {
@@ -26,7 +26,7 @@ pub fn run(
     let mut conversation = Conversation::new(Some("Be brief."));
     for question in questions {
         conversation.ask(question);
-        let prompt = conversation.prompt(&template, session.tokenizer())?;
+        let prompt = conversation.prompt(&template, &Variables::default(), session.tokenizer())?;
         let (mut ids, mut text) = (Vec::new(), String::new());
         for event in session.answer_ids(&prompt, &options)? {
             let event = event?;
@@ -35,7 +35,7 @@ pub fn run(
             text += &event.text;
         }
         show("\n");
-        conversation.answer(&template, prompt, &ids, &text)?;
+        conversation.answer(&template, &Variables::default(), prompt, &ids, &text)?;
     }
     Ok(conversation)
 }

@@ -3,7 +3,7 @@
 
 use bitnet_gpu::{
     bytes::Bytes,
-    chat::{Message, Role, Template},
+    chat::{Message, Role, Template, Variables},
     gguf::File,
     model::Model,
     tokenizer::{EncodeOptions, Tokenizer},
@@ -21,5 +21,6 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let streamed: String = ids.iter().map(|&id| stream.push(id)).collect();
         assert_eq!(streamed + &stream.flush(), tokenizer.decode(&ids, false));
     }
-    drop(Template::of(&tokenizer).and_then(|template| template.render(&[Message::new(Role::User, "Hi")])));
+    let messages = [Message::new(Role::User, "Hi")];
+    drop(Template::of(&tokenizer).and_then(|template| template.render(&messages, &Variables::default())));
 });

@@ -8,7 +8,7 @@ mod tiny_vocab;
 use std::sync::LazyLock;
 
 use bitnet_gpu::{
-    chat::{Message, Role, Template},
+    chat::{Message, Role, Template, Variables},
     tokenizer::Tokenizer,
 };
 
@@ -18,5 +18,6 @@ static TOKENIZER: LazyLock<Tokenizer> =
 libfuzzer_sys::fuzz_target!(|source: &str| {
     let Ok(template) = Template::jinja(source, &TOKENIZER) else { return };
     let messages = [(Role::System, "Be kind."), (Role::User, " Hi \n"), (Role::Assistant, "Yes?"), (Role::User, "é")];
-    drop(template.render(&messages.map(|(role, text)| Message::new(role, text))));
+    let messages = messages.map(|(role, text)| Message::new(role, text));
+    drop(template.render(&messages, &Variables::default()));
 });

@@ -1,6 +1,6 @@
 //! Chat formats of the model families this program knows, as their Hugging Face templates write them.
 
-use super::{Message, Role};
+use super::{Message, Role, Variables};
 
 /// A chat format that is part of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +46,18 @@ impl Format {
         }
     }
 
+    /// Whether it can ask for an answer without reasoning.
+    pub(super) fn knows_reasoning(self) -> bool {
+        self == Self::Qwen3
+    }
+
     /// The prompt for the next answer.
-    pub(super) fn render(self, messages: &[Message], bos: &str, eos: &str) -> String {
+    pub(super) fn render(self, messages: &[Message], variables: &Variables, bos: &str, eos: &str) -> String {
         let mut text = match self {
             Self::BitNet | Self::Llama3 => bos.to_owned(),
             Self::Falcon3 | Self::ChatMl | Self::Qwen3 => String::new(),
         };
-        for Message { role, content } in messages {
+        for Message { role, content, .. } in messages {
             let name = role.name();
             text += &match self {
                 Self::BitNet => format!("{}: {}<|eot_id|>", capitalised(*role), content.trim()),
@@ -69,6 +74,7 @@ impl Format {
             Self::BitNet => "Assistant: ",
             Self::Llama3 => "<|start_header_id|>assistant<|end_header_id|>\n\n",
             Self::Falcon3 => "<|assistant|>\n",
+            Self::Qwen3 if variables.reasoning() == Some(false) => "<|im_start|>assistant\n<think>\n\n</think>\n\n",
             Self::ChatMl | Self::Qwen3 => "<|im_start|>assistant\n",
         }
     }
@@ -79,6 +85,7 @@ fn capitalised(role: Role) -> &'static str {
         Role::System => "System",
         Role::User => "User",
         Role::Assistant => "Assistant",
+        Role::Tool => "Tool",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The messages of a conversation, and their token ids.
 
-use super::{Message, Role, Template};
+use super::{AnswerParts, Message, ReasoningFormat, ReasoningSplit, Role, Template, Variables};
 use crate::{
     error::Result,
     tokenizer::{EncodeOptions, Tokenizer},
@@ -67,8 +67,8 @@ impl Conversation {
     /// The token ids for the next answer. Where the text goes on from what the model has read and written, so do
     /// the ids: an answer need not come out of the tokenizer as the model wrote it, and the caches would then hold
     /// something else from there on.
-    pub fn prompt(&self, template: &Template, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let text = template.render(&self.messages)?;
+    pub fn prompt(&self, template: &Template, variables: &Variables, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let text = template.render(&self.messages, variables)?;
         let encode = |text: &str| tokenizer.encode(text, &EncodeOptions { add_special: false, parse_special: true });
         let mut ids = encode(&text)?;
         if let Some(bos) = tokenizer.bos()
@@ -89,13 +89,23 @@ impl Conversation {
         Ok(ids)
     }
 
-    /// Adds the model's answer: the ids and the text it wrote after `prompt`.
-    pub fn answer(&mut self, template: &Template, prompt: Vec<u32>, ids: &[u32], text: &str) -> Result<()> {
-        let mut read = Read { text: template.render(&self.messages)?, ids: prompt };
+    /// Adds the model's answer: the ids and the text it wrote after `prompt`. Reasoning in it is kept apart; whether
+    /// it is read again is for the template to say.
+    pub fn answer(
+        &mut self,
+        template: &Template,
+        variables: &Variables,
+        prompt: Vec<u32>,
+        ids: &[u32],
+        text: &str,
+    ) -> Result<()> {
+        let mut read = Read { text: template.render(&self.messages, variables)?, ids: prompt };
+        let AnswerParts { reasoning, answer } = ReasoningSplit::after(&read.text, ReasoningFormat::Auto).whole(text);
         read.text += text;
         read.ids.extend_from_slice(ids);
         self.read = read;
-        self.messages.push(Message::new(Role::Assistant, text));
+        let reasoning = (!reasoning.is_empty()).then_some(reasoning);
+        self.messages.push(Message { reasoning, ..Message::new(Role::Assistant, answer) });
         Ok(())
     }
 

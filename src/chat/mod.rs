@@ -1,6 +1,6 @@
 //! Conversations: messages in, a prompt as the model was trained on it out.
 //!
-//! [`Template`] writes the messages as text, by the Jinja template inside the model file or by a [`Format`] that
+//! Answers of models that think first are told apart by [`ReasoningSplit`]. [`Template`] writes the messages as text, by the Jinja template inside the model file or by a [`Format`] that
 //! is built in; [`Conversation`] turns them into token ids so that the caches of earlier turns stay valid.
 
 mod builtin;
@@ -15,12 +15,16 @@ mod saved;
 
 mod template;
 
+mod variables;
+
 pub use builtin::Format;
 pub use conversation::Conversation;
 pub use reasoning::{AnswerParts, ReasoningFormat, ReasoningSplit, opens_reasoning};
 pub use template::{Origin, Template};
+pub use variables::Variables;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 /// Who says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +36,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A function that the model called: what it returned.
+    Tool,
 }
 
 impl Role {
@@ -41,6 +47,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -53,11 +60,27 @@ pub struct Message {
     pub role: Role,
     /// What.
     pub content: String,
+    /// What the model thought before it, without tags. Templates mostly leave it out of earlier turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// Functions that the model called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a function, written by the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolCall {
+    /// Which function.
+    pub name: String,
+    /// Its arguments by name: a JSON object.
+    pub arguments: Json,
 }
 
 impl Message {
     /// A message of `role`.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self { role, content: content.into(), reasoning: None, tool_calls: Vec::new() }
     }
 }

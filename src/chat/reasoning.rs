@@ -28,6 +28,14 @@ pub struct AnswerParts {
     pub answer: String,
 }
 
+impl AnswerParts {
+    /// Adds those that came next.
+    pub fn append(&mut self, more: &Self) {
+        self.reasoning += &more.reasoning;
+        self.answer += &more.answer;
+    }
+}
+
 /// Tells reasoning and answer apart in text that comes in pieces, wherever those are cut. Only reasoning at the very
 /// beginning counts: tags further on are what the answer is about.
 #[derive(Clone, Debug)]
@@ -57,9 +65,14 @@ pub fn opens_reasoning(prompt: &str) -> bool {
 impl ReasoningSplit {
     /// For what a model writes after `prompt`, whose end says whether the reasoning has begun.
     pub fn after(prompt: &str, format: ReasoningFormat) -> Self {
+        Self::starting(opens_reasoning(prompt), format)
+    }
+
+    /// For what a model writes after a prompt; `opened`: its end is the tag that begins the reasoning.
+    pub fn starting(opened: bool, format: ReasoningFormat) -> Self {
         let at = match format {
             ReasoningFormat::None => At::Answer,
-            ReasoningFormat::Auto => At::Start { opened: opens_reasoning(prompt) },
+            ReasoningFormat::Auto => At::Start { opened },
         };
         Self { at, held: String::new() }
     }
@@ -90,6 +103,13 @@ impl ReasoningSplit {
             At::Start { opened: false } | At::Answer => AnswerParts { answer: held, ..AnswerParts::default() },
             At::Closed => AnswerParts::default(),
         }
+    }
+
+    /// The parts of a text that is there as a whole.
+    pub fn whole(mut self, text: &str) -> AnswerParts {
+        let mut parts = self.push(text);
+        parts.append(&self.finish());
+        parts
     }
 
     /// Goes on to the next place in the text; false where that takes more of it.

@@ -61,8 +61,14 @@ impl Conversation {
         if saved.model != model {
             return Err(Error::malformed("model", format!("\"{model}\""), format!("\"{}\"", shown(&saved.model))));
         }
-        if let Some(at) = saved.messages.iter().skip(1).position(|message| message.role == Role::System) {
-            return Err(Error::malformed(format!("message {}", at + 2), "user or assistant", "system"));
+        let is_out_of_place = |(at, message): &(usize, &Message)| match message.role {
+            Role::System => *at > 0,
+            Role::User | Role::Assistant => false,
+            Role::Tool => true,
+        };
+        if let Some((at, message)) = saved.messages.iter().enumerate().find(is_out_of_place) {
+            let found = message.role.name();
+            return Err(Error::malformed(format!("message {}", at + 1), "user or assistant", found));
         }
         Ok(Self::from_messages(saved.messages))
     }

@@ -1,6 +1,6 @@
 //! Which template a model is talked to with.
 
-use super::{Format, Message, jinja::Jinja};
+use super::{Format, Message, Variables, jinja::Jinja, variables::REASONING};
 use crate::{error::Result, tokenizer::Tokenizer};
 
 /// A word in the template that bitnet.cpp's converter puts into files. It is no template but a mark (bitnet.cpp
@@ -84,10 +84,18 @@ impl Template {
     ///
     /// Text that looks like markup in a message becomes markup: as with Hugging Face and llama.cpp, the text is all
     /// there is.
-    pub fn render(&self, messages: &[Message]) -> Result<String> {
+    pub fn render(&self, messages: &[Message], variables: &Variables) -> Result<String> {
         match &self.kind {
-            Kind::BuiltIn(format) => Ok(format.render(messages, &self.bos, &self.eos)),
-            Kind::Jinja(jinja) => jinja.render(messages, &self.bos, &self.eos),
+            Kind::BuiltIn(format) => Ok(format.render(messages, variables, &self.bos, &self.eos)),
+            Kind::Jinja(jinja) => jinja.render(messages, variables, &self.bos, &self.eos),
+        }
+    }
+
+    /// Whether it looks at [`Variables::set_reasoning`].
+    pub fn knows_reasoning(&self) -> bool {
+        match &self.kind {
+            Kind::BuiltIn(format) => format.knows_reasoning(),
+            Kind::Jinja(jinja) => jinja.reads(REASONING),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use super::{
-    args::{AnswerArgs, RunArgs},
+    args::{AnswerArgs, RunArgs, Setting},
     format, input, interrupt,
 };
 use crate::{
+    chat::{AnswerParts, ReasoningFormat, ReasoningSplit},
     engine::{Engine, ModelFile, Purpose},
     error::Result,
     generate::{Answer, AnswerOptions, Chooser, Finish, SampleOptions, Stats, StopStrings},
@@ -16,9 +17,6 @@ use crate::{
     session::Session,
     tokenizer::{TokenStream, Tokenizer},
 };
-
-/// llama.cpp's.
-pub const DEFAULT_TEMPERATURE: f32 = 0.8;
 
 /// Everything a run needs, after the files are open and before anything is loaded.
 pub struct Job<'a> {
@@ -45,6 +43,7 @@ pub fn answer_options(tokenizer: &Tokenizer, args: &AnswerArgs) -> Result<Answer
         end_ids: tokenizer.end_ids().to_vec(),
         ignore_end: args.ignore_eos,
         stop,
+        reasoning: None,
     })
 }
 
@@ -58,8 +57,19 @@ pub fn purpose<'a>(sample: &'a SampleOptions, chooser: &Chooser) -> Purpose<'a> 
 pub struct Answered {
     pub ids: Vec<u32>,
     pub text: String,
+    /// The same text, told apart where the options have a limit of reasoning.
+    pub parts: AnswerParts,
+    pub reasoning_tokens: usize,
     pub finish: Finish,
     pub stats: Stats,
+}
+
+/// Text of an answer as it comes.
+pub struct Said<'a> {
+    /// As the model wrote it.
+    pub text: &'a str,
+    /// Of it and of what came before, what is now known to be reasoning or answer.
+    pub parts: &'a AnswerParts,
 }
 
 /// Runs `prompt` on `session` and hands each piece of text to `show`.
@@ -69,21 +79,47 @@ pub fn answer(
     session: &mut Session,
     chooser: &mut Chooser,
     options: AnswerOptions,
-    mut show: impl FnMut(&str) -> Result<()>,
+    mut show: impl FnMut(&Said<'_>) -> Result<()>,
 ) -> Result<Answered> {
+    let mut split = match &options.reasoning {
+        Some(limit) => ReasoningSplit::starting(limit.opened, ReasoningFormat::Auto),
+        None => ReasoningSplit::starting(false, ReasoningFormat::None),
+    };
     let decoder = Box::new(TokenStream::after(Arc::clone(tokenizer), prompt));
     let mut answer = Answer::new(session, chooser, decoder, prompt, options, interrupt::catch())?;
-    let (mut ids, mut text) = (Vec::new(), String::new());
+    let (mut ids, mut text, mut parts, mut reasoning_tokens) = (Vec::new(), String::new(), AnswerParts::default(), 0);
     for event in &mut answer {
         let event = event?;
         ids.extend(event.id);
-        text += &event.text;
         if !event.text.is_empty() {
-            show(&event.text)?;
+            let said = split.push(&event.text);
+            show(&Said { text: &event.text, parts: &said })?;
+            text += &event.text;
+            parts.append(&said);
         }
+        reasoning_tokens += usize::from(event.id.is_some() && split.is_reasoning());
     }
+    let rest = split.finish();
+    show(&Said { text: "", parts: &rest })?;
+    parts.append(&rest);
     let finish = answer.finish().cloned().unwrap_or(Finish::Cancelled);
-    Ok(Answered { ids, text, finish, stats: answer.stats().clone() })
+    Ok(Answered { ids, text, parts, reasoning_tokens, finish, stats: answer.stats().clone() })
+}
+
+/// "temp 1 (file), top-k 40, ...": the source where it is no default.
+pub fn settings_text(settings: &[Setting]) -> String {
+    let one = |setting: &Setting| match setting.source {
+        "default" => format!("{} {}", setting.name, setting.value),
+        source => format!("{} {} ({source})", setting.name, setting.value),
+    };
+    settings.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Each with its value, in the digits of an f32, and its source.
+pub fn settings_json(settings: &[Setting]) -> Json {
+    let exact = |value: f32| value.to_string().parse::<f64>().unwrap_or(f64::NAN);
+    let pairs = settings.iter().map(|s| (s.name.to_owned(), json!({"value": exact(s.value), "source": s.source})));
+    Json::Object(pairs.collect())
 }
 
 /// Times in milliseconds, rates in tokens per second; null where nothing was measured.

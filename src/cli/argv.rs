@@ -7,7 +7,7 @@ use clap::Command;
 
 /// llama.cpp's spelling and the long name. Flags this program does not have are here as well: the parser
 /// then refuses `--flash-attn`, where it would have looked for a file named `a` after `-fa`.
-const LONG_NAMES: [(&str, &str); 17] = [
+const LONG_NAMES: [(&str, &str); 18] = [
     ("-cb", "--cont-batching"),
     ("-cnv", "--conversation"),
     ("-ctk", "--cache-type-k"),
@@ -21,6 +21,7 @@ const LONG_NAMES: [(&str, &str); 17] = [
     ("-ngl", "--n-gpu-layers"),
     ("-no-cnv", "--no-conversation"),
     ("-np", "--parallel"),
+    ("-rea", "--reasoning"),
     ("-sys", "--system-prompt"),
     ("-tb", "--threads-batch"),
     ("-temp", "--temp"),

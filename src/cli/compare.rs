@@ -49,7 +49,10 @@ pub fn run(job: &Job<'_>) -> Result<()> {
         Request::GpuLayers(n) => Request::GpuLayers(n),
         Request::Auto | Request::Cpu | Request::Gpu => Request::Gpu,
     };
-    let mut options = args.sample.options(DEFAULT_TEMPERATURE, job.model.config.vocab)?;
+    let mut options = args.sample.options(job.source.recommended(), job.model.config.vocab)?;
+    if args.sample.temp.is_none() {
+        options.temperature = DEFAULT_TEMPERATURE;
+    }
     options.seed = Some(Sampler::new(options.clone(), context)?.seed());
     let mut rows = Vec::new();
     for (backend, request) in [("CPU", Request::Cpu), ("GPU", on_gpu), ("auto", Request::Auto)] {

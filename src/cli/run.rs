@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use super::{
-    answering::{Answered, DEFAULT_TEMPERATURE, Job, answer, answer_options, purpose, timings_json, unescape},
-    args::RunArgs,
+    answering::{
+        Answered, Job, Said, answer, answer_options, purpose, settings_json, settings_text, timings_json, unescape,
+    },
+    args::{RunArgs, Setting},
     chat, compare,
     engine::{segment_line, segments_json},
     format, input, interrupt, output, source, usage,
@@ -14,7 +16,7 @@ use super::{
 use crate::{
     engine::{Engine, EngineOptions},
     error::{Error, Result},
-    generate::{Chooser, Finish, Sampler},
+    generate::{AnswerOptions, Chooser, Finish, ReasoningLimit, Sampler},
     session::Session,
     tokenizer::EncodeOptions,
 };
@@ -65,39 +67,44 @@ fn generate(job: &Job<'_>) -> Result<()> {
     if job.prompt.len() > context {
         return Err(Error::ContextFull { needed: job.prompt.len(), context });
     }
-    let sample = args.sample.options(DEFAULT_TEMPERATURE, job.model.config.vocab)?;
+    let sample = args.sample.options(job.source.recommended(), job.model.config.vocab)?;
+    let settings = args.sample.settings(job.source.recommended(), &sample);
     let mut chooser = Chooser {
         sampler: Sampler::new(sample.clone(), context)?,
         drafter: Some(args.draft.drafter()),
         constraint: args.grammar.constraint(&job.tokenizer)?,
     };
     let mut session = job.engine.load(&purpose(&sample, &chooser))?;
-    let options = job.options.clone();
+    let limit = ReasoningLimit::after(&job.prompt, args.reasoning.max_tokens(), &job.tokenizer)?;
+    let options = AnswerOptions { reasoning: Some(limit), ..job.options.clone() };
     // Before the first output: who sees it may rely on Ctrl-C giving a summary.
     interrupt::catch();
     if args.json {
         let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, |_| Ok(()))?;
-        return output::print_json(&to_json(job, &session, &chooser.sampler, &answered));
+        return output::print_json(&to_json(job, &session, &chooser.sampler, &settings, &answered));
     }
     if !args.no_display_prompt {
         output::print(&job.text)?;
     }
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, output::print);
+    let show = |said: &Said<'_>| output::print(if args.show_thinking { said.text } else { &said.parts.answer });
+    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, show);
     // An error, too, begins on a line of its own.
     output::print("\n")?;
-    summary(job, &session, &chooser.sampler, &answered?);
+    summary(job, &session, &chooser.sampler, &settings, &answered?);
     Ok(())
 }
 
-fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) -> Json {
+fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, settings: &[Setting], answered: &Answered) -> Json {
     json!({
         "model": job.source.name(),
         "prompt_tokens": job.prompt.len(),
         "prompt_ids": job.prompt,
         "tokens": answered.ids,
-        "text": answered.text,
+        "text": if job.args.show_thinking { &answered.text } else { &answered.parts.answer },
+        "reasoning": Some(&answered.parts.reasoning).filter(|text| !text.is_empty()),
         "finish": answered.finish.name(),
         "seed": sampler.seed(),
+        "sampling": settings_json(settings),
         "context_tokens": session.context_tokens(),
         "drafted_tokens": answered.stats.drafted_tokens,
         "accepted_tokens": answered.stats.accepted_tokens,
@@ -108,7 +115,7 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
     })
 }
 
-fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) {
+fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, settings: &[Setting], answered: &Answered) {
     let stats = &answered.stats;
     let trained = job.model.config.context;
     let limited = if session.context_tokens() < trained {
@@ -138,11 +145,17 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answe
         quantile(0.95),
         ending(&answered.finish)
     ));
+    if answered.reasoning_tokens > 0 {
+        let thought = format::count(answered.reasoning_tokens, "token");
+        let hidden = if job.args.show_thinking { "" } else { ", not shown (--show-thinking)" };
+        output::note(format_args!("thinking {thought} of these{hidden}"));
+    }
     if stats.drafted_tokens > 0 {
         let drafts = format::count(stats.drafted_tokens, "token");
         output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
     }
     if !sampler.is_greedy() {
+        output::note(format_args!("sampling {}", settings_text(settings)));
         output::note(format_args!("seed     {}", sampler.seed()));
     }
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     bytes::{Access, Bytes},
     error::{Error, Remedy, Result},
+    generate::Recommended,
     gguf::File,
     hub::{self, ModelName},
     machine,
@@ -62,6 +63,7 @@ struct Opened {
     i2s: I2sLayout,
     observer: Arc<dyn Observer>,
     packing: OnceLock<Packing>,
+    sampling: OnceLock<Recommended>,
     tokenizer: OnceLock<Arc<Tokenizer>>,
     model: OnceLock<Arc<Model>>,
 }
@@ -110,8 +112,9 @@ impl ModelFile {
     /// A file that is open already, and what to call it.
     pub fn from_file(name: String, file: File, options: &OpenOptions, observer: Arc<dyn Observer>) -> Self {
         let i2s = options.i2s;
-        let (packing, tokenizer, model) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Opened { name, file, i2s, observer, packing, tokenizer, model }))
+        let (packing, sampling) = (OnceLock::new(), OnceLock::new());
+        let (tokenizer, model) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Opened { name, file, i2s, observer, packing, sampling, tokenizer, model }))
     }
 
     /// Its name in messages.
@@ -144,6 +147,18 @@ impl ModelFile {
                 self.notice(&Notice::Tokenizer { name: self.name().into(), note: note.clone() });
             }
             Ok(Arc::new(tokenizer))
+        })
+    }
+
+    /// Sampling options that it recommends; those of a directory's `generation_config.json` as well. A program takes them
+    /// where its user does not say otherwise.
+    pub fn recommended(&self) -> &Recommended {
+        self.0.sampling.get_or_init(|| {
+            let recommended = Recommended::from_gguf(self.file().metadata());
+            for note in &recommended.notes {
+                self.notice(&Notice::File { name: self.name().into(), warning: note.clone() });
+            }
+            recommended
         })
     }
 

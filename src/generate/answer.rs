@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{Chooser, Fed, Generation, Need, Stats, sampler::UNNAMED};
+use super::{Chooser, Fed, Generation, Need, ReasoningLimit, Stats, sampler::UNNAMED};
 use crate::{
     backend::{RowOutput, Want},
     error::{Error, Result},
@@ -20,6 +20,11 @@ pub trait TextDecoder {
 
     /// The text still held back, at the end.
     fn flush(&mut self) -> String;
+
+    /// Whether nothing is held back.
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 impl<T: Deref<Target = Tokenizer>> TextDecoder for TokenStream<T> {
@@ -29,6 +34,10 @@ impl<T: Deref<Target = Tokenizer>> TextDecoder for TokenStream<T> {
 
     fn flush(&mut self) -> String {
         TokenStream::flush(self)
+    }
+
+    fn is_whole(&self) -> bool {
+        TokenStream::is_whole(self)
     }
 }
 
@@ -57,6 +66,8 @@ pub struct AnswerOptions {
     pub ignore_end: bool,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// How long the model may think before; `None` = whatever it writes is the answer.
+    pub reasoning: Option<ReasoningLimit>,
 }
 
 /// A step of an answer.

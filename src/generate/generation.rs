@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AnswerOptions, Chooser, Event, Finish, Stats, StopStrings, TextDecoder, draft::Draft};
+use super::{AnswerOptions, Chooser, Event, Finish, Stats, StopStrings, TextDecoder, draft::Draft, reasoning::Guard};
 use crate::{
     backend::{Limits, RowOutput, Want},
     error::{Error, Result},
@@ -66,6 +66,7 @@ pub struct Generation {
     context_tokens: usize,
     cancel: Arc<AtomicBool>,
     stops: StopStrings,
+    reasoning: Option<Guard>,
     /// Sampled, not yet run.
     last: Option<u32>,
     /// Tokens of the decode step that was asked for, and the logits wanted of it until it is fed.
@@ -106,6 +107,7 @@ impl Generation {
         if let Some(constraint) = &mut chooser.constraint {
             constraint.begin();
         }
+        let reasoning = options.reasoning.clone().map(Guard::new);
         Ok(Self {
             chooser,
             decoder,
@@ -113,6 +115,7 @@ impl Generation {
             context_tokens,
             cancel,
             stops,
+            reasoning,
             last: None,
             run: Vec::new(),
             asked: None,
@@ -329,14 +332,25 @@ impl Generation {
 
     /// The id at `position`; `None` where that takes all logits.
     fn sample(&mut self, output: &RowOutput, logits: &mut [f32], position: usize) -> Result<Option<u32>> {
+        if let Some(id) = self.reasoning.as_ref().and_then(Guard::forced) {
+            return Ok(Some(id));
+        }
+        let is_answer = self.is_answer();
         let Chooser { sampler, constraint, .. } = &mut self.chooser;
-        if let Some(constraint) = constraint {
+        if let Some(constraint) = constraint
+            && is_answer
+        {
             sampler.restrict(Some(&constraint.allowed()?));
         }
         if output.candidates.top.is_empty() || !logits.is_empty() {
             return sampler.sample(logits, position).map(Some);
         }
         sampler.sample_top(&output.candidates, position)
+    }
+
+    /// Whether the next token is the answer's, for which a grammar holds.
+    fn is_answer(&self) -> bool {
+        !self.reasoning.as_ref().is_some_and(Guard::is_before_answer)
     }
 
     /// Whether the draft goes on with the sampled id.
@@ -372,12 +386,16 @@ impl Generation {
         }
         self.last = Some(id);
         self.stats.generated_tokens += 1;
+        let is_answer = self.is_answer();
         let complete = match &mut self.chooser.constraint {
-            Some(constraint) => constraint.accept(id)?,
-            None => false,
+            Some(constraint) if is_answer => constraint.accept(id)?,
+            _ => false,
         };
         let mut text = String::new();
         let piece = self.decoder.push(id);
+        if let Some(reasoning) = &mut self.reasoning {
+            reasoning.push(&piece, self.decoder.is_whole());
+        }
         if let Some(stopped) = self.stops.push(&piece, &mut text) {
             self.finish = Some(Finish::StopString(stopped.stop));
         } else if complete {

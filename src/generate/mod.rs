@@ -25,6 +25,8 @@ mod generation;
 
 mod perplexity;
 
+mod reasoning;
+
 mod sampler;
 
 mod stats;
@@ -42,6 +44,7 @@ pub use embedding::{Pooling, embedding};
 pub use generation::{Fed, Generation, Need};
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
-pub use sampler::{Mirostat, Needed, SampleOptions, Sampler, uniform};
+pub use reasoning::{ReasoningLimit, prompt_end};
+pub use sampler::{Mirostat, Needed, Recommended, SampleOptions, Sampler, uniform};
 pub use stats::Stats;
 pub use stop::{StopStrings, Stopped};

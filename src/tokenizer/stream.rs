@@ -55,6 +55,11 @@ impl<T: Deref<Target = Tokenizer>> TokenStream<T> {
         text
     }
 
+    /// Whether the tokens so far do not end within a character.
+    pub fn is_whole(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Ends the text: an unfinished character comes out as U+FFFD.
     pub fn flush(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();

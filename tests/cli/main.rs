@@ -11,6 +11,7 @@ mod examples;
 mod grammar;
 mod perplexity;
 mod plan_budget;
+mod reasoning;
 mod run;
 mod takeover;
 mod tune;

@@ -344,10 +344,9 @@ fn hybrid_files_go_round_through_the_types_of_groups() {
         assert_eq!(pairs(&original), pairs(&last), "{name}");
     }
     // The same weights were published in both types.
-    let (Some(d), Some(e)) = (
-        shared("golden/qwen35/qwen35-d-hadamard-pq2_0.gguf"),
-        shared("golden/qwen35/qwen35-e-hadamard-ptq1_0.gguf"),
-    ) else {
+    let (Some(d), Some(e)) =
+        (shared("golden/qwen35/qwen35-d-hadamard-pq2_0.gguf"), shared("golden/qwen35/qwen35-e-hadamard-ptq1_0.gguf"))
+    else {
         return;
     };
     let out = case.folder.path().join("e.gguf");

@@ -3,7 +3,7 @@
 
 use bitnet_gpu::{
     Remedy,
-    chat::{Conversation, Format, Message, Origin, Role, Template},
+    chat::{Conversation, Format, Message, Origin, Role, Template, ToolCall, Variables, opens_reasoning},
     gguf::{Metadata, Value},
     tokenizer::Tokenizer,
 };
@@ -45,7 +45,7 @@ fn several() -> Vec<Message> {
 }
 
 fn built_in(format: Format, messages: &[Message]) -> String {
-    Template::built_in(format, &tokenizer()).render(messages).unwrap()
+    Template::built_in(format, &tokenizer()).render(messages, &Variables::default()).unwrap()
 }
 
 #[test]
@@ -154,14 +154,14 @@ fn jinja_as_hugging_face_runs_it() {
     for (source, expected) in cases {
         let template = Template::of(&with_template(source)).unwrap();
         assert_eq!((template.origin(), template.format()), (Origin::File, None));
-        assert_eq!(template.render(&several()).unwrap(), expected, "{source}");
+        assert_eq!(template.render(&several(), &Variables::default()).unwrap(), expected, "{source}");
     }
 }
 
 #[test]
 fn a_template_can_refuse() {
     let template = Template::of(&with_template("{{ raise_exception('roles must alternate') }}")).unwrap();
-    let error = template.render(&single()).unwrap_err();
+    let error = template.render(&single(), &Variables::default()).unwrap_err();
     assert!(error.to_string().contains("roles must alternate"), "{error}");
     assert_eq!(error.remedy(), Some(&Remedy::ChatTemplate));
 }
@@ -195,7 +195,7 @@ fn templates_that_mean_harm() {
     for (source, reason) in cases {
         let tokenizer = with_template(source);
         let shown = &source[..source.len().min(60)];
-        let work = || Template::of(&tokenizer).and_then(|template| template.render(&single()));
+        let work = || Template::of(&tokenizer).and_then(|template| template.render(&single(), &Variables::default()));
         let (error, memory) = must_end(shown, || allocated(work));
         let error = error.expect_err(shown).to_string();
         assert!(error.starts_with("chat template") && error.contains(reason), "{shown}: {error}");
@@ -212,7 +212,7 @@ fn long_conversations_fit_the_limits() {
     let source = "{% for m in messages %}{{ m.role + ': ' + m.content | trim }}{% endfor %}";
     let template = Template::of(&with_template(source)).unwrap();
     let long: Vec<_> = (0..2000).map(|_| Message::new(Role::User, "word ".repeat(1000))).collect();
-    assert_eq!(template.render(&long).unwrap().len(), 2000 * ("user: ".len() + 4999));
+    assert_eq!(template.render(&long, &Variables::default()).unwrap().len(), 2000 * ("user: ".len() + 4999));
 }
 
 /// The ids of the next prompt begin with what the model has read and written, even where the tokenizer would cut
@@ -223,23 +223,23 @@ fn ids_go_on_from_what_the_model_wrote() {
     let template = Template::built_in(Format::BitNet, &tokenizer);
     let mut conversation = Conversation::new(None);
     conversation.ask("a");
-    let prompt = conversation.prompt(&template, &tokenizer).unwrap();
+    let prompt = conversation.prompt(&template, &Variables::default(), &tokenizer).unwrap();
     assert_eq!(prompt.iter().filter(|&&id| id == BOS).count(), 1);
     // The model spells what the tokenizer has one token for.
     let spelled: Vec<u32> = b"hello".iter().map(|&byte| u32::from(byte)).collect();
-    conversation.answer(&template, prompt.clone(), &spelled, "hello").unwrap();
+    conversation.answer(&template, &Variables::default(), prompt.clone(), &spelled, "hello").unwrap();
     conversation.ask("b");
-    let next = conversation.prompt(&template, &tokenizer).unwrap();
+    let next = conversation.prompt(&template, &Variables::default(), &tokenizer).unwrap();
     let read = [prompt.as_slice(), &spelled].concat();
     assert!(next.starts_with(&read) && next[read.len()] == EOT, "{next:?}");
 
     // The template trims the answer: the ids are those of the new text, and the common part is shorter.
     let mut conversation = Conversation::new(None);
     conversation.ask("a");
-    conversation.answer(&template, prompt.clone(), &[HELLO, u32::from(b' ')], "hello ").unwrap();
+    conversation.answer(&template, &Variables::default(), prompt.clone(), &[HELLO, u32::from(b' ')], "hello ").unwrap();
     conversation.ask("b");
-    let next = conversation.prompt(&template, &tokenizer).unwrap();
-    assert_eq!(tokenizer.decode(&next, true), template.render(conversation.messages()).unwrap());
+    let next = conversation.prompt(&template, &Variables::default(), &tokenizer).unwrap();
+    assert_eq!(tokenizer.decode(&next, true), template.render(conversation.messages(), &Variables::default()).unwrap());
     assert!(next.starts_with(&prompt[..prompt.len() - 1]), "{next:?}");
 }
 
@@ -250,11 +250,11 @@ fn ids_at_odds_with_the_text_are_not_kept() {
     let template = Template::built_in(Format::BitNet, &tokenizer);
     let mut conversation = Conversation::new(Some("s"));
     conversation.ask("a");
-    let prompt = conversation.prompt(&template, &tokenizer).unwrap();
-    conversation.answer(&template, prompt, &[HELLO], "hell").unwrap();
+    let prompt = conversation.prompt(&template, &Variables::default(), &tokenizer).unwrap();
+    conversation.answer(&template, &Variables::default(), prompt, &[HELLO], "hell").unwrap();
     conversation.ask("b");
-    let next = conversation.prompt(&template, &tokenizer).unwrap();
-    assert_eq!(tokenizer.decode(&next, true), template.render(conversation.messages()).unwrap());
+    let next = conversation.prompt(&template, &Variables::default(), &tokenizer).unwrap();
+    assert_eq!(tokenizer.decode(&next, true), template.render(conversation.messages(), &Variables::default()).unwrap());
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_beginning_of_text_is_added_where_the_file_asks_for_it() {
     let template = Template::of(&tokenizer).unwrap();
     let mut conversation = Conversation::default();
     conversation.ask("a");
-    let ids = conversation.prompt(&template, &tokenizer).unwrap();
+    let ids = conversation.prompt(&template, &Variables::default(), &tokenizer).unwrap();
     assert_eq!(ids[0], 1);
     assert_eq!(ids.iter().filter(|&&id| id == 1).count(), 1);
 }
@@ -282,4 +282,132 @@ fn the_oldest_turn_is_dropped_and_the_system_message_stays() {
     assert_eq!(conversation.messages(), [Message::new(Role::System, "New.")]);
     conversation.set_system(None);
     assert_eq!(conversation.messages(), []);
+}
+
+/// A template of our own that behaves as the published ones of models that think: tools as XML, reasoning only behind the
+/// last question, and a prompt that begins it or has it behind.
+const THINKING: &str = include_str!("thinking.jinja");
+
+fn thinking(messages: &[Message], variables: &str) -> Result<String, bitnet_gpu::Error> {
+    let template = Template::of(&with_template(THINKING))?;
+    assert!(template.knows_reasoning());
+    template.render(messages, &Variables::from_json(variables)?)
+}
+
+fn thought(reasoning: &str, content: &str) -> Message {
+    Message { reasoning: Some(reasoning.into()), ..Message::new(Role::Assistant, content) }
+}
+
+#[test]
+fn the_prompt_begins_the_reasoning_or_has_it_behind() {
+    let question = [Message::new(Role::User, "Hi")];
+    let begun = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n";
+    for variables in ["{}", "{\"enable_thinking\": true}"] {
+        let prompt = thinking(&question, variables).unwrap();
+        assert_eq!(prompt, begun, "{variables}");
+        assert!(opens_reasoning(&prompt));
+    }
+    let prompt = thinking(&question, "{\"enable_thinking\": false}").unwrap();
+    assert_eq!(prompt, format!("{begun}\n</think>\n\n"));
+    assert!(!opens_reasoning(&prompt));
+    // The switch by its method, and a built-in format that has it.
+    let mut variables = Variables::default();
+    variables.set_reasoning(Some(false));
+    let template = Template::built_in(Format::Qwen3, &tokenizer());
+    assert!(template.knows_reasoning());
+    assert!(template.render(&question, &variables).unwrap().ends_with("assistant\n<think>\n\n</think>\n\n"));
+    variables.set_reasoning(None);
+    assert!(template.render(&question, &variables).unwrap().ends_with("<|im_start|>assistant\n"));
+    for template in [Template::built_in(Format::ChatMl, &tokenizer()), Template::of(&with_template("{{ x }}")).unwrap()]
+    {
+        assert!(!template.knows_reasoning());
+    }
+}
+
+#[test]
+fn reasoning_is_read_again_behind_the_last_question_only() {
+    let messages = [
+        Message::new(Role::System, "Be kind."),
+        Message::new(Role::User, "One?"),
+        thought("hm", "1"),
+        Message::new(Role::User, "Two?"),
+        Message { tool_calls: vec![call("add", r#"{"b": 2, "a": [1, "x"]}"#)], ..thought("so", "") },
+        Message::new(Role::Tool, "3"),
+    ];
+    let expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n\
+        <|im_start|>assistant\n1<|im_end|>\n<|im_start|>user\nTwo?<|im_end|>\n\
+        <|im_start|>assistant\n<think>\nso\n</think>\n\n\
+        <tool_call>\n<function=add>\n<parameter=b>\n2\n</parameter>\n<parameter=a>\n[1, \"x\"]\n</parameter>\n\
+        </function>\n</tool_call><|im_end|>\n\
+        <|im_start|>user\n<tool_response>\n3\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>\n";
+    assert_eq!(thinking(&messages, "{}").unwrap(), expected);
+    let error = thinking(&[messages[1].clone(), messages[0].clone()], "{}").unwrap_err();
+    assert!(error.to_string().contains("system message comes first"), "{error}");
+}
+
+fn call(name: &str, arguments: &str) -> ToolCall {
+    ToolCall { name: name.into(), arguments: serde_json::from_str(arguments).unwrap() }
+}
+
+/// Keys as they were given, and the spaces of Python's json.dumps, which the models were trained on.
+#[test]
+fn tools_are_written_as_they_were_given() {
+    let tool =
+        r#"{"type":"function","function":{"name":"add","description":"<b> & 'é'","parameters":{"z":{},"a":[]}}}"#;
+    let mut variables = Variables::default();
+    variables.set_tools(vec![serde_json::from_str(tool).unwrap()]);
+    let prompt = Template::of(&with_template(THINKING)).unwrap().render(&single(), &variables).unwrap();
+    let written = "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"add\", \"description\": \"<b> & 'é'\", \
+        \"parameters\": {\"z\": {}, \"a\": []}}}\n</tools>";
+    assert!(prompt.starts_with("<|im_start|>system\n") && prompt.contains(written), "{prompt}");
+
+    let cases = [
+        (r#"{{ {"b": 1, "a": [true, none, 1.5]} | tojson }}"#, r#"{"b": 1, "a": [true, null, 1.5]}"#),
+        (r#"{{ {"b": 1, "a": 2} | tojson(sort_keys=true, ensure_ascii=false) }}"#, r#"{"a": 2, "b": 1}"#),
+        (r#"{{ {"b": [1]} | tojson(indent=2) }}"#, "{\n  \"b\": [\n    1\n  ]\n}"),
+    ];
+    for (source, expected) in cases {
+        let template = Template::of(&with_template(source)).unwrap();
+        assert_eq!(template.render(&single(), &Variables::default()).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn variables_are_an_object_and_replace_all_but_the_messages() {
+    let source = "{{ messages[0].content | trim }} {{ bos_token }} {{ mood }} {{ add_generation_prompt }}";
+    let template = Template::of(&with_template(source)).unwrap();
+    let given = r#"{"messages": [], "bos_token": "B", "mood": "calm", "add_generation_prompt": false}"#;
+    let variables = Variables::from_json(given).unwrap();
+    assert_eq!(template.render(&single(), &variables).unwrap(), "Hi B calm False");
+    for bad in ["", "[1]", "null", "{", "{\"a\": }"] {
+        let error = Variables::from_json(bad).unwrap_err().to_string();
+        assert!(error.contains("expected a JSON object"), "{bad}: {error}");
+    }
+    // Large ones cost no more than their size.
+    let mut variables = Variables::default();
+    variables.set("mood", "m".repeat(200_000).into());
+    assert!(template.render(&single(), &variables).unwrap().len() > 200_000);
+}
+
+/// The ids go on from what was read, unless the template takes the reasoning out of it.
+#[test]
+fn a_conversation_keeps_reasoning_apart() {
+    let tokenizer = with_template(THINKING);
+    let template = Template::of(&tokenizer).unwrap();
+    let variables = Variables::default();
+    let mut conversation = Conversation::new(None);
+    conversation.ask("a");
+    let prompt = conversation.prompt(&template, &variables, &tokenizer).unwrap();
+    let text = "hm\n</think>\n\nhello";
+    let ids = tokenizer.encode(text, &Default::default()).unwrap();
+    conversation.answer(&template, &variables, prompt.clone(), &ids, text).unwrap();
+    assert_eq!(conversation.messages()[1], thought("hm", "hello"));
+    conversation.ask("b");
+    let next = conversation.prompt(&template, &variables, &tokenizer).unwrap();
+    let expected = "<|begin_of_text|><|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nhello<|im_end|>\n\
+        <|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n<think>\n";
+    assert_eq!(tokenizer.decode(&next, true), expected);
+    // The part before the reasoning is the same.
+    let kept = prompt.len() - "<think>\n".len();
+    assert_eq!(next[..kept], prompt[..kept]);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EngineArgs, GrammarArgs, ModelArgs, SampleArgs, TextArgs};
+use super::{EngineArgs, GrammarArgs, ModelArgs, ReasoningArgs, SampleArgs, TextArgs};
 use crate::{
     error::{Error, Result},
     generate::Drafter,
@@ -46,6 +46,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_display_prompt: bool,
 
+    /// Print what the model thinks as well, with its tags
+    #[arg(long)]
+    pub show_thinking: bool,
+
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub json: bool,
@@ -58,6 +62,9 @@ pub struct RunArgs {
     /// Draw the rates of --bench into a new SVG file
     #[arg(long, value_name = "FILE", requires = "bench")]
     pub plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub reasoning: ReasoningArgs,
 
     #[command(flatten)]
     pub grammar: GrammarArgs,
@@ -185,6 +192,10 @@ pub struct ConversationArgs {
     /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
     #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE")]
     pub chat_template: Option<String>,
+
+    /// Variables for the chat template: a JSON object
+    #[arg(long, value_name = "JSON", env = "LLAMA_CHAT_TEMPLATE_KWARGS")]
+    pub chat_template_kwargs: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -198,6 +209,9 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub chat: ConversationArgs,
+
+    #[command(flatten)]
+    pub reasoning: ReasoningArgs,
 
     #[command(flatten)]
     pub grammar: GrammarArgs,

@@ -5,6 +5,7 @@ mod engine;
 mod grammar;
 mod make;
 mod measure;
+mod reasoning;
 mod sample;
 mod show;
 
@@ -18,7 +19,8 @@ pub use self::{
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
-    sample::SampleArgs,
+    reasoning::{ReasoningArgs, ReasoningChoice},
+    sample::{SampleArgs, Setting},
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
 

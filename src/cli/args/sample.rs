@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 
 use crate::{
     error::Error,
-    generate::{Mirostat, SampleOptions},
+    generate::{Mirostat, Recommended, SampleOptions},
 };
 
 /// How the next token is chosen.
@@ -23,21 +23,22 @@ pub struct SampleArgs {
     )]
     pub seed: i64,
 
-    /// Temperature; 0 = always the most probable token [default: 0.8; with --bench: 0]
+    /// Temperature; 0 = always the most probable token [default: the model file's, else 0.8; with --bench: 0]
     #[arg(long, alias = "temperature", value_name = "T", allow_negative_numbers = true, env = "LLAMA_ARG_TEMP")]
     pub temp: Option<f32>,
 
-    /// Choose among this many most probable tokens; 0 = among all
-    #[arg(long, value_name = "K", default_value_t = 40, allow_negative_numbers = true, env = "LLAMA_ARG_TOP_K")]
-    pub top_k: i32,
+    /// Choose among this many most probable tokens; 0 = among all [default: the model file's, else 40]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, env = "LLAMA_ARG_TOP_K")]
+    pub top_k: Option<i32>,
 
-    /// Choose among the most probable tokens that make up this probability; 1 = among all
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true, env = "LLAMA_ARG_TOP_P")]
-    pub top_p: f32,
+    /// Choose among the most probable tokens that make up this probability; 1 = among all [default: the model file's, else
+    /// 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, env = "LLAMA_ARG_TOP_P")]
+    pub top_p: Option<f32>,
 
-    /// Drop tokens less probable than this share of the most probable one; 0 = none
-    #[arg(long, value_name = "P", default_value_t = 0.05, allow_negative_numbers = true, env = "LLAMA_ARG_MIN_P")]
-    pub min_p: f32,
+    /// Drop tokens less probable than this share of the most probable one; 0 = none [default: the model file's, else 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, env = "LLAMA_ARG_MIN_P")]
+    pub min_p: Option<f32>,
 
     /// Choose among the tokens about as probable as is to be expected, up to this probability; 1 = among all
     #[arg(
@@ -51,50 +52,32 @@ pub struct SampleArgs {
     pub typical: f32,
 
     /// 2 = keep the surprise of the text near --mirostat-ent, instead of top-k, typical, top-p and min-p; 0 = off
+    /// [default: the model file's, else 0]
     #[arg(
         long,
         value_name = "N",
-        default_value = "0",
         value_parser = mirostat,
         action = ArgAction::Set,
         allow_negative_numbers = true,
         env = "LLAMA_ARG_MIROSTAT"
     )]
-    pub mirostat: bool,
+    pub mirostat: Option<bool>,
 
-    /// How far each token moves the bound of Mirostat ("eta")
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = Mirostat::default().learning_rate,
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_MIROSTAT_LR"
-    )]
-    pub mirostat_lr: f32,
+    /// How far each token moves the bound of Mirostat ("eta") [default: the model file's, else 0.1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_MIROSTAT_LR")]
+    pub mirostat_lr: Option<f32>,
 
-    /// The surprise Mirostat aims at, in bits a token ("tau")
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = Mirostat::default().entropy,
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_MIROSTAT_ENT"
-    )]
-    pub mirostat_ent: f32,
+    /// The surprise Mirostat aims at, in bits a token ("tau") [default: the model file's, else 5]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_MIROSTAT_ENT")]
+    pub mirostat_ent: Option<f32>,
 
     /// Make a token more or less probable: 15043+1, 15043-2.5; 15043-inf = never. Can be given several times
     #[arg(short, long, value_name = "TOKEN_ID(+/-)BIAS", value_parser = logit_bias)]
     pub logit_bias: Vec<(u32, f32)>,
 
-    /// Divides the logits of tokens seen lately; 1 = off
-    #[arg(
-        long,
-        value_name = "R",
-        default_value_t = 1.0,
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_REPEAT_PENALTY"
-    )]
-    pub repeat_penalty: f32,
+    /// Divides the logits of tokens seen lately; 1 = off [default: the model file's, else 1]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, env = "LLAMA_ARG_REPEAT_PENALTY")]
+    pub repeat_penalty: Option<f32>,
 
     /// Lowers the logits of tokens by how often they came; 0 = off
     #[arg(
@@ -116,15 +99,9 @@ pub struct SampleArgs {
     )]
     pub presence_penalty: f32,
 
-    /// How many tokens the penalties look back; 0 = none, -1 = the whole context
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 64,
-        allow_negative_numbers = true,
-        env = "LLAMA_ARG_REPEAT_LAST_N"
-    )]
-    pub repeat_last_n: i32,
+    /// How many tokens the penalties look back; 0 = none, -1 = the whole context [default: the model file's, else 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "LLAMA_ARG_REPEAT_LAST_N")]
+    pub repeat_last_n: Option<i32>,
 }
 
 /// llama.cpp's numbers of the versions.
@@ -148,27 +125,66 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     }
 }
 
+/// A number of sampling, and who gave it.
+#[derive(Debug, PartialEq)]
+pub struct Setting {
+    /// The flag without its dashes.
+    pub name: &'static str,
+    pub value: f32,
+    pub source: &'static str,
+}
+
 impl SampleArgs {
-    /// `default_temperature` counts where `--temp` is absent; `vocab` is the number of tokens there are.
-    pub fn options(&self, default_temperature: f32, vocab: usize) -> Result<SampleOptions, Error> {
+    /// What the flags say, else the file, else the usual. `vocab` is the number of tokens there are.
+    pub fn options(&self, file: &Recommended, vocab: usize) -> Result<SampleOptions, Error> {
         if let Some((id, _)) = self.logit_bias.iter().find(|&&(id, _)| id as usize >= vocab) {
             return Err(Error::Usage(format!("--logit-bias is for a token below {vocab} (the vocabulary), not {id}")));
         }
-        let mirostat = Mirostat { entropy: self.mirostat_ent, learning_rate: self.mirostat_lr };
+        let default = file.options();
+        let of_file = default.mirostat.unwrap_or_default();
+        let mirostat = Mirostat {
+            entropy: self.mirostat_ent.unwrap_or(of_file.entropy),
+            learning_rate: self.mirostat_lr.unwrap_or(of_file.learning_rate),
+        };
         Ok(SampleOptions {
-            temperature: self.temp.unwrap_or(default_temperature),
-            top_k: usize::try_from(self.top_k).unwrap_or(0),
+            temperature: self.temp.unwrap_or(default.temperature),
+            top_k: self.top_k.map_or(default.top_k, |k| usize::try_from(k).unwrap_or(0)),
             typical_p: self.typical,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            mirostat: self.mirostat.then_some(mirostat),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            mirostat: self.mirostat.unwrap_or(default.mirostat.is_some()).then_some(mirostat),
             logit_bias: self.logit_bias.clone(),
-            repeat_penalty: self.repeat_penalty,
+            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
-            repeat_last_n: usize::try_from(self.repeat_last_n).ok(),
+            repeat_last_n: self.repeat_last_n.map_or(default.repeat_last_n, |n| usize::try_from(n).ok()),
             seed: u32::try_from(self.seed).ok(),
         })
+    }
+
+    /// The numbers of `options` that a file may recommend, and where each is from.
+    pub fn settings(&self, file: &Recommended, options: &SampleOptions) -> Vec<Setting> {
+        let setting = |name, value, is_flag: bool, is_of_file: bool| {
+            let source = match (is_flag, is_of_file) {
+                (true, _) => "flag",
+                (false, true) => "file",
+                (false, false) => "default",
+            };
+            Setting { name, value, source }
+        };
+        let top_k = options.top_k as f32;
+        vec![
+            setting("temp", options.temperature, self.temp.is_some(), file.temperature.is_some()),
+            setting("top-k", top_k, self.top_k.is_some(), file.top_k.is_some()),
+            setting("top-p", options.top_p, self.top_p.is_some(), file.top_p.is_some()),
+            setting("min-p", options.min_p, self.min_p.is_some(), file.min_p.is_some()),
+            setting(
+                "repeat-penalty",
+                options.repeat_penalty,
+                self.repeat_penalty.is_some(),
+                file.repeat_penalty.is_some(),
+            ),
+        ]
     }
 }
 

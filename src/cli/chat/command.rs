@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 pub const HELP: &str = "\
 /set NAME VALUE  temp, top_k, top_p, min_p, typical, repeat_penalty, frequency_penalty, presence_penalty, seed,
-                 n (most tokens), system, verbose on|off
+                 n (most tokens), reasoning on|off|auto, reasoning_budget (most tokens of it), system, verbose on|off
 /show            the model, the settings and the conversation
 /clear           forget the conversation, but not the system prompt
 /save FILE       write the conversation to a file

@@ -4,23 +4,31 @@ mod command;
 
 mod lines;
 
+mod voice;
+
 use std::{fs, path::Path, sync::Arc};
+
+use clap::ValueEnum;
 
 use self::{
     command::{Command, HELP},
     lines::Lines,
+    voice::Voice,
 };
 use super::{
-    answering::{Answered, DEFAULT_TEMPERATURE, answer, answer_options, purpose, unescape},
-    args::{AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, RunArgs, SampleArgs},
+    answering::{Answered, Said, answer, answer_options, purpose, settings_text, unescape},
+    args::{
+        AnswerArgs, ChatArgs, DraftArgs, EngineArgs, GrammarArgs, ModelArgs, ReasoningArgs, ReasoningChoice, RunArgs,
+        SampleArgs,
+    },
     engine::segment_line,
     format, input, interrupt, output, source, usage,
 };
 use crate::{
-    chat::{Conversation, Format, Message, Origin, Role, Template},
+    chat::{Conversation, Format, Message, Origin, Role, Template, Variables},
     engine::{Engine, EngineOptions},
     error::{Error, Result, shown},
-    generate::{AnswerOptions, Chooser, Finish, SampleOptions, Sampler},
+    generate::{AnswerOptions, Chooser, Finish, ReasoningLimit, SampleOptions, Sampler},
     session::Session,
     tokenizer::Tokenizer,
 };
@@ -35,6 +43,8 @@ struct Wishes<'a> {
     answer: &'a AnswerArgs,
     system: Option<String>,
     template: Option<&'a str>,
+    template_kwargs: Option<&'a str>,
+    reasoning: ReasoningArgs,
     verbose: bool,
 }
 
@@ -49,6 +59,8 @@ pub fn run(args: &ChatArgs, verbose: bool) -> Result<()> {
         answer: &args.answer,
         system,
         template: args.chat.chat_template.as_deref(),
+        template_kwargs: args.chat.chat_template_kwargs.as_deref(),
+        reasoning: args.reasoning,
         verbose,
     })
 }
@@ -64,6 +76,8 @@ pub fn run_conversation(args: &RunArgs, verbose: bool) -> Result<()> {
         answer: &args.answer,
         system: system_prompt(args)?,
         template: args.chat.chat_template.as_deref(),
+        template_kwargs: args.chat.chat_template_kwargs.as_deref(),
+        reasoning: args.reasoning,
         verbose,
     })
 }
@@ -88,18 +102,25 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let engine = Engine::new(&source, EngineOptions::from(wishes.engine));
     let tokenizer = Arc::clone(source.tokenizer()?);
     let template = template(wishes.template, &tokenizer, source.name())?;
+    let variables = wishes.template_kwargs.map(Variables::from_json).transpose()?.unwrap_or_default();
     let mut options = answer_options(&tokenizer, wishes.answer)?;
     options.stop.extend(template.stops());
-    let sample = wishes.sample.options(DEFAULT_TEMPERATURE, model.config.vocab)?;
+    let sample = wishes.sample.options(source.recommended(), model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), engine.context_tokens()?)?;
     let constraint = wishes.grammar.constraint(&tokenizer)?;
     let chooser = Chooser { sampler, drafter: Some(wishes.draft.drafter()), constraint };
     let session = engine.load(&purpose(&sample, &chooser))?;
+    if wishes.verbose {
+        let settings = wishes.sample.settings(source.recommended(), &sample);
+        output::note(format_args!("sampling {}", settings_text(&settings)));
+    }
     let named = source.file().metadata().str("general.name").ok().flatten();
     let mut chat = Chat {
         name: named.unwrap_or(source.name()).to_owned(),
         tokenizer,
         template,
+        variables,
+        reasoning: wishes.reasoning,
         session,
         sample,
         chooser,
@@ -131,6 +152,9 @@ struct Chat {
     name: String,
     tokenizer: Arc<Tokenizer>,
     template: Template,
+    /// Those that the person gave.
+    variables: Variables,
+    reasoning: ReasoningArgs,
     session: Session,
     sample: SampleOptions,
     chooser: Chooser,
@@ -149,11 +173,25 @@ impl Chat {
                  (--chat-template takes another)",
             );
         }
+        self.check_reasoning();
         if self.verbose {
             for (segment, device) in self.session.segments() {
                 output::note(segment_line(segment, device));
             }
         }
+    }
+
+    /// A word where the template cannot be told what is wanted.
+    fn check_reasoning(&self) {
+        let limited = match self.reasoning.wanted() {
+            Some(_) if self.template.knows_reasoning() => return,
+            Some(true) => "changes nothing",
+            Some(false) => "ends it where the model begins it",
+            None => return,
+        };
+        output::note(format_args!(
+            "note: the chat template cannot ask for thinking or none (no enable_thinking in it): --reasoning {limited}"
+        ));
     }
 
     fn talk(&mut self) -> Result<()> {
@@ -185,10 +223,12 @@ impl Chat {
         self.conversation.ask(text);
         let answered = self.prompt().and_then(|prompt| {
             interrupt::clear();
-            let show = output::print;
-            let options = self.options.clone();
+            let limit = ReasoningLimit::after(&prompt, self.reasoning.max_tokens(), &self.tokenizer)?;
+            let options = AnswerOptions { reasoning: Some(limit), ..self.options.clone() };
+            let mut voice = Voice::of_stdout();
+            let show = |said: &Said<'_>| output::print(&voice.say(said));
             let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.chooser, options, show);
-            output::print("\n")?;
+            output::print(&format!("{}\n", voice.end()))?;
             answered.map(|answered| (prompt, answered))
         });
         interrupt::clear();
@@ -196,19 +236,29 @@ impl Chat {
         if answered.ids.is_empty() && answered.finish == Finish::Cancelled {
             self.conversation.take_back();
         } else {
-            self.conversation.answer(&self.template, prompt, &answered.ids, &answered.text)?;
+            self.conversation.answer(&self.template, &self.variables(), prompt, &answered.ids, &answered.text)?;
         }
         self.report(&answered);
         Ok(())
+    }
+
+    /// What the template is given.
+    fn variables(&self) -> Variables {
+        let mut variables = self.variables.clone();
+        if let Some(wanted) = self.reasoning.wanted() {
+            variables.set_reasoning(Some(wanted));
+        }
+        variables
     }
 
     /// The ids for the next answer. Where they leave little room for it, the oldest turns are dropped.
     fn prompt(&mut self) -> Result<Vec<u32>> {
         let context = self.session.context_tokens();
         let room = (context / 4).min(self.options.max_tokens.unwrap_or(usize::MAX)).max(1);
+        let variables = self.variables();
         let mut dropped = 0;
         loop {
-            let ids = self.conversation.prompt(&self.template, &self.tokenizer)?;
+            let ids = self.conversation.prompt(&self.template, &variables, &self.tokenizer)?;
             let needed = ids.len() + room;
             if needed > context && self.conversation.drop_oldest_turn() {
                 dropped += 1;
@@ -295,6 +345,12 @@ impl Chat {
             "repeat_penalty" => sample.repeat_penalty = number(name, value)?,
             "seed" => sample.seed = Some(number(name, value)?),
             "n" => self.options.max_tokens = usize::try_from(number::<i64>(name, value)?).ok(),
+            "reasoning" => {
+                self.reasoning.reasoning = ReasoningChoice::from_str(value, false)
+                    .map_err(|_| usage("reasoning is on, off or auto", "/set reasoning off"))?;
+                self.check_reasoning();
+            }
+            "reasoning_budget" => self.reasoning.reasoning_budget = number::<i64>(name, value)?.max(-1),
             "system" => self.conversation.set_system(Some(value)),
             "verbose" => {
                 self.verbose = match value {
@@ -321,7 +377,7 @@ impl Chat {
         let limit = self.options.max_tokens.map_or_else(|| "no limit".into(), |n| n.to_string());
         let mut text = format!(
             "model     {}\ntemplate  {template}\ncontext   {} of {} tokens\n\
-             settings  temp {}, top_k {}, top_p {}, min_p {}, repeat_penalty {}, seed {}, n {limit}\n",
+             settings  temp {}, top_k {}, top_p {}, min_p {}, repeat_penalty {}, seed {}, reasoning {}, n {limit}\n",
             self.name.escape_debug(),
             self.session.tokens().len(),
             self.session.context_tokens(),
@@ -331,8 +387,9 @@ impl Chat {
             sample.min_p,
             sample.repeat_penalty,
             self.chooser.sampler.seed(),
+            self.reasoning.reasoning.name(),
         );
-        for Message { role, content } in self.conversation.messages() {
+        for Message { role, content, .. } in self.conversation.messages() {
             let mark = if *role == Role::User { ">" } else { role.name() };
             text += &format!("{mark} {}\n", shown(content));
         }

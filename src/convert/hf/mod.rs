@@ -9,6 +9,7 @@ mod layout;
 mod names;
 mod pooling;
 mod safetensors;
+mod sampling;
 mod ternary;
 mod tokens;
 
@@ -70,6 +71,9 @@ impl Directory {
         }
         warnings.extend(tokens.warnings);
         let mut more_files = Vec::new();
+        for (key, value) in sampling::read(src, &mut more_files)? {
+            metadata.set(key, value);
+        }
         if config.model.family.has_input_norms() {
             let pooling = pooling::read(src, &mut more_files)?;
             metadata.set(format!("{}.pooling_type", config.model.arch), Value::U32(pooling));

@@ -5,12 +5,15 @@ mod chain;
 
 mod options;
 
+mod recommended;
+
 use std::{
     collections::VecDeque,
     hash::{BuildHasher, RandomState},
 };
 
 pub use options::{Mirostat, SampleOptions};
+pub use recommended::Recommended;
 
 use self::chain::WeightedId;
 use crate::{

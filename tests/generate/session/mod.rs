@@ -3,6 +3,7 @@
 
 mod drafts;
 mod fake;
+mod reasoning;
 mod takeover;
 
 use std::{

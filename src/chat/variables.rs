@@ -1,0 +1,61 @@
+//! What a template is given besides the messages.
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use crate::error::{Error, Result, shown};
+
+/// Says whether the model is to think before it answers; the name that Qwen3's template has for it.
+pub(super) const REASONING: &str = "enable_thinking";
+
+/// Functions that the model may call.
+const TOOLS: &str = "tools";
+
+/// Variables of a template by name, besides the messages and the usual tokens. A template takes those it knows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Variables(Map<String, Json>);
+
+impl Variables {
+    /// Those of a JSON object.
+    ///
+    /// # Errors
+    /// If the text is no JSON object.
+    pub fn from_json(text: &str) -> Result<Self> {
+        const THING: &str = "variables of the chat template";
+        let expected = "a JSON object";
+        let value = serde_json::from_str(text).map_err(|e| Error::malformed(THING, expected, shown(&e.to_string())))?;
+        match value {
+            Json::Object(map) => Ok(Self(map)),
+            other => Err(Error::malformed(THING, expected, shown(&other.to_string()))),
+        }
+    }
+
+    /// Sets one; the messages cannot be replaced.
+    pub fn set(&mut self, name: impl Into<String>, value: Json) {
+        self.0.insert(name.into(), value);
+    }
+
+    /// Functions that the model may call, as OpenAI's `tools`.
+    pub fn set_tools(&mut self, tools: Vec<Json>) {
+        self.set(TOOLS, Json::Array(tools));
+    }
+
+    /// Whether the model is to think before it answers; `None` leaves it to the template.
+    pub fn set_reasoning(&mut self, wanted: Option<bool>) {
+        match wanted {
+            Some(wanted) => self.set(REASONING, Json::Bool(wanted)),
+            None => drop(self.0.remove(REASONING)),
+        }
+    }
+
+    /// What [`set_reasoning`](Self::set_reasoning) was told.
+    pub fn reasoning(&self) -> Option<bool> {
+        self.0.get(REASONING).and_then(Json::as_bool)
+    }
+
+    /// Size as JSON.
+    pub(super) fn bytes(&self) -> usize {
+        serde_json::to_string(&self.0).map_or(0, |text| text.len())
+    }
+}
