@@ -20,7 +20,7 @@ use crate::{
         gpu::{Gpu, GpuBackend, debug::ternary_product, pipelines::Shader},
     },
     error::{Error, Result},
-    model::{Linear, Model, PackedMatrix, names},
+    model::{Model, PackedMatrix, names},
     plan::{BackendKind, Plan, Segment, Sizes},
     session::Session,
 };
@@ -92,10 +92,10 @@ fn products(subject: Subject<'_>, gpu: &Gpu, threads: usize, report: &mut Report
     let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0].cast_signed().clamp(-127, 127);
     let act = |i| if noise(i) == 0 { 1 } else { noise(i) };
     for (layer, block) in subject.cpu.weights.blocks.iter().enumerate() {
-        for role in Linear::ALL {
+        for (role, matrix) in block.linears() {
             // Sums over whole rows are whole numbers under every kind of scale.
             let codes_of = |matrix| TernaryView { scales: Scales::PerTensor(1.0), ..PackedMatrix::view(matrix) };
-            let on_cpu = subject.cpu.packed(layer, role, block.linear(role).layout())?;
+            let on_cpu = subject.cpu.packed(layer, role, matrix.layout())?;
             let on_gpu = subject.gpu.packed(layer, role, Layout::I2sP128)?;
             let (weights, on_gpu) = (codes_of(&on_cpu), codes_of(&on_gpu));
             for (shader, tokens) in [(Shader::TernaryMatvec, 1), (Shader::TernaryMatmul, PRODUCT_TOKENS)] {

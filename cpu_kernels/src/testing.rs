@@ -111,6 +111,24 @@ pub fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f32
     );
 }
 
+/// The dot product in f64, for references that run whole models.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn dot(weights: &[f32], x: &[f64]) -> f64 {
+    assert_eq!(weights.len(), x.len());
+    let mut sums = [0.0; 8];
+    let (weights, last_weights) = weights.as_chunks::<8>();
+    let (x, last_x) = x.as_chunks::<8>();
+    for (weights, x) in weights.iter().zip(x) {
+        for i in 0..8 {
+            sums[i] += f64::from(weights[i]) * x[i];
+        }
+    }
+    let rest: f64 = last_weights.iter().zip(last_x).map(|(&w, x)| f64::from(w) * x).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,16 +44,19 @@ pub(super) fn model() -> Model {
         rms_eps: 1e-5,
         rope: Rope { dims: 32, base: 10000.0, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
         activation: Activation::Relu2,
+        delta: None,
+        rotation: None,
+        mtp_blocks: 0,
     };
     let mut at = 0;
     let mut next = |count: usize| {
         at += count;
         at - count..at
     };
-    let linears = Linear::ALL.map(|role| {
+    let linears = Linear::ATTENTION.map(|role| {
         let (rows, cols) = config.linear_shape(role);
         let codes: Vec<u8> = next(rows * cols).map(|i| noise(i) % 3).collect();
-        TernaryMatrix {
+        let matrix = TernaryMatrix {
             rows,
             cols,
             codes: TernaryCodes::Packed {
@@ -62,7 +65,8 @@ pub(super) fn model() -> Model {
             },
             // Keeps the size of the activations.
             scales: MatrixScales::PerTensor((1.5 / cols as f32).sqrt()).into(),
-        }
+        };
+        (role, matrix)
     });
     let norms = Norm::BLOCK.map(|role| {
         let has = config.family.block_norms().contains(&role);

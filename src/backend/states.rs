@@ -5,9 +5,16 @@ use std::ops::Range;
 use super::{KvRows, SlotId};
 use crate::error::Result;
 
-/// A kept copy of what a sequence's layers cannot rewind.
+/// A place for a copy of what a sequence's layers cannot rewind; below [`CHECKPOINTS`](crate::graph::CHECKPOINTS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoint(pub u32);
+
+impl Checkpoint {
+    /// The number as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// The state of one layer and sequence, on its way between backends or to disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +30,7 @@ pub enum LayerState {
     Recurrent {
         /// Last inputs of the convolution, (positions, channels).
         conv: Vec<f32>,
-        /// (heads, key_dim, value_dim)
+        /// (heads, value_dim, key_dim)
         state: Vec<f32>,
     },
 }
@@ -39,7 +46,8 @@ pub trait States {
     /// Forgets all positions of a slot.
     fn clear(&mut self, slot: SlotId) -> Result<()>;
 
-    /// Makes `to` begin with the first `len` positions of `from`: prefix sharing, several answers to one prompt.
+    /// Makes `to` begin with the first `len` positions of `from`: prefix sharing, several answers to one prompt. Layers
+    /// that cannot rewind have that length where `from` stands or has a checkpoint.
     ///
     /// # Errors
     /// If `from` holds fewer, or a layer cannot give the state after an earlier position.
@@ -48,11 +56,11 @@ pub trait States {
     /// Forgets the positions of a slot from `len` on. False, with nothing changed, where a layer cannot.
     fn rewind(&mut self, slot: SlotId, len: usize) -> bool;
 
-    /// Keeps what [`Self::restore`] needs to bring the slot back to its present length.
-    fn checkpoint(&mut self, slot: SlotId) -> Result<Checkpoint>;
+    /// Keeps what [`Self::restore`] needs to bring the slot back to its present length, instead of what that place kept.
+    fn checkpoint(&mut self, slot: SlotId, place: Checkpoint) -> Result<()>;
 
     /// Brings a slot back to a checkpoint of its own. The positions before it must not have been overwritten since.
-    fn restore(&mut self, slot: SlotId, from: Checkpoint) -> Result<()>;
+    fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()>;
 
     /// Replaces `to` by what a layer holds of a slot at `positions`.
     fn export(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()>;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     convert::{self, ConvertOptions, Progress, ProgressFn, Report},
-    dummy::{self, DummyOptions, Shape},
+    dummy::{self, DummyOptions, HeadType, Shape},
     engine::located,
     error::{Error, Result},
     model::OpenOptions,
@@ -62,7 +62,7 @@ pub fn dummy(args: &DummyArgs) -> Result<()> {
         let options = DummyOptions {
             seed: args.seed,
             ty: args.ty.into(),
-            head: args.head.into(),
+            head: args.head.map_or(if shape.grouped { HeadType::AsMatrices } else { HeadType::F16 }, HeadType::from),
             force: args.force,
             progress: Some(progress),
         };

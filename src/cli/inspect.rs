@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     gguf::TensorType,
     inspect::{Report, inspect},
-    model::{Config, DenseMatrix, Linear, Model, TernaryMatrix},
+    model::{Config, DenseMatrix, Model, TernaryMatrix},
     plan::{KvType, Sizes},
     probe::Packing,
 };
@@ -42,6 +42,8 @@ struct Memory {
     head_bytes: u64,
     /// Bytes of the KV cache for 1000 tokens in f16.
     cache_bytes_per_1000_tokens: u64,
+    /// Bytes of a sequence's recurrent states, with its checkpoints; 0 without such layers.
+    recurrent_bytes: u64,
     /// Bytes of the weights that lie in the file as the kernels read them, and are mapped; the others are copied.
     mapped_bytes: u64,
 }
@@ -51,16 +53,18 @@ impl Memory {
         let weights = &model.weights;
         let (k_type, v_type) = (KvType::F16, KvType::F16);
         let sizes = Sizes::new(1000, 1).with_kv(k_type, v_type);
+        let recurrent_bytes = sizes.recurrent_bytes(&model.config, 0..model.config.layers);
         let table = |table: &DenseMatrix| table.data.len() as u64;
         let tables = [Some(&weights.token_embd), weights.output.as_ref()].into_iter().flatten();
-        let matrices = weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
+        let matrices = weights.blocks.iter().flat_map(|block| block.linears().map(|(_, matrix)| matrix));
         let in_place = matrices.filter(|m| m.is_packed_as(own_layout(m))).map(TernaryMatrix::source);
         let mapped = in_place.chain(tables.map(|table| &table.data)).filter(|data| data.is_mapped());
         Self {
             ternary_bytes: weights.blocks.iter().map(|block| block.ternary_bytes() as u64).sum(),
             embedding_bytes: table(&weights.token_embd),
             head_bytes: weights.output.as_ref().map_or(0, table),
-            cache_bytes_per_1000_tokens: sizes.model_state_bytes(&model.config),
+            cache_bytes_per_1000_tokens: sizes.model_state_bytes(&model.config) - recurrent_bytes,
+            recurrent_bytes,
             mapped_bytes: mapped.map(|data| data.len() as u64).sum(),
         }
     }
@@ -72,9 +76,13 @@ impl fmt::Display for Memory {
             0 => "which is the head, too".to_owned(),
             head => format!("head {}", format::bytes(head)),
         };
+        let recurrent = match self.recurrent_bytes {
+            0 => String::new(),
+            bytes => format!(", recurrent states with checkpoints {}", format::bytes(bytes)),
+        };
         write!(
             f,
-            "memory: ternary {}, embedding {}, {head}, cache {} for 1000 tokens; {} of it mapped from the file",
+            "memory: ternary {}, embedding {}, {head}, cache {} for 1000 tokens{recurrent}; {} of it mapped from the file",
             format::bytes(self.ternary_bytes),
             format::bytes(self.embedding_bytes),
             format::bytes(self.cache_bytes_per_1000_tokens),
@@ -143,5 +151,28 @@ fn describe(c: &Config) -> String {
         format::count(c.kv_heads, "key/value head"),
         c.vocab,
         c.context
-    )
+    ) + &hybrid(c)
+}
+
+/// What a hybrid or rotated model has besides.
+fn hybrid(c: &Config) -> String {
+    let mut text = String::new();
+    if let Some(delta) = &c.delta {
+        let count = delta.layers.iter().filter(|recurrent| **recurrent).count();
+        text += &format!(
+            ", {} a gated DeltaNet ({} of {} over {})",
+            format::count(count, "layer"),
+            format::count(delta.value_heads, "value head"),
+            delta.head_dim,
+            format::count(delta.key_heads, "key head"),
+        );
+    }
+    if let Some(rotation) = &c.rotation {
+        let signs = if rotation.signs.is_some() { "with signs" } else { "without signs" };
+        text += &format!(", weights rotated in blocks of {} {signs}", rotation.block);
+    }
+    if c.mtp_blocks > 0 {
+        text += &format!(", {} of multi-token prediction left out", format::count(c.mtp_blocks, "block"));
+    }
+    text
 }

@@ -27,15 +27,20 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     let plan = &placement.plan;
     let budget = placement.budget();
     let json_of = |segments: &[Segment]| segments_json(segments.iter().map(|s| (s, placement.device(s.backend))));
-    let cache_bytes = sizes.model_state_bytes(&model.config);
+    let recurrent = |segment: &Segment| sizes.recurrent_bytes(&model.config, segment.layers.clone());
+    let recurrent_bytes = sizes.recurrent_bytes(&model.config, 0..model.config.layers);
+    let cache_bytes = sizes.model_state_bytes(&model.config) - recurrent_bytes;
     if args.json {
         let machine::Cores { physical, hardware_threads, .. } = machine::cores();
-        let memory: Vec<Json> = plan.segments.iter().map(|s| memory_json(&placement.bytes(s), &sizes)).collect();
+        let memory: Vec<Json> = (plan.segments.iter())
+            .map(|segment| memory_json(&placement.bytes(segment), recurrent(segment), &sizes))
+            .collect();
         return output::print_json(&json!({
             "model": source.name(),
             "context_tokens": sizes.context_tokens,
             "batch_tokens": sizes.batch_tokens,
             "cache_bytes": cache_bytes,
+            "recurrent_bytes": recurrent_bytes,
             "n_threads": args.engine.threads.count(),
             "cores": physical,
             "hardware_threads": hardware_threads,
@@ -49,11 +54,12 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         }));
     }
     let mut text = format!(
-        "{}: {}, context of {} tokens (cache {}), prompt in batches of {}\n",
+        "{}: {}, context of {} tokens (cache {}{}), prompt in batches of {}\n",
         source.name(),
         format::count(model.config.layers, "layer"),
         sizes.context_tokens,
         format::bytes(cache_bytes),
+        recurrent_text(recurrent_bytes),
         sizes.batch_tokens
     );
     text += &format!("CPU: {} on {}\n", format::count(args.engine.threads.count(), "thread"), devices::cores());
@@ -70,7 +76,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         }
         for segment in segments {
             let line = segment_line(segment, placement.device(segment.backend));
-            text += &format!("{line}\n  {}\n", memory_text(&placement.bytes(segment), &sizes));
+            text += &format!("{line}\n  {}\n", memory_text(&placement.bytes(segment), recurrent(segment), &sizes));
         }
     }
     if let Some(memory) = budget {
@@ -79,29 +85,38 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     output::print(&text)
 }
 
-/// The cache of as many tokens as people think in.
-fn kv_bytes_per_1k(bytes: &SegmentBytes, sizes: &Sizes) -> u64 {
-    bytes.kv / sizes.context_tokens.max(1) as u64 * 1024
+/// What does not grow with the context.
+fn recurrent_text(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(", recurrent states with checkpoints {}", format::bytes(bytes)) }
 }
 
-fn memory_text(bytes: &SegmentBytes, sizes: &Sizes) -> String {
+/// The cache of as many tokens as people think in.
+fn kv_bytes_per_1k(kv_bytes: u64, sizes: &Sizes) -> u64 {
+    kv_bytes / sizes.context_tokens.max(1) as u64 * 1024
+}
+
+fn memory_text(bytes: &SegmentBytes, recurrent: u64, sizes: &Sizes) -> String {
+    let kv = bytes.states - recurrent;
     format!(
-        "{} = weights {}, embedding and head {}, cache {} ({} for 1024 tokens), activations {}",
+        "{} = weights {}, embedding and head {}, cache {} ({} for 1024 tokens){}, activations {}",
         format::bytes(bytes.total()),
         format::bytes(bytes.weights),
         format::bytes(bytes.tables),
-        format::bytes(bytes.kv),
-        format::bytes(kv_bytes_per_1k(bytes, sizes)),
+        format::bytes(kv),
+        format::bytes(kv_bytes_per_1k(kv, sizes)),
+        recurrent_text(recurrent),
         format::bytes(bytes.activations)
     )
 }
 
-fn memory_json(bytes: &SegmentBytes, sizes: &Sizes) -> Json {
+fn memory_json(bytes: &SegmentBytes, recurrent: u64, sizes: &Sizes) -> Json {
+    let kv = bytes.states - recurrent;
     json!({
         "weight_bytes": bytes.weights,
         "table_bytes": bytes.tables,
-        "kv_bytes": bytes.kv,
-        "kv_bytes_per_1k_tokens": kv_bytes_per_1k(bytes, sizes),
+        "kv_bytes": kv,
+        "kv_bytes_per_1k_tokens": kv_bytes_per_1k(kv, sizes),
+        "recurrent_bytes": recurrent,
         "activation_bytes": bytes.activations,
         "total_bytes": bytes.total(),
     })

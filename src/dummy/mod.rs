@@ -9,7 +9,7 @@ mod words;
 
 use std::{io, io::Write, num::NonZero, ops::ControlFlow, path::Path, thread};
 
-use bitnet_cpu_kernels::format::{Codec, MatrixScales, TRAILER_BYTES};
+use bitnet_cpu_kernels::format::{Codec, MatrixScales, ScaleKind, TRAILER_BYTES};
 use half::f16;
 use random::{Numbers, Random, codes, fill};
 pub use shapes::Shape;
@@ -22,7 +22,10 @@ use crate::{
     },
     error::{Error, Result},
     gguf::{Array, TensorSpec, TensorType, Value, Writer},
-    model::{Linear, Norm, names},
+    model::{
+        DeltaNet, Norm,
+        names::{self, DeltaTensor},
+    },
 };
 
 /// Type of the embedding table and the head.
@@ -37,6 +40,8 @@ pub enum HeadType {
     Q6K,
     /// Ternary: 18 bytes for 64 weights.
     Q2_0,
+    /// As the matrices.
+    AsMatrices,
 }
 
 /// Options besides the shape.
@@ -103,7 +108,9 @@ enum Content {
     /// Codes of equal share, times a scale.
     Ternary {
         codec: Codec,
-        scales: MatrixScales,
+        scale: f32,
+        /// Groups of columns have scales around that.
+        grouped: bool,
     },
     Numbers(Numbers),
 }
@@ -118,16 +125,25 @@ impl Tensor {
 
     /// The bytes of a ternary matrix.
     fn matrix(&self, seed: u64) -> Vec<u8> {
-        let Content::Ternary { codec, scales } = &self.content else { unreachable!("{} is ternary", self.spec.name) };
-        let mut packed = codes(codec.rows(), codec.cols(), &mut Random::stream(seed, self.number));
-        match scales {
-            MatrixScales::PerTensor(scale) if codec.is_in_place() => {
-                packed.extend_from_slice(&scale.to_le_bytes());
-                packed.extend_from_slice(&[0; TRAILER_BYTES - size_of::<f32>()]);
-                packed
-            }
-            _ => codec.encode(&packed, scales).expect("codes are made below 3, and scales to fit"),
+        let &Content::Ternary { codec, scale, grouped } = &self.content else {
+            unreachable!("{} is ternary", self.spec.name)
+        };
+        let mut random = Random::stream(seed, self.number);
+        let mut packed = codes(codec.rows(), codec.cols(), &mut random);
+        if codec.is_in_place() {
+            packed.extend_from_slice(&scale.to_le_bytes());
+            packed.extend_from_slice(&[0; TRAILER_BYTES - size_of::<f32>()]);
+            return packed;
         }
+        let scales = if grouped {
+            let values = (0..codec.rows() * codec.cols() / GROUP).map(|_| f16::from_f32(scale * random.near_one()));
+            MatrixScales::PerGroup { size: GROUP, values: values.collect() }
+        } else {
+            MatrixScales::PerTensor(scale)
+        };
+        let scales = scales.fitted(codec.scale_kind(), codec.rows(), codec.cols(), false);
+        let scales = scales.expect("one f16 scale fits all types, and those of 128 columns fit groups of 64 and 128");
+        codec.encode(&packed, &scales).expect("codes are made below 3")
     }
 }
 
@@ -140,7 +156,19 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
         HeadType::Q8_0 => (TensorType::Q8_0, Numbers::Bytes { limit }),
         HeadType::Q6K => (TensorType::Q6_K, Numbers::Sextets { limit }),
         // Two thirds of the weights are not 0: the same variance.
-        HeadType::Q2_0 => (TensorType::Q2_0, Numbers::Ternary { limit: limit / 2.0_f32.sqrt() }),
+        HeadType::Q2_0 | HeadType::AsMatrices => (TensorType::Q2_0, Numbers::Ternary { limit: limit / 2.0_f32.sqrt() }),
+    };
+    let matrix = |name: &str, rows: usize, cols: usize| -> Result<Content> {
+        let codec = options.ty.codec(name, rows, cols)?;
+        // Two thirds of the weights are not 0, so this scale keeps the variance of what comes in. As an f16 it is the same
+        // in every type.
+        let scale = f16::from_f32((1.5 / cols as f32).sqrt()).to_f32();
+        let fits = matches!(codec.scale_kind(), ScaleKind::PerGroup(size) if GROUP.is_multiple_of(size));
+        Ok(Content::Ternary { codec, scale, grouped: fits && shape.grouped })
+    };
+    let head = |name: &str| match options.head {
+        HeadType::AsMatrices => Ok((options.ty.tensor_type(), matrix(name, model.vocab, model.dim)?)),
+        _ => Ok((ty, Content::Numbers(table))),
     };
     let mut tensors = Vec::new();
     let mut add = |name: String, sizes: &[usize], ty: TensorType, content| {
@@ -154,31 +182,50 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
         Ok(())
     };
     let numbers = Content::Numbers;
-    add(names::TOKEN_EMBD.into(), &[model.vocab, model.dim], ty, numbers(table))?;
-    if !shape.tied {
-        add(names::OUTPUT.into(), &[model.vocab, model.dim], ty, numbers(table))?;
+    let tables = [names::TOKEN_EMBD, names::OUTPUT];
+    for name in &tables[..if shape.tied { 1 } else { 2 }] {
+        let (ty, content) = head(name)?;
+        add((*name).into(), &[model.vocab, model.dim], ty, content)?;
     }
     for layer in 0..model.layers {
-        for &role in model.family.block_norms() {
+        for &role in model.norms(layer) {
             let sizes = [model.norm_len(role)];
-            add(names::norm(layer, role), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
+            add(names::norm(model.family, layer, role), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
         }
-        for role in Linear::ALL {
+        for &role in model.linears(layer) {
             let (rows, cols) = model.linear_shape(role);
             let name = names::linear(layer, role);
-            let codec = options.ty.codec(&name, rows, cols)?;
-            // Two thirds of the weights are not 0, so this scale keeps the variance of what comes in. As an f16 it is
-            // the same in every type.
-            let scale = f16::from_f32((1.5 / cols as f32).sqrt()).to_f32();
-            let scales = MatrixScales::PerTensor(scale).fitted(codec.scale_kind(), rows, cols, false);
-            let scales = scales.expect("one f16 scale fits all types");
-            add(name, &[rows, cols], options.ty.tensor_type(), Content::Ternary { codec, scales })?;
+            let content = matrix(&name, rows, cols)?;
+            add(name, &[rows, cols], options.ty.tensor_type(), content)?;
+        }
+        if let Some(delta) = model.delta.as_ref().filter(|_| model.is_recurrent(layer)) {
+            for tensor in DeltaTensor::ALL {
+                let (sizes, ty, content) = delta_tensor(delta, model.dim, tensor);
+                add(names::delta(layer, tensor), &sizes, ty, numbers(content))?;
+            }
         }
     }
     let sizes = [model.norm_len(Norm::Output)];
-    add(names::norm(0, Norm::Output), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
+    add(names::OUTPUT_NORM.into(), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
     Ok(tensors)
 }
+
+/// Sizes, type and numbers of a small tensor of a gated DeltaNet: updates and decays of all strengths.
+fn delta_tensor(delta: &DeltaNet, dim: usize, tensor: DeltaTensor) -> (Vec<usize>, TensorType, Numbers) {
+    let heads = delta.value_heads;
+    let floats = |least, most| Numbers::Floats { least, most };
+    match tensor {
+        DeltaTensor::Alpha | DeltaTensor::Beta => {
+            (vec![heads, dim], TensorType::BF16, Numbers::Brain { limit: (3.0 / dim as f32).sqrt() })
+        }
+        DeltaTensor::Conv => (vec![delta.channels(), delta.kernel], TensorType::F32, floats(-0.8, 0.8)),
+        DeltaTensor::DtBias => (vec![heads], TensorType::F32, floats(-4.0, 0.0)),
+        DeltaTensor::Rate => (vec![heads], TensorType::F32, floats(-8.0, -0.1)),
+    }
+}
+
+/// Columns that share a scale in the models of PrismML.
+const GROUP: usize = 128;
 
 /// Bytes made at a time; a multiple of the bytes of every block that [`fill`] knows.
 const CHUNK_BYTES: u64 = 34 * 210 * 18 * 4;

@@ -1,7 +1,7 @@
 //! Seeded numbers, and what tensors are filled with.
 
 use bitnet_cpu_kernels::format::{I2S_BLOCK, I2S_BLOCK_BYTES, Layout, ternary_bytes};
-use half::f16;
+use half::{bf16, f16};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): a counter and a mixing function.
 #[derive(Clone)]
@@ -16,6 +16,16 @@ impl Random {
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
+    }
+
+    /// Between 7/8 and 9/8.
+    pub fn near_one(&mut self) -> f32 {
+        1.0 + self.signed() / 8.0
+    }
+
+    /// -1 or 1.
+    pub fn sign(&mut self) -> f32 {
+        if self.next() >> 63 == 0 { 1.0 } else { -1.0 }
     }
 
     /// Between -1 and 1.
@@ -41,6 +51,10 @@ pub(super) enum Numbers {
     Sextets { limit: f32 },
     /// Q2_0: one of -limit, 0 and +limit.
     Ternary { limit: f32 },
+    /// BF16 between -limit and +limit.
+    Brain { limit: f32 },
+    /// F32 in between.
+    Floats { least: f32, most: f32 },
     /// F32 ones.
     Ones,
 }
@@ -82,6 +96,16 @@ pub(super) fn fill(chunk: &mut [u8], numbers: Numbers, random: &mut Random) {
                 let (head, codes) = block.split_at_mut(2);
                 head.copy_from_slice(&scale);
                 fill_codes(codes, random);
+            }
+        }
+        Numbers::Brain { limit } => {
+            for value in chunk.as_chunks_mut::<2>().0 {
+                *value = bf16::from_f32(limit * random.signed()).to_le_bytes();
+            }
+        }
+        Numbers::Floats { least, most } => {
+            for value in chunk.as_chunks_mut::<4>().0 {
+                *value = (least + (most - least) * (0.5 + 0.5 * random.signed())).to_le_bytes();
             }
         }
         Numbers::Ones => chunk.as_chunks_mut::<4>().0.fill(1.0_f32.to_le_bytes()),

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use super::random::Random;
 use crate::{
     convert::hf::{config::read_config, json::read_json},
     error::{Error, Result, shown},
-    model::{Activation, Config, Family, Rope, RopeStyle},
+    model::{Activation, Config, DeltaNet, Family, Linear, Rope, RopeStyle, Rotation},
 };
 
 /// The shape of a model to be made up.
@@ -15,6 +16,8 @@ pub struct Shape {
     pub model: Config,
     /// The embedding table serves as the head.
     pub tied: bool,
+    /// Groups of 128 columns have scales of their own, where the type of the matrices has room for them.
+    pub grouped: bool,
 }
 
 /// Name, hidden size, FFN size, layers, heads: the sizes of bitnet.cpp's dummy generator
@@ -63,6 +66,27 @@ const PUBLISHED: [Published; 10] = [
     Published { name: "falcon-e-3b", arch: "llama", layers: 32, dim: 2048, ffn_dim: 13_312, heads: 16, kv_heads: 2, head_dim: 128, vocab: 32_768, context: 32_768, base: 1_000_000.0, eps: 1e-5 },
 ];
 
+/// A published hybrid model of PrismML: the dimensions of Qwen3.5 and 3.6 in their `config.json`.
+struct Hybrid {
+    name: &'static str,
+    layers: usize,
+    dim: usize,
+    ffn_dim: usize,
+    heads: usize,
+    value_heads: usize,
+    tied: bool,
+    /// The block of its rotation.
+    block: Option<usize>,
+}
+
+#[rustfmt::skip] // One line a model, as in the table it comes from.
+const HYBRIDS: [Hybrid; 4] = [
+    Hybrid { name: "bonsai-27b", layers: 64, dim: 5120, ffn_dim: 17_408, heads: 24, value_heads: 48, tied: false, block: None },
+    Hybrid { name: "bonsai2-27b", layers: 64, dim: 5120, ffn_dim: 17_408, heads: 24, value_heads: 48, tied: false, block: Some(1024) },
+    Hybrid { name: "bonsai2-9b", layers: 32, dim: 4096, ffn_dim: 12_288, heads: 16, value_heads: 32, tied: false, block: Some(4096) },
+    Hybrid { name: "bonsai2-4b", layers: 32, dim: 2560, ffn_dim: 9216, heads: 16, value_heads: 32, tied: true, block: Some(512) },
+];
+
 impl Shape {
     /// The names [`by_size`](Self::by_size) knows.
     pub fn sizes() -> impl Iterator<Item = &'static str> {
@@ -71,7 +95,7 @@ impl Shape {
 
     /// The names [`like`](Self::like) knows.
     pub fn published() -> impl Iterator<Item = &'static str> {
-        PUBLISHED.iter().map(|model| model.name)
+        PUBLISHED.iter().map(|model| model.name).chain(HYBRIDS.iter().map(|model| model.name))
     }
 
     /// A BitNet b1.58 model of about that many parameters, with as many key/value heads as query heads.
@@ -99,10 +123,11 @@ impl Shape {
 
     /// The shape of a published model.
     pub fn like(name: &str) -> Result<Self> {
-        match PUBLISHED.iter().find(|model| model.name.eq_ignore_ascii_case(name)) {
-            Some(model) => Ok(model.shape()),
-            None => Err(unknown("model", name, Self::published())),
+        if let Some(model) = PUBLISHED.iter().find(|model| model.name.eq_ignore_ascii_case(name)) {
+            return Ok(model.shape());
         }
+        let hybrid = HYBRIDS.iter().find(|model| model.name.eq_ignore_ascii_case(name));
+        hybrid.map(Hybrid::shape).ok_or_else(|| unknown("model", name, Self::published()))
     }
 
     /// The shape that a `config.json` describes.
@@ -113,7 +138,7 @@ impl Shape {
             return Err(Error::unsupported("llama3 RoPE scaling", "a dummy model has no rope_freqs.weight"));
         }
         let tied = source.tied.unwrap_or(source.model.family == Family::BitNet);
-        Ok(Self { model: source.model, tied })
+        Ok(Self { model: source.model, tied, grouped: false })
     }
 }
 
@@ -138,9 +163,60 @@ impl Published {
             rms_eps: self.eps,
             rope: Rope { dims: self.head_dim, base: self.base, position_scale: 1.0, yarn: None, style },
             activation: if self.arch == "bitnet-b1.58" { Activation::Relu2 } else { Activation::Silu },
+            delta: None,
+            rotation: None,
+            mtp_blocks: 0,
         };
-        Shape { model, tied: family == Family::BitNet }
+        Shape { model, tied: family == Family::BitNet, grouped: false }
     }
+}
+
+impl Hybrid {
+    fn shape(&self) -> Shape {
+        let delta = DeltaNet {
+            layers: (1..=self.layers).map(|number| number % 4 != 0).collect(),
+            kernel: 4,
+            key_heads: 16,
+            value_heads: self.value_heads,
+            head_dim: 128,
+        };
+        let rope = Rope { dims: 64, base: 1e7, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit };
+        let mut model = Config {
+            arch: "qwen35".to_owned(),
+            family: Family::Qwen35,
+            name: format!("Dummy-{}", self.name),
+            layers: self.layers,
+            dim: self.dim,
+            ffn_dim: self.ffn_dim,
+            heads: self.heads,
+            kv_heads: 4,
+            head_dim: 256,
+            vocab: 248_320,
+            context: 262_144,
+            rms_eps: 1e-6,
+            rope,
+            activation: Activation::Silu,
+            delta: Some(delta),
+            rotation: None,
+            mtp_blocks: 0,
+        };
+        model.rotation = self.block.map(|block| rotation(&model, block, self.tied));
+        Shape { model, tied: self.tied, grouped: true }
+    }
+}
+
+/// A rotation of everything, with signs.
+fn rotation(model: &Config, block: usize, tied: bool) -> Rotation {
+    let folded: Vec<Vec<Linear>> = (0..model.layers).map(|layer| model.linears(layer).to_vec()).collect();
+    let mut widths: Vec<usize> = folded.iter().flatten().map(|&role| model.linear_shape(role).1).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    let signs = |width: usize| {
+        let mut random = Random::stream(0, width as u64);
+        (width, (0..width).map(|_| random.sign()).collect())
+    };
+    let signs = Some(widths.into_iter().map(signs).collect());
+    Rotation { block, signs, folded, head: true, tied, v_grouped: true }
 }
 
 fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) -> Error {
@@ -151,7 +227,6 @@ fn unknown(what: &str, name: &str, known: impl Iterator<Item = &'static str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Linear;
 
     /// Parameters of the blocks' projections, in billions.
     fn projections(shape: &Shape) -> f64 {
@@ -160,7 +235,7 @@ mod tests {
             let (rows, cols) = model.linear_shape(role);
             (rows * cols) as f64
         };
-        model.layers as f64 * Linear::ALL.map(elements).iter().sum::<f64>() / 1e9
+        (0..model.layers).flat_map(|layer| model.linears(layer)).map(|&role| elements(role)).sum::<f64>() / 1e9
     }
 
     #[test]
@@ -174,6 +249,9 @@ mod tests {
         // 2B-4T has 2.08e9 ternary weights: 210 tensors of 2 bits make its 521 MB.
         let found = projections(&Shape::like("2B-4T").unwrap());
         assert!((found - 2.08).abs() < 0.01, "{found}");
+        // The 27B has 26.9e9 parameters with two tables of 248320 x 5120.
+        let found = projections(&Shape::like("Bonsai2-27B").unwrap());
+        assert!((found - (26.9 - 2.54)).abs() < 0.1, "{found}");
     }
 
     #[test]

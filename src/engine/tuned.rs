@@ -7,7 +7,7 @@ use crate::{
     backend::cpu::{Kernel, WorkSplit, tune::CpuTuning},
     cache_dir::Cache,
     machine,
-    model::{Linear, Model},
+    model::{Linear, Model, TernaryMatrix},
 };
 
 /// The area of the user's cache.
@@ -70,10 +70,8 @@ pub fn keep(model: &Model, threads: usize, choice: &CpuTuning) -> Option<String>
 /// Everything that the choice depends on: the processor, and shapes and layouts of the file.
 fn key(model: &Model, threads: usize) -> String {
     let shapes = model.weights.blocks.first().map(|block| {
-        Linear::ALL.map(|role| {
-            let matrix = block.linear(role);
-            (matrix.rows, matrix.cols, matrix.layout(), matrix.scales.group())
-        })
+        let shape = |(_, m): (Linear, &TernaryMatrix)| (m.rows, m.cols, m.layout(), m.scales.group());
+        block.linears().map(shape).collect::<Vec<_>>()
     });
     format!(
         "{} {} {} | {threads} threads | {} layers {shapes:?}",

@@ -37,37 +37,85 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
     ops
 }
 
-/// The ops of one transformer block; every block of a model runs the same list.
+/// The ops of a block of attention.
 ///
 /// - BitNet b1.58 2B-4T: Hugging Face `modeling_bitnet.py`: two sub-norms, before `o` and before `down`.
 /// - Llama: `modeling_llama.py`; the Falcon3 and Llama3-8B-1.58 checkpoints only change sizes.
 /// - Qwen3: `modeling_qwen3.py`: per-head norms of q and k before RoPE.
-pub fn block_ops(config: &Config) -> Vec<Op> {
+/// - Qwen3.5: `modeling_qwen3_5.py`: as Qwen3, with a gate on attention's output.
+fn attention_ops(config: &Config, layer: usize) -> Vec<Op> {
     if config.family.has_input_norms() {
         return input_norm_ops(config);
     }
-    let part = |weight, out| Part { weight, out, add: false };
-    let residual = |weight| Op::Linear { parts: vec![Part { weight, out: Slot::Hidden, add: true }] };
     let optional = |norm| config.family.block_norms().contains(&norm).then_some(norm);
+    let gated = config.has_output_gate();
+    let q = if gated { Slot::GatedQ } else { Slot::Q };
 
-    let mut ops = vec![
-        Op::NormQuantize { input: Slot::Hidden, norm: Some(Norm::Attn) },
-        Op::Linear { parts: vec![part(Linear::Q, Slot::Q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)] },
-    ];
+    let mut ops = Vec::new();
+    let inputs = [part(Linear::Q, q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)];
+    products(&mut ops, config, layer, (Slot::Hidden, Some(Norm::Attn)), &inputs);
+    ops.extend(gated.then_some(Op::SplitGate));
     ops.extend(optional(Norm::QHead).map(|norm| Op::HeadNorm { slot: Slot::Q, norm }));
     ops.extend(optional(Norm::KHead).map(|norm| Op::HeadNorm { slot: Slot::K, norm }));
-    ops.extend([
-        Op::Rope,
-        Op::Attention,
-        Op::NormQuantize { input: Slot::Attn, norm: optional(Norm::AttnSub) },
-        residual(Linear::O),
-        Op::NormQuantize { input: Slot::Hidden, norm: Some(Norm::Ffn) },
-        Op::Linear { parts: vec![part(Linear::Gate, Slot::Gate), part(Linear::Up, Slot::Up)] },
-        Op::Gate(config.activation),
-        Op::NormQuantize { input: Slot::Gate, norm: optional(Norm::FfnSub) },
-        residual(Linear::Down),
-    ]);
+    ops.extend([Op::Rope, Op::Attention]);
+    ops.extend(gated.then_some(Op::OutputGate));
+    products(&mut ops, config, layer, (Slot::Attn, optional(Norm::AttnSub)), &[residual(Linear::O)]);
+    feed_forward(&mut ops, config, layer);
     ops
+}
+
+/// The ops of a block with a gated DeltaNet: transformers' `Qwen3_5GatedDeltaNet`, in the order of heads that llama.cpp's
+/// files have. Decay and update take the norm's output in f32 and unrotated.
+fn delta_ops(config: &Config, layer: usize) -> Vec<Op> {
+    let mut ops =
+        vec![Op::Norm { input: Slot::Hidden, norm: Norm::Attn, out: Slot::Normed, add: false }, Op::DeltaGates];
+    let inputs = [part(Linear::DeltaQkv, Slot::DeltaQkv), part(Linear::DeltaGate, Slot::DeltaGate)];
+    products(&mut ops, config, layer, (Slot::Normed, None), &inputs);
+    let rotation = config.rotation.as_ref();
+    let grouped = rotation.is_some_and(|of| of.v_grouped && of.folds(layer, Linear::DeltaOut));
+    ops.extend([Op::DeltaConv, Op::DeltaRule, Op::DeltaNorm { grouped }]);
+    products(&mut ops, config, layer, (Slot::Delta, None), &[residual(Linear::DeltaOut)]);
+    feed_forward(&mut ops, config, layer);
+    ops
+}
+
+fn feed_forward(ops: &mut Vec<Op>, config: &Config, layer: usize) {
+    let sub_norm = config.family.block_norms().contains(&Norm::FfnSub).then_some(Norm::FfnSub);
+    let inputs = [part(Linear::Gate, Slot::Gate), part(Linear::Up, Slot::Up)];
+    products(ops, config, layer, (Slot::Hidden, Some(Norm::Ffn)), &inputs);
+    ops.push(Op::Gate(config.activation));
+    products(ops, config, layer, (Slot::Gate, sub_norm), &[residual(Linear::Down)]);
+}
+
+fn part(weight: Linear, out: Slot) -> Part {
+    Part { weight, out, add: false }
+}
+
+fn residual(weight: Linear) -> Part {
+    Part { weight, out: Slot::Hidden, add: true }
+}
+
+/// Quantises an input and multiplies it: once for the matrices that are stored as they are, once, rotated, for the others.
+fn products(ops: &mut Vec<Op>, config: &Config, layer: usize, (input, norm): (Slot, Option<Norm>), parts: &[Part]) {
+    let rotation = config.rotation.as_ref();
+    let folds = |part: &Part| rotation.is_some_and(|rotation| rotation.folds(layer, part.weight));
+    let (folded, plain): (Vec<Part>, Vec<Part>) = parts.iter().partition(|part| folds(part));
+    if !plain.is_empty() {
+        ops.extend([Op::NormQuantize { input, norm }, Op::Linear { parts: plain }]);
+    }
+    if !folded.is_empty() {
+        ops.extend([Op::RotateQuantize { input, norm }, Op::Linear { parts: folded }]);
+    }
+}
+
+/// The ops of a layer.
+pub(super) fn layer_ops(config: &Config, layer: usize) -> Vec<Op> {
+    if config.is_recurrent(layer) { delta_ops(config, layer) } else { attention_ops(config, layer) }
+}
+
+/// The ops of every layer of a model whose layers are alike.
+pub fn block_ops(config: &Config) -> Vec<Op> {
+    layer_ops(config, 0)
 }
 
 #[cfg(test)]
@@ -93,10 +141,6 @@ mod tests {
         }
         metadata.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(1e-6));
         Config::from_metadata(&metadata, 100).unwrap()
-    }
-
-    fn part(weight: Linear, out: Slot) -> Part {
-        Part { weight, out, add: false }
     }
 
     /// transformers' `Qwen3DecoderLayer`: norm, q and k with a norm on each head before the rotation, attention, o; norm,

@@ -9,6 +9,10 @@ use crate::model::Config;
 use op::Op;
 
 pub use families::block_ops;
+use families::layer_ops;
+
+/// Copies that a sequence can keep of each state that cannot be rewound: of two prompts, and before a draft.
+pub const CHECKPOINTS: usize = 3;
 
 /// State that one layer keeps between steps, for one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,19 @@ pub enum StateKind {
 }
 
 impl StateKind {
+    /// The state of a layer.
+    pub fn of(config: &Config, layer: usize) -> Self {
+        match &config.delta {
+            Some(delta) if delta.layers[layer] => Self::Recurrent {
+                conv: (delta.channels(), delta.kernel - 1),
+                heads: delta.value_heads,
+                key_dim: delta.head_dim,
+                value_dim: delta.head_dim,
+            },
+            _ => Self::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim },
+        }
+    }
+
     /// True where positions can be forgotten from any one on.
     pub fn can_rewind(self) -> bool {
         matches!(self, Self::Kv { .. })
@@ -59,10 +76,19 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// The graph of a model. All families of today repeat one block.
+    /// The graph of a model.
     pub fn of(config: &Config) -> Self {
-        let state = StateKind::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
-        Self { blocks: vec![BlockGraph { ops: block_ops(config), state }], of_layer: vec![0; config.layers] }
+        let mut graph = Self::default();
+        for layer in 0..config.layers {
+            let block = BlockGraph { ops: layer_ops(config, layer), state: StateKind::of(config, layer) };
+            let known = graph.blocks.iter().position(|other| *other == block);
+            let index = known.unwrap_or_else(|| {
+                graph.blocks.push(block);
+                graph.blocks.len() - 1
+            });
+            graph.of_layer.push(u16::try_from(index).unwrap_or_else(|_| unreachable!("at most 512 layers")));
+        }
+        graph
     }
 
     /// The block that `layer` runs.

@@ -3,7 +3,7 @@
 //! A model family is a list of these (see [`super::block_ops`]): a new family is a new list, not a new kernel.
 //! T is the number of tokens of a step.
 
-use crate::model::{Activation, Config, Linear, Norm};
+use crate::model::{Activation, Config, DeltaNet, Linear, Norm};
 
 /// A named activation buffer, (T, width) f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,24 +23,60 @@ pub enum Slot {
     /// Feed-forward up.
     Up,
     /// A normed copy of the residual stream, or what is to be normed before it is added to that; only where
-    /// projections have norms on their inputs.
+    /// projections have norms on their inputs, or products in f32 share them.
     Normed,
+    /// Queries with the gate of each head behind them, as q's projection gives both.
+    GatedQ,
+    /// Gate of attention's output, all heads.
+    AttnGate,
+    /// Queries, keys and values of a DeltaNet, before and after its convolution.
+    DeltaQkv,
+    /// Gate of a DeltaNet's output.
+    DeltaGate,
+    /// Output of a DeltaNet, all value heads.
+    Delta,
+    /// One value for each value head: the decay.
+    Alpha,
+    /// One value for each value head: the strength of the update.
+    Beta,
 }
 
 impl Slot {
     /// All slots.
-    pub const ALL: [Self; 8] =
-        [Self::Hidden, Self::Q, Self::K, Self::V, Self::Attn, Self::Gate, Self::Up, Self::Normed];
+    pub const ALL: [Self; 15] = [
+        Self::Hidden,
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::Attn,
+        Self::Gate,
+        Self::Up,
+        Self::Normed,
+        Self::GatedQ,
+        Self::AttnGate,
+        Self::DeltaQkv,
+        Self::DeltaGate,
+        Self::Delta,
+        Self::Alpha,
+        Self::Beta,
+    ];
 
     /// f32 values per token.
     pub fn width(self, config: &Config) -> usize {
+        let delta = |width: fn(&DeltaNet) -> usize| config.delta.as_ref().map_or(0, width);
+        let gated = usize::from(config.has_output_gate()) * config.heads * config.head_dim;
         match self {
             Self::Hidden => config.dim,
             Self::Q | Self::Attn => config.heads * config.head_dim,
             Self::K | Self::V => config.kv_heads * config.head_dim,
             Self::Gate | Self::Up => config.ffn_dim,
-            Self::Normed if config.family.has_input_norms() => config.dim,
+            Self::Normed if config.family.has_input_norms() || config.delta.is_some() => config.dim,
             Self::Normed => 0,
+            Self::GatedQ => 2 * gated,
+            Self::AttnGate => gated,
+            Self::DeltaQkv => delta(DeltaNet::channels),
+            Self::DeltaGate | Self::Delta => delta(DeltaNet::value_width),
+            Self::Alpha | Self::Beta => delta(|delta| delta.value_heads),
         }
     }
 }
@@ -78,6 +114,13 @@ pub enum Op {
         /// `None` quantises without a norm.
         norm: Option<Norm>,
     },
+    /// As [`Self::NormQuantize`], with the model's rotation ([`crate::model::Rotation`]) between norm and int8.
+    RotateQuantize {
+        /// Read, not changed.
+        input: Slot,
+        /// `None` rotates without a norm.
+        norm: Option<Norm>,
+    },
     /// Ternary products of the quantised activations: out = (sum(code * q) - sum(q)) * scale * step.
     Linear {
         /// Matrices that share the input.
@@ -94,6 +137,21 @@ pub enum Op {
     Rope,
     /// Appends K and V to the cache, then Attn = softmax(Q K^T / sqrt(head_dim), causal) V.
     Attention,
+    /// Q = the queries of GatedQ, AttnGate = its gates.
+    SplitGate,
+    /// Attn = Attn * sigmoid(AttnGate).
+    OutputGate,
+    /// Alpha and Beta = products of Normed with their matrices, in f32.
+    DeltaGates,
+    /// DeltaQkv = silu of its causal convolution over the tokens, channel by channel.
+    DeltaConv,
+    /// Delta = the gated delta rule (arXiv:2412.06464) over the tokens, from DeltaQkv, Alpha and Beta.
+    DeltaRule,
+    /// Delta = RMSNorm of each of its heads, times silu(DeltaGate).
+    DeltaNorm {
+        /// Puts the value heads of a key head next to each other, as a folded output projection reads them.
+        grouped: bool,
+    },
     /// Gate = activation(Gate) * Up.
     Gate(Activation),
 }

@@ -2,6 +2,11 @@
 
 use bitnet_cpu_kernels::rope::Yarn;
 
+use super::{
+    delta::{DeltaNet, mtp_blocks},
+    keys::Keys,
+    rotation::Rotation,
+};
 use crate::{
     error::{Error, Result, shown},
     gguf::Metadata,
@@ -22,6 +27,9 @@ pub enum Family {
     /// Gemma 3 with such norms (arch `gemma3`: Microsoft's bitnet-embedding-270m): norms behind `o` and `down` as well,
     /// embeddings times the root of the width.
     Gemma3InputNorms,
+    /// Gated DeltaNet layers, and attention with a gate on its output in between (arch `qwen35`: Ternary Bonsai 27B and
+    /// Bonsai 2).
+    Qwen35,
 }
 
 /// The function between the two halves of the feed-forward block.
@@ -90,6 +98,12 @@ pub struct Config {
     pub rope: Rope,
     /// Feed-forward activation.
     pub activation: Activation,
+    /// The recurrent layers of a hybrid model; `None` where all are attention.
+    pub delta: Option<DeltaNet>,
+    /// Where weights are stored in a rotated basis; read with the tensors.
+    pub rotation: Option<Rotation>,
+    /// Blocks of the file behind the layers that predict further tokens ahead; not run.
+    pub mtp_blocks: usize,
 }
 
 /// Upper bounds no real model comes near; they keep sizes computed from a hostile file small.
@@ -111,7 +125,10 @@ impl Config {
         let family = family(arch)?;
         let keys = Keys { metadata, arch };
 
-        let layers = keys.count("block_count", None, MAX_LAYERS)?;
+        let blocks = keys.count("block_count", None, MAX_LAYERS)?;
+        let mtp_blocks = if family == Family::Qwen35 { mtp_blocks(&keys, blocks)? } else { 0 };
+        let layers = blocks - mtp_blocks;
+        let delta = (family == Family::Qwen35).then(|| DeltaNet::from_keys(&keys, layers)).transpose()?;
         let dim = keys.count("embedding_length", None, MAX_WIDTH)?;
         let ffn_dim = keys.count("feed_forward_length", None, MAX_WIDTH)?;
         let context = keys.count("context_length", None, MAX_CONTEXT)?;
@@ -155,7 +172,20 @@ impl Config {
             rms_eps,
             rope,
             activation,
+            delta,
+            rotation: None,
+            mtp_blocks,
         })
+    }
+
+    /// True where a layer is a gated DeltaNet and not attention.
+    pub fn is_recurrent(&self, layer: usize) -> bool {
+        self.delta.as_ref().is_some_and(|delta| delta.layers[layer])
+    }
+
+    /// True where the output of attention goes through a gate, which q's projection has beside q.
+    pub fn has_output_gate(&self) -> bool {
+        self.family == Family::Qwen35
     }
 
     /// Factor of embeddings before the first block.
@@ -178,25 +208,20 @@ fn family(arch: &str) -> Result<Family> {
         "llama" => Ok(Family::Llama),
         "qwen3" => Ok(Family::Qwen3),
         "gemma3" => Ok(Family::Gemma3InputNorms),
-        "qwen35" => Err(Error::unsupported(
-            "architecture 'qwen35'",
-            "three of four layers are gated delta nets, a recurrence that no op list has (Ternary Bonsai 27B is one of them; its smaller models are qwen3 and run)",
+        "qwen35" => Ok(Family::Qwen35),
+        "qwen35moe" => Err(Error::unsupported(
+            "architecture 'qwen35moe'",
+            "its feed-forward blocks are mixtures of experts, which have no op list (qwen35, without them, runs)",
         )),
         other => Err(Error::unsupported(
             format!("architecture '{}'", shown(other)),
-            "known are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3 and gemma3",
+            "known are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, qwen35 and gemma3",
         )),
     }
 }
 
 /// Graph variants that would run and give fluent but wrong text.
 fn refuse_variants(metadata: &Metadata, arch: &str) -> Result<()> {
-    if let Some((key, _)) = metadata.iter().find(|(key, _)| key.starts_with("prism.hadamard.")) {
-        return Err(Error::unsupported(
-            format!("key {}", shown(key)),
-            "these weights are stored in a rotated basis that needs a Hadamard transform before each product",
-        ));
-    }
     if metadata.bool(&format!("{arch}.attention.causal"))? == Some(false) {
         return Err(Error::unsupported(format!("key {arch}.attention.causal = false"), "only causal attention is"));
     }
@@ -215,45 +240,7 @@ fn refuse_variants(metadata: &Metadata, arch: &str) -> Result<()> {
     Ok(())
 }
 
-/// Typed access to the keys of one architecture.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    arch: &'a str,
-}
-
 impl Keys<'_> {
-    fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.arch)
-    }
-
-    fn wrong(&self, key: &str, expected: impl ToString, found: impl ToString) -> Error {
-        Error::malformed(format!("key {}", self.name(key)), expected, found)
-    }
-
-    /// A count in 1 ..= `max`.
-    fn count(&self, key: &str, default: Option<usize>, max: u64) -> Result<usize> {
-        let name = self.name(key);
-        match (self.metadata.uint(&name)?, default) {
-            (Some(value), _) if (1..=max).contains(&value) => {
-                usize::try_from(value).map_err(|_| self.wrong(key, "a count that fits this machine", value))
-            }
-            (Some(value), _) => Err(self.wrong(key, format!("1 to {max}"), value)),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err(Error::missing(format!("key {name}"), "the model's dimensions")),
-        }
-    }
-
-    /// A finite number above zero that f32 can hold.
-    fn positive(&self, key: &str, default: Option<f32>) -> Result<f32> {
-        let name = self.name(key);
-        match (self.metadata.float(&name)?, default) {
-            (Some(value), _) if (value as f32).is_normal() && value > 0.0 => Ok(value as f32),
-            (Some(value), _) => Err(self.wrong(key, "a finite number above 0", value)),
-            (None, Some(default)) => Ok(default),
-            (None, None) => Err(Error::missing(format!("key {name}"), "the model's formulas")),
-        }
-    }
-
     fn head_dim(&self, dim: usize, heads: usize) -> Result<usize> {
         let derived = match self.metadata.get(&self.name("attention.key_length")) {
             Some(_) => None,
@@ -332,7 +319,7 @@ impl Keys<'_> {
             (Family::BitNet, _) if is_1bitllm => Activation::Silu,
             (Family::BitNet, _) => Activation::Relu2,
             (Family::Gemma3InputNorms, _) => Activation::GeluTanh,
-            (Family::Llama | Family::Qwen3 | Family::Qwen3InputNorms, _) => Activation::Silu,
+            (Family::Llama | Family::Qwen3 | Family::Qwen3InputNorms | Family::Qwen35, _) => Activation::Silu,
         })
     }
 }
@@ -460,13 +447,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_rotated_models_are_refused_with_a_reason() {
-        let error = Config::from_metadata(&metadata("qwen35", &[]), 100).unwrap_err().to_string();
-        assert!(error.contains("architecture 'qwen35'") && error.contains("gated delta nets"), "{error}");
-        let mut rotated = metadata("qwen3", &[]);
-        rotated.set("prism.hadamard.version", Value::U32(1));
-        let error = Config::from_metadata(&rotated, 100).unwrap_err().to_string();
-        assert!(error.contains("Hadamard"), "{error}");
+    fn unknown_models_are_refused_with_a_reason() {
+        for (arch, reason) in [("qwen35moe", "mixtures of experts"), ("maple", "known are")] {
+            let error = Config::from_metadata(&metadata(arch, &[]), 100).unwrap_err().to_string();
+            assert!(error.contains(&format!("architecture '{arch}'")) && error.contains(reason), "{error}");
+        }
         let empty = Metadata::default();
         let error = Config::from_metadata(&empty, 100).unwrap_err().to_string();
         assert!(error.contains("general.architecture is missing"), "{error}");

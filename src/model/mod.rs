@@ -1,9 +1,12 @@
 //! A model: validated hyperparameters and its tensors by role.
 
 mod config;
+mod delta;
 pub(crate) mod dialect;
+mod keys;
 mod load;
 pub mod names;
+mod rotation;
 mod scales;
 mod ternary;
 mod weights;
@@ -11,14 +14,16 @@ mod weights;
 pub use bitnet_cpu_kernels::format::{I2sPacking, MatrixScales, TileTable};
 use bitnet_cpu_kernels::{format::Layout, rope::RopeTable};
 pub use config::{Activation, Config, Family, Rope, RopeStyle};
+pub use delta::DeltaNet;
 pub use dialect::OpenOptions;
 use dialect::blame;
 #[cfg(feature = "convert")]
 pub(crate) use load::dense_type;
+pub use rotation::Rotation;
 pub use scales::TernaryScales;
 pub(crate) use ternary::repack_rows;
 pub use ternary::{PackedMatrix, TernaryCodes, TernaryMatrix};
-pub use weights::{Block, DenseMatrix, Linear, Norm, Weights};
+pub use weights::{Block, DeltaWeights, DenseMatrix, Linear, Norm, Weights};
 
 use crate::error::Result;
 

@@ -1,6 +1,6 @@
 //! GGUF tensor names by role: the only place with such strings, as llama.cpp's and bitnet.cpp's converters write them.
 
-use super::{Linear, Norm};
+use super::{Family, Linear, Norm};
 
 pub(crate) const TOKEN_EMBD: &str = "token_embd.weight";
 pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
@@ -17,8 +17,54 @@ pub fn linear(layer: usize, role: Linear) -> String {
         Linear::Gate => "ffn_gate",
         Linear::Up => "ffn_up",
         Linear::Down => "ffn_down",
+        Linear::DeltaQkv => "attn_qkv",
+        Linear::DeltaGate => "attn_gate",
+        Linear::DeltaOut => "ssm_out",
     };
     format!("blk.{layer}.{name}.weight")
+}
+
+/// The projection of that name, and its block.
+pub(crate) fn projection(name: &str) -> Option<(usize, Linear)> {
+    let layer = layer(name)?;
+    Linear::ALL.into_iter().find(|&role| linear(layer, role) == name).map(|role| (layer, role))
+}
+
+/// The block that a tensor is of.
+pub(crate) fn layer(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// The small tensors of a gated DeltaNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeltaTensor {
+    /// See [`super::DeltaWeights`].
+    Alpha,
+    /// See [`super::DeltaWeights`].
+    Beta,
+    /// See [`super::DeltaWeights`].
+    Conv,
+    /// See [`super::DeltaWeights`].
+    DtBias,
+    /// See [`super::DeltaWeights`].
+    Rate,
+}
+
+impl DeltaTensor {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Alpha, Self::Beta, Self::Conv, Self::DtBias, Self::Rate];
+}
+
+/// Name of a small tensor of block `layer`.
+pub fn delta(layer: usize, tensor: DeltaTensor) -> String {
+    let name = match tensor {
+        DeltaTensor::Alpha => "ssm_alpha.weight",
+        DeltaTensor::Beta => "ssm_beta.weight",
+        DeltaTensor::Conv => "ssm_conv1d.weight",
+        DeltaTensor::DtBias => "ssm_dt.bias",
+        DeltaTensor::Rate => "ssm_a",
+    };
+    format!("blk.{layer}.{name}")
 }
 
 /// Name of the one-element tensor that the product of a projection is multiplied by, where there is one.
@@ -32,12 +78,14 @@ pub(crate) fn scale_of(name: &str) -> Option<String> {
 }
 
 /// Name of a norm; `layer` is ignored for the output norm.
-pub fn norm(layer: usize, role: Norm) -> String {
+pub fn norm(family: Family, layer: usize, role: Norm) -> String {
     let name = match role {
         Norm::Attn => "attn_norm",
         Norm::QHead => "attn_q_norm",
         Norm::KHead => "attn_k_norm",
         Norm::AttnSub => "attn_sub_norm",
+        // Not behind attention: its residual is added before.
+        Norm::Ffn if family == Family::Qwen35 => "post_attention_norm",
         Norm::Ffn => "ffn_norm",
         Norm::FfnSub => "ffn_sub_norm",
         Norm::QIn => "attn_q_norm_in",
@@ -49,6 +97,7 @@ pub fn norm(layer: usize, role: Norm) -> String {
         Norm::DownIn => "ffn_down_norm_in",
         Norm::PostAttn => "post_attention_norm",
         Norm::PostFfn => "post_ffw_norm",
+        Norm::DeltaHead => "ssm_norm",
         Norm::Output => return OUTPUT_NORM.to_owned(),
     };
     format!("blk.{layer}.{name}.weight")

@@ -22,11 +22,34 @@ pub enum Linear {
     Up,
     /// (dim, ffn_dim)
     Down,
+    /// Queries, keys and values of a DeltaNet; (channels, dim)
+    DeltaQkv,
+    /// Gate of a DeltaNet's output; (value width, dim)
+    DeltaGate,
+    /// (dim, value width)
+    DeltaOut,
 }
 
 impl Linear {
-    /// All projections, in storage order.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    /// All projections.
+    pub const ALL: [Self; 10] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+        Self::DeltaQkv,
+        Self::DeltaGate,
+        Self::DeltaOut,
+    ];
+
+    /// Those of a block of attention, in storage order.
+    pub const ATTENTION: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Those of a block with a gated DeltaNet, in storage order.
+    pub const DELTA: [Self; 6] = [Self::DeltaQkv, Self::DeltaGate, Self::DeltaOut, Self::Gate, Self::Up, Self::Down];
 }
 
 /// An RMSNorm weight.
@@ -34,9 +57,9 @@ impl Linear {
 pub enum Norm {
     /// Before q, k, v; (dim)
     Attn,
-    /// On each head of q; (head_dim); Qwen3 only
+    /// On each head of q; (head_dim); Qwen3 and Qwen3.5 only
     QHead,
-    /// On each head of k; (head_dim); Qwen3 only
+    /// On each head of k; (head_dim); Qwen3 and Qwen3.5 only
     KHead,
     /// Before o; (heads * head_dim); BitNet only
     AttnSub,
@@ -62,13 +85,15 @@ pub enum Norm {
     PostAttn,
     /// Behind down, before it is added; (dim); Gemma 3 only
     PostFfn,
+    /// On each head of a DeltaNet's output; (its head_dim); Qwen3.5 only
+    DeltaHead,
     /// After the last block; (dim). The only one outside the blocks.
     Output,
 }
 
 impl Norm {
     /// The norms that belong to a block.
-    pub const BLOCK: [Self; 15] = [
+    pub const BLOCK: [Self; 16] = [
         Self::Attn,
         Self::QHead,
         Self::KHead,
@@ -84,13 +109,15 @@ impl Norm {
         Self::DownIn,
         Self::PostAttn,
         Self::PostFfn,
+        Self::DeltaHead,
     ];
 }
 
-/// An unquantised or conventionally quantised matrix: the embedding table or the output head.
+/// An unquantised or conventionally quantised matrix, multiplied with f32 activations: the embedding table, the output
+/// head, and the gates of a DeltaNet.
 #[derive(Clone, Debug)]
 pub struct DenseMatrix {
-    /// Output features: the vocabulary.
+    /// Output features; the vocabulary in a table.
     pub rows: usize,
     /// Input features: `dim`.
     pub cols: usize,
@@ -107,22 +134,59 @@ impl DenseMatrix {
     }
 }
 
-/// The weights of one transformer block.
+/// The small tensors of a gated DeltaNet.
+#[derive(Clone, Debug)]
+pub struct DeltaWeights {
+    /// Decay of each value head: (value heads, dim).
+    pub alpha: DenseMatrix,
+    /// Strength of the update of each value head: (value heads, dim).
+    pub beta: DenseMatrix,
+    /// Taps of the convolution, the current token's last: (channels, kernel).
+    pub conv: Vec<f32>,
+    /// Added to alpha's product: (value heads).
+    pub dt_bias: Vec<f32>,
+    /// Negative rate of the decay: (value heads).
+    pub rate: Vec<f32>,
+}
+
+/// The weights of one block.
 #[derive(Clone, Debug)]
 pub struct Block {
-    pub(super) linears: [TernaryMatrix; Linear::ALL.len()],
+    pub(super) linears: [Option<TernaryMatrix>; Linear::ALL.len()],
     pub(super) norms: [Option<Vec<f32>>; Norm::BLOCK.len()],
+    pub(super) delta: Option<DeltaWeights>,
 }
 
 impl Block {
-    /// A block from its matrices in the order of [`Linear::ALL`] and its norms in that of [`Norm::BLOCK`].
-    pub fn new(linears: [TernaryMatrix; Linear::ALL.len()], norms: [Option<Vec<f32>>; Norm::BLOCK.len()]) -> Self {
-        Self { linears, norms }
+    /// A block from its matrices and its norms, these in the order of [`Norm::BLOCK`].
+    pub fn new(
+        linears: impl IntoIterator<Item = (Linear, TernaryMatrix)>,
+        norms: [Option<Vec<f32>>; Norm::BLOCK.len()],
+    ) -> Self {
+        let mut block = Self { linears: [const { None }; Linear::ALL.len()], norms, delta: None };
+        for (role, matrix) in linears {
+            block.linears[role as usize] = Some(matrix);
+        }
+        block
+    }
+
+    /// This block with the small tensors of a DeltaNet.
+    #[must_use]
+    pub fn with_delta(self, delta: DeltaWeights) -> Self {
+        Self { delta: Some(delta), ..self }
     }
 
     /// The matrix of a projection.
+    ///
+    /// # Panics
+    /// If blocks of this kind have none.
     pub fn linear(&self, role: Linear) -> &TernaryMatrix {
-        &self.linears[role as usize]
+        self.linears[role as usize].as_ref().unwrap_or_else(|| panic!("no {role:?} in this block"))
+    }
+
+    /// All projections, in the order of [`Linear::ALL`].
+    pub fn linears(&self) -> impl Iterator<Item = (Linear, &TernaryMatrix)> {
+        Linear::ALL.into_iter().zip(&self.linears).filter_map(|(role, matrix)| Some((role, matrix.as_ref()?)))
     }
 
     /// The norm of that role, where the family has one.
@@ -130,20 +194,35 @@ impl Block {
         self.norms.get(role as usize)?.as_deref()
     }
 
+    /// The small tensors of a DeltaNet, where the block is one.
+    pub fn delta(&self) -> Option<&DeltaWeights> {
+        self.delta.as_ref()
+    }
+
     /// Ternary weights: each is one multiply-add a token.
     pub fn ternary_weights(&self) -> usize {
-        self.linears.iter().map(|m| m.rows * m.cols).sum()
+        self.linears().map(|(_, m)| m.rows * m.cols).sum()
     }
 
     /// Bytes of the ternary codes as [`Layout::I2sP128`], in which the GPU reads them, and of their scales.
     pub fn plain_bytes(&self) -> usize {
         let bytes = |m: &TernaryMatrix| ternary_bytes(Layout::I2sP128, m.rows, m.cols) + m.scales.bytes(m.rows, m.cols);
-        self.linears.iter().map(bytes).sum()
+        self.linears().map(|(_, m)| bytes(m)).sum()
     }
 
     /// Bytes of the ternary codes and their scales, as [`TernaryMatrix::bytes`].
     pub fn ternary_bytes(&self) -> usize {
-        self.linears.iter().map(TernaryMatrix::bytes).sum()
+        self.linears().map(|(_, m)| m.bytes()).sum()
+    }
+
+    /// Bytes of everything else.
+    pub fn other_bytes(&self) -> usize {
+        let norms: usize = self.norms.iter().flatten().map(Vec::len).sum();
+        let delta = self.delta.as_ref().map_or(0, |delta| {
+            let vectors = delta.conv.len() + delta.dt_bias.len() + delta.rate.len();
+            vectors * size_of::<f32>() + delta.alpha.data.len() + delta.beta.data.len()
+        });
+        norms * size_of::<f32>() + delta
     }
 }
 
@@ -166,7 +245,7 @@ impl Weights {
     /// Columns that share a scale of the quantised activations; `None` = one scale per token. The same for all
     /// matrices of a model.
     pub fn act_group(&self) -> Option<usize> {
-        self.blocks.first().and_then(|block| block.linear(Linear::Q).scales.group())
+        self.blocks.first()?.linears().next().and_then(|(_, matrix)| matrix.scales.group())
     }
 
     /// The output head, tied or not.

@@ -37,8 +37,8 @@ pub struct SegmentBytes {
     pub weights: u64,
     /// Embedding table and output head.
     pub tables: u64,
-    /// Key/value caches.
-    pub kv: u64,
+    /// Key/value caches and recurrent states.
+    pub states: u64,
     /// Activations, and small tables of a step.
     pub activations: u64,
 }
@@ -46,7 +46,7 @@ pub struct SegmentBytes {
 impl SegmentBytes {
     /// The sum.
     pub fn total(&self) -> u64 {
-        self.weights + self.tables + self.kv + self.activations
+        self.weights + self.tables + self.states + self.activations
     }
 }
 
@@ -55,20 +55,11 @@ impl Demand {
     pub fn of(model: &Model, sizes: &Sizes) -> Self {
         let config = &model.config;
         let graph = Graph::of(config);
-        let norm_bytes = |layer: usize| -> u64 {
-            config
-                .family
-                .block_norms()
-                .iter()
-                .filter_map(|&n| model.weights.blocks[layer].norm(n))
-                .map(|w| w.len() as u64 * 4)
-                .sum()
-        };
         let head = model.weights.head();
         let screen_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols, head.ty) } else { 0 };
         Self {
-            layer_weight_bytes: (0..config.layers)
-                .map(|layer| model.weights.blocks[layer].plain_bytes() as u64 + norm_bytes(layer))
+            layer_weight_bytes: (model.weights.blocks.iter())
+                .map(|block| (block.plain_bytes() + block.other_bytes()) as u64)
                 .collect(),
             layer_state_bytes: (0..config.layers).map(|layer| sizes.state_bytes(graph.layer(layer).state)).collect(),
             embed_bytes: model.weights.token_embd.data.len() as u64,
@@ -84,7 +75,7 @@ impl Demand {
         let embed_bytes = if embed && !(head && self.tied) { self.embed_bytes } else { 0 };
         let (head_bytes, head_activations) = if head { (self.head_bytes, self.head_activation_bytes) } else { (0, 0) };
         SegmentBytes {
-            kv: self.layer_state_bytes[layers.clone()].iter().sum(),
+            states: self.layer_state_bytes[layers.clone()].iter().sum(),
             weights: self.layer_weight_bytes[layers].iter().sum(),
             tables: embed_bytes + head_bytes,
             activations: self.activation_bytes + head_activations,
@@ -131,6 +122,9 @@ mod tests {
         assert_eq!(untied.segment_bytes(0..10, true, true), 1100 + 600 + 7);
         assert_eq!(untied.segment_bytes(5..10, false, true), 550 + 300 + 7);
         assert_eq!(tied.segment_bytes(0..10, true, true), 1100 + 300 + 7);
-        assert_eq!(tied.segment(0..5, true, false), SegmentBytes { weights: 500, tables: 300, kv: 50, activations: 5 });
+        assert_eq!(
+            tied.segment(0..5, true, false),
+            SegmentBytes { weights: 500, tables: 300, states: 50, activations: 5 }
+        );
     }
 }

@@ -16,7 +16,7 @@ pub use demand::{Demand, SegmentBytes};
 pub use schedule::{GpuFacts, Prefer, Question, Request, schedule, shrink};
 
 use crate::{
-    graph::{Graph, StateKind},
+    graph::{CHECKPOINTS, Graph, StateKind},
     model::Config,
 };
 
@@ -135,10 +135,17 @@ impl Sizes {
             }
             StateKind::Recurrent { conv: (channels, positions), heads, key_dim, value_dim } => {
                 let values = channels.saturating_mul(positions).saturating_add(heads * key_dim * value_dim);
-                values.saturating_mul(size_of::<f32>())
+                // As it goes on, and as it was at each checkpoint.
+                values.saturating_mul((1 + CHECKPOINTS) * size_of::<f32>())
             }
         };
         (of_one as u64).saturating_mul(self.sequences as u64)
+    }
+
+    /// The part of [`Self::model_state_bytes`] that layers keep that are no attention, whatever the context.
+    pub fn recurrent_bytes(&self, config: &Config, layers: Range<usize>) -> u64 {
+        let states = layers.map(|layer| StateKind::of(config, layer)).filter(|state| !state.can_rewind());
+        states.fold(0, |sum, state| u64::saturating_add(sum, self.state_bytes(state)))
     }
 
     /// Bytes that all layers of a model keep for all sequences at the full context.

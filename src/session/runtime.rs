@@ -10,6 +10,7 @@ use super::{
 use crate::{
     backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, SlotId, Want},
     error::{Error, Result},
+    graph::Graph,
     model::Model,
     plan::{BackendKind, Plan, Segment, Sizes},
 };
@@ -32,6 +33,8 @@ pub struct Runtime {
     pub(super) phases: Phases,
     pub(super) sizes: Sizes,
     pub(super) vocab: usize,
+    /// Every layer can forget positions from any one on.
+    pub(super) can_rewind: bool,
     /// Slots that no sequence has; the next one to be handed out is the last.
     pub(super) free: Vec<SlotId>,
     /// Counts takeovers: a sequence with another number has lost its states.
@@ -39,6 +42,8 @@ pub struct Runtime {
     pub(super) standby: Option<Standby>,
     pub(super) takeover: Option<Takeover>,
     batch: Batch,
+    /// Tokens of each row of the batch that run once more, before those of its work.
+    repeated: Vec<usize>,
     members: Vec<usize>,
     activations: Activations,
     moved: LayerState,
@@ -68,11 +73,13 @@ impl Runtime {
             phases,
             sizes: plan.sizes,
             vocab: model.config.vocab,
+            can_rewind: Graph::of(&model.config).can_rewind(),
             free: (0..slots).rev().map(SlotId).collect(),
             epoch: 0,
             standby: None,
             takeover: None,
             batch: Batch::default(),
+            repeated: Vec::new(),
             members: Vec::new(),
             activations: Activations::default(),
             moved: LayerState::default(),
@@ -173,30 +180,26 @@ impl Runtime {
 
     /// Forgets the tokens of a sequence from position `len` on; does nothing when there are fewer.
     ///
-    /// Where a layer cannot, the sequence's states are lost, and its remaining tokens run again before its next step.
+    /// Where a layer cannot, the states go back to the last checkpoint before it, or to the beginning, and the tokens from
+    /// there on run again before the sequence's next step.
     pub fn rewind(&mut self, sequence: &mut Sequence, len: usize) -> Result<()> {
         if len >= sequence.tokens.len() {
             return Ok(());
         }
-        sequence.tokens.truncate(len);
+        sequence.truncate(len);
+        if sequence.epoch != self.epoch {
+            return Ok(());
+        }
         for phase in Phase::ALL {
-            let filled = &mut sequence.filled[phase as usize];
-            if *filled <= len {
-                continue;
-            }
-            *filled = len;
-            for index in self.phases.indices(phase) {
-                let loaded = &self.phases.loaded[index];
-                if !self.backends[loaded.backend].states(loaded.id)?.rewind(sequence.slot, len) {
-                    *filled = 0;
-                }
+            if sequence.filled[phase as usize] > len {
+                sequence.filled[phase as usize] = self.rewind_states(sequence, phase, len)?;
             }
         }
         Ok(())
     }
 
-    /// A sequence that begins with the first `len` tokens of another, without computing them again; `None` while all
-    /// slots are taken.
+    /// A sequence that begins with the first `len` tokens of another, without computing them again, as far as its layers can
+    /// rewind or have a checkpoint; `None` while all slots are taken.
     pub fn fork(&mut self, from: &Sequence, len: usize) -> Result<Option<Sequence>> {
         let Some(mut to) = self.begin() else { return Ok(None) };
         to.tokens.extend_from_slice(&from.tokens[..len.min(from.tokens.len())]);
@@ -205,7 +208,15 @@ impl Runtime {
         }
         let mut copied = vec![false; self.phases.loaded.len()];
         for phase in Phase::ALL {
-            let filled = from.filled[phase as usize].min(to.tokens.len());
+            let held = from.filled[phase as usize];
+            let filled = if self.can_rewind || held <= to.tokens.len() {
+                held.min(to.tokens.len())
+            } else {
+                from.last_mark(phase).map(|(_, len)| len).filter(|len| *len <= to.tokens.len()).unwrap_or(0)
+            };
+            if filled == 0 {
+                continue;
+            }
             for index in self.phases.indices(phase) {
                 if !std::mem::replace(&mut copied[index], true) {
                     let loaded = &self.phases.loaded[index];
@@ -304,16 +315,46 @@ impl Runtime {
         self.outputs.resize_with(work.len(), RowOutput::default);
         self.logits.clear();
         for one in work.iter_mut() {
-            self.restore(one.sequence)?;
+            if !self.joins(one) {
+                self.restore(one.sequence)?;
+            }
         }
-        let mut members = std::mem::take(&mut self.members);
-        let done = Phase::ALL.into_iter().try_for_each(|phase| self.run_phase(phase, work, &mut members));
-        self.members = members;
+        // Prompts whose first tokens ran by themselves: which, the tokens held before, and all to run.
+        let mut parted = Vec::new();
+        let checkpoints = if self.can_rewind { Ok(()) } else { self.run_to_checkpoints(work, &mut parted) };
+        let done = checkpoints.and_then(|()| self.run_phases(work));
+        if done.is_err() && !self.can_rewind {
+            for (at, held, ids) in parted {
+                work[at].sequence.truncate(held);
+                work[at].ids = ids;
+            }
+            // States may be ahead of the tokens, and nothing overwrites them.
+            work.iter_mut().for_each(|one| one.sequence.filled = [0; 2]);
+        }
         done?;
         for one in work.iter_mut() {
             one.sequence.tokens.extend_from_slice(one.ids);
         }
         Ok(())
+    }
+
+    fn run_phases(&mut self, work: &mut [Work<'_>]) -> Result<()> {
+        let mut members = std::mem::take(&mut self.members);
+        let done = Phase::ALL.into_iter().try_for_each(|phase| self.run_phase(phase, work, &mut members));
+        self.members = members;
+        done
+    }
+
+    /// Runs tokens of one sequence of which no logits are wanted.
+    pub(super) fn run_silently(&mut self, sequence: &mut Sequence, ids: &[u32], phase: Phase) -> Result<()> {
+        let mut one = [Work { sequence: &mut *sequence, ids, want: Want::Nothing, phase }];
+        let done = self.run_batch(phase, &mut one, &[0]);
+        match done {
+            Ok(()) => sequence.tokens.extend_from_slice(ids),
+            Err(_) if !self.can_rewind => sequence.filled = [0; 2],
+            Err(_) => {}
+        }
+        done
     }
 
     /// The works of one phase; `members` is room for the indices of those that share a batch.
@@ -325,7 +366,7 @@ impl Runtime {
             if self.phases.effective(work[next].phase) != phase {
                 continue;
             }
-            let len = work[next].ids.len();
+            let len = self.missing(work[next].sequence) + work[next].ids.len();
             if len > exact {
                 self.run_batch(phase, work, &[next])?;
                 continue;
@@ -345,11 +386,12 @@ impl Runtime {
     /// the next run overwrites them.
     fn run_batch(&mut self, phase: Phase, work: &mut [Work<'_>], members: &[usize]) -> Result<()> {
         self.batch.rows.clear();
+        self.repeated.clear();
         self.activations.ids.clear();
         for &at in members {
             let Work { sequence, ids, want, .. } = &mut work[at];
-            let start = sequence.tokens.len();
-            let end = start + ids.len();
+            let repeated = self.missing(sequence);
+            let (start, end) = (sequence.tokens.len() - repeated, sequence.tokens.len() + ids.len());
             self.bring_states(sequence, phase)?;
             sequence.filled[phase as usize] = end;
             if let Some(other) = self.phases.other(phase) {
@@ -357,6 +399,8 @@ impl Runtime {
                 *filled = (*filled).min(start);
             }
             self.batch.rows.push(Row { slot: sequence.slot, positions: start..end, want: *want });
+            self.repeated.push(repeated);
+            self.activations.ids.extend_from_slice(&sequence.tokens[start..]);
             self.activations.ids.extend_from_slice(ids);
         }
         for index in self.phases.indices(phase) {
@@ -374,7 +418,7 @@ impl Runtime {
             return Ok(());
         }
         let before = self.logits.len() / self.vocab.max(1);
-        let mut total = 0;
+        let (mut total, mut dropped) = (0, 0);
         for (row, &at) in members.iter().enumerate() {
             let found = &self.activations.rows[row];
             let expected = match self.batch.rows[row].want {
@@ -387,10 +431,14 @@ impl Runtime {
                 let thing = format!("rows of logits of {}", self.head_backend());
                 return Err(Error::malformed(thing, expected, found.logits.len()));
             }
-            total += expected;
             let output = &mut self.outputs[at];
             std::mem::swap(output, &mut self.activations.rows[row]);
-            output.logits = output.logits.start + before..output.logits.end + before;
+            let start = output.logits.start - dropped;
+            let again = if self.batch.rows[row].want == Want::All { self.repeated[row] } else { 0 };
+            self.activations.logits.drain(start * self.vocab..(start + again) * self.vocab);
+            dropped += again;
+            total += expected - again;
+            output.logits = start + before..start + before + expected - again;
         }
         let (expected, found) = (total * self.vocab, self.activations.logits.len());
         if found != expected {
@@ -407,8 +455,7 @@ impl Runtime {
     /// Runs the tokens of a sequence again whose states were lost: to a takeover, or to a rewind that a layer could not do.
     fn restore(&mut self, sequence: &mut Sequence) -> Result<()> {
         if sequence.epoch != self.epoch {
-            sequence.epoch = self.epoch;
-            sequence.filled = [0; 2];
+            sequence.lose_states(self.epoch);
         }
         let filled = Phase::ALL.map(|phase| sequence.filled[phase as usize]).into_iter().max().unwrap_or(0);
         if filled >= sequence.tokens.len() {
@@ -417,19 +464,14 @@ impl Runtime {
         let phase = self.phases.effective(Phase::Prefill);
         let tokens = sequence.tokens.split_off(filled);
         let mut batches = tokens.chunks(self.sizes.batch_tokens);
-        let done = batches.try_for_each(|ids| {
-            let mut one = [Work { sequence: &mut *sequence, ids, want: Want::Nothing, phase }];
-            self.run_batch(phase, &mut one, &[0])?;
-            sequence.tokens.extend_from_slice(ids);
-            Ok(())
-        });
+        let done = batches.try_for_each(|ids| self.run_silently(sequence, ids, phase));
         // After an error the rest is still to be run.
         sequence.tokens.extend_from_slice(&tokens[sequence.tokens.len() - filled..]);
         done
     }
 
     /// Before a step of a sequence: states that the other phase computed since this one ran last.
-    fn bring_states(&mut self, sequence: &Sequence, phase: Phase) -> Result<()> {
+    pub(super) fn bring_states(&mut self, sequence: &Sequence, phase: Phase) -> Result<()> {
         let missing = sequence.filled[phase as usize]..sequence.tokens.len();
         let Some(other) = self.phases.other(phase).filter(|_| !missing.is_empty()) else { return Ok(()) };
         // Both are cut at the same layers, and a segment of both has one state.

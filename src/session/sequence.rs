@@ -1,6 +1,10 @@
 //! One conversation's tokens, and how much of them the states hold.
 
-use crate::backend::SlotId;
+use super::Phase;
+use crate::{
+    backend::{Checkpoint, SlotId},
+    graph::CHECKPOINTS,
+};
 
 /// The tokens of one sequence of a [`Runtime`](super::Runtime), which hands it out and takes it back.
 #[derive(Debug)]
@@ -11,11 +15,57 @@ pub struct Sequence {
     pub(super) filled: [usize; 2],
     /// See [`super::Runtime`]: with another number the states are lost.
     pub(super) epoch: u32,
+    /// What its checkpoints keep, by [`Checkpoint`].
+    marks: [Option<Mark>; CHECKPOINTS],
 }
+
+/// A checkpoint of the states of a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    /// Tokens before it.
+    len: usize,
+    phase: Phase,
+}
+
+/// The place of the checkpoint before a draft; the others are for prompts.
+pub(super) const BEFORE_DRAFT: Checkpoint = Checkpoint(CHECKPOINTS as u32 - 1);
 
 impl Sequence {
     pub(super) fn new(slot: SlotId, epoch: u32, context_tokens: usize) -> Self {
-        Self { slot, tokens: Vec::with_capacity(context_tokens), filled: [0; 2], epoch }
+        Self { slot, tokens: Vec::with_capacity(context_tokens), filled: [0; 2], epoch, marks: [None; CHECKPOINTS] }
+    }
+
+    /// The states are those of new backends: nothing is held.
+    pub(super) fn lose_states(&mut self, epoch: u32) {
+        (self.epoch, self.filled, self.marks) = (epoch, [0; 2], [None; CHECKPOINTS]);
+    }
+
+    /// Forgets the tokens from position `len` on, and the checkpoints behind it.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.marks.iter_mut().filter(|mark| mark.is_some_and(|mark| mark.len > len)).for_each(|mark| *mark = None);
+    }
+
+    /// A checkpoint of `phase` was made at `place`, behind all tokens.
+    pub(super) fn mark(&mut self, place: Checkpoint, phase: Phase) {
+        self.marks[place.index()] = Some(Mark { len: self.tokens.len(), phase });
+    }
+
+    /// The latest checkpoint of `phase`, and its tokens.
+    pub(super) fn last_mark(&self, phase: Phase) -> Option<(Checkpoint, usize)> {
+        let marks = self.marks.iter().zip(0..).filter_map(|(mark, place)| Some((Checkpoint(place), (*mark)?)));
+        let of_phase = marks.filter(|(_, mark)| mark.phase == phase).map(|(place, mark)| (place, mark.len));
+        of_phase.max_by_key(|(_, len)| *len)
+    }
+
+    /// The place for a checkpoint in a prompt: a free one, or the one with the fewest tokens. `None` where there is a
+    /// checkpoint behind all tokens.
+    pub(super) fn place_in_prompt(&self, phase: Phase) -> Option<Checkpoint> {
+        if self.last_mark(phase).is_some_and(|(_, len)| len == self.tokens.len()) {
+            return None;
+        }
+        let places = (0..BEFORE_DRAFT.0).map(Checkpoint);
+        places.min_by_key(|place| self.marks[place.index()].map(|mark| mark.len))
     }
 
     /// Its place in the states.

@@ -299,3 +299,65 @@ pub fn tiny_model() -> Gguf {
     }
     file
 }
+
+/// A hybrid model (`qwen35`) of two layers, a gated DeltaNet and attention: dim 128, feed-forward 256, 2 heads of 64 with
+/// gates, 1 key/value head, 4 value heads of 32 over 2 key heads, 4 tokens.
+pub fn tiny_hybrid() -> Gguf {
+    let mut file = Gguf::new().with("general.architecture", str("qwen35"));
+    for (key, value) in [
+        ("block_count", 2),
+        ("context_length", 64),
+        ("embedding_length", 128),
+        ("feed_forward_length", 256),
+        ("attention.head_count", 2),
+        ("attention.head_count_kv", 1),
+        ("attention.key_length", 64),
+        ("attention.value_length", 64),
+        ("rope.dimension_count", 16),
+        ("full_attention_interval", 2),
+        ("ssm.conv_kernel", 4),
+        ("ssm.state_size", 32),
+        ("ssm.group_count", 2),
+        ("ssm.time_step_rank", 4),
+        ("ssm.inner_size", 128),
+    ] {
+        file = file.with(&format!("qwen35.{key}"), u32(value));
+    }
+    file = file.with("qwen35.attention.layer_norm_rms_epsilon", f32(1e-6));
+    for (name, dims) in [
+        ("token_embd.weight", &[128, 4][..]),
+        ("output.weight", &[128, 4]),
+        ("output_norm.weight", &[128]),
+        ("blk.0.attn_norm.weight", &[128]),
+        ("blk.0.post_attention_norm.weight", &[128]),
+        ("blk.0.ssm_alpha.weight", &[128, 4]),
+        ("blk.0.ssm_beta.weight", &[128, 4]),
+        ("blk.0.ssm_conv1d.weight", &[4, 256]),
+        ("blk.0.ssm_dt.bias", &[4]),
+        ("blk.0.ssm_norm.weight", &[32]),
+        ("blk.1.attn_norm.weight", &[128]),
+        ("blk.1.post_attention_norm.weight", &[128]),
+        ("blk.1.attn_q_norm.weight", &[64]),
+        ("blk.1.attn_k_norm.weight", &[64]),
+    ] {
+        file = file.tensor(Tensor::f32(name, dims));
+    }
+    file = file.tensor(Tensor::new("blk.0.ssm_a", &[4], 0, (-1.0_f32).to_le_bytes().repeat(4)));
+    for (name, rows, cols) in [
+        ("blk.0.attn_qkv", 256, 128),
+        ("blk.0.attn_gate", 128, 128),
+        ("blk.0.ssm_out", 128, 128),
+        ("blk.1.attn_q", 256, 128),
+        ("blk.1.attn_k", 64, 128),
+        ("blk.1.attn_v", 64, 128),
+        ("blk.1.attn_output", 128, 128),
+    ] {
+        file = file.tensor(Tensor::i2_s(format!("{name}.weight"), &[cols, rows], 0.5));
+    }
+    for layer in 0..2 {
+        for (name, rows, cols) in [("ffn_gate", 256, 128), ("ffn_up", 256, 128), ("ffn_down", 128, 256)] {
+            file = file.tensor(Tensor::i2_s(format!("blk.{layer}.{name}.weight"), &[cols, rows], 0.5));
+        }
+    }
+    file
+}

@@ -9,6 +9,8 @@ pub mod gpu;
 
 pub mod hostile;
 
+pub mod hybrid;
+
 pub mod tiny_vocab;
 
 pub mod touch;

@@ -165,7 +165,7 @@ fn products(model: &Loaded) -> Vec<Vec<i32>> {
     let mut rng = Rng::new(11);
     let mut all = Vec::new();
     for (layer, block) in model.weights.blocks.iter().enumerate() {
-        for role in Linear::ALL {
+        for role in Linear::ATTENTION {
             let matrix = model.packed(layer, role, block.linear(role).layout()).unwrap();
             let mut acts = QuantizedActs::new(TOKENS, matrix.cols);
             acts.set_raw(matrix.cols, &rng.i8s(TOKENS * matrix.cols), &[1.0; TOKENS]);
@@ -190,7 +190,7 @@ fn every_dialect_of_a_model_gives_the_same_integers() {
     let check = |what: &Path, model: &Loaded, scale: Option<f32>| {
         assert!(products(model) == expected_products, "{}", what.display());
         for (block, other) in model.weights.blocks.iter().zip(&expected.weights.blocks) {
-            for role in Linear::ALL {
+            for role in Linear::ATTENTION {
                 let expected =
                     scale.map_or(other.linear(role).scales.clone(), |scale| MatrixScales::PerTensor(scale).into());
                 assert_eq!(block.linear(role).scales, expected, "{}", what.display());

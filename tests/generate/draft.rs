@@ -14,7 +14,7 @@ use bitnet_gpu::{
     tokenizer::{EncodeOptions, Tokenizer},
 };
 
-use crate::common::gpu::open_backend;
+use crate::common::{gpu::open_backend, hybrid};
 
 const CONTEXT: usize = 700;
 
@@ -51,10 +51,25 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 #[test]
 fn a_pass_gives_the_bits_of_single_steps() {
     let (model, _) = story_model();
-    for (name, mut session) in sessions(&model) {
+    check_passes(sessions(&model));
+}
+
+#[test]
+fn a_pass_of_a_hybrid_model_gives_the_bits_of_single_steps() {
+    for spec in [hybrid::SMALL, hybrid::ROTATED] {
+        let model = Arc::new(hybrid::random_model(&spec, 8));
+        for isa in Isa::available() {
+            check_passes(vec![("hybrid", load(&model, BackendKind::Cpu, Box::new(CpuBackend::new(isa, 2))))]);
+        }
+    }
+}
+
+fn check_passes(sessions: Vec<(&'static str, Session)>) {
+    for (name, mut session) in sessions {
+        let vocab = session.vocab();
         let most = session.limits().exact_tokens;
         assert_eq!(most, if name == "GPU" { 8 } else { ALIKE_TOKENS }, "{name}");
-        let ids: Vec<u32> = (0..CONTEXT as u32).map(|i| (i * 7919 + 13) % model.config.vocab as u32).collect();
+        let ids: Vec<u32> = (0..CONTEXT as u32).map(|i| (i * 7919 + 13) % vocab as u32).collect();
         // At the beginning, around splits of the keys, and far behind.
         let mut before = 0;
         for start in [1, 30, 126, 300, 511, 640] {
@@ -94,6 +109,32 @@ fn answer(
     // What it has learnt serves the next answer.
     *drafter = chooser.drafter.unwrap();
     (ids, stats)
+}
+
+/// Where drafts are wrong, the states go back to before them, and the tokens that were right run again.
+#[test]
+fn drafts_of_a_hybrid_model_change_nothing() {
+    for (spec, seed) in [(hybrid::SMALL, 3), (hybrid::ROTATED, 4)] {
+        // Of few words, whose pairs repeat.
+        let spec = hybrid::Spec { vocab: 12, ..spec };
+        let model = Arc::new(hybrid::random_model(&spec, seed));
+        let mut session = load(&model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::detect(), 2)));
+        let (mut drafted, mut accepted) = (0, 0);
+        let drawn = SampleOptions { seed: Some(5), temperature: 0.3, ..SampleOptions::default() };
+        for sample in [SampleOptions::greedy(), drawn] {
+            let mut always = Drafter::new(Some(ALIKE_TOKENS));
+            for number in 0..6 {
+                let prompt = hybrid::random_ids(&spec, number, 3 + 5 * number as usize).repeat(2);
+                let (plain, _) = answer(&mut session, &prompt, 60, &sample, &mut Drafter::new(Some(0)));
+                let (with, stats) = answer(&mut session, &prompt, 60, &sample, &mut always);
+                assert_eq!(with, plain, "{spec:?}, {sample:?}");
+                drafted += stats.drafted_tokens;
+                accepted += stats.accepted_tokens;
+            }
+        }
+        eprintln!("{accepted} of {drafted} drafted tokens were right");
+        assert!(accepted > 0 && drafted > accepted, "{accepted} of {drafted} drafted tokens were right");
+    }
 }
 
 #[test]

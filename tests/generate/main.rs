@@ -4,6 +4,7 @@
 mod common;
 
 mod draft;
+mod hybrid;
 mod many;
 mod sampler;
 mod session;

@@ -16,7 +16,7 @@ use bitnet_gpu::{
     tokenizer::{EncodeOptions, Tokenizer},
 };
 
-use crate::common::gpu::open_backend;
+use crate::common::{gpu::open_backend, hybrid};
 
 const CONTEXT: usize = 160;
 const BATCH: usize = 16;
@@ -33,6 +33,13 @@ impl Story {
         let file = File::open(&path).unwrap();
         let model = Arc::new(Model::from_gguf(&file).unwrap());
         Self { model, tokenizer: Tokenizer::from_gguf(file.metadata()).unwrap() }
+    }
+
+    /// The same vocabulary, and a hybrid model that says nothing.
+    fn hybrid(spec: hybrid::Spec) -> Self {
+        let Self { model, tokenizer } = Self::new();
+        let spec = hybrid::Spec { vocab: model.config.vocab, ..spec };
+        Self { model: Arc::new(hybrid::random_model(&spec, 21)), tokenizer }
     }
 
     fn ids(&self, text: &str) -> Vec<u32> {
@@ -192,10 +199,27 @@ fn answers_do_not_depend_on_who_else_is_served_on_any_instruction_set() {
     }
 }
 
+/// Recurrent states follow their sequences, and go back to checkpoints where drafts were wrong.
+#[test]
+fn answers_of_hybrid_models_do_not_depend_on_who_else_is_served() {
+    for (name, spec) in [("plain", hybrid::SMALL), ("rotated", hybrid::ROTATED)] {
+        let story = Story::hybrid(spec);
+        for isa in Isa::available() {
+            let name = format!("{name} hybrid, {isa}");
+            check(&name, &story, |sequences| story.on_cpu(isa, 2, story.sizes(sequences, KvType::F16)));
+        }
+    }
+}
+
 /// Layers 0..2 and the rest as two segments, and prompts on segments of their own: states follow each sequence.
 #[test]
 fn answers_do_not_depend_on_others_where_the_plan_is_split() {
-    let story = Story::new();
+    for story in [Story::new(), Story::hybrid(hybrid::SMALL)] {
+        check_split(&story);
+    }
+}
+
+fn check_split(story: &Story) {
     let layers = story.model.config.layers;
     let segments = |backend: fn(bool) -> BackendKind| {
         let segment = |range: std::ops::Range<usize>| Segment {
@@ -218,7 +242,7 @@ fn answers_do_not_depend_on_others_where_the_plan_is_split() {
         let backends = vec![(BackendKind::Cpu, backend(2)), (BackendKind::Gpu, backend(1))];
         Runtime::load(&story.model, &plan, backends, &mut |_| {}).unwrap()
     };
-    check("split", &story, load);
+    check("split", story, load);
 }
 
 /// On a software GPU: with subgroups of 8 and without any, and keys and values in 8 bits.
@@ -266,7 +290,12 @@ fn answers_do_not_depend_on_others_where_a_gpu_has_a_part() {
 
 #[test]
 fn a_fork_goes_on_as_the_sequence_it_came_from() {
-    let story = Story::new();
+    for story in [Story::new(), Story::hybrid(hybrid::SMALL), Story::hybrid(hybrid::ROTATED)] {
+        check_forks(&story);
+    }
+}
+
+fn check_forks(story: &Story) {
     let mut runtime = story.on_cpu(Isa::detect(), 2, story.sizes(3, KvType::F16));
     let ids = story.ids("Once upon a time there was a little cat");
     let mut first = runtime.begin().unwrap();

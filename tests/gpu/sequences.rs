@@ -6,7 +6,7 @@ use bitnet_cpu_kernels::{format::DenseType, isa::Isa};
 use bitnet_gpu::{
     Error,
     backend::{
-        Activations, Backend, Batch, Candidates, LayerState, Row, SegmentId, SlotId, Want,
+        Activations, Backend, Batch, Candidates, Checkpoint, LayerState, Row, SegmentId, SlotId, Want,
         cpu::CpuBackend,
         gpu::{GpuBackend, Tuning},
     },
@@ -391,10 +391,10 @@ fn what_a_slot_holds_is_known() {
     refused(&mut gpu, &[(0, 0, &ids[..8], Want::Last), (1, 20, &[4], Want::Last)], "1 to 8 tokens");
     refused(&mut gpu, &[(0, 0, &[], Want::Last), (1, 20, &[4], Want::Last)], "some of each row");
     let states = gpu.backend.states(gpu.segment).unwrap();
-    let kept = states.checkpoint(SlotId(1)).unwrap();
+    states.checkpoint(SlotId(1), Checkpoint(2)).unwrap();
     assert!(states.rewind(SlotId(1), 5));
     refused(&mut gpu, &[(1, 6, &[3], Want::Last)], "at most position 5");
-    gpu.backend.states(gpu.segment).unwrap().restore(SlotId(1), kept).unwrap();
+    gpu.backend.states(gpu.segment).unwrap().restore(SlotId(1), Checkpoint(2)).unwrap();
     gpu.step(&[(1, 20, &[3], Want::Last)]);
     gpu.backend.states(gpu.segment).unwrap().clear(SlotId(1)).unwrap();
     refused(&mut gpu, &[(1, 1, &[3], Want::Last)], "at most position 0");

@@ -26,7 +26,7 @@ fn sound_models_pass() {
         assert_eq!(report.faults, [""; 0], "{report:?}");
         assert_eq!((report.layers.len(), report.tokens, parts.len()), (spec.layers, 2 * 4, 3), "{report:?}");
         // One token and five through every matrix.
-        let rows: usize = Linear::ALL.iter().map(|&role| model.config.linear_shape(role).0).sum();
+        let rows: usize = Linear::ATTENTION.iter().map(|&role| model.config.linear_shape(role).0).sum();
         assert_eq!(report.products, spec.layers * rows * 6);
         assert!(report.layers.iter().all(|&difference| difference < BOUND) && report.logits < BOUND);
         assert!(report.equal_tokens >= report.tokens - 1, "{report:?}");
@@ -37,8 +37,8 @@ fn sound_models_pass() {
 fn with_a_wrong_weight(model: &Model, layer: usize, role: Linear, row: usize, col: usize) -> Model {
     let mut weights = model.weights.clone();
     let block = &weights.blocks[layer];
-    let mut linears = Linear::ALL.map(|role| block.linear(role).clone());
-    let matrix = &mut linears[Linear::ALL.iter().position(|&other| other == role).unwrap()];
+    let mut linears = Linear::ATTENTION.map(|role| (role, block.linear(role).clone()));
+    let (_, matrix) = &mut linears[Linear::ATTENTION.iter().position(|&other| other == role).unwrap()];
     let layout = matrix.layout();
     let mut codes = unpack(layout, matrix.rows, matrix.cols, matrix.source());
     let code = &mut codes[row * matrix.cols + col];

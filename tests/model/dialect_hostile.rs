@@ -112,7 +112,7 @@ fn the_files_themselves_are_valid() {
     for (name, file) in files() {
         let model =
             Model::from_gguf(&File::parse(file.build().into()).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
-        for role in Linear::ALL {
+        for role in Linear::ATTENTION {
             let matrix = model.weights.blocks[0].linear(role);
             assert_eq!(matrix.scales, MatrixScales::PerTensor(0.5).into(), "{name}");
             let plain = matrix.packed(Layout::I2sP128).unwrap();
@@ -321,7 +321,7 @@ fn factors_and_mixed_scales() {
         .tensor(Tensor::new("blk.0.attn_k.weight", &[256, 128], 142, encoded(Dialect::Q2_0G128, 128, 256)))
         .tensor(Tensor::i2_s("blk.0.attn_v.weight", &[256, 128], 0.25));
     let loaded = Model::from_gguf(&File::parse(mixed.build().into()).unwrap()).unwrap();
-    for role in Linear::ALL {
+    for role in Linear::ATTENTION {
         let scales = loaded.packed(0, role, Layout::I2sP128).unwrap().scales;
         let MatrixScales::PerGroup { size: 128, values } = scales else {
             panic!("{role:?} is not in groups of 128");

@@ -178,7 +178,7 @@ fn every_type_holds_the_same_weights() {
         let count = File::open(&out).unwrap().tensors().iter().filter(|tensor| tensor.ty == tensor_type).count();
         assert_eq!(count, 14, "{ty:?}");
         let model = Model::open(&out).unwrap();
-        let matrices = model.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|role| block.linear(role)));
+        let matrices = model.weights.blocks.iter().flat_map(|block| Linear::ATTENTION.map(|role| block.linear(role)));
         let plain = matrices.map(|m| m.packed(Layout::I2sP128).unwrap());
         let found: Vec<_> = plain.map(|m| (unpack(m.layout, m.rows, m.cols, &m.codes), m.scales)).collect();
         if ty == TernaryType::I2S {
@@ -203,4 +203,35 @@ fn a_type_that_a_shape_cannot_have_is_refused() {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// A hybrid model in a rotated basis, of a published shape but smaller.
+#[test]
+fn hybrid_models_are_as_their_keys_say() {
+    let folder = TempDir::new().unwrap();
+    for (name, tied) in [("bonsai2-27b", false), ("bonsai2-9b", false), ("bonsai2-4b", true), ("bonsai-27b", false)] {
+        let mut shape = Shape::like(name).unwrap();
+        assert_eq!((shape.tied, shape.model.rotation.is_some()), (tied, name != "bonsai-27b"), "{name}");
+        let model = &mut shape.model;
+        (model.layers, model.dim, model.ffn_dim, model.heads, model.vocab) = (4, 512, 1024, 4, 300);
+        let delta = model.delta.as_mut().unwrap();
+        delta.layers.truncate(4);
+        (delta.key_heads, delta.value_heads) = (4, 8);
+        if let Some(rotation) = &mut model.rotation {
+            rotation.folded.truncate(4);
+            rotation.block = 256;
+            let signs = rotation.signs.as_mut().unwrap();
+            let all = signs[0].1.clone();
+            *signs = [512, 1024].map(|width| (width, all[..width].to_vec())).to_vec();
+        }
+        let out = folder.path().join(format!("{name}.gguf"));
+        for (ty, group) in [(TernaryType::Q2_0, Some(64)), (TernaryType::TQ2_0, None)] {
+            let options = DummyOptions { ty, head: HeadType::AsMatrices, force: true, ..Default::default() };
+            make(&shape, &out, &options).unwrap();
+            let model = Model::open(&out).unwrap();
+            assert_eq!(model.config, shape.model, "{name}");
+            assert_eq!(model.weights.act_group(), group, "{name} {ty:?}");
+            assert_eq!(model.weights.output.is_none(), tied, "{name}");
+        }
+    }
 }

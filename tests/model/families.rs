@@ -294,10 +294,10 @@ fn every_release_is_understood() {
             (release.head_dim, release.theta, style),
             "{name}"
         );
-        let of_layer = Linear::ALL.len() + family.block_norms().len();
+        let of_layer = Linear::ATTENTION.len() + family.block_norms().len();
         let outside = if release.tied { 2 } else { 3 };
         assert_eq!(release.layers * of_layer + outside, release.tensors, "{name}: tensors");
-        let weights: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
+        let weights: usize = Linear::ATTENTION.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
         assert_eq!(weights * release.layers / 1000, release.ternary_thousands, "{name}: ternary weights");
     }
 }
@@ -308,14 +308,15 @@ fn every_release_is_understood() {
 #[test]
 fn falcon_e_fills_its_files() {
     assert_eq!(FALCON_E_1B.layers * Family::Llama.block_norms().len() + 1, 49, "norms of 1B");
-    assert_eq!(FALCON_E_1B.layers * Linear::ALL.len(), 168, "ternary matrices of 1B");
+    assert_eq!(FALCON_E_1B.layers * Linear::ATTENTION.len(), 168, "ternary matrices of 1B");
     for (release, file_bytes) in [(&FALCON_E_1B, 665_041_488), (&FALCON_E_3B, 998_568_704)] {
         let config = config(release);
-        let of_layer: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k / 4).sum();
+        let of_layer: usize =
+            Linear::ATTENTION.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k / 4).sum();
         let norms = Family::Llama.block_norms().len() * release.layers + 1;
         let bytes = of_layer * release.layers + (norms * release.dim + 2 * release.vocab * release.dim) * 2;
         // The matrices have a scale each, which is a tensor of its own.
-        let tensors = release.tensors + release.layers * Linear::ALL.len();
+        let tensors = release.tensors + release.layers * Linear::ATTENTION.len();
         let rest = (file_bytes - bytes) / tensors;
         assert!((80..160).contains(&rest), "{}: {rest} bytes a tensor", release.name);
     }
@@ -362,9 +363,9 @@ fn the_embedding_models_are_understood() {
             (config.head_dim, config.rope.dims, config.rope.base),
             (release.head_dim, release.head_dim, release.theta)
         );
-        let of_layer = Linear::ALL.len() + family.block_norms().len();
+        let of_layer = Linear::ATTENTION.len() + family.block_norms().len();
         assert_eq!(release.layers * of_layer + 2, release.tensors, "{}: tensors", release.name);
-        let weights: usize = Linear::ALL.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
+        let weights: usize = Linear::ATTENTION.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
         assert_eq!(weights * release.layers / 1000, release.ternary_thousands, "{}: ternary weights", release.name);
         let scale = if release.arch == "gemma3" { 640f32.sqrt() } else { 1.0 };
         assert_eq!(config.embedding_scale(), scale);

@@ -166,9 +166,3 @@ fn tensors() {
     }
     refuse_all(rows, open);
 }
-
-#[test]
-fn models_that_need_a_transform_are_refused_by_name() {
-    let rotated = tiny_model().with("prism.hadamard.version", u32(1)).build();
-    refuse_all(vec![row("rotated basis", rotated, &["prism.hadamard.version", "Hadamard"])], open);
-}

@@ -12,6 +12,8 @@ mod families;
 mod golden_logits;
 mod head_screen;
 mod hostile;
+mod hybrid_hostile;
 mod i2s_layout;
 mod layouts;
 mod no_mmap;
+mod qwen35;

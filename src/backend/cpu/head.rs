@@ -3,11 +3,14 @@
 use std::time::Instant;
 
 use bitnet_cpu_kernels::{
-    ALIKE_TOKENS, Cpu, dense, norm,
+    ALIKE_TOKENS, Cpu, dense, norm, rotate,
     screen::{Screen, Top},
 };
 
-use super::super::{Activations, Batch, Rest, Scored, SlotId, Want};
+use super::{
+    super::{Activations, Batch, Rest, Scored, SlotId, Want},
+    rotations::Rotations,
+};
 use crate::{model::Model, plan::Sizes};
 
 /// Buffers of the head. Nothing here grows after [`Head::new`].
@@ -17,9 +20,10 @@ pub(super) struct Head {
     screen: Option<Screen>,
     /// Most candidates that the copy finds; 0 without one.
     most_top: usize,
-    /// (batch_tokens, dim): final norm of the tokens that want logits; those of rows that want candidates are last.
+    /// (batch_tokens, dim): final norm of the tokens that want logits, rotated where the head is; those of rows that want
+    /// candidates are last.
     normed: Vec<f32>,
-    /// (sequences, dim): final norm of the last token of each slot that got candidates.
+    /// (sequences, dim): as `normed`, of the last token of each slot that got candidates.
     kept: Vec<f32>,
     /// Rows of the batch that want candidates.
     top_rows: Vec<usize>,
@@ -47,10 +51,18 @@ impl Head {
     }
 
     /// Logits and candidates for `hidden` (tokens, dim), the residual stream behind the last block.
-    pub fn run(&mut self, cpu: &Cpu, model: &Model, batch: &Batch, hidden: &[f32], out: &mut Activations) {
+    pub fn run(
+        &mut self,
+        cpu: &Cpu,
+        model: &Model,
+        rotations: &Rotations,
+        batch: &Batch,
+        hidden: &[f32],
+        out: &mut Activations,
+    ) {
         out.clear_output(batch.rows.len());
         let config = &model.config;
-        let full_tokens = self.norm_wanted(cpu, model, batch, hidden);
+        let full_tokens = self.norm_wanted(cpu, model, rotations, batch, hidden);
         let head = model.weights.head().view();
 
         out.logits.resize(full_tokens * config.vocab, 0.0);
@@ -90,7 +102,7 @@ impl Head {
 
     /// Fills `normed`: first the tokens whose logits are wanted in full, in the order of the batch; their number is
     /// returned. Then the last token of each row of `top_rows`, which is also kept for its slot.
-    fn norm_wanted(&mut self, cpu: &Cpu, model: &Model, batch: &Batch, hidden: &[f32]) -> usize {
+    fn norm_wanted(&mut self, cpu: &Cpu, model: &Model, rotations: &Rotations, batch: &Batch, hidden: &[f32]) -> usize {
         let (dim, eps) = (model.config.dim, model.config.rms_eps);
         let weight = &model.weights.output_norm;
         self.top_rows.clear();
@@ -112,9 +124,15 @@ impl Head {
             if self.top_rows.get(tops) == Some(&number) {
                 let to = &mut self.normed[(full_tokens + tops) * dim..][..dim];
                 norm::rms_norm(cpu, &hidden[(end - 1) * dim..end * dim], dim, weight, eps, to);
-                self.kept[row.slot.index() * dim..][..dim].copy_from_slice(to);
                 tops += 1;
             }
+        }
+        if let Some(rotation) = rotations.head() {
+            rotate::forward(cpu, rotation, &mut self.normed[..(full_tokens + tops) * dim]);
+        }
+        for (normed, &number) in self.normed[full_tokens * dim..].chunks_exact(dim).zip(&self.top_rows) {
+            let slot = batch.rows[number].slot.index();
+            self.kept[slot * dim..][..dim].copy_from_slice(normed);
         }
         full_tokens
     }

@@ -10,7 +10,7 @@ use bitnet_cpu_kernels::{
 
 use crate::{
     error::{Error, Remedy, Result},
-    model::{Block, Linear, TernaryMatrix},
+    model::{Block, TernaryMatrix},
 };
 
 /// A kernel of ternary products, and so a packed form of the matrix. All give the same numbers.
@@ -146,7 +146,7 @@ impl Kernels {
     pub fn token_bytes(&self, block: &Block) -> usize {
         let bytes =
             |m: &TernaryMatrix| ternary_bytes(self.wanted(m).few, m.rows, m.cols) + m.scales.bytes(m.rows, m.cols);
-        Linear::ALL.iter().map(|&role| bytes(block.linear(role))).sum()
+        block.linears().map(|(_, matrix)| bytes(matrix)).sum()
     }
 
     /// Their name in the summary, where there is something to say.

@@ -40,7 +40,7 @@ struct Forms {
 /// The ternary matrices of a segment by layer and role. Those that the file has in the layout that is wanted are read in
 /// place.
 #[derive(Debug)]
-pub(super) struct Matrices(Vec<[Forms; Linear::ALL.len()]>);
+pub(super) struct Matrices(Vec<[Option<Forms>; Linear::ALL.len()]>);
 
 impl Matrices {
     /// Packs what `kernels` want, on all threads.
@@ -54,7 +54,7 @@ impl Matrices {
         let mut layers = Vec::with_capacity(segment.layers.len());
         for first in segment.layers.clone().step_by(LAYERS_AT_ONCE) {
             let blocks = &model.weights.blocks[first..segment.layers.end.min(first + LAYERS_AT_ONCE)];
-            layers.extend_from_slice(pack_blocks(cpu, blocks, first, kernels)?.as_chunks().0);
+            layers.extend(pack_blocks(cpu, blocks, first, kernels)?);
             progress(blocks.iter().map(|block| block.ternary_bytes() as u64).sum());
         }
         Ok(Self(layers))
@@ -62,7 +62,8 @@ impl Matrices {
 
     /// The matrix that a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
     pub fn get(&self, layer: usize, role: Linear, tokens: usize) -> &PackedMatrix {
-        let Forms { few, many } = &self.0[layer][role as usize];
+        let forms = self.0[layer][role as usize].as_ref();
+        let Forms { few, many } = forms.unwrap_or_else(|| panic!("no {role:?} in layer {layer}"));
         if tokens <= ternary::most_few(few.layout) { few } else { many }
     }
 }
@@ -158,11 +159,18 @@ struct PackedRows<'a> {
 
 /// The matrices of some blocks, the first of them number `first`, by layer and role. What is packed shares one stretch of
 /// memory, as huge pages are larger than most matrices.
-fn pack_blocks(cpu: &Cpu, blocks: &[Block], first: usize, kernels: &Kernels) -> Result<Vec<Forms>> {
-    let all = blocks.iter().enumerate().flat_map(|(block, weights)| {
-        Linear::ALL.map(|role| (names::linear(first + block, role), weights.linear(role)))
-    });
-    let jobs: Vec<Job> = all.map(|(name, matrix)| Job::new(name, matrix, kernels)).collect::<Result<_>>()?;
+fn pack_blocks(
+    cpu: &Cpu,
+    blocks: &[Block],
+    first: usize,
+    kernels: &Kernels,
+) -> Result<Vec<[Option<Forms>; Linear::ALL.len()]>> {
+    let mut places = Vec::with_capacity(blocks.len() * Linear::ALL.len());
+    for (block, weights) in blocks.iter().enumerate() {
+        places.extend(weights.linears().map(|(role, matrix)| (block, role, matrix)));
+    }
+    let job = |&(block, role, matrix)| Job::new(names::linear(first + block, role), matrix, kernels);
+    let jobs: Vec<Job> = places.iter().map(job).collect::<Result<_>>()?;
     let mut memory = Memory::zeroed(jobs.iter().flat_map(Job::room).sum());
     let mut left = &mut memory[..];
     let mut pieces = Vec::new();
@@ -196,13 +204,12 @@ fn pack_blocks(cpu: &Cpu, blocks: &[Block], first: usize, kernels: &Kernels) -> 
             codes.filter(|_| job.written[at].is_some())
         })
     };
-    jobs.into_iter()
-        .zip(has_few)
-        .map(|(job, has_few)| {
-            let codes = codes(&job);
-            job.forms(codes, has_few)
-        })
-        .collect()
+    let mut layers = vec![[const { None }; Linear::ALL.len()]; blocks.len()];
+    for ((job, has_few), (block, role, _)) in jobs.into_iter().zip(has_few).zip(places) {
+        let codes = codes(&job);
+        layers[block][role as usize] = Some(job.forms(codes, has_few)?);
+    }
+    Ok(layers)
 }
 
 /// Takes the first `len` bytes off.
@@ -228,7 +235,7 @@ mod tests {
 
     /// A block of matrices of one shape; `matrix` makes each.
     fn block(mut matrix: impl FnMut() -> TernaryMatrix) -> Block {
-        Block::new(Linear::ALL.map(|_| matrix()), [const { None }; Norm::BLOCK.len()])
+        Block::new(Linear::ATTENTION.map(|role| (role, matrix())), [const { None }; Norm::BLOCK.len()])
     }
 
     #[test]
@@ -260,7 +267,8 @@ mod tests {
                 (Kernels::Preferred(Kernel::Base3), &grouped, Layout::I2sR16, Layout::I2sR16),
             ] {
                 let forms = pack_blocks(&cpu, std::slice::from_ref(block), 0, &kernels).unwrap();
-                for (role, forms) in Linear::ALL.into_iter().zip(forms) {
+                for (role, forms) in Linear::ATTENTION.into_iter().zip(&forms[0]) {
+                    let forms = forms.clone().unwrap();
                     for (found, layout) in [(forms.few, few), (forms.many, many)] {
                         let expected = block.linear(role).packed(layout).unwrap();
                         assert!(
@@ -291,7 +299,8 @@ mod tests {
             (&good, Kernels::Preferred(Kernel::Base3), Layout::Base3),
             (&bad, Kernels::Preferred(Kernel::Base3), Layout::I2sP128),
         ] {
-            for (role, forms) in Linear::ALL.into_iter().zip(pack(block, kernels).unwrap()) {
+            for (role, forms) in Linear::ATTENTION.into_iter().zip(&pack(block, kernels).unwrap()[0]) {
+                let forms = forms.as_ref().unwrap();
                 assert_eq!((forms.few.layout, forms.many.layout), (few, Layout::I2sP128));
                 assert_eq!(forms.many.codes.as_ptr(), block.linear(role).source().as_ptr());
             }

@@ -3,7 +3,9 @@
 mod head;
 mod kernel;
 mod matrices;
+mod rotations;
 mod segment;
+mod states;
 pub mod tune;
 
 use std::{sync::Arc, task::Poll};
@@ -134,6 +136,6 @@ impl Backend for CpuBackend {
     }
 
     fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States> {
-        Ok(&mut self.segments[segment.0])
+        Ok(&mut self.segments[segment.0].states)
     }
 }

@@ -1,25 +1,27 @@
-//! One loaded segment: its buffers, its KV caches, and the op interpreter.
+//! One loaded segment: its buffers, and the op interpreter.
 
 use std::{ops::Range, sync::Arc};
 
 use bitnet_cpu_kernels::{
     ALIKE_TOKENS, Cpu,
-    attention::{self, KvCache, Placed},
-    dense, gate, norm, quantize,
+    attention::{self, Placed},
+    delta, dense, gate, norm, quantize,
     quantize::QuantizedActs,
     rope::{self, RopeTable},
-    ternary,
+    rotate, ternary,
 };
 
 use super::{
-    super::{Activations, Batch, Checkpoint, LayerState, Limits, SlotId, States},
+    super::{Activations, Batch, Limits, SlotId},
     head::Head,
     matrices::Matrices,
+    rotations::Rotations,
+    states::{LayerStates, SegmentStates, delta_shape},
 };
 use crate::{
-    error::{Error, Remedy, Result},
+    error::{Error, Result},
     graph::{
-        Graph, StateKind,
+        Graph,
         op::{Op, Part, Slot},
     },
     model::{Activation, Block, Config, Linear, Model, Norm, PackedMatrix, RopeStyle},
@@ -39,8 +41,10 @@ pub(super) struct CpuSegment {
     rope: RopeTable,
     /// The rows of the step, as attention takes them.
     placed: Vec<Placed>,
-    /// One list a layer of the segment, with a cache for each sequence.
-    caches: Vec<Vec<KvCache>>,
+    pub(super) states: SegmentStates,
+    rotations: Rotations,
+    /// Of each layer of the segment that is a DeltaNet.
+    taps: Vec<Option<delta::Taps>>,
     /// By [`Slot`]; (batch_tokens, width) each.
     slots: [Vec<f32>; Slot::ALL.len()],
     /// Input of the next linear.
@@ -50,7 +54,7 @@ pub(super) struct CpuSegment {
 
 impl CpuSegment {
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is not the memory for the keys and values.
+    /// [`Error::OutOfMemory`] if there is not the memory for the states.
     pub(super) fn new(
         cpu: &Cpu,
         model: &Arc<Model>,
@@ -60,17 +64,20 @@ impl CpuSegment {
     ) -> Result<Self> {
         let config = &model.config;
         let graph = Graph::of(config);
+        let rotations = Rotations::of(config)?;
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
         Ok(Self {
             rope: model.rope_table(sizes.batch_tokens),
             placed: Vec::with_capacity(sizes.sequences),
-            caches: caches(&graph, segment, sizes)?,
+            states: SegmentStates::new(&graph, config, segment, sizes)?,
+            taps: segment.layers.clone().map(|layer| taps(model, layer)).collect(),
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
             quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
             batch_tokens: sizes.batch_tokens,
             layers: segment.layers.clone(),
             embed: segment.embed,
             head: segment.head.then(|| Head::new(cpu, model, sizes)),
+            rotations,
             model: Arc::clone(model),
             graph,
             matrices,
@@ -107,7 +114,7 @@ impl CpuSegment {
         let not_finite = |place: String| Error::NotFinite { place, backend: name.to_owned() };
         let model = Arc::clone(&self.model);
         let hidden_len = tokens * model.config.dim;
-        self.take_input(input, tokens);
+        self.take_input(cpu, input, tokens);
         self.placed.clear();
         self.placed.extend(batch.rows.iter().map(|row| Placed {
             cache: row.slot.index(),
@@ -115,6 +122,7 @@ impl CpuSegment {
             tokens: row.positions.len(),
         }));
         self.rope.fill(batch.rows.iter().flat_map(|row| row.positions.clone()));
+        self.states.begin(&self.placed);
         // Taken out for the loop so that ops can be read while buffers are written.
         let graph = std::mem::take(&mut self.graph);
         let damaged = self.layers.clone().enumerate().find(|&(index, layer)| {
@@ -127,10 +135,11 @@ impl CpuSegment {
         if let Some((_, layer)) = damaged {
             return Err(not_finite(format!("layer {layer}")));
         }
+        self.states.finish(&self.placed);
 
         let hidden = &self.slots[Slot::Hidden as usize][..hidden_len];
         if let Some(head) = &mut self.head {
-            head.run(cpu, &model, batch, hidden, out);
+            head.run(cpu, &model, &self.rotations, batch, hidden, out);
             if !norm::all_finite(&out.logits) {
                 return Err(not_finite("the output head".into()));
             }
@@ -149,7 +158,7 @@ impl CpuSegment {
     }
 
     /// Fills the residual stream from ids or from the hidden states of the segment before.
-    fn take_input(&mut self, input: &Activations, tokens: usize) {
+    fn take_input(&mut self, cpu: &Cpu, input: &Activations, tokens: usize) {
         let Model { config, weights } = &*self.model;
         let stream = &mut self.slots[Slot::Hidden as usize][..tokens * config.dim];
         if !self.embed {
@@ -159,6 +168,9 @@ impl CpuSegment {
         for (row, &id) in stream.chunks_exact_mut(config.dim).zip(&input.ids) {
             dense::gather(weights.token_embd.view(), id as usize, row);
         }
+        if let Some(rotation) = self.rotations.embedding() {
+            rotate::inverse(cpu, rotation, stream);
+        }
         let scale = config.embedding_scale();
         if scale != 1.0 {
             stream.iter_mut().for_each(|x| *x *= scale);
@@ -166,15 +178,13 @@ impl CpuSegment {
     }
 
     fn run_op(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
-        let config = &self.model.config;
+        let model = Arc::clone(&self.model);
+        let config = &model.config;
         let weight = |norm: Norm| block.norm(norm).unwrap_or_else(|| panic!("no {norm:?} norm in this family"));
         match op {
             Op::Norm { input, norm, out, add } => {
                 let len = tokens * config.dim;
-                let [from, to] = self
-                    .slots
-                    .get_disjoint_mut([*input as usize, *out as usize])
-                    .unwrap_or_else(|_| unreachable!("two different slots"));
+                let [from, to] = self.slots([*input, *out]);
                 if *add {
                     // What is normed is not needed afterwards.
                     norm::rms_norm_in_place(cpu, &mut from[..len], config.dim, weight(*norm), config.rms_eps);
@@ -187,6 +197,12 @@ impl CpuSegment {
                 let width = input.width(config);
                 let x = &self.slots[*input as usize][..tokens * width];
                 quantize::norm_quantize(cpu, x, width, norm.map(weight), config.rms_eps, &mut self.quantized);
+            }
+            Op::RotateQuantize { input, norm } => {
+                let width = input.width(config);
+                let x = &self.slots[*input as usize][..tokens * width];
+                let (rotation, eps) = (self.rotations.of_width(width), config.rms_eps);
+                quantize::norm_rotate_quantize(cpu, x, width, norm.map(weight), eps, rotation, &mut self.quantized);
             }
             Op::Linear { parts } => {
                 let matrix = |role| self.matrices.get(index, role, tokens);
@@ -212,7 +228,9 @@ impl CpuSegment {
                     .slots
                     .get_disjoint_mut([Slot::Q, Slot::K, Slot::V, Slot::Attn].map(|slot| slot as usize))
                     .unwrap_or_else(|_| unreachable!("four different slots"));
-                let caches = &mut self.caches[index];
+                let LayerStates::Kv(caches) = &mut self.states.layers[index] else {
+                    unreachable!("attention keeps keys and values")
+                };
                 attention::append(cpu, caches, &self.placed, &k[..kv_len], &v[..kv_len]);
                 let q_len = tokens * Slot::Q.width(config);
                 let scale = 1.0 / (config.head_dim as f32).sqrt();
@@ -224,79 +242,76 @@ impl CpuSegment {
                     Activation::Silu => gate::Kind::Silu,
                     Activation::GeluTanh => gate::Kind::GeluTanh,
                 };
-                let [gate, up] = self
-                    .slots
-                    .get_disjoint_mut([Slot::Gate as usize, Slot::Up as usize])
-                    .unwrap_or_else(|_| unreachable!("two different slots"));
+                let [gate, up] = self.slots([Slot::Gate, Slot::Up]);
                 let len = tokens * config.ffn_dim;
                 gate::apply(cpu, kind, &mut gate[..len], &up[..len]);
             }
+            Op::SplitGate => {
+                let len = tokens * Slot::Q.width(config);
+                let [both, q, gate] = self.slots([Slot::GatedQ, Slot::Q, Slot::AttnGate]);
+                gate::split(cpu, &both[..2 * len], config.head_dim, &mut q[..len], &mut gate[..len]);
+            }
+            Op::OutputGate => {
+                let len = tokens * Slot::Attn.width(config);
+                let [gate, attn] = self.slots([Slot::AttnGate, Slot::Attn]);
+                gate::apply(cpu, gate::Kind::Sigmoid, &mut gate[..len], &attn[..len]);
+                attn[..len].copy_from_slice(&gate[..len]);
+            }
+            Op::DeltaGates | Op::DeltaConv | Op::DeltaRule | Op::DeltaNorm { .. } => {
+                self.run_delta(cpu, op, block, index, tokens);
+            }
         }
+    }
+
+    /// The ops of a gated DeltaNet.
+    fn run_delta(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
+        let model = Arc::clone(&self.model);
+        let config = &model.config;
+        let (Some(weights), Some(heads)) = (block.delta(), &config.delta) else {
+            unreachable!("only DeltaNets have such ops")
+        };
+        let shape = delta_shape(heads);
+        let len = |slot: Slot| tokens * slot.width(config);
+        let (qkv_len, width, gates) = (len(Slot::DeltaQkv), len(Slot::Delta), len(Slot::Alpha));
+        if let Op::DeltaGates = op {
+            let [x, alpha, beta] = self.slots([Slot::Normed, Slot::Alpha, Slot::Beta]);
+            let x = &x[..tokens * config.dim];
+            dense::matmul(cpu, weights.alpha.view(), x, &mut alpha[..gates]);
+            return dense::matmul(cpu, weights.beta.view(), x, &mut beta[..gates]);
+        }
+        if let Op::DeltaNorm { grouped } = op {
+            let order = if *grouped { delta::HeadOrder::Grouped } else { delta::HeadOrder::Tiled };
+            let weight = block.norm(Norm::DeltaHead).unwrap_or_else(|| panic!("no norm of a DeltaNet's output"));
+            let [o, z] = self.slots([Slot::Delta, Slot::DeltaGate]);
+            return delta::gated_norm(cpu, &shape, &mut o[..width], &mut z[..width], weight, config.rms_eps, order);
+        }
+        let [qkv, alpha, beta, out] = self
+            .slots
+            .get_disjoint_mut([Slot::DeltaQkv, Slot::Alpha, Slot::Beta, Slot::Delta].map(|slot| slot as usize))
+            .unwrap_or_else(|_| unreachable!("four different slots"));
+        let (LayerStates::Recurrent { live, .. }, Some(taps)) = (&mut self.states.layers[index], &self.taps[index])
+        else {
+            unreachable!("a DeltaNet has a recurrent state and taps")
+        };
+        if let Op::DeltaConv = op {
+            return delta::conv(cpu, &shape, taps, live, &self.placed, &mut qkv[..qkv_len]);
+        }
+        let decay = delta::Decay { rate: &weights.rate, bias: &weights.dt_bias };
+        let (alpha, beta) = (&mut alpha[..gates], &mut beta[..gates]);
+        delta::mix(cpu, &shape, &qkv[..qkv_len], alpha, beta, decay, live, &self.placed, &mut out[..width]);
+    }
+
+    /// Different slots at a time.
+    fn slots<const N: usize>(&mut self, which: [Slot; N]) -> [&mut Vec<f32>; N] {
+        let slots = self.slots.get_disjoint_mut(which.map(|slot| slot as usize));
+        slots.unwrap_or_else(|_| unreachable!("different slots"))
     }
 }
 
-impl States for CpuSegment {
-    fn clear(&mut self, _slot: SlotId) -> Result<()> {
-        // Positions are overwritten as they are computed again.
-        Ok(())
-    }
-
-    fn fork(&mut self, from: SlotId, to: SlotId, len: usize) -> Result<()> {
-        for caches in &mut self.caches {
-            if let Ok([from, to]) = caches.get_disjoint_mut([from.index(), to.index()]) {
-                to.copy_from(from, len);
-            }
-        }
-        Ok(())
-    }
-
-    fn rewind(&mut self, _slot: SlotId, _len: usize) -> bool {
-        true
-    }
-
-    fn checkpoint(&mut self, _slot: SlotId) -> Result<Checkpoint> {
-        // Keys and values of earlier positions stay where they are.
-        Ok(Checkpoint(0))
-    }
-
-    fn restore(&mut self, _slot: SlotId, _from: Checkpoint) -> Result<()> {
-        Ok(())
-    }
-
-    fn export(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
-        let [k, v] = self.caches[layer][slot.index()].read(positions);
-        *to = LayerState::Kv { k, v };
-        Ok(())
-    }
-
-    fn import(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
-        match from {
-            LayerState::Kv { k, v } => {
-                self.caches[layer][slot.index()].write(positions.start, k, v);
-                Ok(())
-            }
-            LayerState::Recurrent { .. } => {
-                Err(Error::malformed(format!("state for layer {layer}"), "keys and values", "a recurrent state"))
-            }
-        }
-    }
-}
-
-/// A cache for each layer and sequence.
-fn caches(graph: &Graph, segment: &Segment, sizes: &Sizes) -> Result<Vec<Vec<KvCache>>> {
-    let out_of_memory = || {
-        let what = format!("the keys and values of {} tokens", sizes.context_tokens * sizes.sequences);
-        let bytes = segment.layers.clone().map(|layer| sizes.state_bytes(graph.layer(layer).state)).sum();
-        Error::OutOfMemory { what, bytes }.with_remedy(Remedy::ShrinkCache)
-    };
-    let of_layer = |layer| match graph.layer(layer).state {
-        StateKind::Kv { kv_heads, head_dim } => {
-            let cache = || KvCache::try_new(kv_heads, head_dim, sizes.context_tokens, sizes.k_type, sizes.v_type);
-            (0..sizes.sequences).map(|_| cache().ok_or_else(out_of_memory)).collect::<Result<Vec<_>>>()
-        }
-        StateKind::Recurrent { .. } => Err(Error::unsupported("a recurrent layer", "the CPU has no kernels for it")),
-    };
-    segment.layers.clone().map(of_layer).collect()
+/// The convolution's weights of a layer that is a DeltaNet.
+fn taps(model: &Model, layer: usize) -> Option<delta::Taps> {
+    let (weights, delta) = (model.weights.blocks[layer].delta()?, model.config.delta.as_ref()?);
+    Some(delta::Taps::new(&delta_shape(delta), &weights.conv))
 }
 
 /// All parts of a linear in one parallel region; at most three share an input in any known family.

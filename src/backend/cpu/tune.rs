@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{Linear, Model, PackedMatrix, TernaryMatrix, dialect::blame, names},
+    model::{Model, PackedMatrix, TernaryMatrix, dialect::blame, names},
     numbers::median,
 };
 
@@ -126,7 +126,7 @@ pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&st
     let mut cpu = Cpu::new(isa, threads);
     let all: Vec<(String, &TernaryMatrix)> = (0..model.config.layers)
         .flat_map(|layer| {
-            Linear::ALL.map(|role| (names::linear(layer, role), model.weights.blocks[layer].linear(role)))
+            model.weights.blocks[layer].linears().map(move |(role, matrix)| (names::linear(layer, role), matrix))
         })
         .collect();
     let mut shapes: Vec<(usize, usize)> = Vec::new();

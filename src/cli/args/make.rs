@@ -136,7 +136,7 @@ pub struct DummyArgs {
     pub size: Option<String>,
 
     /// The shape of a published model: 2b-4t, bitnet-large, bitnet-3b, llama3-8b, falcon3-1b (3b, 7b, 10b),
-    /// falcon-e-1b (3b)
+    /// falcon-e-1b (3b), bonsai-27b, bonsai2-27b (9b, 4b)
     #[arg(long, value_name = "MODEL")]
     pub like: Option<String>,
 
@@ -152,9 +152,9 @@ pub struct DummyArgs {
     #[arg(long = "type", visible_alias = "outtype", value_enum, value_name = "TYPE", default_value = "i2_s")]
     pub ty: TernaryChoice,
 
-    /// Type of the embedding table and the head
-    #[arg(long, value_enum, value_name = "TYPE", default_value = "f16")]
-    pub head: DummyHead,
+    /// Type of the embedding table and the head; f16, or the type of the matrices where the published model has that
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub head: Option<DummyHead>,
 
     /// Chooses the weights
     #[arg(short, long, value_name = "N", default_value_t = 0)]
@@ -178,6 +178,8 @@ pub enum DummyHead {
     Q6K,
     #[value(name = "q2_0")]
     Q2_0,
+    /// As the matrices
+    Same,
 }
 
 impl From<DummyHead> for HeadType {
@@ -187,6 +189,7 @@ impl From<DummyHead> for HeadType {
             DummyHead::Q8_0 => Self::Q8_0,
             DummyHead::Q6K => Self::Q6K,
             DummyHead::Q2_0 => Self::Q2_0,
+            DummyHead::Same => Self::AsMatrices,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     cache_dir::stable_hash,
     error::Result,
     generate::{Answer, AnswerOptions, Chooser, NoText, SampleOptions, Sampler},
-    model::{Linear, Model, TernaryMatrix},
+    model::{Model, TernaryMatrix},
     session::Session,
 };
 
@@ -193,7 +193,7 @@ fn hash(logits: &[f32]) -> u64 {
 /// after the other, without what stands between them.
 pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> Result<f64> {
     let cpu = Cpu::new(Isa::detect(), threads);
-    let matrices = || model.weights.blocks.iter().flat_map(|block| Linear::ALL.map(|linear| block.linear(linear)));
+    let matrices = || model.weights.blocks.iter().flat_map(|block| block.linears().map(|(_, matrix)| matrix));
     let most = |of: fn(&TernaryMatrix) -> usize| matrices().map(of).max().unwrap_or(0);
     let (rows, cols) = (most(|matrix| matrix.rows), most(|matrix| matrix.cols));
     let noise: Vec<f32> = (0..tokens * cols).map(|i| ((i * 37) % 251) as f32 / 125.0 - 1.0).collect();
@@ -202,9 +202,9 @@ pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> Result<f64>
     let mut pass = || -> Result<f64> {
         let mut spent = Duration::ZERO;
         for (layer, block) in model.weights.blocks.iter().enumerate() {
-            for role in Linear::ALL {
+            for (role, matrix) in block.linears() {
                 // One at a time: the session has them all in memory already.
-                let matrix = model.packed(layer, role, own_layout(block.linear(role)))?;
+                let matrix = model.packed(layer, role, own_layout(matrix))?;
                 quantize::norm_quantize(&cpu, &noise[..tokens * matrix.cols], matrix.cols, None, 0.0, &mut acts);
                 let out = &mut out[..tokens * matrix.rows];
                 let start = Instant::now();

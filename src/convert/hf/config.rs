@@ -87,6 +87,9 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         rms_eps: top.positive("rms_norm_eps")?.ok_or_else(|| missing("rms_norm_eps", "every norm"))?,
         rope,
         activation: activation(&top, arch, family)?,
+        delta: None,
+        rotation: None,
+        mtp_blocks: 0,
     };
     let scale_reading = scale_reading(&top)?;
     Ok(SourceConfig {

@@ -86,10 +86,10 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
         builder.add(gguf_names::ROPE_FREQS, &[factors.len()], Content::Computed(factors.clone()));
     }
     for layer in 0..model.layers {
-        for &role in model.family.block_norms() {
+        for &role in model.norms(layer) {
             builder.norm(model, layer, role)?;
         }
-        for role in Linear::ALL {
+        for &role in model.linears(layer) {
             builder.projection(model, layer, role)?;
         }
     }
@@ -160,7 +160,7 @@ impl<'a> Builder<'a> {
         let of_input =
             matches!(role, Norm::QIn | Norm::KIn | Norm::VIn | Norm::OIn | Norm::GateIn | Norm::UpIn | Norm::DownIn);
         let offset = if model.family == Family::Gemma3InputNorms && !of_input { 1.0 } else { 0.0 };
-        self.add(gguf_names::norm(layer, role), &size, Content::Norm { weight: tensor, offset });
+        self.add(gguf_names::norm(model.family, layer, role), &size, Content::Norm { weight: tensor, offset });
         Ok(())
     }
 

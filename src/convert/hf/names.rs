@@ -25,6 +25,7 @@ pub(super) fn norm(layer: usize, role: Norm, family: Family) -> Vec<String> {
         // Only Gemma 3 has these, where this name belongs to another norm than in all other models.
         Norm::PostAttn => &["post_attention_layernorm"],
         Norm::PostFfn => &["post_feedforward_layernorm"],
+        Norm::DeltaHead => &["linear_attn.norm"],
         Norm::Output => return vec!["norm.weight".to_owned()],
     };
     names.iter().map(|name| format!("layers.{layer}.{name}.weight")).collect()
@@ -40,6 +41,9 @@ pub(super) fn linear(layer: usize, role: Linear) -> String {
         Linear::Gate => "mlp.gate_proj",
         Linear::Up => "mlp.up_proj",
         Linear::Down => "mlp.down_proj",
+        Linear::DeltaQkv => "linear_attn.in_proj_qkv",
+        Linear::DeltaGate => "linear_attn.in_proj_z",
+        Linear::DeltaOut => "linear_attn.out_proj",
     };
     format!("layers.{layer}.{name}")
 }

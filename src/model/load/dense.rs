@@ -41,16 +41,20 @@ fn repacked_type(ty: TensorType) -> Option<DenseType> {
 }
 
 impl Loader<'_> {
-    pub(super) fn dense(&self, name: &str) -> Result<DenseMatrix> {
-        let (rows, cols) = (self.config.vocab, self.config.dim);
+    pub(super) fn table(&self, name: &str) -> Result<DenseMatrix> {
+        self.dense(name, self.config.vocab, self.config.dim)
+    }
+
+    /// A matrix that is multiplied with f32 activations.
+    pub(super) fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseMatrix> {
         let info = self.shaped(name, &[cols, rows])?;
         let (ty, data) = match (dense_type(info.ty), repacked_type(info.ty)) {
             (Some(ty), _) => (ty, self.file.data(info)),
-            (None, Some(ty)) => (ty, self.repacked(info, ty)?),
+            (None, Some(ty)) => (ty, self.repacked(info, ty, (rows, cols))?),
             (None, None) => {
                 return Err(Error::unsupported(
                     format!("{} of type {}", tensor(info), info.ty.name()),
-                    "embeddings and heads are read as F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_0, TQ1_0, TQ2_0, Q2_0, PQ2_0 \
+                    "embeddings, heads and gates are read as F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_0, TQ1_0, TQ2_0, Q2_0, PQ2_0 \
                      or PTQ1_0",
                 ));
             }
@@ -63,8 +67,7 @@ impl Loader<'_> {
     }
 
     /// The bytes of a ternary table in another type with scales for as many columns.
-    fn repacked(&self, info: &TensorInfo, ty: DenseType) -> Result<Bytes> {
-        let (rows, cols) = (self.config.vocab, self.config.dim);
+    fn repacked(&self, info: &TensorInfo, ty: DenseType, (rows, cols): (usize, usize)) -> Result<Bytes> {
         let blame = |e| blame(&info.name, cols, e);
         let from = self.dialects.codec(info)?.unwrap_or_else(|| unreachable!("{} is ternary", info.ty.name()));
         let data = self.file.data(info);
@@ -75,7 +78,15 @@ impl Loader<'_> {
     }
 
     pub(super) fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let info = self.shaped(name, &[len])?;
+        self.finite(self.shaped(name, &[len])?)
+    }
+
+    /// (rows, cols)
+    pub(super) fn matrix_of_floats(&self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>> {
+        self.finite(self.shaped(name, &[cols, rows])?)
+    }
+
+    fn finite(&self, info: &TensorInfo) -> Result<Vec<f32>> {
         let data = self.file.data(info);
         let values: Vec<f32> = match info.ty {
             TensorType::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),

@@ -1,6 +1,8 @@
 //! GGUF tensors -> [`Weights`]: shapes, types and values are checked here, once, for every backend.
 
+mod delta;
 mod dense;
+mod rotation;
 mod ternary;
 
 use std::{collections::HashSet, path::Path};
@@ -9,13 +11,13 @@ use std::{collections::HashSet, path::Path};
 pub(crate) use dense::dense_type;
 
 use super::{
-    Config, Family, Linear, Model, Norm, Weights,
+    Config, DeltaNet, Family, Linear, Model, Norm, Weights,
     dialect::{Dialects, OpenOptions},
-    names,
+    names::{self, DeltaTensor},
 };
 use crate::{
     error::{Error, Result},
-    gguf::{File, TensorInfo},
+    gguf::{File, Metadata, TensorInfo},
 };
 
 impl Model {
@@ -38,6 +40,7 @@ impl Model {
     /// # Errors
     /// As [`Self::from_gguf`].
     pub fn from_gguf_with(file: &File, options: &OpenOptions) -> Result<Self> {
+        refuse_projector(file.metadata())?;
         let embedding = file.tensor(names::TOKEN_EMBD).ok_or_else(|| {
             if file.tensors().is_empty() {
                 Error::missing("every tensor", "running; this is a vocabulary-only file")
@@ -49,11 +52,13 @@ impl Model {
             .map_err(|_| Error::malformed(tensor(embedding), "rows that fit this machine", embedding.dims[1]))?;
         let mut config = Config::from_metadata(file.metadata(), vocab)?;
         // No key says it.
-        if config.family == Family::Qwen3 && file.tensor(&names::norm(0, Norm::QIn)).is_some() {
+        if config.family == Family::Qwen3 && file.tensor(&names::norm(config.family, 0, Norm::QIn)).is_some() {
             config.family = Family::Qwen3InputNorms;
         }
+        config.rotation = rotation::rotation(file.metadata(), &config)?;
         let dialects = Dialects::of(file.metadata(), options)?;
         let loader = Loader { file, config: &config, dialects };
+        loader.check_rotated_tables()?;
         let weights = loader.weights()?;
         loader.refuse_unknown_tensors()?;
         Ok(Self { config, weights })
@@ -65,12 +70,26 @@ impl Config {
     pub fn linear_shape(&self, role: Linear) -> (usize, usize) {
         let q_width = self.heads * self.head_dim;
         match role {
+            Linear::Q if self.has_output_gate() => (2 * q_width, self.dim),
             Linear::Q => (q_width, self.dim),
             Linear::K | Linear::V => (self.kv_width(), self.dim),
             Linear::O => (self.dim, q_width),
             Linear::Gate | Linear::Up => (self.ffn_dim, self.dim),
             Linear::Down => (self.dim, self.ffn_dim),
+            Linear::DeltaQkv => (self.delta.as_ref().map_or(0, DeltaNet::channels), self.dim),
+            Linear::DeltaGate => (self.delta.as_ref().map_or(0, DeltaNet::value_width), self.dim),
+            Linear::DeltaOut => (self.dim, self.delta.as_ref().map_or(0, DeltaNet::value_width)),
         }
+    }
+
+    /// The projections of a layer, in storage order.
+    pub fn linears(&self, layer: usize) -> &'static [Linear] {
+        if self.is_recurrent(layer) { &Linear::DELTA } else { &Linear::ATTENTION }
+    }
+
+    /// The norms of a layer.
+    pub fn norms(&self, layer: usize) -> &'static [Norm] {
+        if self.is_recurrent(layer) { &[Norm::Attn, Norm::DeltaHead, Norm::Ffn] } else { self.family.block_norms() }
     }
 
     /// Length of a norm's weight.
@@ -81,17 +100,18 @@ impl Config {
             Norm::QHead | Norm::KHead => self.head_dim,
             Norm::AttnSub | Norm::OIn => self.heads * self.head_dim,
             Norm::FfnSub | Norm::DownIn => self.ffn_dim,
+            Norm::DeltaHead => self.delta.as_ref().map_or(0, |delta| delta.head_dim),
         }
     }
 }
 
 impl Family {
-    /// The norms of a block of this family.
+    /// The norms of a block of attention of this family.
     pub fn block_norms(self) -> &'static [Norm] {
         match self {
             Self::BitNet => &[Norm::Attn, Norm::AttnSub, Norm::Ffn, Norm::FfnSub],
             Self::Llama => &[Norm::Attn, Norm::Ffn],
-            Self::Qwen3 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn],
+            Self::Qwen3 | Self::Qwen35 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn],
             Self::Qwen3InputNorms => &Self::GEMMA3_NORMS[..11],
             Self::Gemma3InputNorms => &Self::GEMMA3_NORMS,
         }
@@ -128,18 +148,35 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn weights(&self) -> Result<Weights> {
-        let token_embd = self.dense(names::TOKEN_EMBD)?;
+        let token_embd = self.table(names::TOKEN_EMBD)?;
         let output = match self.file.tensor(names::OUTPUT) {
-            Some(_) => Some(self.dense(names::OUTPUT)?),
+            Some(_) => Some(self.table(names::OUTPUT)?),
             None => None,
         };
-        let output_norm = self.floats(&names::norm(0, Norm::Output), self.config.norm_len(Norm::Output))?;
+        let output_norm = self.floats(names::OUTPUT_NORM, self.config.norm_len(Norm::Output))?;
         let rope_factors = match self.file.tensor(names::ROPE_FREQS) {
             Some(_) => Some(self.rope_factors()?),
             None => None,
         };
         let blocks = self.blocks()?;
         Ok(Weights { token_embd, blocks, output_norm, output, rope_factors })
+    }
+
+    /// That a rotated embedding table has the head that its keys promise.
+    fn check_rotated_tables(&self) -> Result<()> {
+        let Some(rotation) = &self.config.rotation else { return Ok(()) };
+        let found = self.file.tensor(names::OUTPUT).is_some();
+        match (rotation.tied, found) {
+            (true, true) => {
+                let thing = format!("tensor {} beside a tied output", names::OUTPUT);
+                Err(Error::malformed(thing, "no such tensor", "it"))
+            }
+            (false, false) => Err(Error::missing(
+                format!("tensor {}", names::OUTPUT),
+                "a rotated embedding table that is not said to be the head",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The tensor of that name with exactly those sizes, fastest first.
@@ -161,12 +198,18 @@ impl Loader<'_> {
     fn refuse_unknown_tensors(&self) -> Result<()> {
         let mut known: HashSet<String> =
             [names::TOKEN_EMBD, names::OUTPUT_NORM, names::OUTPUT, names::ROPE_FREQS].map(String::from).into();
-        for layer in 0..self.config.layers {
-            known.extend(Linear::ALL.map(|role| names::linear(layer, role)));
-            known.extend(Linear::ALL.map(|role| names::linear_scale(layer, role)));
-            known.extend(self.config.family.block_norms().iter().map(|&role| names::norm(layer, role)));
+        let config = self.config;
+        for layer in 0..config.layers {
+            known.extend(config.linears(layer).iter().map(|&role| names::linear(layer, role)));
+            known.extend(config.linears(layer).iter().map(|&role| names::linear_scale(layer, role)));
+            known.extend(config.norms(layer).iter().map(|&role| names::norm(config.family, layer, role)));
+            if config.is_recurrent(layer) {
+                known.extend(DeltaTensor::ALL.map(|tensor| names::delta(layer, tensor)));
+            }
         }
-        match self.file.tensors().iter().find(|info| !known.contains(&info.name)) {
+        let mtp = config.layers..config.layers + config.mtp_blocks;
+        let is_skipped = |name: &str| names::layer(name).is_some_and(|block| mtp.contains(&block));
+        match self.file.tensors().iter().find(|info| !known.contains(&info.name) && !is_skipped(&info.name)) {
             Some(info) => Err(Error::unsupported(
                 tensor(info),
                 format!("architecture {} has no use for it here", self.config.arch),
@@ -174,6 +217,17 @@ impl Loader<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// A file that holds the vision part of a model beside it.
+fn refuse_projector(metadata: &Metadata) -> Result<()> {
+    if metadata.str("general.architecture")? == Some("clip") || metadata.str("general.type")? == Some("mmproj") {
+        return Err(Error::unsupported(
+            "a vision projector (mmproj)",
+            "it only turns images into input of another model; the model's own file runs without it",
+        ));
+    }
+    Ok(())
 }
 
 fn tensor(info: &TensorInfo) -> String {

@@ -23,10 +23,14 @@ impl Loader<'_> {
     /// All blocks.
     pub(super) fn blocks(&self) -> Result<Vec<Block>> {
         let layers = self.config.layers;
-        let weights: usize = Linear::ALL.iter().map(|&role| self.config.linear_shape(role)).map(|(m, k)| m * k).sum();
-        let scan = weights.saturating_mul(layers) / 4 <= CODE_SCAN_LIMIT_BYTES;
+        let of_layer = |layer: usize| {
+            let shapes = self.config.linears(layer).iter().map(|&role| self.config.linear_shape(role));
+            shapes.map(|(m, k)| m * k).sum::<usize>()
+        };
+        let weights = (0..layers).map(of_layer).fold(0, usize::saturating_add);
+        let scan = weights / 4 <= CODE_SCAN_LIMIT_BYTES;
         if !scan {
-            log::info!("{layers} layers of {weights} weights: invalid codes are not looked for at load");
+            log::info!("{layers} layers of {weights} weights in all: invalid codes are not looked for at load");
         }
         let (mut blocks, mut simplest) = (Vec::with_capacity(layers), Vec::with_capacity(layers * Linear::ALL.len()));
         for layer in 0..layers {
@@ -39,17 +43,26 @@ impl Loader<'_> {
     /// A block; `simplest` is given the scales of each matrix as [`simplest`] has them.
     fn block(&self, layer: usize, scan: bool, simplest: &mut Vec<Option<MatrixScales>>) -> Result<Block> {
         let mut linears = Vec::with_capacity(Linear::ALL.len());
-        for role in Linear::ALL {
+        for &role in self.config.linears(layer) {
             let (matrix, scales) = self.ternary(layer, role, scan)?;
-            linears.push(matrix);
+            linears.push((role, matrix, scales));
+        }
+        linears.sort_by_key(|(role, ..)| *role as usize);
+        let mut norms = [const { None }; Norm::BLOCK.len()];
+        for &role in self.config.norms(layer) {
+            let name = names::norm(self.config.family, layer, role);
+            norms[role as usize] = Some(self.floats(&name, self.config.norm_len(role))?);
+        }
+        let block = Block::new([], norms);
+        let mut block = match &self.config.delta {
+            Some(delta) if self.config.is_recurrent(layer) => block.with_delta(self.delta(layer, delta)?),
+            _ => block,
+        };
+        for (role, matrix, scales) in linears {
+            block.linears[role as usize] = Some(matrix);
             simplest.push(scales);
         }
-        let linears = linears.try_into().unwrap_or_else(|_| unreachable!("one matrix for each role"));
-        let mut norms = [const { None }; Norm::BLOCK.len()];
-        for &role in self.config.family.block_norms() {
-            norms[role as usize] = Some(self.floats(&names::norm(layer, role), self.config.norm_len(role))?);
-        }
-        Ok(Block { linears, norms })
+        Ok(block)
     }
 
     /// A projection, and its scales as [`simplest`] has them.
@@ -137,16 +150,16 @@ fn unify(blocks: &mut [Block], simplest: Vec<Option<MatrixScales>>) -> Result<()
     if let Some(all) = simplest.into_iter().collect::<Option<Vec<_>>>() {
         blocks
             .iter_mut()
-            .flat_map(|block| &mut block.linears)
+            .flat_map(|block| block.linears.iter_mut().flatten())
             .zip(all)
             .for_each(|(m, scales)| m.scales = scales.into());
         return Ok(());
     }
-    let sizes = blocks.iter().flat_map(|block| &block.linears).filter_map(|m| m.scales.group());
+    let sizes = blocks.iter().flat_map(Block::linears).filter_map(|(_, m)| m.scales.group());
     let size = sizes.min().unwrap_or_else(|| unreachable!("a matrix without one scale has groups"));
     for (layer, block) in blocks.iter_mut().enumerate() {
-        for role in Linear::ALL {
-            let m = &mut block.linears[role as usize];
+        for (role, m) in Linear::ALL.into_iter().zip(&mut block.linears) {
+            let Some(m) = m else { continue };
             regroup(m, size).map_err(|reason| {
                 let thing = format!("tensor {} beside others with groups of {size}", names::linear(layer, role));
                 Error::unsupported(thing, reason)

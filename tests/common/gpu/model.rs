@@ -126,10 +126,13 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         rms_eps: 1e-5,
         rope: Rope { dims: spec.head_dim, base: 10000.0, position_scale: 1.0, yarn: spec.yarn, style: spec.style },
         activation: spec.activation,
+        delta: None,
+        rotation: None,
+        mtp_blocks: 0,
     };
     let norm = |rng: &mut Rng, n: usize| (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect::<Vec<f32>>();
     let block = |rng: &mut Rng| {
-        let linears = Linear::ALL.map(|role| {
+        let linears = Linear::ATTENTION.map(|role| {
             let (rows, cols) = config.linear_shape(role);
             let codes = pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols)).into();
             let mut scale = || (1.5 / cols as f32).sqrt() * (1.0 + 0.5 * rng.f32());
@@ -142,7 +145,7 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
                 },
             };
             let codes = TernaryCodes::Packed { bytes: codes, layout: Layout::I2sP128 };
-            TernaryMatrix { rows, cols, codes, scales: scales.into() }
+            (role, TernaryMatrix { rows, cols, codes, scales: scales.into() })
         });
         let norms =
             Norm::BLOCK.map(|role| spec.family.block_norms().contains(&role).then(|| norm(rng, config.norm_len(role))));

@@ -178,8 +178,8 @@ impl States for Fake {
         true
     }
 
-    fn checkpoint(&mut self, _: SlotId) -> Result<Checkpoint> {
-        Ok(Checkpoint(0))
+    fn checkpoint(&mut self, _: SlotId, _: Checkpoint) -> Result<()> {
+        Ok(())
     }
 
     fn restore(&mut self, _: SlotId, _: Checkpoint) -> Result<()> {
@@ -227,6 +227,9 @@ pub fn model() -> Arc<Model> {
         rms_eps: 1e-5,
         rope,
         activation: Activation::Silu,
+        delta: None,
+        rotation: None,
+        mtp_blocks: 0,
     };
     let token_embd = DenseMatrix { rows: VOCAB, cols: 1, data: Bytes::from(vec![0; 4 * VOCAB]), ty: DenseType::F32 };
     let weights = Weights { token_embd, blocks: Vec::new(), output_norm: vec![1.0], output: None, rope_factors: None };

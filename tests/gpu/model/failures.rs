@@ -47,7 +47,7 @@ fn damaged_weights_are_named_with_their_layer() {
 /// Rebuilds a block with its norms changed.
 fn replace(model: &mut Model, layer: usize, change: impl Fn(Norm, &mut Vec<f32>) -> Option<()>) {
     let block = &model.weights.blocks[layer];
-    let linears = Linear::ALL.map(|role| block.linear(role).clone());
+    let linears = Linear::ATTENTION.map(|role| (role, block.linear(role).clone()));
     let norms = Norm::BLOCK.map(|role| {
         let mut norm = block.norm(role).map(<[f32]>::to_vec);
         if let Some(norm) = &mut norm {
@@ -60,12 +60,12 @@ fn replace(model: &mut Model, layer: usize, change: impl Fn(Norm, &mut Vec<f32>)
 
 fn scale(model: &mut Model, layer: usize, damaged: Linear) {
     let block = &model.weights.blocks[layer];
-    let linears = Linear::ALL.map(|role| {
+    let linears = Linear::ATTENTION.map(|role| {
         let mut matrix = block.linear(role).clone();
         if role == damaged {
             matrix.scales = MatrixScales::PerTensor(f32::NAN).into();
         }
-        matrix
+        (role, matrix)
     });
     let norms = Norm::BLOCK.map(|role| block.norm(role).map(<[f32]>::to_vec));
     model.weights.blocks[layer] = Block::new(linears, norms);

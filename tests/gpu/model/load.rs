@@ -24,11 +24,11 @@ fn progress_adds_up_to_the_weights() {
     let mut done = 0;
     backend.load(&model, &whole(&model), &sizes, &mut |bytes| done += bytes).unwrap();
     let ternary: u64 = model.weights.blocks.iter().map(|b| b.ternary_bytes() as u64).sum();
-    let most = needed.total() - needed.kv;
+    let most = needed.total() - needed.states;
     assert!(done > ternary && done <= most, "{done} bytes uploaded, {needed:?}");
     // Two caches, three layers, 160 positions, 2 heads of 100, f16.
-    assert_eq!(needed.kv, 2 * 3 * 160 * 200 * 2);
-    assert_eq!(needed.total(), needed.weights + needed.tables + needed.kv + needed.activations);
+    assert_eq!(needed.states, 2 * 3 * 160 * 200 * 2);
+    assert_eq!(needed.total(), needed.weights + needed.tables + needed.states + needed.activations);
 }
 
 /// The parts a plan is made of add up to what any segment is given, with small arenas as well.

@@ -60,6 +60,15 @@ impl ActivationBuffers {
             Slot::Gate => (&self.ffn, 2 * config.ffn_dim, 0),
             Slot::Up => (&self.ffn, 2 * config.ffn_dim, config.ffn_dim),
             Slot::Normed => (&self.stream, config.dim, 0),
+            Slot::GatedQ
+            | Slot::AttnGate
+            | Slot::DeltaQkv
+            | Slot::DeltaGate
+            | Slot::Delta
+            | Slot::Alpha
+            | Slot::Beta => {
+                unreachable!("models with {slot:?} are refused before buffers are made")
+            }
         };
         SlotPlace { buffer, stride, offset }
     }

@@ -46,7 +46,7 @@ pub fn layer_macs(config: &Config) -> u64 {
         let (rows, cols) = config.linear_shape(role);
         (rows * cols) as u64
     };
-    Linear::ALL.into_iter().map(macs).sum()
+    Linear::ATTENTION.into_iter().map(macs).sum()
 }
 
 /// Multiply-adds of one token in the attention of one layer over `keys` keys.
@@ -247,6 +247,9 @@ mod tests {
             rms_eps: 1e-5,
             rope: Rope { dims: 128, base: 1e4, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
             activation: Activation::Relu2,
+            delta: None,
+            rotation: None,
+            mtp_blocks: 0,
         }
     }
 

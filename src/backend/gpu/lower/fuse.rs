@@ -184,6 +184,9 @@ mod tests {
             rms_eps: 1e-5,
             rope: Rope { dims: 128, base: 500_000.0, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
             activation: Activation::Relu2,
+            delta: None,
+            rotation: None,
+            mtp_blocks: 0,
         }
     }
 

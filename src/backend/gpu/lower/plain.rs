@@ -23,8 +23,19 @@ impl<'a> Lowering<'a> {
         match op {
             &Op::Norm { input, norm, out, add } => self.slot_norm((input, out), norm, add, weights, place),
             Op::Gate(activation) => self.gate(*activation),
-            // Those that fuse, where they stand so that they cannot.
-            Op::NormQuantize { .. } | Op::Linear { .. } | Op::HeadNorm { .. } | Op::Rope | Op::Attention => {
+            // Those that fuse, where they stand so that they cannot; those of models that run on the CPU only.
+            Op::NormQuantize { .. }
+            | Op::RotateQuantize { .. }
+            | Op::Linear { .. }
+            | Op::HeadNorm { .. }
+            | Op::Rope
+            | Op::Attention
+            | Op::SplitGate
+            | Op::OutputGate
+            | Op::DeltaGates
+            | Op::DeltaConv
+            | Op::DeltaRule
+            | Op::DeltaNorm { .. } => {
                 Err(Error::unsupported(format!("{op:?} inside a block"), "the GPU has no kernel for it"))
             }
         }

@@ -20,7 +20,7 @@ pub fn demand(gpu: &Gpu, model: &Model, sizes: &Sizes) -> Result<Demand> {
     let layers = (0..model.config.layers).map(|layer| bytes(layer..layer + 1, false, false));
     let layers = layers.collect::<Result<Vec<_>>>()?;
     Ok(Demand {
-        layer_state_bytes: layers.iter().map(|layer| layer.kv).collect(),
+        layer_state_bytes: layers.iter().map(|layer| layer.states).collect(),
         layer_weight_bytes: layers.into_iter().map(|layer| layer.weights).collect(),
         embed_bytes: embed.tables,
         head_bytes: head.tables,

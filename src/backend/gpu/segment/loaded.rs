@@ -28,6 +28,7 @@ use crate::{
         },
     },
     error::{Error, Result},
+    graph::CHECKPOINTS,
     model::Model,
     plan::{Segment, Sizes},
 };
@@ -56,6 +57,8 @@ pub struct GpuSegment {
     pub readback_bytes: u64,
     /// Positions held, by slot.
     pub cached: Vec<usize>,
+    /// By slot, the positions held at each checkpoint.
+    pub kept: Vec<[usize; CHECKPOINTS]>,
     /// How much one submit of a prompt may be.
     pub pace: Pace,
     /// Failure that a test asks for in the step at hand.
@@ -131,6 +134,7 @@ impl GpuSegment {
             recorder: Recorder::default(),
             readback_bytes: 0,
             cached: vec![0; sizes.sequences],
+            kept: vec![[0; CHECKPOINTS]; sizes.sequences],
             pace: Pace::default(),
             fault: None,
             flight: Flight::default(),

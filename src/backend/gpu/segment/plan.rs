@@ -6,7 +6,7 @@ use crate::{
         device::Gpu,
         lower::{screen::Screen, select::Select, weights::Weights},
     },
-    error::Result,
+    error::{Error, Result},
     graph::block_ops,
     model::Model,
     plan::{Segment, SegmentBytes, Sizes},
@@ -20,6 +20,10 @@ pub struct Planned {
 }
 
 pub fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
+    if model.config.delta.is_some() || model.config.rotation.is_some() {
+        let thing = format!("architecture {} on a GPU", model.config.arch);
+        return Err(Error::unsupported(thing, "its recurrent layers and rotated weights run on the CPU only"));
+    }
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
@@ -38,7 +42,7 @@ pub fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentB
     SegmentBytes {
         weights: weights.layer_bytes,
         tables: weights.table_bytes,
-        kv: shape.kv_bytes(segment.layers.len()),
+        states: shape.kv_bytes(segment.layers.len()),
         activations: layout.bytes() - weights.layer_bytes - weights.table_bytes
             + shape.activation_bytes(&model.config)
             + if segment.head { Select::bytes(model.config.vocab, shape.top_rows) } else { 0 }

@@ -82,15 +82,16 @@ impl States for GpuSegment {
         true
     }
 
-    fn checkpoint(&mut self, slot: SlotId) -> Result<Checkpoint> {
+    fn checkpoint(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
         self.check_slot(slot)?;
         // Keys and values of earlier positions stay where they are.
-        Ok(Checkpoint(self.cached[slot.index()] as u32))
+        self.kept[slot.index()][place.index()] = self.cached[slot.index()];
+        Ok(())
     }
 
-    fn restore(&mut self, slot: SlotId, from: Checkpoint) -> Result<()> {
+    fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
         self.open(slot)?;
-        self.cached[slot.index()] = (from.0 as usize).min(self.sizes.context_tokens);
+        self.cached[slot.index()] = self.kept[slot.index()][place.index()];
         Ok(())
     }
 
