@@ -57,6 +57,10 @@ struct Tile<'a> {
     /// (rows, cache.stride), times the scale, zero from head_dim on
     queries: &'a [f32],
     first_row: usize,
+    /// Rows of all tiles of a head: the way through a tile depends on this alone, so that a token gets the same bits
+    /// however its prompt is cut.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "one way for all"))]
+    step_rows: usize,
     group: usize,
     start_pos: usize,
     /// Positions; rows see those of them that are not after their own.
@@ -134,7 +138,8 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, caches: &[KvCache], rows: &[Pl
     };
     // All runs have as many, and so has each alone.
     let tiles = if runs == 0 { 0 } else { kv_heads * step(0).tiles_per_head() };
-    let splits_of = |run: usize| splits(cpu.threads(), tiles, run_at(run).end());
+    // A prompt has tiles enough, and where it is cut must not change how its sums are ordered.
+    let splits_of = |run: usize| if run_tokens > 1 { 1 } else { splits(cpu.threads(), tiles, run_at(run).end()) };
     let most_splits = (0..runs).map(splits_of).max().unwrap_or(1);
     if most_splits == 1 {
         let out = Disjoint::new(out);
@@ -257,7 +262,8 @@ impl Step<'_> {
             query.iter_mut().zip(q).for_each(|(x, q)| *x = q * self.scale);
         }
         let queries = &queries[..rows * stride];
-        let tile = Tile { cache: self.cache, kv_head, queries, first_row, group, start_pos: self.start_pos, keys };
+        let (step_rows, start_pos) = (self.rows(), self.start_pos);
+        let tile = Tile { cache: self.cache, kv_head, queries, first_row, step_rows, group, start_pos, keys };
         let mut results = [0.0; VALUES];
         let mut softmaxes = [Softmax::START; TILE_ROWS];
         let softmaxes = &mut softmaxes[..rows];

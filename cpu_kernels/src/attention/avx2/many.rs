@@ -23,7 +23,7 @@ struct Converted([f32; BLOCK * MOST_DIMS]);
 
 /// Whether this is the way for a tile.
 pub fn pays(tile: &Tile) -> bool {
-    tile.rows() > FEW_ROWS && tile.cache.stride <= MOST_DIMS
+    tile.step_rows > FEW_ROWS && tile.cache.stride <= MOST_DIMS
 }
 
 /// [`Softmax::weigh`].
