@@ -51,8 +51,15 @@ impl Format {
         self == Self::Qwen3
     }
 
-    /// The prompt for the next answer.
-    pub(super) fn render(self, messages: &[Message], variables: &Variables, bos: &str, eos: &str) -> String {
+    /// The prompt for the next answer, whose beginning is left out where it is not wanted.
+    pub(super) fn render(
+        self,
+        messages: &[Message],
+        variables: &Variables,
+        bos: &str,
+        eos: &str,
+        with_answer: bool,
+    ) -> String {
         let mut text = match self {
             Self::BitNet | Self::Llama3 => bos.to_owned(),
             Self::Falcon3 | Self::ChatMl | Self::Qwen3 => String::new(),
@@ -69,6 +76,9 @@ impl Format {
                 }
                 Self::ChatMl | Self::Qwen3 => format!("<|im_start|>{name}\n{content}<|im_end|>\n"),
             };
+        }
+        if !with_answer {
+            return text;
         }
         text + match self {
             Self::BitNet => "Assistant: ",

@@ -46,6 +46,7 @@ const NAME: &str = "chat template";
 #[derive(Debug)]
 pub(super) struct Jinja {
     environment: Environment<'static>,
+    source: String,
 }
 
 impl Jinja {
@@ -64,7 +65,11 @@ impl Jinja {
         });
         environment.add_filter("tojson", to_json);
         environment.add_template_owned(NAME, source.to_owned()).map_err(reason)?;
-        Ok(Self { environment })
+        Ok(Self { environment, source: source.to_owned() })
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Whether it looks at this variable.
@@ -72,13 +77,20 @@ impl Jinja {
         self.environment.get_template(NAME).is_ok_and(|t| t.undeclared_variables(false).contains(variable))
     }
 
-    pub fn render(&self, messages: &[Message], variables: &Variables, bos: &str, eos: &str) -> Result<String> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        variables: &Variables,
+        bos: &str,
+        eos: &str,
+        with_answer: bool,
+    ) -> Result<String> {
         let given = messages.iter().map(given_bytes).sum::<usize>() + variables.bytes();
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(BASE_FUEL + given as u64));
         let mut out = Bounded { text: Vec::new(), limit: MAX_EXTRA_BYTES + MAX_REPEATS * given };
         let messages: Vec<_> = messages.iter().map(value).collect();
-        let usual = context! { bos_token => bos, eos_token => eos, add_generation_prompt => true };
+        let usual = context! { bos_token => bos, eos_token => eos, add_generation_prompt => with_answer };
         // Of maps that have the same name, the last one counts.
         let context = merge_maps([usual, Value::from(Serde(variables)), context! { messages }]);
         let rendered = environment.get_template(NAME).and_then(|t| t.render_captured_to(context, &mut out).map(drop));

@@ -1,6 +1,10 @@
 //! Which template a model is talked to with.
 
-use super::{Format, Message, Variables, jinja::Jinja, variables::REASONING};
+use super::{
+    Format, Message, Variables,
+    jinja::Jinja,
+    variables::{REASONING, TOOLS},
+};
 use crate::{error::Result, tokenizer::Tokenizer};
 
 /// A word in the template that bitnet.cpp's converter puts into files. It is no template but a mark (bitnet.cpp
@@ -85,9 +89,30 @@ impl Template {
     /// Text that looks like markup in a message becomes markup: as with Hugging Face and llama.cpp, the text is all
     /// there is.
     pub fn render(&self, messages: &[Message], variables: &Variables) -> Result<String> {
+        self.render_with(messages, variables, true)
+    }
+
+    /// As [`render`](Self::render), without the beginning of the answer where it is not wanted.
+    pub fn render_with(&self, messages: &[Message], variables: &Variables, with_answer: bool) -> Result<String> {
         match &self.kind {
-            Kind::BuiltIn(format) => Ok(format.render(messages, variables, &self.bos, &self.eos)),
-            Kind::Jinja(jinja) => jinja.render(messages, variables, &self.bos, &self.eos),
+            Kind::BuiltIn(format) => Ok(format.render(messages, variables, &self.bos, &self.eos, with_answer)),
+            Kind::Jinja(jinja) => jinja.render(messages, variables, &self.bos, &self.eos, with_answer),
+        }
+    }
+
+    /// The Jinja source; `None` for a built-in format.
+    pub fn source(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::BuiltIn(_) => None,
+            Kind::Jinja(jinja) => Some(jinja.source()),
+        }
+    }
+
+    /// Whether it looks at [`Variables::set_tools`], so that the model may call them.
+    pub fn knows_tools(&self) -> bool {
+        match &self.kind {
+            Kind::BuiltIn(_) => false,
+            Kind::Jinja(jinja) => jinja.reads(TOOLS),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result, shown};
 pub(super) const REASONING: &str = "enable_thinking";
 
 /// Functions that the model may call.
-const TOOLS: &str = "tools";
+pub(super) const TOOLS: &str = "tools";
 
 /// Variables of a template by name, besides the messages and the usual tokens. A template takes those it knows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

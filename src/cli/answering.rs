@@ -43,7 +43,7 @@ pub fn answer_options(tokenizer: &Tokenizer, args: &AnswerArgs) -> Result<Answer
         end_ids: tokenizer.end_ids().to_vec(),
         ignore_end: args.ignore_eos,
         stop,
-        reasoning: None,
+        ..AnswerOptions::default()
     })
 }
 

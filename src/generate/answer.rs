@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{Chooser, Fed, Generation, Need, ReasoningLimit, Stats, sampler::UNNAMED};
+use super::{Chooser, Fed, Generation, Logprobs, Need, ReasoningLimit, Stats, sampler::UNNAMED};
 use crate::{
     backend::{RowOutput, Want},
     error::{Error, Result},
@@ -56,7 +56,7 @@ impl TextDecoder for NoText {
 }
 
 /// When an answer ends, besides the end of the context.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerOptions {
     /// Most tokens of the answer; `None` = as many as the context holds.
     pub max_tokens: Option<usize>,
@@ -68,15 +68,35 @@ pub struct AnswerOptions {
     pub stop: Vec<String>,
     /// How long the model may think before; `None` = whatever it writes is the answer.
     pub reasoning: Option<ReasoningLimit>,
+    /// Probabilities of each token and of so many of the most probable ones; `None` = none.
+    pub logprobs: Option<usize>,
+    /// Whether the tokens that a sequence holds already may serve for the prompt.
+    pub reuse: bool,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: None,
+            end_ids: Vec::new(),
+            ignore_end: false,
+            stop: Vec::new(),
+            reasoning: None,
+            logprobs: None,
+            reuse: true,
+        }
+    }
 }
 
 /// A step of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The token; `None` for text that was held back to the end and belongs to earlier tokens.
     pub id: Option<u32>,
     /// Text that is now certain; often empty while a character or a stop string may be incomplete.
     pub text: String,
+    /// Its probability, where [`AnswerOptions::logprobs`] asked for it.
+    pub logprobs: Option<Logprobs>,
 }
 
 /// Why an answer ended.

@@ -4,7 +4,8 @@
 
 use crate::{
     error::{Error, Result},
-    model::Model,
+    gguf::Metadata,
+    model::{Config, Model},
     session::Session,
 };
 
@@ -16,6 +17,27 @@ pub enum Pooling {
     Last,
     /// The mean of all tokens.
     Mean,
+}
+
+/// `pooling_type` of llama.cpp.
+const POOLING_MEAN: u64 = 1;
+const POOLING_LAST: u64 = 3;
+
+impl Pooling {
+    /// That of a model made for embeddings; `None` for one that writes text.
+    ///
+    /// # Errors
+    /// If the file states it in another type.
+    pub fn stated(config: &Config, metadata: &Metadata) -> Result<Option<Self>> {
+        let stated = metadata.uint(&format!("{}.pooling_type", config.arch))?;
+        Ok(match stated {
+            // The converter of BitNet's embedding models writes the mean, and they were trained with the last token.
+            _ if config.family.has_input_norms() => Some(Self::Last),
+            Some(POOLING_MEAN) => Some(Self::Mean),
+            Some(POOLING_LAST) => Some(Self::Last),
+            _ => None,
+        })
+    }
 }
 
 /// The embedding of a text given as ids; (dim), of length 1.

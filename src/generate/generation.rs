@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AnswerOptions, Chooser, Event, Finish, Stats, StopStrings, TextDecoder, draft::Draft, reasoning::Guard};
+use super::{
+    AnswerOptions, Chooser, Event, Finish, Stats, StopStrings, TextDecoder, draft::Draft, logprobs::RawLogprobs,
+    reasoning::Guard,
+};
 use crate::{
     backend::{Limits, RowOutput, Want},
     error::{Error, Result},
@@ -78,6 +81,8 @@ pub struct Generation {
     /// Start of the step at hand.
     begun: Option<Instant>,
     stats: Stats,
+    /// Those before the last draw.
+    logprobs: RawLogprobs,
 }
 
 impl Generation {
@@ -124,6 +129,7 @@ impl Generation {
             finish: None,
             begun: None,
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
+            logprobs: RawLogprobs::default(),
             prompt,
         })
     }
@@ -166,23 +172,24 @@ impl Generation {
     }
 
     fn need_prompt(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
-        let common = held.iter().zip(&self.prompt).take_while(|(a, b)| a == b).count();
+        let reusable = self.options.reuse || self.begun.is_some();
+        let common = held.iter().zip(&self.prompt).take_while(|(a, b)| a == b && reusable).count();
         // The last token has to run to give logits.
         let kept = common.min(self.prompt.len() - 1);
         if kept < held.len() {
             return Need::Rewind(kept);
         }
         if self.begun.is_none() {
-            self.stats.reused_tokens = kept;
-            self.begun = Some(Instant::now());
+            self.reused(kept);
         }
         let want = self.want(limits);
         Need::Run { ids: &self.prompt[kept..], want, phase: Phase::Prefill }
     }
 
-    /// A grammar looks at all logits.
+    /// A grammar looks at all logits, and so do probabilities.
     fn want(&self, limits: &Limits) -> Want {
-        if self.chooser.constraint.is_some() { Want::Last } else { self.chooser.sampler.want(limits) }
+        let all = self.chooser.constraint.is_some() || self.options.logprobs.is_some();
+        if all { Want::Last } else { self.chooser.sampler.want(limits) }
     }
 
     /// A draft of what follows position `start` - 1.
@@ -222,6 +229,27 @@ impl Generation {
             self.finish = Some(Finish::Cancelled);
         }
         self.events.pop_front()
+    }
+
+    /// The prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// True while the prompt is not read to the end.
+    pub fn is_reading(&self) -> bool {
+        self.last.is_none() && self.finish.is_none()
+    }
+
+    /// Whether tokens that a sequence holds already may serve.
+    pub fn reuses(&self) -> bool {
+        self.options.reuse
+    }
+
+    /// Notes that others have computed so many leading tokens of the prompt.
+    pub(super) fn reused(&mut self, tokens: usize) {
+        self.stats.reused_tokens = tokens;
+        self.begun.get_or_insert_with(Instant::now);
     }
 
     /// Why the answer ended; `None` while it goes on.
@@ -332,6 +360,9 @@ impl Generation {
 
     /// The id at `position`; `None` where that takes all logits.
     fn sample(&mut self, output: &RowOutput, logits: &mut [f32], position: usize) -> Result<Option<u32>> {
+        if let Some(top) = self.options.logprobs {
+            self.logprobs.read(logits, top);
+        }
         if let Some(id) = self.reasoning.as_ref().and_then(Guard::forced) {
             return Ok(Some(id));
         }
@@ -405,7 +436,8 @@ impl Generation {
         } else if position >= self.context_tokens {
             self.flush(Finish::ContextFull, &mut text);
         }
-        self.events.push_back(Event { id: Some(id), text });
+        let logprobs = self.options.logprobs.map(|_| self.logprobs.of(id));
+        self.events.push_back(Event { id: Some(id), text, logprobs });
         Ok(())
     }
 
@@ -414,7 +446,7 @@ impl Generation {
         let mut text = String::new();
         self.flush(finish, &mut text);
         if !text.is_empty() {
-            self.events.push_back(Event { id: None, text });
+            self.events.push_back(Event { id: None, text, logprobs: None });
         }
     }
 

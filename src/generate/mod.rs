@@ -23,6 +23,8 @@ mod embedding;
 
 mod generation;
 
+mod logprobs;
+
 mod perplexity;
 
 mod reasoning;
@@ -34,14 +36,15 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
-pub use batcher::{AnswerId, Batcher};
+pub use batcher::{AnswerId, Batcher, PlaceState};
 pub use chooser::Chooser;
 pub use constraint::Constraint;
 #[cfg(feature = "grammar")]
-pub use constraint::Grammar;
+pub use constraint::{Grammar, GrammarVocabulary};
 pub use draft::Drafter;
 pub use embedding::{Pooling, embedding};
 pub use generation::{Fed, Generation, Need};
+pub use logprobs::Logprobs;
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use reasoning::{ReasoningLimit, prompt_end};

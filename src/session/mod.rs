@@ -6,11 +6,13 @@ mod checkpoints;
 mod phase;
 mod recover;
 mod runtime;
+mod saved;
 mod sequence;
 mod single;
 
 pub use phase::Phase;
 pub use recover::{Standby, Takeover};
 pub use runtime::{Runtime, Work};
+pub use saved::SavedSequence;
 pub use sequence::Sequence;
 pub use single::Session;

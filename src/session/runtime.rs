@@ -203,8 +203,20 @@ impl Runtime {
     pub fn fork(&mut self, from: &Sequence, len: usize) -> Result<Option<Sequence>> {
         let Some(mut to) = self.begin() else { return Ok(None) };
         to.tokens.extend_from_slice(&from.tokens[..len.min(from.tokens.len())]);
+        to.steps = from.steps.clone();
+        to.steps.truncate(len);
+        match self.fork_states(from, &mut to) {
+            Ok(()) => Ok(Some(to)),
+            Err(error) => {
+                self.end(to);
+                Err(error)
+            }
+        }
+    }
+
+    fn fork_states(&mut self, from: &Sequence, to: &mut Sequence) -> Result<()> {
         if from.epoch != self.epoch {
-            return Ok(Some(to));
+            return Ok(());
         }
         let mut copied = vec![false; self.phases.loaded.len()];
         for phase in Phase::ALL {
@@ -225,7 +237,7 @@ impl Runtime {
             }
             to.filled[phase as usize] = filled;
         }
-        Ok(Some(to))
+        Ok(())
     }
 
     /// One step of many sequences. [`output`](Self::output) `i` then belongs to work `i`.
@@ -332,8 +344,12 @@ impl Runtime {
             work.iter_mut().for_each(|one| one.sequence.filled = [0; 2]);
         }
         done?;
-        for one in work.iter_mut() {
-            one.sequence.tokens.extend_from_slice(one.ids);
+        let exact_tokens = self.limits().exact_tokens;
+        for Work { sequence, ids, .. } in work.iter_mut() {
+            if ids.len() <= exact_tokens {
+                sequence.steps.add(sequence.tokens.len(), ids.len());
+            }
+            sequence.tokens.extend_from_slice(ids);
         }
         Ok(())
     }
@@ -462,6 +478,7 @@ impl Runtime {
             return Ok(());
         }
         let phase = self.phases.effective(Phase::Prefill);
+        sequence.steps.truncate(filled);
         let tokens = sequence.tokens.split_off(filled);
         let mut batches = tokens.chunks(self.sizes.batch_tokens);
         let done = batches.try_for_each(|ids| self.run_silently(sequence, ids, phase));

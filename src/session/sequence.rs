@@ -1,10 +1,15 @@
 //! One conversation's tokens, and how much of them the states hold.
 
+use std::ops::Range;
+
 use super::Phase;
 use crate::{
     backend::{Checkpoint, SlotId},
     graph::CHECKPOINTS,
 };
+
+/// Tokens at the end of an answer that may differ where a conversation goes on: the rest of a text that ended it.
+const ENDING_TOKENS: usize = 8;
 
 /// The tokens of one sequence of a [`Runtime`](super::Runtime), which hands it out and takes it back.
 #[derive(Debug)]
@@ -17,6 +22,46 @@ pub struct Sequence {
     pub(super) epoch: u32,
     /// What its checkpoints keep, by [`Checkpoint`].
     marks: [Option<Mark>; CHECKPOINTS],
+    pub(super) steps: Steps,
+}
+
+/// Positions that ran in small batches, [`Limits::exact_tokens`](crate::backend::Limits) and fewer: answers, and prompts
+/// of a few words. Their states differ in the last bits from those of a prompt that is read in large batches.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Steps(Vec<Range<usize>>);
+
+impl Steps {
+    /// `len` more tokens from `start` on ran in a small batch.
+    pub fn add(&mut self, start: usize, len: usize) {
+        match self.0.last_mut() {
+            Some(last) if last.end == start => last.end += len,
+            _ => self.0.push(start..start + len),
+        }
+    }
+
+    /// Forgets the positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.0.retain(|span| span.start < len);
+        if let Some(last) = self.0.last_mut() {
+            last.end = last.end.min(len);
+        }
+    }
+
+    /// How many of `common` leading tokens may serve another prompt. One that happens to begin as an answer did gets
+    /// nothing of it: it must not depend on who was served before. One that goes on behind the answer is the next turn.
+    fn reusable(&self, common: usize) -> usize {
+        let cut = self.0.iter().find(|span| {
+            let slack = if span.len() >= 4 * ENDING_TOKENS { ENDING_TOKENS } else { 0 };
+            span.start < common && common + slack < span.end
+        });
+        cut.map_or(common, |span| span.start)
+    }
+
+    /// As [`Self::reusable`] for a sequence of `tokens`, up to where `prompt` needs a large batch of its own.
+    pub fn reusable_of(&self, tokens: &[u32], prompt: &[u32], exact_tokens: usize) -> usize {
+        let common = tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        self.reusable(common).min(prompt.len().saturating_sub(exact_tokens + 1))
+    }
 }
 
 /// A checkpoint of the states of a phase.
@@ -32,17 +77,26 @@ pub(super) const BEFORE_DRAFT: Checkpoint = Checkpoint(CHECKPOINTS as u32 - 1);
 
 impl Sequence {
     pub(super) fn new(slot: SlotId, epoch: u32, context_tokens: usize) -> Self {
-        Self { slot, tokens: Vec::with_capacity(context_tokens), filled: [0; 2], epoch, marks: [None; CHECKPOINTS] }
+        Self {
+            slot,
+            tokens: Vec::with_capacity(context_tokens),
+            filled: [0; 2],
+            epoch,
+            marks: [None; CHECKPOINTS],
+            steps: Steps::default(),
+        }
     }
 
     /// The states are those of new backends: nothing is held.
     pub(super) fn lose_states(&mut self, epoch: u32) {
         (self.epoch, self.filled, self.marks) = (epoch, [0; 2], [None; CHECKPOINTS]);
+        self.steps.truncate(0);
     }
 
     /// Forgets the tokens from position `len` on, and the checkpoints behind it.
     pub(super) fn truncate(&mut self, len: usize) {
         self.tokens.truncate(len);
+        self.steps.truncate(len);
         self.marks.iter_mut().filter(|mark| mark.is_some_and(|mark| mark.len > len)).for_each(|mark| *mark = None);
     }
 
@@ -82,5 +136,45 @@ impl Sequence {
     pub fn common_prefix(&self, prompt: &[u32]) -> usize {
         let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         common.min(prompt.len().saturating_sub(1))
+    }
+
+    /// As [`common_prefix`](Self::common_prefix), as far as the answer to `prompt` is then what it is without, bit for bit,
+    /// where it does not go on from an earlier answer: the rest is more than `exact_tokens`, and what others were answered
+    /// is no part of it.
+    pub fn reusable_prefix(&self, prompt: &[u32], exact_tokens: usize) -> usize {
+        self.steps.reusable_of(&self.tokens, prompt, exact_tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_serve_the_turn_behind_them_and_nobody_else() {
+        let tokens: Vec<u32> = (0..120).collect();
+        let mut steps = Steps::default();
+        (20..70).for_each(|at| steps.add(at, 1));
+        steps.add(100, 5);
+        let reusable = |common: usize| {
+            let mut prompt = tokens[..common].to_vec();
+            prompt.extend([999; 50]);
+            steps.reusable_of(&tokens, &prompt, 8)
+        };
+        assert_eq!((reusable(10), reusable(20)), (10, 20), "within the prompt");
+        assert_eq!((reusable(21), reusable(61)), (20, 20), "within the answer");
+        assert_eq!((reusable(62), reusable(70), reusable(90)), (62, 70, 90), "behind it, but for its ending");
+        assert_eq!(
+            (reusable(101), reusable(104), reusable(105)),
+            (100, 100, 105),
+            "a short one has no ending to spare"
+        );
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..30], 8), 20);
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..20], 8), 11, "the rest takes a large batch");
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..8], 8), 0);
+        steps.truncate(50);
+        assert_eq!(steps.0, [20..50]);
+        steps.truncate(20);
+        assert!(steps.0.is_empty());
     }
 }

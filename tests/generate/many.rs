@@ -168,7 +168,8 @@ fn together(story: &Story, requests: &[Request], runtime: Runtime) -> Vec<(Vec<u
         while let Some((id, event)) = batcher.event() {
             answers[number(id)].0.extend(event.id);
         }
-        while let Some((id, generation)) = batcher.finished() {
+        while let Some((id, generation, error)) = batcher.finished() {
+            assert!(error.is_none(), "{error:?}");
             answers[number(id)].1 = generation.finish().cloned();
         }
         step += 1;
@@ -288,6 +289,35 @@ fn answers_do_not_depend_on_others_where_a_gpu_has_a_part() {
     });
 }
 
+/// A server reads a prompt in pieces as its time allows: each of more than `exact_tokens`.
+#[test]
+fn where_a_prompt_is_cut_does_not_change_a_bit() {
+    let story = Story::new();
+    let ids: Vec<u32> = (0..100).map(|i| (i * 7919 + 13) % 500 + 3).collect();
+    for isa in Isa::available() {
+        for kv in [KvType::F16, KvType::Q8_0, KvType::F32] {
+            let mut runtime = story.on_cpu(isa, 2, Sizes { batch_tokens: 128, ..story.sizes(1, kv) });
+            let mut logits = |cuts: &[usize]| -> Vec<u32> {
+                let mut sequence = runtime.begin().unwrap();
+                let mut left = ids.as_slice();
+                for &len in cuts {
+                    let (piece, rest) = left.split_at(len);
+                    let want = if rest.is_empty() { Want::Last } else { Want::Nothing };
+                    let work = Work { sequence: &mut sequence, ids: piece, want, phase: Phase::Prefill };
+                    runtime.run(&mut [work]).unwrap();
+                    left = rest;
+                }
+                runtime.end(sequence);
+                runtime.output_and_logits(0).1.iter().map(|logit| logit.to_bits()).collect()
+            };
+            let whole = logits(&[100]);
+            for cuts in [&[50, 50][..], &[9, 91], &[33, 67], &[64, 9, 27], &[91, 9], &[24, 10, 33, 9, 24]] {
+                assert!(logits(cuts) == whole, "{isa}, {kv:?}: {cuts:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_fork_goes_on_as_the_sequence_it_came_from() {
     for story in [Story::new(), Story::hybrid(hybrid::SMALL), Story::hybrid(hybrid::ROTATED)] {
@@ -324,4 +354,28 @@ fn check_forks(story: &Story) {
     assert!(close(&rest, &expected) && close(&single, &expected));
     runtime.end(second);
     assert!(runtime.fork(&third, 2).unwrap().is_some());
+}
+
+#[test]
+fn a_saved_sequence_goes_on_as_the_one_it_was() {
+    let story = Story::new();
+    let mut runtime = story.on_cpu(Isa::detect(), 2, story.sizes(2, KvType::F16));
+    let ids = story.ids("Once upon a time there was a little cat who");
+    let mut first = runtime.begin().unwrap();
+    let run = |runtime: &mut Runtime, sequence: &mut _, ids: &[u32]| -> Vec<u32> {
+        runtime.run(&mut [Work { sequence, ids, want: Want::Last, phase: Phase::Decode }]).unwrap();
+        runtime.output_and_logits(0).1.iter().map(|logit| logit.to_bits()).collect()
+    };
+    run(&mut runtime, &mut first, &ids);
+    let saved = runtime.save(&first).unwrap().unwrap();
+    assert_eq!(saved.tokens(), ids);
+    assert!(saved.bytes() > ids.len() * story.model.config.kv_width());
+    let expected = run(&mut runtime, &mut first, &[7]);
+    // The slot serves another meanwhile.
+    runtime.rewind(&mut first, 0).unwrap();
+    run(&mut runtime, &mut first, &[9, 8, 9, 8]);
+    let mut second = runtime.begin().unwrap();
+    runtime.restore_saved(&saved, &mut second).unwrap();
+    assert_eq!(second.tokens(), ids);
+    assert_eq!(run(&mut runtime, &mut second, &[7]), expected);
 }

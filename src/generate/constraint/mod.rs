@@ -48,9 +48,31 @@ pub struct Constraint {
     warnings: Vec<String>,
 }
 
+/// The tokens of a model as grammars need them. Made once for many grammars: it takes a pass over the vocabulary.
+#[derive(Clone)]
+pub struct GrammarVocabulary(Arc<ParserFactory>);
+
+impl GrammarVocabulary {
+    /// The tokens of `tokenizer`.
+    ///
+    /// # Errors
+    /// If they are of no use for grammars.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
+        let mut factory = ParserFactory::new(&tokens(tokenizer), InferenceCapabilities::default(), &[])
+            .map_err(|error| Error::unsupported("this vocabulary with grammars", one_line(&format!("{error:#}"))))?;
+        factory.quiet().limits_mut().verbose_errors = false;
+        Ok(Self(Arc::new(factory)))
+    }
+}
+
 impl Constraint {
     /// Compiles `grammar` for the tokens of `tokenizer`.
     pub fn new(grammar: &Grammar, tokenizer: &Tokenizer) -> Result<Self> {
+        Self::compile(grammar, &GrammarVocabulary::new(tokenizer)?)
+    }
+
+    /// As [`new`](Self::new), for tokens that were prepared.
+    pub fn compile(grammar: &Grammar, vocabulary: &GrammarVocabulary) -> Result<Self> {
         let name = grammar.name();
         let wrong = |reason: String| Error::unsupported(format!("this {name}"), one_line(&reason));
         let top = match grammar {
@@ -65,11 +87,7 @@ impl Constraint {
             }
         };
         let compile = || -> std::result::Result<Matcher, String> {
-            let said = |error: &dyn std::fmt::Display| format!("{error:#}");
-            let mut factory = ParserFactory::new(&tokens(tokenizer), InferenceCapabilities::default(), &[])
-                .map_err(|error| said(&error))?;
-            factory.quiet().limits_mut().verbose_errors = false;
-            let matcher = Matcher::new(factory.create_parser(top));
+            let matcher = Matcher::new(vocabulary.0.create_parser(top));
             match matcher.get_error() {
                 Some(error) => Err(error),
                 None => Ok(matcher),

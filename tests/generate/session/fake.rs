@@ -334,7 +334,7 @@ pub struct Outcome {
 pub fn collect(mut answer: Answer<'_>) -> Result<Outcome> {
     let (mut ids, mut texts) = (Vec::new(), Vec::new());
     for event in &mut answer {
-        let Event { id, text } = event?;
+        let Event { id, text, .. } = event?;
         ids.extend(id);
         texts.push(text);
     }

@@ -1,0 +1,120 @@
+//! Which place an answer takes: that of the conversation it goes on, or the one unused for longest.
+
+use super::{AnswerId, Batcher, PlaceState, RunningAnswer, no_sequence};
+use crate::{error::Result, session::Sequence};
+
+/// A common beginning that is worth copying; less is read again in no time.
+const WORTH_COPYING: usize = 32;
+
+/// A sequence, and the answer that is written in it.
+pub(super) struct Place {
+    /// Its tokens stay when the answer has ended. `None` before the first.
+    pub sequence: Option<Sequence>,
+    pub answer: Option<RunningAnswer>,
+    /// When its last answer began; 0: never.
+    pub used: u64,
+}
+
+impl Place {
+    pub fn all(count: usize) -> Vec<Self> {
+        (0..count).map(|_| Self { sequence: None, answer: None, used: 0 }).collect()
+    }
+
+    pub fn state(&self) -> PlaceState {
+        PlaceState { answer: self.answer.as_ref().map(|answer| answer.id), tokens: self.tokens().len() }
+    }
+
+    /// The answer in it, while its prompt is not read to the end.
+    pub fn reading(&self) -> Option<AnswerId> {
+        self.answer.as_ref().filter(|answer| !answer.has_ended() && answer.generation.is_reading()).map(|one| one.id)
+    }
+
+    fn tokens(&self) -> &[u32] {
+        self.sequence.as_ref().map_or(&[], Sequence::tokens)
+    }
+
+    /// Tokens of `prompt` that it holds.
+    fn common(&self, prompt: &[u32], exact_tokens: usize) -> usize {
+        self.sequence.as_ref().map_or(0, |sequence| sequence.reusable_prefix(prompt, exact_tokens))
+    }
+}
+
+impl Batcher {
+    /// A free place for `prompt` that holds as much of it as any place or kept prefix does, and nothing else.
+    pub(super) fn take_place(&mut self, prompt: &[u32], reuse: bool) -> Result<usize> {
+        let exact_tokens = self.runtime.limits().exact_tokens;
+        let common: Vec<usize> = self.places.iter().map(|place| place.common(prompt, exact_tokens)).collect();
+        // Of equal ones a free one.
+        let best = (0..common.len()).max_by_key(|&at| (common[at], self.places[at].answer.is_none()));
+        let Some((from, most)) = best.map(|at| (at, common[at])).filter(|&(_, most)| reuse && most > 0) else {
+            let kept = if reuse { self.prefixes.longest(prompt, exact_tokens) } else { 0 };
+            return self.take_least_recent(prompt, kept, exact_tokens);
+        };
+        let kept = self.prefixes.longest(prompt, exact_tokens);
+        if kept > most + WORTH_COPYING {
+            return self.take_least_recent(prompt, kept, exact_tokens);
+        }
+        // It goes on, or nearly so: little is lost.
+        let held = self.places[from].tokens().len();
+        let at = self.least_recent();
+        let goes_on = self.places[from].answer.is_none() && (held - most) * 8 <= held;
+        if !goes_on && from != at && most >= WORTH_COPYING {
+            self.keep(at);
+            // A layer may not have the state after an earlier position.
+            if let Err(error) = self.fork_into(from, at, most) {
+                log::debug!("a common beginning is computed again: {error}");
+            }
+            return Ok(at);
+        }
+        let at = if goes_on || from == at { from } else { return self.take_least_recent(prompt, 0, exact_tokens) };
+        if !goes_on {
+            self.keep(at);
+        }
+        if let Some(sequence) = &mut self.places[at].sequence {
+            self.runtime.rewind(sequence, most)?;
+        }
+        Ok(at)
+    }
+
+    /// The place unused for longest, empty but for a kept prefix of `kept` tokens, if there is one.
+    fn take_least_recent(&mut self, prompt: &[u32], kept: usize, exact_tokens: usize) -> Result<usize> {
+        let at = self.least_recent();
+        self.keep(at);
+        if let Some(sequence) = self.places[at].sequence.take() {
+            self.runtime.end(sequence);
+        }
+        if kept > 0 {
+            let mut sequence = self.runtime.begin().ok_or_else(no_sequence)?;
+            self.prefixes.bring_back(&mut self.runtime, &mut sequence, prompt, exact_tokens)?;
+            self.runtime.rewind(&mut sequence, kept)?;
+            self.places[at].sequence = Some(sequence);
+        }
+        Ok(at)
+    }
+
+    /// The free place whose last answer began first.
+    pub(super) fn least_recent(&self) -> usize {
+        let free = self.places.iter().enumerate().filter(|(_, place)| place.answer.is_none());
+        free.min_by_key(|(_, place)| place.used).map_or(0, |(at, _)| at)
+    }
+
+    /// Copies what a place holds to the kept prefixes.
+    pub(super) fn keep(&mut self, at: usize) {
+        if let Some(sequence) = &self.places[at].sequence
+            && let Err(error) = self.prefixes.keep(&mut self.runtime, sequence)
+        {
+            log::warn!("a conversation will be computed again: {error}");
+        }
+    }
+
+    /// Replaces what place `to` holds by the first `len` tokens of place `from`.
+    pub(super) fn fork_into(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
+        if let Some(sequence) = self.places[to].sequence.take() {
+            self.runtime.end(sequence);
+        }
+        let Some(source) = &self.places[from].sequence else { return Ok(()) };
+        let fork = self.runtime.fork(source, len.min(source.tokens().len()))?;
+        self.places[to].sequence = Some(fork.ok_or_else(no_sequence)?);
+        Ok(())
+    }
+}

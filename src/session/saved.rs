@@ -1,0 +1,91 @@
+//! Sequences in main memory: the tokens and the states of every layer, to go on with later.
+
+use super::{Phase, Runtime, Sequence, sequence::Steps};
+use crate::{
+    backend::{KvRows, LayerState},
+    error::Result,
+};
+
+/// Tokens of a sequence, and its states. For the runtime that saved it, or one with the same model and types of caches.
+#[derive(Clone, Debug)]
+pub struct SavedSequence {
+    tokens: Vec<u32>,
+    steps: Steps,
+    /// One for each layer, in order.
+    states: Vec<LayerState>,
+}
+
+impl SavedSequence {
+    /// The tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// As [`Sequence::reusable_prefix`].
+    pub fn reusable_prefix(&self, prompt: &[u32], exact_tokens: usize) -> usize {
+        self.steps.reusable_of(&self.tokens, prompt, exact_tokens)
+    }
+
+    /// Main memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let of_state = |state: &LayerState| match state {
+            LayerState::Kv { k, v } => rows_bytes(k) + rows_bytes(v),
+            LayerState::Recurrent { conv, state } => (conv.len() + state.len()) * size_of::<f32>(),
+        };
+        self.tokens.len() * size_of::<u32>() + self.states.iter().map(of_state).sum::<usize>()
+    }
+}
+
+impl Runtime {
+    /// A copy of a sequence in main memory; `None` where its states were lost, and the tokens are all there is.
+    ///
+    /// # Errors
+    /// If a backend cannot read its states.
+    pub fn save(&mut self, sequence: &Sequence) -> Result<Option<SavedSequence>> {
+        let len = sequence.tokens.len();
+        let phases = Phase::ALL.into_iter().filter(|&phase| self.phases.effective(phase) == phase);
+        let complete = phases.into_iter().find(|&phase| sequence.filled[phase as usize] >= len);
+        let Some(phase) = complete.filter(|_| sequence.epoch == self.epoch && len > 0) else { return Ok(None) };
+        let mut states = Vec::new();
+        for index in self.phases.indices(phase) {
+            let loaded = &self.phases.loaded[index];
+            for layer in 0..loaded.segment.layers.len() {
+                let mut state = LayerState::default();
+                self.backends[loaded.backend].states(loaded.id)?.export(layer, sequence.slot, 0..len, &mut state)?;
+                states.push(state);
+            }
+        }
+        Ok(Some(SavedSequence { tokens: sequence.tokens.clone(), steps: sequence.steps.clone(), states }))
+    }
+
+    /// Fills an empty sequence with what was saved.
+    ///
+    /// # Errors
+    /// If a backend cannot take the states: the sequence is empty then.
+    pub fn restore_saved(&mut self, saved: &SavedSequence, sequence: &mut Sequence) -> Result<()> {
+        let len = saved.tokens.len();
+        let phase = self.phases.effective(Phase::Prefill);
+        let mut states = saved.states.iter();
+        for index in self.phases.indices(phase) {
+            let loaded = &self.phases.loaded[index];
+            for (layer, state) in (0..loaded.segment.layers.len()).zip(states.by_ref()) {
+                self.backends[loaded.backend].states(loaded.id)?.import(layer, sequence.slot, 0..len, state)?;
+            }
+        }
+        sequence.tokens.clear();
+        sequence.tokens.extend_from_slice(&saved.tokens);
+        sequence.steps = saved.steps.clone();
+        sequence.epoch = self.epoch;
+        sequence.filled = [0; 2];
+        sequence.filled[phase as usize] = len;
+        Ok(())
+    }
+}
+
+fn rows_bytes(rows: &KvRows) -> usize {
+    match rows {
+        KvRows::Floats(values) => size_of_val(values.as_slice()),
+        KvRows::F16 { bits } => size_of_val(bits.as_slice()),
+        KvRows::Q8_0 { codes, scales } => codes.len() + size_of_val(scales.as_slice()),
+    }
+}
