@@ -90,6 +90,10 @@ pub mod dummy;
 #[doc(hidden)]
 pub mod engine;
 
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod serve;
+
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -100,12 +104,12 @@ pub use engine::{
     Placement, Purpose, TextSession, open,
 };
 pub use error::{Error, ErrorKind, Remedy, Result};
-#[cfg(feature = "grammar")]
-pub use generate::Grammar;
 pub use generate::{
-    Answer, AnswerId, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Event, Fed, Finish, Generation, Mirostat,
-    Need, NoText, Pooling, SampleOptions, Sampler, Stats, TextDecoder, embedding,
+    Answer, AnswerId, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Event, Fed, Finish, Generation, Logprobs,
+    Mirostat, Need, NoText, Pooling, SampleOptions, Sampler, Stats, TextDecoder, embedding,
 };
+#[cfg(feature = "grammar")]
+pub use generate::{Grammar, GrammarVocabulary};
 pub use model::{Config, I2sPacking, Model};
 pub use plan::{BackendKind, KvType, Plan, Prefer, Request, Segment, Sizes};
 pub use session::{Phase, Runtime, Sequence, Session, Takeover, Work};

@@ -53,6 +53,8 @@ mod pull;
 
 mod run;
 
+mod serve;
+
 mod source;
 
 mod tokenize;
@@ -115,6 +117,7 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
     match &command {
         Command::Run(args) => run::run(args, verbose),
         Command::Chat(args) => chat::run(args, verbose),
+        Command::Serve(args) => serve::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -7,6 +7,7 @@ mod make;
 mod measure;
 mod reasoning;
 mod sample;
+mod serve;
 mod show;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use self::{
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     reasoning::{ReasoningArgs, ReasoningChoice},
     sample::{SampleArgs, Setting},
+    serve::{ReasoningFormatChoice, ServeArgs},
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
 
@@ -44,6 +46,8 @@ pub enum Command {
     Run(RunArgs),
     /// Talk with the model
     Chat(ChatArgs),
+    /// Answer requests over HTTP, as the servers of OpenAI and llama.cpp do
+    Serve(ServeArgs),
     /// Show the token ids of a text
     Tokenize(TokenizeArgs),
     /// Show the logits after a sequence of token ids

@@ -133,7 +133,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
 }
 
 /// The template of `--chat-template`, a name or a file, or the model's own.
-fn template(wish: Option<&str>, tokenizer: &Tokenizer, model: &str) -> Result<Template> {
+pub fn template(wish: Option<&str>, tokenizer: &Tokenizer, model: &str) -> Result<Template> {
     let Some(wish) = wish else { return Template::of(tokenizer).map_err(|e| e.in_file(model)) };
     if let Some(format) = Format::by_name(wish) {
         return Ok(Template::built_in(format, tokenizer));

@@ -1,0 +1,128 @@
+//! The server.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{ArgAction, Args, ValueEnum, builder::FalseyValueParser};
+
+use super::{EngineArgs, ModelArgs, SampleArgs};
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu serve -m model.gguf --port 8080")]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Address to listen on; 0.0.0.0 = all of this machine
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", env = "LLAMA_ARG_HOST")]
+    pub host: String,
+
+    /// Port to listen on; 0 = any free one, which is printed
+    #[arg(long, value_name = "PORT", default_value_t = 8080, env = "LLAMA_ARG_PORT")]
+    pub port: u16,
+
+    /// Requests answered side by side, each with a context of its own (-c); more wait [llama.cpp: -np]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..=256),
+        env = "LLAMA_ARG_N_PARALLEL"
+    )]
+    pub parallel: u16,
+
+    /// Name of the model in answers, and more names that it goes by
+    #[arg(short, long, value_name = "NAME[,NAME]", value_delimiter = ',', env = "LLAMA_ARG_ALIAS")]
+    pub alias: Vec<String>,
+
+    /// Refuse requests that name another model
+    #[arg(long)]
+    pub strict_model: bool,
+
+    /// Key of which requests must show one
+    #[arg(long, value_name = "KEY[,KEY]", value_delimiter = ',', env = "LLAMA_API_KEY", hide_env_values = true)]
+    pub api_key: Vec<String>,
+
+    /// File with a key in each line
+    #[arg(long, value_name = "FILE", env = "LLAMA_ARG_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Web pages that may use the server: origins, "localhost" or "*" [default: pages of this machine; with a key, all]
+    #[arg(long, value_name = "ORIGIN[,ORIGIN]", value_delimiter = ',', env = "LLAMA_ARG_CORS_ORIGINS")]
+    pub cors_origins: Vec<String>,
+
+    /// Most tokens of an answer where a request has no limit; -1 = until the model ends or the context is full
+    #[arg(
+        short,
+        long,
+        visible_alias = "predict",
+        value_name = "N",
+        default_value_t = -1,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT"
+    )]
+    pub n_predict: i64,
+
+    /// Main memory for the beginnings of conversations that had to give way to others, in MiB; 0 = none
+    #[arg(long, value_name = "MIB", default_value_t = 2048, env = "LLAMA_ARG_CACHE_RAM")]
+    pub cache_ram: u32,
+
+    /// Requests that wait at most; more are told to come again
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_queue: usize,
+
+    /// Answer /metrics
+    #[arg(long, env = "LLAMA_ARG_ENDPOINT_METRICS", value_parser = FalseyValueParser::new())]
+    pub metrics: bool,
+
+    /// Answer /slots, which is the default
+    #[arg(long, overrides_with = "no_slots")]
+    pub slots: bool,
+
+    /// Do not answer /slots
+    #[arg(long, overrides_with = "slots")]
+    pub no_slots: bool,
+
+    /// Seconds of silence after which a stream sends a comment that keeps it open
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..=3600),
+        env = "LLAMA_ARG_SSE_PING_INTERVAL"
+    )]
+    pub sse_ping_interval: u64,
+
+    /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
+    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE", env = "LLAMA_ARG_CHAT_TEMPLATE")]
+    pub chat_template: Option<String>,
+
+    /// What becomes of thoughts between <think> marks: apart from the answer, or part of it
+    #[arg(long, value_enum, default_value = "auto", env = "LLAMA_ARG_THINK")]
+    pub reasoning_format: ReasoningFormatChoice,
+
+    /// Templates are Jinja always; for scripts that say so
+    #[arg(long, hide = true, action = ArgAction::SetTrue)]
+    pub jinja: bool,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    #[command(flatten)]
+    pub sample: SampleArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReasoningFormatChoice {
+    /// Apart, as reasoning_content
+    #[value(alias = "deepseek")]
+    Auto,
+    /// Part of the answer
+    None,
+}
+
+impl ServeArgs {
+    /// The limit of answers without one.
+    pub fn max_tokens(&self) -> Option<NonZeroUsize> {
+        usize::try_from(self.n_predict).ok().and_then(NonZeroUsize::new)
+    }
+}

@@ -1,0 +1,338 @@
+//! The thread that owns the model: requests wait in a queue, take places, and are served in steps of all together.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    Log,
+    answer::{Output, Reply},
+    error::{ApiError, ApiResult},
+    metrics::Metrics,
+};
+use crate::{
+    error::Error,
+    generate::{AnswerId, Batcher, Event, Finish, Generation, PlaceState, Stats},
+};
+
+/// How often the queue is looked at for clients that went away, while nothing else happens.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+
+/// Answers to one prompt, for one client.
+pub struct Job {
+    /// Name of the answer in the log.
+    pub id: String,
+    /// At least one.
+    pub choices: Vec<Generation>,
+    /// Number of the first one in the answer.
+    pub first_choice: usize,
+    pub reply: Reply,
+    pub arrived: Instant,
+}
+
+enum Command {
+    Answer(Box<Job>),
+    Stop,
+}
+
+/// Hands jobs to the engine.
+pub struct JobSender {
+    commands: Mutex<Sender<Command>>,
+    waiting: Arc<AtomicUsize>,
+    most_waiting: usize,
+}
+
+/// The other end of a [`JobSender`], for [`EngineThread`].
+pub struct JobReceiver {
+    commands: Receiver<Command>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A queue of at most so many jobs that wait for a place.
+pub fn queue(most_waiting: usize) -> (JobSender, JobReceiver) {
+    let (sender, receiver) = channel();
+    let waiting = Arc::<AtomicUsize>::default();
+    let jobs = JobSender { commands: Mutex::new(sender), waiting: Arc::clone(&waiting), most_waiting };
+    (jobs, JobReceiver { commands: receiver, waiting })
+}
+
+impl JobReceiver {
+    /// True once it is told to stop; jobs that come are dropped.
+    pub fn is_stopped(&self) -> bool {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Answer(_)) => {}
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return true,
+                Err(TryRecvError::Empty) => return false,
+            }
+        }
+    }
+}
+
+impl JobSender {
+    /// Queues a job.
+    ///
+    /// # Errors
+    /// If too many wait, or the engine has ended.
+    pub fn submit(&self, job: Job) -> ApiResult<()> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.most_waiting {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(ApiError::busy());
+        }
+        self.send(Command::Answer(Box::new(job))).inspect_err(|_| {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        })
+    }
+
+    /// Ends all answers and the thread.
+    pub fn stop(&self) {
+        // Where the engine has ended there is nothing to stop.
+        let _ = self.send(Command::Stop);
+    }
+
+    fn send(&self, command: Command) -> ApiResult<()> {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        commands.send(command).map_err(|_| ApiError::stopping())
+    }
+}
+
+/// A job that has places.
+struct Serving {
+    job: Job,
+    begun: Instant,
+    /// Choices that have not ended.
+    open: usize,
+    last_token: Option<Instant>,
+    first_token: Option<Duration>,
+    tokens: usize,
+}
+
+/// The engine's thread.
+pub struct EngineThread {
+    batcher: Batcher,
+    commands: Receiver<Command>,
+    waiting: Arc<AtomicUsize>,
+    queue: VecDeque<Job>,
+    serving: HashMap<u64, Serving>,
+    /// Which job an answer belongs to, and its number there.
+    answers: HashMap<AnswerId, (u64, usize)>,
+    next_job: u64,
+    metrics: Arc<Metrics>,
+    places: Arc<Mutex<Vec<PlaceState>>>,
+    log: Arc<dyn Log>,
+    has_taken_over: bool,
+}
+
+impl EngineThread {
+    pub fn new(
+        batcher: Batcher,
+        jobs: JobReceiver,
+        metrics: Arc<Metrics>,
+        places: Arc<Mutex<Vec<PlaceState>>>,
+        log: Arc<dyn Log>,
+    ) -> Self {
+        Self {
+            batcher,
+            commands: jobs.commands,
+            waiting: jobs.waiting,
+            queue: VecDeque::new(),
+            serving: HashMap::new(),
+            answers: HashMap::new(),
+            next_job: 0,
+            metrics,
+            places,
+            log,
+            has_taken_over: false,
+        }
+    }
+
+    /// Serves until it is told to stop.
+    pub fn run(mut self) {
+        self.publish();
+        while self.take_commands() {
+            self.drop_cancelled();
+            self.admit();
+            match self.batcher.step() {
+                Ok(true) => self.metrics.stepped(self.batcher.len()),
+                Ok(false) => {}
+                Err(error) => self.fail_all(&error),
+            }
+            self.deliver();
+            self.publish();
+        }
+        for Serving { job, .. } in self.serving.values() {
+            job.reply.send(Output::Stopping);
+        }
+        for job in &self.queue {
+            job.reply.send(Output::Stopping);
+        }
+    }
+
+    /// Waits where there is nothing else to do; false when it is time to stop.
+    fn take_commands(&mut self) -> bool {
+        if self.batcher.is_empty() {
+            let command = if self.queue.is_empty() {
+                self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                self.commands.recv_timeout(LOOK_AROUND)
+            };
+            match command {
+                Ok(Command::Answer(job)) => self.queue.push_back(*job),
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Answer(job)) => self.queue.push_back(*job),
+                Ok(Command::Stop) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn drop_cancelled(&mut self) {
+        let before = self.queue.len();
+        let (metrics, log) = (&self.metrics, &self.log);
+        self.queue.retain(|job| {
+            let waits = !job.reply.is_cancelled();
+            if !waits {
+                let prompt_tokens = job.choices.first().map_or(0, |one| one.prompt().len());
+                log.request(&format!("{} {prompt_tokens} prompt tokens, cancelled in the queue", job.id));
+                metrics.cancelled_in_queue();
+            }
+            waits
+        });
+        self.waiting.fetch_sub(before - self.queue.len(), Ordering::Relaxed);
+    }
+
+    /// Gives places to those who wait, in their order.
+    fn admit(&mut self) {
+        while let Some(mut job) = self.queue.pop_front() {
+            let choices = std::mem::take(&mut job.choices);
+            match self.batcher.add_choices(choices) {
+                Err(refused) => {
+                    job.choices = refused;
+                    self.queue.push_front(job);
+                    return;
+                }
+                Ok(ids) => {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.metrics.began(job.arrived.elapsed());
+                    job.reply.send(Output::Begun);
+                    let number = self.next_job;
+                    self.next_job += 1;
+                    let first = job.first_choice;
+                    self.answers.extend(ids.iter().enumerate().map(|(at, &id)| (id, (number, first + at))));
+                    let serving = Serving {
+                        job,
+                        begun: Instant::now(),
+                        open: ids.len(),
+                        last_token: None,
+                        first_token: None,
+                        tokens: 0,
+                    };
+                    self.serving.insert(number, serving);
+                }
+            }
+        }
+    }
+
+    /// Sends what a step brought.
+    fn deliver(&mut self) {
+        while let Some((id, event)) = self.batcher.event() {
+            if let Some(&(number, choice)) = self.answers.get(&id)
+                && let Some(serving) = self.serving.get_mut(&number)
+            {
+                serving.take_time(&event, &self.metrics);
+                serving.job.reply.send(Output::Event { choice, event });
+            }
+        }
+        let places: HashMap<AnswerId, usize> =
+            self.batcher.places().enumerate().filter_map(|(at, place)| Some((place.answer?, at))).collect();
+        while let Some((id, generation, error)) = self.batcher.finished() {
+            let Some((number, choice)) = self.answers.remove(&id) else { continue };
+            let Some(serving) = self.serving.get_mut(&number) else { continue };
+            let finish = generation.finish().cloned().unwrap_or(Finish::Cancelled);
+            let stats = generation.stats().clone();
+            self.metrics.ended(&finish, &stats, serving.job.arrived.elapsed());
+            self.log.request(&serving.line(choice, error.as_ref(), &finish, &stats));
+            serving.open -= 1;
+            let place = places.get(&id).copied().unwrap_or_default();
+            serving.job.reply.send(match error {
+                Some(error) => Output::Failed(error),
+                None => Output::Ended { choice, finish, stats, place },
+            });
+            if serving.open == 0 {
+                self.serving.remove(&number);
+            }
+        }
+        if !self.has_taken_over && self.batcher.runtime().takeover().is_some() {
+            self.has_taken_over = true;
+            self.metrics.took_over();
+        }
+    }
+
+    /// A step failed, and nothing took over: nobody knows whose fault it is.
+    fn fail_all(&mut self, error: &Error) {
+        self.log.request(&format!("a step failed: {error}"));
+        for Serving { job, .. } in self.serving.values() {
+            job.reply.send(Output::Broken(error.to_string()));
+        }
+        self.serving.clear();
+        self.answers.clear();
+        self.batcher.clear();
+    }
+
+    /// For whoever looks at the slots while a step runs.
+    fn publish(&self) {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = self.batcher.places().collect();
+        self.metrics.load(self.batcher.len(), self.queue.len());
+    }
+}
+
+impl Serving {
+    fn take_time(&mut self, event: &Event, metrics: &Metrics) {
+        if event.id.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        match self.last_token {
+            None => {
+                let waited = now - self.job.arrived;
+                self.first_token = Some(waited);
+                metrics.first_token(waited);
+            }
+            Some(last) => metrics.next_token(now - last),
+        }
+        self.last_token = Some(now);
+        self.tokens += 1;
+    }
+
+    /// The line of the log, without any text of the request.
+    fn line(&self, choice: usize, error: Option<&Error>, finish: &Finish, stats: &Stats) -> String {
+        let milliseconds = |time: Duration| format!("{:.0} ms", time.as_secs_f64() * 1e3);
+        let rate = stats.decode_rate().map_or_else(String::new, |rate| format!(", {rate:.1} tok/s"));
+        let first =
+            self.first_token.map_or_else(String::new, |time| format!(", first token after {}", milliseconds(time)));
+        format!(
+            "{}{} {} prompt tokens ({} cached), {} generated, queued {}{first}{rate}, {}",
+            self.job.id,
+            if choice > 0 { format!("#{choice}") } else { String::new() },
+            stats.prompt_tokens,
+            stats.reused_tokens,
+            stats.generated_tokens,
+            milliseconds(self.begun - self.job.arrived),
+            error.map_or_else(
+                || finish.name().to_owned(),
+                |error| format!("failed: {}", error.to_string().escape_debug())
+            ),
+        )
+    }
+}

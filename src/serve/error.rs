@@ -1,0 +1,157 @@
+//! Errors as clients get them: JSON with the status that decides what a client does next.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, ErrorKind};
+
+pub type ApiResult<T> = Result<T, ApiError>;
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub struct ApiError {
+    pub status: StatusCode,
+    pub message: String,
+    kind: &'static str,
+    /// A word; without one the number of the status, as llama.cpp has it.
+    code: Option<&'static str>,
+    /// The field at fault.
+    param: Option<String>,
+    /// More fields of the error.
+    more: Option<Box<Map<String, Value>>>,
+    /// Seconds after which trying again makes sense.
+    retry_after: Option<u32>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, message, kind, code: None, param: None, more: None, retry_after: None }
+    }
+
+    /// The request makes no sense.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// A field of the request makes no sense.
+    pub fn bad_field(field: &str, message: impl Into<String>) -> Self {
+        Self { param: Some(field.into()), ..Self::bad_request(message) }
+    }
+
+    /// The prompt is longer than the context. Clients know this one by its words or by its code, and shorten the history.
+    pub fn context_exceeded(param: &str, prompt_tokens: usize, context_tokens: usize) -> Self {
+        let message = format!(
+            "request ({prompt_tokens} tokens) exceeds the available context size ({context_tokens} tokens), try \
+             increasing it"
+        );
+        let mut more = Map::new();
+        more.insert("n_prompt_tokens".into(), prompt_tokens.into());
+        more.insert("n_ctx".into(), context_tokens.into());
+        Self {
+            code: Some("context_length_exceeded"),
+            param: Some(param.into()),
+            more: Some(Box::new(more)),
+            ..Self::new(StatusCode::BAD_REQUEST, "exceed_context_size_error", message)
+        }
+    }
+
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "Invalid API Key")
+    }
+
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", "File Not Found")
+    }
+
+    pub fn no_model(name: &str) -> Self {
+        let message = format!("The model `{name}` does not exist");
+        let error = Self::new(StatusCode::NOT_FOUND, "not_found_error", message);
+        Self { code: Some("model_not_found"), param: Some("model".into()), ..error }
+    }
+
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "Method Not Allowed")
+    }
+
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "the body of the request took too long")
+    }
+
+    pub fn too_large(most: usize) -> Self {
+        let message = format!("the body of the request is larger than {most} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
+    }
+
+    pub fn loading() -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "Loading model");
+        Self { retry_after: Some(2), ..error }
+    }
+
+    pub fn busy() -> Self {
+        let message = "server busy, please try again: the queue is full";
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message);
+        Self { retry_after: Some(5), ..error }
+    }
+
+    pub fn no_slot() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "no slot available")
+    }
+
+    pub fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "the server is shutting down")
+    }
+
+    /// Something that this server or this model cannot do.
+    pub fn not_supported(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message)
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    }
+
+    /// What stands under `error`.
+    pub fn to_json(&self) -> Value {
+        let code = self.code.map_or_else(|| json!(self.status.as_u16()), |code| json!(code));
+        let mut error = json!({ "message": self.message, "type": self.kind, "code": code, "param": self.param });
+        if let Value::Object(fields) = &mut error {
+            fields.extend(self.more.iter().flat_map(|more| (**more).clone()));
+        }
+        error
+    }
+}
+
+impl From<Error> for ApiError {
+    /// What the library refuses before an answer begins is the request's fault, unless a device or the system failed.
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Usage | ErrorKind::Format | ErrorKind::Unsupported | ErrorKind::Missing => {
+                Self::bad_request(error.to_string())
+            }
+            _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.to_json() }).to_string();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}

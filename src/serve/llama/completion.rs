@@ -1,0 +1,129 @@
+//! `/completion`: llama.cpp's own form of continued texts.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        error::ApiResult,
+        fields::Fields,
+        ids,
+        model::Served,
+        openai::{completions, logprobs, timings},
+        request::Wishes,
+        respond::{Answered, Choice, Dialect, End, Frames, Token},
+        router::{App, Prepared},
+        text::{Delta, Splitter},
+    },
+    settings,
+};
+use crate::generate::Finish;
+
+/// Checks a request and makes it ready for the engine.
+pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
+    let mut wishes = Wishes::read(fields, model, &app.options)?;
+    let probabilities = fields.integer("n_probs")?.unwrap_or(0) as usize;
+    wishes.answer.logprobs = (probabilities > 0).then_some(probabilities);
+    let prompts = completions::prompts(fields, model)?;
+    let answered = Answered::new((0..prompts.len() * wishes.n).map(|_| Splitter::new(None, None)));
+    let dialect = Completion {
+        model: Arc::clone(model),
+        prompts: prompts.iter().map(|ids| model.tokenizer.decode(ids, true)).collect(),
+        evaluated: prompts.iter().map(Vec::len).collect(),
+        is_list: fields.get("prompt").is_some_and(is_list),
+        choices_each: wishes.n,
+        with_logprobs: probabilities > 0,
+        settings: settings(&wishes.sample, wishes.answer.max_tokens),
+    };
+    app.prepared(model, ids::unique("cmpl-"), &prompts, "prompt", wishes, answered, Box::new(dialect))
+}
+
+/// Several prompts, or parts of one.
+fn is_list(prompt: &Value) -> bool {
+    prompt.as_array().is_some_and(|parts| !parts.iter().any(Value::is_number))
+}
+
+struct Completion {
+    model: Arc<Served>,
+    /// Their texts.
+    prompts: Vec<String>,
+    /// Their tokens.
+    evaluated: Vec<usize>,
+    is_list: bool,
+    choices_each: usize,
+    with_logprobs: bool,
+    settings: Value,
+}
+
+impl Completion {
+    fn last(&self, number: usize, choice: &Choice, end: &End, content: &str, tokens: &[Token]) -> Value {
+        let (kind, word) = match &end.finish {
+            Finish::StopString(word) => ("word", word.as_str()),
+            Finish::MaxTokens | Finish::ContextFull => ("limit", ""),
+            Finish::EndToken(_) | Finish::Complete => ("eos", ""),
+            Finish::Cancelled => ("none", ""),
+        };
+        let prompt = number / self.choices_each;
+        let mut object = json!({
+            "index": number,
+            "content": content,
+            "tokens": tokens.iter().map(|token| token.id).collect::<Vec<_>>(),
+            "id_slot": end.place,
+            "stop": true,
+            "model": self.model.name,
+            "tokens_predicted": end.stats.generated_tokens,
+            "tokens_evaluated": self.evaluated[prompt],
+            "generation_settings": self.settings,
+            "prompt": self.prompts[prompt],
+            "has_new_line": choice.content.contains('\n'),
+            "truncated": false,
+            "stop_type": kind,
+            "stopping_word": word,
+            "tokens_cached": self.evaluated[prompt] + end.stats.generated_tokens,
+            "timings": timings(&end.stats),
+        });
+        if self.with_logprobs && !tokens.is_empty() {
+            object["completion_probabilities"] = logprobs(&self.model, tokens).into();
+        }
+        object
+    }
+}
+
+impl Dialect for Completion {
+    fn begin(&mut self, _answered: &Answered, _frames: &mut Frames) {}
+
+    fn delta(&mut self, number: usize, choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {
+        let Delta::Content(text) = delta else { return };
+        let mut object = json!({
+            "index": number,
+            "content": text,
+            "tokens": tokens.iter().map(|token| token.id).collect::<Vec<_>>(),
+            "stop": false,
+            "tokens_predicted": choice.tokens.len(),
+            "tokens_evaluated": self.evaluated[number / self.choices_each],
+        });
+        if self.with_logprobs {
+            object["completion_probabilities"] = logprobs(&self.model, tokens).into();
+        }
+        frames.data(&object);
+    }
+
+    fn ended(&mut self, number: usize, answered: &Answered, frames: &mut Frames) {
+        let choice = &answered.choices[number];
+        if let Some(end) = &choice.end {
+            frames.data(&self.last(number, choice, end, "", &[]));
+        }
+    }
+
+    fn close(&mut self, _answered: &Answered, _frames: &mut Frames) {}
+
+    fn whole(&mut self, answered: &Answered) -> Value {
+        let choices = answered.choices.iter().enumerate();
+        let objects = choices.filter_map(|(number, choice)| {
+            Some(self.last(number, choice, choice.end.as_ref()?, &choice.content, &choice.tokens))
+        });
+        let mut objects: Vec<Value> = objects.collect();
+        if self.is_list || objects.len() > 1 { Value::Array(objects) } else { objects.pop().unwrap_or_default() }
+    }
+}

@@ -1,0 +1,131 @@
+//! Routes of llama.cpp's server that OpenAI has not.
+
+pub mod completion;
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use serde_json::{Value, json};
+
+use super::{
+    error::{ApiError, ApiResult},
+    fields::Fields,
+    model::Served,
+    openai::{ChatPrompt, FINGERPRINT, completions},
+    router::App,
+};
+use crate::{
+    generate::{PlaceState, SampleOptions},
+    tokenizer::EncodeOptions,
+};
+
+/// `/tokenize`.
+pub fn tokenize(_: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
+    let add_special = fields.bool("add_special")?.unwrap_or(false);
+    let parse_special = fields.bool("parse_special")?.unwrap_or(true);
+    let options = EncodeOptions { add_special, parse_special };
+    let ids = match fields.get("content") {
+        None => Vec::new(),
+        Some(Value::String(text)) => model.tokenizer.encode(text, &options)?,
+        Some(other) => return Err(super::fields::wrong_type("content", "a string", other)),
+    };
+    if !fields.bool("with_pieces")?.unwrap_or(false) {
+        return Ok(json!({ "tokens": ids }));
+    }
+    let piece = |&id: &u32| {
+        let bytes = model.tokenizer.token_bytes(id);
+        // A part of a character is no text.
+        let piece = std::str::from_utf8(bytes).map_or_else(|_| json!(bytes), |text| json!(text));
+        json!({ "id": id, "piece": piece })
+    };
+    Ok(json!({ "tokens": ids.iter().map(piece).collect::<Vec<_>>() }))
+}
+
+/// `/detokenize`.
+pub fn detokenize(_: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
+    let tokens = fields.array("tokens")?.unwrap_or_default();
+    let ids = tokens.iter().map(|token| completions::token(token, model, "tokens")).collect::<ApiResult<Vec<_>>>()?;
+    Ok(json!({ "content": model.tokenizer.decode(&ids, true) }))
+}
+
+/// `/apply-template`.
+pub fn apply_template(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
+    Ok(json!({ "prompt": ChatPrompt::read(fields, model, app.options.reasoning)?.text }))
+}
+
+/// `/v1/chat/completions/input_tokens`.
+pub fn input_tokens(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
+    let prompt = ChatPrompt::read(fields, model, app.options.reasoning)?;
+    Ok(json!({ "object": "response.input_tokens", "input_tokens": prompt.ids.len() }))
+}
+
+/// `/props`.
+pub fn props(app: &App, model: &Served) -> Value {
+    let text = |id: Option<u32>| id.and_then(|id| model.tokenizer.token_text(id)).unwrap_or_default();
+    let template = &model.template;
+    json!({
+        "default_generation_settings": { "params": params(app), "n_ctx": model.context_tokens },
+        "total_slots": model.slots,
+        "model_alias": model.name,
+        "model_path": model.path,
+        "chat_template": template.source().or_else(|| template.format().map(|format| format.name())),
+        "chat_template_caps": {
+            "supports_tools": template.knows_tools(),
+            "supports_tool_calls": template.knows_tools(),
+            "supports_system_role": true,
+        },
+        "modalities": { "vision": false, "audio": false },
+        "bos_token": text(model.tokenizer.bos()),
+        "eos_token": text(model.tokenizer.eos()),
+        "build_info": FINGERPRINT,
+        "is_sleeping": false,
+    })
+}
+
+/// Options of sampling where a request has none.
+fn params(app: &App) -> Value {
+    settings(&app.options.sample, app.options.max_tokens.map(NonZeroUsize::get))
+}
+
+/// llama.cpp's names of options.
+fn settings(sample: &SampleOptions, max_tokens: Option<usize>) -> Value {
+    json!({
+        "n_predict": max_tokens.map_or(-1, |most| most as i64),
+        "seed": sample.seed.map_or(u64::from(u32::MAX), u64::from),
+        "temperature": sample.temperature,
+        "top_k": sample.top_k,
+        "top_p": sample.top_p,
+        "min_p": sample.min_p,
+        "typical_p": sample.typical_p,
+        "repeat_last_n": sample.repeat_last_n.map_or(-1, |n| n as i64),
+        "repeat_penalty": sample.repeat_penalty,
+        "presence_penalty": sample.presence_penalty,
+        "frequency_penalty": sample.frequency_penalty,
+    })
+}
+
+/// `/slots`: no text of any prompt.
+///
+/// # Errors
+/// If none is free and the query asks for one.
+pub fn slots(app: &App, model: &Served, places: &[PlaceState], query: &str) -> ApiResult<Value> {
+    if !app.options.slots {
+        return Err(ApiError::not_supported("This server does not show its slots"));
+    }
+    let wants_free = query.split('&').any(|pair| pair == "fail_on_no_slot=1");
+    if wants_free && places.iter().all(|place| place.answer.is_some()) {
+        return Err(ApiError::no_slot());
+    }
+    let slot = |(id, place): (usize, &PlaceState)| {
+        json!({
+            "id": id,
+            "n_ctx": model.context_tokens,
+            "speculative": false,
+            "is_processing": place.answer.is_some(),
+            "id_task": place.answer.map_or(-1, |answer| answer.0 as i64),
+            "n_tokens": place.tokens,
+            "params": params(app),
+            "next_token": { "has_next_token": place.answer.is_some() },
+        })
+    };
+    Ok(places.iter().enumerate().map(slot).collect())
+}

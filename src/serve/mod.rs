@@ -1,0 +1,136 @@
+//! The HTTP server: the APIs of OpenAI, llama.cpp, ollama and Anthropic on an engine that answers many requests side by side.
+//!
+//! In: an opened model and [`ServeOptions`]. A few threads speak HTTP and prepare requests (`router`, `request`): they
+//! check fields, write and tokenize prompts and compile grammars. One thread owns the model (`engine`). Requests go to it
+//! over a channel; what it answers comes back over a bounded channel for each request (`answer`), is taken apart into
+//! text, thoughts and calls (`text`) and written in the words of an API (`openai`, `llama`, `ollama`, `anthropic`).
+
+mod answer;
+
+mod anthropic;
+
+mod embedding;
+
+mod engine;
+
+mod error;
+
+mod fields;
+
+mod guard;
+
+mod ids;
+
+mod llama;
+
+mod metrics;
+
+mod model;
+
+mod network;
+
+mod ollama;
+
+mod openai;
+
+mod request;
+
+mod respond;
+
+mod router;
+
+mod text;
+
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use crate::{
+    chat::Template,
+    engine::{Engine, ModelFile},
+    error::Result,
+    generate::SampleOptions,
+};
+
+/// Options of the server. Change the fields of [`ServeOptions::default`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    /// Name or address to listen on.
+    pub host: String,
+    /// Port; 0: any free one.
+    pub port: u16,
+    /// Names of the model; the first one is what answers carry. Empty: a name made of the file's.
+    pub names: Vec<String>,
+    /// Refuse requests for a model of another name.
+    pub strict_model: bool,
+    /// Keys of which requests must show one; empty: none.
+    pub keys: Vec<String>,
+    /// Origins of web pages that may use the server; `*`: all. Empty: pages of this machine, or all where there is a key.
+    pub cors_origins: Vec<String>,
+    /// Options of sampling where a request has none.
+    pub sample: SampleOptions,
+    /// Most tokens of an answer where a request has no limit; `None`: as many as the context holds.
+    pub max_tokens: Option<NonZeroUsize>,
+    /// Bytes of main memory for the beginnings of conversations that had to give way.
+    pub prefix_bytes: usize,
+    /// Requests that wait for a place at most.
+    pub queue: usize,
+    /// Bytes of a request's body at most.
+    pub body_bytes: usize,
+    /// Time after which a silent stream sends a comment.
+    pub ping: Duration,
+    /// Time that running answers get when the server is asked to end.
+    pub grace: Duration,
+    /// Whether `/metrics` answers.
+    pub metrics: bool,
+    /// Whether `/slots` answers.
+    pub slots: bool,
+    /// Whether thoughts are told apart from the answer where a request does not say so.
+    pub reasoning: bool,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 8080,
+            names: Vec::new(),
+            strict_model: false,
+            keys: Vec::new(),
+            cors_origins: Vec::new(),
+            sample: SampleOptions::default(),
+            max_tokens: None,
+            prefix_bytes: 0,
+            queue: 512,
+            body_bytes: 32 << 20,
+            ping: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+            metrics: false,
+            slots: true,
+            reasoning: true,
+        }
+    }
+}
+
+/// Is told what the server does. Calls come from any of its threads.
+pub trait Log: Send + Sync {
+    /// It listens; the model is still being loaded.
+    fn listening(&self, at: SocketAddr);
+    /// The model is loaded.
+    fn ready(&self, summary: &str);
+    /// A request has ended: one line, without any of its text.
+    fn request(&self, line: &str);
+}
+
+/// Serves `file` until the process is asked to end.
+///
+/// # Errors
+/// If the address cannot be listened on, or the model cannot be loaded.
+pub fn run(
+    options: ServeOptions,
+    file: &ModelFile,
+    engine: Engine,
+    template: Template,
+    log: Arc<dyn Log>,
+) -> Result<()> {
+    network::run(options, file, engine, template, log)
+}

@@ -1,0 +1,131 @@
+//! The model that is served, as the threads that prepare requests need it.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{ServeOptions, error::ApiError, error::ApiResult, ids};
+use crate::{
+    chat::Template,
+    engine::ModelFile,
+    error::Result,
+    generate::{Constraint, Grammar, GrammarVocabulary, Pooling},
+    tokenizer::{EncodeOptions, Tokenizer},
+};
+
+/// Bytes of a grammar or a schema at most: compiling takes time that nobody can interrupt.
+const MOST_GRAMMAR_BYTES: usize = 128 << 10;
+
+/// A loaded model.
+pub struct Served {
+    /// Carried by answers.
+    pub name: String,
+    /// Other names that it goes by.
+    pub aliases: Vec<String>,
+    /// The path of its file.
+    pub path: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// How vectors are made, where the model was made for those; it writes no text then.
+    pub pooling: Option<Pooling>,
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: Template,
+    /// Tokens of prompt and answer together.
+    pub context_tokens: usize,
+    /// Answers side by side.
+    pub slots: usize,
+    pub facts: Facts,
+    /// Seconds since 1970.
+    pub created: u64,
+    grammars: OnceLock<Result<GrammarVocabulary, String>>,
+}
+
+/// Numbers about a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    pub trained_context: usize,
+    pub vocab: usize,
+    pub dim: usize,
+    pub parameters: u64,
+    pub bytes: u64,
+}
+
+impl Served {
+    pub fn new(
+        file: &ModelFile,
+        options: &ServeOptions,
+        template: Template,
+        context_tokens: usize,
+        slots: usize,
+    ) -> Result<Self> {
+        let config = &file.model()?.config;
+        let tensors = file.file().tensors();
+        let facts = Facts {
+            trained_context: config.context,
+            vocab: config.vocab,
+            dim: config.dim,
+            parameters: tensors.iter().map(|tensor| tensor.dims.iter().product::<u64>()).sum(),
+            bytes: tensors.iter().map(|tensor| tensor.len_bytes).sum(),
+        };
+        let mut names = options.names.iter().cloned();
+        Ok(Self {
+            name: names.next().unwrap_or_else(|| short_name(file.name())),
+            aliases: names.collect(),
+            path: file.name().to_owned(),
+            architecture: config.arch.clone(),
+            pooling: Pooling::stated(config, file.file().metadata())?,
+            tokenizer: Arc::clone(file.tokenizer()?),
+            template,
+            context_tokens,
+            slots,
+            facts,
+            created: ids::now(),
+            grammars: OnceLock::new(),
+        })
+    }
+
+    /// True for one of its names.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// The ids of a rendered conversation, with the token that begins a text where the model wants it.
+    pub fn encode_chat(&self, text: &str) -> ApiResult<Vec<u32>> {
+        let mut ids = self.encode(text, false)?;
+        if let Some(bos) = self.tokenizer.bos()
+            && self.tokenizer.adds_bos()
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// The ids of a text with its markup.
+    pub fn encode(&self, text: &str, add_special: bool) -> ApiResult<Vec<u32>> {
+        Ok(self.tokenizer.encode(text, &EncodeOptions { add_special, parse_special: true })?)
+    }
+
+    /// A grammar for the tokens of this model.
+    pub fn constraint(&self, grammar: &Grammar) -> ApiResult<Constraint> {
+        let (Grammar::Text(text) | Grammar::JsonSchema(text)) = grammar;
+        if text.len() > MOST_GRAMMAR_BYTES {
+            let message = format!("the grammar has {} bytes, {MOST_GRAMMAR_BYTES} at most", text.len());
+            return Err(ApiError::bad_request(message));
+        }
+        let made =
+            self.grammars.get_or_init(|| GrammarVocabulary::new(&self.tokenizer).map_err(|error| error.to_string()));
+        let vocabulary = made.as_ref().map_err(|error| ApiError::not_supported(error.clone()))?;
+        let constraint = Constraint::compile(grammar, vocabulary)?;
+        // A warning says that something in the schema would not be kept.
+        match constraint.warnings().first() {
+            Some(warning) => Err(ApiError::bad_request(format!("this cannot be enforced: {warning}"))),
+            None => Ok(constraint),
+        }
+    }
+}
+
+/// The file's name without folder and ending.
+fn short_name(path: &str) -> String {
+    let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
+    let name = name.strip_suffix(".gguf").unwrap_or(name);
+    name.replace(' ', "-")
+}

@@ -1,0 +1,218 @@
+//! The prompt of a chat: messages, tools and variables through the template of the model.
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        error::{ApiError, ApiResult},
+        fields::{Fields, wrong_type},
+        model::Served,
+        request::schema,
+        text::{CallForm, Splitter, ToolCalls},
+    },
+    messages,
+};
+use crate::{
+    chat::{ReasoningFormat, ReasoningSplit, Role, Variables, opens_reasoning},
+    generate::{Grammar, ReasoningLimit},
+};
+
+/// Tools of a request at most. Agents send some dozens.
+const MOST_TOOLS: usize = 512;
+
+/// A conversation, ready to be read by the model.
+pub struct ChatPrompt {
+    /// As text.
+    pub text: String,
+    /// As token ids.
+    pub ids: Vec<u32>,
+    /// How calls are written; `None` where there are none.
+    calls: Option<CallForm>,
+    /// Whether a thought has begun in it.
+    opened: bool,
+    /// What tells thoughts from the answer.
+    reasoning: Option<ReasoningSplit>,
+}
+
+impl ChatPrompt {
+    /// Renders a request; `tells_thoughts` where it does not say what becomes of them.
+    pub fn read(fields: Fields<'_>, model: &Served, tells_thoughts: bool) -> ApiResult<Self> {
+        let mut messages = messages::read(fields)?;
+        let tools = tools(fields)?;
+        let choice = ToolChoice::read(fields, tools)?;
+        let continues = fields.bool("continue_final_message")?.unwrap_or(false);
+        let with_answer = fields.bool("add_generation_prompt")?;
+        if continues && with_answer == Some(true) {
+            let message = "add_generation_prompt and continue_final_message cannot both be true";
+            return Err(ApiError::bad_field("continue_final_message", message));
+        }
+        let last_is_answer =
+            messages.last().is_some_and(|last| last.role == Role::Assistant && last.tool_calls.is_empty());
+        if continues && !last_is_answer {
+            let message = "there is no message of the assistant at the end to be continued";
+            return Err(ApiError::bad_field("continue_final_message", message));
+        }
+        // A conversation that ends with an answer goes on with it, unless the request says otherwise.
+        let begun = if last_is_answer && (continues || with_answer.is_none()) { messages.pop() } else { None };
+        // Where the template knows no tools, they are no part of the prompt, and the answer is text.
+        let shown = tools.filter(|_| choice != ToolChoice::None && model.template.knows_tools());
+        let mut variables = variables(fields)?;
+        if let Some(tools) = shown {
+            variables.set_tools(tools.to_vec());
+        }
+        let with_answer = begun.is_some() || with_answer.unwrap_or(!continues);
+        let rendered = model.template.render_with(&messages, &variables, with_answer);
+        let mut text = rendered.map_err(|error| ApiError::bad_field("messages", error.to_string()))?;
+        let opened = opens_reasoning(&text);
+        let reasoning = ReasoningSplit::after(&text, ReasoningFormat::Auto);
+        if let Some(begun) = &begun {
+            text += &begun.content;
+        }
+        let ids = model.encode_chat(&text)?;
+        let calls = choice.form(tools, shown.is_some());
+        let is_forced = matches!(calls, Some(CallForm::Object | CallForm::ArgumentsOf(_)));
+        let tells = tells_thoughts_of(fields)?.unwrap_or(tells_thoughts) && begun.is_none() && !is_forced;
+        let opened = opened && begun.is_none() && !is_forced;
+        Ok(Self { text, ids, calls, opened, reasoning: tells.then_some(reasoning) })
+    }
+
+    /// The grammar of calls that must be made.
+    pub fn grammar(&self, fields: Fields<'_>) -> ApiResult<Option<Grammar>> {
+        let tools = tools(fields)?.unwrap_or_default();
+        match &self.calls {
+            Some(CallForm::ArgumentsOf(name)) => Ok(tools
+                .iter()
+                .find(|tool| tool["function"]["name"] == name.as_str())
+                .map(|tool| schema(&parameters(tool)))),
+            Some(CallForm::Object) => {
+                let call = |tool: &Value| {
+                    json!({
+                        "type": "object",
+                        "properties": {
+                            "name": { "const": tool["function"]["name"] },
+                            "arguments": parameters(tool),
+                        },
+                        "required": ["name", "arguments"],
+                        "additionalProperties": false,
+                    })
+                };
+                Ok(Some(schema(&json!({ "anyOf": tools.iter().map(call).collect::<Vec<_>>() }))))
+            }
+            Some(CallForm::Free(_)) | None => Ok(None),
+        }
+    }
+
+    /// Where a thought has begun: a grammar holds for the answer behind it.
+    pub fn reasoning_limit(&self, model: &Served) -> ApiResult<Option<ReasoningLimit>> {
+        let limit = self.opened.then(|| ReasoningLimit::after(&self.ids, None, &model.tokenizer));
+        Ok(limit.transpose()?)
+    }
+
+    /// What takes an answer apart.
+    pub fn splitter(&self) -> Splitter {
+        Splitter::new(self.reasoning.clone(), self.calls.clone().map(ToolCalls::new))
+    }
+}
+
+/// The schema of a function's arguments.
+fn parameters(tool: &Value) -> Value {
+    match &tool["function"]["parameters"] {
+        Value::Object(schema) if !schema.is_empty() => Value::Object(schema.clone()),
+        _ => json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+    }
+}
+
+/// The tools of a request, checked.
+fn tools(fields: Fields<'_>) -> ApiResult<Option<&[Value]>> {
+    const NAME: &str = "tools";
+    let Some(tools) = fields.array(NAME)?.filter(|tools| !tools.is_empty()) else { return Ok(None) };
+    if tools.len() > MOST_TOOLS {
+        let message = format!("Field 'tools': at most {MOST_TOOLS}, but got {}", tools.len());
+        return Err(ApiError::bad_field(NAME, message));
+    }
+    for (at, tool) in tools.iter().enumerate() {
+        if tool["function"]["name"].as_str().is_none_or(str::is_empty) {
+            return Err(ApiError::bad_field(NAME, format!("tools[{at}]: 'function.name' is missing")));
+        }
+    }
+    Ok(Some(tools))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ToolChoice {
+    None,
+    Auto,
+    Required,
+    Named(String),
+}
+
+impl ToolChoice {
+    fn read(fields: Fields<'_>, tools: Option<&[Value]>) -> ApiResult<Self> {
+        const NAME: &str = "tool_choice";
+        let choice = match fields.get(NAME) {
+            None => Self::Auto,
+            Some(Value::String(word)) => match word.as_str() {
+                "none" => Self::None,
+                "auto" => Self::Auto,
+                "required" | "any" => Self::Required,
+                other => return Err(ApiError::bad_field(NAME, format!("there is no tool_choice {other:?}"))),
+            },
+            Some(Value::Object(named)) => {
+                let name = named.get("function").unwrap_or(&Value::Null)["name"].as_str();
+                let name = name.or_else(|| named.get("name")?.as_str());
+                Self::Named(
+                    name.ok_or_else(|| ApiError::bad_field(NAME, "tool_choice.function.name is missing"))?.to_owned(),
+                )
+            }
+            Some(other) => return Err(wrong_type(NAME, "a string or an object", other)),
+        };
+        let has = |name: &str| tools.unwrap_or_default().iter().any(|tool| tool["function"]["name"] == name);
+        match &choice {
+            Self::Named(name) if !has(name) => {
+                Err(ApiError::bad_field(NAME, format!("tool_choice names {name:?}, which is not among the tools")))
+            }
+            Self::Required if tools.is_none() => {
+                Err(ApiError::bad_field(NAME, "tool_choice requires a call, and there are no tools"))
+            }
+            _ if tools.is_none() => Ok(Self::None),
+            _ => Ok(choice),
+        }
+    }
+
+    /// How calls are written in the answer.
+    fn form(&self, tools: Option<&[Value]>, shown: bool) -> Option<CallForm> {
+        match self {
+            Self::Named(name) => Some(CallForm::ArgumentsOf(name.clone())),
+            Self::Required => Some(CallForm::Object),
+            Self::Auto if shown => {
+                let names = tools.unwrap_or_default().iter().filter_map(|tool| tool["function"]["name"].as_str());
+                Some(CallForm::Free(names.map(str::to_owned).collect()))
+            }
+            Self::Auto | Self::None => None,
+        }
+    }
+}
+
+/// Variables for the template.
+fn variables(fields: Fields<'_>) -> ApiResult<Variables> {
+    let mut variables = Variables::default();
+    if let Some(effort) = fields.text("reasoning_effort")? {
+        variables.set("reasoning_effort", effort.into());
+        if effort == "none" {
+            variables.set_reasoning(Some(false));
+        }
+    }
+    for (name, value) in fields.object("chat_template_kwargs")?.into_iter().flat_map(|given| given.0) {
+        variables.set(name.as_str(), value.clone());
+    }
+    Ok(variables)
+}
+
+fn tells_thoughts_of(fields: Fields<'_>) -> ApiResult<Option<bool>> {
+    match fields.text("reasoning_format")? {
+        None => Ok(None),
+        Some("none") => Ok(Some(false)),
+        Some("auto" | "deepseek" | "deepseek-legacy") => Ok(Some(true)),
+        Some(other) => Err(ApiError::bad_field("reasoning_format", format!("there is no reasoning_format {other:?}"))),
+    }
+}

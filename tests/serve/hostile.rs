@@ -1,0 +1,102 @@
+//! Bodies, connections and grammars that are not what they should be.
+
+use std::thread::sleep;
+
+use serde_json::json;
+
+use super::client::{LOOK, Server, chat, content};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[test]
+fn bodies_that_are_no_requests_are_refused() {
+    let server = Server::start(&[]);
+    let post = |body: &[u8]| server.connect().request("POST", CHAT, &[], body);
+    let deep = format!("{{\"messages\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    for body in [&b""[..], b"{", b"[]", b"null", b"{\"messages\": [1e999]}", b"\xff\xfe", deep.as_bytes()] {
+        post(body).error(400);
+    }
+    let long = "a".repeat(100_000);
+    let unknown_role = json!({ "messages": [{ "role": long, "content": "" }] }).to_string();
+    assert!(post(unknown_role.as_bytes()).error(400).len() < 300);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn huge_bodies_are_refused_before_they_are_read() {
+    let server = Server::start(&[]);
+    let mut connection = server.connect();
+    connection.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n{");
+    connection.response().error(413);
+    // Without a length.
+    let mut connection = server.connect();
+    connection.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
+    for _ in 0..33 {
+        connection.write(&chunk);
+    }
+    connection.write(b"0\r\n\r\n");
+    connection.response().error(413);
+    // Large and allowed, but beyond any context.
+    let text = "word ".repeat(200_000);
+    server.post(CHAT, &chat(&text, json!({}))).error(400);
+}
+
+#[test]
+fn grammars_that_would_take_all_time_or_memory_are_refused() {
+    let server = Server::start(&[]);
+    let deep = format!("root ::= {}\"a\"{}", "(".repeat(60_000), ")".repeat(60_000));
+    let repeated = "root ::= (\"a\"{1000}){1000}";
+    let words: Vec<String> = (0..20_000).map(|n| format!("word number {n}")).collect();
+    let nested = (0..100).fold(json!({ "type": "string" }), |inner, _| json!({ "type": "array", "items": inner }));
+    for (more, status) in [
+        (json!({ "grammar": deep }), Some(400)),
+        (json!({ "grammar": repeated }), None),
+        (json!({ "json_schema": { "enum": words } }), Some(400)),
+        (json!({ "json_schema": nested }), None),
+        (json!({ "json_schema": { "type": "string", "pattern": "(a{100}){100}" } }), None),
+        (json!({ "json_schema": { "$ref": "#/$defs/none" } }), Some(400)),
+        (json!({ "json_schema": { "type": "nothing" } }), Some(400)),
+    ] {
+        let found = server.post(CHAT, &chat("Hi", more.clone()));
+        let fits = status.map_or([200, 400].contains(&found.status), |status| found.status == status);
+        assert!(fits, "{}: {found:?}", more.to_string().chars().take(80).collect::<String>());
+    }
+    assert!(!content(&server.post(CHAT, &chat("Hi", json!({})))).is_empty());
+}
+
+/// The reader stops in the middle; its answer is dropped, others go on.
+#[test]
+fn a_reader_that_stops_reading_loses_its_answer() {
+    let server = Server::start(&["-c", "16384"]);
+    let more = json!({ "stream": true, "max_tokens": null, "ignore_eos": true, "logprobs": true, "top_logprobs": 20 });
+    let mut slow = server.connect();
+    slow.send("POST", CHAT, &[], chat("Story", more).to_string().as_bytes());
+    assert_eq!(slow.head().status, 200);
+    server.wait_for_busy_slots(1);
+    assert!(!content(&server.post(CHAT, &chat("Hi", json!({})))).is_empty());
+    server.wait_for_busy_slots(0);
+    assert!(server.stop().contains(", cancelled\n"));
+}
+
+#[test]
+fn a_connection_serves_request_after_request_and_slow_heads_harm_nobody() {
+    let server = Server::start(&[]);
+    let mut slow: Vec<_> = (0..50).map(|_| server.connect()).collect();
+    for connection in &mut slow {
+        connection.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: local");
+    }
+    let mut connection = server.connect();
+    for at in 0..20 {
+        let stream = at % 2 == 0;
+        let request = chat("Hi", json!({ "stream": stream, "max_tokens": 3 }));
+        let response = connection.request("POST", CHAT, &[], request.to_string().as_bytes());
+        assert_eq!(response.status, 200);
+        assert_ne!(response.header("connection"), Some("close"));
+        sleep(LOOK);
+    }
+    // Two requests in one packet.
+    let request = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2);
+    connection.write(request.as_bytes());
+    assert_eq!((connection.response().status, connection.response().status), (200, 200));
+}

@@ -1,0 +1,15 @@
+//! The server as a process, over sockets: the built-in model answers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod chat;
+mod client;
+mod completions;
+mod embeddings;
+mod hostile;
+mod others;
+mod parallel;
+mod routes;
+mod shutdown;
+mod tools;

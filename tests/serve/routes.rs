@@ -1,0 +1,145 @@
+//! Routes without the engine, errors, keys, pages of others.
+
+use serde_json::json;
+
+use super::client::{Server, chat};
+
+#[test]
+fn models_are_listed_and_found_by_name() {
+    let server = Server::start(&["--alias", "org/tiny,other"]);
+    let list = server.get("/v1/models").json();
+    assert_eq!((list["object"].as_str(), list["data"][0]["id"].as_str()), (Some("list"), Some("org/tiny")));
+    assert_eq!(list["data"][0]["meta"]["n_ctx"], 4096);
+    for name in ["org/tiny", "org%2Ftiny", "other"] {
+        assert_eq!(server.get(&format!("/v1/models/{name}")).json()["id"], "org/tiny", "{name}");
+    }
+    let error = server.get("/v1/models/none");
+    assert!(error.error(404).contains("`none` does not exist"));
+    assert_eq!(error.json()["error"]["code"], "model_not_found");
+    let answer = server.post("/v1/chat/completions", &chat("Hi", json!({ "model": "anything", "max_tokens": 1 })));
+    assert_eq!(answer.json()["model"], "org/tiny");
+}
+
+#[test]
+fn a_strict_server_knows_its_own_models_only() {
+    let server = Server::start(&["--alias", "tiny", "--strict-model"]);
+    assert_eq!(server.post("/v1/chat/completions", &chat("Hi", json!({ "model": "tiny" }))).status, 200);
+    let refused = server.post("/v1/chat/completions", &chat("Hi", json!({ "model": "gpt-4" })));
+    assert!(refused.error(404).contains("gpt-4"));
+}
+
+#[test]
+fn errors_are_json_on_every_route() {
+    let server = Server::start(&[]);
+    assert_eq!(server.get("/nothing").error(404), "File Not Found");
+    assert_eq!(server.get("/nothing").json()["error"]["type"], "not_found_error");
+    server.get("/v1/chat/completions").error(405);
+    server.post("/health", &json!({})).error(405);
+    server.get("/metrics").error(501);
+    // A wrong content type is nobody's concern, as curl -d sends one.
+    let body = chat("Hi", json!({ "max_tokens": 1 })).to_string();
+    let sent = server.connect().request(
+        "POST",
+        "/v1/chat/completions",
+        &["Content-Type: application/x-www-form-urlencoded"],
+        body.as_bytes(),
+    );
+    assert_eq!(sent.status, 200);
+}
+
+#[test]
+fn keys_are_asked_for_where_there_are_some() {
+    let server = Server::start(&["--api-key", "alpha,beta"]);
+    let get = |headers: &[&str]| server.connect().request("GET", "/v1/models", headers, b"");
+    for wrong in [&[][..], &["Authorization: Bearer alph"], &["Authorization: Basic alpha"], &["X-Api-Key: gamma"]] {
+        let refused = get(wrong);
+        assert_eq!(refused.error(401), "Invalid API Key");
+        assert_eq!(refused.json()["error"]["type"], "authentication_error");
+    }
+    for right in ["Authorization: Bearer alpha", "authorization: bearer beta", "X-Api-Key: beta"] {
+        assert_eq!(get(&[right]).status, 200, "{right}");
+    }
+    assert_eq!(server.get("/health").status, 200);
+    let options = server.connect().request("OPTIONS", "/v1/models", &[], b"");
+    assert_eq!((options.status, options.body.as_str()), (204, ""));
+}
+
+#[test]
+fn pages_of_other_machines_get_nothing_from_an_open_server() {
+    let server = Server::start(&[]);
+    let get = |headers: &[&str]| server.connect().request("GET", "/v1/models", headers, b"");
+    get(&["Host: evil.example"]).error(403);
+    assert_eq!(get(&["Host: 127.0.0.1:8080"]).status, 200);
+    let allowed = |origin: &str| {
+        let answer = get(&[&format!("Origin: {origin}")]);
+        answer.header("access-control-allow-origin").map(str::to_owned)
+    };
+    assert_eq!(allowed("http://localhost:3000").as_deref(), Some("http://localhost:3000"));
+    assert_eq!(allowed("http://evil.example"), None);
+    let preflight = server.connect().request(
+        "OPTIONS",
+        "/v1/chat/completions",
+        &["Origin: http://127.0.0.1:5", "Access-Control-Request-Headers: authorization,x-stainless-os"],
+        b"",
+    );
+    assert_eq!(preflight.status, 204);
+    assert_eq!(preflight.header("access-control-allow-headers"), Some("authorization,x-stainless-os"));
+    // Errors, too, or a page cannot read why.
+    let error = server.connect().request("GET", "/nothing", &["Origin: http://localhost"], b"");
+    assert!(error.header("access-control-allow-origin").is_some());
+}
+
+#[test]
+fn text_and_tokens_go_both_ways() {
+    let server = Server::start(&[]);
+    let tokens = server.post("/tokenize", &json!({ "content": "Once upon a time, é" })).json()["tokens"].clone();
+    assert_eq!(server.post("/detokenize", &json!({ "tokens": tokens })).json()["content"], "Once upon a time, é");
+    server.post("/detokenize", &json!({ "tokens": [99_999_999] })).error(400);
+    let pieces = server.post("/tokenize", &json!({ "content": "Lily ran", "with_pieces": true })).json();
+    let text: String = pieces["tokens"].as_array().unwrap().iter().map(|t| t["piece"].as_str().unwrap()).collect();
+    assert_eq!(text.trim_start(), "Lily ran");
+
+    let messages = json!({ "messages": [{ "role": "system", "content": "S" }, { "role": "user", "content": "U" }] });
+    let prompt = server.post("/apply-template", &messages).json()["prompt"].as_str().unwrap().to_owned();
+    assert_eq!(prompt, "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n");
+    let counted = server.post("/v1/chat/completions/input_tokens", &messages).json();
+    let mut asked = messages.clone();
+    asked["max_tokens"] = json!(1);
+    let used = server.post("/v1/chat/completions", &asked).json();
+    assert_eq!(counted["input_tokens"], used["usage"]["prompt_tokens"]);
+}
+
+#[test]
+fn props_slots_and_metrics_tell_what_goes_on() {
+    let server = Server::start(&["--metrics", "-np", "2", "-c", "512"]);
+    let props = server.get("/props").json();
+    assert_eq!((&props["total_slots"], &props["default_generation_settings"]["n_ctx"]), (&json!(2), &json!(512)));
+    assert_eq!(props["chat_template"], "chatml");
+    let slots = server.get("/slots").json();
+    assert_eq!(slots.as_array().unwrap().len(), 2);
+    assert_eq!(slots[0]["is_processing"], false);
+    let used = server.post("/v1/chat/completions", &chat("Hello", json!({ "max_tokens": 5 }))).json()["usage"].clone();
+    let metrics = server.get("/metrics");
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4"));
+    let value = |name: &str| {
+        let line = metrics.body.lines().find(|line| line.starts_with(&format!("{name} "))).expect("a line");
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(value("llamacpp:prompt_tokens_total"), used["prompt_tokens"].as_f64().unwrap());
+    assert_eq!(value("llamacpp:tokens_predicted_total"), used["completion_tokens"].as_f64().unwrap());
+    assert_eq!(value("bitnet:time_to_first_token_seconds_count"), 1.0);
+    assert_eq!(value("bitnet:answers_total"), 1.0);
+    let hidden = Server::start(&["--no-slots"]);
+    hidden.get("/slots").error(501);
+}
+
+#[test]
+fn a_log_line_tells_numbers_and_no_text() {
+    let server = Server::start(&[]);
+    server.post("/v1/chat/completions", &chat("the word xylophone", json!({ "max_tokens": 3 })));
+    server.post("/v1/chat/completions", &json!({ "messages": "xylophone" })).error(400);
+    let said = server.stop();
+    assert!(said.contains("prompt tokens (0 cached), 3 generated"), "{said}");
+    assert!(said.contains("POST /v1/chat/completions 400"), "{said}");
+    assert!(!said.contains("xylophone"), "{said}");
+}
