@@ -7,8 +7,11 @@ use crate::{
     session::{Runtime, SavedSequence, Sequence},
 };
 
-/// Shorter ones are read again sooner than they are looked for.
-const LEAST_TOKENS: usize = 32;
+/// Shorter ones are read again in no time, and would fill the memory with every short question there was.
+const LEAST_TOKENS: usize = 128;
+
+/// Kept at most: each prompt is compared with all of them.
+const MOST_KEPT: usize = 256;
 
 /// Kept prefixes, the least recently used first.
 pub(super) struct Prefixes {
@@ -43,7 +46,7 @@ impl Prefixes {
         // What it goes on from is part of it.
         self.kept.retain(|kept| !saved.tokens().starts_with(kept.tokens()));
         self.bytes = self.kept.iter().map(SavedSequence::bytes).sum();
-        while self.bytes + bytes > self.most_bytes {
+        while self.bytes + bytes > self.most_bytes || self.kept.len() >= MOST_KEPT {
             let Some(oldest) = self.kept.pop_front() else { break };
             self.bytes -= oldest.bytes();
         }
