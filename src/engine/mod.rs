@@ -176,7 +176,9 @@ impl Engine {
         // I2_S was within a tenth).
         let tuned = tuned::load(model, self.options.thread_count()).map(|choice| Kernels::ByShape(choice.kernels));
         tuned.unwrap_or_else(|| {
-            let fits = machine::memory_bytes().is_some_and(|memory| plain as u64 <= memory / 4);
+            // Of group scales there is one form for answers and prompts.
+            let fits = model.weights.act_group().is_some()
+                || machine::memory_bytes().is_some_and(|memory| plain as u64 <= memory / 4);
             if plain > CACHED_BYTES && fits && Kernel::Base3.is_native(Isa::detect()) {
                 Kernels::Preferred(Kernel::Base3)
             } else {

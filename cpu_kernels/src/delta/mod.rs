@@ -51,8 +51,11 @@ const NORM_EPS: f32 = 1e-6;
 /// Rows of S of a chunk where a step has few tokens: reading 32 KiB takes 2 us and more.
 const FEW_ROWS: usize = 64;
 
-/// As many for a prompt: they stay in a first-level cache of 32 KiB.
+/// As many for a prompt: 16 KiB stay in the first-level cache for some tokens.
 const MANY_ROWS: usize = 32;
+
+/// Tokens of a prompt that go through some rows of S before the next rows: their queries and keys, 16 KiB, stay there, too.
+const BLOCK_TOKENS: usize = 16;
 
 /// Heads of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,32 +196,39 @@ pub fn mix(
     let (a, b) = (&*a, &*b);
 
     let memories = parts_of("delta::mix", shape, states, rows, |state| state.memory_mut());
-    let slice = if tokens <= ALIKE_TOKENS { FEW_ROWS } else { MANY_ROWS }.min(dim);
-    let slices = dim.div_ceil(slice);
+    let few = tokens <= ALIKE_TOKENS;
+    // A head for each thread and more: then its queries and keys are fetched once.
+    let whole = !few && value_heads >= 2 * cpu.threads();
+    let (slice, piece) = if few { (FEW_ROWS, FEW_ROWS) } else { (MANY_ROWS, if whole { dim } else { MANY_ROWS }) };
+    let pieces = dim.div_ceil(piece);
     let out = Disjoint::new(out);
     let isa = cpu.isa();
-    cpu.pool().run(rows.len() * value_heads * slices, |chunk| {
-        let (row, head, slice_at) = (chunk / slices / value_heads, chunk / slices % value_heads, chunk % slices);
-        let js = slice_at * slice..dim.min((slice_at + 1) * slice);
+    cpu.pool().run(rows.len() * value_heads * pieces, |chunk| {
+        let (row, head, piece_at) = (chunk / pieces / value_heads, chunk / pieces % value_heads, chunk % pieces);
+        let js = piece_at * piece..dim.min((piece_at + 1) * piece);
         let first = rows[..row].iter().map(|row| row.tokens).sum::<usize>();
         let memory = memories[row].as_ref().unwrap_or_else(|| unreachable!("checked: each row has a state"));
         // SAFETY: chunks are disjoint ranges of the rows of disjoint matrices.
         let memory = unsafe { memory.part((head * dim + js.start) * dim..(head * dim + js.end) * dim) };
-        for t in first..first + rows[row].tokens {
+        let key_head = head % key_heads;
+        let token = |t: usize| {
             let c = &c[t * channels..][..channels];
             let at = |head: usize| &c[head * dim..][..dim];
-            let key_head = head % key_heads;
-            let token = Token {
-                q: at(key_head),
-                k: at(key_heads + key_head),
-                decay: a[t * value_heads + head],
-                beta: b[t * value_heads + head],
-            };
-            let v = &at(2 * key_heads + head)[js.clone()];
-            let start = t * width + head * dim;
-            // SAFETY: chunks are disjoint ranges of heads, and tokens follow each other.
-            let out = unsafe { out.part(start + js.start..start + js.end) };
-            step(isa, &token, v, memory, out);
+            let (decay, beta) = (a[t * value_heads + head], b[t * value_heads + head]);
+            (Token { q: at(key_head), k: at(key_heads + key_head), decay, beta }, at(2 * key_heads + head))
+        };
+        let last = first + rows[row].tokens;
+        for block in (first..last).step_by(BLOCK_TOKENS) {
+            for (start, memory) in js.clone().step_by(slice).zip(memory.chunks_mut(slice * dim)) {
+                let js = start..start + memory.len() / dim;
+                for t in block..last.min(block + BLOCK_TOKENS) {
+                    let (token, v) = token(t);
+                    let start = t * width + head * dim;
+                    // SAFETY: chunks are disjoint ranges of heads, and tokens follow each other.
+                    let out = unsafe { out.part(start + js.start..start + js.end) };
+                    step(isa, &token, &v[js.clone()], memory, out);
+                }
+            }
         }
     });
 }

@@ -20,7 +20,7 @@ pub fn row_bytes(cols: usize) -> usize {
 }
 
 /// The code of 0, which fills a row's last block, and stands where a byte is no five digits.
-const ZERO: u8 = 1;
+pub const ZERO: u8 = 1;
 
 /// First byte of those that hold the last 17 of the 81 numbers of four digits.
 pub const ABOVE: u8 = 192;
@@ -63,8 +63,8 @@ pub static DIGITS: Digits = {
 };
 
 impl Digits {
-    /// The code of column 64 * `run` + .. of a byte.
-    fn code(&self, byte: u8, run: usize) -> u8 {
+    /// Code number `run` of the five of a byte.
+    pub fn code(&self, byte: u8, run: usize) -> u8 {
         let (at, above) = (usize::from(byte & 63), byte >= ABOVE);
         match (run, above) {
             (4, false) => byte >> 6,
@@ -122,7 +122,6 @@ fn pack_half<const SKIP: usize, const SHIFT: u32>(
     packed: &mut [u8; I2S_BLOCK_BYTES],
 ) -> u8 {
     let mut found = 0;
-    let triple = |x: u8| x.wrapping_add(x).wrapping_add(x);
     for at in 0..I2S_BLOCK_BYTES {
         let code = |run: usize| {
             let byte = from[(SKIP + run) / 2][at];
@@ -131,11 +130,18 @@ fn pack_half<const SKIP: usize, const SHIFT: u32>(
         let (a, b, c, d, e) = (code(0), code(1), code(2), code(3), code(4));
         found |= (a & a >> 1) | (b & b >> 1) | (c & c >> 1) | (d & d >> 1) | (e & e >> 1);
         // A code 3, which is told, may give any byte.
-        let four = triple(triple(triple(a) + b) + c) + d;
-        let above = (e << 4).wrapping_add(e).wrapping_add(ABOVE - 64).wrapping_add(four);
-        packed[at] = if four < 64 { e << 6 | four } else { above };
+        packed[at] = five_in_a_byte([a, b, c, d, e]);
     }
     found
+}
+
+/// The byte of five codes, without branches or multiplications: loops over it become vector instructions.
+#[inline(always)]
+pub fn five_in_a_byte([a, b, c, d, e]: [u8; 5]) -> u8 {
+    let triple = |x: u8| x.wrapping_add(x).wrapping_add(x);
+    let four = triple(triple(triple(a) + b) + c) + d;
+    let above = (e << 4).wrapping_add(e).wrapping_add(ABOVE - 64).wrapping_add(four);
+    if four < 64 { e << 6 | four } else { above }
 }
 
 /// Unpacks one row of `cols` columns into a row of I2_S.

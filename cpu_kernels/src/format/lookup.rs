@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    FormatError, Layout, Tile, base3,
+    FormatError, Layout, Tile, base3, base3_rows16,
     dialect::{self, tl2::MIN_COLS},
     rows16,
     ternary::code_at,
@@ -27,9 +27,14 @@ impl Layout {
     /// True for the layouts whose products are looked up.
     pub fn is_lookup(self) -> bool {
         match self {
-            Self::I2sP128 | Self::I2sR16 | Self::Base3 => false,
+            Self::I2sP128 | Self::I2sR16 | Self::Base3 | Self::Base3R16 => false,
             Self::Tl1(_) | Self::Tl2(_) => true,
         }
+    }
+
+    /// True for the layouts of group scales, which have 16 rows side by side.
+    pub fn is_side_by_side(self) -> bool {
+        matches!(self, Self::I2sR16 | Self::Base3R16)
     }
 
     /// The TL1 layout that a matrix is repacked to, in tiles of at most `tile_rows` rows.
@@ -89,14 +94,23 @@ pub fn repack_into(packed: &[u8], rows: usize, cols: usize, to: Layout, out: &mu
             let pairs = packed.chunks_exact(plain_bytes).zip(out.chunks_exact_mut(base3::row_bytes(cols)));
             for (row, (plain, out)) in pairs.enumerate() {
                 if !base3::pack_row(plain, out) {
-                    let col = (0..cols).find(|&col| code_at(plain, col) > 2);
-                    let col = col.unwrap_or_else(|| unreachable!("padding is code 1"));
-                    return Err(FormatError::Code { element: row * cols + col });
+                    return Err(code_3(plain, row, cols));
                 }
             }
         }
+        Layout::Base3R16 => {
+            let plain_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
+            let packed_rows = base3_rows16::pack_rows(packed, plain_bytes, cols, out);
+            return packed_rows.map_err(|row| code_3(&packed[row * plain_bytes..], row, cols));
+        }
     }
     Ok(())
+}
+
+/// The first code 3 of a row of I2_S that has one.
+fn code_3(plain: &[u8], row: usize, cols: usize) -> FormatError {
+    let col = (0..cols).find(|&col| code_at(plain, col) > 2).unwrap_or_else(|| unreachable!("padding is code 1"));
+    FormatError::Code { element: row * cols + col }
 }
 
 /// True if all bytes of a matrix in a lookup layout are indices of tables.
@@ -127,6 +141,7 @@ pub fn unpack_rows(layout: Layout, (rows, cols): (usize, usize), packed: &[u8], 
     match layout {
         Layout::I2sP128 => out.copy_from_slice(&packed[range.start * row_bytes..range.end * row_bytes]),
         Layout::I2sR16 => rows16::part(packed, row_bytes, range, out),
+        Layout::Base3R16 => base3_rows16::part(packed, row_bytes, cols, range, out),
         Layout::Tl1(_) | Layout::Tl2(_) => {
             assert!(range.start.is_multiple_of(LOOKUP_ROWS), "rows {range:?} in steps of {LOOKUP_ROWS}");
             dialect::read_lookup(layout, (rows, cols), packed, range, out);

@@ -5,6 +5,8 @@
 
 pub mod base3;
 
+pub(crate) mod base3_rows16;
+
 pub mod dense;
 
 pub mod dialect;
@@ -24,7 +26,7 @@ pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pa
 use half::f16;
 pub use lookup::{LOOKUP_ROWS, only_indices, repack, repack_into, unpack_rows};
 pub use rows16::PANEL_ROWS;
-pub use scales::{MatrixScales, ScaleKind, ScaleLoss};
+pub use scales::{GroupScales, MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 
 /// How the 2-bit codes (0, 1, 2 = -1, 0, +1) of a ternary matrix are packed.
@@ -73,6 +75,19 @@ pub enum Layout {
     /// file has it: matrices are packed so while they are loaded. Rows begin at multiples of ceil(cols / 320) * 64
     /// bytes; columns past the end of a row hold code 1, and what is no five codes (243 to 255) means weights of 0.
     Base3,
+    /// The five codes of a byte of [`Self::Base3`] with 16 rows side by side, as [`Self::I2sR16`] has them: of 640
+    /// consecutive columns of 16 rows, in 2048 bytes, column 128 d + 4 l + i of row r is digit d (a, b, c, d, e) of the
+    /// byte at 64 l + 4 r + i.
+    ///
+    /// ```text
+    /// bytes 0 .. 63      row 0, columns 0 .. 3 (a), 128 .. 131 (b), .. 512 .. 515 (e)   row 1, ..   ..   row 15, ..
+    /// bytes 64 .. 127    row 0, columns 4 .. 7 (a), 132 .. 135 (b), .. 516 .. 519 (e)   row 1, ..   ..   row 15, ..
+    ///  ..
+    /// ```
+    ///
+    /// Columns and rows that are not there hold code 1. For group scales on processors with AVX-512 VBMI: 1.6 bits a
+    /// weight and the scale.
+    Base3R16,
 }
 
 /// The scales of a ternary matrix: value = scale * (code - 1).
@@ -87,7 +102,7 @@ pub enum Scales<'a> {
     PerGroup {
         /// One of [`GROUP_SIZES`].
         size: usize,
-        /// (rows, cols / size), or for [`Layout::I2sR16`] (rows / 16 rounded up, cols / size, 16)
+        /// (rows, cols / size), or where the layout has 16 rows side by side (rows / 16 rounded up, cols / size, 16)
         values: &'a [f16],
     },
 }
@@ -167,7 +182,7 @@ impl<'a> TernaryView<'a> {
             return Err(FormatError::Size { rows, cols, expected_bytes, found_bytes: codes.len() });
         }
         // Only those of groups stand side by side.
-        let padded = layout == Layout::I2sR16 && scales.group().is_some();
+        let padded = layout.is_side_by_side() && scales.group().is_some();
         scales.check(if padded { rows.next_multiple_of(PANEL_ROWS) } else { rows }, cols)
     }
 
@@ -179,6 +194,7 @@ impl<'a> TernaryView<'a> {
         match self.layout {
             Layout::I2sP128 | Layout::I2sR16 => padded_cols(self.cols) / 4,
             Layout::Base3 => base3::row_bytes(self.cols),
+            Layout::Base3R16 => base3_rows16::row_bytes(self.cols),
             Layout::Tl1(_) | Layout::Tl2(_) => panic!("rows of {:?} interleave", self.layout),
         }
     }

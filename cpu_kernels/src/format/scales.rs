@@ -1,10 +1,15 @@
 //! The scales of a matrix as values of their own, and the exact ways from one granularity to another.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 use half::f16;
 
 use super::{Layout, Scales, rows16, ternary::code_at, ternary_bytes};
+use crate::memory::Memory;
 
 /// The scales of a ternary matrix (rows, cols), shared when cloned: see [`Scales`]. Equal means equal bits.
 #[derive(Clone, Debug)]
@@ -18,8 +23,85 @@ pub enum MatrixScales {
         /// Columns of a group; divides cols.
         size: usize,
         /// (rows, cols / size), or in the order of the layout that a matrix has: see [`Scales::PerGroup`].
-        values: Arc<[f16]>,
+        values: GroupScales,
     },
+}
+
+/// Scales of groups, shared when cloned.
+#[derive(Clone, Debug)]
+pub struct GroupScales {
+    memory: Arc<Memory>,
+    /// Their bytes.
+    range: Range<usize>,
+}
+
+impl GroupScales {
+    /// The bytes of `scales` one after the other, each from a cache line on.
+    fn gathered(scales: &[&[f16]]) -> impl Iterator<Item = Self> + use<> {
+        /// Bytes of a cache line.
+        const LINE: usize = 64;
+        let room = |values: &[f16]| size_of_val(values).next_multiple_of(LINE);
+        let mut memory = Memory::zeroed(scales.iter().map(|values| room(values)).sum());
+        let mut start = 0;
+        let ranges: Vec<Range<usize>> = scales
+            .iter()
+            .map(|values| {
+                let range = start..start + size_of_val(*values);
+                memory[range.clone()].copy_from_slice(bytemuck::cast_slice(values));
+                start += room(values);
+                range
+            })
+            .collect();
+        let memory = Arc::new(memory);
+        ranges.into_iter().map(move |range| Self { memory: Arc::clone(&memory), range })
+    }
+}
+
+impl Deref for GroupScales {
+    type Target = [f16];
+
+    fn deref(&self) -> &[f16] {
+        bytemuck::cast_slice(&self.memory[self.range.clone()])
+    }
+}
+
+impl From<&[f16]> for GroupScales {
+    fn from(values: &[f16]) -> Self {
+        Self::gathered(&[values]).next().unwrap_or_else(|| unreachable!("one of one"))
+    }
+}
+
+impl From<Vec<f16>> for GroupScales {
+    fn from(values: Vec<f16>) -> Self {
+        Self::from(&values[..])
+    }
+}
+
+impl<const N: usize> From<[f16; N]> for GroupScales {
+    fn from(values: [f16; N]) -> Self {
+        Self::from(&values[..])
+    }
+}
+
+impl FromIterator<f16> for GroupScales {
+    fn from_iter<I: IntoIterator<Item = f16>>(values: I) -> Self {
+        values.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+/// Moves the scales of groups of several matrices into one stretch of memory, which is large enough for huge pages where
+/// those of one matrix are not. A decode step goes through the scales of a matrix in 1/16 of the steps that it goes
+/// through its codes in; from pages of 4 KiB it ran at 0.6 to 0.9 of the speed of plain reading, from huge ones at 1.1 to
+/// 1.3 (matrices of 5120 x 17408 in groups of 128, two threads, Intel Xeon in a virtual machine).
+pub fn gather(scales: &mut [&mut MatrixScales]) {
+    let mut all: Vec<&mut GroupScales> = Vec::new();
+    for scales in scales {
+        if let MatrixScales::PerGroup { values, .. } = scales {
+            all.push(values);
+        }
+    }
+    let gathered = GroupScales::gathered(&all.iter().map(|values| &values[..]).collect::<Vec<_>>());
+    all.into_iter().zip(gathered).for_each(|(values, gathered)| *values = gathered);
 }
 
 /// Which scales a dialect has room for.
@@ -103,11 +185,11 @@ impl MatrixScales {
     /// # Panics
     /// If their number is not that of such a matrix.
     pub fn reordered(&self, rows: usize, cols: usize, from: Layout, to: Layout) -> Self {
-        let (Self::PerGroup { size, values }, true) = (self, (from == Layout::I2sR16) != (to == Layout::I2sR16)) else {
+        let (Self::PerGroup { size, values }, true) = (self, from.is_side_by_side() != to.is_side_by_side()) else {
             return self.clone();
         };
         let groups = cols / size;
-        let values = if to == Layout::I2sR16 {
+        let values = if to.is_side_by_side() {
             assert_eq!(values.len(), rows * groups, "scales of {rows} rows of {groups} groups");
             rows16::interleave_scales(values, groups)
         } else {
@@ -237,6 +319,20 @@ mod tests {
 
     fn groups(size: usize, values: &[f32]) -> MatrixScales {
         MatrixScales::PerGroup { size, values: values.iter().map(|&value| f16::from_f32(value)).collect() }
+    }
+
+    #[test]
+    fn gathered_scales_are_the_same_side_by_side() {
+        let before =
+            [groups(64, &[0.5, 0.25, 2.0]), MatrixScales::PerTensor(3.0), groups(128, &[]), groups(64, &[1.0; 70])];
+        let mut after = before.clone();
+        gather(&mut after.each_mut());
+        assert_eq!(after, before);
+        let at = |scales: &MatrixScales| match scales {
+            MatrixScales::PerGroup { values, .. } => values.as_ptr().addr(),
+            MatrixScales::PerTensor(_) | MatrixScales::PerRow(_) => unreachable!("groups"),
+        };
+        assert_eq!(at(&after[3]) - at(&after[0]), 64);
     }
 
     #[test]

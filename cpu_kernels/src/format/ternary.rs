@@ -1,6 +1,6 @@
 //! Packing and unpacking ternary codes, one at a time: the definition of [`Layout`] as code.
 
-use super::{Layout, base3, dialect, lookup, rows16};
+use super::{Layout, base3, base3_rows16, dialect, lookup, rows16};
 
 /// Columns of one I2_S block.
 pub const I2S_BLOCK: usize = 128;
@@ -26,6 +26,7 @@ pub fn ternary_bytes(layout: Layout, rows: usize, cols: usize) -> usize {
         Layout::I2sP128 => cols.div_ceil(I2S_BLOCK).saturating_mul(I2S_BLOCK_BYTES).saturating_mul(rows),
         Layout::I2sR16 => rows16::bytes(rows, cols),
         Layout::Base3 => base3::row_bytes(cols).saturating_mul(rows),
+        Layout::Base3R16 => base3_rows16::bytes(rows, cols),
         Layout::Tl1(_) | Layout::Tl2(_) => dialect::lookup_bytes(layout, rows, cols).unwrap_or(usize::MAX),
     }
 }

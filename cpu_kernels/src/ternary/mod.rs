@@ -88,7 +88,7 @@ const SMALL_BATCH: usize = 8;
 /// Most tokens that a matrix packed as `layout` has kernels for; more meet rows that are unpacked to I2_S on the way.
 pub fn most_few(layout: Layout) -> usize {
     match layout {
-        Layout::I2sP128 | Layout::I2sR16 => usize::MAX,
+        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3R16 => usize::MAX,
         Layout::Base3 => SMALL_BATCH,
         Layout::Tl1(_) | Layout::Tl2(_) => FEW,
     }
@@ -110,7 +110,7 @@ struct Tile<'a> {
 impl<'a> Tile<'a> {
     fn new(weights: &TernaryView<'a>, acts: &'a QuantizedActs, rows: Range<usize>, tokens: Range<usize>) -> Self {
         let (row_bytes, stride) = (weights.row_bytes(), acts.stride());
-        let end = if weights.layout == Layout::I2sR16 { rows.end.next_multiple_of(PANEL_ROWS) } else { rows.end };
+        let end = if weights.layout.is_side_by_side() { rows.end.next_multiple_of(PANEL_ROWS) } else { rows.end };
         Self {
             codes: &weights.codes[rows.start * row_bytes..end * row_bytes],
             rows: rows.len(),
@@ -219,7 +219,8 @@ fn row_scale(weights: &TernaryView, row: usize) -> f32 {
     }
 }
 
-/// True where [`Layout::Base3`] has a kernel of its own; elsewhere its rows are unpacked to I2_S, which is slow.
+/// True where [`Layout::Base3`] and [`Layout::Base3R16`] have kernels of their own; elsewhere their rows are unpacked to
+/// I2_S, which is slow.
 pub fn multiplies_base3(isa: Isa) -> bool {
     match isa {
         #[cfg(target_arch = "x86_64")]
@@ -310,7 +311,7 @@ fn check(acts: &QuantizedActs, weights: &TernaryView, outputs: usize) {
     assert_eq!(group, acts.group(), "ternary::matmul: groups of the matrix and of the activations");
     let has_kernel = match layout {
         Layout::I2sP128 => true,
-        Layout::I2sR16 => group.is_some(),
+        Layout::I2sR16 | Layout::Base3R16 => group.is_some(),
         Layout::Tl1(_) | Layout::Tl2(_) | Layout::Base3 => group.is_none(),
     };
     assert!(has_kernel, "ternary::matmul: {layout:?} with scales in groups of {group:?}");
@@ -420,7 +421,7 @@ fn tile_sums(
         (Layout::I2sP128, Isa::NeonDot(neon)) => neondot::sums(neon, tile, sums),
         #[cfg(target_arch = "aarch64")]
         (Layout::I2sP128, Isa::NeonI8mm(neon)) => neoni8mm::sums(neon, tile, sums),
-        (Layout::I2sR16, _) => unreachable!("rows side by side have group scales"),
+        (Layout::I2sR16 | Layout::Base3R16, _) => unreachable!("rows side by side have group scales"),
         (Layout::Tl1(_) | Layout::Tl2(_) | Layout::Base3, _) => unreachable!("they have kernels of their own"),
     }
 }

@@ -10,7 +10,7 @@ use bitnet_cpu_kernels::{
 
 use crate::{
     error::{Error, Remedy, Result},
-    model::{Block, TernaryMatrix},
+    model::{Block, TernaryCodes, TernaryMatrix},
 };
 
 /// A kernel of ternary products, and so a packed form of the matrix. All give the same numbers.
@@ -54,13 +54,14 @@ impl Kernel {
         Self::ALL.into_iter().find(|kernel| kernel.name() == name)
     }
 
-    /// The layout it reads a matrix in; the one that the matrix has, if it can. Group scales have one of their own.
+    /// The layout it reads a matrix in; the one that the matrix has, if it can. Group scales have layouts of their own.
     pub(super) fn layout(self, matrix: &TernaryMatrix) -> Layout {
         let TernaryMatrix { rows, cols, .. } = *matrix;
         match (self, matrix.layout()) {
             (Self::TL1, layout @ Layout::Tl1(_)) | (Self::TL2, layout @ Layout::Tl2(_)) => layout,
             (Self::I2S, _) if matrix.scales.group().is_some() => Layout::I2sR16,
             (Self::I2S, _) => Layout::I2sP128,
+            (Self::Base3, _) if matrix.scales.group().is_some() => Layout::Base3R16,
             (Self::Base3, _) => Layout::Base3,
             (Self::TL1, _) => Layout::tl1(rows, cols, TILE_ROWS),
             (Self::TL2, _) => Layout::tl2(rows, cols, TILE_ROWS),
@@ -85,14 +86,21 @@ pub enum Kernels {
     All(Kernel),
     /// By (rows, cols); others in [`own_layout`].
     ByShape(Vec<((usize, usize), Kernel)>),
-    /// This kernel for all whose [`own_layout`] is I2_S and that can have it; others as I2_S.
+    /// This kernel for all whose [`own_layout`] is I2_S and that can have it; others as I2_S, or with group scales in
+    /// [`own_layout`].
     Preferred(Kernel),
 }
 
 /// The layout in which the CPU multiplies a matrix unless something else is asked for: the one of the file, if kernels
-/// read it.
+/// read it. No file has those of group scales; where this processor has a kernel for it, the smaller one is as fast for
+/// many tokens, too. What kernels could read as it is may have codes 3, for which that has no room.
 pub fn own_layout(matrix: &TernaryMatrix) -> Layout {
-    if matrix.scales.group().is_some() { Layout::I2sR16 } else { matrix.layout() }
+    let is_checked = matches!(matrix.codes, TernaryCodes::Encoded { .. });
+    match matrix.scales.group() {
+        Some(_) if is_checked && Kernel::Base3.is_native(Isa::detect()) => Layout::Base3R16,
+        Some(_) => Layout::I2sR16,
+        None => matrix.layout(),
+    }
 }
 
 /// The layouts in which a matrix is multiplied.
@@ -109,6 +117,7 @@ impl Kernels {
         match self {
             Self::AsLoaded => None,
             Self::All(kernel) => Some(*kernel),
+            Self::Preferred(_) if matrix.scales.group().is_some() => None,
             Self::Preferred(kernel) => Some(if own_layout(matrix) == Layout::I2sP128 { *kernel } else { Kernel::I2S }),
             Self::ByShape(shapes) => {
                 let found = shapes.iter().find(|(shape, _)| *shape == (matrix.rows, matrix.cols));
@@ -132,7 +141,7 @@ impl Kernels {
     fn wanted(&self, matrix: &TernaryMatrix) -> Layouts {
         let own = own_layout(matrix);
         match self.of(matrix).map(|kernel| kernel.layout(matrix)) {
-            Some(Layout::I2sP128) => Layouts { few: Layout::I2sP128, many: Layout::I2sP128 },
+            Some(one) if one == Layout::I2sP128 || one.is_side_by_side() => Layouts { few: one, many: one },
             few => Layouts { few: few.unwrap_or(own), many: own },
         }
     }
@@ -167,7 +176,7 @@ impl Kernels {
 /// That a layout that was asked for has a kernel for the scales of a matrix; `name` is its tensor.
 pub(super) fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -> Result<()> {
     match matrix.scales.group() {
-        Some(size) if layout != Layout::I2sR16 => {
+        Some(size) if !layout.is_side_by_side() => {
             let reason = format!("it has a scale for each {size} columns, and this kernel adds up whole rows");
             let error = Error::unsupported(format!("tensor {name}"), reason);
             Err(error.with_remedy(Remedy::UseKernel(Kernel::I2S.name())))
@@ -179,7 +188,7 @@ pub(super) fn check_scales(matrix: &TernaryMatrix, layout: Layout, name: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MatrixScales, TernaryCodes};
+    use crate::model::MatrixScales;
 
     #[test]
     fn a_preferred_kernel_is_for_what_is_multiplied_as_i2_s() {
@@ -201,8 +210,13 @@ mod tests {
 
         let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
         let grouped = matrix(plain, grouped);
-        for kernels in [preferred, Kernels::AsLoaded, Kernels::All(Kernel::I2S)] {
-            assert_eq!(kernels.layouts(&grouped, "w").unwrap(), both(Layout::I2sR16, Layout::I2sR16));
+        for (kernels, layout) in [
+            (preferred, Layout::I2sR16),
+            (Kernels::AsLoaded, Layout::I2sR16),
+            (Kernels::All(Kernel::I2S), Layout::I2sR16),
+            (Kernels::All(Kernel::Base3), Layout::Base3R16),
+        ] {
+            assert_eq!(kernels.layouts(&grouped, "w").unwrap(), both(layout, layout));
         }
         let error = Kernels::All(Kernel::TL1).layouts(&grouped, "blk.0.w").unwrap_err();
         assert!(error.to_string().contains("blk.0.w"), "{error}");

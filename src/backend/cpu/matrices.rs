@@ -8,7 +8,7 @@ use std::{
 
 use bitnet_cpu_kernels::{
     Cpu,
-    format::{FormatError, Layout, MatrixScales, ternary_bytes},
+    format::{FormatError, Layout, MatrixScales, scales::gather, ternary_bytes},
     memory::Memory,
     ternary,
 };
@@ -129,6 +129,11 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// The scales, where something was written and they were fine.
+    fn read_scales(&mut self) -> Option<&mut MatrixScales> {
+        self.scales.get_mut()?.as_mut().ok()
+    }
+
     /// The forms, from what was written.
     fn forms(self, codes: [Option<Bytes>; 2], has_few: bool) -> Result<Forms> {
         let Self { name, matrix, layouts, scales, .. } = self;
@@ -170,7 +175,7 @@ fn pack_blocks(
         places.extend(weights.linears().map(|(role, matrix)| (block, role, matrix)));
     }
     let job = |&(block, role, matrix)| Job::new(names::linear(first + block, role), matrix, kernels);
-    let jobs: Vec<Job> = places.iter().map(job).collect::<Result<_>>()?;
+    let mut jobs: Vec<Job> = places.iter().map(job).collect::<Result<_>>()?;
     let mut memory = Memory::zeroed(jobs.iter().flat_map(Job::room).sum());
     let mut left = &mut memory[..];
     let mut pieces = Vec::new();
@@ -194,6 +199,7 @@ fn pack_blocks(
         let error = |e| blame(name, matrix.cols, e);
         has_few[job] &= done.into_inner().unwrap_or(Ok(false)).map_err(error)?;
     }
+    gather(&mut jobs.iter_mut().filter_map(Job::read_scales).collect::<Vec<_>>());
     let memory = Bytes::from(memory);
     let mut start = 0;
     let mut codes = |job: &Job| {
@@ -229,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        backend::cpu::Kernel,
+        backend::cpu::{Kernel, own_layout},
         model::{Norm, TernaryCodes, TernaryScales},
     };
 
@@ -256,6 +262,7 @@ mod tests {
         let grouped = block(|| encoded(TernaryScales::Encoded { size: 256, factor: 1.0 }));
         let p128 = Layout::I2sP128;
         let tl2 = Layout::tl2(rows, cols, 256);
+        let own = own_layout(grouped.linear(Linear::Q));
         for threads in [1, 3] {
             let cpu = Cpu::new(Isa::Scalar, threads);
             for (kernels, block, few, many) in [
@@ -263,8 +270,10 @@ mod tests {
                 (Kernels::All(Kernel::I2S), &plain, p128, p128),
                 (Kernels::Preferred(Kernel::Base3), &plain, Layout::Base3, p128),
                 (Kernels::All(Kernel::TL2), &plain, tl2, p128),
-                (Kernels::AsLoaded, &grouped, Layout::I2sR16, Layout::I2sR16),
-                (Kernels::Preferred(Kernel::Base3), &grouped, Layout::I2sR16, Layout::I2sR16),
+                (Kernels::AsLoaded, &grouped, own, own),
+                (Kernels::Preferred(Kernel::Base3), &grouped, own, own),
+                (Kernels::All(Kernel::I2S), &grouped, Layout::I2sR16, Layout::I2sR16),
+                (Kernels::All(Kernel::Base3), &grouped, Layout::Base3R16, Layout::Base3R16),
             ] {
                 let forms = pack_blocks(&cpu, std::slice::from_ref(block), 0, &kernels).unwrap();
                 for (role, forms) in Linear::ATTENTION.into_iter().zip(&forms[0]) {

@@ -422,7 +422,7 @@ pub(super) fn lookup_bytes(layout: Layout, rows: usize, cols: usize) -> Option<u
     let (rows, cols) = lookup_shape(rows, cols);
     rows.checked_mul(cols)?;
     match layout {
-        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 => None,
+        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 | Layout::Base3R16 => None,
         Layout::Tl1(tile) => {
             tl1::bytes(tile, rows, cols).ok().filter(|_| tile.lanes == LOOKUP_ROWS).map(|_| rows * cols / 4)
         }
@@ -433,7 +433,7 @@ pub(super) fn lookup_bytes(layout: Layout, rows: usize, cols: usize) -> Option<u
 /// Calls `f` with the code of a lookup layout of that shape.
 fn with_lookup<R>(layout: Layout, (rows, cols): (usize, usize), f: impl FnOnce(&dyn Coding) -> R) -> R {
     match layout {
-        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 => unreachable!("no lookup layout"),
+        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 | Layout::Base3R16 => unreachable!("no lookup layout"),
         Layout::Tl1(tile) => f(&tl1::Tl1 { tile, cols }),
         Layout::Tl2(tile) => f(&tl2::Tl2 { tile, rows, cols }),
     }
@@ -446,7 +446,7 @@ pub(super) fn triple_bytes(layout: Layout, (rows, cols): (usize, usize)) -> (usi
             let matrix = tl2::Tl2 { tile, rows, cols };
             (matrix.signs_at(), matrix.pairs_at() - matrix.signs_at())
         }
-        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 | Layout::Tl1(_) => (0, 0),
+        Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 | Layout::Base3R16 | Layout::Tl1(_) => (0, 0),
     }
 }
 

@@ -40,17 +40,15 @@ fn pack<const B: usize, const N: usize>(codes: &[u8; N], block: &mut [u8; B]) {
 #[cfg(test)]
 mod tests {
     use super::super::{Dialect, tests::check_by_hand};
-    use std::sync::Arc;
-
     use half::f16;
 
-    use crate::format::MatrixScales;
+    use crate::format::{GroupScales, MatrixScales};
 
     #[test]
     fn bytes_are_those_of_the_format() {
         // d = 1 and d = 0, as a block of zeros has: 0x3c00 and 0x0000. Weight 5 of the first block: byte 2 + 1, shift 2.
         // Weight 63, or 127, the last: shift 6.
-        let values: Arc<[_]> = [1.0, 0.0].map(f16::from_f32).into();
+        let values: GroupScales = [1.0, 0.0].map(f16::from_f32).into();
         let mut bytes = [0b01_01_01_01; 36];
         bytes[3] = 0b01_01_10_01;
         bytes[17] = 0b00_01_01_01;

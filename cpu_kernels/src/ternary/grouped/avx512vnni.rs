@@ -171,7 +171,11 @@ fn multiply_panels<const SIZE: usize, const P: usize, const N: usize>(
         for p in 0..P {
             scales[p] = load_scales(&tile.scales(at.row + p * PANEL_ROWS)[group]);
         }
+        // D - S from the start.
         let mut lanes = [[_mm512_setzero_si512(); P]; N];
+        for n in 0..N {
+            lanes[n] = [_mm512_set1_epi32(-tokens[n].sums[group]); P];
+        }
         for step in i * steps_of_group..(i + 1) * steps_of_group {
             let mut codes = [_mm512_setzero_si512(); P];
             for p in 0..P {
@@ -185,9 +189,10 @@ fn multiply_panels<const SIZE: usize, const P: usize, const N: usize>(
             }
         }
         for n in 0..N {
-            let (sum, step) = (tokens[n].sums[group], tokens[n].steps[group]);
+            let step = _mm512_set1_ps(tokens[n].steps[group]);
             for p in 0..P {
-                totals[n][p] = add_scaled(totals[n][p], lanes[n][p], sum, scales[p], step);
+                let exact = _mm512_cvtepi32_ps(lanes[n][p]);
+                totals[n][p] = _mm512_fmadd_ps(exact, _mm512_mul_ps(scales[p], step), totals[n][p]);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! out = sum over groups of (D - S) * (w * s), in f32, group after group from the left, each by a fused multiply-add.
 //! D - S is exact, and every variant keeps that order, so all of them give the same bits.
 //!
-//! The kernels read [`Layout::I2sR16`]. Rows one after the other would have each sum of a group spread over the lanes of
+//! The kernels read [`Layout::I2sR16`], those of `base3` [`Layout::Base3R16`]. Rows one after the other would have each sum of a group spread over the lanes of
 //! a vector: adding those up, eight rows at a time, took as long as the products (one token with cold weights in groups
 //! of 128, Zen 5: 25 GB/s where one scale a matrix has 33).
 
@@ -14,6 +14,7 @@ mod avx2;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+mod base3;
 #[cfg(target_arch = "x86_64")]
 mod few;
 #[cfg(target_arch = "aarch64")]
@@ -107,16 +108,25 @@ pub(super) fn tile_products(
         let weights = TernaryView { rows: rows.len(), codes: &codes, layout: Layout::I2sR16, scales, ..weights };
         return tile_products(isa, weights, acts, 0..rows.len(), tokens, out);
     }
-    assert_eq!(weights.layout, Layout::I2sR16, "ternary::matmul: the layout of a matrix with group scales");
     let panels = rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS);
     let tile = Grouped {
-        tile: Tile::new(&weights, acts, rows, tokens.clone()),
+        tile: Tile::new(&weights, acts, rows.clone(), tokens.clone()),
         scales: &bytemuck::cast_slice(values)[panels.start * groups..panels.end * groups],
         steps: &acts.all_steps()[tokens.start * groups..tokens.end * groups],
         sums: &acts.all_sums()[tokens.start * groups..tokens.end * groups],
         size,
         groups,
     };
+    if weights.layout == Layout::Base3R16 {
+        #[cfg(target_arch = "x86_64")]
+        if base3::few_products(isa, &weights, rows.clone(), &tile, out) {
+            return;
+        }
+        return base3::as_two_bits(isa, &weights, rows, |weights| {
+            tile_products(isa, weights, acts, 0..weights.rows, tokens, out);
+        });
+    }
+    assert_eq!(weights.layout, Layout::I2sR16, "ternary::matmul: the layout of a matrix with group scales");
     match isa {
         Isa::Scalar => scalar::products(&tile, out),
         #[cfg(target_arch = "x86_64")]

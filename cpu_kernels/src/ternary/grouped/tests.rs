@@ -13,6 +13,9 @@ use crate::{
 
 const LAYOUT: Layout = Layout::I2sR16;
 
+/// All that have 16 rows side by side.
+const LAYOUTS: [Layout; 2] = [LAYOUT, Layout::Base3R16];
+
 /// The suite calls kernels some thousand times: the pools are made once.
 fn cpus_once() -> &'static [Cpu] {
     static CPUS: OnceLock<Vec<Cpu>> = OnceLock::new();
@@ -84,9 +87,9 @@ impl Case {
         scales.reordered(self.rows, self.cols, Layout::I2sP128, LAYOUT)
     }
 
-    fn product(&self, cpu: &Cpu, packed: &[u8]) -> Vec<f32> {
+    fn product(&self, cpu: &Cpu, layout: Layout, packed: &[u8]) -> Vec<f32> {
         let scales = self.ordered_scales();
-        let weights = TernaryView::new(self.rows, self.cols, packed, LAYOUT, scales.view()).unwrap();
+        let weights = TernaryView::new(self.rows, self.cols, packed, layout, scales.view()).unwrap();
         let mut out = vec![f32::NAN; self.tokens() * self.rows];
         ternary::matmul(cpu, &self.acts(), &mut [Part { weights, out: &mut out, add: false }]);
         out
@@ -94,17 +97,18 @@ impl Case {
 
     /// Every variant gives these bits.
     fn check(&self, what: &str) {
-        let packed = pack(LAYOUT, self.rows, self.cols, &self.codes);
-        self.check_packed(&packed, what);
+        for layout in LAYOUTS {
+            self.check_packed(layout, &pack(layout, self.rows, self.cols, &self.codes), what);
+        }
     }
 
-    fn check_packed(&self, packed: &[u8], what: &str) {
+    fn check_packed(&self, layout: Layout, packed: &[u8], what: &str) {
         let expected = self.expected();
         for cpu in cpus_once() {
-            let found = self.product(cpu, packed);
+            let found = self.product(cpu, layout, packed);
             if let Some(at) = (0..expected.len()).find(|&i| found[i].to_bits() != expected[i].to_bits()) {
                 panic!(
-                    "{cpu:?}, {what}, {} x {} in groups of {}, {} tokens: token {}, row {}: {} instead of {}",
+                    "{cpu:?}, {layout:?}, {what}, {} x {} in groups of {}, {} tokens: token {}, row {}: {} instead of {}",
                     self.rows,
                     self.cols,
                     self.size,
@@ -196,7 +200,7 @@ fn code_3_is_plus_two_without_overflow() {
             for value in [127, -128] {
                 let values = vec![value; tokens * cols];
                 let case = Case { codes: codes.clone(), values, ..Case::random(&mut rng, rows, cols, size, tokens) };
-                case.check_packed(&packed, "all codes 3");
+                case.check_packed(LAYOUT, &packed, "all codes 3");
             }
         }
     }
@@ -215,7 +219,7 @@ fn the_integers_of_each_group_are_exact() {
             case.steps.fill(1.0);
             for only in 0..groups {
                 case.scales = (0..rows * groups).map(|i| f16::from_f32(f32::from(i % groups == only))).collect();
-                case.check_packed(&packed, &format!("group {only}"));
+                case.check(&format!("group {only}"));
             }
             case.scales.fill(f16::ONE);
             let whole: Vec<i32> = case.expected().into_iter().map(|sum| sum as i32).collect();
@@ -249,7 +253,7 @@ fn equal_scales_are_one_scale() {
         let mut expected = vec![0.0; tokens * rows];
         ternary::matmul(cpu, &acts, &mut [Part { weights, out: &mut expected, add: false }]);
         // Whole multiples of 2^-5 below 2^24: no rounding at all.
-        assert_eq!(case.product(cpu, &packed), expected, "{cpu:?}");
+        assert_eq!(case.product(cpu, LAYOUT, &packed), expected, "{cpu:?}");
     }
 }
 
@@ -296,7 +300,7 @@ fn a_nan_step_makes_every_product_of_its_token_nan() {
         case.steps[4 + 2] = f32::NAN;
         let packed = pack(LAYOUT, 20, 512, &case.codes);
         for cpu in cpus_once() {
-            let nan: Vec<bool> = case.product(cpu, &packed).iter().map(|y| y.is_nan()).collect();
+            let nan: Vec<bool> = case.product(cpu, LAYOUT, &packed).iter().map(|y| y.is_nan()).collect();
             let expected: Vec<bool> = (0..tokens * 20).map(|i| i / 20 == 1).collect();
             assert_eq!(nan, expected, "{cpu:?}");
         }

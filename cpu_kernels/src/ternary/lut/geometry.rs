@@ -34,7 +34,9 @@ impl<'a> Lookup<'a> {
     pub fn new(weights: &TernaryView<'a>) -> Self {
         let (rows, cols) = lookup_shape(weights.rows, weights.cols);
         match weights.layout {
-            Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 => unreachable!("rows of whole codes are multiplied"),
+            Layout::I2sP128 | Layout::I2sR16 | Layout::Base3 | Layout::Base3R16 => {
+                unreachable!("rows of whole codes are multiplied")
+            }
             Layout::Tl1(tile) => {
                 let pairs = weights.codes;
                 Self { codes: &[], signs: &[], pairs, tile, split: true, triple_cols: 0, cols }
