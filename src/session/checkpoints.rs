@@ -1,5 +1,7 @@
 //! Checkpoints of states that cannot be rewound: when they are made, and how a sequence goes back to one.
 
+use bitnet_cpu_kernels::ALIKE_TOKENS;
+
 use super::{
     Phase, Runtime, Work,
     sequence::{BEFORE_DRAFT, Sequence},
@@ -11,8 +13,8 @@ use crate::{
 
 /// Tokens at the end of a prompt that run behind a checkpoint, where a layer cannot rewind. The next prompt of a
 /// conversation differs there: chat templates end a prompt with the beginning of an answer, and may take the thinking
-/// out of it afterwards.
-const PROMPT_TAIL: usize = 8;
+/// out of it afterwards. With one token more, as many as may share a batch.
+const PROMPT_TAIL: usize = ALIKE_TOKENS - 1;
 
 impl Runtime {
     /// Takes the states of a phase back to at most `len` tokens; gives how many are left.
@@ -51,11 +53,16 @@ impl Runtime {
         sequence.tokens.len().saturating_sub(sequence.filled[Phase::Decode as usize])
     }
 
-    /// True where the tokens that are missing run in the batch of the new ones: a wrong draft then costs no pass.
+    /// True where the tokens that are missing run in the batch of the new ones: a wrong draft then costs no pass. Without a
+    /// head, each hidden state that comes out belongs to a new token.
     pub(super) fn joins(&self, one: &Work<'_>) -> bool {
+        let most = match one.phase {
+            Phase::Decode => self.limits().exact_tokens,
+            Phase::Prefill => self.sizes.batch_tokens,
+        };
         let missing = self.missing(one.sequence);
-        let fits = missing > 0 && missing + one.ids.len() <= self.limits().exact_tokens;
-        fits && one.phase == Phase::Decode && one.sequence.epoch == self.epoch
+        let fits = missing > 0 && missing + one.ids.len() <= most;
+        fits && one.sequence.epoch == self.epoch && self.phases.loaded.iter().any(|loaded| loaded.segment.head)
     }
 
     /// Before the last tokens of prompts, and before drafts: checkpoints, as what follows may have to be forgotten. Of a
@@ -75,9 +82,8 @@ impl Runtime {
                         self.run_silently(one.sequence, first, phase)?;
                         one.ids = last;
                     }
-                    if !one.sequence.tokens.is_empty()
-                        && let Some(place) = one.sequence.place_in_prompt(phase)
-                    {
+                    let stands = !one.sequence.tokens.is_empty() && self.missing(one.sequence) == 0;
+                    if stands && let Some(place) = one.sequence.place_in_prompt(phase) {
                         self.bring_states(one.sequence, phase)?;
                         self.checkpoint(one.sequence, place, phase)?;
                     }

@@ -180,8 +180,8 @@ impl Runtime {
 
     /// Forgets the tokens of a sequence from position `len` on; does nothing when there are fewer.
     ///
-    /// Where a layer cannot, the states go back to the last checkpoint before it, or to the beginning, and the tokens from
-    /// there on run again before the sequence's next step.
+    /// Where a layer cannot, the states go back to the last checkpoint before it, or to the beginning. A few tokens from there
+    /// on, as many as may share a batch, run again with the sequence's next step; more are forgotten as well.
     pub fn rewind(&mut self, sequence: &mut Sequence, len: usize) -> Result<()> {
         if len >= sequence.tokens.len() {
             return Ok(());
@@ -194,6 +194,10 @@ impl Runtime {
             if sequence.filled[phase as usize] > len {
                 sequence.filled[phase as usize] = self.rewind_states(sequence, phase, len)?;
             }
+        }
+        let missing = self.missing(sequence);
+        if missing > self.limits().exact_tokens {
+            sequence.truncate(len - missing);
         }
         Ok(())
     }

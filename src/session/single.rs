@@ -91,7 +91,7 @@ impl Session {
         Ok(self.logits_mut())
     }
 
-    /// Forgets all tokens from position `len` on; does nothing when there are fewer.
+    /// Forgets all tokens from position `len` on, or more, see [`Runtime::rewind`]; does nothing when there are fewer.
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         self.runtime.rewind(&mut self.sequence, len)
     }

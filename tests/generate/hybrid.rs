@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
     backend::{Backend, cpu::CpuBackend},
+    generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler},
     model::Model,
     plan::{BackendKind, KvType, Plan, Sizes},
     session::Session,
@@ -63,7 +64,13 @@ fn what_is_cut_off_leaves_no_trace() {
                 long.step(id).unwrap();
             }
             long.truncate(kept).unwrap();
-            assert_eq!(long.tokens(), &ids[..kept]);
+            // Or shorter still: the rest is the caller's to run.
+            let held = long.tokens().len();
+            assert_eq!(long.tokens(), &ids[..held]);
+            assert!(held <= kept && (kept < 83 || held == kept), "{held} of {kept}");
+            if held < kept {
+                long.prefill(&ids[held..kept]).unwrap();
+            }
             let found = long.prefill(&other).unwrap().to_vec();
             fresh.truncate(0).unwrap();
             if kept > 0 {
@@ -74,6 +81,31 @@ fn what_is_cut_off_leaves_no_trace() {
             assert_eq!(long.tokens(), fresh.tokens());
         }
     }
+}
+
+/// The second prompt of a conversation, without the beginning of the answer that the first one ended with, begins behind the
+/// checkpoint there; a prompt that differs before any checkpoint is read as a whole.
+#[test]
+fn the_next_prompt_goes_on_behind_a_checkpoint() {
+    let model = Arc::new(hybrid::random_model(&SMALL, 9));
+    let mut session = session(&model, Isa::detect(), 2);
+    let first = hybrid::random_ids(&SMALL, 4, 60);
+    let second = [&first[..57], &hybrid::random_ids(&SMALL, 5, 30)].concat();
+    let mut answer = |prompt: &[u32]| {
+        let mut chooser = Sampler::new(SampleOptions::greedy(), 160).unwrap().into();
+        let options = AnswerOptions { max_tokens: Some(9), ..AnswerOptions::default() };
+        let mut answer =
+            Answer::new(&mut session, &mut chooser, Box::new(NoText), prompt, options, Arc::default()).unwrap();
+        let ids: Vec<u32> = (&mut answer).filter_map(|event| event.unwrap().id).collect();
+        (ids, answer.stats().reused_tokens)
+    };
+    let (fresh, none) = answer(&second);
+    assert_eq!(none, 0);
+    let (_, few) = answer(&first);
+    // Seven tokens before the end of `second` there is nothing of `first`.
+    assert_eq!(few, 0);
+    let (found, reused) = answer(&second);
+    assert_eq!((found, reused), (fresh, 57));
 }
 
 /// A step that fails leaves the sequence as it was, and the next one computes what is missing.

@@ -54,7 +54,8 @@ impl SegmentStates {
         let layers = segment.layers.clone();
         let all = layers.clone().map(|layer| layer_states(graph.layer(layer).state, config, sizes));
         let Some(all) = all.collect::<Result<Option<Vec<_>>>>()? else {
-            let what = format!("the states of {} tokens", sizes.context_tokens * sizes.sequences);
+            let kinds = if config.delta.is_some() { "keys, values and recurrent states" } else { "keys and values" };
+            let what = format!("the {kinds} of {} tokens", sizes.context_tokens * sizes.sequences);
             let bytes = layers.map(|layer| sizes.state_bytes(graph.layer(layer).state)).sum();
             return Err(Error::OutOfMemory { what, bytes }.with_remedy(Remedy::ShrinkCache));
         };

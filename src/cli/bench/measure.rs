@@ -27,6 +27,7 @@ use crate::{
     cache_dir::stable_hash,
     error::Result,
     generate::{Answer, AnswerOptions, Chooser, NoText, SampleOptions, Sampler},
+    graph::CHECKPOINTS,
     model::{Model, TernaryMatrix},
     session::Session,
 };
@@ -173,7 +174,9 @@ pub fn test_id(model: &Model, i: usize) -> u32 {
 
 fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test, head_rows: f64) -> u64 {
     let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
-    let full_cache = session.sizes().model_state_bytes(&model.config);
+    let sizes = session.sizes();
+    let recurrent = sizes.recurrent_bytes(&model.config, 0..model.config.layers);
+    let full_cache = sizes.model_state_bytes(&model.config) - recurrent;
     let cache = full_cache * (2 * test.depth + test.tokens) as u64 / 2 / session.context_tokens() as u64;
     let head = model.weights.head();
     let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {
@@ -181,7 +184,8 @@ fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Te
     } else {
         head.data.len()
     };
-    (ternary + head_bytes) as u64 + cache
+    // Of recurrent states the live one is read.
+    (ternary + head_bytes) as u64 + cache + recurrent / (1 + CHECKPOINTS as u64)
 }
 
 /// Over the bits.
