@@ -20,7 +20,7 @@ pub fn run(
 ) -> Result<Conversation> {
     let model = bitnet_gpu::open(model)?;
     let template = Template::of(model.tokenizer()?)?;
-    let sample = SampleOptions { seed: Some(1), ..SampleOptions::default() };
+    let sample = SampleOptions { seed: Some(1), ..model.recommended().options() };
     let mut session = Engine::new(&model, EngineOptions::default()).session(&Purpose::Sample(&sample))?;
     let options = AnswerOptions { max_tokens: Some(max_tokens), stop: template.stops(), ..AnswerOptions::default() };
     let mut conversation = Conversation::new(Some("Be brief."));

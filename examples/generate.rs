@@ -18,7 +18,7 @@ fn main() -> Result<()> {
 pub fn run(model: &str, prompt: &str, max_tokens: usize, mut show: impl FnMut(&str)) -> Result<()> {
     let model = bitnet_gpu::open(model)?;
     let engine = Engine::new(&model, EngineOptions::default());
-    let sample = SampleOptions { seed: Some(1), ..SampleOptions::default() };
+    let sample = SampleOptions { seed: Some(1), ..model.recommended().options() };
     let mut session = engine.session(&Purpose::Sample(&sample))?;
     let options = AnswerOptions { max_tokens: Some(max_tokens), ..AnswerOptions::default() };
     for event in session.answer(prompt, &options)? {
