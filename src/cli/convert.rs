@@ -2,10 +2,8 @@
 
 use std::{cell::OnceCell, ops::ControlFlow, sync::atomic::Ordering};
 
-use clap::ValueEnum;
-
 use super::{
-    args::{ConvertArgs, DummyArgs, TernaryChoice},
+    args::{ConvertArgs, DummyArgs},
     interrupt, output,
     progress::progress_bar,
     source::packing,
@@ -26,9 +24,8 @@ pub fn convert(args: &ConvertArgs) -> Result<()> {
             return Err(Error::Usage(format!("{} is a file, so -o has to name the output", src.display())));
         }
         None => {
-            let ty = args.ty.unwrap_or(TernaryChoice::I2S).to_possible_value();
-            let ty = ty.map(|ty| ty.get_name().to_owned()).unwrap_or_default();
-            src.join(format!("ggml-model-{ty}.gguf"))
+            let ty = args.ty.map_or_else(|| convert::default_type(src), |ty| Ok(ty.into()))?;
+            src.join(format!("ggml-model-{}.gguf", ty.name().to_lowercase()))
         }
     };
     let mut open = OpenOptions::default();

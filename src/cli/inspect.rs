@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     gguf::TensorType,
     inspect::{Report, inspect},
-    model::{Config, DenseMatrix, Model, TernaryMatrix},
+    model::{Config, DenseMatrix, Model, Rotation, TernaryMatrix},
     plan::{KvType, Sizes},
     probe::Packing,
 };
@@ -27,10 +27,52 @@ struct Answer<'a> {
     reason: Option<String>,
     /// How I2_S is read, and why so; null where there is none.
     i2s_layout: Option<Json>,
+    /// Kinds of layers and the basis of the weights; null where all layers are attention and no weight is rotated.
+    structure: Option<Structure>,
     /// Memory that the model takes to run; null where it cannot.
     memory: Option<Memory>,
     #[serde(flatten)]
     report: &'a Report,
+}
+
+/// What sets a model apart from plain attention.
+#[derive(Serialize)]
+struct Structure {
+    recurrent_layers: usize,
+    attention_layers: usize,
+    /// Blocks that predict further tokens ahead, which do not run.
+    mtp_blocks: usize,
+    rotation: Option<RotationFacts>,
+}
+
+/// The basis that weights are stored in.
+#[derive(Serialize)]
+struct RotationFacts {
+    version: u32,
+    block: usize,
+    /// "explicit" or "identity".
+    signs: &'static str,
+    /// Projections in that basis, beside the embedding table.
+    projections: usize,
+    /// Whether the head is in that basis.
+    head: bool,
+}
+
+impl Structure {
+    fn of(config: &Config) -> Option<Self> {
+        let recurrent_layers = (0..config.layers).filter(|&layer| config.is_recurrent(layer)).count();
+        let rotation = config.rotation.as_ref().map(|rotation| RotationFacts {
+            version: rotation_version(rotation),
+            block: rotation.block,
+            signs: if rotation.signs.is_some() { "explicit" } else { "identity" },
+            projections: rotation.folded.iter().map(Vec::len).sum(),
+            head: rotation.head,
+        });
+        let attention_layers = config.layers - recurrent_layers;
+        let mtp_blocks = config.mtp_blocks;
+        let is_plain = recurrent_layers == 0 && mtp_blocks == 0 && rotation.is_none();
+        (!is_plain).then_some(Self { recurrent_layers, attention_layers, mtp_blocks, rotation })
+    }
 }
 
 /// Bytes of a model that runs, by part.
@@ -112,6 +154,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             runs: model.is_ok(),
             reason: model.as_ref().err().map(ToString::to_string),
             i2s_layout: packing.map(|p| json!({"packing": p.packing.name(), "reason": p.reason})),
+            structure: model.as_ref().ok().and_then(|model| Structure::of(&model.config)),
             memory: model.as_ref().ok().map(|model| Memory::of(model)),
             report: &report,
         };
@@ -155,6 +198,11 @@ fn describe(c: &Config) -> String {
 }
 
 /// What a hybrid or rotated model has besides.
+/// Of the keys; the second one is for heads that are the embedding table.
+fn rotation_version(rotation: &Rotation) -> u32 {
+    if rotation.tied { 2 } else { 1 }
+}
+
 fn hybrid(c: &Config) -> String {
     let mut text = String::new();
     if let Some(delta) = &c.delta {
@@ -169,7 +217,8 @@ fn hybrid(c: &Config) -> String {
     }
     if let Some(rotation) = &c.rotation {
         let signs = if rotation.signs.is_some() { "with signs" } else { "without signs" };
-        text += &format!(", weights rotated in blocks of {} {signs}", rotation.block);
+        let version = rotation_version(rotation);
+        text += &format!(", weights rotated in blocks of {} {signs} (prism.hadamard {version})", rotation.block);
     }
     if c.mtp_blocks > 0 {
         text += &format!(", {} of multi-token prediction left out", format::count(c.mtp_blocks, "block"));

@@ -11,7 +11,7 @@ use bitnet_cpu_kernels::format::{
 };
 
 use super::{
-    ConvertOptions, Head,
+    ConvertOptions, Head, TernaryType,
     source::{Description, Input, Kind, Matrix, Source},
 };
 use crate::{
@@ -97,6 +97,7 @@ impl GgufSource {
         let description = Description {
             metadata,
             inputs,
+            default_type: TernaryType::default(),
             default_head: Head::Keep,
             files,
             bytes: file.len_bytes(),

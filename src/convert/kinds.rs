@@ -46,6 +46,11 @@ impl TernaryType {
         }
     }
 
+    /// The format's name.
+    pub fn name(self) -> &'static str {
+        self.tensor_type().name()
+    }
+
     pub(crate) fn tensor_type(self) -> TensorType {
         match self {
             Self::I2S => TensorType::I2_S,

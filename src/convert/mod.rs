@@ -34,7 +34,8 @@ use crate::{
 /// How to convert. The default is right for every Hugging Face directory that says what it is.
 #[derive(Clone, Copy, Default)]
 pub struct ConvertOptions<'a> {
-    /// Type of the ternary matrices; by default I2_S for a directory, and that of the input for a GGUF file.
+    /// Type of the ternary matrices; by default that of the input for a GGUF file, and for a directory I2_S, or PQ2_0 or
+    /// Q2_0 where its matrices have a scale for each 128 or 64 columns.
     pub ty: Option<TernaryType>,
     /// Type of the embedding table and the head; by default F16 for a directory, and that of the input for a GGUF file.
     pub head: Option<Head>,
@@ -85,6 +86,17 @@ pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Repor
         let (source, description) = directory.source(src).map_err(in_source)?;
         run(&source, description, out, options, in_source)
     }
+}
+
+/// The type that the ternary matrices of a directory are written in where none is asked for: one that holds them as they
+/// are.
+///
+/// # Errors
+/// As those of [`convert`](fn@convert).
+pub fn default_type(dir: &Path) -> Result<TernaryType> {
+    let directory = hf::Directory::open(dir, &ConvertOptions::default())?;
+    let (_, description) = directory.source(dir).map_err(|e| e.in_file(dir.display().to_string()))?;
+    Ok(description.default_type)
 }
 
 fn run(

@@ -3,7 +3,7 @@
 use bitnet_cpu_kernels::format::{Codec, DenseType, Dialect, ScaleKind, Tile};
 
 use super::{
-    ConvertOptions,
+    ConvertOptions, TernaryType,
     fit::fit,
     source::{Description, Input, Kind, Source},
 };
@@ -58,14 +58,17 @@ impl Outline {
     /// If a tensor cannot have its type; names it.
     pub fn new(description: &Description, source: &dyn Source, options: &ConvertOptions) -> Result<Self> {
         let mut outline = Self { metadata: description.metadata.clone(), outputs: Vec::new() };
+        let ty = options.ty.unwrap_or(description.default_type);
         for (at, input) in description.inputs.iter().enumerate() {
             match &input.kind {
-                Kind::Ternary { scales, factor } => outline.ternary(at, input, (*scales, *factor), source, options)?,
+                Kind::Ternary { scales, factor } => {
+                    outline.ternary(at, input, (*scales, *factor), source, (ty, options.lossy))?
+                }
                 Kind::Table(ty) => outline.table(at, input, *ty, options.head.unwrap_or(description.default_head))?,
                 Kind::Other(ty) => outline.add(at, input, *ty, Content::Copy)?,
             }
         }
-        outline.describe(options);
+        outline.describe(ty);
         Ok(outline)
     }
 
@@ -92,9 +95,8 @@ impl Outline {
         input: &Input,
         (scales, factor): (ScaleKind, bool),
         source: &dyn Source,
-        options: &ConvertOptions,
+        (ty, lossy): (TernaryType, bool),
     ) -> Result<()> {
-        let ty = options.ty.unwrap_or_default();
         let [rows, cols] = input.sizes[..] else {
             return Err(Error::malformed(
                 format!("tensor {}", input.origin),
@@ -109,7 +111,7 @@ impl Outline {
             (_, ScaleKind::PerTensor) => true,
             (_, ScaleKind::PerGroup(_)) => factor,
             // Rows may have one scale after all.
-            _ => fit(&input.origin, &source.ternary(at)?, &codec, options.lossy)?.1.is_some(),
+            _ => fit(&input.origin, &source.ternary(at)?, &codec, lossy)?.1.is_some(),
         };
         if has_factor {
             let name = names::scale_of(&input.name).ok_or_else(|| {
@@ -122,7 +124,7 @@ impl Outline {
     }
 
     /// States the types in the metadata.
-    fn describe(&mut self, options: &ConvertOptions) {
+    fn describe(&mut self, ty: TernaryType) {
         let codecs = || {
             self.outputs.iter().filter_map(|output| match &output.content {
                 Content::Ternary(codec) => Some(codec),
@@ -133,7 +135,7 @@ impl Outline {
             return;
         }
         let tiles = tiles(codecs());
-        self.metadata.set("general.file_type", Value::U32(options.ty.unwrap_or_default().file_type()));
+        self.metadata.set("general.file_type", Value::U32(ty.file_type()));
         for (key, tiles) in tiles {
             self.metadata.remove(key);
             if !tiles.is_empty() {

@@ -4,7 +4,7 @@ use std::{ops::Range, path::PathBuf};
 
 use bitnet_cpu_kernels::format::{MatrixScales, ScaleKind};
 
-use super::Head;
+use super::{Head, TernaryType};
 use crate::{
     bytes::Bytes,
     error::Result,
@@ -17,6 +17,8 @@ pub(super) struct Description {
     pub metadata: Metadata,
     /// The tensors in the order of the output.
     pub inputs: Vec<Input>,
+    /// Default for the ternary matrices, where nothing is asked for.
+    pub default_type: TernaryType,
     /// Default for the embedding table and the head, where nothing is asked for.
     pub default_head: Head,
     /// The files that are read.

@@ -165,6 +165,7 @@ mod tests {
                     input("a.weight", &[2, 256], matrix),
                     input("b.weight", &[2], Kind::Other(TensorType::F32)),
                 ],
+                default_type: TernaryType::default(),
                 default_head: Head::Keep,
                 files: Vec::new(),
                 bytes: 0,

@@ -258,6 +258,49 @@ fn inspect_shows_keys_and_tensors() {
     assert_eq!(json["architecture"], "bitnet-b1.58");
 }
 
+/// Kinds of layers, blocks that do not run, and the basis of the weights.
+#[test]
+fn inspect_says_what_sets_a_hybrid_model_apart() {
+    let rotation = |version, block, signs, projections| {
+        let mut rotation = json!({"version": version, "block": block, "signs": signs, "head": true});
+        rotation["projections"] = projections;
+        rotation
+    };
+    let cases = [
+        (
+            "b-q2_0-g64-mtp",
+            [3, 1, 1],
+            Value::Null,
+            "3 layers a gated DeltaNet (12 value heads of 64 over 4 key heads), 1",
+        ),
+        (
+            "d-hadamard-pq2_0",
+            [3, 1, 0],
+            rotation(1, 256, "explicit", json!(25)),
+            "weights rotated in blocks of 256 with signs (prism.hadamard 1)",
+        ),
+        // The outputs of the three DeltaNets are not rotated.
+        (
+            "f-hadamard-identity-pq2_0",
+            [3, 1, 0],
+            rotation(1, 256, "identity", json!(22)),
+            "blocks of 256 without signs",
+        ),
+        ("g-hadamard-v2-b1024-ptq1_0", [1, 1, 0], rotation(2, 1024, "explicit", json!(13)), "(prism.hadamard 2)"),
+    ];
+    for (name, [recurrent, attention, mtp], rotation, line) in cases {
+        let Some(path) = shared(&format!("golden/qwen35/qwen35-{name}.gguf")) else { return };
+        let path = path.to_str().unwrap();
+        let structure = json!({
+            "recurrent_layers": recurrent, "attention_layers": attention, "mtp_blocks": mtp, "rotation": rotation,
+        });
+        assert_eq!(run(&["inspect", path, "--json"]).json()["structure"], structure, "{name}");
+        let text = run(&["inspect", path]).stdout;
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    assert_eq!(run(&["inspect", "--json"]).json()["structure"], Value::Null);
+}
+
 #[test]
 fn inspect_check_fails_on_a_model_that_cannot_run() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,6 +13,7 @@ mod perplexity;
 mod plan_budget;
 mod reasoning;
 mod run;
+mod sampling;
 mod takeover;
 mod tune;
 mod verify;

@@ -10,8 +10,9 @@ use crate::common::cli::{Finished, run, run_with_input};
 const PROMPT: &str = "Once upon a time\n<think>\n";
 const END: &str = "\n</think>\n\n";
 /// Begins the reasoning, and ends it at once on request.
-const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}\n{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}\
-    {% endfor %}<think>\n{{ '\n</think>\n\n' if enable_thinking is defined and not enable_thinking }}";
+const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}\n\
+    {% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{% endfor %}<think>\n\
+    {{ '\n</think>\n\n' if enable_thinking is defined and not enable_thinking }}";
 
 fn continued(more: &[&str]) -> Finished {
     let finished = run(&[&["run", "--backend", "cpu", "--temp", "0", "-p", PROMPT, "--no-escape"], more].concat());
@@ -54,6 +55,16 @@ fn a_budget_ends_the_reasoning_and_nothing_else_changes() {
         let json = continued_json(&[off, &["-n", "9", "--show-thinking"]].concat());
         assert!(text(&json, "text").starts_with(END) && json["reasoning"].is_null(), "{json}");
     }
+}
+
+/// What the model thinks is not bound by it.
+#[test]
+fn a_grammar_holds_for_the_answer() {
+    let grammar = ["--grammar", r#"root ::= "yes" | "no""#, "-n", "40", "--show-thinking", "--reasoning-budget", "5"];
+    let json = continued_json(&grammar);
+    let (thought, answer) = text(&json, "text").split_once(END).unwrap();
+    assert!(!thought.is_empty() && ["yes", "no"].contains(&answer), "{json}");
+    assert_eq!(json["finish"], "grammar");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod common;
 mod dialects;
 mod golden;
 mod hostile;
+mod hybrid;
 mod output;
 mod refused;
 mod support;

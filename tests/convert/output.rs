@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fs, ops::ControlFlow};
 
 use bitnet_gpu::{
-    convert::{ConvertOptions, convert},
+    convert::{ConvertOptions, convert, in_memory},
     gguf::{File, TensorType, Value},
     tokenizer::{EncodeOptions, Tokenizer},
 };
@@ -326,6 +326,19 @@ fn the_name_can_be_given() {
     assert_eq!(convert(&case.input(), &case.output(), &options).unwrap().name, "Other");
     let file = File::open(&case.output()).unwrap();
     assert_eq!(file.metadata().str("general.name").unwrap(), Some("Other"));
+}
+
+#[test]
+fn sampling_of_a_directory_becomes_keys_of_the_file() {
+    let case = Case::of(&Model::bitnet());
+    let generation = r#"{"do_sample": true, "temperature": 0.5, "top_k": 20, "eos_token_id": 1}"#;
+    fs::write(case.input().join("generation_config.json"), generation).unwrap();
+    let found = |file: &File| {
+        ["temp", "top_k", "top_p"].map(|name| file.metadata().get(&format!("general.sampling.{name}")).cloned())
+    };
+    let expected = [Some(Value::F32(0.5)), Some(Value::I32(20)), None];
+    assert_eq!(found(&case.file()), expected);
+    assert_eq!(found(&in_memory(&case.input(), None).unwrap()), expected);
 }
 
 #[test]

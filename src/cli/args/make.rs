@@ -36,7 +36,8 @@ pub struct ConvertArgs {
     #[arg(short, long, visible_alias = "outfile", value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Type of the ternary matrices [default: i2_s for a directory, as they are for a file]
+    /// Type of the ternary matrices [default: of a directory i2_s, or what holds its groups of scales; as they are for a
+    /// file]
     #[arg(long = "type", visible_alias = "outtype", value_enum, value_name = "TYPE")]
     pub ty: Option<TernaryChoice>,
 

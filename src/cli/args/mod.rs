@@ -18,7 +18,7 @@ pub use self::{
     answer::{AnswerArgs, ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, KernelChoice, ThreadsArgs},
     grammar::GrammarArgs,
-    make::{ConvertArgs, DummyArgs, PullArgs, TernaryChoice},
+    make::{ConvertArgs, DummyArgs, PullArgs},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     reasoning::{ReasoningArgs, ReasoningChoice},
     sample::{SampleArgs, Setting},

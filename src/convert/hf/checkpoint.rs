@@ -17,7 +17,7 @@ use crate::{
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The tensors of a directory. Names have lost the prefix `model.`, which some exports leave out.
+/// The tensors of a directory. Names have lost the prefixes `model.`, which some exports leave out, and `language_model.`.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
     tensors: BTreeMap<String, Tensor>,
@@ -106,6 +106,8 @@ impl Checkpoint {
     }
 }
 
+/// Models that see as well have their text part one level deeper.
 fn without_prefix(name: &str) -> &str {
-    name.strip_prefix("model.").unwrap_or(name)
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    name.strip_prefix("language_model.").unwrap_or(name)
 }

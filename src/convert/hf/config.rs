@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::json::Object;
 use crate::{
     error::{Error, Result, shown},
-    model::{Activation, Config, Family, Rope, RopeStyle},
+    model::{Activation, Config, DeltaNet, Family, Rope, RopeStyle},
 };
 
 /// How `weight_scale` of a packed matrix enters (`BitLinear` and `AutoBitLinear` of transformers); `linear_class`
@@ -27,6 +27,8 @@ pub(crate) struct SourceConfig {
     pub tied: Option<bool>,
     /// Divides each RoPE frequency; (head_dim / 2), for `rope_type: llama3`.
     pub rope_factors: Option<Vec<f32>>,
+    /// Pairs of RoPE that turn by time, height, width and nothing: equal for text, but readers expect the key.
+    pub rope_sections: Option<[i32; 4]>,
     /// Meaning of `weight_scale`; `None` without `quantization_config`.
     pub scale_reading: Option<ScaleReading>,
     /// The model was trained to be rounded to ternary, so real-valued matrices may be.
@@ -39,6 +41,9 @@ pub(crate) struct SourceConfig {
 pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
     let top = Object::top(json)?;
     let (arch, family) = architecture(&top)?;
+    let (name, tied) = (name(&top)?, top.bool("tie_word_embeddings")?);
+    // Models that see as well describe their text part one level deeper.
+    let top = if family == Family::Qwen35 { top.object("text_config")?.unwrap_or(top) } else { top };
     refuse_unsupported(&top, family)?;
 
     let heads = top.count("num_attention_heads")?;
@@ -75,7 +80,7 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
     let model = Config {
         arch: arch.to_owned(),
         family,
-        name: name(&top)?,
+        name,
         layers,
         dim,
         ffn_dim: top.count("intermediate_size")?,
@@ -87,14 +92,15 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         rms_eps: top.positive("rms_norm_eps")?.ok_or_else(|| missing("rms_norm_eps", "every norm"))?,
         rope,
         activation: activation(&top, arch, family)?,
-        delta: None,
+        delta: if family == Family::Qwen35 { Some(delta_net(&top, layers)?) } else { None },
         rotation: None,
         mtp_blocks: 0,
     };
     let scale_reading = scale_reading(&top)?;
     Ok(SourceConfig {
         model,
-        tied: top.bool("tie_word_embeddings")?,
+        tied: tied.or(top.bool("tie_word_embeddings")?),
+        rope_sections: rope_sections(&top, family)?,
         rope_factors,
         scale_reading,
         masters_are_ternary: family == Family::BitNet || family.has_input_norms() || scale_reading.is_some(),
@@ -122,6 +128,9 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
         "BitnetForCausalLM" => Ok(("bitnet", Family::BitNet)),
         "LlamaForCausalLM" | "llama" => Ok(("llama", Family::Llama)),
         "Qwen3ForCausalLM" => Ok(("qwen3", Family::Qwen3)),
+        "Qwen3_5ForConditionalGeneration" | "Qwen3_5ForCausalLM" | "qwen3_5" | "qwen3_5_text" => {
+            Ok(("qwen35", Family::Qwen35))
+        }
         // Models made for embeddings go by `model_type` in bitnet.cpp's `convert-bitnet-embedding-to-gguf.py`: their
         // class is one of their own.
         other => {
@@ -129,7 +138,7 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
             known.ok_or_else(|| {
                 Error::unsupported(
                     format!("architecture {}", shown(other)),
-                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM and Qwen3ForCausalLM are",
+                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM and Qwen3_5ForCausalLM are",
                 )
             })
         }
@@ -151,8 +160,12 @@ fn refuse_unsupported(top: &Object, family: Family) -> Result<()> {
             return Err(Error::unsupported(format!("{} = true", top.key(key)), "no ternary model is known to use it"));
         }
     }
-    let known =
-        |kind: &str| kind == "full_attention" || family == Family::Gemma3InputNorms && kind == "sliding_attention";
+    let known = |kind: &str| match kind {
+        "full_attention" => true,
+        "sliding_attention" => family == Family::Gemma3InputNorms,
+        LINEAR => family == Family::Qwen35,
+        _ => false,
+    };
     if top.strings("layer_types")?.iter().any(|kind| !known(kind)) {
         return Err(Error::unsupported(top.key("layer_types"), "only full attention in every layer is"));
     }
@@ -161,8 +174,13 @@ fn refuse_unsupported(top: &Object, family: Family) -> Result<()> {
             return Err(Error::unsupported(top.key(key), "no ternary model is known to use it"));
         }
     }
+    if family == Family::Qwen35 && top.bool("attn_output_gate")? == Some(false) {
+        let thing = format!("{} = false", top.key("attn_output_gate"));
+        return Err(Error::unsupported(thing, "the attention of this architecture has a gate here"));
+    }
     if let Some(share) = top.float("partial_rotary_factor")?
         && share != 1.0
+        && family != Family::Qwen35
     {
         return Err(Error::unsupported(format!("{} = {share}", top.key("partial_rotary_factor")), "only 1 is"));
     }
@@ -174,6 +192,53 @@ fn refuse_unsupported(top: &Object, family: Family) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A gated DeltaNet in `layer_types`.
+const LINEAR: &str = "linear_attention";
+
+/// The recurrent layers and their heads.
+fn delta_net(top: &Object, layers: usize) -> Result<DeltaNet> {
+    let kinds = top.strings("layer_types")?;
+    let recurrent = if kinds.is_empty() {
+        let interval = top.optional_count("full_attention_interval")?.unwrap_or(4);
+        (1..=layers).map(|number| number % interval != 0).collect()
+    } else if kinds.len() == layers {
+        kinds.iter().map(|kind| *kind == LINEAR).collect()
+    } else {
+        return Err(Error::malformed(top.key("layer_types"), format!("{layers} layers"), kinds.len()));
+    };
+    let head_dim = top.count("linear_key_head_dim")?;
+    let value_dim = top.count("linear_value_head_dim")?;
+    if value_dim != head_dim {
+        let expected = format!("{head_dim}, as linear_key_head_dim");
+        return Err(Error::malformed(top.key("linear_value_head_dim"), expected, value_dim));
+    }
+    let key_heads = top.count("linear_num_key_heads")?;
+    let value_heads = top.count("linear_num_value_heads")?;
+    if !value_heads.is_multiple_of(key_heads) {
+        let expected = format!("a multiple of linear_num_key_heads ({key_heads})");
+        return Err(Error::malformed(top.key("linear_num_value_heads"), expected, value_heads));
+    }
+    Ok(DeltaNet { layers: recurrent, kernel: top.count("linear_conv_kernel_dim")?, key_heads, value_heads, head_dim })
+}
+
+/// `mrope_section`, with llama.cpp's fourth one.
+fn rope_sections(top: &Object, family: Family) -> Result<Option<[i32; 4]>> {
+    if family != Family::Qwen35 {
+        return Ok(None);
+    }
+    let parameters = top.object("rope_parameters")?;
+    let Some(list) = parameters.as_ref().and_then(|parameters| parameters.get("mrope_section")) else {
+        return Ok(None);
+    };
+    let sections: Option<Vec<i32>> = list
+        .as_array()
+        .and_then(|list| list.iter().map(|section| section.as_u64().and_then(|n| i32::try_from(n).ok())).collect());
+    match sections.as_deref() {
+        Some(&[time, height, width]) => Ok(Some([time, height, width, 0])),
+        _ => Err(Error::malformed(top.key("rope_parameters.mrope_section"), "three counts", shown(&list.to_string()))),
+    }
 }
 
 /// The last part of `_name_or_path`. The directory's name is not used: it would make the output depend on where
@@ -241,13 +306,18 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
         None => None,
     };
     // The defaults of the configuration classes in transformers.
-    let default = if arch == "bitnet-b1.58" { 500_000.0 } else { 10_000.0 };
+    let default = match arch {
+        "bitnet-b1.58" => 500_000.0,
+        "qwen35" => 10_000_000.0,
+        _ => 10_000.0,
+    };
     let base = match stated {
         Some(base) => base,
         None => top.positive("rope_theta")?.unwrap_or(default),
     };
     let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
-    let mut rope = Rope { dims: head_dim, base, position_scale: 1.0, yarn: None, style };
+    let dims = rotated_dims(top, scaling.as_ref(), family, head_dim)?;
+    let mut rope = Rope { dims, base, position_scale: 1.0, yarn: None, style };
     let Some(scaling) = scaling else { return Ok((rope, None)) };
 
     let kind = match scaling.str("rope_type")? {
@@ -283,6 +353,23 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
             "only linear and llama3 are; without the entry in config.json the model runs at its original context",
         )),
     }
+}
+
+/// Leading elements of a head that rotate; all of them, but for Qwen3.5.
+fn rotated_dims(top: &Object, scaling: Option<&Object>, family: Family, head_dim: usize) -> Result<usize> {
+    const KEY: &str = "partial_rotary_factor";
+    if family != Family::Qwen35 {
+        return Ok(head_dim);
+    }
+    let of_scaling = scaling.map(|scaling| scaling.positive(KEY)).transpose()?.flatten();
+    // The default of the configuration class in transformers.
+    let share = of_scaling.or(top.positive(KEY)?).unwrap_or(0.25);
+    let dims = (head_dim as f32 * share) as usize;
+    if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
+        let expected = format!("an even part of a head of {head_dim}, at least 2");
+        return Err(Error::malformed(top.key(KEY), expected, share));
+    }
+    Ok(dims)
 }
 
 /// The divisors of Llama 3.1's long-context scaling (`Llama3RotaryEmbedding`): long wavelengths are stretched by

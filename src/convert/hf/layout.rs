@@ -8,12 +8,17 @@ use super::{
     checkpoint::Checkpoint,
     config::SourceConfig,
     dense, names,
+    order::Order,
     safetensors::{Tensor, shape},
     ternary::{self, Ternary},
 };
 use crate::{
     error::{Error, Result},
-    model::{Config, Family, Linear, Norm, names as gguf_names},
+    model::{
+        Config, DeltaNet, Family, Linear, Norm,
+        names::{self as gguf_names, DeltaTensor},
+    },
+    numbers,
 };
 
 /// Source of a tensor of the output.
@@ -28,6 +33,8 @@ pub(super) enum Content<'a> {
     },
     /// Numbers computed from the configuration, written as F32.
     Computed(Vec<f32>),
+    /// A small matrix, written in its own type, with its rows in another order.
+    Rows(&'a Tensor, Order),
     /// A projection, written in a ternary type.
     Projection(Projection<'a>),
 }
@@ -39,8 +46,8 @@ pub(super) struct Projection<'a> {
     pub stated_scale: Option<f32>,
     pub rows: usize,
     pub cols: usize,
-    /// The head size, where rows have to be reordered for interleaved RoPE.
-    pub interleave: Option<usize>,
+    pub row_order: Order,
+    pub col_order: Order,
 }
 
 impl<'a> Projection<'a> {
@@ -52,18 +59,6 @@ impl<'a> Projection<'a> {
             (Some(_), None) => {
                 let needed_for = format!("the meaning of weight_scale of tensor {}", self.weight.name);
                 Err(Error::missing("key quantization_config in config.json", needed_for))
-            }
-        }
-    }
-
-    /// The row of the checkpoint that becomes row `row` of the file (`permute` in llama.cpp's converter): checkpoints
-    /// rotate element i with i + head_dim / 2, llama files rotate 2i with 2i + 1.
-    pub fn source_row(&self, row: usize) -> usize {
-        match self.interleave {
-            None => row,
-            Some(head_dim) => {
-                let (head, place) = (row / head_dim, row % head_dim);
-                head * head_dim + place % 2 * (head_dim / 2) + place / 2
             }
         }
     }
@@ -92,8 +87,15 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
         for &role in model.linears(layer) {
             builder.projection(model, layer, role)?;
         }
+        if let Some(delta) = model.delta.as_ref().filter(|delta| delta.layers[layer]) {
+            builder.delta(model, delta, layer)?;
+        }
     }
     builder.norm(model, 0, Norm::Output)?;
+    if model.family == Family::Qwen35 {
+        builder.leave_out(names::VISION, "its vision part is left out: the model reads text only");
+        builder.leave_out(names::MTP, "its blocks that predict further tokens ahead (mtp) are left out");
+    }
     builder.refuse_unknown()?;
     Ok((builder.items, builder.warnings))
 }
@@ -156,10 +158,16 @@ impl<'a> Builder<'a> {
         let tensor = self.need(present.unwrap_or(&candidates[0]))?;
         let size = [model.norm_len(role)];
         check(tensor, &size)?;
-        // Gemma's own norms multiply by one more than their weights, and GGUF files have the sum.
+        // Gemma's own norms, and those of Qwen3.5 but one, multiply by one more than their weights, and GGUF files have
+        // the sum.
         let of_input =
             matches!(role, Norm::QIn | Norm::KIn | Norm::VIn | Norm::OIn | Norm::GateIn | Norm::UpIn | Norm::DownIn);
-        let offset = if model.family == Family::Gemma3InputNorms && !of_input { 1.0 } else { 0.0 };
+        let is_more = match model.family {
+            Family::Gemma3InputNorms => !of_input,
+            Family::Qwen35 => role != Norm::DeltaHead,
+            _ => false,
+        };
+        let offset = if is_more { 1.0 } else { 0.0 };
         self.add(gguf_names::norm(model.family, layer, role), &size, Content::Norm { weight: tensor, offset });
         Ok(())
     }
@@ -175,11 +183,54 @@ impl<'a> Builder<'a> {
             check(weight, &[rows, cols])?;
             None
         };
-        let turned = model.family == Family::Llama && matches!(role, Linear::Q | Linear::K);
-        let interleave = turned.then_some(model.head_dim);
-        let projection = Projection { weight, stated_scale, rows, cols, interleave };
+        let (row_order, col_order) = orders(model, role);
+        let projection = Projection { weight, stated_scale, rows, cols, row_order, col_order };
         self.add(gguf_names::linear(layer, role), &[rows, cols], Content::Projection(projection));
         Ok(())
+    }
+
+    /// The small tensors of a gated DeltaNet (`Qwen3NextModel` and `Qwen3_5TextModel` in llama.cpp's converter).
+    fn delta(&mut self, model: &Config, delta: &DeltaNet, layer: usize) -> Result<()> {
+        let heads =
+            |start, width| Order::Tiled { start, width, key_heads: delta.key_heads, value_heads: delta.value_heads };
+        let one_each = heads(0, 1);
+        for tensor in DeltaTensor::ALL {
+            let weight = self.need(&names::delta(layer, tensor))?;
+            let (sizes, content) = match tensor {
+                DeltaTensor::Alpha | DeltaTensor::Beta => {
+                    check(weight, &[delta.value_heads, model.dim])?;
+                    (vec![delta.value_heads, model.dim], Content::Rows(weight, one_each))
+                }
+                DeltaTensor::Conv => {
+                    check(weight, &[delta.channels(), 1, delta.kernel])?;
+                    let order = heads(2 * delta.key_width(), delta.head_dim);
+                    let taps = dense::floats(weight)?;
+                    let row = |channel| taps[order.source(channel) * delta.kernel..][..delta.kernel].iter();
+                    let taps = (0..delta.channels()).flat_map(row).copied().collect();
+                    (vec![delta.channels(), delta.kernel], Content::Computed(taps))
+                }
+                DeltaTensor::DtBias | DeltaTensor::Rate => {
+                    check(weight, &[delta.value_heads])?;
+                    let mut values = dense::floats(weight)?;
+                    one_each.apply(&mut values, &mut vec![0.0; delta.value_heads]);
+                    if tensor == DeltaTensor::Rate {
+                        values.iter_mut().for_each(|log| *log = -log.exp());
+                    }
+                    (vec![delta.value_heads], Content::Computed(values))
+                }
+            };
+            self.add(gguf_names::delta(layer, tensor), &sizes, content);
+        }
+        Ok(())
+    }
+
+    /// Passes over the tensors whose names begin so, with a word.
+    fn leave_out(&mut self, prefix: &str, word: &str) {
+        let names: Vec<_> = self.checkpoint.iter().map(|(name, _)| name).filter(|n| n.starts_with(prefix)).collect();
+        if !names.is_empty() {
+            self.warnings.push(format!("{word} ({})", numbers::count(names.len(), "tensor")));
+            self.used.extend(names.into_iter().map(str::to_owned));
+        }
     }
 
     /// A tensor with no place in the output would change the model if it were dropped.
@@ -193,6 +244,25 @@ impl<'a> Builder<'a> {
         };
         let reason = format!("the architecture in config.json has no place for it{more}");
         Err(Error::unsupported(format!("tensor {} {}", first.name, shape(&first.shape)), reason))
+    }
+}
+
+/// The orders of a projection's rows and columns.
+fn orders(model: &Config, role: Linear) -> (Order, Order) {
+    let tiled = |start| match &model.delta {
+        Some(delta) => {
+            Order::Tiled { start, width: delta.head_dim, key_heads: delta.key_heads, value_heads: delta.value_heads }
+        }
+        None => Order::Same,
+    };
+    match role {
+        Linear::Q | Linear::K if model.family == Family::Llama => {
+            (Order::Interleaved { head_dim: model.head_dim }, Order::Same)
+        }
+        Linear::DeltaQkv => (tiled(model.delta.as_ref().map_or(0, |delta| 2 * delta.key_width())), Order::Same),
+        Linear::DeltaGate => (tiled(0), Order::Same),
+        Linear::DeltaOut => (Order::Same, tiled(0)),
+        _ => (Order::Same, Order::Same),
     }
 }
 

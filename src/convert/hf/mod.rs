@@ -4,9 +4,11 @@
 mod checkpoint;
 pub(crate) mod config;
 mod dense;
+mod grouped;
 pub(crate) mod json;
 mod layout;
 mod names;
+mod order;
 mod pooling;
 mod safetensors;
 mod sampling;
@@ -15,6 +17,7 @@ mod tokens;
 
 use std::{ops::Range, path::Path};
 
+use self::safetensors::Tensor;
 use ::safetensors::Dtype;
 use bitnet_cpu_kernels::format::{Layout, MatrixScales, ScaleKind, pack_row, ternary_bytes};
 use checkpoint::Checkpoint;
@@ -23,13 +26,13 @@ use layout::{Content, Item};
 use ternary::Origin;
 
 use super::{
-    ConvertOptions, Head, metadata,
+    ConvertOptions, Head, TernaryType, metadata,
     source::{Description, Input, Kind, Matrix, Source},
 };
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
-    gguf::{TensorType, Value},
+    gguf::{Array, TensorType, Value},
     model::{Config, Family, Norm},
 };
 
@@ -65,6 +68,10 @@ impl Directory {
         let Self { checkpoint, config, .. } = self;
         let (items, mut warnings) = layout::layout(config, checkpoint)?;
         let mut metadata = metadata::describe(&config.model);
+        if let Some(sections) = config.rope_sections {
+            let key = format!("{}.rope.dimension_sections", config.model.arch);
+            metadata.set(key, Value::Array(Array::I32(sections.to_vec())));
+        }
         let tokens = tokens::read(src, config.model.vocab)?;
         for (key, value) in tokens.pairs {
             metadata.set(key, value);
@@ -92,27 +99,47 @@ impl Directory {
         files.push(src.join("config.json"));
         files.extend(tokens.files);
         files.extend(more_files);
-        let inputs = items.iter().map(input).collect();
-        let description =
-            Description { metadata, inputs, default_head: Head::F16, files, bytes: checkpoint.bytes, warnings };
-        Ok((HfSource { directory: self, items }, description))
+        let group = grouped::size(&items);
+        let inputs = items.iter().map(|item| input(item, group)).collect();
+        let description = Description {
+            metadata,
+            inputs,
+            default_type: default_type(group),
+            default_head: Head::F16,
+            files,
+            bytes: checkpoint.bytes,
+            warnings,
+        };
+        Ok((HfSource { directory: self, items, group }, description))
     }
 }
 
-fn input(item: &Item) -> Input {
+/// The type that holds matrices of such groups as they are.
+fn default_type(group: Option<usize>) -> TernaryType {
+    match group {
+        None => TernaryType::I2S,
+        Some(128) => TernaryType::PQ2_0,
+        Some(_) => TernaryType::Q2_0,
+    }
+}
+
+fn real_type(tensor: &Tensor) -> TensorType {
+    match tensor.dtype {
+        Dtype::F16 => TensorType::F16,
+        Dtype::BF16 => TensorType::BF16,
+        _ => TensorType::F32,
+    }
+}
+
+fn input(item: &Item, group: Option<usize>) -> Input {
     let (origin, kind) = match &item.content {
-        Content::Table(tensor) => {
-            let ty = match tensor.dtype {
-                Dtype::F16 => TensorType::F16,
-                Dtype::BF16 => TensorType::BF16,
-                _ => TensorType::F32,
-            };
-            (&tensor.name, Kind::Table(ty))
-        }
+        Content::Table(tensor) => (&tensor.name, Kind::Table(real_type(tensor))),
+        Content::Rows(tensor, _) => (&tensor.name, Kind::Other(real_type(tensor))),
         Content::Norm { weight, .. } => (&weight.name, Kind::Other(TensorType::F32)),
         Content::Computed(_) => (&item.name, Kind::Other(TensorType::F32)),
         Content::Projection(projection) => {
-            (&projection.weight.name, Kind::Ternary { scales: ScaleKind::PerTensor, factor: false })
+            let scales = group.map_or(ScaleKind::PerTensor, ScaleKind::PerGroup);
+            (&projection.weight.name, Kind::Ternary { scales, factor: false })
         }
     };
     Input { name: item.name.clone(), origin: origin.clone(), sizes: item.sizes.clone(), kind }
@@ -122,6 +149,8 @@ fn input(item: &Item) -> Input {
 pub(super) struct HfSource<'a> {
     directory: &'a Directory,
     items: Vec<Item<'a>>,
+    /// Columns that share a scale.
+    group: Option<usize>,
 }
 
 impl Source for HfSource<'_> {
@@ -129,6 +158,10 @@ impl Source for HfSource<'_> {
         let Content::Projection(projection) = &self.items[at].content else {
             unreachable!("the kind of the input says that it is a projection");
         };
+        if let Some(size) = self.group {
+            let (codes, scales) = grouped::read(projection, size)?;
+            return Ok(Matrix { codes, scales, factor: None, rounded: false, warning: None });
+        }
         let config = &self.directory.config;
         let matrix = projection.open(config, config.masters_are_ternary || self.directory.ternarise)?;
         let warning = matrix
@@ -137,9 +170,10 @@ impl Source for HfSource<'_> {
         let (rows, cols) = (projection.rows, projection.cols);
         let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
         let mut packed = vec![0; rows * row_bytes];
-        let (mut values, mut codes) = (vec![0.0; cols], vec![0; cols]);
+        let (mut values, mut codes, mut scratch) = (vec![0.0; cols], vec![0; cols], vec![0; cols]);
         for (row, packed) in packed.chunks_exact_mut(row_bytes).enumerate() {
-            matrix.row(projection.source_row(row), &mut values, &mut codes)?;
+            matrix.row(projection.row_order.source(row), &mut values, &mut codes)?;
+            projection.col_order.apply(&mut codes, &mut scratch);
             pack_row(&codes, packed);
         }
         Ok(Matrix {
@@ -172,6 +206,13 @@ impl Source for HfSource<'_> {
                 Ok(floats(&values))
             }
             Content::Computed(values) => Ok(floats(values)),
+            Content::Rows(tensor, order) => {
+                dense::check_finite(tensor)?;
+                let rows = tensor.shape[0];
+                let row =
+                    |row| &tensor.data[order.source(row) * tensor.data.len() / rows..][..tensor.data.len() / rows];
+                Ok(Bytes::from((0..rows).flat_map(row).copied().collect::<Vec<u8>>()))
+            }
             Content::Projection(_) => unreachable!("projections are not kept as they are"),
         }
     }

@@ -1,9 +1,13 @@
 //! Tensor names of Hugging Face checkpoints by role, without the prefix `model.`.
 
-use crate::model::{Family, Linear, Norm};
+use crate::model::{Family, Linear, Norm, names::DeltaTensor};
 
 pub(super) const TOKEN_EMBD: &str = "embed_tokens.weight";
 pub(super) const OUTPUT: &str = "lm_head.weight";
+/// Beginning of the names of a vision part.
+pub(super) const VISION: &str = "visual.";
+/// Beginning of the names of blocks that predict further tokens ahead.
+pub(super) const MTP: &str = "mtp.";
 
 /// The names a norm may have: 1bitLLM's models call the sub-norms differently.
 pub(super) fn norm(layer: usize, role: Norm, family: Family) -> Vec<String> {
@@ -46,6 +50,18 @@ pub(super) fn linear(layer: usize, role: Linear) -> String {
         Linear::DeltaOut => "linear_attn.out_proj",
     };
     format!("layers.{layer}.{name}")
+}
+
+/// The name of a small tensor of a gated DeltaNet.
+pub(super) fn delta(layer: usize, tensor: DeltaTensor) -> String {
+    let name = match tensor {
+        DeltaTensor::Alpha => "in_proj_a.weight",
+        DeltaTensor::Beta => "in_proj_b.weight",
+        DeltaTensor::Conv => "conv1d.weight",
+        DeltaTensor::DtBias => "dt_bias",
+        DeltaTensor::Rate => "A_log",
+    };
+    format!("layers.{layer}.linear_attn.{name}")
 }
 
 /// True for buffers that old transformers versions saved with the weights and that are no longer read.

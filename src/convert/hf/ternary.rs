@@ -55,7 +55,7 @@ impl<'a> Ternary<'a> {
         let found = survey(tensor, rows, cols)?;
         let (origin, scale) = match found.only_magnitude {
             Some(c) if c > 0.0 => (Origin::Exact, c),
-            _ if !may_round && found.only_magnitude.is_none() => return Err(not_ternary(tensor, cols)),
+            _ if !may_round && found.only_magnitude.is_none() => return Err(not_ternary(tensor)),
             _ => {
                 let inverse = 1.0 / found.mean.max(SCALE_EPSILON);
                 // What transformers multiplies the codes by is 1 / inverse, which may differ from the mean by a bit.
@@ -143,7 +143,7 @@ fn absolute_sum(values: &[f32]) -> f64 {
 }
 
 /// The magnitude that `values` and all before them share (0 = none but zeros so far), or `None`.
-fn common_magnitude(mut magnitude: f32, values: &[f32]) -> Option<f32> {
+pub(super) fn common_magnitude(mut magnitude: f32, values: &[f32]) -> Option<f32> {
     for value in values {
         let size = value.abs();
         if size != 0.0 && size != magnitude {
@@ -156,23 +156,11 @@ fn common_magnitude(mut magnitude: f32, values: &[f32]) -> Option<f32> {
     Some(magnitude)
 }
 
-/// Why a matrix of real numbers is not rounded, with the likely kind of model.
-fn not_ternary(tensor: &Tensor, cols: usize) -> Error {
-    let mut values = vec![0.0; cols];
-    dense::read(tensor, 0, &mut values);
-    let grouped = [128, 64].into_iter().find(|group| {
-        values.len() > *group && values.chunks(*group).all(|chunk| common_magnitude(0.0, chunk).is_some())
-    });
-    let reason = match grouped {
-        Some(group) => format!(
-            "its values are ternary in groups of {group} with a scale each, and I2_S has one scale a matrix; use the model's own GGUF file"
-        ),
-        None => "its values are not ternary and config.json has no quantization_config of method bitnet; rounding \
-                 a model that was not trained for it destroys it"
-            .to_owned(),
-    };
-    let error = Error::unsupported(format!("tensor {}", tensor.name), reason);
-    if grouped.is_some() { error } else { error.with_remedy(Remedy::Ternarise) }
+/// Why a matrix of real numbers is not rounded.
+fn not_ternary(tensor: &Tensor) -> Error {
+    let reason = "its values are not ternary, neither all nor in groups of 64 or 128 columns, and config.json has no \
+                  quantization_config of method bitnet; rounding a model that was not trained for it destroys it";
+    Error::unsupported(format!("tensor {}", tensor.name), reason).with_remedy(Remedy::Ternarise)
 }
 
 /// True for dtypes that hold real numbers this module reads.
@@ -232,11 +220,6 @@ mod tests {
         let tensor = reals([1, 3], &[0.5, 0.25, 0.0]);
         let error = Ternary::master(&tensor, 1, 3, false).unwrap_err().to_string();
         assert!(error.starts_with("tensor w is not supported: its values are not ternary"), "{error}");
-
-        let mut grouped = vec![0.5; 128];
-        grouped.extend(vec![-0.25; 128]);
-        let error = Ternary::master(&reals([1, 256], &grouped), 1, 256, false).unwrap_err().to_string();
-        assert!(error.contains("in groups of 128"), "{error}");
     }
 
     #[test]
