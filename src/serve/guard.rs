@@ -10,10 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ServeOptions, error::ApiError, router::App};
+use super::{ServeOptions, error::ApiError, page, router::App};
 
 /// Routes that need no key.
-const PUBLIC: [&str; 3] = ["/", "/health", "/v1/health"];
+const PUBLIC: [&str; 2] = ["/health", "/v1/health"];
 
 /// Answers what needs no route, and passes on what may.
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -24,7 +24,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let mut response = match refuse(&app.options, &request) {
         Some(error) => error.into_response(),
         None if method == Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
-        None if app.model.get().is_none() => ApiError::loading().into_response(),
+        None if app.model.get().is_none() && !page::has(&path) => ApiError::loading().into_response(),
         None => next.run(request).await,
     };
     if method == Method::HEAD {
@@ -46,7 +46,9 @@ fn refuse(options: &ServeOptions, request: &Request) -> Option<ApiError> {
     if is_open_at_home(options) && !host_may(headers) {
         return Some(ApiError::forbidden("requests to this server must be for localhost or for an address"));
     }
-    let is_public = request.method() == Method::OPTIONS || PUBLIC.contains(&request.uri().path());
+    let is_public = request.method() == Method::OPTIONS
+        || PUBLIC.contains(&request.uri().path())
+        || page::has(request.uri().path());
     let has_key = options.keys.is_empty() || is_public || shown_keys(headers).any(|key| is_key(options, key));
     (!has_key).then(ApiError::unauthorized)
 }

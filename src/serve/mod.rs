@@ -33,6 +33,8 @@ mod ollama;
 
 mod openai;
 
+mod page;
+
 mod request;
 
 mod respond;

@@ -8,6 +8,8 @@ use crate::{
     engine::ModelFile,
     error::Result,
     generate::{Constraint, Grammar, GrammarVocabulary, Pooling},
+    plan::Segment,
+    session::Runtime,
     tokenizer::{EncodeOptions, Tokenizer},
 };
 
@@ -32,10 +34,30 @@ pub struct Served {
     pub context_tokens: usize,
     /// Answers side by side.
     pub slots: usize,
+    /// Where the layers were placed when it was loaded, in their order.
+    pub placement: Vec<Placement>,
     pub facts: Facts,
     /// Seconds since 1970.
     pub created: u64,
     grammars: OnceLock<Result<GrammarVocabulary, String>>,
+}
+
+/// Layers that run on one backend, in words.
+pub struct Placement {
+    pub backend: String,
+    pub layers: String,
+    pub reason: String,
+}
+
+impl Placement {
+    fn of((segment, backend): (&Segment, &str)) -> Self {
+        let (first, last) = (segment.layers.start, segment.layers.end.saturating_sub(1));
+        Self {
+            backend: backend.to_owned(),
+            layers: format!("layers {first} to {last}"),
+            reason: segment.reason.clone(),
+        }
+    }
 }
 
 /// Numbers about a model.
@@ -49,13 +71,7 @@ pub struct Facts {
 }
 
 impl Served {
-    pub fn new(
-        file: &ModelFile,
-        options: &ServeOptions,
-        template: Template,
-        context_tokens: usize,
-        slots: usize,
-    ) -> Result<Self> {
+    pub fn new(file: &ModelFile, options: &ServeOptions, template: Template, runtime: &Runtime) -> Result<Self> {
         let config = &file.model()?.config;
         let tensors = file.file().tensors();
         let facts = Facts {
@@ -74,8 +90,9 @@ impl Served {
             pooling: Pooling::stated(config, file.file().metadata())?,
             tokenizer: Arc::clone(file.tokenizer()?),
             template,
-            context_tokens,
-            slots,
+            context_tokens: runtime.sizes().context_tokens,
+            slots: runtime.sizes().sequences,
+            placement: runtime.segments().map(Placement::of).collect(),
             facts,
             created: ids::now(),
             grammars: OnceLock::new(),

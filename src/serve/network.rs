@@ -109,7 +109,7 @@ fn serve_model(
     let model = file.model()?;
     if let Some(pooling) = Pooling::stated(&model.config, file.file().metadata())? {
         let session = engine.load(&Purpose::Hidden)?;
-        let served = Served::new(file, &app.options, template, session.context_tokens(), 1)?;
+        let served = Served::new(file, &app.options, template, &session)?;
         app.log.ready(&format!("{} on {}: embeddings", served.name, session.devices()));
         // Nobody else sets it.
         let _ = app.model.set(Arc::new(served));
@@ -118,9 +118,9 @@ fn serve_model(
     }
 
     let runtime = engine.runtime(&Purpose::Sample(&app.options.sample))?;
-    let (context, slots) = (runtime.sizes().context_tokens, runtime.sizes().sequences);
-    let served = Served::new(file, &app.options, template, context, slots)?;
-    app.log.ready(&format!("{} on {}: {slots} slots of {context} tokens", served.name, runtime.devices()));
+    let served = Served::new(file, &app.options, template, &runtime)?;
+    let Served { name, slots, context_tokens, .. } = &served;
+    app.log.ready(&format!("{name} on {}: {slots} slots of {context_tokens} tokens", runtime.devices()));
     let batcher = Batcher::new(runtime).keeping_prefixes(app.options.prefix_bytes);
     let thread =
         EngineThread::new(batcher, jobs, Arc::clone(&app.metrics), Arc::clone(&app.places), Arc::clone(&app.log));

@@ -35,6 +35,7 @@ use super::{
         embeddings::{self, Asked},
         models, responses,
     },
+    page,
     request::Wishes,
     respond::{Answered, Dialect, json_response, respond},
 };
@@ -162,6 +163,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/embedding", embedded("content", false, Asked::llama))
         .route("/embeddings", embedded("content", false, Asked::llama))
         .merge(ollama_routes())
+        .merge(page::routes())
         .route("/v1/chat/completions/input_tokens", computed(llama::input_tokens))
         .route("/tokenize", computed(llama::tokenize))
         .route("/detokenize", computed(llama::detokenize))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     error::{ApiError, ApiResult},
     fields::Fields,
-    model::Served,
+    model::{Placement, Served},
     openai::{ChatPrompt, FINGERPRINT, completions},
     router::App,
 };
@@ -62,6 +62,10 @@ pub fn input_tokens(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiRe
 pub fn props(app: &App, model: &Served) -> Value {
     let text = |id: Option<u32>| id.and_then(|id| model.tokenizer.token_text(id)).unwrap_or_default();
     let template = &model.template;
+    let placement = model
+        .placement
+        .iter()
+        .map(|Placement { backend, layers, reason }| json!({ "backend": backend, "layers": layers, "reason": reason }));
     json!({
         "default_generation_settings": { "params": params(app), "n_ctx": model.context_tokens },
         "total_slots": model.slots,
@@ -78,6 +82,8 @@ pub fn props(app: &App, model: &Served) -> Value {
         "eos_token": text(model.tokenizer.eos()),
         "build_info": FINGERPRINT,
         "is_sleeping": false,
+        // Ours: where the layers run, and why.
+        "placement": placement.collect::<Vec<_>>(),
     })
 }
 
