@@ -77,7 +77,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let pairs = p.head_dim / 2u;
 
   for (var h = 0u; h < count; h++) {
-    load_head(token * p.stride + p.q_offset + (head_first + h) * p.head_dim, true, false, lane);
+    load_head(token * p.stride + p.q_offset + (head_first + h) * Q_STEP * p.head_dim, true, false, lane);
     for (var e = i; e < p.head_dim; e += WG) {
       let value = rotated(e, position);
       note(value);

@@ -23,6 +23,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 @group(0) @binding(4) var<storage, read> batch: array<vec4<u32>>; // common/batch.wgsl, read only: its state, then its tokens
 
+override Q_STEP: u32 = 1u; // from query to query in x, in heads: 2 where each has its gate behind it
+
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
 
 // Rows padded by one against bank conflicts. 5.3 KiB together.
@@ -38,7 +40,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let head = group.x;
   let kv_head = head / (p.heads / p.kv_heads);
   let token = group.y * 16u + down;
-  let base = min(token, p.tokens - 1u) * p.stride + p.q_offset + head * p.head_dim;
+  let base = min(token, p.tokens - 1u) * p.stride + p.q_offset + head * Q_STEP * p.head_dim;
   let keys = start + min(group.y * 16u + 16u, p.tokens); // that any token of this tile may see
   let pairs = p.head_dim / 2u;
 

@@ -19,22 +19,10 @@ struct Params {
 }
 
 @group(0) @binding(1) var<storage, read> weight: array<f32>;       // (cols)
-@group(0) @binding(2) var<storage, read_write> xq: array<u32>;     // (tokens, words)
-@group(0) @binding(3) var<storage, read_write> acts: array<Act>;   // (tokens, groups)
 @group(0) @binding(4) var<storage, read_write> damage: atomic<u32>;
-
-fn cols() -> u32 { return p.cols; }
-
-fn words() -> u32 { return p.words; }
-
-fn eps() -> f32 { return p.eps; }
 
 fn in_stride() -> u32 { return p.in_stride; }
 
 fn in_offset() -> u32 { return p.in_offset; }
-
-fn put_word(token: u32, w: u32, word: u32) { xq[token * p.words + w] = word; }
-
-fn put_act(token: u32, group: u32, act: Act) { acts[token * p.groups + group] = act; }
 
 fn kernel(group: vec3<u32>, lane: Lane) { quantize_row(group.y, lane); }

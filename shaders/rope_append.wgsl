@@ -45,7 +45,7 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   var base = token * p.stride;
   var kv_head = 0u;
   if (is_q) {
-    base += p.q_offset + group.x * p.head_dim;
+    base += p.q_offset + group.x * Q_STEP * p.head_dim;
   } else if (is_k) {
     kv_head = group.x - p.heads;
     base += p.k_offset + kv_head * p.head_dim;

@@ -2,6 +2,7 @@
 
 override Q_NORM: bool = false;
 override K_NORM: bool = false;
+override Q_STEP: u32 = 1u; // from query to query in x, in heads: 2 where each has its gate behind it
 override INTERLEAVED: bool = false; // pairs (2i, 2i + 1) instead of (i, i + half)
 
 var<workgroup> part: array<f32, 256>;

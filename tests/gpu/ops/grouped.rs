@@ -15,7 +15,7 @@ use bitnet_gpu::backend::gpu::{
 };
 use half::f16;
 
-use super::{CLOSE, FEW, lane_choices};
+use super::{CLOSE, FEW, assert_quantized_groups, lane_choices};
 use crate::common::gpu::{activations, bytes, floats, open_gpu, scalar, worst};
 
 const SHADERS: [Shader; 3] = [Shader::TernaryMatvecGrouped, Shader::TernaryFewGrouped, Shader::TernaryMatmulGrouped];
@@ -283,27 +283,6 @@ fn norm_quantize_in_groups_equals_the_reference() {
                     assert_eq!(contents[4], [0; 4], "{what}: damage");
                 }
             }
-        }
-    }
-}
-
-/// Equal but for values that lie on the edge between two integers, of which there are very few.
-fn assert_quantized_groups(what: &str, contents: &[Vec<u8>], expected: &QuantizedActs, size: usize) {
-    let values: Vec<i8> = bytemuck::pod_collect_to_vec(&contents[2]);
-    let acts: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(&contents[3]);
-    let (cols, groups) = (expected.cols(), expected.cols() / size);
-    for t in 0..expected.tokens() {
-        let own = &values[t * expected.stride()..][..expected.stride()];
-        assert!(own[cols..].iter().all(|&q| q == 0), "{what}: padding of token {t}");
-        let off = own.iter().zip(expected.values(t)).filter(|(a, b)| a != b);
-        let off: Vec<i32> = off.map(|(&a, &b)| (i32::from(a) - i32::from(b)).abs()).collect();
-        assert!(off.iter().all(|&d| d == 1) && off.len() <= 1 + cols / 500, "{what}: token {t} differs by {off:?}");
-        for g in 0..groups {
-            let [step, sum] = acts[t * groups + g];
-            let own_sum: i32 = own[g * size..][..size].iter().map(|&q| i32::from(q)).sum();
-            assert_eq!(sum.cast_signed(), own_sum, "{what}: sum of group {g} of token {t}");
-            let (step, reference) = (f32::from_bits(step), expected.steps(t)[g]);
-            assert!((step - reference).abs() <= 1e-5 * reference, "{what}: step {step} for {reference}");
         }
     }
 }

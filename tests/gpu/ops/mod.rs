@@ -3,6 +3,8 @@
 
 mod attention;
 
+mod delta;
+
 mod dense;
 
 mod folded;
@@ -10,6 +12,8 @@ mod folded;
 mod grouped;
 
 mod quantize;
+
+mod rotate;
 
 mod screen;
 
@@ -108,5 +112,26 @@ fn assert_quantized(what: &str, found: &Quantized, expected: &QuantizedActs) {
         assert_eq!(found.sums[t], own.iter().map(|&q| i32::from(q)).sum::<i32>(), "{what}: sum of token {t}");
         let step = expected.step(t);
         assert!((found.steps[t] - step).abs() <= 1e-5 * step, "{what}: step {} for {step}", found.steps[t]);
+    }
+}
+
+/// As [`assert_quantized`], of groups of `size` columns.
+fn assert_quantized_groups(what: &str, contents: &[Vec<u8>], expected: &QuantizedActs, size: usize) {
+    let values: Vec<i8> = bytemuck::pod_collect_to_vec(&contents[2]);
+    let acts: Vec<[u32; 2]> = bytemuck::pod_collect_to_vec(&contents[3]);
+    let (cols, groups) = (expected.cols(), expected.cols() / size);
+    for t in 0..expected.tokens() {
+        let own = &values[t * expected.stride()..][..expected.stride()];
+        assert!(own[cols..].iter().all(|&q| q == 0), "{what}: padding of token {t}");
+        let off = own.iter().zip(expected.values(t)).filter(|(a, b)| a != b);
+        let off: Vec<i32> = off.map(|(&a, &b)| (i32::from(a) - i32::from(b)).abs()).collect();
+        assert!(off.iter().all(|&d| d == 1) && off.len() <= 1 + cols / 500, "{what}: token {t} differs by {off:?}");
+        for g in 0..groups {
+            let [step, sum] = acts[t * groups + g];
+            let own_sum: i32 = own[g * size..][..size].iter().map(|&q| i32::from(q)).sum();
+            assert_eq!(sum.cast_signed(), own_sum, "{what}: sum of group {g} of token {t}");
+            let (step, reference) = (f32::from_bits(step), expected.steps(t)[g]);
+            assert!((step - reference).abs() <= 1e-5 * reference, "{what}: step {step} for {reference}");
+        }
     }
 }

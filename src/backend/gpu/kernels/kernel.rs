@@ -23,6 +23,8 @@ pub enum Input {
     Slot,
     /// The result of attention, likewise.
     Parts,
+    /// The result of attention in its splits, which it merges as well.
+    Splits,
 }
 
 /// Which pieces a kernel takes that several dispatches use in different ways.
@@ -32,6 +34,8 @@ pub struct Flavour {
     pub input: Input,
     /// It quantises each group of columns with a scale of its own.
     pub grouped: bool,
+    /// It rotates what it quantises.
+    pub rotated: bool,
 }
 
 /// Which twin of the reductions: through subgroup operations or through workgroup memory.
@@ -99,7 +103,9 @@ pub(super) enum Piece {
     Dot,
     /// The reader of a dense type.
     Dense,
-    /// The quantisation of a row, by [`Flavour`].
+    /// The input of a kernel that norms rows, by [`Flavour`].
+    Row,
+    /// The quantisation of a [`Self::Row`], by [`Flavour`].
     Quantize,
     /// The activations of a ternary product, by [`Flavour`]: stored, or quantised by the kernel itself.
     Acts,

@@ -33,16 +33,24 @@ const SCREEN_ROWS: Piece = Piece::Always(shader!("common/screen_rows.wgsl"));
 const SCREEN_EXACT: Piece = Piece::Always(shader!("common/screen_exact.wgsl"));
 const ROPE: Piece = Piece::Always(shader!("common/rope.wgsl"));
 const KV_STORE: Piece = Piece::Always(shader!("common/kv_store.wgsl"));
+const ACTS_WRITTEN: Piece = Piece::Always(shader!("common/acts_written.wgsl"));
+const QUANTIZE: Piece = Piece::Always(shader!("common/quantize.wgsl"));
+const QUANTIZE_GROUPS: Piece = Piece::Always(shader!("common/quantize_groups.wgsl"));
+const ROTATE: Piece = Piece::Always(shader!("common/rotate.wgsl"));
+const WEIGHTED: Piece = Piece::Always(shader!("common/weighted.wgsl"));
+const SOURCE_WEIGHTED: Piece = Piece::Always(shader!("common/source_weighted.wgsl"));
 
 const R: Access = Access::Read;
 const W: Access = Access::Write;
 
-const PLAIN: Flavour = Flavour { input: Input::Quantized, grouped: false };
+const PLAIN: Flavour = Flavour { input: Input::Quantized, grouped: false, rotated: false };
 const GROUPED: Flavour = Flavour { grouped: true, ..PLAIN };
-const SLOT: Flavour = Flavour { input: Input::Slot, grouped: false };
+const SLOT: Flavour = Flavour { input: Input::Slot, ..PLAIN };
 const SLOT_GROUPED: Flavour = Flavour { grouped: true, ..SLOT };
-const PARTS: Flavour = Flavour { input: Input::Parts, grouped: false };
+const SLOT_ROTATED: Flavour = Flavour { rotated: true, ..SLOT_GROUPED };
+const PARTS: Flavour = Flavour { input: Input::Parts, ..PLAIN };
 const PARTS_GROUPED: Flavour = Flavour { grouped: true, ..PARTS };
+const SPLITS_ROTATED: Flavour = Flavour { input: Input::Splits, ..SLOT_ROTATED };
 
 /// One kernel for each file of `shaders/`.
 macro_rules! kernels {
@@ -87,10 +95,56 @@ kernels! {
             (SLOT_GROUPED, "norm_quantize_grouped"),
             (PARTS_GROUPED, "norm_quantize_parts_grouped"),
         ],
-        pieces: &[Piece::Lane, Piece::Quantize, FINITE],
+        pieces: &[Piece::Lane, Piece::Row, Piece::Quantize, ACTS_WRITTEN, FINITE],
         bindings: &[R, R, W, W, W],
         workgroup: 256,
         params: NormQuantize::FIELDS,
+        streams: Streams::Little,
+    };
+    RotateQuantize: KernelRow {
+        source: shader!("rotate_quantize.wgsl"),
+        flavours: &[(SLOT_ROTATED, "rotate_quantize"), (SPLITS_ROTATED, "rotate_quantize_splits")],
+        pieces: &[Piece::Lane, Piece::Row, Piece::Quantize, ACTS_WRITTEN, FINITE],
+        bindings: &[R, R, W, W, W, R],
+        workgroup: 256,
+        params: RotateQuantize::FIELDS,
+        streams: Streams::Little,
+    };
+    Rotate: KernelRow {
+        source: shader!("rotate.wgsl"),
+        flavours: &[(SLOT, "rotate")],
+        pieces: &[Piece::Lane, Piece::Row, ROTATE, WEIGHTED, FINITE],
+        bindings: &[R, R, W, W],
+        workgroup: 256,
+        params: Rotate::FIELDS,
+        streams: Streams::Little,
+    };
+    DeltaInput: KernelRow {
+        source: shader!("delta_input.wgsl"),
+        flavours: &[(SLOT_ROTATED, "delta_input")],
+        pieces: &[Piece::Lane, Piece::Row, Piece::Quantize, SOURCE_WEIGHTED, Piece::Dense, ACTS_WRITTEN, FINITE],
+        bindings: &[R, R, W, W, W, R, R, W],
+        workgroup: 256,
+        params: DeltaInput::FIELDS,
+        streams: Streams::Weights(&[6]),
+    };
+    DeltaStep: KernelRow {
+        source: shader!("delta_step.wgsl"),
+        flavours: &[(PLAIN, "delta_step")],
+        pieces: &[Piece::Lane, BATCH, FINITE_BATCH],
+        bindings: &[R, R, R, R, W, W, W],
+        workgroup: 64,
+        params: DeltaStep::FIELDS,
+        streams: Streams::Little,
+    };
+    // In groups only.
+    DeltaNorm: KernelRow {
+        source: shader!("delta_norm.wgsl"),
+        flavours: &[(GROUPED, "delta_norm")],
+        pieces: &[Piece::Lane, QUANTIZE, QUANTIZE_GROUPS, ROTATE, ACTS_WRITTEN, BATCH, FINITE_BATCH],
+        bindings: &[R, R, W, W, W, R, R, W],
+        workgroup: 256,
+        params: DeltaNorm::FIELDS,
         streams: Streams::Little,
     };
     // 64 invocations = 16 rows: a multiple of every subgroup size up to 64.
@@ -123,6 +177,7 @@ kernels! {
             (GROUPED, "ternary_matvec_grouped"),
             (SLOT_GROUPED, "folded_matvec_grouped"),
             (PARTS_GROUPED, "folded_matvec_parts_grouped"),
+            (SLOT_ROTATED, "folded_matvec_rotated"),
         ],
         pieces: &[
             Piece::Lane,
@@ -303,6 +358,29 @@ params! {
     /// norm_quantize.wgsl
     NormQuantize {
         cols: u32, words: u32, in_stride: u32, in_offset: u32, groups: u32, eps: f32, place: u32,
+    }
+
+    /// rotate_quantize.wgsl
+    RotateQuantize {
+        cols: u32, words: u32, in_stride: u32, in_offset: u32, groups: u32, eps: f32, place: u32, gate_stride: u32,
+    }
+
+    /// rotate.wgsl
+    Rotate { cols: u32, in_stride: u32, in_offset: u32, eps: f32, place: u32 }
+
+    /// delta_input.wgsl
+    DeltaInput {
+        cols: u32, words: u32, in_stride: u32, in_offset: u32, groups: u32, eps: f32, place: u32, heads: u32,
+        row_bytes: u32,
+    }
+
+    /// delta_step.wgsl
+    DeltaStep { key_heads: u32, value_heads: u32, stride: u32, context: u32, place: u32 }
+
+    /// delta_norm.wgsl
+    DeltaNorm {
+        cols: u32, words: u32, groups: u32, eps: f32, place: u32, key_heads: u32, value_heads: u32, stride: u32,
+        z_offset: u32, context: u32,
     }
 
     /// ternary_matvec_i2s.wgsl and ternary_matmul_i2s.wgsl

@@ -30,8 +30,7 @@ impl From<Shader> for Program {
 impl Shader {
     /// This kernel, reading such an input.
     pub const fn reading(self, input: Input) -> Program {
-        let Flavour { grouped, .. } = self.kernel().flavours[0].0;
-        Program { shader: self, flavour: Flavour { input, grouped } }
+        Program { shader: self, flavour: Flavour { input, ..self.kernel().flavours[0].0 } }
     }
 
     /// Its file's stem.
@@ -61,6 +60,12 @@ impl Program {
         Self { flavour: Flavour { grouped, ..self.flavour }, ..self }
     }
 
+    /// With a rotation of what it quantises, or none.
+    #[must_use]
+    pub const fn rotated(self, rotated: bool) -> Self {
+        Self { flavour: Flavour { rotated, ..self.flavour }, ..self }
+    }
+
     /// Its row of the table.
     pub const fn kernel(self) -> KernelRow {
         self.shader.kernel()
@@ -78,7 +83,7 @@ impl Program {
     pub const fn workgroup(self) -> u32 {
         match self.flavour.input {
             Input::Quantized => self.kernel().workgroup,
-            Input::Slot | Input::Parts => Shader::NormQuantize.kernel().workgroup,
+            Input::Slot | Input::Parts | Input::Splits => Shader::NormQuantize.kernel().workgroup,
         }
     }
 
@@ -185,16 +190,30 @@ impl Variant {
     fn texts(&self) -> Vec<&'static str> {
         let Program { shader: own, flavour } = self.program;
         let kernel = own.kernel();
-        let row = if flavour.grouped {
-            shader!("common/quantize_row_grouped.wgsl")
-        } else {
-            shader!("common/quantize_row.wgsl")
-        };
         let input = match flavour.input {
             Input::Parts => shader!("common/input_parts.wgsl"),
+            Input::Splits => shader!("common/input_splits.wgsl"),
             Input::Slot | Input::Quantized => shader!("common/input_slot.wgsl"),
         };
-        let quantize = [shader!("common/quantize.wgsl"), row, input];
+        let row = [shader!("common/norm_row.wgsl"), input];
+        let quantize: &[&str] = match (flavour.rotated, flavour.grouped) {
+            (true, _) => &[
+                shader!("common/quantize.wgsl"),
+                shader!("common/quantize_groups.wgsl"),
+                shader!("common/rotate.wgsl"),
+                shader!("common/weighted.wgsl"),
+                shader!("common/quantize_row_rotated.wgsl"),
+            ],
+            (false, true) => &[
+                shader!("common/quantize.wgsl"),
+                shader!("common/quantize_groups.wgsl"),
+                shader!("common/normed.wgsl"),
+                shader!("common/quantize_row_grouped.wgsl"),
+            ],
+            (false, false) => {
+                &[shader!("common/quantize.wgsl"), shader!("common/normed.wgsl"), shader!("common/quantize_row.wgsl")]
+            }
+        };
         let mut texts = Vec::new();
         if flavour.grouped {
             texts.push(shader!("common/group.wgsl"));
@@ -214,10 +233,15 @@ impl Variant {
                 Piece::Dense => {
                     texts.extend(DENSE.iter().find(|&&(ty, _)| Some(ty) == self.dense).map(|&(_, text)| text));
                 }
+                Piece::Row => texts.extend(row),
                 Piece::Quantize => texts.extend(quantize),
                 Piece::Acts if flavour.input == Input::Quantized => texts.push(shader!("common/acts_stored.wgsl")),
                 Piece::Acts => {
+                    texts.extend(row);
                     texts.extend(quantize);
+                    if flavour.rotated {
+                        texts.push(shader!("common/source_weighted.wgsl"));
+                    }
                     texts.push(shader!("common/acts_folded.wgsl"));
                 }
             }

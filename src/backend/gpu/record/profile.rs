@@ -202,7 +202,7 @@ mod tests {
     fn what_reads_weights_or_a_cache_says_which() {
         for program in Shader::ALL.iter().flat_map(|shader| shader.programs()) {
             let name = program.name();
-            let streams = ["ternary", "folded", "head", "attention"].iter().any(|start| name.starts_with(start))
+            let streams = ["ternary", "folded", "head", "attention", "delta_input"].iter().any(|start| name.starts_with(start))
                 // The parts it adds up are activations.
                 && name != "attention_merge";
             let bindings = match program.streams() {
