@@ -14,9 +14,12 @@ use bitnet_gpu::{
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 
-use crate::common::gpu::{
-    model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model},
-    open_backend, open_gpu,
+use crate::common::{
+    gpu::{
+        model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model},
+        open_backend, open_gpu,
+    },
+    hybrid,
 };
 
 const SEQUENCES: usize = 8;
@@ -100,9 +103,9 @@ struct Script {
 }
 
 /// Prompts of every kind of length, one after the other; the last ones end first.
-fn scripts(spec: &Spec) -> Vec<Script> {
+fn scripts(vocab: usize) -> Vec<Script> {
     let of = |(n, (prompt, tokens)): (usize, (usize, usize))| Script {
-        ids: random_ids(spec, 70 + n as u64, prompt + tokens),
+        ids: random_ids(&Spec { vocab, ..BITNET }, 70 + n as u64, prompt + tokens),
         prompt,
         first_step: 2 * n,
     };
@@ -111,11 +114,12 @@ fn scripts(spec: &Spec) -> Vec<Script> {
 }
 
 /// Steps of all sequences together, against each alone. `slot_of` says which slot a sequence takes.
-fn assert_together_as_alone(what: &str, model: &Arc<Model>, spec: &Spec, sizes: &Sizes, tuning: Tuning) {
+fn assert_together_as_alone(what: &str, model: &Arc<Model>, sizes: &Sizes, tuning: Tuning) {
+    let vocab = model.config.vocab;
     let Some(mut together) = open(model, sizes, tuning.clone()) else { return };
     let alone = Sizes { sequences: 1, ..*sizes };
     let mut alone = open(model, &alone, tuning).unwrap();
-    let scripts = scripts(spec);
+    let scripts = scripts(vocab);
     // What each gives alone, after its prompt and after each token behind it.
     let expected: Vec<Vec<Vec<u32>>> = scripts
         .iter()
@@ -158,7 +162,7 @@ fn assert_together_as_alone(what: &str, model: &Arc<Model>, spec: &Spec, sizes: 
         let given = together.step(&of_step);
         for (&(n, count), given) in rows.iter().zip(&given) {
             for i in 0..count {
-                let logits = &given.logits[i * spec.vocab..(i + 1) * spec.vocab];
+                let logits = &given.logits[i * vocab..(i + 1) * vocab];
                 let at = done[n] + i;
                 let expected = &expected[n][at - scripts[n].prompt + 1];
                 assert!(
@@ -188,7 +192,11 @@ fn each_gets_what_it_gets_alone() {
         ("windows", BITNET, KvType::F16, Tuning { max_binding_bytes: Some(50_000), ..Tuning::default() }),
     ] {
         let model = Arc::new(random_model(&spec, 61));
-        assert_together_as_alone(name, &model, &spec, &sizes(kv, SEQUENCES), tuning);
+        assert_together_as_alone(name, &model, &sizes(kv, SEQUENCES), tuning);
+    }
+    for (name, spec) in [("hybrid", hybrid::SMALL), ("hybrid, rotated", hybrid::ROTATED)] {
+        let model = Arc::new(hybrid::random_model(&spec, 61));
+        assert_together_as_alone(name, &model, &sizes(KvType::F16, SEQUENCES), Tuning::default());
     }
 }
 
@@ -202,7 +210,7 @@ fn subgroups_of_four() {
         assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
         for kv in [KvType::F16, KvType::Q8_0] {
             let model = Arc::new(random_model(&BITNET, 61));
-            assert_together_as_alone("subgroups of four", &model, &BITNET, &sizes(kv, SEQUENCES), Tuning::default());
+            assert_together_as_alone("subgroups of four", &model, &sizes(kv, SEQUENCES), Tuning::default());
         }
         return;
     }

@@ -3,19 +3,19 @@
 //! int8 activations alone give a relative L2 error of the logits of 0.008 to 0.026, and up to 0.031 in the file whose name
 //! has a `g`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, cpu::CpuBackend},
+    backend::{Backend, cpu::CpuBackend, gpu::Tuning},
     model::Model,
-    plan::{BackendKind, KvType, Plan, Sizes},
+    plan::{BackendKind, KvType, Plan, Segment, Sizes},
     session::Session,
 };
 use serde::Deserialize;
 
 use crate::common::{
-    gpu::relative_l2,
+    gpu::{open_backend, relative_l2},
     hybrid::reference::{Mistake, Reference},
     shared,
 };
@@ -71,6 +71,25 @@ fn golden() -> Option<Vec<Golden>> {
         Golden { model: Arc::new(Model::open(&directory.join(&name)).unwrap()), name, cases }
     };
     Some(files.into_iter().map(open).collect())
+}
+
+/// All layers but the first `cpu_layers` on the GPU.
+fn gpu_session(model: &Arc<Model>, cpu_layers: usize) -> Option<Session> {
+    let gpu = open_backend(Tuning::default())?;
+    let layers = model.config.layers;
+    let part = |layers: Range<usize>, backend| Segment {
+        embed: layers.start == 0,
+        head: layers.end == model.config.layers,
+        layers,
+        backend,
+        reason: "test".to_owned(),
+    };
+    let segments = [part(0..cpu_layers, BackendKind::Cpu), part(cpu_layers..layers, BackendKind::Gpu)];
+    let segments = segments.into_iter().filter(|segment| !segment.layers.is_empty()).collect();
+    let plan = Plan { segments, ..Plan::all_cpu(layers, Sizes::new(256, 64), "test") };
+    let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(Isa::detect(), 2));
+    let backends = vec![(BackendKind::Cpu, cpu), (BackendKind::Gpu, Box::new(gpu) as Box<dyn Backend>)];
+    Some(Session::load(model, &plan, backends, &mut |_| {}).unwrap())
 }
 
 fn session(model: &Arc<Model>, isa: Isa, kv: KvType, batch: usize) -> Session {
@@ -159,22 +178,37 @@ fn logits_and_answers_match_transformers_on_every_instruction_set() {
     for golden in &files {
         for isa in Isa::available() {
             let mut session = session(&golden.model, isa, KvType::F16, 64);
-            for case in &golden.cases {
-                let what = format!("{} {isa}, {} ids", golden.name, case.ids.len());
-                session.truncate(0).unwrap();
-                let logits = session.prefill(&case.ids).unwrap();
-                let error = relative_l2(logits, &case.last_logits);
-                eprintln!("{what}: relative L2 {error:.4}");
-                assert!(error <= golden.bound(), "{what}: relative L2 error {error:.4}");
-                if case.margin <= MARGIN {
-                    continue;
-                }
-                let mut next = top1(logits);
-                for (step, &expected) in case.greedy16.iter().enumerate() {
-                    assert_eq!(next, expected, "{what}: step {step}");
-                    next = top1(session.step(next).unwrap());
-                }
-            }
+            assert_as_expected(golden, &isa.to_string(), &mut session);
+        }
+    }
+}
+
+#[test]
+fn logits_and_answers_match_transformers_on_the_gpu_and_split() {
+    let Some(files) = golden() else { return };
+    for golden in &files {
+        for (what, cpu_layers) in [("on the GPU", 0), ("split", 1)] {
+            let Some(mut session) = gpu_session(&golden.model, cpu_layers) else { return };
+            assert_as_expected(golden, what, &mut session);
+        }
+    }
+}
+
+fn assert_as_expected(golden: &Golden, on: &str, session: &mut Session) {
+    for case in &golden.cases {
+        let what = format!("{} {on}, {} ids", golden.name, case.ids.len());
+        session.truncate(0).unwrap();
+        let logits = session.prefill(&case.ids).unwrap();
+        let error = relative_l2(logits, &case.last_logits);
+        eprintln!("{what}: relative L2 {error:.4}");
+        assert!(error <= golden.bound(), "{what}: relative L2 error {error:.4}");
+        if case.margin <= MARGIN {
+            continue;
+        }
+        let mut next = top1(logits);
+        for (step, &expected) in case.greedy16.iter().enumerate() {
+            assert_eq!(next, expected, "{what}: step {step}");
+            next = top1(session.step(next).unwrap());
         }
     }
 }

@@ -4,6 +4,7 @@ mod choice;
 mod cost;
 mod equality;
 mod failures;
+mod hybrid;
 mod load;
 
 use std::sync::Arc;

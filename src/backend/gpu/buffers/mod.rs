@@ -5,5 +5,6 @@ pub mod arenas;
 pub mod cache;
 pub mod head_copy;
 pub mod limits;
+pub mod memory;
 pub mod readback;
 pub mod shape;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{cache, limits::too_large};
 use crate::{
     error::{Error, Remedy, Result},
-    graph::op::Slot,
+    graph::{CHECKPOINTS, StateKind, op::Slot},
     model::{Config, Linear},
     plan::{Segment, Sizes},
 };
@@ -46,7 +46,11 @@ pub fn layer_macs(config: &Config) -> u64 {
         let (rows, cols) = config.linear_shape(role);
         (rows * cols) as u64
     };
-    Linear::ATTENTION.into_iter().map(macs).sum()
+    let attention = Linear::ATTENTION.into_iter().map(macs).sum::<u64>();
+    let Some(delta) = &config.delta else { return attention };
+    // Of layers of two kinds the larger one: what is bounded by it fits both.
+    let rule = 4 * (delta.value_width() * delta.head_dim) as u64;
+    attention.max(Linear::DELTA.into_iter().map(macs).sum::<u64>() + rule)
 }
 
 /// Multiply-adds of one token in the attention of one layer over `keys` keys.
@@ -81,11 +85,33 @@ pub struct Shape {
     pub v_bytes: u64,
     /// Sequences that one binding of each of the caches holds.
     pub window_slots: usize,
+    /// Bytes of the matrices of one sequence in a recurrent layer; 0 where there is none.
+    pub recurrent_bytes: u64,
+}
+
+/// Bytes of what one sequence keeps in a recurrent layer: the inputs of its convolution, and its matrices.
+pub fn recurrent_bytes(kind: StateKind) -> (u64, u64) {
+    match kind {
+        StateKind::Kv { .. } => (0, 0),
+        StateKind::Recurrent { conv: (channels, positions), heads, key_dim, value_dim } => {
+            (4 * (channels * positions) as u64, 4 * (heads * key_dim * value_dim) as u64)
+        }
+    }
 }
 
 /// f32 of a token in the shared buffer of queries, keys and values.
 pub fn qkv_width(config: &Config) -> usize {
-    Slot::Q.width(config) + Slot::K.width(config) + Slot::V.width(config)
+    Slot::Q.width(config).max(Slot::GatedQ.width(config)) + Slot::K.width(config) + Slot::V.width(config)
+}
+
+/// f32 of a token in the buffer of what a DeltaNet projects.
+pub fn delta_width(config: &Config) -> usize {
+    Slot::DeltaQkv.width(config) + Slot::DeltaGate.width(config)
+}
+
+/// f32 of a token beside the residual stream: a normed copy, or embeddings before their rotation.
+fn stream_width(config: &Config) -> usize {
+    if config.family.has_input_norms() || config.rotation.is_some() { config.dim } else { 0 }
 }
 
 impl Shape {
@@ -99,7 +125,7 @@ impl Shape {
         max_binding: u64,
         chunk: Option<usize>,
     ) -> Result<Self> {
-        let widest = qkv_width(config).max(2 * config.ffn_dim).max(config.dim);
+        let widest = qkv_width(config).max(2 * config.ffn_dim).max(config.dim).max(delta_width(config));
         let most = (max_binding / (4 * widest as u64)) as usize;
         let vocab_bytes = 4 * config.vocab;
         let head_macs = (config.vocab * config.dim) as u64;
@@ -136,7 +162,15 @@ impl Shape {
             let error = too_large(&what, k_bytes.max(v_bytes), max_binding);
             return Err(error.with_remedy(Remedy::LowerContext));
         }
-        let act_words = config.dim.max(Slot::Attn.width(config)).max(config.ffn_dim).next_multiple_of(128) / 4;
+        let inputs = [config.dim, config.ffn_dim, Slot::Attn.width(config), Slot::Delta.width(config)];
+        let act_words = inputs.into_iter().fold(0, usize::max).next_multiple_of(128) / 4;
+        let layers = segment.layers.clone();
+        let recurrent_bytes = layers.map(|layer| recurrent_bytes(StateKind::of(config, layer)).1).max().unwrap_or(0);
+        let all = recurrent_bytes * (CHECKPOINTS * sizes.sequences) as u64;
+        if all > max_binding {
+            let what = format!("the recurrent states of {} sequences", sizes.sequences);
+            return Err(too_large(&what, all, max_binding));
+        }
         let shape = Self {
             chunk_tokens,
             small_batch,
@@ -150,6 +184,7 @@ impl Shape {
             k_bytes,
             v_bytes,
             window_slots,
+            recurrent_bytes,
         };
         if shape.windows().len() > MAX_WINDOWS {
             let reason = format!(
@@ -179,14 +214,20 @@ impl Shape {
         left.min(self.chunk_tokens).min(tiles.saturating_mul(TILE_TOKENS)).min(attended)
     }
 
-    /// Bytes of the caches of `layers` layers.
-    pub fn kv_bytes(&self, layers: usize) -> u64 {
-        (self.k_bytes + self.v_bytes) * (self.sequences * layers) as u64
+    /// Bytes of what a layer keeps of all sequences.
+    pub fn state_bytes(&self, kind: StateKind) -> u64 {
+        match kind {
+            StateKind::Kv { .. } => (self.k_bytes + self.v_bytes) * self.sequences as u64,
+            StateKind::Recurrent { .. } => {
+                let (conv, memory) = recurrent_bytes(kind);
+                (conv + memory) * ((1 + CHECKPOINTS) * self.sequences) as u64
+            }
+        }
     }
 
     /// Bytes of a cache that are copied at once from one sequence to another; 0 where there is only one.
     pub fn copy_bytes(&self) -> u64 {
-        if self.sequences > 1 { self.k_bytes.max(self.v_bytes).min(COPY_BYTES) } else { 0 }
+        if self.sequences > 1 { self.k_bytes.max(self.v_bytes).max(self.recurrent_bytes).min(COPY_BYTES) } else { 0 }
     }
 
     /// Bytes of the activation buffers.
@@ -195,7 +236,7 @@ impl Shape {
     }
 
     /// The name and the bytes of each of the activation buffers, in the order of their fields.
-    pub fn buffers(&self, config: &Config) -> [(&'static str, u64); 12] {
+    pub fn buffers(&self, config: &Config) -> [(&'static str, u64); 15] {
         // Beside the rows for any step each sequence has two of its own: a step of its single tokens may begin before the
         // one before it is done with.
         let normed_rows = if self.logit_rows > 0 { self.logit_rows + 2 * self.sequences } else { 0 };
@@ -211,7 +252,10 @@ impl Shape {
             ("quantised activations", f32s(tokens * self.act_words)),
             ("activation steps", 8 * (tokens * self.act_groups) as u64),
             ("attention parts", f32s(self.small_batch * self.max_splits * config.heads * (config.head_dim + 2))),
-            ("normed stream", f32s(tokens * Slot::Normed.width(config))),
+            ("normed stream", f32s(tokens * stream_width(config))),
+            ("projections of a DeltaNet", f32s(tokens * delta_width(config))),
+            ("output of a DeltaNet", f32s(tokens * Slot::Delta.width(config))),
+            ("gates of a DeltaNet", f32s(tokens * 2 * Slot::Alpha.width(config))),
             ("normed", f32s(normed_rows * config.dim)),
             ("normed tokens of sequences", f32s(kept_rows * config.dim)),
             ("logits", f32s(self.logit_rows * config.vocab)),

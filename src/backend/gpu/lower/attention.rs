@@ -46,9 +46,15 @@ impl<'a> Lowering<'a> {
         constants.extend([
             ("Q_NORM", flag(heads.q_norm.is_some())),
             ("K_NORM", flag(heads.k_norm.is_some())),
+            ("Q_STEP", self.query_step()),
             ("INTERLEAVED", flag(self.config.rope.style == RopeStyle::Interleaved)),
         ]);
         constants
+    }
+
+    /// From query to query in the buffer of projections, in heads.
+    fn query_step(&self) -> f64 {
+        if self.config.has_output_gate() { 2.0 } else { 1.0 }
     }
 
     /// f32 of the table of rotations before the sines, and rotated pairs of a head.
@@ -157,7 +163,8 @@ impl<'a> Lowering<'a> {
         let buffers =
             [all(&activations.qkv), all(&window.k), all(&window.v), all(&activations.attn), all(&activations.batch)];
         let grid = [Extent::Fixed(config.heads), Extent::PerTokens(16), Extent::Fixed(1)];
-        let constants = self.cache_constants(window);
+        let mut constants = self.cache_constants(window);
+        constants.push(("Q_STEP", self.query_step()));
         let variant = self.builder.variant(Shader::AttentionPrefill);
         Ok(self.builder.dispatch(variant, &constants, params, &buffers, grid)?.in_window(window.index))
     }

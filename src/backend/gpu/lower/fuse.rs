@@ -24,6 +24,8 @@ pub enum QuantizeInput {
     Slot(Slot),
     /// The result of attention, in the place of the first split.
     Parts,
+    /// The result of attention in its splits: merged on the way.
+    Splits,
 }
 
 /// A norm and quantisation.
@@ -31,6 +33,10 @@ pub enum QuantizeInput {
 pub struct Quantize {
     pub input: QuantizeInput,
     pub norm: Option<Norm>,
+    /// Rotated in between.
+    pub rotated: bool,
+    /// Attention's output goes through its gate first.
+    pub opened: bool,
 }
 
 /// Norms and rotation of queries and keys before attention.
@@ -61,6 +67,18 @@ pub enum Step<'a> {
     AttentionDecode(Heads),
     /// Merges the results of the parts, where there are several.
     Merge,
+    /// What a gated DeltaNet reads: the norm and quantisation of the residual stream, and the gates of its heads.
+    DeltaInput {
+        norm: Norm,
+        rotated: bool,
+    },
+    /// Its convolution and its rule.
+    DeltaRule,
+    /// Its gated norm, quantised; and the last inputs of the convolution are kept.
+    DeltaNorm {
+        grouped: bool,
+        rotated: bool,
+    },
 }
 
 /// Conditions on which the choice of steps depends.
@@ -78,7 +96,13 @@ const MAX_PARTS: usize = 3;
 /// The parts of a [`Op::Linear`] that one dispatch can do: their outputs lie one after the other.
 pub fn joined(parts: &[Part]) -> Vec<&[Part]> {
     let joins = |a: &Part, b: &Part| {
-        let follows = matches!((a.out, b.out), (Slot::Q, Slot::K) | (Slot::K, Slot::V) | (Slot::Gate, Slot::Up));
+        let follows = matches!(
+            (a.out, b.out),
+            (Slot::Q | Slot::GatedQ, Slot::K)
+                | (Slot::K, Slot::V)
+                | (Slot::Gate, Slot::Up)
+                | (Slot::DeltaQkv, Slot::DeltaGate)
+        );
         follows && !a.add && !b.add
     };
     parts.chunk_by(joins).flat_map(|run| run.chunks(MAX_PARTS)).collect()
@@ -91,21 +115,35 @@ pub fn steps<'a>(ops: &'a [Op], rules: &Rules<'_>) -> Result<Vec<Step<'a>>> {
     let mut out = Vec::new();
     let mut heads = Heads::default();
     let mut held = None;
-    let (mut in_parts, mut gated, mut at) = (false, false, 0);
+    let mut delta = Delta::default();
+    let (mut in_parts, mut opened, mut gated, mut at) = (false, false, false, 0);
     for (index, op) in ops.iter().enumerate() {
         let next = ops.get(index + 1);
         match op {
-            Op::NormQuantize { input, norm } => {
-                let merged = *input == Slot::Attn && std::mem::take(&mut in_parts);
-                let input = if merged { QuantizeInput::Parts } else { QuantizeInput::Slot(*input) };
-                let quantize = Quantize { input, norm: *norm };
+            Op::NormQuantize { input, norm } | Op::RotateQuantize { input, norm } => {
+                let rotated = matches!(op, Op::RotateQuantize { .. });
+                if let Some(step) = delta.quantize(*input, rotated) {
+                    out.push(step);
+                    continue;
+                }
+                let (input, norm) = delta.source(*input, *norm);
+                let mut quantize = Quantize { input: QuantizeInput::Slot(input), norm, rotated, opened: false };
+                if input == Slot::Attn {
+                    quantize.opened = std::mem::take(&mut opened);
+                    if std::mem::take(&mut in_parts) {
+                        quantize.input =
+                            if rotated || quantize.opened { QuantizeInput::Splits } else { QuantizeInput::Parts };
+                        out.extend((quantize.input == QuantizeInput::Parts).then_some(Step::Merge));
+                    }
+                }
                 // Only the one product may need it: another would find the input changed or nothing quantised.
                 let one = match (next, ops.get(index + 2)) {
                     (Some(Op::Linear { .. }), Some(Op::Linear { .. })) => None,
                     (Some(Op::Linear { parts }), _) => Some(at..at + joined(parts).len()),
                     _ => None,
                 };
-                if decode && one.is_some_and(|mut products| products.all(rules.folds)) {
+                let can_fold = decode && !quantize.opened && quantize.input != QuantizeInput::Splits;
+                if can_fold && one.is_some_and(|mut products| products.all(rules.folds)) {
                     held = Some(quantize);
                 } else {
                     out.push(Step::Quantize(quantize));
@@ -130,24 +168,94 @@ pub fn steps<'a>(ops: &'a [Op], rules: &Rules<'_>) -> Result<Vec<Step<'a>>> {
             Op::HeadNorm { slot: Slot::Q, norm } => heads.q_norm = Some(*norm),
             Op::HeadNorm { slot: Slot::K, norm } => heads.k_norm = Some(*norm),
             Op::Rope => heads.rotate = true,
+            // The kernels of attention read queries where they lie.
+            Op::SplitGate => {}
             Op::Attention => {
                 let heads = std::mem::take(&mut heads);
                 if decode {
-                    out.extend([Step::AttentionDecode(heads), Step::Merge]);
+                    out.push(Step::AttentionDecode(heads));
                     in_parts = true;
                 } else {
                     out.extend([Step::RopeAppend(heads), Step::AttentionPrefill]);
                 }
             }
+            Op::OutputGate => opened = true,
             Op::Gate(_) if gated => gated = false,
+            op if delta.takes(op, next) => out.extend((*op == Op::DeltaRule).then_some(Step::DeltaRule)),
             // It would see the slots without what is held back.
-            plain if in_parts || heads != Heads::default() => return Err(wrong_order(plain)),
+            plain if in_parts || opened || delta.waits() || heads != Heads::default() => {
+                return Err(wrong_order(plain));
+            }
             plain => out.push(Step::Plain(plain)),
         }
     }
     match ops.last() {
-        Some(last) if in_parts || heads != Heads::default() => Err(wrong_order(last)),
+        Some(last) if in_parts || opened || delta.waits() || heads != Heads::default() => Err(wrong_order(last)),
         _ => Ok(out),
+    }
+}
+
+/// What the ops of a gated DeltaNet leave to the quantisation behind them.
+#[derive(Default)]
+struct Delta {
+    /// Norm of the residual stream that the gates and the projections share.
+    norm: Option<Norm>,
+    /// The gates are still to be computed.
+    gates: bool,
+    /// The convolution, still to be done by the rule.
+    conv: bool,
+    /// The gated norm, and whether it groups heads.
+    gated_norm: Option<bool>,
+}
+
+impl Delta {
+    /// Whether `op` is one of a DeltaNet in its place, which is taken up.
+    fn takes(&mut self, op: &Op, next: Option<&Op>) -> bool {
+        match op {
+            &Op::Norm { input: Slot::Hidden, norm, out: Slot::Normed, add: false }
+                if next == Some(&Op::DeltaGates) && self.norm.is_none() =>
+            {
+                self.norm = Some(norm);
+                true
+            }
+            Op::DeltaGates => {
+                self.gates = self.norm.is_some();
+                self.gates
+            }
+            Op::DeltaConv => {
+                self.conv = next == Some(&Op::DeltaRule) && !self.gates;
+                self.conv
+            }
+            Op::DeltaRule => std::mem::take(&mut self.conv),
+            Op::DeltaNorm { grouped } => self.gated_norm.replace(*grouped).is_none(),
+            _ => false,
+        }
+    }
+
+    /// The step that does a quantisation of `input` beside what waits for it.
+    fn quantize<'a>(&mut self, input: Slot, rotated: bool) -> Option<Step<'a>> {
+        match (input, self.norm, self.gated_norm) {
+            (Slot::Normed, Some(norm), _) if std::mem::take(&mut self.gates) => {
+                Some(Step::DeltaInput { norm, rotated })
+            }
+            (Slot::Delta, _, Some(grouped)) => {
+                self.gated_norm = None;
+                Some(Step::DeltaNorm { grouped, rotated })
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a quantisation finds its input: the shared norm is not kept, but taken again.
+    fn source(&self, input: Slot, norm: Option<Norm>) -> (Slot, Option<Norm>) {
+        match (input, self.norm, norm) {
+            (Slot::Normed, Some(shared), None) => (Slot::Hidden, Some(shared)),
+            _ => (input, norm),
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.gates || self.conv || self.gated_norm.is_some()
     }
 }
 
@@ -163,8 +271,8 @@ fn wrong_order(op: &Op) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        graph::block_ops,
-        model::{Config, Family, Linear, Rope, RopeStyle},
+        graph::{Graph, block_ops},
+        model::{Config, DeltaNet, Family, Linear, Rope, RopeStyle, Rotation},
     };
 
     /// BitNet b1.58 2B-4T: `config.json` of microsoft/bitnet-b1.58-2B-4T.
@@ -212,9 +320,66 @@ mod tests {
         assert_eq!(steps_of(&block_ops(&qwen3), KernelPhase::Decode, true, true).len(), 6);
     }
 
+    /// A token of a rotated hybrid of 27B: nine dispatches for a DeltaNet where the largest product has its norm apart, else
+    /// eight; for attention one fewer.
+    #[test]
+    fn dispatches_of_a_hybrid_token() {
+        let delta = DeltaNet { layers: vec![true, false], kernel: 4, key_heads: 16, value_heads: 48, head_dim: 128 };
+        let mut config = Config {
+            arch: "qwen35".to_owned(),
+            family: Family::Qwen35,
+            layers: 2,
+            dim: 5120,
+            ffn_dim: 17408,
+            heads: 24,
+            kv_heads: 4,
+            head_dim: 256,
+            activation: Activation::Silu,
+            delta: Some(delta),
+            ..bitnet_2b_4t()
+        };
+        for folded in [vec![], vec![Linear::ALL.to_vec(); 2]] {
+            let is_rotated = !folded.is_empty();
+            config.rotation = is_rotated.then(|| Rotation {
+                block: 1024,
+                signs: None,
+                folded,
+                head: true,
+                tied: false,
+                v_grouped: true,
+            });
+            let graph = Graph::of(&config);
+            let count = |layer: usize, phase: KernelPhase, apart: bool| {
+                let ops = &graph.layer(layer).ops;
+                // Of three products behind norms the down projection is too wide, and gate and up are the largest.
+                let folds = |at: usize| at == 0 || (at == 2 && !apart);
+                let rules = Rules { phase, folds: &folds, whole: &|_| true };
+                steps(ops, &rules).unwrap().len()
+            };
+            let decode = |layer: usize, apart: bool| count(layer, KernelPhase::Decode, apart);
+            assert_eq!([decode(0, false), decode(1, false)], [8, 7], "rotated {is_rotated}");
+            assert_eq!([decode(0, true), decode(1, true)], [9, 8], "rotated {is_rotated}");
+            // The activation by itself, and keys and values before attention.
+            let prefill = |layer: usize| count(layer, KernelPhase::Prefill, true);
+            assert_eq!([prefill(0), prefill(1)], [10, 11], "rotated {is_rotated}");
+            let ops = &graph.layer(0).ops;
+            let folds = |at: usize| at == 2;
+            let rules = Rules { phase: KernelPhase::Decode, folds: &folds, whole: &|_| true };
+            assert_eq!(
+                steps(ops, &rules).unwrap()[..4],
+                [
+                    Step::DeltaInput { norm: Norm::Attn, rotated: is_rotated },
+                    Step::Product { joined: 0, fold: None, gate: None },
+                    Step::DeltaRule,
+                    Step::DeltaNorm { grouped: is_rotated, rotated: is_rotated },
+                ]
+            );
+        }
+    }
+
     #[test]
     fn a_folded_block() {
-        let quantize = |input, norm| Quantize { input, norm: Some(norm) };
+        let quantize = |input, norm| Quantize { input, norm: Some(norm), rotated: false, opened: false };
         let heads = Heads { q_norm: None, k_norm: None, rotate: true };
         let product = |joined, fold, gate| Step::Product { joined, fold: Some(fold), gate };
         assert_eq!(
@@ -234,7 +399,9 @@ mod tests {
     #[test]
     fn a_block_of_many_tokens() {
         let config = Config { family: Family::Qwen3, activation: Activation::Silu, ..bitnet_2b_4t() };
-        let slot = |input, norm| Step::Quantize(Quantize { input: QuantizeInput::Slot(input), norm });
+        let slot = |input, norm| {
+            Step::Quantize(Quantize { input: QuantizeInput::Slot(input), norm, rotated: false, opened: false })
+        };
         let product = |joined| Step::Product { joined, fold: None, gate: None };
         let heads = Heads { q_norm: Some(Norm::QHead), k_norm: Some(Norm::KHead), rotate: true };
         assert_eq!(
@@ -273,7 +440,7 @@ mod tests {
         let part = |weight, out| Part { weight, out, add: false };
         let quantize = Op::NormQuantize { input: Slot::Hidden, norm: None };
         let apart = Op::Linear { parts: vec![part(Linear::V, Slot::V), part(Linear::Q, Slot::Q)] };
-        let folded = Quantize { input: QuantizeInput::Slot(Slot::Hidden), norm: None };
+        let folded = Quantize { input: QuantizeInput::Slot(Slot::Hidden), norm: None, rotated: false, opened: false };
         let fold = Some(folded);
         fn decode<'a>(ops: &'a [Op], folds: &dyn Fn(usize) -> bool) -> Vec<Step<'a>> {
             steps(ops, &Rules { phase: KernelPhase::Decode, folds, whole: &|_| true }).unwrap()

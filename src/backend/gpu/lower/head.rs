@@ -15,9 +15,10 @@ use crate::{
 };
 
 impl<'a> Lowering<'a> {
-    /// The rows of the embedding table, one dispatch a window.
+    /// The rows of the embedding table, one dispatch a window; and their rotation, where there is one.
     pub fn embed(&mut self, table: &DenseMatrix, region: &'a Region) -> Result<Vec<Dispatch>> {
         let (config, activations) = (self.config, self.activations);
+        let to = if config.rotation.is_some() { &activations.stream } else { &activations.hidden };
         let mut out = Vec::new();
         for window in self.windows(region, usize::MAX)? {
             let params = params::Embed {
@@ -33,16 +34,22 @@ impl<'a> Lowering<'a> {
             };
             let shader = Shader::Embed;
             let variant = Variant::new(shader, self.builder.gpu.choices(), Some(table.ty));
-            let buffers = [all(&activations.batch), window.binding, all(&activations.hidden)];
+            let buffers = [all(&activations.batch), window.binding, all(to)];
             let workgroups = config.dim.div_ceil(2 * Program::from(shader).workgroup() as usize);
             let grid = [Extent::Fixed(workgroups), Extent::PerTokens(1), Extent::Fixed(1)];
             out.push(self.builder.dispatch(variant, &[], params, &buffers, grid)?);
         }
+        if config.rotation.is_some() {
+            out.push(self.rotate_embeddings(place_code(0))?);
+        }
         Ok(out)
     }
 
-    /// The final norm of the tokens whose logits are wanted.
+    /// The final norm of the tokens whose logits are wanted, rotated where the head is.
     pub fn head_norm(&mut self, norm: &'a Region) -> Result<Dispatch> {
+        if self.config.rotation.as_ref().is_some_and(|rotation| rotation.head) {
+            return self.rotated_head_norm(norm, place_code(self.config.layers + 1));
+        }
         let (config, activations) = (self.config, self.activations);
         let params = params::RmsNorm {
             cols: config.dim as u32,

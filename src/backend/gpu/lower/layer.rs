@@ -7,7 +7,7 @@ use super::{
     weights::{Joined, LayerWeights},
 };
 use crate::{
-    backend::gpu::{buffers::cache::CacheWindow, record::encode::Dispatch},
+    backend::gpu::{buffers::memory::LayerMemory, record::encode::Dispatch},
     error::{Error, Result},
     graph::op::Op,
 };
@@ -19,7 +19,7 @@ impl<'a> Lowering<'a> {
         ops: &[Op],
         layer: usize,
         weights: &'a LayerWeights,
-        cache: &'a [CacheWindow],
+        memory: &'a LayerMemory,
         phase: KernelPhase,
     ) -> Result<Vec<Dispatch>> {
         let place = place_code(layer + 1);
@@ -42,7 +42,7 @@ impl<'a> Lowering<'a> {
         for step in steps {
             match step {
                 Step::Plain(op) => out.push(self.plain(op, weights, place)?),
-                Step::Quantize(quantize) => out.push(self.norm_quantize(quantize, weights, place)?),
+                Step::Quantize(quantize) => out.push(self.quantize(quantize, weights, place)?),
                 Step::Product { joined, fold, gate } => {
                     let missing = || Error::missing("a ternary matrix", "the op list");
                     let joined = weights.joined.get(joined).ok_or_else(missing)?;
@@ -51,21 +51,26 @@ impl<'a> Lowering<'a> {
                     }
                 }
                 Step::RopeAppend(heads) => {
-                    for window in cache {
+                    for window in memory.windows() {
                         out.push(self.rope_append(heads, weights, window, place)?);
                     }
                 }
                 Step::AttentionDecode(heads) => {
-                    for window in cache {
+                    for window in memory.windows() {
                         out.push(self.attention_decode(heads, weights, window, place)?);
                     }
                 }
                 Step::AttentionPrefill => {
-                    for window in cache {
+                    for window in memory.windows() {
                         out.push(self.attention_prefill(window)?);
                     }
                 }
                 Step::Merge => out.push(self.merge()?),
+                Step::DeltaInput { norm, rotated } => out.push(self.delta_input(norm, rotated, weights, place)?),
+                Step::DeltaRule => out.push(self.delta_step(weights, memory.recurrent()?, phase, place)?),
+                Step::DeltaNorm { grouped, rotated } => {
+                    out.push(self.delta_norm((grouped, rotated), weights, memory.recurrent()?, place)?);
+                }
             }
         }
         Ok(out)

@@ -4,12 +4,14 @@
 //! fuses with nothing is a plain step, which one function dispatches.
 
 mod attention;
+pub mod delta;
 pub mod fuse;
 mod head;
 mod layer;
 pub mod lowering;
 mod plain;
 mod product;
+mod rotate;
 pub mod screen;
 pub mod select;
 pub mod weights;

@@ -23,7 +23,7 @@ impl<'a> Lowering<'a> {
         match op {
             &Op::Norm { input, norm, out, add } => self.slot_norm((input, out), norm, add, weights, place),
             Op::Gate(activation) => self.gate(*activation),
-            // Those that fuse, where they stand so that they cannot; those of models that run on the CPU only.
+            // Those that fuse, where they stand so that they cannot.
             Op::NormQuantize { .. }
             | Op::RotateQuantize { .. }
             | Op::Linear { .. }

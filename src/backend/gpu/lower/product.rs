@@ -28,7 +28,7 @@ use crate::{
 pub const MAX_ROWS: usize = 16 * MAX_WORKGROUPS;
 
 /// u32 of a row of int8: whole blocks of codes.
-fn words(cols: usize) -> usize {
+pub fn words(cols: usize) -> usize {
     cols.next_multiple_of(I2S_BLOCK) / 4
 }
 
@@ -48,10 +48,11 @@ pub struct RowWindow<'a> {
 
 impl QuantizeInput {
     /// Its name in the table of kernels.
-    fn of_kernel(self) -> pipelines::Input {
+    pub fn of_kernel(self) -> pipelines::Input {
         match self {
             Self::Slot(_) => pipelines::Input::Slot,
             Self::Parts => pipelines::Input::Parts,
+            Self::Splits => pipelines::Input::Splits,
         }
     }
 }
@@ -67,33 +68,42 @@ impl<'a> Lowering<'a> {
         };
         let lanes = Shader::TernaryMatvec.reading(pipelines::Input::Slot).workgroup() as usize
             * (size_of::<f32>() + size_of::<i32>());
-        let bytes = words(joined.cols) * size_of::<u32>() + acts * size_of::<[u32; 2]>() + lanes;
+        // Words that a rotation exchanges.
+        let exchange = if self.config.rotation.is_some() { lanes / 2 * 4 } else { 0 };
+        let bytes = words(joined.cols) * size_of::<u32>() + acts * size_of::<[u32; 2]>() + lanes + exchange;
         let gpu = self.builder.gpu;
         gpu.folds() && bytes <= gpu.max_workgroup_bytes()
     }
 
     /// Where the input of a quantisation lies: buffer, columns, f32 between tokens and before the first.
-    fn input(&self, input: QuantizeInput) -> (&'a wgpu::Buffer, usize, usize, usize) {
+    pub fn input(&self, input: QuantizeInput) -> (&'a wgpu::Buffer, usize, usize, usize) {
         let activations = self.activations;
         match input {
             QuantizeInput::Slot(slot) => {
                 let place = activations.place(self.config, slot);
                 (place.buffer, slot.width(self.config), place.stride, place.offset)
             }
-            QuantizeInput::Parts => (&activations.parts, Slot::Attn.width(self.config), 0, 0),
+            QuantizeInput::Parts | QuantizeInput::Splits => (&activations.parts, Slot::Attn.width(self.config), 0, 0),
         }
     }
 
     /// Constants of the kernels that quantise.
-    fn quantize_constants(&self, quantize: Quantize) -> Vec<(&'static str, f64)> {
+    pub fn quantize_constants(&self, quantize: Quantize) -> Vec<(&'static str, f64)> {
         let mut constants = vec![("NORM", flag(quantize.norm.is_some()))];
-        if quantize.input == QuantizeInput::Parts {
+        if quantize.rotated {
+            constants.push(("BLOCK", self.block(true)));
+        }
+        if matches!(quantize.input, QuantizeInput::Parts | QuantizeInput::Splits) {
             constants.extend([("HEADS", self.config.heads as f64), ("HEAD_DIM", self.config.head_dim as f64)]);
         }
         constants
     }
 
-    pub fn norm_quantize(&mut self, quantize: Quantize, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+    /// A quantisation, and what goes before it.
+    pub fn quantize(&mut self, quantize: Quantize, weights: &'a LayerWeights, place: u32) -> Result<Dispatch> {
+        if quantize.rotated || quantize.opened {
+            return self.rotate_quantize(quantize, weights, place);
+        }
         let activations = self.activations;
         let (from, cols, in_stride, in_offset) = self.input(quantize.input);
         let act_group = self.weights.act_group;
@@ -154,6 +164,15 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
+    /// Weights of the norm of a quantisation, times the factors of its rotation.
+    pub fn weight(&self, quantize: Quantize, weights: &'a LayerWeights) -> Result<wgpu::BufferBinding<'a>> {
+        if quantize.rotated {
+            let (_, cols, ..) = self.input(quantize.input);
+            return self.rotated_weight(quantize.norm, cols, weights);
+        }
+        self.norm(quantize.norm, weights)
+    }
+
     /// Constants of a product that norms and quantises its input itself, in so many rounds of rows.
     fn fold_constants(&self, fold: Quantize, rounds: usize) -> Vec<(&'static str, f64)> {
         let (_, cols, in_stride, in_offset) = self.input(fold.input);
@@ -189,7 +208,8 @@ impl<'a> Lowering<'a> {
             (KernelPhase::Decode, false) => Shader::TernaryMatvec,
             (KernelPhase::Decode, true) => Shader::TernaryMatvecGrouped,
         };
-        let program = fold.map_or(Program::from(shader), |fold| shader.reading(fold.input.of_kernel()));
+        let folded = |fold: Quantize| shader.reading(fold.input.of_kernel()).rotated(fold.rotated);
+        let program = fold.map_or(Program::from(shader), folded);
         let geometry = self.builder.gpu.geometry();
         let is_plain = phase == KernelPhase::Decode && fold.is_none();
         let workgroup = if is_plain { geometry.workgroup } else { program.workgroup() };
@@ -213,7 +233,7 @@ impl<'a> Lowering<'a> {
                 let rounds = geometry.rounds(rows.div_ceil(rows_per_workgroup));
                 rows_per_workgroup *= rounds;
                 constants.extend(self.fold_constants(fold, rounds));
-                vec![all(self.input(fold.input).0), self.norm(fold.norm, weights)?, window.codes.clone()]
+                vec![all(self.input(fold.input).0), self.weight(fold, weights)?, window.codes.clone()]
             }
         };
         buffers.extend([all(to.buffer), all(&activations.batch)]);

@@ -1,6 +1,9 @@
 //! The weights of a segment on the device: checked, placed, uploaded as they lie in the file.
 
-use bitnet_cpu_kernels::format::{DenseView, Layout as Codes, MatrixScales, ternary_bytes};
+use bitnet_cpu_kernels::{
+    dense,
+    format::{DenseType, DenseView, Layout as Codes, MatrixScales, ternary_bytes},
+};
 use half::f16;
 
 use super::fuse::joined;
@@ -14,8 +17,14 @@ use crate::{
         kernels::pipelines,
     },
     error::{Error, Remedy, Result},
-    graph::op::{Op, Part, Slot},
-    model::{Block, Config, DenseMatrix, Linear, Model, Norm, PackedMatrix, TernaryMatrix, TernaryScales},
+    graph::{
+        Graph,
+        op::{Op, Part, Slot},
+    },
+    model::{
+        Block, Config, DeltaNet, DeltaWeights, DenseMatrix, Linear, Model, Norm, PackedMatrix, Rotation, TernaryMatrix,
+        TernaryScales,
+    },
     plan::{Segment, Sizes},
 };
 
@@ -80,6 +89,92 @@ pub struct LayerWeights {
     /// In the order of the op list.
     pub joined: Vec<Joined>,
     pub norms: Vec<(Norm, Region)>,
+    /// Weights of norms times the factors of the rotation behind them.
+    pub rotated: Vec<(Norm, Region)>,
+    pub delta: Option<DeltaRegions>,
+}
+
+/// The small tensors of a gated DeltaNet.
+pub struct DeltaRegions {
+    /// Alpha, then beta: (2 * value heads, dim).
+    pub gates: Region,
+    pub gates_type: DenseType,
+    /// Taps (kernel, channels), rates and biases (value heads) each, as delta_step.wgsl reads them.
+    pub weights: Region,
+}
+
+impl DeltaRegions {
+    fn place(layout: &mut Layout, layer: usize, config: &Config, delta: &DeltaWeights) -> Result<Self> {
+        let shape =
+            config.delta.as_ref().ok_or_else(|| Error::missing("the heads of a DeltaNet", "the configuration"))?;
+        let heads = shape.value_heads;
+        for (what, matrix) in [("alpha", &delta.alpha), ("beta", &delta.beta)] {
+            check_dense(&format!("{what} of layer {layer}"), matrix, (heads, config.dim))?;
+        }
+        // Of two types, both as f32.
+        let gates_type = if delta.alpha.ty == delta.beta.ty { delta.alpha.ty } else { DenseType::F32 };
+        let row_bytes = gates_type.row_bytes(config.dim) as u64;
+        let gates = layout.place(&format!("the gates of layer {layer}"), 2 * heads, row_bytes)?;
+        let taps = shape.kernel * shape.channels();
+        let found = (delta.conv.len(), delta.rate.len(), delta.dt_bias.len());
+        if found != (taps, heads, heads) {
+            let thing = format!("the convolution and decay of layer {layer}");
+            return Err(Error::malformed(thing, format!("{:?}", (taps, heads, heads)), format!("{found:?}")));
+        }
+        let values = (taps + 2 * heads).next_multiple_of(4);
+        let weights = layout.place(&format!("the convolution of layer {layer}"), 1, 4 * values as u64)?;
+        Ok(Self { gates, gates_type, weights })
+    }
+
+    fn upload(&self, uploader: &mut Uploader<'_>, shape: &DeltaNet, delta: &DeltaWeights) -> Result<()> {
+        let as_stored = |matrix: &DenseMatrix| -> Vec<u8> {
+            if matrix.ty == self.gates_type {
+                return matrix.data.to_vec();
+            }
+            let mut values = vec![0.0f32; matrix.rows * matrix.cols];
+            for (row, values) in values.chunks_exact_mut(matrix.cols).enumerate() {
+                dense::gather(matrix.view(), row, values);
+            }
+            bytemuck::pod_collect_to_vec(&values)
+        };
+        uploader.write(&self.gates, &[&as_stored(&delta.alpha), &as_stored(&delta.beta)])?;
+        let (channels, kernel) = (shape.channels(), shape.kernel);
+        let taps = (0..kernel * channels).map(|i| delta.conv[i % channels * kernel + i / channels]);
+        let mut values: Vec<f32> =
+            taps.chain(delta.rate.iter().copied()).chain(delta.dt_bias.iter().copied()).collect();
+        values.resize(values.len().next_multiple_of(4), 0.0);
+        uploader.write(&self.weights, &[bytemuck::cast_slice(&values)])
+    }
+}
+
+/// What a row of so many columns is multiplied by before it is transformed: signs over the root of a block.
+fn factors(rotation: &Rotation, cols: usize) -> Vec<f32> {
+    let scale = (1.0 / (rotation.block as f64).sqrt()) as f32;
+    match rotation.signs_of(cols) {
+        Some(signs) => signs.iter().map(|sign| sign * scale).collect(),
+        None => vec![scale; cols],
+    }
+}
+
+/// The weights of a norm times the factors of the rotation behind it.
+fn rotated_norm(rotation: &Rotation, norm: &[f32]) -> Vec<f32> {
+    norm.iter().zip(factors(rotation, norm.len())).map(|(weight, factor)| weight * factor).collect()
+}
+
+/// The norms of a block behind which a rotation follows: those of rotated quantisations, and that of the residual stream
+/// where a DeltaNet reads it.
+fn rotated_norms(ops: &[Op]) -> Vec<Norm> {
+    let shared = ops.iter().find_map(|op| match op {
+        Op::Norm { norm, out: Slot::Normed, add: false, .. } => Some(*norm),
+        _ => None,
+    });
+    let mut norms = Vec::new();
+    for op in ops {
+        let Op::RotateQuantize { input, norm } = op else { continue };
+        let norm = norm.or(shared.filter(|_| *input == Slot::Normed));
+        norms.extend(norm.filter(|norm| !norms.contains(norm)));
+    }
+    norms
 }
 
 impl LayerWeights {
@@ -101,6 +196,8 @@ pub struct Weights {
     pub output_norm: Option<Region>,
     /// (positions, half) cosines, then sines.
     pub rope: Region,
+    /// Factors of the model's rotation, by the columns of the rows that it rotates.
+    pub factors: Vec<(usize, Region)>,
     /// Columns that share a scale of the activations; `None` = one scale per token.
     pub act_group: Option<usize>,
     context_tokens: usize,
@@ -139,7 +236,26 @@ pub fn check_config(config: &Config) -> Result<()> {
     // 65535 columns keep the sums of the ternary products below 2^24, where f32 is exact.
     fits("the width of the model", config.dim, 1..=65535)?;
     fits("the width of the feed-forward block", config.ffn_dim, 1..=65535)?;
-    fits("the width of all heads", Slot::Q.width(config), 1..=65535)
+    fits("the width of all heads", Slot::Q.width(config), 1..=65535)?;
+    let unit = |thing: &str, value: usize, unit: usize| {
+        if value.is_multiple_of(unit) {
+            return Ok(());
+        }
+        Err(Error::unsupported(thing, format!("it is {value}, and the GPU kernels take multiples of {unit}")))
+    };
+    if config.rotation.is_some() {
+        unit("the width of a rotated model", config.dim, 4)?;
+    }
+    if config.has_output_gate() || config.rotation.is_some() {
+        unit("the head size of gated or rotated attention", config.head_dim, 4)?;
+    }
+    if let Some(delta) = &config.delta {
+        fits("the head size of a DeltaNet", delta.head_dim, 16..=256)?;
+        unit("the head size of a DeltaNet", delta.head_dim, 16)?;
+        fits("the width of a DeltaNet's values", delta.value_width(), 1..=65535)?;
+        fits("the channels of a DeltaNet", delta.channels(), 1..=1 << 22)?;
+    }
+    Ok(())
 }
 
 fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> Result<()> {
@@ -156,13 +272,10 @@ fn check_linear(layer: usize, role: Linear, block: &Block, config: &Config) -> R
     matrix.check().map_err(|e| Error::malformed(thing(), "whole rows", e.to_string()))
 }
 
-fn check_dense(what: &str, matrix: &DenseMatrix, config: &Config) -> Result<()> {
-    if (matrix.rows, matrix.cols) != (config.vocab, config.dim) {
-        return Err(Error::malformed(
-            what,
-            format!("{} x {}", config.vocab, config.dim),
-            format!("{} x {}", matrix.rows, matrix.cols),
-        ));
+fn check_dense(what: &str, matrix: &DenseMatrix, (rows, cols): (usize, usize)) -> Result<()> {
+    if (matrix.rows, matrix.cols) != (rows, cols) {
+        let found = format!("{} x {}", matrix.rows, matrix.cols);
+        return Err(Error::malformed(what, format!("{rows} x {cols}"), found));
     }
     DenseView::new(matrix.rows, matrix.cols, &matrix.data, matrix.ty)
         .map_err(|e| Error::malformed(what, "whole rows", e.to_string()))?;
@@ -177,7 +290,7 @@ fn check_dense(what: &str, matrix: &DenseMatrix, config: &Config) -> Result<()> 
 
 impl Weights {
     /// Checks every tensor of the segment against the configuration and gives it a place.
-    pub fn place(layout: &mut Layout, model: &Model, ops: &[Op], segment: &Segment, sizes: &Sizes) -> Result<Self> {
+    pub fn place(layout: &mut Layout, model: &Model, graph: &Graph, segment: &Segment, sizes: &Sizes) -> Result<Self> {
         let (config, weights) = (&model.config, &model.weights);
         check_config(config)?;
         let norm_region = |layout: &mut Layout, what: &str, role: Norm, values: &[f32]| {
@@ -187,11 +300,19 @@ impl Weights {
             layout.place(what, 1, 4 * values.len() as u64)
         };
         let act_group = weights.act_group();
+        let rotation = config.rotation.as_ref();
         let mut layers = Vec::new();
         for layer in segment.layers.clone() {
             let block =
                 weights.blocks.get(layer).ok_or_else(|| Error::missing(format!("layer {layer}"), "the model"))?;
-            let mut placed = LayerWeights { joined: Vec::new(), norms: Vec::new() };
+            let ops = &graph.layer(layer).ops;
+            let delta = block.delta().map(|delta| DeltaRegions::place(layout, layer, config, delta)).transpose()?;
+            let mut placed = LayerWeights { joined: Vec::new(), norms: Vec::new(), rotated: Vec::new(), delta };
+            for role in rotated_norms(ops) {
+                let what = format!("norm {role:?} of layer {layer}, rotated");
+                let values = block.norm(role).ok_or_else(|| Error::missing(&what, "the layer"))?;
+                placed.rotated.push((role, norm_region(layout, &what, role, values)?));
+            }
             for role in Norm::BLOCK {
                 if let Some(values) = block.norm(role) {
                     let what = format!("norm {role:?} of layer {layer}");
@@ -212,7 +333,7 @@ impl Weights {
 
         let layer_bytes = layout.bytes();
         let mut dense = |what: &str, matrix: &DenseMatrix| {
-            check_dense(what, matrix, config)?;
+            check_dense(what, matrix, (config.vocab, config.dim))?;
             layout.place(what, matrix.rows, matrix.ty.row_bytes(matrix.cols) as u64)
         };
         let embed = if segment.embed { Some(dense("the embedding table", &weights.token_embd)?) } else { None };
@@ -221,7 +342,8 @@ impl Weights {
             (Some(shared), None) => Some(shared.clone()),
             _ => Some(dense("the output head", weights.head())?),
         };
-        let screen = if segment.head && sizes.head_screen {
+        // What the copy finds is bounded without a rotation; a ternary head is small anyway.
+        let screen = if segment.head && sizes.head_screen && rotation.is_none_or(|rotation| !rotation.head) {
             let row_bytes = copy_row_bytes(config.dim) as u64;
             Some(layout.place("the copy of the output head", config.vocab, row_bytes)?)
         } else {
@@ -234,17 +356,39 @@ impl Weights {
             None
         };
 
+        let mut factors = Vec::new();
+        if let Some(rotation) = rotation {
+            let folded = rotation.folded.iter().flatten().map(|&role| config.linear_shape(role).1);
+            for cols in folded.chain([config.dim]) {
+                if factors.iter().all(|(known, _)| *known != cols) {
+                    let region = layout.place(&format!("the rotation of {cols} columns"), 1, 4 * cols as u64)?;
+                    factors.push((cols, region));
+                }
+            }
+        }
         let rope = &config.rope;
-        let factors = weights.rope_factors.as_deref();
-        if let Some(factors) = factors.filter(|f| f.len() != rope.dims / 2) {
-            return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, factors.len()));
+        let rope_factors = weights.rope_factors.as_deref();
+        if let Some(found) = rope_factors.filter(|f| f.len() != rope.dims / 2) {
+            return Err(Error::malformed("rope_freqs.weight", rope.dims / 2, found.len()));
         }
         // Never empty, so that it can be bound for models without rotation.
         let rope_bytes = (4 * sizes.context_tokens as u64 * rope.dims as u64).max(4);
         let rope = layout.place("the table of rotations", 1, rope_bytes);
         let rope = rope.map_err(|error| error.with_remedy(Remedy::LowerContext))?;
         let context_tokens = sizes.context_tokens;
-        Ok(Self { layers, embed, head, screen, output_norm, rope, act_group, context_tokens, layer_bytes, table_bytes })
+        Ok(Self {
+            layers,
+            embed,
+            head,
+            screen,
+            output_norm,
+            rope,
+            factors,
+            act_group,
+            context_tokens,
+            layer_bytes,
+            table_bytes,
+        })
     }
 
     /// Copies everything to the device.
@@ -256,12 +400,20 @@ impl Weights {
         segment: &Segment,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let weights = &model.weights;
+        let (config, weights) = (&model.config, &model.weights);
+        let rotation = config.rotation.as_ref();
         let mut uploader = Uploader::new(gpu, arenas, progress)?;
         for (layer, placed) in segment.layers.clone().zip(&self.layers) {
             let block = &weights.blocks[layer];
             for (role, region) in &placed.norms {
                 uploader.write(region, &[bytemuck::cast_slice(block.norm(*role).unwrap_or_default())])?;
+            }
+            for (role, region) in &placed.rotated {
+                let values = rotation.zip(block.norm(*role)).map(|(rotation, norm)| rotated_norm(rotation, norm));
+                uploader.write(region, &[bytemuck::cast_slice(&values.unwrap_or_default())])?;
+            }
+            if let (Some(regions), Some(shape), Some(delta)) = (&placed.delta, &config.delta, block.delta()) {
+                regions.upload(&mut uploader, shape, delta)?;
             }
             for joined in &placed.joined {
                 // One dispatch at a time: what is decoded is in memory until it is on the device.
@@ -288,7 +440,12 @@ impl Weights {
             weights.head().data.release();
         }
         if let Some(region) = &self.output_norm {
-            uploader.write(region, &[bytemuck::cast_slice(&weights.output_norm)])?;
+            let rotated = rotation.filter(|rotation| rotation.head).map(|of| rotated_norm(of, &weights.output_norm));
+            uploader.write(region, &[bytemuck::cast_slice(rotated.as_ref().unwrap_or(&weights.output_norm))])?;
+        }
+        for (cols, region) in &self.factors {
+            let values = rotation.map(|rotation| factors(rotation, *cols)).unwrap_or_default();
+            uploader.write(region, &[bytemuck::cast_slice(&values)])?;
         }
         let table = model.rope_table(self.context_tokens);
         let (cos, sin) = table.data();

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::gpu::{
-        buffers::{activations::ActivationBuffers, arenas::Arenas, cache::CacheWindow, shape::Shape},
+        buffers::{activations::ActivationBuffers, arenas::Arenas, memory::LayerMemory, shape::Shape},
         device::Gpu,
         lower::{
             fuse::KernelPhase,
@@ -14,7 +14,7 @@ use crate::{
         record::encode::{Builder, Dispatch, Uniforms},
     },
     error::Result,
-    graph::block_ops,
+    graph::Graph,
     model::Model,
     plan::{Segment, Sizes},
 };
@@ -56,13 +56,13 @@ pub struct Made<'a> {
     pub weights: &'a Weights,
     pub arenas: &'a Arenas,
     pub activations: &'a ActivationBuffers,
-    pub caches: &'a [Vec<CacheWindow>],
+    pub memories: &'a [LayerMemory],
 }
 
 impl Lists {
     /// All dispatches, and the buffer for their parameters where the device needs one.
     pub fn new(made: &Made<'_>) -> Result<(Self, Option<Uniforms>)> {
-        let &Made { gpu, model, segment, sizes, shape, weights, arenas, activations, caches } = made;
+        let &Made { gpu, model, segment, sizes, shape, weights, arenas, activations, memories } = made;
         let mut lowering = Lowering {
             builder: Builder::new(gpu),
             config: &model.config,
@@ -82,11 +82,13 @@ impl Lists {
             let beside = embed.len() + head.as_ref().map_or(0, HeadLists::most_dispatches);
             lowering.apart_layers = segment.layers.start + most_apart(segment.layers.len(), beside);
         }
-        let ops = block_ops(&model.config);
+        let graph = Graph::of(&model.config);
         let mut lists = |phase| {
-            let layers = segment.layers.clone().zip(weights.layers.iter().zip(caches));
+            let layers = segment.layers.clone().zip(weights.layers.iter().zip(memories));
             layers
-                .map(|(layer, (weights, cache))| lowering.layer(&ops, layer, weights, cache, phase))
+                .map(|(layer, (weights, memory))| {
+                    lowering.layer(&graph.layer(layer).ops, layer, weights, memory, phase)
+                })
                 .collect::<Result<Vec<_>>>()
         };
         let decode = lists(KernelPhase::Decode)?;

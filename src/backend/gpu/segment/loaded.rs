@@ -7,6 +7,7 @@ use super::{
     counters::Counters,
     flight::{Begun, Flight},
     held::Held,
+    lengths::Lengths,
     lists::{Lists, Made},
     plan::{Planned, bytes_of, plan},
 };
@@ -15,7 +16,12 @@ use crate::{
         Limits,
         gpu::{
             buffers::{
-                activations::ActivationBuffers, arenas::Arenas, cache::CacheWindow, readback::Readback, shape::Shape,
+                activations::ActivationBuffers,
+                arenas::Arenas,
+                cache::CacheWindow,
+                memory::{LayerMemory, Recurrent},
+                readback::Readback,
+                shape::Shape,
             },
             device::{Fault, Gpu},
             lower::select::{MOST, RESULT_BYTES},
@@ -24,11 +30,11 @@ use crate::{
                 pace::Pace,
                 profile::{KernelTime, Profiler},
             },
-            startup::debug,
+            startup::{debug, known_delta::self_test_delta},
         },
     },
     error::{Error, Result},
-    graph::CHECKPOINTS,
+    graph::{Graph, StateKind},
     model::Model,
     plan::{Segment, Sizes},
 };
@@ -43,8 +49,8 @@ pub struct GpuSegment {
     pub bytes: u64,
     pub shape: Shape,
     pub activations: ActivationBuffers,
-    /// By layer, then by window.
-    pub caches: Vec<Vec<CacheWindow>>,
+    /// By layer.
+    pub memories: Vec<LayerMemory>,
     /// For copies from one sequence to another, where there are several.
     pub copy_room: Option<wgpu::Buffer>,
     pub lists: Lists,
@@ -55,10 +61,8 @@ pub struct GpuSegment {
     pub bulk: Readback,
     pub recorder: Recorder,
     pub readback_bytes: u64,
-    /// Positions held, by slot.
-    pub cached: Vec<usize>,
-    /// By slot, the positions held at each checkpoint.
-    pub kept: Vec<[usize; CHECKPOINTS]>,
+    /// Positions held of each sequence.
+    pub lengths: Lengths,
     /// How much one submit of a prompt may be.
     pub pace: Pace,
     /// Failure that a test asks for in the step at hand.
@@ -92,12 +96,17 @@ impl GpuSegment {
         if let Some(size) = model.weights.act_group() {
             debug::self_test_grouped(gpu, size)?;
         }
+        if let Some(delta) = &model.config.delta {
+            self_test_delta(gpu, delta)?;
+        }
         let Planned { layout, weights, shape } = planned;
         let config = &model.config;
         let arenas = Arenas::new(gpu, &layout)?;
         let activations = ActivationBuffers::new(gpu, config, &shape)?;
         gpu.check_load(bytes.total())?;
-        let caches = segment.layers.clone().map(|_| caches(gpu, &shape)).collect::<Result<Vec<_>>>()?;
+        let graph = Graph::of(config);
+        let states = segment.layers.clone().map(|layer| graph.layer(layer).state);
+        let memories = states.map(|state| memory(gpu, &shape, state)).collect::<Result<Vec<_>>>()?;
         let made = Made {
             gpu,
             model,
@@ -107,7 +116,7 @@ impl GpuSegment {
             weights: &weights,
             arenas: &arenas,
             activations: &activations,
-            caches: &caches,
+            memories: &memories,
         };
         let (lists, uniforms) = Lists::new(&made)?;
         let result_bytes = if segment.head { shape.small_batch * RESULT_BYTES } else { 0 };
@@ -125,7 +134,11 @@ impl GpuSegment {
             sizes: *sizes,
             bytes: bytes.total(),
             activations,
-            caches,
+            lengths: Lengths::new(
+                sizes.sequences,
+                memories.iter().any(|memory| matches!(memory, LayerMemory::Recurrent(_))),
+            ),
+            memories,
             copy_room: copy_room(gpu, &shape)?,
             lists,
             uniforms,
@@ -133,8 +146,6 @@ impl GpuSegment {
             bulk,
             recorder: Recorder::default(),
             readback_bytes: 0,
-            cached: vec![0; sizes.sequences],
-            kept: vec![[0; CHECKPOINTS]; sizes.sequences],
             pace: Pace::default(),
             fault: None,
             flight: Flight::default(),
@@ -179,6 +190,13 @@ impl GpuSegment {
     pub fn take_profile(&mut self) -> Vec<KernelTime> {
         self.recorder.profiler.take().map(Profiler::finish).unwrap_or_default()
     }
+}
+
+fn memory(gpu: &Gpu, shape: &Shape, state: StateKind) -> Result<LayerMemory> {
+    Ok(match state {
+        StateKind::Kv { .. } => LayerMemory::Kv(caches(gpu, shape)?),
+        StateKind::Recurrent { .. } => LayerMemory::Recurrent(Recurrent::new(gpu, state, shape.sequences)?),
+    })
 }
 
 fn caches(gpu: &Gpu, shape: &Shape) -> Result<Vec<CacheWindow>> {

@@ -6,8 +6,8 @@ use crate::{
         device::Gpu,
         lower::{screen::Screen, select::Select, weights::Weights},
     },
-    error::{Error, Result},
-    graph::block_ops,
+    error::Result,
+    graph::{Graph, StateKind},
     model::Model,
     plan::{Segment, SegmentBytes, Sizes},
 };
@@ -20,12 +20,8 @@ pub struct Planned {
 }
 
 pub fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
-    if model.config.delta.is_some() || model.config.rotation.is_some() {
-        let thing = format!("architecture {} on a GPU", model.config.arch);
-        return Err(Error::unsupported(thing, "its recurrent layers and rotated weights run on the CPU only"));
-    }
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
-    let weights = Weights::place(&mut layout, model, &block_ops(&model.config), segment, sizes)?;
+    let weights = Weights::place(&mut layout, model, &Graph::of(&model.config), segment, sizes)?;
     let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
     let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
     Ok(Planned { layout, weights, shape })
@@ -42,7 +38,7 @@ pub fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentB
     SegmentBytes {
         weights: weights.layer_bytes,
         tables: weights.table_bytes,
-        states: shape.kv_bytes(segment.layers.len()),
+        states: segment.layers.clone().map(|layer| shape.state_bytes(StateKind::of(&model.config, layer))).sum(),
         activations: layout.bytes() - weights.layer_bytes - weights.table_bytes
             + shape.activation_bytes(&model.config)
             + if segment.head { Select::bytes(model.config.vocab, shape.top_rows) } else { 0 }

@@ -28,7 +28,8 @@ impl GpuSegment {
     }
 
     /// Records the step of one token after `row`, and submits it where the caller has `followed` the choices so far. It
-    /// leaves the row of the head's input alone that is `busy`.
+    /// leaves the row of the head's input alone that is `busy`. A recurrent state cannot forget a token, so where there is
+    /// one the step is recorded only.
     pub fn begin_ahead(&mut self, row: &StepRow, busy: Option<usize>, followed: bool) -> Result<()> {
         let row = StepRow { position: row.position + 1, ..row.clone() };
         // A profiler reads its stamps step by step.
@@ -39,6 +40,7 @@ impl GpuSegment {
         let part = self.chunk_part(rows, 0..1, busy);
         let since = Instant::now();
         let (recorded, pending) = self.record(&part, rows)?;
+        let followed = followed && !self.lengths.has_recurrent;
         let stage = if followed && row.gets == Gets::Highest(Selection::Greedy) {
             Stage::Submitted(self.launch(recorded, pending, since)?)
         } else {

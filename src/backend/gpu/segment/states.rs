@@ -1,4 +1,4 @@
-//! The caches of a segment's sequences.
+//! The states of a segment's sequences.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use super::loaded::GpuSegment;
 use crate::{
     backend::{
         Checkpoint, LayerState, SlotId, States,
-        gpu::buffers::cache::{self, Rows},
+        gpu::buffers::{cache, memory::LayerMemory},
     },
     error::{Error, Result},
 };
 
 impl GpuSegment {
-    /// Before the cache of a slot is changed, or read.
+    /// Before the state of a slot is changed, or read.
     fn open(&mut self, slot: SlotId) -> Result<()> {
         self.check_slot(slot)?;
         self.abandon()?;
@@ -20,35 +20,32 @@ impl GpuSegment {
     }
 
     fn check_slot(&self, slot: SlotId) -> Result<()> {
-        let slots = self.cached.len();
+        let slots = self.lengths.slots();
         if slot.index() < slots {
             return Ok(());
         }
         Err(Error::malformed("a sequence's slot", format!("below {slots}"), slot.index()))
     }
 
-    /// Keys and values of a slot in a layer.
-    fn arrays(&self, layer: usize, slot: SlotId) -> Result<[Rows<'_>; 2]> {
-        let layers = self.caches.len();
-        let windows =
-            self.caches.get(layer).ok_or_else(|| Error::malformed("a layer", format!("below {layers}"), layer))?;
-        let window = &windows[slot.index() / self.shape.window_slots];
-        Ok(window.arrays(slot, &self.sizes, &self.model.config))
+    fn memory(&self, layer: usize) -> Result<&LayerMemory> {
+        let layers = self.memories.len();
+        self.memories.get(layer).ok_or_else(|| Error::malformed("a layer", format!("below {layers}"), layer))
     }
 
-    fn check_held(&self, slot: SlotId, end: usize) -> Result<()> {
-        let cached = self.cached[slot.index()];
-        if end <= cached {
-            return Ok(());
-        }
-        Err(Error::malformed("positions of the cache", format!("up to {cached}"), format!("up to {end}")))
+    /// The number of the window that has a slot's keys and values.
+    fn window(&self, slot: SlotId) -> usize {
+        slot.index() / self.shape.window_slots
+    }
+
+    fn not_held(&self, slot: SlotId, end: usize) -> Error {
+        Error::malformed("positions of a sequence", self.lengths.held(slot), format!("up to {end}"))
     }
 }
 
 impl States for GpuSegment {
     fn clear(&mut self, slot: SlotId) -> Result<()> {
         self.open(slot)?;
-        self.cached[slot.index()] = 0;
+        self.lengths.clear(slot);
         self.held.set(slot, None);
         Ok(())
     }
@@ -56,49 +53,88 @@ impl States for GpuSegment {
     fn fork(&mut self, from: SlotId, to: SlotId, len: usize) -> Result<()> {
         self.open(to)?;
         self.check_slot(from)?;
-        self.check_held(from, len)?;
-        if from != to && len > 0 {
+        let source = self.lengths.source(from, len).ok_or_else(|| self.not_held(from, len))?;
+        if len > 0 && (from != to || source.is_some()) {
             let room = self.copy_room.clone();
-            let room = room.ok_or_else(|| Error::missing("a second sequence", "the caches"))?;
             let mut encoder = self.new_encoder();
-            for layer in 0..self.caches.len() {
-                let arrays = self.arrays(layer, from)?.into_iter().zip(self.arrays(layer, to)?);
-                for (from, to) in arrays {
-                    from.copy(&mut encoder, &to, len, &room);
+            for memory in &self.memories {
+                let room = || room.as_ref().ok_or_else(|| Error::missing("a second sequence", "the caches"));
+                match memory {
+                    LayerMemory::Recurrent(recurrent) => match source {
+                        Some(place) => recurrent.restore(&mut encoder, (from, place), to),
+                        None => recurrent.copy(&mut encoder, from, to, room()?),
+                    },
+                    LayerMemory::Kv(windows) if from != to => {
+                        let arrays = |slot| windows[self.window(slot)].arrays(slot, &self.sizes, &self.model.config);
+                        for (from, to) in arrays(from).into_iter().zip(arrays(to)) {
+                            from.copy(&mut encoder, &to, len, room()?);
+                        }
+                    }
+                    LayerMemory::Kv(_) => {}
                 }
             }
             self.gpu.queue.submit([encoder.finish()]);
-            self.gpu.check("copying a cache")?;
+            self.gpu.check("copying a sequence's state")?;
         }
-        self.cached[to.index()] = len;
+        self.lengths.clear(to);
+        self.lengths.set(to, len);
         self.held.set(to, None);
         Ok(())
     }
 
     fn rewind(&mut self, slot: SlotId, len: usize) -> bool {
-        if let Some(cached) = self.cached.get_mut(slot.index()) {
-            *cached = len.min(*cached);
-        }
-        true
+        self.lengths.rewind(slot, len)
     }
 
     fn checkpoint(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
-        self.check_slot(slot)?;
         // Keys and values of earlier positions stay where they are.
-        self.kept[slot.index()][place.index()] = self.cached[slot.index()];
+        if self.lengths.has_recurrent {
+            self.open(slot)?;
+            let mut encoder = self.new_encoder();
+            for memory in &self.memories {
+                if let LayerMemory::Recurrent(recurrent) = memory {
+                    recurrent.keep(&mut encoder, slot, place);
+                }
+            }
+            self.gpu.queue.submit([encoder.finish()]);
+            self.gpu.check("keeping a checkpoint")?;
+        }
+        self.check_slot(slot)?;
+        self.lengths.keep(slot, place);
         Ok(())
     }
 
     fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
         self.open(slot)?;
-        self.cached[slot.index()] = self.kept[slot.index()][place.index()];
+        if !self.lengths.restore(slot, place) {
+            return Err(Error::missing(format!("checkpoint {}", place.0), "the sequence"));
+        }
+        if self.lengths.has_recurrent {
+            let mut encoder = self.new_encoder();
+            for memory in &self.memories {
+                if let LayerMemory::Recurrent(recurrent) = memory {
+                    recurrent.restore(&mut encoder, (slot, place), slot);
+                }
+            }
+            self.gpu.queue.submit([encoder.finish()]);
+            self.gpu.check("going back to a checkpoint")?;
+        }
         Ok(())
     }
 
     fn export(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
         self.check_slot(slot)?;
-        self.check_held(slot, positions.end)?;
-        cache::read(&self.gpu, self.arrays(layer, slot)?, positions, to)
+        let memory = self.memory(layer)?;
+        if !self.lengths.holds(slot, &positions, matches!(memory, LayerMemory::Recurrent(_))) {
+            return Err(self.not_held(slot, positions.end));
+        }
+        match memory {
+            LayerMemory::Kv(windows) => {
+                let arrays = windows[self.window(slot)].arrays(slot, &self.sizes, &self.model.config);
+                cache::read(&self.gpu, arrays, positions, to)
+            }
+            LayerMemory::Recurrent(recurrent) => recurrent.read(&self.gpu, slot, to),
+        }
     }
 
     fn import(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
@@ -106,9 +142,15 @@ impl States for GpuSegment {
             return Err(Error::ContextFull { needed: positions.end, context: self.sizes.context_tokens });
         }
         self.open(slot)?;
-        cache::write(&self.gpu, self.arrays(layer, slot)?, &positions, from)?;
+        match self.memory(layer)? {
+            LayerMemory::Kv(windows) => {
+                let arrays = windows[self.window(slot)].arrays(slot, &self.sizes, &self.model.config);
+                cache::write(&self.gpu, arrays, &positions, from)?;
+            }
+            LayerMemory::Recurrent(recurrent) => recurrent.write(&self.gpu, slot, from)?,
+        }
         // What runs next begins behind these.
-        self.cached[slot.index()] = positions.end;
+        self.lengths.set(slot, positions.end);
         self.held.set(slot, None);
         Ok(())
     }

@@ -76,6 +76,7 @@ impl GpuSegment {
         for row in step_rows {
             // What is held of them belongs to an earlier step; what others hold is moved out of the way as it is met.
             self.held.set(row.slot, None);
+            self.lengths.begin(row.slot);
         }
         let chosen = self.chosen.take();
         let single = single(step_rows, &part).filter(|_| self.segment.embed);
@@ -94,7 +95,7 @@ impl GpuSegment {
         let config = &self.model.config;
         let tokens = batch.tokens();
         for (number, row) in batch.rows.iter().enumerate() {
-            let slots = self.cached.len();
+            let slots = self.lengths.slots();
             if row.slot.index() >= slots {
                 return Err(Error::malformed("the slot of a row", format!("below {slots}"), row.slot.index()));
             }
@@ -110,10 +111,9 @@ impl GpuSegment {
             return Err(Error::malformed("the step", format!("1 to {most} tokens, some of each row"), tokens));
         }
         for row in &batch.rows {
-            let cached = self.cached[row.slot.index()];
-            if row.positions.start > cached {
+            if !self.lengths.can_begin(row.slot, row.positions.start) {
                 let found = format!("position {}", row.positions.start);
-                return Err(Error::malformed("the step", format!("at most position {cached}"), found));
+                return Err(Error::malformed("the step", self.lengths.beginnings(row.slot), found));
             }
         }
         if !self.segment.embed {
@@ -286,7 +286,7 @@ impl GpuSegment {
             return Ok(true);
         }
         for row in step_rows {
-            self.cached[row.slot.index()] = row.end_position(row.tokens.end);
+            self.lengths.set(row.slot, row.end_position(row.tokens.end));
         }
         if let ([row], [output]) = (step_rows, &self.flight.outputs[..])
             && row.gets == Gets::Highest(Selection::Greedy)
