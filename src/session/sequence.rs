@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(steps.reusable_of(&tokens, &tokens[..20], 8), 11, "the rest takes a large batch");
         assert_eq!(steps.reusable_of(&tokens, &tokens[..8], 8), 0);
         steps.truncate(50);
-        assert_eq!(steps.0, [20..50]);
+        assert_eq!(steps.0, vec![Range { start: 20, end: 50 }]);
         steps.truncate(20);
         assert!(steps.0.is_empty());
     }

@@ -16,8 +16,7 @@ fn requests() -> Vec<Value> {
             1 => format!("The {word} and the {} went out. What did they see? ", words[(at + 3) % 10]).repeat(6),
             _ => word.to_owned(),
         };
-        let mut more =
-            json!({ "max_tokens": 5 + at % 20, "seed": at, "temperature": if at % 2 == 0 { 0.0 } else { 0.9 } });
+        let mut more = json!({ "max_tokens": 5 + at % 20, "seed": at, "temperature": if at.is_multiple_of(2) { 0.0 } else { 0.9 } });
         match at % 7 {
             2 => more["repeat_penalty"] = json!(1.3),
             3 => more["top_k"] = json!(0),
@@ -26,7 +25,7 @@ fn requests() -> Vec<Value> {
             6 => more["n"] = json!(2),
             _ => {}
         }
-        more["stream"] = json!(at % 4 == 0);
+        more["stream"] = json!(at.is_multiple_of(4));
         chat(&question, more)
     };
     (0..50).map(request).collect()

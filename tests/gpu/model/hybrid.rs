@@ -188,8 +188,8 @@ fn states_are_kept_forked_and_moved() {
         states(&mut gpu).fork(SlotId(0), SlotId(2), 10).unwrap();
         states(&mut gpu).fork(SlotId(0), SlotId(1), 14).unwrap();
         states(&mut gpu).restore(SlotId(0), Checkpoint(1)).unwrap();
-        for at in 10..14 {
-            same(&gpu.run(&[ids[at]], at, Want::Last).unwrap(), at + 1, "back at a checkpoint");
+        for (at, &id) in ids.iter().enumerate().take(14).skip(10) {
+            same(&gpu.run(&[id], at, Want::Last).unwrap(), at + 1, "back at a checkpoint");
         }
         assert!(states(&mut gpu).restore(SlotId(1), Checkpoint(1)).is_err(), "{name}: a fork has no checkpoints");
 
@@ -206,8 +206,8 @@ fn states_are_kept_forked_and_moved() {
             cpu.states(on_cpu).unwrap().export(layer, SlotId(0), 0..10, &mut moved).unwrap();
             states(&mut gpu).import(layer, SlotId(0), 0..10, &moved).unwrap();
         }
-        for at in 10..20 {
-            same(&gpu.run(&[ids[at]], at, Want::Last).unwrap(), at + 1, "after a visit to the CPU");
+        for (at, &id) in ids.iter().enumerate().take(20).skip(10) {
+            same(&gpu.run(&[id], at, Want::Last).unwrap(), at + 1, "after a visit to the CPU");
         }
         let mut on_cpu = Loaded { backend: cpu, segment: on_cpu, activations: Default::default() };
         let found: Vec<f32> = (10..20).flat_map(|at| on_cpu.run(&[ids[at]], at, Want::Last).unwrap()).collect();

@@ -340,7 +340,7 @@ mod tests {
         };
         for folded in [vec![], vec![Linear::ALL.to_vec(); 2]] {
             let is_rotated = !folded.is_empty();
-            config.rotation = is_rotated.then(|| Rotation {
+            config.rotation = is_rotated.then_some(Rotation {
                 block: 1024,
                 signs: None,
                 folded,
