@@ -288,7 +288,7 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
         out
     };
     let head: Vec<Vec<f32>> = (0..config.vocab).map(|r| row(weights.head(), r)).collect();
-    let of_block = |block: &Block| Linear::ALL.map(|role| Plain::of(block.linear(role)));
+    let of_block = |block: &Block| Linear::ATTENTION.map(|role| Plain::of(block.linear(role)));
     let matrices: Vec<_> = weights.blocks.iter().map(of_block).collect();
     let mut caches = vec![(Vec::new(), Vec::new()); config.layers];
     let mut logits = Vec::new();
