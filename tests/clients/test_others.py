@@ -31,11 +31,13 @@ def test_litellm_recognises_a_full_context(server):
 
 
 def test_langchain(server):
-    chat = langchain_openai.ChatOpenAI(base_url=server.v1, api_key="none", model="any", max_tokens=8, temperature=0)
+    model = dict(base_url=server.v1, api_key="none", model="any", temperature=0)
+    chat = langchain_openai.ChatOpenAI(**model, max_tokens=8)
     whole = chat.invoke("Tell me a story.")
     assert whole.usage_metadata["output_tokens"] == 8
     assert "".join(chunk.content for chunk in chat.stream("Tell me a story.")) == whole.content
-    calls = chat.bind(max_tokens=100).bind_tools([WEATHER], tool_choice="weather").invoke("Tell me a story.").tool_calls
+    caller = langchain_openai.ChatOpenAI(**model).bind_tools([WEATHER], tool_choice="weather")
+    calls = caller.invoke("Tell me a story.").tool_calls
     assert calls[0]["name"] == "weather" and set(calls[0]["args"]) == {"place", "days"}
 
 
@@ -57,9 +59,10 @@ def test_ollama(server):
 
 def test_anthropic(server):
     client = anthropic.Anthropic(base_url=server.address, api_key="none", max_retries=0)
-    whole = client.messages.create(model="any", messages=STORY, max_tokens=8, temperature=0)
+    greedy = {"temperature": 0}
+    whole = client.messages.create(model="any", messages=STORY, max_tokens=8, extra_body=greedy)
     assert whole.stop_reason == "max_tokens" and whole.usage.output_tokens == 8
-    with client.messages.stream(model="any", messages=STORY, max_tokens=8, temperature=0) as stream:
+    with client.messages.stream(model="any", messages=STORY, max_tokens=8, extra_body=greedy) as stream:
         assert "".join(stream.text_stream) == whole.content[0].text
 
 

@@ -39,8 +39,14 @@ def wait(browser, condition, what):
     raise AssertionError(f"{what}: {browser.find_element(By.TAG_NAME, 'body').text}")
 
 
+def texts(browser, selector):
+    # In one go: elements are replaced while an answer is written.
+    script = "return [...document.querySelectorAll(arguments[0])].map((element) => element.innerText)"
+    return browser.execute_script(script, selector)
+
+
 def bodies(browser):
-    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, ".message .body")]
+    return texts(browser, ".message .body")
 
 
 def idle(browser):
@@ -66,7 +72,7 @@ def test_a_conversation(server, browser):
     send(browser, "Tell me a story about a dog.")
     wait(browser, lambda: len(bodies(browser)) == 2 and bodies(browser)[1] and idle(browser), "an answer")
     first = bodies(browser)
-    assert "40 tokens" in browser.find_elements(By.CSS_SELECTOR, ".tools")[1].text
+    assert "40 tokens" in texts(browser, ".tools")[1]
     send(browser, "And about a cat.")
     wait(browser, lambda: len(bodies(browser)) == 4 and bodies(browser)[3] and idle(browser), "a second answer")
     browser.refresh()
@@ -89,11 +95,21 @@ def test_stop(server, browser):
     browser.get(server.address)
     browser.find_element(By.ID, "show-settings").click()
     set_field(browser, "max_tokens", "3000")
+    # The answer of a small model may end sooner than a driver can click.
+    browser.execute_script(
+        """
+        const chat = document.getElementById("chat");
+        new MutationObserver((_, observer) => {
+            if (!document.querySelectorAll(".message .body")[1]?.innerText) return;
+            observer.disconnect();
+            document.getElementById("stop").click();
+        }).observe(chat, { subtree: true, childList: true });
+        """
+    )
     send(browser, "Tell me a long story.")
     wait(browser, lambda: len(bodies(browser)) == 2 and bodies(browser)[1], "the beginning of an answer")
-    browser.find_element(By.ID, "stop").click()
     wait(browser, lambda: idle(browser), "the end of the answer")
-    assert "stopped" in browser.find_elements(By.CSS_SELECTOR, ".tools")[1].text
+    assert "stopped" in texts(browser, ".tools")[1]
 
 
 def test_an_error_is_shown(key_server, browser):
