@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ServeOptions, error::ApiError, page, router::App};
+use super::{ServeOptions, app::App, error::ApiError, page};
 
 /// Routes that need no key.
 const PUBLIC: [&str; 2] = ["/health", "/v1/health"];

@@ -7,6 +7,8 @@
 
 mod answer;
 
+mod app;
+
 mod anthropic;
 
 mod embedding;

@@ -26,11 +26,12 @@ use tokio::{
 
 use super::{
     Log, ServeOptions,
+    app::App,
     embedding::{self, EmbeddingJob},
     engine::{self, EngineThread, JobReceiver},
     metrics::Metrics,
     model::Served,
-    router::{App, router},
+    router::router,
 };
 use crate::{
     chat::Template,

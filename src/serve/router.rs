@@ -1,8 +1,8 @@
 //! Routes, and the way of a request through them.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc::Sender},
-    time::{Duration, Instant},
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -18,16 +18,13 @@ use serde_json::{Map, Value, json};
 use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 
 use super::{
-    Log, ServeOptions,
-    answer::{self, Answers},
     anthropic,
+    app::{App, Prepared},
     embedding::EmbeddingJob,
-    engine::{Job, JobSender},
     error::{ApiError, ApiResult},
     fields::Fields,
     guard,
     llama::{self, completion},
-    metrics::Metrics,
     model::Served,
     ollama,
     openai::{
@@ -36,96 +33,11 @@ use super::{
         models, responses,
     },
     page,
-    request::Wishes,
-    respond::{Answered, Dialect, json_response, respond},
-};
-use crate::{
-    generate::{Chooser, Generation, PlaceState, Sampler},
-    tokenizer::TokenStream,
+    respond::{json_response, respond},
 };
 
 /// Time in which a request's body has to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
-
-/// What all requests share.
-pub struct App {
-    pub options: ServeOptions,
-    /// Set when it is loaded.
-    pub model: OnceLock<Arc<Served>>,
-    pub jobs: JobSender,
-    /// Jobs of a model that was made for embeddings.
-    pub embeddings: Mutex<Sender<EmbeddingJob>>,
-    pub metrics: Arc<Metrics>,
-    /// The slots after the last step.
-    pub places: Arc<Mutex<Vec<PlaceState>>>,
-    pub log: Arc<dyn Log>,
-}
-
-/// A request that is ready for the engine, and all that its answer needs.
-pub struct Prepared {
-    jobs: Vec<Job>,
-    answers: Answers,
-    answered: Answered,
-    dialect: Box<dyn Dialect>,
-    is_stream: bool,
-}
-
-impl App {
-    /// The model.
-    ///
-    /// # Errors
-    /// While it is being loaded.
-    pub fn model(&self) -> ApiResult<&Arc<Served>> {
-        self.model.get().ok_or_else(ApiError::loading)
-    }
-
-    /// Generations for `wishes.n` answers to each of `prompts`, which `param` of the request has.
-    ///
-    /// # Errors
-    /// If a prompt does not fit the context, or a wish makes no sense.
-    #[allow(clippy::too_many_arguments, reason = "each is another part of one thing that is made here")]
-    pub fn prepared(
-        &self,
-        model: &Arc<Served>,
-        id: String,
-        prompts: &[Vec<u32>],
-        param: &str,
-        wishes: Wishes,
-        answered: Answered,
-        dialect: Box<dyn Dialect>,
-    ) -> ApiResult<Prepared> {
-        if model.pooling.is_some() {
-            return Err(ApiError::not_supported("this model was made for embeddings: it writes no text"));
-        }
-        let (reply, answers) = answer::channel();
-        let constraint = wishes.grammar.as_ref();
-        let mut jobs = Vec::with_capacity(prompts.len());
-        for (number, prompt) in prompts.iter().enumerate() {
-            if prompt.len() >= model.context_tokens {
-                return Err(ApiError::context_exceeded(param, prompt.len(), model.context_tokens));
-            }
-            let mut choices = Vec::with_capacity(wishes.n);
-            for choice in 0..wishes.n {
-                let mut sample = wishes.sample.clone();
-                // Answers to one prompt differ.
-                sample.seed = sample.seed.map(|seed| seed.wrapping_add(choice as u32));
-                let chooser = Chooser {
-                    sampler: Sampler::new(sample, model.context_tokens)?,
-                    drafter: None,
-                    constraint: constraint.map(|grammar| model.constraint(grammar)).transpose()?,
-                };
-                let decoder = Box::new(TokenStream::after(Arc::clone(&model.tokenizer), prompt));
-                let options = wishes.answer.clone();
-                let flag = reply.cancel_flag();
-                let made = Generation::new(chooser, decoder, prompt.clone(), options, model.context_tokens, flag);
-                choices.push(made.map_err(|refused| refused.0)?);
-            }
-            let first_choice = number * wishes.n;
-            jobs.push(Job { id: id.clone(), choices, first_choice, reply: reply.clone(), arrived: Instant::now() });
-        }
-        Ok(Prepared { jobs, answers, answered, dialect, is_stream: wishes.stream })
-    }
-}
 
 type Shared = State<Arc<App>>;
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::{
+    app::{App, Prepared},
     error::{ApiError, ApiResult},
     fields::{Fields, wrong_type},
     ids,
     model::Served,
     openai::{ChatPrompt, chat},
     respond::{Answered, Choice, Dialect, Frames, Token},
-    router::{App, Prepared},
     text::Delta,
 };
 use crate::generate::Finish;

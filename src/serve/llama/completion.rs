@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
+        app::{App, Prepared},
         error::ApiResult,
         fields::Fields,
         ids,
@@ -13,7 +14,6 @@ use super::{
         openai::{completions, logprobs, timings},
         request::Wishes,
         respond::{Answered, Choice, Dialect, End, Frames, Token},
-        router::{App, Prepared},
         text::{Delta, Splitter},
     },
     settings,

@@ -7,11 +7,11 @@ use std::{num::NonZeroUsize, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
+    app::App,
     error::{ApiError, ApiResult},
     fields::Fields,
     model::{Placement, Served},
     openai::{ChatPrompt, FINGERPRINT, completions},
-    router::App,
 };
 use crate::{
     generate::{PlaceState, SampleOptions},

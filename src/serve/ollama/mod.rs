@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use self::time::now;
 use super::{
+    app::{App, Prepared},
     error::{ApiError, ApiResult},
     fields::Fields,
     ids,
@@ -20,7 +21,6 @@ use super::{
     openai::{ChatPrompt, chat},
     request::Wishes,
     respond::{Answered, Choice, Dialect, Frames, Token, json_response},
-    router::{App, Prepared},
     text::{Delta, Splitter},
 };
 use crate::generate::Stats;

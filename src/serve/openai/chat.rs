@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
+        app::{App, Prepared},
         error::{ApiError, ApiResult},
         fields::Fields,
         ids,
         model::Served,
         request::Wishes,
         respond::{Answered, Choice, Dialect, Frames, Token},
-        router::{App, Prepared},
         text::Delta,
     },
     ChatPrompt, FINGERPRINT, logprobs, timings, usage,

@@ -6,13 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
+        app::{App, Prepared},
         error::{ApiError, ApiResult},
         fields::{Fields, wrong_type},
         ids,
         model::Served,
         request::Wishes,
         respond::{Answered, Choice, Dialect, Frames, Token},
-        router::{App, Prepared},
         text::{Delta, Splitter},
     },
     FINGERPRINT, LEAST_LOGPROB, timings, usage,

@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
+        app::{App, Prepared},
         error::{ApiError, ApiResult},
         fields::{Fields, wrong_type},
         ids,
         model::Served,
         respond::{Answered, Call, Choice, Dialect, Frames, Token},
-        router::{App, Prepared},
         text::Delta,
     },
     chat,
