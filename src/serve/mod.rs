@@ -72,7 +72,8 @@ pub struct ServeOptions {
     pub cors_origins: Vec<String>,
     /// Options of sampling where a request has none.
     pub sample: SampleOptions,
-    /// Most tokens of an answer where a request has no limit; `None`: as many as the context holds.
+    /// Most tokens of an answer where a request has no limit; `None`: half as many as the context holds. A request for -1
+    /// has none.
     pub max_tokens: Option<NonZeroUsize>,
     /// Bytes of main memory for the beginnings of conversations that had to give way.
     pub prefix_bytes: usize,

@@ -50,7 +50,8 @@ impl Wishes {
         let max_tokens = match fields.integer("n_predict")? {
             Some(-1) => None,
             Some(most) => usize::try_from(most).ok(),
-            None => options.max_tokens.map(Into::into),
+            // Half of the context, so that an answer that finds no end leaves room for the next turn.
+            None => Some(options.max_tokens.map_or((model.context_tokens / 2).max(1), Into::into)),
         };
         let stream_options = fields.object("stream_options")?;
         Ok(Self {

@@ -44,6 +44,16 @@ fn a_stream_says_in_order_what_a_whole_answer_says() {
     }
 }
 
+/// A model that finds no end leaves room for the next turn.
+#[test]
+fn an_answer_without_a_limit_ends_after_half_of_the_context() {
+    let server = Server::start(&["-c", "256"]);
+    let body = json!({ "messages": [{ "role": "user", "content": "Hi" }], "ignore_eos": true });
+    let answer = server.post(CHAT, &body).json();
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    assert_eq!(answer["usage"]["completion_tokens"], 128);
+}
+
 #[test]
 fn fields_without_meaning_and_null_are_accepted() {
     let server = Server::start(&[]);
@@ -104,7 +114,7 @@ fn a_prompt_beyond_the_context_is_refused_in_the_words_that_clients_know() {
     assert_eq!((&error["code"], &error["param"]), (&json!("context_length_exceeded"), &json!("messages")));
     assert!(error["n_prompt_tokens"].as_u64().unwrap() > 128 && error["n_ctx"] == 128);
     // An answer that fills the context ends there.
-    let full = server.post(CHAT, &chat("Hi", json!({ "max_tokens": null, "ignore_eos": true }))).json();
+    let full = server.post(CHAT, &chat("Hi", json!({ "max_tokens": -1, "ignore_eos": true }))).json();
     assert_eq!(full["choices"][0]["finish_reason"], "length");
     assert_eq!(full["usage"]["total_tokens"], 129, "the last token needs no place");
 }

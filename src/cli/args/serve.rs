@@ -50,7 +50,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ORIGIN[,ORIGIN]", value_delimiter = ',', env = "LLAMA_ARG_CORS_ORIGINS")]
     pub cors_origins: Vec<String>,
 
-    /// Most tokens of an answer where a request has no limit; -1 = until the model ends or the context is full
+    /// Most tokens of an answer where a request has no limit; -1 = half of the context
     #[arg(
         short,
         long,
