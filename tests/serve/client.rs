@@ -83,6 +83,17 @@ impl Server {
         panic!("{} slots are busy, not {count}", self.busy_slots());
     }
 
+    /// Waits until a request is queued, of a server with `--metrics`.
+    pub fn wait_for_one_queued(&self) {
+        for _ in 0..3000 {
+            if self.get("/metrics").body.contains("llamacpp:requests_deferred 1\n") {
+                return;
+            }
+            sleep(LOOK);
+        }
+        panic!("no request is queued");
+    }
+
     /// Ends it; gives what it said on standard error.
     pub fn stop(mut self) -> String {
         let _ = self.child.kill();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{LOOK, Server, at_once, chat, content, streamed};
+use super::client::{Server, at_once, chat, content, streamed};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -135,9 +135,7 @@ fn a_full_queue_asks_to_come_again() {
     let first = ask();
     server.wait_for_busy_slots(1);
     let second = ask();
-    while !server.get("/metrics").body.contains("llamacpp:requests_deferred 1\n") {
-        std::thread::sleep(LOOK);
-    }
+    server.wait_for_one_queued();
     let refused = server.post(CHAT, &chat("Hi", json!({ "max_tokens": 1 })));
     assert!(refused.error(503).contains("server busy") && refused.header("retry-after").is_some());
     first.hang_up();

@@ -50,14 +50,14 @@ fn asked_to_end_it_lets_answers_end_and_exits_with_0() {
 #[cfg(unix)]
 #[test]
 fn answers_that_do_not_end_in_time_get_an_error() {
-    let mut server = Server::start(&["-c", "1000000", "-np", "1", "-ctk", "q8_0", "-ctv", "q8_0"]);
+    let mut server = Server::start(&["-c", "1000000", "-np", "1", "-ctk", "q8_0", "-ctv", "q8_0", "--metrics"]);
     let body = chat("Story", json!({ "stream": true, "max_tokens": null, "ignore_eos": true })).to_string();
     let mut running = server.connect();
     running.send("POST", CHAT, &[], body.as_bytes());
     assert_eq!(running.head().status, 200);
     let mut queued = server.connect();
     queued.send("POST", CHAT, &[], chat("Hi", json!({})).to_string().as_bytes());
-    server.wait_for_busy_slots(1);
+    server.wait_for_one_queued();
     server.terminate();
     let mut rest = String::new();
     while let Some(chunk) = running.chunk() {
