@@ -11,6 +11,7 @@ pub mod gpu;
 #[cfg(feature = "gpu")]
 mod known_layer;
 mod known_product;
+mod lengths;
 mod states;
 mod step;
 

@@ -345,7 +345,7 @@ impl Runtime {
                 work[at].ids = ids;
             }
             // States may be ahead of the tokens, and nothing overwrites them.
-            work.iter_mut().for_each(|one| one.sequence.filled = [0; 2]);
+            work.iter_mut().for_each(|one| one.sequence.lose_states(self.epoch));
         }
         done?;
         let exact_tokens = self.limits().exact_tokens;
@@ -371,7 +371,7 @@ impl Runtime {
         let done = self.run_batch(phase, &mut one, &[0]);
         match done {
             Ok(()) => sequence.tokens.extend_from_slice(ids),
-            Err(_) if !self.can_rewind => sequence.filled = [0; 2],
+            Err(_) if !self.can_rewind => sequence.lose_states(self.epoch),
             Err(_) => {}
         }
         done

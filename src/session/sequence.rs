@@ -20,7 +20,7 @@ pub struct Sequence {
     pub(super) filled: [usize; 2],
     /// See [`super::Runtime`]: with another number the states are lost.
     pub(super) epoch: u32,
-    /// What its checkpoints keep, by [`Checkpoint`].
+    /// Contents of its checkpoints, by [`Checkpoint`].
     marks: [Option<Mark>; CHECKPOINTS],
     pub(super) steps: Steps,
 }
@@ -87,7 +87,7 @@ impl Sequence {
         }
     }
 
-    /// The states are those of new backends: nothing is held.
+    /// Nothing is held: the states are those of new backends, or a failed step left them in the middle.
     pub(super) fn lose_states(&mut self, epoch: u32) {
         (self.epoch, self.filled, self.marks) = (epoch, [0; 2], [None; CHECKPOINTS]);
         self.steps.truncate(0);

@@ -43,7 +43,7 @@ pub(super) struct CpuSegment {
     placed: Vec<Placed>,
     pub(super) states: SegmentStates,
     rotations: Rotations,
-    /// Of each layer of the segment that is a DeltaNet.
+    /// Convolution weights by layer of the segment; `None` for layers of attention.
     taps: Vec<Option<delta::Taps>>,
     /// By [`Slot`]; (batch_tokens, width) each.
     slots: [Vec<f32>; Slot::ALL.len()],
@@ -122,7 +122,7 @@ impl CpuSegment {
             tokens: row.positions.len(),
         }));
         self.rope.fill(batch.rows.iter().flat_map(|row| row.positions.clone()));
-        self.states.begin(&self.placed);
+        self.states.begin(&batch.rows);
         // Taken out for the loop so that ops can be read while buffers are written.
         let graph = std::mem::take(&mut self.graph);
         let damaged = self.layers.clone().enumerate().find(|&(index, layer)| {
@@ -135,7 +135,7 @@ impl CpuSegment {
         if let Some((_, layer)) = damaged {
             return Err(not_finite(format!("layer {layer}")));
         }
-        self.states.finish(&self.placed);
+        self.states.finish(&batch.rows);
 
         let hidden = &self.slots[Slot::Hidden as usize][..hidden_len];
         if let Some(head) = &mut self.head {

@@ -2,12 +2,9 @@
 
 use std::ops::Range;
 
-use bitnet_cpu_kernels::{
-    attention::{KvCache, Placed},
-    delta,
-};
+use bitnet_cpu_kernels::{attention::KvCache, delta};
 
-use super::super::{Checkpoint, LayerState, SlotId, States};
+use super::super::{Checkpoint, LayerState, Row, SlotId, States, lengths::Lengths};
 use crate::{
     error::{Error, Remedy, Result},
     graph::{CHECKPOINTS, Graph, StateKind},
@@ -18,9 +15,9 @@ use crate::{
 /// State of one layer, for each sequence.
 #[derive(Debug)]
 pub(super) enum LayerStates {
-    /// Of attention.
+    /// Keys and values of attention, by slot.
     Kv(Vec<KvCache>),
-    /// Of a gated DeltaNet, and a copy for each checkpoint.
+    /// State of a gated DeltaNet, and a copy for each checkpoint.
     Recurrent {
         /// By slot.
         live: Vec<delta::State>,
@@ -29,22 +26,12 @@ pub(super) enum LayerStates {
     },
 }
 
-/// Positions that the recurrent layers of a sequence stand behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Lengths {
-    /// `None` after a step that failed halfway.
-    live: Option<usize>,
-    kept: [Option<usize>; CHECKPOINTS],
-}
-
 /// States of all layers of a segment.
 #[derive(Debug)]
 pub(super) struct SegmentStates {
     /// By layer, from the first of the segment.
     pub layers: Vec<LayerStates>,
-    /// By slot. Of no use where no layer is recurrent.
-    lengths: Vec<Lengths>,
-    has_recurrent: bool,
+    lengths: Lengths,
 }
 
 impl SegmentStates {
@@ -59,44 +46,38 @@ impl SegmentStates {
             let bytes = layers.map(|layer| sizes.state_bytes(graph.layer(layer).state)).sum();
             return Err(Error::OutOfMemory { what, bytes }.with_remedy(Remedy::ShrinkCache));
         };
-        Ok(Self {
-            has_recurrent: all.iter().any(|layer| matches!(layer, LayerStates::Recurrent { .. })),
-            layers: all,
-            lengths: vec![Lengths { live: Some(0), ..Lengths::default() }; sizes.sequences],
-        })
+        let has_recurrent = all.iter().any(|layer| matches!(layer, LayerStates::Recurrent { .. }));
+        Ok(Self { layers: all, lengths: Lengths::new(sizes.sequences, has_recurrent) })
     }
 
     /// Before a step over `rows`: recurrent states of sequences that begin are emptied.
     ///
     /// # Panics
     /// If a row does not go on where its recurrent states stand.
-    pub fn begin(&mut self, rows: &[Placed]) {
-        if !self.has_recurrent {
-            return;
-        }
-        for row in rows {
-            let live = self.lengths[row.cache].live.take();
-            if row.start > 0 {
-                assert_eq!(live, Some(row.start), "recurrent states of slot {} before its next step", row.cache);
-                continue;
+    pub fn begin(&mut self, rows: &[Row]) {
+        for &Row { slot, ref positions, .. } in rows {
+            let start = positions.start;
+            let goes_on = !self.lengths.has_recurrent || self.lengths.can_begin(slot, start);
+            assert!(goes_on, "slot {}: expected {}, found position {start}", slot.0, self.lengths.beginnings(slot));
+            let is_empty = self.lengths.holds(slot, &(0..0), true);
+            if start == 0 && !is_empty {
+                self.zero(slot);
             }
-            if live != Some(0) {
-                self.zero(row.cache);
-            }
+            self.lengths.begin(slot, start);
         }
     }
 
     /// After a step over `rows`.
-    pub fn finish(&mut self, rows: &[Placed]) {
+    pub fn finish(&mut self, rows: &[Row]) {
         for row in rows {
-            self.lengths[row.cache].live = Some(row.start + row.tokens);
+            self.lengths.set(row.slot, row.positions.end);
         }
     }
 
-    fn zero(&mut self, slot: usize) {
+    fn zero(&mut self, slot: SlotId) {
         for layer in &mut self.layers {
             if let LayerStates::Recurrent { live, .. } = layer {
-                live[slot].clear();
+                live[slot.index()].clear();
             }
         }
     }
@@ -139,18 +120,15 @@ pub(super) fn delta_shape(delta: &DeltaNet) -> delta::Shape {
 impl States for SegmentStates {
     fn clear(&mut self, slot: SlotId) -> Result<()> {
         // Positions of keys and values are overwritten as they are computed again.
-        self.lengths[slot.index()] = Lengths { live: Some(0), ..Lengths::default() };
-        self.zero(slot.index());
+        self.lengths.clear(slot);
+        self.zero(slot);
         Ok(())
     }
 
     fn fork(&mut self, from: SlotId, to: SlotId, len: usize) -> Result<()> {
-        let Lengths { live, kept } = self.lengths[from.index()];
-        let place = kept.iter().position(|kept| *kept == Some(len));
-        let is_live = live == Some(len);
-        if self.has_recurrent && !is_live && place.is_none() {
-            let thing = format!("a fork of {len} tokens");
-            return Err(Error::malformed(thing, "a length that the recurrent layers have", format!("{live:?}")));
+        let source = self.lengths.source(from, len).ok_or_else(|| self.lengths.not_held(from, len))?;
+        if len == 0 {
+            return self.clear(to);
         }
         for layer in &mut self.layers {
             match layer {
@@ -159,8 +137,8 @@ impl States for SegmentStates {
                         to.copy_from(from, len);
                     }
                 }
-                LayerStates::Recurrent { live, kept } => match place.filter(|_| !is_live) {
-                    Some(place) => live[to.index()].copy_from(&kept[from.index()][place]),
+                LayerStates::Recurrent { live, kept } => match source {
+                    Some(place) => live[to.index()].copy_from(&kept[from.index()][place.index()]),
                     None => {
                         if let Ok([from, to]) = live.get_disjoint_mut([from.index(), to.index()]) {
                             to.copy_from(from);
@@ -169,12 +147,13 @@ impl States for SegmentStates {
                 },
             }
         }
-        self.lengths[to.index()] = Lengths { live: Some(len), ..Lengths::default() };
+        self.lengths.clear(to);
+        self.lengths.set(to, len);
         Ok(())
     }
 
     fn rewind(&mut self, slot: SlotId, len: usize) -> bool {
-        !self.has_recurrent || self.lengths[slot.index()].live == Some(len)
+        self.lengths.rewind(slot, len)
     }
 
     fn checkpoint(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
@@ -184,34 +163,31 @@ impl States for SegmentStates {
                 kept[slot.index()][place.index()].copy_from(&live[slot.index()]);
             }
         }
-        let lengths = &mut self.lengths[slot.index()];
-        lengths.kept[place.index()] = lengths.live;
+        self.lengths.keep(slot, place);
         Ok(())
     }
 
     fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
+        self.lengths.restore(slot, place)?;
         for layer in &mut self.layers {
             if let LayerStates::Recurrent { live, kept } = layer {
                 live[slot.index()].copy_from(&kept[slot.index()][place.index()]);
             }
         }
-        let lengths = &mut self.lengths[slot.index()];
-        lengths.live = lengths.kept[place.index()];
         Ok(())
     }
 
     fn export(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, to: &mut LayerState) -> Result<()> {
-        *to = match &self.layers[layer] {
+        let layer = &self.layers[layer];
+        if !self.lengths.holds(slot, &positions, matches!(layer, LayerStates::Recurrent { .. })) {
+            return Err(self.lengths.not_held(slot, positions.end));
+        }
+        *to = match layer {
             LayerStates::Kv(caches) => {
                 let [k, v] = caches[slot.index()].read(positions);
                 LayerState::Kv { k, v }
             }
             LayerStates::Recurrent { live, .. } => {
-                let held = self.lengths[slot.index()].live;
-                if held != Some(positions.end) {
-                    let thing = format!("the recurrent state of layer {layer} behind {} tokens", positions.end);
-                    return Err(Error::malformed(thing, "that length", format!("{held:?}")));
-                }
                 let state = &live[slot.index()];
                 LayerState::Recurrent { conv: state.conv().to_vec(), state: state.memory().to_vec() }
             }
@@ -231,13 +207,14 @@ impl States for SegmentStates {
                 }
                 to.conv_mut().copy_from_slice(conv);
                 to.memory_mut().copy_from_slice(state);
-                self.lengths[slot.index()].live = Some(positions.end);
             }
             (LayerStates::Kv(_), LayerState::Recurrent { .. }) => return wrong("keys and values", "a recurrent state"),
             (LayerStates::Recurrent { .. }, LayerState::Kv { .. }) => {
                 return wrong("a recurrent state", "keys and values");
             }
         }
+        self.lengths.begin(slot, positions.start);
+        self.lengths.set(slot, positions.end);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What a layer keeps of each sequence: keys and values, or a recurrent state.
+//! State of a layer for each sequence: keys and values, or a recurrent state.
 
 use super::{cache::CacheWindow, readback::Readback, shape};
 use crate::{

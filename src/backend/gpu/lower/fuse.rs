@@ -67,7 +67,7 @@ pub enum Step<'a> {
     AttentionDecode(Heads),
     /// Merges the results of the parts, where there are several.
     Merge,
-    /// What a gated DeltaNet reads: the norm and quantisation of the residual stream, and the gates of its heads.
+    /// Inputs of a gated DeltaNet: the norm and quantisation of the residual stream, and the gates of its heads.
     DeltaInput {
         norm: Norm,
         rotated: bool,
@@ -195,7 +195,7 @@ pub fn steps<'a>(ops: &'a [Op], rules: &Rules<'_>) -> Result<Vec<Step<'a>>> {
     }
 }
 
-/// What the ops of a gated DeltaNet leave to the quantisation behind them.
+/// Ops of a gated DeltaNet that wait for the quantisation behind them.
 #[derive(Default)]
 struct Delta {
     /// Norm of the residual stream that the gates and the projections share.

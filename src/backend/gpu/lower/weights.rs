@@ -147,7 +147,7 @@ impl DeltaRegions {
     }
 }
 
-/// What a row of so many columns is multiplied by before it is transformed: signs over the root of a block.
+/// Factors of a row of so many columns before its transform: signs over the root of a block.
 fn factors(rotation: &Rotation, cols: usize) -> Vec<f32> {
     let scale = (1.0 / (rotation.block as f64).sqrt()) as f32;
     match rotation.signs_of(cols) {

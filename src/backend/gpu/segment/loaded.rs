@@ -7,7 +7,6 @@ use super::{
     counters::Counters,
     flight::{Begun, Flight},
     held::Held,
-    lengths::Lengths,
     lists::{Lists, Made},
     plan::{Planned, bytes_of, plan},
 };
@@ -32,6 +31,7 @@ use crate::{
             },
             startup::{debug, known_delta::self_test_delta},
         },
+        lengths::Lengths,
     },
     error::{Error, Result},
     graph::{Graph, StateKind},

@@ -21,7 +21,7 @@ impl GpuSegment {
     /// which is still on the device.
     pub fn full_logits(&mut self, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
         self.abandon()?;
-        let place = if slot.index() < self.lengths.slots() { self.held.get(slot) } else { None };
+        let place = if slot.index() < self.sizes.sequences { self.held.get(slot) } else { None };
         let place = place.ok_or_else(|| Error::missing("a last step with candidates", format!("slot {}", slot.0)))?;
         // What is only recorded shares its parameters with what follows, where those go through a buffer.
         if matches!(self.ahead, Some(RecordedStep { stage: Stage::Recorded(..), .. })) {

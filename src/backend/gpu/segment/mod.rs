@@ -5,7 +5,6 @@ pub mod counters;
 pub mod demand;
 mod flight;
 mod held;
-mod lengths;
 mod lists;
 pub mod loaded;
 mod logits;

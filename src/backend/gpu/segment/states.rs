@@ -20,7 +20,7 @@ impl GpuSegment {
     }
 
     fn check_slot(&self, slot: SlotId) -> Result<()> {
-        let slots = self.lengths.slots();
+        let slots = self.sizes.sequences;
         if slot.index() < slots {
             return Ok(());
         }
@@ -36,10 +36,6 @@ impl GpuSegment {
     fn window(&self, slot: SlotId) -> usize {
         slot.index() / self.shape.window_slots
     }
-
-    fn not_held(&self, slot: SlotId, end: usize) -> Error {
-        Error::malformed("positions of a sequence", self.lengths.held(slot), format!("up to {end}"))
-    }
 }
 
 impl States for GpuSegment {
@@ -53,7 +49,7 @@ impl States for GpuSegment {
     fn fork(&mut self, from: SlotId, to: SlotId, len: usize) -> Result<()> {
         self.open(to)?;
         self.check_slot(from)?;
-        let source = self.lengths.source(from, len).ok_or_else(|| self.not_held(from, len))?;
+        let source = self.lengths.source(from, len).ok_or_else(|| self.lengths.not_held(from, len))?;
         if len > 0 && (from != to || source.is_some()) {
             let room = self.copy_room.clone();
             let mut encoder = self.new_encoder();
@@ -106,9 +102,7 @@ impl States for GpuSegment {
 
     fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
         self.open(slot)?;
-        if !self.lengths.restore(slot, place) {
-            return Err(Error::missing(format!("checkpoint {}", place.0), "the sequence"));
-        }
+        self.lengths.restore(slot, place)?;
         if self.lengths.has_recurrent {
             let mut encoder = self.new_encoder();
             for memory in &self.memories {
@@ -126,7 +120,7 @@ impl States for GpuSegment {
         self.check_slot(slot)?;
         let memory = self.memory(layer)?;
         if !self.lengths.holds(slot, &positions, matches!(memory, LayerMemory::Recurrent(_))) {
-            return Err(self.not_held(slot, positions.end));
+            return Err(self.lengths.not_held(slot, positions.end));
         }
         match memory {
             LayerMemory::Kv(windows) => {
@@ -149,7 +143,8 @@ impl States for GpuSegment {
             }
             LayerMemory::Recurrent(recurrent) => recurrent.write(&self.gpu, slot, from)?,
         }
-        // What runs next begins behind these.
+        // The next step begins behind these.
+        self.lengths.begin(slot, positions.start);
         self.lengths.set(slot, positions.end);
         self.held.set(slot, None);
         Ok(())

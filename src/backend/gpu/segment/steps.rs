@@ -76,7 +76,7 @@ impl GpuSegment {
         for row in step_rows {
             // What is held of them belongs to an earlier step; what others hold is moved out of the way as it is met.
             self.held.set(row.slot, None);
-            self.lengths.begin(row.slot);
+            self.lengths.begin(row.slot, row.position);
         }
         let chosen = self.chosen.take();
         let single = single(step_rows, &part).filter(|_| self.segment.embed);
@@ -95,7 +95,7 @@ impl GpuSegment {
         let config = &self.model.config;
         let tokens = batch.tokens();
         for (number, row) in batch.rows.iter().enumerate() {
-            let slots = self.lengths.slots();
+            let slots = self.sizes.sequences;
             if row.slot.index() >= slots {
                 return Err(Error::malformed("the slot of a row", format!("below {slots}"), row.slot.index()));
             }

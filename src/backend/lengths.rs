@@ -1,9 +1,10 @@
-//! Positions that are held of each sequence of a segment.
+//! Positions that the states of a segment hold of each sequence: the rules of [`States`](super::States), for any backend.
 
 use std::ops::Range;
 
+use super::{Checkpoint, SlotId};
 use crate::{
-    backend::{Checkpoint, SlotId},
+    error::{Error, Result},
     graph::CHECKPOINTS,
 };
 
@@ -17,8 +18,9 @@ struct Length {
     kept: [Option<usize>; CHECKPOINTS],
 }
 
-/// Of all sequences. Where no layer is recurrent, any number of positions up to those cached can be gone back to.
-pub struct Lengths {
+/// Positions of all sequences. Where no layer is recurrent, any number up to those cached can be gone back to.
+#[derive(Debug)]
+pub(super) struct Lengths {
     of_slot: Vec<Length>,
     pub has_recurrent: bool,
 }
@@ -26,10 +28,6 @@ pub struct Lengths {
 impl Lengths {
     pub fn new(sequences: usize, has_recurrent: bool) -> Self {
         Self { of_slot: vec![Length { live: Some(0), ..Length::default() }; sequences], has_recurrent }
-    }
-
-    pub fn slots(&self) -> usize {
-        self.of_slot.len()
     }
 
     /// Whether a step may begin at `start`. Recurrent layers begin with zeros at 0.
@@ -48,18 +46,23 @@ impl Lengths {
         }
     }
 
-    /// What is held, in words for an error.
-    pub fn held(&self, slot: SlotId) -> String {
+    /// The error where `end` positions are asked for that are not held.
+    pub fn not_held(&self, slot: SlotId, end: usize) -> Error {
         let Length { cached, live, .. } = self.of_slot[slot.index()];
-        match live {
+        let held = match live {
             _ if !self.has_recurrent => format!("up to {cached}"),
             Some(live) => format!("the state behind {live}, or one of a checkpoint"),
             None => "the state of a checkpoint".to_owned(),
-        }
+        };
+        Error::malformed("positions of a sequence", held, format!("up to {end}"))
     }
 
-    pub fn begin(&mut self, slot: SlotId) {
-        self.of_slot[slot.index()].live = None;
+    /// The positions from `start` on are about to be replaced: checkpoints behind them are of a text that is no more, maybe of
+    /// another sequence.
+    pub fn begin(&mut self, slot: SlotId, start: usize) {
+        let length = &mut self.of_slot[slot.index()];
+        length.live = None;
+        length.kept.iter_mut().filter(|kept| kept.is_some_and(|len| len > start)).for_each(|kept| *kept = None);
     }
 
     pub fn set(&mut self, slot: SlotId, len: usize) {
@@ -105,12 +108,16 @@ impl Lengths {
         length.kept[place.index()] = if self.has_recurrent { length.live } else { Some(length.cached) };
     }
 
-    /// Goes back to a checkpoint; false where there is none.
-    pub fn restore(&mut self, slot: SlotId, place: Checkpoint) -> bool {
+    /// Goes back to a checkpoint.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
         let length = &mut self.of_slot[slot.index()];
-        let Some(kept) = length.kept[place.index()] else { return false };
+        let kept = length.kept[place.index()];
+        let kept = kept.ok_or_else(|| Error::missing(format!("checkpoint {}", place.0), "the sequence"))?;
         (length.cached, length.live) = (kept, Some(kept));
-        true
+        Ok(())
     }
 }
 
@@ -132,12 +139,30 @@ mod tests {
         assert_eq!([6, 10].map(|len| source(&lengths, len)), [None, None]);
         assert!(lengths.can_begin(SLOT, 9) && lengths.can_begin(SLOT, 0) && !lengths.can_begin(SLOT, 5));
         assert!(lengths.holds(SLOT, &(2..5), false) && !lengths.holds(SLOT, &(2..5), true));
-        lengths.begin(SLOT);
+        lengths.begin(SLOT, 9);
         assert!(!lengths.can_begin(SLOT, 9) && lengths.can_begin(SLOT, 0));
-        assert!(!lengths.restore(SLOT, Checkpoint(0)) && lengths.restore(SLOT, Checkpoint(1)));
+        assert!(lengths.restore(SLOT, Checkpoint(0)).is_err() && lengths.restore(SLOT, Checkpoint(1)).is_ok());
         assert!(lengths.can_begin(SLOT, 5) && !lengths.can_begin(SLOT, 9));
         lengths.clear(SLOT);
-        assert!(!lengths.restore(SLOT, Checkpoint(1)));
+        assert!(lengths.restore(SLOT, Checkpoint(1)).is_err());
+    }
+
+    /// A slot that another sequence had, and a sequence that went back and on with other tokens: what was kept of the text
+    /// before must not be found by its length.
+    #[test]
+    fn checkpoints_of_another_text_are_forgotten() {
+        let mut lengths = Lengths::new(1, true);
+        for (place, len) in [(0, 5), (1, 7)] {
+            lengths.set(SLOT, len);
+            lengths.keep(SLOT, Checkpoint(place));
+        }
+        lengths.restore(SLOT, Checkpoint(0)).unwrap();
+        lengths.begin(SLOT, 5);
+        lengths.set(SLOT, 9);
+        assert_eq!([5, 7].map(|len| lengths.source(SLOT, len)), [Some(Some(Checkpoint(0))), None]);
+        lengths.begin(SLOT, 0);
+        lengths.set(SLOT, 9);
+        assert_eq!(lengths.source(SLOT, 5), None);
     }
 
     #[test]
@@ -148,6 +173,6 @@ mod tests {
         assert_eq!([4, 10].map(|len| lengths.source(SLOT, len)), [Some(None), None]);
         lengths.keep(SLOT, Checkpoint(0));
         assert!(lengths.rewind(SLOT, 4) && !lengths.can_begin(SLOT, 5));
-        assert!(lengths.restore(SLOT, Checkpoint(0)) && lengths.can_begin(SLOT, 9));
+        assert!(lengths.restore(SLOT, Checkpoint(0)).is_ok() && lengths.can_begin(SLOT, 9));
     }
 }
