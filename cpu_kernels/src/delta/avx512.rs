@@ -2,7 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{NORM_EPS, Token};
+use super::{
+    Token,
+    rows::{self, Head, ROWS},
+};
 use crate::{
     isa::Avx512Vnni,
     x86::{
@@ -14,9 +17,6 @@ use crate::{
 /// f32 values of a vector.
 pub const LANES: usize = 16;
 
-/// Rows of S that meet a key and a query in registers.
-const ROWS: usize = 4;
-
 /// One token through some rows of S, (v.len(), dim), where dim is whole vectors.
 pub fn step(_: Avx512Vnni, token: &Token, v: &[f32], memory: &mut [f32], out: &mut [f32]) {
     // SAFETY: the capability token proves the features.
@@ -25,50 +25,25 @@ pub fn step(_: Avx512Vnni, token: &Token, v: &[f32], memory: &mut [f32], out: &m
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl")]
 fn step_avx512(token: &Token, v: &[f32], memory: &mut [f32], out: &mut [f32]) {
-    let (q, k) = (token.q.as_chunks().0, token.k.as_chunks().0);
     let [mut qq, mut kk, mut kq] = [_mm512_setzero_ps(); 3];
-    for (q, k) in q.iter().zip(k) {
+    for (q, k) in token.q.as_chunks().0.iter().zip(token.k.as_chunks().0) {
         let (q, k) = (load(q), load(k));
         qq = _mm512_fmadd_ps(q, q, qq);
         kk = _mm512_fmadd_ps(k, k, kk);
         kq = _mm512_fmadd_ps(k, q, kq);
     }
-    let head = Head {
-        q,
-        k,
-        q_factor: 1.0 / ((_mm512_reduce_add_ps(qq) + NORM_EPS).sqrt() * (token.q.len() as f32).sqrt()),
-        k_factor: 1.0 / (_mm512_reduce_add_ps(kk) + NORM_EPS).sqrt(),
-        kq: _mm512_reduce_add_ps(kq),
-        decay: token.decay,
-        beta: token.beta,
-    };
-    let (vs, v_tail) = v.as_chunks::<ROWS>();
-    let (outs, out_tail) = out.as_chunks_mut::<ROWS>();
-    let (memories, memory_tail) = memory.split_at_mut(vs.len() * ROWS * token.k.len());
-    let rows = memories.chunks_exact_mut(ROWS * token.k.len());
-    for ((v, out), rows) in vs.iter().zip(outs).zip(rows) {
-        head.rows::<ROWS>(v, rows, out);
-    }
-    for ((v, out), row) in v_tail.iter().zip(out_tail).zip(memory_tail.chunks_exact_mut(token.k.len())) {
-        let mut four = [0.0; ROWS];
-        head.rows::<1>(&[*v, 0.0, 0.0, 0.0], row, &mut four);
-        *out = four[0];
-    }
+    let head = Head::<LANES>::new(token, [qq, kk, kq].map(|x| _mm512_reduce_add_ps(x)));
+    rows::each(
+        token.k.len(),
+        v,
+        memory,
+        out,
+        |v, rows, out| head.rows::<ROWS>(v, rows, out),
+        |v, row, out| head.rows::<1>(v, row, out),
+    );
 }
 
-/// A token of a head; the lengths of query and key are divided out of the sums that they are in.
-struct Head<'a> {
-    q: &'a [[f32; LANES]],
-    k: &'a [[f32; LANES]],
-    q_factor: f32,
-    k_factor: f32,
-    /// The product of both, as they are.
-    kq: f32,
-    decay: f32,
-    beta: f32,
-}
-
-impl Head<'_> {
+impl Head<'_, LANES> {
     /// `R` rows of S, (R, dim).
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl")]

@@ -7,7 +7,7 @@ use crate::{Cpu, attention::Placed, gate, isa::Base, threads::Disjoint};
 /// Channels of a chunk: about half a microsecond of work for one token.
 const CHUNK: usize = 512;
 
-/// What silu is multiplied by.
+/// Second factor of the gate kernel's silu(x) * up: leaves silu alone.
 static ONES: [f32; CHUNK] = [1.0; CHUNK];
 
 /// The weights of the convolution of a layer.

@@ -25,6 +25,8 @@ mod avx512;
 mod conv;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod rows;
 mod scalar;
 mod state;
 

@@ -1,4 +1,4 @@
-//! What a sequence keeps between steps in one layer.
+//! State of one sequence and layer between steps.
 
 use bytemuck::{Pod, Zeroable, allocation::try_zeroed_vec};
 

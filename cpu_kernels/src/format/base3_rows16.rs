@@ -16,7 +16,7 @@ pub const BLOCKS: usize = 5;
 /// Bytes of a row that hold the codes of [`BLOCKS`] blocks.
 pub const RUN_BYTES: usize = I2S_BLOCK;
 
-/// What a row's last run has in place of blocks that the row has not.
+/// Codes of zeros: blocks that complete the last run of a row.
 const ZEROS: [u8; I2S_BLOCK_BYTES] = [ZERO * 0b01_01_01_01; I2S_BLOCK_BYTES];
 
 /// Bytes of a row, 1/16 of those of 16 rows; `usize::MAX` if that is too large a number.

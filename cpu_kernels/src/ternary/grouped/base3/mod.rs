@@ -28,6 +28,7 @@ pub fn few_products(isa: Isa, weights: &TernaryView, rows: Range<usize>, tile: &
 }
 
 /// The bytes of some rows, from a multiple of 16 on.
+#[cfg(target_arch = "x86_64")]
 fn packed_rows<'a>(weights: &TernaryView<'a>, rows: Range<usize>) -> &'a [u8] {
     let row_bytes = weights.row_bytes();
     &weights.codes[rows.start * row_bytes..rows.end.next_multiple_of(PANEL_ROWS) * row_bytes]
