@@ -36,7 +36,7 @@ mod stats;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Event, Finish, NoText, TextDecoder};
-pub use batcher::{AnswerId, Batcher, PlaceState};
+pub use batcher::{AnswerId, Batcher, FinishedAnswer, PlaceState};
 pub use chooser::Chooser;
 pub use constraint::Constraint;
 #[cfg(feature = "grammar")]

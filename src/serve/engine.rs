@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    generate::{AnswerId, Batcher, Event, Finish, Generation, PlaceState, Stats},
+    generate::{AnswerId, Batcher, Event, Finish, FinishedAnswer, Generation, PlaceState, Stats},
 };
 
 /// How often the queue is looked at for clients that went away, while nothing else happens.
@@ -254,9 +254,7 @@ impl EngineThread {
                 serving.job.reply.send(Output::Event { choice, event });
             }
         }
-        let places: HashMap<AnswerId, usize> =
-            self.batcher.places().enumerate().filter_map(|(at, place)| Some((place.answer?, at))).collect();
-        while let Some((id, generation, error)) = self.batcher.finished() {
+        while let Some(FinishedAnswer { id, generation, error, place }) = self.batcher.finished() {
             let Some((number, choice)) = self.answers.remove(&id) else { continue };
             let Some(serving) = self.serving.get_mut(&number) else { continue };
             let finish = generation.finish().cloned().unwrap_or(Finish::Cancelled);
@@ -264,7 +262,6 @@ impl EngineThread {
             self.metrics.ended(&finish, &stats, serving.job.arrived.elapsed());
             self.log.request(&serving.line(choice, error.as_ref(), &finish, &stats));
             serving.open -= 1;
-            let place = places.get(&id).copied().unwrap_or_default();
             serving.job.reply.send(match error {
                 Some(error) => Output::Failed(error),
                 None => Output::Ended { choice, finish, stats, place },

@@ -6,8 +6,8 @@ use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
     backend::{Backend, Want, cpu::CpuBackend, gpu::Tuning},
     generate::{
-        Answer, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Finish, Generation, Grammar, Mirostat, NoText,
-        SampleOptions, Sampler,
+        Answer, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Finish, FinishedAnswer, Generation, Grammar,
+        Mirostat, NoText, SampleOptions, Sampler,
     },
     gguf::File,
     model::Model,
@@ -35,7 +35,7 @@ impl Story {
         Self { model, tokenizer: Tokenizer::from_gguf(file.metadata()).unwrap() }
     }
 
-    /// The same vocabulary, and a hybrid model that says nothing.
+    /// A hybrid model of random weights with the vocabulary of [`Self::new`].
     fn hybrid(spec: hybrid::Spec) -> Self {
         let Self { model, tokenizer } = Self::new();
         let spec = hybrid::Spec { vocab: model.config.vocab, ..spec };
@@ -168,7 +168,7 @@ fn together(story: &Story, requests: &[Request], runtime: Runtime) -> Vec<(Vec<u
         while let Some((id, event)) = batcher.event() {
             answers[number(id)].0.extend(event.id);
         }
-        while let Some((id, generation, error)) = batcher.finished() {
+        while let Some(FinishedAnswer { id, generation, error, .. }) = batcher.finished() {
             assert!(error.is_none(), "{error:?}");
             answers[number(id)].1 = generation.finish().cloned();
         }

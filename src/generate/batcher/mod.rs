@@ -52,6 +52,18 @@ enum StepShare {
     All,
 }
 
+/// An answer that has ended.
+pub struct FinishedAnswer {
+    /// Its name while it ran.
+    pub id: AnswerId,
+    /// The generation, with its text's end and counts.
+    pub generation: Generation,
+    /// Its own failure, if it had one.
+    pub error: Option<Error>,
+    /// Number of the place that it had.
+    pub place: usize,
+}
+
 /// Number, tokens and use of a place, for people who look at a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceState {
@@ -166,11 +178,12 @@ impl Batcher {
         self.events.pop_front()
     }
 
-    /// Takes an answer out that has ended, with its own failure if it had one; its place is free for another.
-    pub fn finished(&mut self) -> Option<(AnswerId, Generation, Option<Error>)> {
-        let ended = |place: &&mut Place| place.answer.as_ref().is_some_and(RunningAnswer::has_ended);
-        let RunningAnswer { id, generation, error, .. } = self.places.iter_mut().find(ended)?.answer.take()?;
-        Some((id, generation, error))
+    /// Takes an answer out that has ended; its place is free for another.
+    pub fn finished(&mut self) -> Option<FinishedAnswer> {
+        let ended = |place: &Place| place.answer.as_ref().is_some_and(RunningAnswer::has_ended);
+        let place = self.places.iter().position(ended)?;
+        let RunningAnswer { id, generation, error, .. } = self.places[place].answer.take()?;
+        Some(FinishedAnswer { id, generation, error, place })
     }
 
     /// Drops all answers and what the places hold, after a failure that left nothing to go on with.
