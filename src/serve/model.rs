@@ -99,6 +99,12 @@ impl Served {
         })
     }
 
+    /// Most tokens of an answer whose request has no limit. Half of the context, so that one that finds no end leaves room
+    /// for the next turn.
+    pub fn answer_limit(&self, options: &ServeOptions) -> usize {
+        options.max_tokens.map_or((self.context_tokens / 2).max(1), Into::into)
+    }
+
     /// True for one of its names.
     pub fn is_called(&self, name: &str) -> bool {
         self.name == name || self.aliases.iter().any(|alias| alias == name)

@@ -1,4 +1,4 @@
-//! What requests of all APIs have in common: sampling, length, stops, form.
+//! Fields that requests of all APIs have in common: sampling, length, stops, form.
 
 use serde_json::{Value, json};
 
@@ -50,8 +50,7 @@ impl Wishes {
         let max_tokens = match fields.integer("n_predict")? {
             Some(-1) => None,
             Some(most) => usize::try_from(most).ok(),
-            // Half of the context, so that an answer that finds no end leaves room for the next turn.
-            None => Some(options.max_tokens.map_or((model.context_tokens / 2).max(1), Into::into)),
+            None => Some(model.answer_limit(options)),
         };
         let stream_options = fields.object("stream_options")?;
         Ok(Self {

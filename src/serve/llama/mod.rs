@@ -2,7 +2,7 @@
 
 pub mod completion;
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ pub fn props(app: &App, model: &Served) -> Value {
         .iter()
         .map(|Placement { backend, layers, reason }| json!({ "backend": backend, "layers": layers, "reason": reason }));
     json!({
-        "default_generation_settings": { "params": params(app), "n_ctx": model.context_tokens },
+        "default_generation_settings": { "params": params(app, model), "n_ctx": model.context_tokens },
         "total_slots": model.slots,
         "model_alias": model.name,
         "model_path": model.path,
@@ -88,8 +88,8 @@ pub fn props(app: &App, model: &Served) -> Value {
 }
 
 /// Options of sampling where a request has none.
-fn params(app: &App) -> Value {
-    settings(&app.options.sample, app.options.max_tokens.map(NonZeroUsize::get))
+fn params(app: &App, model: &Served) -> Value {
+    settings(&app.options.sample, Some(model.answer_limit(&app.options)))
 }
 
 /// llama.cpp's names of options.
@@ -129,7 +129,7 @@ pub fn slots(app: &App, model: &Served, places: &[PlaceState], query: &str) -> A
             "is_processing": place.answer.is_some(),
             "id_task": place.answer.map_or(-1, |answer| answer.0 as i64),
             "n_tokens": place.tokens,
-            "params": params(app),
+            "params": params(app, model),
             "next_token": { "has_next_token": place.answer.is_some() },
         })
     };
