@@ -60,7 +60,7 @@ pub struct Message {
     pub role: Role,
     /// What.
     pub content: String,
-    /// What the model thought before it, without tags. Templates mostly leave it out of earlier turns.
+    /// Reasoning before it, without tags. Templates mostly leave it out of earlier turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
     /// Functions that the model called.

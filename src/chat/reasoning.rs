@@ -9,7 +9,7 @@ const OPEN: &str = "<think>";
 /// Ends it.
 const CLOSE: &str = "</think>";
 
-/// What is done with the reasoning in an answer.
+/// Treatment of the reasoning in an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReasoningFormat {
     /// Left in the answer, tags and all.
@@ -22,9 +22,9 @@ pub enum ReasoningFormat {
 /// Text of a model, told apart. In each, the reasoning comes before the answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerParts {
-    /// What the model thinks, without tags and the white space inside of them.
+    /// Reasoning, without tags and the white space inside of them.
     pub reasoning: String,
-    /// What it answers, without the white space between tag and answer.
+    /// Answer, without the white space between tag and answer.
     pub answer: String,
 }
 
@@ -175,7 +175,7 @@ impl ReasoningSplit {
 mod tests {
     use super::*;
 
-    /// What came after each piece, and at the end.
+    /// Reasoning and answer after each piece, and at the end.
     fn feed(prompt: &str, pieces: &[&str]) -> Vec<(String, String)> {
         let mut split = ReasoningSplit::after(prompt, ReasoningFormat::Auto);
         let mut outs: Vec<_> = pieces.iter().map(|piece| split.push(piece)).collect();

@@ -1,4 +1,4 @@
-//! What a template is given besides the messages.
+//! Variables of a template besides the messages.
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
@@ -49,7 +49,7 @@ impl Variables {
         }
     }
 
-    /// What [`set_reasoning`](Self::set_reasoning) was told.
+    /// The value given to [`set_reasoning`](Self::set_reasoning).
     pub fn reasoning(&self) -> Option<bool> {
         self.0.get(REASONING).and_then(Json::as_bool)
     }

@@ -57,7 +57,7 @@ pub fn purpose<'a>(sample: &'a SampleOptions, chooser: &Chooser) -> Purpose<'a> 
 pub struct Answered {
     pub ids: Vec<u32>,
     pub text: String,
-    /// The same text, told apart where the options have a limit of reasoning.
+    /// The text as reasoning and answer, where the options have a limit of reasoning.
     pub parts: AnswerParts,
     pub reasoning_tokens: usize,
     pub finish: Finish,
@@ -68,7 +68,7 @@ pub struct Answered {
 pub struct Said<'a> {
     /// As the model wrote it.
     pub text: &'a str,
-    /// Of it and of what came before, what is now known to be reasoning or answer.
+    /// Reasoning and answer in it and in text held back before, as far as they are certain.
     pub parts: &'a AnswerParts,
 }
 

@@ -35,7 +35,7 @@ struct Answer<'a> {
     report: &'a Report,
 }
 
-/// What sets a model apart from plain attention.
+/// Differences of a model from plain attention.
 #[derive(Serialize)]
 struct Structure {
     recurrent_layers: usize,
@@ -197,12 +197,12 @@ fn describe(c: &Config) -> String {
     ) + &hybrid(c)
 }
 
-/// What a hybrid or rotated model has besides.
-/// Of the keys; the second one is for heads that are the embedding table.
+/// Version of the rotation's keys; the second one is for heads that are the embedding table.
 fn rotation_version(rotation: &Rotation) -> u32 {
     if rotation.tied { 2 } else { 1 }
 }
 
+/// Recurrent layers and the rotation in words; empty where there are none.
 fn hybrid(c: &Config) -> String {
     let mut text = String::new();
     if let Some(delta) = &c.delta {

@@ -85,7 +85,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     output::print(&text)
 }
 
-/// What does not grow with the context.
+/// Bytes that do not grow with the context, in words.
 fn recurrent_text(bytes: u64) -> String {
     if bytes == 0 { String::new() } else { format!(", recurrent states with checkpoints {}", format::bytes(bytes)) }
 }

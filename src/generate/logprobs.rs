@@ -5,7 +5,7 @@ use crate::backend::Scored;
 /// Natural logarithms of a token's probability and of the most probable ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
-    /// Of the token.
+    /// Natural logarithm of the probability of the token.
     pub chosen: f32,
     /// The most probable tokens, in order.
     pub top: Vec<(u32, f32)>,

@@ -1,4 +1,4 @@
-//! What all requests share, and what one is made into before the engine sees it.
+//! State that all requests share, and the form in which the engine takes one.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, mpsc::Sender},
@@ -21,7 +21,7 @@ use crate::{
     tokenizer::TokenStream,
 };
 
-/// What all requests share.
+/// State that all requests share.
 pub struct App {
     pub options: ServeOptions,
     /// Set when it is loaded.

@@ -119,7 +119,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
-    /// What stands under `error`.
+    /// The object under `error`.
     pub fn to_json(&self) -> Value {
         let code = self.code.map_or_else(|| json!(self.status.as_u16()), |code| json!(code));
         let mut error = json!({ "message": self.message, "type": self.kind, "code": code, "param": self.param });

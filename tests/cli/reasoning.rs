@@ -1,4 +1,4 @@
-//! What a model thinks before it answers, in `run` and `chat`. The built-in model tells stories and never thinks, so prompts
+//! Reasoning before an answer, in `run` and `chat`. The built-in model tells stories and never thinks, so prompts
 //! begin the reasoning for it, and a budget ends it.
 
 use std::fs;
@@ -57,7 +57,7 @@ fn a_budget_ends_the_reasoning_and_nothing_else_changes() {
     }
 }
 
-/// What the model thinks is not bound by it.
+/// Reasoning is not bound by it.
 #[test]
 fn a_grammar_holds_for_the_answer() {
     let grammar = ["--grammar", r#"root ::= "yes" | "no""#, "-n", "40", "--show-thinking", "--reasoning-budget", "5"];
@@ -137,7 +137,7 @@ fn variables_reach_the_template() {
     }
 }
 
-/// What was thought is kept, apart from the answer, and the template is given both.
+/// Reasoning is kept apart from the answer, and the template is given both.
 #[test]
 fn a_chat_keeps_the_reasoning_apart() {
     let dir = tempfile::tempdir().unwrap();

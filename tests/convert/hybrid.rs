@@ -175,7 +175,7 @@ fn config_json(model: &Loaded) -> Value {
     })
 }
 
-/// The same model with eyes.
+/// A model with a vision part added.
 fn seeing(text: &Model) -> Model {
     let deeper =
         |(name, source): (&String, &Source)| (name.replacen("model.", "model.language_model.", 1), source.clone());

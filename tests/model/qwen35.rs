@@ -213,7 +213,7 @@ fn assert_as_expected(golden: &Golden, on: &str, session: &mut Session) {
     }
 }
 
-/// What a prompt leaves does not depend on the pieces in which it comes.
+/// States behind a prompt do not depend on the pieces in which it comes.
 #[test]
 fn a_prompt_in_pieces_gives_the_same_within_rounding() {
     let Some(files) = golden() else { return };

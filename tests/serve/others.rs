@@ -6,7 +6,7 @@ use super::client::{Response, Server, chat, content};
 
 const QUESTION: &str = "Tell me a story";
 
-/// What the model says to the question, by the chat of OpenAI.
+/// The answer to the question by the chat of OpenAI.
 fn expected(server: &Server) -> String {
     content(&server.post("/v1/chat/completions", &chat(QUESTION, json!({ "max_tokens": 20 }))))
 }

@@ -1,8 +1,8 @@
-//! What a model thinks before it answers.
+//! Flags about the reasoning of a model before it answers.
 
 use clap::{Args, ValueEnum};
 
-/// What a model thinks before it answers.
+/// Flags about the reasoning of a model before it answers.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Reasoning")]
 pub struct ReasoningArgs {
@@ -40,7 +40,7 @@ impl ReasoningChoice {
 }
 
 impl ReasoningArgs {
-    /// What the chat template is told.
+    /// The wish for the chat template.
     pub fn wanted(&self) -> Option<bool> {
         match self.reasoning {
             _ if self.max_tokens() == Some(0) => Some(false),

@@ -135,7 +135,7 @@ pub struct Setting {
 }
 
 impl SampleArgs {
-    /// What the flags say, else the file, else the usual. `vocab` is the number of tokens there are.
+    /// Options by the flags, else by the file, else the defaults. `vocab` is the number of tokens there are.
     pub fn options(&self, file: &Recommended, vocab: usize) -> Result<SampleOptions, Error> {
         if let Some((id, _)) = self.logit_bias.iter().find(|&&(id, _)| id as usize >= vocab) {
             return Err(Error::Usage(format!("--logit-bias is for a token below {vocab} (the vocabulary), not {id}")));

@@ -96,7 +96,7 @@ pub struct ServeArgs {
     #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE", env = "LLAMA_ARG_CHAT_TEMPLATE")]
     pub chat_template: Option<String>,
 
-    /// What becomes of thoughts between `<think>` marks: apart from the answer, or part of it
+    /// Thoughts between `<think>` marks: apart from the answer, or part of it
     #[arg(long, value_enum, default_value = "auto", env = "LLAMA_ARG_THINK")]
     pub reasoning_format: ReasoningFormatChoice,
 

@@ -242,7 +242,7 @@ impl Chat {
         Ok(())
     }
 
-    /// What the template is given.
+    /// Variables for the template.
     fn variables(&self) -> Variables {
         let mut variables = self.variables.clone();
         if let Some(wanted) = self.reasoning.wanted() {

@@ -29,7 +29,7 @@ impl Voice {
         Self { styled, is_dim: false }
     }
 
-    /// What to print for this piece.
+    /// Text to print for this piece.
     pub fn say(&mut self, said: &Said<'_>) -> String {
         if !self.styled {
             return said.text.to_owned();
@@ -52,7 +52,7 @@ impl Voice {
         text
     }
 
-    /// What to print behind the last piece, however the answer ended.
+    /// Text to print behind the last piece, however the answer ended.
     pub fn end(&mut self) -> &'static str {
         if std::mem::take(&mut self.is_dim) { PLAIN } else { "" }
     }

@@ -3,7 +3,7 @@
 /// Where the rows, or the columns, of the file come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// The same place in the checkpoint.
+    /// Place unchanged from the checkpoint.
     Same,
     /// Heads for interleaved RoPE (`permute` in llama.cpp's converter): checkpoints rotate element i with i + head_dim / 2,
     /// llama files rotate 2i with 2i + 1.

@@ -6,7 +6,7 @@ use crate::gguf::{Metadata, Value};
 
 const PREFIX: &str = "general.sampling.";
 
-/// What a file says about sampling; `None` where it says nothing.
+/// Recommendations of a file about sampling; `None` where it has none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recommended {
     /// `temp`.
@@ -23,7 +23,7 @@ pub struct Recommended {
     pub repeat_last_n: Option<Option<usize>>,
     /// `mirostat`, with `mirostat_tau` and `mirostat_eta`; the inner `None` is off.
     pub mirostat: Option<Option<Mirostat>>,
-    /// What was left out, by its key, and why.
+    /// Keys that were left out, and why.
     pub notes: Vec<String>,
 }
 

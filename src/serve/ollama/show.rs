@@ -1,4 +1,4 @@
-//! What there is: versions, models, what is loaded.
+//! Lists of the version, the models and those that are loaded.
 
 use serde_json::{Value, json};
 

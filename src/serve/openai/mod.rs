@@ -24,7 +24,7 @@ use super::{
 };
 use crate::generate::Stats;
 
-/// Of this program, for clients that compare answers.
+/// Fingerprint of this program, for clients that compare answers.
 pub const FINGERPRINT: &str = concat!("b0-", env!("CARGO_PKG_VERSION"));
 
 /// The least logarithm of a probability that is told: there is no infinity in JSON.

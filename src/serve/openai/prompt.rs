@@ -30,7 +30,7 @@ pub struct ChatPrompt {
     calls: Option<CallForm>,
     /// Whether a thought has begun in it.
     opened: bool,
-    /// What tells thoughts from the answer.
+    /// Tells thoughts from the answer.
     reasoning: Option<ReasoningSplit>,
 }
 
@@ -108,7 +108,7 @@ impl ChatPrompt {
         Ok(limit.transpose()?)
     }
 
-    /// What takes an answer apart.
+    /// Takes an answer apart.
     pub fn splitter(&self) -> Splitter {
         Splitter::new(self.reasoning.clone(), self.calls.clone().map(ToolCalls::new))
     }

@@ -223,7 +223,7 @@ impl ToolCalls {
     }
 }
 
-/// What stands before the key of the arguments, and what stands behind its colon. A function may be called like the key.
+/// Text before the key of the arguments, and text behind its colon. A function may be called like the key.
 fn before_arguments(text: &str) -> Option<(&str, &str)> {
     text.match_indices(ARGUMENTS).find_map(|(at, key)| {
         let behind = text[at + key.len()..].trim_start().strip_prefix(':')?;
@@ -267,7 +267,7 @@ fn parse_tags(text: &str) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
-    /// What comes out, joined, for every way to cut the text in two; and the complete calls.
+    /// Output, joined, for every way to cut the text in two; and the complete calls.
     fn found(form: &CallForm, text: &str) -> (String, usize) {
         let mut all = Vec::new();
         for cut in text.char_indices().map(|(at, _)| at).chain([text.len()]) {

@@ -105,7 +105,7 @@ impl Matrix {
     }
 }
 
-/// What a layer carries from token to token.
+/// State of a layer between tokens.
 enum State {
     /// Keys and values of all positions.
     Attention(Vec<Vec<f64>>, Vec<Vec<f64>>),

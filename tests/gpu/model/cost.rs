@@ -1,4 +1,4 @@
-//! What a step costs: dispatches, submits, bytes read back, and nothing created.
+//! Costs of a step: dispatches, submits, bytes read back, and nothing created.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The same numbers whatever the way: plain loops, the CPU backend, any number of tokens a step, every path of the kernels,
+//! Equal numbers by every way: plain loops, the CPU backend, any number of tokens a step, every path of the kernels,
 //! segments and caches that moved.
 
 use std::sync::Arc;

@@ -58,9 +58,7 @@ fn what_a_delta_net_reads_equals_the_reference() {
         let mut expected = QuantizedActs::with_group(tokens, cols, Some(size));
         quantize::norm_quantize(&scalar(), &normed, cols, None, 0.0, &mut expected);
 
-        let scaled = |f: &f32, w: &f32| if block > 1 { f * w } else { *w };
-        let factors = rotate::factors(&signs, block);
-        let product: Vec<f32> = factors.iter().zip(&weight).map(|(f, w)| scaled(f, w)).collect();
+        let product = rotate::normed_factors(&rotate::factors(&signs, block), &weight, block);
         let (words, groups) = (cols.next_multiple_of(128) / 4, cols / size);
         let params = params::DeltaInput {
             cols: cols as u32,
@@ -116,7 +114,7 @@ struct Tokens {
     gates: Vec<f32>,
 }
 
-/// What the kernels keep: the last inputs of the convolution, and S, of all slots.
+/// State that the kernels keep: the last inputs of the convolution, and S, of all slots.
 #[derive(Clone)]
 struct Kept {
     before: Vec<f32>,

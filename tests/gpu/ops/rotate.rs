@@ -29,6 +29,11 @@ pub fn factors(signs: &[f32], block: usize) -> Vec<f32> {
     signs.iter().map(|sign| sign / (block as f32).sqrt()).collect()
 }
 
+/// `factors` times the weights of a norm; the weights alone where there is no rotation.
+pub fn normed_factors(factors: &[f32], weight: &[f32], block: usize) -> Vec<f32> {
+    factors.iter().zip(weight).map(|(f, w)| if block > 1 { f * w } else { *w }).collect()
+}
+
 /// H (s o x) of rows; nothing happens in blocks of 1.
 pub fn forward(x: &mut [f32], block: usize, signs: &[f32]) {
     if block > 1 {
@@ -56,8 +61,7 @@ fn rotations_equal_the_reference() {
             } else if block > 1 {
                 rotate::inverse(&scalar(), &Rotation::new(cols, block, Some(&signs)).unwrap(), &mut expected);
             }
-            let product: Vec<f32> =
-                factors.iter().zip(&weight).map(|(f, w)| if block > 1 { f * w } else { *w }).collect();
+            let product = normed_factors(&factors, &weight, block);
             let mut weights = if has_norm { product } else { factors.clone() };
             if inverse && block == 1 {
                 weights.fill(1.0);
@@ -116,8 +120,7 @@ fn rotated_quantisation_equals_the_reference() {
                 quantize::norm_quantize(&scalar(), &rows, cols, None, 0.0, &mut expected);
 
                 let factors = factors(&signs, block);
-                let scaled = |f: &f32, w: &f32| if block > 1 { f * w } else { *w };
-                let product: Vec<f32> = factors.iter().zip(&weight).map(|(f, w)| scaled(f, w)).collect();
+                let product = normed_factors(&factors, &weight, block);
                 let (words, groups) = (cols.next_multiple_of(128) / 4, cols / size);
                 let params = params::RotateQuantize {
                     cols: cols as u32,

@@ -68,7 +68,7 @@ impl Heads {
 /// The eps of the norms of heads.
 const EPS: f32 = 1e-6;
 
-/// What the kernels that norm and rotate heads read, and what the reference makes of it.
+/// Inputs of the kernels that norm and rotate heads, and the results of the reference.
 struct Prepared {
     q_norm: Vec<f32>,
     k_norm: Vec<f32>,
@@ -82,7 +82,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Of `x`, (tokens, stride), with random norms and the rotations of `capacity` positions.
+    /// Prepares `x`, (tokens, stride), with random norms and the rotations of `capacity` positions.
     fn new(of: &Heads, x: &[f32], capacity: usize, rng: &mut Rng) -> Self {
         let &Heads { heads, kv_heads, head_dim, .. } = of;
         let part = |first: usize, heads: usize| -> Vec<f32> {
