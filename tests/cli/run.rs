@@ -380,9 +380,9 @@ mod interrupts {
 
     #[test]
     fn a_second_ctrl_c_ends_the_program_at_once() {
-        // Batches of 4096 tokens: the first Ctrl-C waits for the end of one, the second does not.
+        // The prompt is one batch of seconds: the first Ctrl-C waits for its end, the second does not.
         let prompt = "and then ".repeat(7000);
-        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "4096", "--backend", "cpu", "-t", "1"];
+        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "16384", "--backend", "cpu", "-t", "1"];
         let mut child = program(&args).spawn().unwrap();
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 30]).unwrap();
         interrupt(&child);
