@@ -1,7 +1,7 @@
 //! Answers each line of standard input as a turn of one conversation: `cargo run --example chat -- model.gguf`.
 
 use bitnet_gpu::{
-    AnswerOptions, Engine, EngineOptions, Purpose, Result, SampleOptions,
+    AnswerOptions, Engine, EngineOptions, Purpose, Result,
     chat::{Conversation, Template, Variables},
 };
 
@@ -20,9 +20,11 @@ pub fn run(
 ) -> Result<Conversation> {
     let model = bitnet_gpu::open(model)?;
     let template = Template::of(model.tokenizer()?)?;
-    let sample = SampleOptions { seed: Some(1), ..model.recommended().options() };
+    let mut sample = model.recommended().options();
+    sample.seed = Some(1);
     let mut session = Engine::new(&model, EngineOptions::default()).session(&Purpose::Sample(&sample))?;
-    let options = AnswerOptions { max_tokens: Some(max_tokens), stop: template.stops(), ..AnswerOptions::default() };
+    let mut options = AnswerOptions::default();
+    (options.max_tokens, options.stop) = (Some(max_tokens), template.stops());
     let mut conversation = Conversation::new(Some("Be brief."));
     for question in questions {
         conversation.ask(question);

@@ -2,7 +2,7 @@
 
 use std::io::{Write, stdout};
 
-use bitnet_gpu::{AnswerOptions, Engine, EngineOptions, Purpose, Result, SampleOptions};
+use bitnet_gpu::{AnswerOptions, Engine, EngineOptions, Purpose, Result};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -18,9 +18,11 @@ fn main() -> Result<()> {
 pub fn run(model: &str, prompt: &str, max_tokens: usize, mut show: impl FnMut(&str)) -> Result<()> {
     let model = bitnet_gpu::open(model)?;
     let engine = Engine::new(&model, EngineOptions::default());
-    let sample = SampleOptions { seed: Some(1), ..model.recommended().options() };
+    let mut sample = model.recommended().options();
+    sample.seed = Some(1);
     let mut session = engine.session(&Purpose::Sample(&sample))?;
-    let options = AnswerOptions { max_tokens: Some(max_tokens), ..AnswerOptions::default() };
+    let mut options = AnswerOptions::default();
+    options.max_tokens = Some(max_tokens);
     for event in session.answer(prompt, &options)? {
         show(&event?.text);
     }

@@ -8,7 +8,8 @@
 //! let engine = Engine::new(&model, EngineOptions::default());
 //! let sample = SampleOptions::default();
 //! let mut session = engine.session(&Purpose::Sample(&sample))?;
-//! let options = AnswerOptions { max_tokens: Some(20), ..AnswerOptions::default() };
+//! let mut options = AnswerOptions::default();
+//! options.max_tokens = Some(20);
 //! for event in session.answer("Once upon a time", &options)? {
 //!     print!("{}", event?.text);
 //! }

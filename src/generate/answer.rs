@@ -55,8 +55,9 @@ impl TextDecoder for NoText {
     }
 }
 
-/// When an answer ends, besides the end of the context.
+/// When an answer ends, besides the end of the context. Change the fields of [`AnswerOptions::default`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AnswerOptions {
     /// Most tokens of the answer; `None` = as many as the context holds.
     pub max_tokens: Option<usize>,

@@ -19,6 +19,17 @@ pub mod watchdog;
 
 use std::path::{Path, PathBuf};
 
+/// Options of a base with other values of some fields: the option structs leave room for more, so they are no literals
+/// outside the library.
+#[allow(unused_macros, reason = "each test binary uses its part of this")]
+macro_rules! with {
+    ($base:expr, $($field:ident: $value:expr),+) => {{
+        let mut options = $base;
+        $(options.$field = $value;)+
+        options
+    }};
+}
+
 /// The path of shared test data, or `None` with a printed note where it is not beside the checkout;
 /// `BITNET_REQUIRE_SHARED=1` makes that a failure.
 pub fn shared(name: &str) -> Option<PathBuf> {

@@ -100,7 +100,7 @@ fn answer(
 ) -> (Vec<u32>, Stats) {
     session.truncate(0).unwrap();
     let sampler = Sampler::new(sample.clone(), CONTEXT).unwrap();
-    let options = AnswerOptions { max_tokens: Some(max), ..AnswerOptions::default() };
+    let options = with!(AnswerOptions::default(), max_tokens: Some(max));
     let mut chooser = Chooser { drafter: Some(drafter.clone()), ..sampler.into() };
     let mut answer = Answer::new(session, &mut chooser, Box::new(NoText), prompt, options, Arc::default()).unwrap();
     let ids = (&mut answer).filter_map(|event| event.unwrap().id).collect();
@@ -120,7 +120,7 @@ fn drafts_of_a_hybrid_model_change_nothing() {
         let model = Arc::new(hybrid::random_model(&spec, seed));
         let mut session = load(&model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::detect(), 2)));
         let (mut drafted, mut accepted) = (0, 0);
-        let drawn = SampleOptions { seed: Some(5), temperature: 0.3, ..SampleOptions::default() };
+        let drawn = with!(SampleOptions::default(), seed: Some(5), temperature: 0.3);
         for sample in [SampleOptions::greedy(), drawn] {
             let mut always = Drafter::new(Some(ALIKE_TOKENS));
             for number in 0..6 {
@@ -167,8 +167,8 @@ fn twenty_prompts_give_the_same_text_with_and_without() {
         .map(|text| tokenizer.encode(text, &EncodeOptions { add_special: true, parse_special: false }).unwrap())
         .collect();
     let greedy = SampleOptions::greedy();
-    let drawn = SampleOptions { seed: Some(5), repeat_penalty: 1.1, ..SampleOptions::default() };
-    let mirostat = SampleOptions { seed: Some(5), mirostat: Some(Default::default()), ..SampleOptions::default() };
+    let drawn = with!(SampleOptions::default(), seed: Some(5), repeat_penalty: 1.1);
+    let mirostat = with!(SampleOptions::default(), seed: Some(5), mirostat: Some(Default::default()));
     for (name, mut session) in sessions(&model).into_iter().skip(1) {
         let (mut drafted, mut accepted) = (0, 0);
         // A software GPU is slow.

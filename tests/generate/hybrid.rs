@@ -93,7 +93,7 @@ fn the_next_prompt_goes_on_behind_a_checkpoint() {
     let second = [&first[..57], &hybrid::random_ids(&SMALL, 5, 30)].concat();
     let mut answer = |prompt: &[u32]| {
         let mut chooser = Sampler::new(SampleOptions::greedy(), 160).unwrap().into();
-        let options = AnswerOptions { max_tokens: Some(9), ..AnswerOptions::default() };
+        let options = with!(AnswerOptions::default(), max_tokens: Some(9));
         let mut answer =
             Answer::new(&mut session, &mut chooser, Box::new(NoText), prompt, options, Arc::default()).unwrap();
         let ids: Vec<u32> = (&mut answer).filter_map(|event| event.unwrap().id).collect();

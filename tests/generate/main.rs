@@ -1,5 +1,6 @@
 //! Sessions, samplers and drafts.
 
+#[macro_use]
 #[path = "../common/mod.rs"]
 mod common;
 

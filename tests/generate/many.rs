@@ -88,7 +88,7 @@ impl Request {
 
     fn options(&self, tokenizer: &Tokenizer) -> AnswerOptions {
         let end_ids = tokenizer.end_ids().to_vec();
-        AnswerOptions { max_tokens: Some(self.max_tokens), end_ids, ..AnswerOptions::default() }
+        with!(AnswerOptions::default(), max_tokens: Some(self.max_tokens), end_ids: end_ids)
     }
 
     /// Ids and end of the answer in a session of its own.
@@ -111,7 +111,7 @@ impl Request {
 /// Eleven requests for eight slots, of all kinds: the last ones wait for a free slot.
 fn requests(story: &Story) -> Vec<Request> {
     let greedy = SampleOptions::greedy;
-    let drawn = |seed| SampleOptions { seed: Some(seed), ..SampleOptions::default() };
+    let drawn = |seed| with!(SampleOptions::default(), seed: Some(seed));
     let request = |at_step, text: &str, sample, max_tokens| Request {
         at_step,
         prompt: story.ids(text),
@@ -127,13 +127,13 @@ fn requests(story: &Story) -> Vec<Request> {
         request(0, "Lily", drawn(1), 25),
         request(1, &long, greedy(), 12),
         Request { drafts: Some(7), ..request(2, rhyme, greedy(), 30) },
-        request(3, "Tom said:", SampleOptions { repeat_penalty: 1.3, ..drawn(2) }, 20),
+        request(3, "Tom said:", with!(drawn(2), repeat_penalty: 1.3), 20),
         Request { grammar: Some("start: /[a-z ]{5,40}/"), ..request(5, "A cat", drawn(3), 15) },
-        request(8, "The sun", SampleOptions { mirostat: Some(Mirostat::default()), ..drawn(4) }, 18),
-        request(8, &long, SampleOptions { top_k: 0, top_p: 0.9, ..drawn(5) }, 1),
+        request(8, "The sun", with!(drawn(4), mirostat: Some(Mirostat::default())), 18),
+        request(8, &long, with!(drawn(5), top_k: 0, top_p: 0.9), 1),
         Request { drafts: Some(3), ..request(9, "x y z x y z x y z x y", drawn(6), 33) },
         request(11, "One day, a boy went to the park with his mum and", greedy(), 0),
-        request(12, "He ran", SampleOptions { top_k: 3, ..drawn(7) }, 22),
+        request(12, "He ran", with!(drawn(7), top_k: 3), 22),
     ]
 }
 

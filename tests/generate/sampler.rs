@@ -8,7 +8,7 @@ use bitnet_gpu::{
 
 /// All stages off, temperature 1.
 fn plain() -> SampleOptions {
-    SampleOptions { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: Some(11), ..SampleOptions::default() }
+    with!(SampleOptions::default(), temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: Some(11))
 }
 
 fn sampler(options: SampleOptions) -> Sampler {
@@ -21,7 +21,7 @@ fn eighths() -> Vec<f32> {
 }
 
 fn mirostat(entropy: f32, learning_rate: f32) -> SampleOptions {
-    SampleOptions { mirostat: Some(Mirostat { entropy, learning_rate }), ..plain() }
+    with!(plain(), mirostat: Some(Mirostat { entropy, learning_rate }))
 }
 
 /// Draws often and compares the frequencies with `expected`, within 5 standard deviations; an id of
@@ -47,34 +47,31 @@ fn each_stage_gives_the_hand_worked_distribution() {
     let cases = [
         (plain(), [0.125, 0.5, 0.125, 0.25]),
         // p^(1/t), normalised.
-        (SampleOptions { temperature: 0.5, ..plain() }, [0.015625 / p2, 0.25 / p2, 0.015625 / p2, 0.0625 / p2]),
-        (SampleOptions { top_k: 2, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
+        (with!(plain(), temperature: 0.5), [0.015625 / p2, 0.25 / p2, 0.015625 / p2, 0.0625 / p2]),
+        (with!(plain(), top_k: 2), [0.0, 2.0 * third, 0.0, third]),
         // Of the two ids of probability 1/8 the lower one is the third.
-        (SampleOptions { top_k: 3, ..plain() }, [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
-        (SampleOptions { top_k: 1000, ..plain() }, [0.125, 0.5, 0.125, 0.25]),
-        (SampleOptions { top_p: 0.0, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
-        (SampleOptions { top_p: 0.45, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
-        (SampleOptions { top_p: 0.7, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
-        (SampleOptions { top_p: 0.8, ..plain() }, [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
-        (SampleOptions { min_p: 0.4, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
-        (SampleOptions { min_p: 0.2, ..plain() }, [0.125, 0.5, 0.125, 0.25]),
-        (SampleOptions { min_p: 1.0, ..plain() }, [0.0, 1.0, 0.0, 0.0]),
+        (with!(plain(), top_k: 3), [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        (with!(plain(), top_k: 1000), [0.125, 0.5, 0.125, 0.25]),
+        (with!(plain(), top_p: 0.0), [0.0, 1.0, 0.0, 0.0]),
+        (with!(plain(), top_p: 0.45), [0.0, 1.0, 0.0, 0.0]),
+        (with!(plain(), top_p: 0.7), [0.0, 2.0 * third, 0.0, third]),
+        (with!(plain(), top_p: 0.8), [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        (with!(plain(), min_p: 0.4), [0.0, 2.0 * third, 0.0, third]),
+        (with!(plain(), min_p: 0.2), [0.125, 0.5, 0.125, 0.25]),
+        (with!(plain(), min_p: 1.0), [0.0, 1.0, 0.0, 0.0]),
         // The entropy is 1.75 bits, the surprises 3, 1, 3 and 2: nearest are id 3, id 1, id 0, id 2.
-        (SampleOptions { typical_p: 0.2, ..plain() }, [0.0, 0.0, 0.0, 1.0]),
-        (SampleOptions { typical_p: 0.3, ..plain() }, [0.0, 2.0 * third, 0.0, third]),
-        (SampleOptions { typical_p: 0.8, ..plain() }, [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        (with!(plain(), typical_p: 0.2), [0.0, 0.0, 0.0, 1.0]),
+        (with!(plain(), typical_p: 0.3), [0.0, 2.0 * third, 0.0, third]),
+        (with!(plain(), typical_p: 0.8), [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
         // A bound of twice the target: 2.5 bits, then 0.5; with p^2 at temperature 1/2, 3 bits.
         (mirostat(1.25, 0.0), [0.0, 2.0 * third, 0.0, third]),
         (mirostat(0.25, 0.0), [0.0, 1.0, 0.0, 0.0]),
-        (SampleOptions { temperature: 0.5, ..mirostat(1.5, 0.0) }, [0.0, 0.8, 0.0, 0.2]),
+        (with!(mirostat(1.5, 0.0), temperature: 0.5), [0.0, 0.8, 0.0, 0.2]),
         // Nothing else cuts beside it.
-        (
-            SampleOptions { top_k: 1, top_p: 0.1, min_p: 1.0, typical_p: 0.1, ..mirostat(1.25, 0.0) },
-            [0.0, 2.0 * third, 0.0, third],
-        ),
+        (with!(mirostat(1.25, 0.0), top_k: 1, top_p: 0.1, min_p: 1.0, typical_p: 0.1), [0.0, 2.0 * third, 0.0, third]),
         // 1/2 and e^ln(2)/4 are equal; a banned id is gone.
-        (SampleOptions { logit_bias: vec![(3, 2f32.ln())], ..plain() }, [0.1, 0.4, 0.1, 0.4]),
-        (SampleOptions { logit_bias: vec![(1, f32::NEG_INFINITY)], ..plain() }, [0.25, 0.0, 0.25, 0.5]),
+        (with!(plain(), logit_bias: vec![(3, 2f32.ln())]), [0.1, 0.4, 0.1, 0.4]),
+        (with!(plain(), logit_bias: vec![(1, f32::NEG_INFINITY)]), [0.25, 0.0, 0.25, 0.5]),
     ];
     for (options, expected) in cases {
         assert_distribution(options, &eighths(), &expected);
@@ -84,16 +81,16 @@ fn each_stage_gives_the_hand_worked_distribution() {
 #[test]
 fn the_stages_run_in_the_order_of_llama_cpp() {
     // top-k before top-p: of 2/3 and 1/3 the first is enough for 0.6; of 1/2 and 1/4 it is not.
-    assert_distribution(SampleOptions { top_k: 2, top_p: 0.6, ..plain() }, &eighths(), &[0.0, 1.0, 0.0, 0.0]);
+    assert_distribution(with!(plain(), top_k: 2, top_p: 0.6), &eighths(), &[0.0, 1.0, 0.0, 0.0]);
     // top-k before typical-p: of 2/3 and 1/3 the first is nearer to the entropy.
-    assert_distribution(SampleOptions { top_k: 2, typical_p: 0.5, ..plain() }, &eighths(), &[0.0, 1.0, 0.0, 0.0]);
+    assert_distribution(with!(plain(), top_k: 2, typical_p: 0.5), &eighths(), &[0.0, 1.0, 0.0, 0.0]);
     // typical-p before top-p, which alone would keep id 1.
-    assert_distribution(SampleOptions { typical_p: 0.2, top_p: 0.45, ..plain() }, &eighths(), &[0.0, 0.0, 0.0, 1.0]);
+    assert_distribution(with!(plain(), typical_p: 0.2, top_p: 0.45), &eighths(), &[0.0, 0.0, 0.0, 1.0]);
     // min-p before temperature: at temperature 1/2 the second id would be at 1/4 of the first.
-    let options = SampleOptions { min_p: 0.4, temperature: 0.5, ..plain() };
+    let options = with!(plain(), min_p: 0.4, temperature: 0.5);
     assert_distribution(options, &eighths(), &[0.0, 0.8, 0.0, 0.2]);
     // Penalties before top-k: the highest logit falls behind the second.
-    let options = SampleOptions { presence_penalty: 5.0, top_k: 1, ..plain() };
+    let options = with!(plain(), presence_penalty: 5.0, top_k: 1);
     let mut sampler = sampler(options);
     sampler.accept(1);
     assert_eq!(sampler.sample(&mut eighths(), 0).unwrap(), 3);
@@ -102,39 +99,39 @@ fn the_stages_run_in_the_order_of_llama_cpp() {
 #[test]
 fn penalties_change_the_logits_as_computed_by_hand() {
     let after = |options: SampleOptions, history: &[u32]| {
-        let mut sampler = sampler(SampleOptions { temperature: 0.0, ..options });
+        let mut sampler = sampler(with!(options, temperature: 0.0));
         sampler.reset(history);
         let mut logits = vec![2.0, -2.0, 1.0, 0.5];
         sampler.sample(&mut logits, history.len()).unwrap();
         logits
     };
     let off = SampleOptions::default();
-    let repeat = SampleOptions { repeat_penalty: 2.0, ..off.clone() };
+    let repeat = with!(off.clone(), repeat_penalty: 2.0);
     assert_eq!(after(off.clone(), &[0, 0, 1]), [2.0, -2.0, 1.0, 0.5]);
     assert_eq!(after(repeat.clone(), &[0, 0, 1]), [1.0, -4.0, 1.0, 0.5]);
-    let frequency = SampleOptions { frequency_penalty: 0.5, ..off.clone() };
+    let frequency = with!(off.clone(), frequency_penalty: 0.5);
     assert_eq!(after(frequency, &[0, 0, 1]), [1.0, -2.5, 1.0, 0.5]);
-    let presence = SampleOptions { presence_penalty: 0.25, ..off.clone() };
+    let presence = with!(off.clone(), presence_penalty: 0.25);
     assert_eq!(after(presence, &[0, 0, 1]), [1.75, -2.25, 1.0, 0.5]);
-    let all = SampleOptions { repeat_penalty: 2.0, frequency_penalty: 0.5, presence_penalty: 0.25, ..off };
+    let all = with!(off, repeat_penalty: 2.0, frequency_penalty: 0.5, presence_penalty: 0.25);
     assert_eq!(after(all.clone(), &[0, 0, 1]), [-0.25, -4.75, 1.0, 0.5]);
 
     // The bias comes before the penalties, and counts for ids outside the window as well.
-    let bias = SampleOptions { logit_bias: vec![(3, 1.5), (0, -3.0), (0, 0.5), (99, 1.0)], ..all.clone() };
+    let bias = with!(all.clone(), logit_bias: vec![(3, 1.5), (0, -3.0), (0, 0.5), (99, 1.0)]);
     assert_eq!(after(bias, &[0, 0, 1]), [-2.25, -4.75, 1.0, 2.0]);
 
     // The window: the last two, none, everything. An id outside the vocabulary is ignored.
-    let last_two = SampleOptions { repeat_last_n: Some(2), ..repeat.clone() };
+    let last_two = with!(repeat.clone(), repeat_last_n: Some(2));
     assert_eq!(after(last_two, &[0, 1, 2]), [2.0, -4.0, 0.5, 0.5]);
-    assert_eq!(after(SampleOptions { repeat_last_n: Some(0), ..repeat.clone() }, &[0, 1]), [2.0, -2.0, 1.0, 0.5]);
+    assert_eq!(after(with!(repeat.clone(), repeat_last_n: Some(0)), &[0, 1]), [2.0, -2.0, 1.0, 0.5]);
     let long: Vec<u32> = std::iter::once(0).chain(std::iter::repeat_n(99, 4000)).collect();
     assert_eq!(after(repeat.clone(), &long), [2.0, -2.0, 1.0, 0.5]);
-    assert_eq!(after(SampleOptions { repeat_last_n: None, ..repeat }, &long), [1.0, -2.0, 1.0, 0.5]);
+    assert_eq!(after(with!(repeat, repeat_last_n: None), &long), [1.0, -2.0, 1.0, 0.5]);
 }
 
 #[test]
 fn accepted_ids_push_old_ones_out_of_the_window() {
-    let options = SampleOptions { temperature: 0.0, presence_penalty: 10.0, repeat_last_n: Some(2), ..plain() };
+    let options = with!(plain(), temperature: 0.0, presence_penalty: 10.0, repeat_last_n: Some(2));
     let mut sampler = sampler(options);
     let picks: Vec<u32> = (0..6)
         .map(|position| {
@@ -149,7 +146,7 @@ fn accepted_ids_push_old_ones_out_of_the_window() {
 #[test]
 fn greedy_takes_the_lowest_of_the_highest() {
     for temperature in [0.0, -1.0] {
-        let mut sampler = sampler(SampleOptions { temperature, ..plain() });
+        let mut sampler = sampler(with!(plain(), temperature: temperature));
         assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0, -3.0], 0).unwrap(), 1);
         assert_eq!(sampler.sample(&mut [-2.0], 0).unwrap(), 0);
     }
@@ -178,7 +175,7 @@ fn greedy_and_the_check_find_the_first_in_any_length() {
 #[test]
 fn banned_ids_never_come_while_there_are_others() {
     for temperature in [0.0, 1.0] {
-        let mut sampler = sampler(SampleOptions { temperature, ..plain() });
+        let mut sampler = sampler(with!(plain(), temperature: temperature));
         sampler.ban(&[1, 3, 99]);
         for position in 0..200 {
             assert!([0, 2].contains(&sampler.sample(&mut eighths(), position).unwrap()));
@@ -192,7 +189,7 @@ fn banned_ids_never_come_while_there_are_others() {
 fn a_logit_that_is_not_finite_is_an_error_that_names_it() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for temperature in [0.0, 0.8] {
-            let mut sampler = sampler(SampleOptions { temperature, ..plain() });
+            let mut sampler = sampler(with!(plain(), temperature: temperature));
             let error = sampler.sample(&mut [0.0, 1.0, bad, 2.0], 0).unwrap_err();
             assert!(matches!(error, Error::NotFinite { .. }));
             assert!(error.to_string().contains("token 2"), "{error}");
@@ -206,12 +203,7 @@ fn extreme_but_finite_numbers_are_no_error() {
     let wide = [f32::MAX, f32::MIN, 0.0, f32::MIN_POSITIVE];
     for temperature in [1e-40, 1e-3, 1.0, f32::MAX] {
         for penalty in [1e-30, 1.0, f32::MAX] {
-            let options = SampleOptions {
-                temperature,
-                repeat_penalty: penalty,
-                frequency_penalty: if penalty > 1.0 { -f32::MAX } else { 0.0 },
-                ..plain()
-            };
+            let options = with!(plain(), temperature: temperature, repeat_penalty: penalty, frequency_penalty: if penalty > 1.0 { -f32::MAX } else { 0.0 });
             let mut sampler = sampler(options);
             sampler.reset(&[0, 0, 1, 1, 2, 3]);
             assert!(sampler.sample(&mut wide.to_vec(), 0).unwrap() < 4);
@@ -222,17 +214,17 @@ fn extreme_but_finite_numbers_are_no_error() {
 #[test]
 fn bad_options_are_usage_errors() {
     let bad = [
-        SampleOptions { temperature: f32::NAN, ..plain() },
-        SampleOptions { top_p: 1.5, ..plain() },
-        SampleOptions { top_p: f32::NAN, ..plain() },
-        SampleOptions { min_p: -0.1, ..plain() },
-        SampleOptions { repeat_penalty: 0.0, ..plain() },
-        SampleOptions { repeat_penalty: f32::INFINITY, ..plain() },
-        SampleOptions { frequency_penalty: f32::NAN, ..plain() },
-        SampleOptions { presence_penalty: f32::INFINITY, ..plain() },
-        SampleOptions { typical_p: -1.0, ..plain() },
-        SampleOptions { logit_bias: vec![(1, f32::INFINITY)], ..plain() },
-        SampleOptions { logit_bias: vec![(1, f32::NAN)], ..plain() },
+        with!(plain(), temperature: f32::NAN),
+        with!(plain(), top_p: 1.5),
+        with!(plain(), top_p: f32::NAN),
+        with!(plain(), min_p: -0.1),
+        with!(plain(), repeat_penalty: 0.0),
+        with!(plain(), repeat_penalty: f32::INFINITY),
+        with!(plain(), frequency_penalty: f32::NAN),
+        with!(plain(), presence_penalty: f32::INFINITY),
+        with!(plain(), typical_p: -1.0),
+        with!(plain(), logit_bias: vec![(1, f32::INFINITY)]),
+        with!(plain(), logit_bias: vec![(1, f32::NAN)]),
         mirostat(-1.0, 0.1),
         mirostat(f32::NAN, 0.1),
         mirostat(5.0, 1.5),
@@ -250,7 +242,7 @@ fn bad_options_are_usage_errors() {
 #[test]
 fn a_draw_depends_on_seed_and_position_alone() {
     let stream = |seed, order: &[usize]| -> Vec<u32> {
-        let mut sampler = sampler(SampleOptions { seed: Some(seed), ..plain() });
+        let mut sampler = sampler(with!(plain(), seed: Some(seed)));
         let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32 * 0.1).collect();
         order.iter().map(|&position| sampler.sample(&mut logits.clone(), position).unwrap()).collect()
     };
@@ -262,10 +254,10 @@ fn a_draw_depends_on_seed_and_position_alone() {
     assert_eq!(ids, reversed);
     assert_ne!(ids, stream(6, &forwards));
 
-    let random = sampler(SampleOptions { seed: None, ..plain() });
-    let drawn = (0..4).map(|_| sampler(SampleOptions { seed: None, ..plain() }).seed());
+    let random = sampler(with!(plain(), seed: None));
+    let drawn = (0..4).map(|_| sampler(with!(plain(), seed: None)).seed());
     assert!(drawn.into_iter().any(|seed| seed != random.seed()), "a drawn seed never changes");
-    assert_eq!(sampler(SampleOptions { seed: Some(9), ..plain() }).seed(), 9);
+    assert_eq!(sampler(with!(plain(), seed: Some(9))).seed(), 9);
 }
 
 /// The values of the formula in the documentation of `uniform`, computed by a separate program: what a
@@ -315,7 +307,7 @@ fn top_k_keeps_what_a_full_sort_keeps() {
         let mut seen = vec![false; len as usize];
         // A high temperature makes all kept ids equally probable: each comes within 40 k draws but for
         // a chance of k * e^-40.
-        let options = SampleOptions { top_k: k as usize, temperature: 1e6, ..plain() };
+        let options = with!(plain(), top_k: k as usize, temperature: 1e6);
         let mut sampler = sampler(options);
         let draws = if k <= 300 { 40 * k as usize } else { 200 };
         for position in 0..draws {
@@ -333,8 +325,7 @@ fn top_k_keeps_what_a_full_sort_keeps() {
 fn top_k_of_everything_is_top_k_off() {
     let logits: Vec<f32> = (0..3000).map(|i| uniform(3, i) * 8.0).collect();
     for position in 0..100 {
-        let draw =
-            |top_k| sampler(SampleOptions { top_k, top_p: 0.9, ..plain() }).sample(&mut logits.clone(), position);
+        let draw = |top_k| sampler(with!(plain(), top_k: top_k, top_p: 0.9)).sample(&mut logits.clone(), position);
         assert_eq!(draw(0).unwrap(), draw(3000).unwrap());
     }
 }
@@ -343,7 +334,7 @@ fn top_k_of_everything_is_top_k_off() {
 #[test]
 fn mirostat_moves_its_bound_by_the_surprise_of_each_id() {
     for (entropy, rate, temperature) in [(3.0, 0.1, 1.0), (1.0, 0.9, 0.7), (6.0, 0.3, 1.5)] {
-        let mut sampler = sampler(SampleOptions { temperature, ..mirostat(entropy, rate) });
+        let mut sampler = sampler(with!(mirostat(entropy, rate), temperature: temperature));
         let mut bound = f64::from(2.0 * entropy);
         for position in 0..200 {
             let logits: Vec<f32> = (0..300).map(|i| uniform(position, i) * 12.0).collect();
@@ -394,19 +385,19 @@ const LIMITS: Limits = Limits { max_tokens: 512, exact_tokens: 8, most_top: 2000
 /// From the highest logits the same id as from all of them, wherever the sampler asks for no more.
 #[test]
 fn candidates_give_the_same_draw_as_all_logits() {
-    let penalties = SampleOptions { repeat_penalty: 1.5, frequency_penalty: 0.5, repeat_last_n: Some(8), ..plain() };
+    let penalties = with!(plain(), repeat_penalty: 1.5, frequency_penalty: 0.5, repeat_last_n: Some(8));
     let cases = [
         plain(),
         SampleOptions::greedy(),
-        SampleOptions { temperature: 0.0, ..penalties.clone() },
-        SampleOptions { temperature: 0.0, logit_bias: vec![(3, -4.0), (5, f32::NEG_INFINITY)], ..plain() },
-        SampleOptions { top_k: 40, seed: Some(4), ..SampleOptions::default() },
-        SampleOptions { top_k: 40, top_p: 0.8, typical_p: 0.9, ..penalties.clone() },
-        SampleOptions { top_k: 20, logit_bias: vec![(0, -1.0), (1, -2.0), (2, -1.0)], ..penalties },
-        SampleOptions { top_p: 0.5, ..plain() },
-        SampleOptions { top_k: 1000, ..plain() },
-        SampleOptions { logit_bias: vec![(3, 4.0)], top_k: 4, ..plain() },
-        SampleOptions { presence_penalty: -2.0, top_k: 4, ..plain() },
+        with!(penalties.clone(), temperature: 0.0),
+        with!(plain(), temperature: 0.0, logit_bias: vec![(3, -4.0), (5, f32::NEG_INFINITY)]),
+        with!(SampleOptions::default(), top_k: 40, seed: Some(4)),
+        with!(penalties.clone(), top_k: 40, top_p: 0.8, typical_p: 0.9),
+        with!(penalties, top_k: 20, logit_bias: vec![(0, -1.0), (1, -2.0), (2, -1.0)]),
+        with!(plain(), top_p: 0.5),
+        with!(plain(), top_k: 1000),
+        with!(plain(), logit_bias: vec![(3, 4.0)], top_k: 4),
+        with!(plain(), presence_penalty: -2.0, top_k: 4),
         mirostat(2.0, 0.1),
     ];
     for options in cases {
@@ -456,26 +447,25 @@ fn candidates_that_are_not_enough_are_no_answer() {
     let draw = |options: SampleOptions, rest| sampler(options).sample_top(&three(rest), 0).unwrap();
     // Of all ids, and of four.
     assert_eq!(draw(plain(), Rest::Lower), None);
-    assert_eq!(draw(SampleOptions { top_k: 4, ..plain() }, Rest::Lower), None);
-    assert!(draw(SampleOptions { top_k: 3, ..plain() }, Rest::Lower).is_some());
-    assert!(draw(SampleOptions { top_k: 4, ..plain() }, Rest::None).is_some());
+    assert_eq!(draw(with!(plain(), top_k: 4), Rest::Lower), None);
+    assert!(draw(with!(plain(), top_k: 3), Rest::Lower).is_some());
+    assert!(draw(with!(plain(), top_k: 4), Rest::None).is_some());
     // The best one, lowered to where another may lie; to a place before the last; and to the last one's.
-    let lowered =
-        |by: f32| SampleOptions { temperature: 0.0, logit_bias: vec![(4, -by), (2, -by), (9, -by)], ..plain() };
+    let lowered = |by: f32| with!(plain(), temperature: 0.0, logit_bias: vec![(4, -by), (2, -by), (9, -by)]);
     assert_eq!(draw(lowered(5.0), Rest::Lower), None);
     assert_eq!(draw(lowered(1.5), Rest::Lower), Some(4));
     assert_eq!(draw(lowered(2.0), Rest::Lower), None);
     // An id that is not here may have been raised.
-    let raised = SampleOptions { temperature: 0.0, logit_bias: vec![(77, 5.0)], ..plain() };
+    let raised = with!(plain(), temperature: 0.0, logit_bias: vec![(77, 5.0)]);
     assert_eq!(draw(raised.clone(), Rest::Lower), None);
     assert_eq!(sampler(raised).want(&LIMITS), Want::Last);
     assert_eq!(sampler(SampleOptions::greedy()).want(&LIMITS), Want::Top(1));
-    let top_40 = sampler(SampleOptions { top_k: 40, ..plain() });
+    let top_40 = sampler(with!(plain(), top_k: 40));
     assert_eq!(top_40.want(&LIMITS), Want::Top(40));
     assert_eq!(sampler(plain()).want(&LIMITS), Want::Last);
     // No more is asked for than the backend can answer, and top-p alone only where it knows the sum.
     assert_eq!(top_40.want(&Limits { most_top: 39, ..LIMITS }), Want::Last);
-    let top_p = sampler(SampleOptions { top_p: 0.9, ..plain() });
+    let top_p = sampler(with!(plain(), top_p: 0.9));
     assert_eq!(top_p.want(&LIMITS), Want::Top(254));
     assert_eq!(top_p.want(&Limits { most_summed: 0, ..LIMITS }), Want::Last);
 

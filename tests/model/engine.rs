@@ -39,7 +39,7 @@ fn a_copy_of_the_head_is_planned_only_where_it_serves() {
     // Small as this head is, the copy finds a single highest logit of it.
     let engine = Engine::new(&file, on_cpu(|options| options.head = HeadScreen::On));
     let planned = |engine: &Engine, purpose: &Purpose<'_>| engine.plan(purpose).unwrap().sizes.head_screen;
-    let sample = |temperature, top_k| SampleOptions { temperature, top_k, ..SampleOptions::default() };
+    let sample = |temperature, top_k| with!(SampleOptions::default(), temperature: temperature, top_k: top_k);
     assert!(planned(&engine, &Purpose::Sample(&sample(0.0, 40))));
     assert!(!planned(&engine, &Purpose::Sample(&sample(0.8, 40))), "a vocabulary this small is not searched for 40");
     assert!(!planned(&engine, &Purpose::Sample(&sample(0.8, 0))), "top-p alone needs a sum");

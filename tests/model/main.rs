@@ -1,5 +1,6 @@
 //! From a file to logits: every family, format and form of the weights.
 
+#[macro_use]
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 
-/// Options of sampling; the defaults are llama.cpp's.
+/// Options of sampling; the defaults are llama.cpp's. Change the fields of [`SampleOptions::default`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampleOptions {
     /// Divides the logits before the draw; 0 or less takes the highest logit (greedy).
     pub temperature: f32,

@@ -26,7 +26,7 @@ struct Drafted {
 
 fn drafted(session: (Session, Log), prompt: &[u32], options: AnswerOptions, drafter: Drafter) -> Drafted {
     let (mut session, log) = session;
-    let sampler = Sampler::new(SampleOptions { seed: Some(1), ..SampleOptions::default() }, 1000).unwrap();
+    let sampler = Sampler::new(with!(SampleOptions::default(), seed: Some(1)), 1000).unwrap();
     let mut chooser = Chooser { drafter: Some(drafter), ..sampler.into() };
     let answer = Answer::new(&mut session, &mut chooser, Box::new(NoText), prompt, options, Arc::default()).unwrap();
     let outcome = collect(answer).unwrap();
@@ -40,7 +40,7 @@ fn drafts_change_the_passes_and_not_the_answer() {
     for sharpness in [1.0, 9.0] {
         let script = move |ids: &[u32]| rhyming(ids).iter().map(|l| l * sharpness).collect();
         for (context, max_tokens) in [(400, None), (400, Some(100)), (90, None), (400, Some(41)), (400, Some(2))] {
-            let options = AnswerOptions { max_tokens, ..options() };
+            let options = with!(options(), max_tokens: max_tokens);
             let prompt: Vec<u32> = (0..20).map(|n| 20 + n % 7).collect();
             let run = |drafter| drafted(session(context, 8, script), &prompt, options.clone(), drafter);
             let plain = run(Drafter::new(Some(0)));
@@ -55,7 +55,7 @@ fn drafts_change_the_passes_and_not_the_answer() {
         }
     }
     // Exactly repeated text: a pass for five tokens, but for the trial.
-    let limited = AnswerOptions { max_tokens: Some(200), ..options() };
+    let limited = with!(options(), max_tokens: Some(200));
     let period = |ids: &[u32]| one_hot(20 + ids.len() as u32 % 7).iter().map(|l| l * 50.0).collect();
     let with = drafted(session(400, 8, period), &[20, 21, 22, 23, 24, 25, 26, 20, 21], limited, Drafter::new(Some(9)));
     let stats = &with.outcome.stats;
@@ -72,7 +72,7 @@ fn drafts_see_stop_strings_end_tokens_and_ctrl_c() {
         let (mut session, _) = session(400, 8, period);
         let cancel = Arc::new(AtomicBool::new(false));
         let mut chooser = Chooser { drafter: Some(drafter), ..greedy() };
-        let options = AnswerOptions { stop: vec![stop.into()], ..options() };
+        let options = with!(options(), stop: vec![stop.into()]);
         let decoder = Spelling::boxed(PIECES);
         let flag = Arc::clone(&cancel);
         let mut answer = Answer::new(&mut session, &mut chooser, decoder, &prompt, options, flag).unwrap();
@@ -99,7 +99,7 @@ fn drafts_see_stop_strings_end_tokens_and_ctrl_c() {
 #[test]
 fn a_backend_that_adds_up_differently_is_found_out() {
     let period = |ids: &[u32]| one_hot(20 + ids.len() as u32 % 7).iter().map(|l| l * 50.0).collect();
-    let limited = AnswerOptions { max_tokens: Some(100), ..options() };
+    let limited = with!(options(), max_tokens: Some(100));
     let prompt = [20, 21, 22, 23, 24, 25, 26, 20, 21];
     let with = drafted(session_with(400, 16, 1e-5, period), &prompt, limited, Drafter::new(Some(9)));
     assert_eq!(with.outcome.stats.drafted_tokens, 0);

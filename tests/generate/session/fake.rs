@@ -294,7 +294,7 @@ pub fn greedy() -> Chooser {
 }
 
 pub fn options() -> AnswerOptions {
-    AnswerOptions { end_ids: vec![END], ..AnswerOptions::default() }
+    with!(AnswerOptions::default(), end_ids: vec![END])
 }
 
 /// Bytes of each id, put together to characters.

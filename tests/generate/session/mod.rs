@@ -110,7 +110,7 @@ fn an_answer_ends_at_the_end_token_which_is_no_part_of_it() {
 #[test]
 fn an_ignored_end_token_is_never_chosen() {
     let (mut session, _) = session(10, 8, saying(3, &[7, 8]));
-    let ignoring = AnswerOptions { ignore_end: true, ..options() };
+    let ignoring = with!(options(), ignore_end: true);
     let outcome = run(&mut session, &[1, 2, 3], ignoring, Box::new(NoText)).unwrap();
     // END has the only high logit, so with END out of the way the lowest id wins.
     assert_eq!(outcome.ids, [7, 8, 0, 0, 0, 0, 0, 0]);
@@ -121,7 +121,7 @@ fn an_ignored_end_token_is_never_chosen() {
 fn max_tokens_ends_without_running_the_last_token() {
     for max in 0..4 {
         let (mut session, log) = session(100, 8, summing);
-        let limited = AnswerOptions { max_tokens: Some(max), ..options() };
+        let limited = with!(options(), max_tokens: Some(max));
         let outcome = run(&mut session, &[4, 5], limited, Box::new(NoText)).unwrap();
         assert_eq!(outcome.ids, [9, 18, 36][..max]);
         assert_eq!(outcome.finish, Some(Finish::MaxTokens));
@@ -153,7 +153,7 @@ fn the_context_limits_the_answer_and_refuses_a_longer_prompt() {
 #[test]
 fn stop_strings_split_over_tokens_end_the_text_before_them() {
     const PIECES: &[&[u8]] = &[b"", b"Hello", b" wo", b"rld EN", b"D of text", b" ENO"];
-    let stopping = AnswerOptions { stop: vec!["END".into()], ..options() };
+    let stopping = with!(options(), stop: vec!["END".into()]);
 
     let (mut session, _) = session(100, 8, saying(1, &[1, 2, 3, 4, 1]));
     let outcome = run(&mut session, &[0], stopping.clone(), Spelling::boxed(PIECES)).unwrap();
@@ -165,7 +165,7 @@ fn stop_strings_split_over_tokens_end_the_text_before_them() {
 #[test]
 fn text_held_back_for_a_stop_string_comes_out_at_the_end() {
     const PIECES: &[&[u8]] = &[b"", b"Hello", b" wo", b"rld EN"];
-    let stopping = AnswerOptions { stop: vec!["END".into()], ..options() };
+    let stopping = with!(options(), stop: vec!["END".into()]);
 
     // At an end token there is no token to carry it.
     let (mut session, _) = session(100, 8, saying(1, &[1, 3]));
@@ -174,7 +174,7 @@ fn text_held_back_for_a_stop_string_comes_out_at_the_end() {
     assert_eq!(outcome.ids, [1, 3]);
 
     // At a limit the last token carries it.
-    let limited = AnswerOptions { max_tokens: Some(2), ..stopping };
+    let limited = with!(stopping, max_tokens: Some(2));
     let outcome = run(&mut session, &[0], limited, Spelling::boxed(PIECES)).unwrap();
     assert_eq!(outcome.texts, ["Hello", "rld EN"]);
     assert_eq!(outcome.finish, Some(Finish::MaxTokens));
@@ -189,10 +189,10 @@ fn characters_split_over_tokens_come_out_whole() {
     assert_eq!(outcome.texts, ["n", "é", "€", "", "😀", "!", "\u{FFFD}"]);
 
     // A stop string may consist of such characters, and the flushed rest may complete one.
-    let stopping = AnswerOptions { stop: vec!["€😀".into()], ..options() };
+    let stopping = with!(options(), stop: vec!["€😀".into()]);
     let outcome = run(&mut session, &[0], stopping, Spelling::boxed(PIECES)).unwrap();
     assert_eq!(outcome.texts.concat(), "né");
-    let stopping = AnswerOptions { stop: vec!["!\u{FFFD}".into()], ..options() };
+    let stopping = with!(options(), stop: vec!["!\u{FFFD}".into()]);
     let outcome = run(&mut session, &[0], stopping, Spelling::boxed(PIECES)).unwrap();
     assert_eq!(outcome.texts.concat(), "né€😀");
     assert_eq!(outcome.finish, Some(Finish::StopString("!\u{FFFD}".into())));
@@ -239,7 +239,7 @@ fn a_raised_flag_stops_a_long_prompt_between_batches() {
 
 #[test]
 fn a_second_turn_runs_only_what_is_new_and_answers_as_a_fresh_session_does() {
-    let limited = |max| AnswerOptions { max_tokens: Some(max), ..options() };
+    let limited = |max| with!(options(), max_tokens: Some(max));
     let (mut session, log) = session(100, 8, summing);
     let first = run(&mut session, &[4, 5], limited(3), Box::new(NoText)).unwrap();
     // The last token of the first answer was never run.
@@ -321,9 +321,9 @@ fn penalties_see_the_prompt_and_the_answer() {
         logits[3..6].copy_from_slice(&[3.0, 2.0, 1.0]);
         logits
     });
-    let penal = SampleOptions { presence_penalty: 10.0, ..SampleOptions::greedy() };
+    let penal = with!(SampleOptions::greedy(), presence_penalty: 10.0);
     let mut chooser = Chooser::from(Sampler::new(penal, 100).unwrap());
-    let limited = AnswerOptions { max_tokens: Some(2), ..options() };
+    let limited = with!(options(), max_tokens: Some(2));
     let answer = Answer::new(&mut session, &mut chooser, Box::new(NoText), &[1, 3], limited, Arc::default()).unwrap();
     assert_eq!(collect(answer).unwrap().ids, [4, 5]);
 }

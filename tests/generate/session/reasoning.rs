@@ -24,7 +24,7 @@ const PIECES: [&[u8]; VOCAB] = {
 
 fn limited(max_tokens: usize, opened: bool) -> AnswerOptions {
     let limit = ReasoningLimit { max_tokens: Some(max_tokens), opened, end: vec![BREAK, CLOSE, BREAK] };
-    AnswerOptions { reasoning: Some(limit), max_tokens: Some(60), ..options() }
+    with!(options(), reasoning: Some(limit), max_tokens: Some(60))
 }
 
 /// Says `answer` once the reasoning has ended, and thinks (20, 21, ..., 26, 20, ...) until then.
@@ -70,7 +70,7 @@ fn a_model_that_ends_by_itself_or_does_not_think_is_left_alone() {
 #[test]
 fn the_end_may_be_cut_by_the_limits_of_the_answer() {
     let (mut session, _) = session(400, 8, thinking);
-    let options = AnswerOptions { max_tokens: Some(4), ..limited(2, true) };
+    let options = with!(limited(2, true), max_tokens: Some(4));
     let outcome = run(&mut session, &[10, OPEN], options, Spelling::boxed(&PIECES)).unwrap();
     assert_eq!(outcome.ids[2..], [BREAK, CLOSE]);
     assert_eq!(outcome.finish, Some(Finish::MaxTokens));
@@ -82,7 +82,7 @@ fn drafts_end_where_the_reasoning_does() {
     for max in 20..30 {
         let answer = |most_drafted| {
             let (mut session, log) = session(400, 8, thinking);
-            let sampler = Sampler::new(SampleOptions { seed: Some(1), ..SampleOptions::default() }, 1000).unwrap();
+            let sampler = Sampler::new(with!(SampleOptions::default(), seed: Some(1)), 1000).unwrap();
             let mut chooser = Chooser { drafter: Some(Drafter::new(Some(most_drafted))), ..sampler.into() };
             let (decoder, options) = (Spelling::boxed(&PIECES), limited(max, true));
             let answer = Answer::new(&mut session, &mut chooser, decoder, &[10, OPEN], options, Arc::default());

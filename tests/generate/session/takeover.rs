@@ -38,7 +38,7 @@ fn lost() -> Error {
 #[test]
 fn where_a_gpu_fails_the_standby_runs_all_tokens_again_and_goes_on() {
     let answer = |session: &mut Session| {
-        let options = AnswerOptions { max_tokens: Some(9), ..options() };
+        let options = with!(options(), max_tokens: Some(9));
         run(session, &[1, 2], options, Box::new(NoText)).unwrap().ids
     };
     let (mut sound, _) = session(100, 4, summing);
