@@ -25,6 +25,8 @@ mod devices;
 
 mod doctor;
 
+mod download;
+
 mod embed;
 
 mod engine;
@@ -39,6 +41,8 @@ mod interrupt;
 
 mod logits;
 
+mod models;
+
 mod observer;
 
 mod output;
@@ -48,6 +52,8 @@ mod perplexity;
 mod plan;
 
 mod progress;
+
+mod ps;
 
 mod pull;
 
@@ -110,9 +116,15 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result<()> {
-    if let Command::Run(args) = &mut command {
-        let source = matches.subcommand().and_then(|(_, of_run)| of_run.value_source("model"));
-        args.settle(source == Some(ValueSource::EnvVariable))?;
+    let of_environment = || {
+        let source = matches.subcommand().and_then(|(_, of_command)| of_command.value_source("model"));
+        source == Some(ValueSource::EnvVariable)
+    };
+    match &mut command {
+        Command::Run(args) => args.settle(of_environment())?,
+        Command::Chat(args) => args.model.take_word(args.word.take(), of_environment())?,
+        Command::Serve(args) => args.model.take_word(args.word.take(), of_environment())?,
+        _ => {}
     }
     match &command {
         Command::Run(args) => run::run(args, verbose),
@@ -126,6 +138,9 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
         Command::Verify(args) => verify::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Pull(args) => pull::run(args),
+        Command::List(args) => models::list(args),
+        Command::Rm(args) => models::remove(args),
+        Command::Ps(args) => ps::run(args),
         Command::Convert(args) => convert::convert(args),
         Command::Dummy(args) => convert::dummy(args),
         Command::Tune(args) => tune::run(args),

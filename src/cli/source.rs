@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{
     args::{LayoutArgs, ModelArgs},
+    download::fetched,
     observer::observer,
 };
 use crate::{
@@ -26,9 +27,9 @@ pub fn glance(args: &ModelArgs) -> Result<ModelFile> {
     open(&ModelArgs { model: args.model.clone(), no_mmap: false, ..*args })
 }
 
-/// A GGUF file, or a Hugging Face directory.
+/// A GGUF file, a Hugging Face directory, or a model of the Hub, which is downloaded where it is not here.
 pub fn open_path(path: &Path, args: &ModelArgs) -> Result<ModelFile> {
-    ModelFile::open(path, &options(args.layout, args.is_copied()), observer())
+    ModelFile::open(&*fetched(path)?, &options(args.layout, args.is_copied()), observer())
 }
 
 /// How the I2_S matrices of a file are read.

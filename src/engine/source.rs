@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bytes::{Access, Bytes},
-    error::{Error, Remedy, Result},
+    error::{Error, ErrorKind, Remedy, Result},
     generate::Recommended,
     gguf::File,
     hub::{self, ModelName},
@@ -217,10 +217,17 @@ fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
 pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
     let name = path.to_str().filter(|_| !path.exists()).and_then(|text| ModelName::parse(text).ok());
     let Some(name) = name else { return Ok(Cow::Borrowed(path)) };
-    match hub::Cache::of_user()?.find(&name)? {
+    let found = hub::Cache::of_user()?.find(&name).map_err(|error| match error.kind() {
+        // Another file of the repository is here.
+        ErrorKind::Missing => error.with_remedy(Remedy::Pull(name.to_string())),
+        _ => error,
+    })?;
+    match found {
         Some(found) => Ok(Cow::Owned(found)),
         // A mistyped path looks like a name, too: opening it gives the system's reason.
-        None if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) => Ok(Cow::Borrowed(path)),
+        None if name.file.is_none() && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) => {
+            Ok(Cow::Borrowed(path))
+        }
         None => {
             let missing = Error::missing(format!("{name} as a file and in the cache"), "running it");
             Err(missing.with_remedy(Remedy::Pull(name.to_string())))

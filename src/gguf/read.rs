@@ -4,7 +4,7 @@
 //! Stricter than upstream in nothing that its writers do; more tolerant in one thing: unused bytes between
 //! and after tensors are accepted with a warning.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use super::{
     ALIGNMENT_KEY, DEFAULT_ALIGNMENT, foreign,
@@ -135,6 +135,16 @@ impl File {
     /// Length of the file, of all its parts together.
     pub fn len_bytes(&self) -> u64 {
         self.bytes.iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// The type of most of its weights; `None` where it has no tensor.
+    pub fn main_type(&self) -> Option<TensorType> {
+        let mut elements = BTreeMap::<TensorType, u64>::new();
+        for tensor in self.tensors() {
+            let sum = elements.entry(tensor.ty).or_default();
+            *sum = sum.saturating_add(tensor.elements());
+        }
+        elements.into_iter().max_by_key(|&(_, sum)| sum).map(|(ty, _)| ty)
     }
 
     /// The files it is split into; none where it is whole.

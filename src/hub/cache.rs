@@ -6,13 +6,10 @@ use std::{
 };
 
 use super::{
-    choose::{Choice, choose},
-    name::{ModelName, is_word},
+    choose::choose,
+    name::{BRANCH, ModelName, is_word},
 };
 use crate::error::{Error, Result, shown};
-
-/// The branch that is meant where none is named.
-const BRANCH: &str = "main";
 
 /// A cache of models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,13 +60,12 @@ impl Cache {
         let files = files_of(&snapshot).map_err(|e| Error::io("read", &snapshot, e))?;
         match choose(name, &files)? {
             None => Ok(None),
-            Some(Choice::Gguf(parts)) => Ok(parts.first().map(|first| snapshot.join(first))),
-            Some(Choice::Directory(_)) => Ok(Some(snapshot)),
+            Some(choice) => Ok(Some(choice.gguf().map_or_else(|| snapshot.clone(), |file| snapshot.join(file)))),
         }
     }
 
     /// The folder of the commit that the branch was at when it was last looked up.
-    fn snapshot(&self, name: &ModelName) -> Result<Option<PathBuf>> {
+    pub(super) fn snapshot(&self, name: &ModelName) -> Result<Option<PathBuf>> {
         let reference = self.reference(name);
         let commit = match fs::read_to_string(&reference) {
             Ok(commit) => commit,
@@ -91,7 +87,7 @@ impl Cache {
 }
 
 /// All files below a folder as paths with slashes, sorted. Links to blobs count as the files they lead to.
-fn files_of(folder: &Path) -> io::Result<Vec<String>> {
+pub(super) fn files_of(folder: &Path) -> io::Result<Vec<String>> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_path_buf(), String::new())];
     while let Some((at, prefix)) = folders.pop() {

@@ -19,6 +19,14 @@ impl Choice {
             Self::Gguf(files) | Self::Directory(files) => files,
         }
     }
+
+    /// The GGUF file to open.
+    pub(super) fn gguf(&self) -> Option<&str> {
+        match self {
+            Self::Gguf(files) => files.first().map(String::as_str),
+            Self::Directory(_) => None,
+        }
+    }
 }
 
 /// Files beside the weights that a directory is read with, where it has them.
@@ -37,8 +45,7 @@ const BESIDE: [&str; 6] = [
 /// # Errors
 /// If none is named as asked for, or several could be meant; lists what there is.
 pub fn choose(name: &ModelName, files: &[String]) -> Result<Option<Choice>> {
-    let mut ggufs: Vec<&String> = files.iter().filter(|file| file.to_ascii_lowercase().ends_with(".gguf")).collect();
-    ggufs.retain(|file| part_of(file).is_none_or(|(_, no, _)| no == 1));
+    let ggufs = ggufs(files);
     let chosen = match &name.file {
         Some(wanted) => {
             let exact = files.iter().find(|file| *file == wanted);
@@ -59,13 +66,38 @@ pub fn choose(name: &ModelName, files: &[String]) -> Result<Option<Choice>> {
             _ => return Err(ambiguous(name, &ggufs)),
         },
     };
-    let Some((prefix, _, count)) = part_of(chosen) else { return Ok(Some(Choice::Gguf(vec![chosen.clone()]))) };
-    let parts: Vec<String> = (1..=count).map(|no| format!("{prefix}-{no:05}-of-{count:05}.gguf")).collect();
+    let parts = parts(chosen);
     match parts.iter().find(|part| !files.contains(part)) {
         Some(missing) => {
             Err(Error::missing(format!("file {missing} in {}", name.repo()), format!("the other parts of {chosen}")))
         }
         None => Ok(Some(Choice::Gguf(parts))),
+    }
+}
+
+/// All models among `files`; a split one that lacks a part is none.
+pub(super) fn models(files: &[String]) -> Vec<Choice> {
+    let all = ggufs(files).into_iter().map(|file| parts(file));
+    let whole: Vec<Choice> =
+        all.filter(|parts| parts.iter().all(|part| files.contains(part))).map(Choice::Gguf).collect();
+    if whole.is_empty() { directory(files).into_iter().collect() } else { whole }
+}
+
+/// The GGUF files that may be models, of a split one the first part. Projectors of pictures are none.
+fn ggufs(files: &[String]) -> Vec<&String> {
+    let is_model = |file: &&String| {
+        let lower = file.to_ascii_lowercase();
+        let name = lower.rsplit('/').next().unwrap_or(&lower);
+        name.ends_with(".gguf") && !name.starts_with("mmproj") && part_of(file).is_none_or(|(_, no, _)| no == 1)
+    };
+    files.iter().filter(is_model).collect()
+}
+
+/// The file and its other parts.
+fn parts(file: &str) -> Vec<String> {
+    match part_of(file) {
+        Some((prefix, _, count)) => (1..=count).map(|no| format!("{prefix}-{no:05}-of-{count:05}.gguf")).collect(),
+        None => vec![file.to_owned()],
     }
 }
 
@@ -133,6 +165,7 @@ mod tests {
         assert!(none.starts_with("file i2_s in a/b is missing") && none.contains("m-tq1_0.gguf"), "{none}");
         assert_eq!(chosen("a/b", &files[..2]).unwrap().unwrap(), ["m-Q2_0.gguf"]);
         assert_eq!(chosen("a/b", &["README.md"]).unwrap(), None);
+        assert_eq!(chosen("a/b", &["m-Q2_0.gguf", "mmproj-F16.gguf"]).unwrap().unwrap(), ["m-Q2_0.gguf"]);
     }
 
     #[test]
@@ -141,6 +174,18 @@ mod tests {
         assert_eq!(chosen("a/b", &files).unwrap().unwrap(), files);
         let missing = chosen("a/b", &files[..1]).unwrap_err();
         assert!(missing.starts_with("file m-00002-of-00002.gguf in a/b is missing"), "{missing}");
+    }
+
+    #[test]
+    fn all_models_are_found_and_halves_of_them_are_not() {
+        let found = |files: &[&str]| {
+            let files: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
+            models(&files).iter().map(|model| model.files().join("+")).collect::<Vec<_>>()
+        };
+        let split = ["a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "c-00001-of-00002.gguf"];
+        assert_eq!(found(&split), ["a.gguf", "b-00001-of-00002.gguf+b-00002-of-00002.gguf"]);
+        assert_eq!(found(&["config.json", "model.safetensors"]), ["config.json+model.safetensors"]);
+        assert_eq!(found(&["README.md", "mmproj.gguf"]), [""; 0]);
     }
 
     #[test]

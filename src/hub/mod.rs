@@ -1,4 +1,5 @@
-//! Models of the Hugging Face Hub: their names, the cache that all programs of one machine share, and downloads into it.
+//! Models of the Hugging Face Hub: their names, the cache that all programs of one machine share, downloads into it, and
+//! what it holds.
 //!
 //! In: `org/name` or `org/name:file`. Out: the path of a GGUF file or of a directory that can run.
 
@@ -9,6 +10,7 @@ mod client;
 #[cfg(feature = "hub")]
 mod download;
 mod name;
+mod stored;
 
 pub use cache::Cache;
 pub use choose::{Choice, choose};
@@ -17,3 +19,4 @@ pub use client::Hub;
 #[cfg(feature = "hub")]
 pub use download::{PullEvent, PullProgress, Pulled, pull};
 pub use name::ModelName;
+pub use stored::{Removal, Stored};

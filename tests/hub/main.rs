@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod names;
 mod server;
 
 use std::{
@@ -233,7 +234,7 @@ fn a_model_is_pulled_and_run_by_its_name() {
     let case = Case { server, folder: TempDir::new().unwrap(), bytes: model };
     let name = "org/name:i2_s";
 
-    let absent = with_hub(&case, &["run", name, "The dog"], &[]);
+    let absent = with_hub(&case, &["run", name, "The dog"], &[("HF_HUB_OFFLINE", "1")]);
     assert!(absent.one_line_error(1).contains("bitnet-gpu pull org/name:i2_s"), "{absent:?}");
     let offline = with_hub(&case, &["pull", name], &[("HF_HUB_OFFLINE", "1")]);
     assert!(offline.one_line_error(1).contains("HF_HUB_OFFLINE"), "{offline:?}");

@@ -17,7 +17,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// The text to continue, as -p; before it a model that was pulled, as -m
+    /// The text to continue, as -p; before it a model of the Hub, as -m
     #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
     pub words: Vec<String>,
 
@@ -91,11 +91,7 @@ impl RunArgs {
         // A text is not written like the name of a model, and where it is, -p says that it is a text.
         let named = words.first().is_some_and(|word| !flag_given && is_model(word));
         if named || words.len() > 1 {
-            let word = words.remove(0);
-            if flag_given {
-                return Err(Error::Usage(format!("{word:?} is one word too many: -m names the MODEL already")));
-            }
-            self.model.model = Some(PathBuf::from(word));
+            self.model.take_word(Some(PathBuf::from(words.remove(0))), model_of_environment)?;
         }
         let Some(text) = words.pop() else { return Ok(()) };
         if self.given.prompt.is_some() || self.given.file.is_some() {
@@ -106,7 +102,7 @@ impl RunArgs {
     }
 }
 
-/// org/name, which is no file.
+/// org/name or an address of the Hub, which is no file.
 fn is_model(word: &str) -> bool {
     ModelName::parse(word).is_ok()
 }
@@ -201,6 +197,10 @@ pub struct ConversationArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu chat -m model.gguf -sys \"Be brief.\"")]
 pub struct ChatArgs {
+    /// The model, as -m
+    #[arg(value_name = "MODEL")]
+    pub word: Option<PathBuf>,
+
     #[command(flatten)]
     pub model: ModelArgs,
 

@@ -5,6 +5,7 @@ mod engine;
 mod grammar;
 mod make;
 mod measure;
+mod models;
 mod reasoning;
 mod sample;
 mod serve;
@@ -20,13 +21,17 @@ pub use self::{
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
+    models::{ListArgs, PsArgs, RmArgs},
     reasoning::{ReasoningArgs, ReasoningChoice},
     sample::{SampleArgs, Setting},
     serve::{ReasoningFormatChoice, ServeArgs},
     show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
 
-use crate::model::I2sPacking;
+use crate::{
+    error::{Error, Result},
+    model::I2sPacking,
+};
 
 /// Runs ternary (1.58-bit) language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
@@ -64,6 +69,13 @@ pub enum Command {
     Plan(PlanArgs),
     /// Download a model from the Hugging Face Hub
     Pull(PullArgs),
+    /// List the models of the Hub that are on this machine
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Remove models from this machine
+    Rm(RmArgs),
+    /// Show which models a server of this machine serves
+    Ps(PsArgs),
     /// Make a GGUF file of a Hugging Face model directory
     Convert(ConvertArgs),
     /// Make a model of any shape with random weights, for measurements
@@ -81,9 +93,9 @@ pub enum Command {
 /// Which model.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// GGUF file, a part of a split one, a Hugging Face directory of safetensors, or org/name[:FILE] of a model that was
-    /// pulled; without it, the small story model inside this program
-    #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL")]
+    /// GGUF file, a part of a split one, a Hugging Face directory of safetensors, or org/name[:FILE] of a model of the
+    /// Hugging Face Hub, which is downloaded where it is not here; without it, the small story model inside this program
+    #[arg(short, long, visible_alias = "hf-repo", value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
 
     /// Copy the weights into memory instead of reading them in place from the file, which may then change or go
@@ -99,6 +111,19 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Takes the model that is named without a flag, which wins over one of the environment, as a flag does.
+    ///
+    /// # Errors
+    /// If a flag names one already.
+    pub fn take_word(&mut self, word: Option<PathBuf>, model_of_environment: bool) -> Result<()> {
+        let Some(word) = word else { return Ok(()) };
+        if self.model.is_some() && !model_of_environment {
+            return Err(Error::Usage(format!("{word:?} is one word too many: -m names the MODEL already")));
+        }
+        self.model = Some(word);
+        Ok(())
+    }
+
     /// Whether the file is copied into memory. `--mmap` wins, as `--no-mmap` may come from the environment.
     pub fn is_copied(&self) -> bool {
         self.no_mmap && !self.mmap

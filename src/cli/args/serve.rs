@@ -9,6 +9,10 @@ use super::{EngineArgs, ModelArgs, SampleArgs};
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu serve -m model.gguf --port 8080")]
 pub struct ServeArgs {
+    /// The model, as -m
+    #[arg(value_name = "MODEL")]
+    pub word: Option<PathBuf>,
+
     #[command(flatten)]
     pub model: ModelArgs,
 
