@@ -107,9 +107,9 @@ fn scripts(vocab: usize) -> Vec<Script> {
     let of = |(n, (prompt, tokens)): (usize, (usize, usize))| Script {
         ids: random_ids(&Spec { vocab, ..BITNET }, 70 + n as u64, prompt + tokens),
         prompt,
-        first_step: 2 * n,
+        first_step: n,
     };
-    let lengths = [(1, 30), (3, 28), (9, 24), (70, 20), (17, 18), (2, 15), (33, 9), (8, 6)];
+    let lengths = [(1, 20), (3, 18), (9, 15), (70, 12), (17, 10), (2, 8), (33, 6), (8, 5)];
     lengths.into_iter().enumerate().map(of).collect()
 }
 

@@ -186,8 +186,9 @@ fn logits_and_answers_match_transformers_on_every_instruction_set() {
 #[test]
 fn logits_and_answers_match_transformers_on_the_gpu_and_split() {
     let Some(files) = golden() else { return };
-    for golden in &files {
-        for (what, cpu_layers) in [("on the GPU", 0), ("split", 1)] {
+    for (n, golden) in files.iter().enumerate() {
+        // Every second file split too: where a model is cut does not depend on its weights.
+        for (what, cpu_layers) in [("on the GPU", 0), ("split", 1)].into_iter().take(1 + n % 2) {
             let Some(mut session) = gpu_session(&golden.model, cpu_layers) else { return };
             assert_as_expected(golden, what, &mut session);
         }
@@ -217,22 +218,21 @@ fn assert_as_expected(golden: &Golden, on: &str, session: &mut Session) {
 #[test]
 fn a_prompt_in_pieces_gives_the_same_within_rounding() {
     let Some(files) = golden() else { return };
-    for golden in &files {
+    // Instruction sets in turn: no machine has more of them than there are files.
+    for (golden, isa) in files.iter().zip(Isa::available().into_iter().cycle()) {
         let case = golden.cases.iter().find(|case| case.ids.len() == 200).unwrap();
-        for isa in Isa::available() {
-            let [whole, sevens, ones] = [200, 7, 1].map(|piece| {
-                let mut session = session(&golden.model, isa, KvType::F32, 256);
-                let mut logits = Vec::new();
-                for ids in case.ids.chunks(piece) {
-                    logits = session.prefill(ids).unwrap().to_vec();
-                }
-                logits
-            });
-            for (what, found) in [("sevens", &sevens), ("ones", &ones)] {
-                let error = relative_l2(found, &whole);
-                eprintln!("{} {isa}, {what}: relative L2 {error:.5}", golden.name);
-                assert!(error <= golden.bound() / 2.0, "{} {isa}, in {what}: relative L2 {error}", golden.name);
+        let [whole, sevens, ones] = [200, 7, 1].map(|piece| {
+            let mut session = session(&golden.model, isa, KvType::F32, 256);
+            let mut logits = Vec::new();
+            for ids in case.ids.chunks(piece) {
+                logits = session.prefill(ids).unwrap().to_vec();
             }
+            logits
+        });
+        for (what, found) in [("sevens", &sevens), ("ones", &ones)] {
+            let error = relative_l2(found, &whole);
+            eprintln!("{} {isa}, {what}: relative L2 {error:.5}", golden.name);
+            assert!(error <= golden.bound() / 2.0, "{} {isa}, in {what}: relative L2 {error}", golden.name);
         }
     }
 }
