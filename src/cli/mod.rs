@@ -123,7 +123,8 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
     match &mut command {
         Command::Run(args) => args.settle(of_environment())?,
         Command::Chat(args) => args.model.take_word(args.word.take(), of_environment())?,
-        Command::Serve(args) => args.model.take_word(args.word.take(), of_environment())?,
+        // The first of its words counts as -m does; the others are more models.
+        Command::Serve(args) => args.settle(of_environment())?,
         _ => {}
     }
     match &command {

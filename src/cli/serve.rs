@@ -1,15 +1,18 @@
 //! `serve`: the HTTP server.
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use super::{
-    args::{ReasoningFormatChoice, ServeArgs},
-    chat, output, source,
+    args::{ModelArgs, ReasoningFormatChoice, SampleArgs, ServeArgs},
+    chat,
+    download::fetched,
+    output, source,
 };
 use crate::{
-    engine::{Engine, EngineOptions},
+    engine::{Engine, EngineOptions, ModelFile},
     error::{Error, Result},
-    serve::{self, Log, ServeOptions},
+    hub::ModelName,
+    serve::{self, Catalogue, Log, Offer, Opened, ServeOptions, short_name},
 };
 
 /// Tokens of each conversation where no context is asked for. Clients send instructions and earlier turns along, so a
@@ -17,24 +20,17 @@ use crate::{
 const DEFAULT_CONTEXT: usize = 4096;
 
 pub fn run(args: &ServeArgs) -> Result<()> {
-    let source = source::open(&args.model)?;
-    let model = source.model()?;
-    let tokenizer = source.tokenizer()?;
-    let template = chat::template(args.chat_template.as_deref(), tokenizer, source.name())?;
-    let mut options = EngineOptions::from(&args.engine);
-    options.sequences = args.parallel.into();
-    options.context_tokens = options.context_tokens.or(Some(DEFAULT_CONTEXT));
+    let offer = offer(args)?;
     let mut wishes = ServeOptions::default();
     wishes.host.clone_from(&args.host);
     wishes.port = args.port;
     wishes.names = args.alias.clone();
-    if wishes.names.is_empty() && args.model.model.is_none() {
+    if wishes.names.is_empty() && args.model.model.is_none() && matches!(offer, Offer::One(_)) {
         wishes.names.push("stories".into());
     }
     wishes.strict_model = args.strict_model;
     wishes.keys = keys(args)?;
     wishes.cors_origins = args.cors_origins.clone();
-    wishes.sample = args.sample.options(source.recommended(), model.config.vocab)?;
     wishes.max_tokens = args.max_tokens();
     wishes.prefix_bytes = (args.cache_ram as usize) << 20;
     wishes.queue = args.max_queue;
@@ -42,7 +38,73 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     wishes.slots = !args.no_slots;
     wishes.ping = Duration::from_secs(args.sse_ping_interval);
     wishes.reasoning = args.reasoning_format == ReasoningFormatChoice::Auto;
-    serve::run(wishes, &source, Engine::new(&source, options), template, Arc::new(Terminal))
+    serve::run(wishes, offer, Arc::new(Terminal))
+}
+
+/// One model, which is loaded at once, or several for when they are asked for.
+fn offer(args: &ServeArgs) -> Result<Offer> {
+    let opener = Opener::of(args);
+    if args.models_dir.is_none() && args.words.is_empty() {
+        let opened = opener.opened(source::open(&args.model)?)?;
+        return Ok(Offer::One(Box::new(opened)));
+    }
+    if !args.alias.is_empty() {
+        return Err(Error::Usage("--alias names one model; several have the names of their files".into()));
+    }
+    let mut models = Vec::new();
+    let mut names = BTreeSet::new();
+    for place in args.model.model.iter().chain(&args.words) {
+        let name = match place.to_str().filter(|_| !place.exists()).map(ModelName::parse) {
+            Some(Ok(name)) => name.to_string(),
+            _ => short_name(&place.display().to_string()),
+        };
+        if !names.insert(name.clone()) {
+            return Err(Error::Usage(format!("two of the models have the name {name}")));
+        }
+        let path = fetched(place)?.into_owned();
+        // A mistyped path is said now, not at the first request.
+        fs::metadata(&path).map_err(|error| Error::io("open", &path, error))?;
+        models.push((name, path));
+    }
+    if let Some(folder) = &args.models_dir {
+        fs::read_dir(folder).map_err(|error| Error::io("read", folder, error))?;
+    }
+    Ok(Offer::Several(Catalogue {
+        models,
+        folder: args.models_dir.clone(),
+        open: Box::new(move |path| opener.open(path)),
+        keep_alive: args.keep_alive.0,
+        most_loaded: NonZeroUsize::new(args.models_max),
+    }))
+}
+
+/// The flags by which models are opened.
+struct Opener {
+    model: ModelArgs,
+    template: Option<String>,
+    options: EngineOptions,
+    sample: SampleArgs,
+}
+
+impl Opener {
+    fn of(args: &ServeArgs) -> Self {
+        let mut options = EngineOptions::from(&args.engine);
+        options.sequences = args.parallel.into();
+        options.context_tokens = options.context_tokens.or(Some(DEFAULT_CONTEXT));
+        let model = ModelArgs { model: None, ..args.model };
+        Self { model, template: args.chat_template.clone(), options, sample: args.sample.clone() }
+    }
+
+    fn open(&self, path: &Path) -> Result<Opened> {
+        self.opened(source::open_path(path, &self.model)?)
+    }
+
+    fn opened(&self, file: ModelFile) -> Result<Opened> {
+        let template = chat::template(self.template.as_deref(), file.tokenizer()?, file.name())?;
+        let sample = self.sample.options(file.recommended(), file.model()?.config.vocab)?;
+        let engine = Engine::new(&file, self.options.clone());
+        Ok(Opened { file, engine, template, sample })
+    }
 }
 
 /// The keys of the flag and of the file.

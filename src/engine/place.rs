@@ -176,6 +176,25 @@ impl Engine {
         Ok(Placement { plan, gpu_facts: facts, costs, gpu, cpu_demand, gpu_demand })
     }
 
+    /// Whether the free memory holds what a plan of this model takes: that of the machine all of its part of the plan,
+    /// what it reads in place from the file as well; that of a GPU all layers that are asked for.
+    pub fn fits(&self, purpose: &Purpose<'_>) -> Result<bool> {
+        let placement = self.place(purpose)?;
+        let Plan { segments, prefill, .. } = &placement.plan;
+        let others = prefill.iter().flatten().filter(|segment| !segments.contains(segment));
+        let on_cpu = segments.iter().chain(others).filter(|segment| segment.backend == BackendKind::Cpu);
+        let cpu_bytes: u64 = on_cpu.map(|segment| placement.bytes(segment).total()).sum();
+        let gpu_holds = match (placement.budget(), &placement.gpu_demand) {
+            (Some(budget), Some(demand)) => {
+                let layers = self.model()?.config.layers;
+                let wanted = if let Request::GpuLayers(n) = self.options.request { n.min(layers) } else { layers };
+                demand.most_layers(wanted, budget.bytes) == wanted
+            }
+            _ => true,
+        };
+        Ok(gpu_holds && machine::free_memory_bytes().is_none_or(|free| cpu_bytes <= free))
+    }
+
     pub(super) fn open_gpu(&self, request: Request) -> Result<Device> {
         let gpu = Device::open(&self.options, request)?;
         for reason in gpu.notes() {

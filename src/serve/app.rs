@@ -1,37 +1,28 @@
 //! State that all requests share, and the form in which the engine takes one.
 
-use std::{
-    sync::{Arc, Mutex, OnceLock, mpsc::Sender},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     Log, ServeOptions,
     answer::{self, Answers},
-    embedding::EmbeddingJob,
-    engine::{Job, JobSender},
+    engine::Job,
     error::{ApiError, ApiResult},
     metrics::Metrics,
     model::Served,
+    models::Models,
     request::Wishes,
     respond::{Answered, Dialect},
 };
 use crate::{
-    generate::{Chooser, Generation, PlaceState, Sampler},
+    generate::{Chooser, Generation, Sampler},
     tokenizer::TokenStream,
 };
 
 /// State that all requests share.
 pub struct App {
     pub options: ServeOptions,
-    /// Set when it is loaded.
-    pub model: OnceLock<Arc<Served>>,
-    pub jobs: JobSender,
-    /// Jobs of a model that was made for embeddings.
-    pub embeddings: Mutex<Sender<EmbeddingJob>>,
+    pub models: Models,
     pub metrics: Arc<Metrics>,
-    /// The slots after the last step.
-    pub places: Arc<Mutex<Vec<PlaceState>>>,
     pub log: Arc<dyn Log>,
 }
 
@@ -45,14 +36,6 @@ pub struct Prepared {
 }
 
 impl App {
-    /// The model.
-    ///
-    /// # Errors
-    /// While it is being loaded.
-    pub fn model(&self) -> ApiResult<&Arc<Served>> {
-        self.model.get().ok_or_else(ApiError::loading)
-    }
-
     /// Generations for `wishes.n` answers to each of `prompts`, which `param` of the request has.
     ///
     /// # Errors

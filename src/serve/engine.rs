@@ -90,6 +90,11 @@ impl JobSender {
         })
     }
 
+    /// Jobs that wait for a place.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Ends all answers and the thread.
     pub fn stop(&self) {
         // Where the engine has ended there is nothing to stop.
@@ -152,7 +157,7 @@ impl EngineThread {
         }
     }
 
-    /// Serves until it is told to stop.
+    /// Serves until it is told to stop, or nobody is left who could send more and all is answered.
     pub fn run(mut self) {
         self.publish();
         while self.take_commands() {
@@ -184,8 +189,9 @@ impl EngineThread {
             };
             match command {
                 Ok(Command::Answer(job)) => self.queue.push_back(*job),
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::Stop) => return false,
+                Err(RecvTimeoutError::Disconnected) if self.queue.is_empty() => return false,
+                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
             }
         }
         loop {

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 pub type ApiResult<T> = Result<T, ApiError>;
 
 /// An answer that is an error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ApiError {
     pub status: StatusCode,
     pub message: String,

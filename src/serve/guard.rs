@@ -24,7 +24,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let mut response = match refuse(&app.options, &request) {
         Some(error) => error.into_response(),
         None if method == Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
-        None if app.model.get().is_none() && !page::has(&path) => ApiError::loading().into_response(),
+        None if !app.models.is_ready() && !page::has(&path) => ApiError::loading().into_response(),
         None => next.run(request).await,
     };
     if method == Method::HEAD {

@@ -1,7 +1,7 @@
 //! The HTTP server: the APIs of OpenAI, llama.cpp, ollama and Anthropic on an engine that answers many requests side by side.
 //!
-//! In: an opened model and [`ServeOptions`]. A few threads speak HTTP and prepare requests (`router`, `request`): they
-//! check fields, write and tokenize prompts and compile grammars. One thread owns the model (`engine`). Requests go to it
+//! In: models (`offer`) and [`ServeOptions`]. A few threads speak HTTP and prepare requests (`router`, `request`): they
+//! check fields, write and tokenize prompts and compile grammars. Each loaded model (`models`, `host`) has a thread that owns it (`engine`). Requests go to it
 //! over a channel; what it answers comes back over a bounded channel for each request (`answer`), is taken apart into
 //! text, thoughts and calls (`text`) and written in the words of an API (`openai`, `llama`, `ollama`, `anthropic`).
 
@@ -21,6 +21,8 @@ mod fields;
 
 mod guard;
 
+mod host;
+
 mod ids;
 
 mod llama;
@@ -29,7 +31,11 @@ mod metrics;
 
 mod model;
 
+mod models;
+
 mod network;
+
+mod offer;
 
 mod ollama;
 
@@ -47,12 +53,11 @@ mod text;
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use crate::{
-    chat::Template,
-    engine::{Engine, ModelFile},
-    error::Result,
-    generate::SampleOptions,
-};
+pub use self::offer::{Catalogue, Offer, Open, Opened, short_name};
+use crate::error::Result;
+
+/// Seconds of a duration such as `5m`, `1h30m` or `90`; negative: for ever.
+pub use self::models::seconds;
 
 /// Options of the server. Change the fields of [`ServeOptions::default`].
 #[derive(Clone, Debug)]
@@ -62,7 +67,7 @@ pub struct ServeOptions {
     pub host: String,
     /// Port; 0: any free one.
     pub port: u16,
-    /// Names of the model; the first one is what answers carry. Empty: a name made of the file's.
+    /// Names of the only model; the first one is what answers carry. Empty: a name made of the file's.
     pub names: Vec<String>,
     /// Refuse requests for a model of another name.
     pub strict_model: bool,
@@ -70,8 +75,6 @@ pub struct ServeOptions {
     pub keys: Vec<String>,
     /// Origins of web pages that may use the server; `*`: all. Empty: pages of this machine, or all where there is a key.
     pub cors_origins: Vec<String>,
-    /// Options of sampling where a request has none.
-    pub sample: SampleOptions,
     /// Most tokens of an answer where a request has no limit; `None`: half as many as the context holds. A request for -1
     /// has none.
     pub max_tokens: Option<NonZeroUsize>,
@@ -102,7 +105,6 @@ impl Default for ServeOptions {
             strict_model: false,
             keys: Vec::new(),
             cors_origins: Vec::new(),
-            sample: SampleOptions::default(),
             max_tokens: None,
             prefix_bytes: 0,
             queue: 512,
@@ -118,24 +120,18 @@ impl Default for ServeOptions {
 
 /// Is told what the server does. Calls come from any of its threads.
 pub trait Log: Send + Sync {
-    /// It listens; the model is still being loaded.
+    /// It listens; the only model is still being loaded.
     fn listening(&self, at: SocketAddr);
-    /// The model is loaded.
+    /// A model is loaded.
     fn ready(&self, summary: &str);
-    /// A request has ended: one line, without any of its text.
+    /// A request has ended, or a model was unloaded: one line, without any text of a request.
     fn request(&self, line: &str);
 }
 
-/// Serves `file` until the process is asked to end.
+/// Serves the models of `offer` until the process is asked to end.
 ///
 /// # Errors
-/// If the address cannot be listened on, or the model cannot be loaded.
-pub fn run(
-    options: ServeOptions,
-    file: &ModelFile,
-    engine: Engine,
-    template: Template,
-    log: Arc<dyn Log>,
-) -> Result<()> {
-    network::run(options, file, engine, template, log)
+/// If the address cannot be listened on, or the only model cannot be loaded.
+pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()> {
+    network::run(options, offer, log)
 }

@@ -2,12 +2,17 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{ServeOptions, error::ApiError, error::ApiResult, ids};
+use super::{
+    ServeOptions,
+    error::{ApiError, ApiResult},
+    ids,
+    models::Facts,
+    offer::Opened,
+};
 use crate::{
     chat::Template,
-    engine::ModelFile,
     error::Result,
-    generate::{Constraint, Grammar, GrammarVocabulary, Pooling},
+    generate::{Constraint, Grammar, GrammarVocabulary, Pooling, SampleOptions},
     plan::Segment,
     session::Runtime,
     tokenizer::{EncodeOptions, Tokenizer},
@@ -30,6 +35,8 @@ pub struct Served {
     pub pooling: Option<Pooling>,
     pub tokenizer: Arc<Tokenizer>,
     pub template: Template,
+    /// Options of sampling where a request has none.
+    pub sample: SampleOptions,
     /// Tokens of prompt and answer together.
     pub context_tokens: usize,
     /// Answers side by side.
@@ -60,40 +67,25 @@ impl Placement {
     }
 }
 
-/// Numbers about a model.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts {
-    pub trained_context: usize,
-    pub vocab: usize,
-    pub dim: usize,
-    pub parameters: u64,
-    pub bytes: u64,
-}
-
 impl Served {
-    pub fn new(file: &ModelFile, options: &ServeOptions, template: Template, runtime: &Runtime) -> Result<Self> {
+    /// A model that has been loaded, and its names: answers carry the first.
+    pub fn new(opened: Opened, names: Vec<String>, runtime: &Runtime) -> Result<Self> {
+        let Opened { file, template, sample, .. } = opened;
         let config = &file.model()?.config;
-        let tensors = file.file().tensors();
-        let facts = Facts {
-            trained_context: config.context,
-            vocab: config.vocab,
-            dim: config.dim,
-            parameters: tensors.iter().map(|tensor| tensor.dims.iter().product::<u64>()).sum(),
-            bytes: tensors.iter().map(|tensor| tensor.len_bytes).sum(),
-        };
-        let mut names = options.names.iter().cloned();
+        let mut names = names.into_iter();
         Ok(Self {
-            name: names.next().unwrap_or_else(|| short_name(file.name())),
+            name: names.next().unwrap_or_default(),
             aliases: names.collect(),
             path: file.name().to_owned(),
             architecture: config.arch.clone(),
             pooling: Pooling::stated(config, file.file().metadata())?,
             tokenizer: Arc::clone(file.tokenizer()?),
             template,
+            sample,
             context_tokens: runtime.sizes().context_tokens,
             slots: runtime.sizes().sequences,
             placement: runtime.segments().map(Placement::of).collect(),
-            facts,
+            facts: Facts::of_model(file.file(), config),
             created: ids::now(),
             grammars: OnceLock::new(),
         })
@@ -144,11 +136,4 @@ impl Served {
             None => Ok(constraint),
         }
     }
-}
-
-/// The file's name without folder and ending.
-fn short_name(path: &str) -> String {
-    let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
-    let name = name.strip_suffix(".gguf").unwrap_or(name);
-    name.replace(' ', "-")
 }

@@ -54,7 +54,7 @@ impl Wishes {
         };
         let stream_options = fields.object("stream_options")?;
         Ok(Self {
-            sample: sample(fields, model, &options.sample)?,
+            sample: sample(fields, model)?,
             answer: AnswerOptions {
                 max_tokens,
                 end_ids: model.tokenizer.end_ids().to_vec(),
@@ -75,8 +75,8 @@ impl Wishes {
     }
 }
 
-fn sample(fields: Fields<'_>, model: &Served, default: &SampleOptions) -> ApiResult<SampleOptions> {
-    let mut sample = default.clone();
+fn sample(fields: Fields<'_>, model: &Served) -> ApiResult<SampleOptions> {
+    let mut sample = model.sample.clone();
     let set = |to: &mut f32, name| -> ApiResult<()> {
         *to = fields.real(name)?.unwrap_or(*to);
         Ok(())

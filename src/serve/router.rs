@@ -24,8 +24,10 @@ use super::{
     error::{ApiError, ApiResult},
     fields::Fields,
     guard,
+    host::Host,
     llama::{self, completion},
     model::Served,
+    models::{KeepAlive, Listed, host},
     ollama,
     openai::{
         chat, completions,
@@ -52,10 +54,8 @@ pub fn router(app: &Arc<App>) -> Router {
     let chat = || answered_by(chat::prepare);
     let computed =
         |compute: Compute| post(move |State(app): Shared, request: Request| run_compute(app, request, compute));
-    let models =
-        || get(|State(app): Shared| async move { Ok::<_, ApiError>(json_response(&models::list(app.model()?))) });
-    let health =
-        || get(|State(app): Shared| async move { app.model().map(|_| json_response(&json!({ "status": "ok" }))) });
+    let models = || get(|State(app): Shared| shown(app, |app| Ok(models::list(&app.models.list()))));
+    let health = || get(|| async { json_response(&json!({ "status": "ok" })) });
     Router::new()
         .route("/health", health())
         .route("/v1/health", health())
@@ -90,17 +90,19 @@ pub fn router(app: &Arc<App>) -> Router {
 }
 
 fn ollama_routes() -> Router<Arc<App>> {
-    let shown = |show: fn(&Served) -> Value| {
-        move |State(app): Shared| async move {
-            match app.model() {
-                Ok(model) => json_response(&show(model)),
-                Err(error) => ollama::error_response(&error),
-            }
-        }
+    let listed = |list: fn(&[Listed]) -> Value| {
+        get(move |State(app): Shared| async move {
+            let done = shown(app, move |app| Ok(list(&app.models.list()))).await;
+            done.unwrap_or_else(|error| ollama::error_response(&error))
+        })
     };
-    let answered = |prepare: Prepare| {
+    let show = |State(app): Shared, request: Request| async move {
+        show_one(app, request).await.unwrap_or_else(|error| ollama::error_response(&error))
+    };
+    let answered = |prepare: Prepare, form: ollama::Form| {
         post(move |State(app): Shared, request: Request| async move {
-            run_prepared(app, request, prepare).await.unwrap_or_else(|error| ollama::error_response(&error))
+            let done = run_ollama(app, request, prepare, form).await;
+            done.unwrap_or_else(|error| ollama::error_response(&error))
         })
     };
     let embed = |State(app): Shared, request: Request| async move {
@@ -109,11 +111,11 @@ fn ollama_routes() -> Router<Arc<App>> {
     };
     Router::new()
         .route("/api/version", get(|| async { json_response(&ollama::version()) }))
-        .route("/api/tags", get(shown(ollama::tags)))
-        .route("/api/ps", get(shown(ollama::processes)))
-        .route("/api/show", post(shown(ollama::show)))
-        .route("/api/chat", answered(ollama::chat))
-        .route("/api/generate", answered(ollama::generate))
+        .route("/api/tags", listed(ollama::tags))
+        .route("/api/ps", listed(ollama::processes))
+        .route("/api/show", post(show))
+        .route("/api/chat", answered(ollama::chat, ollama::Form::Chat))
+        .route("/api/generate", answered(ollama::generate, ollama::Form::Generate))
         .route("/api/embed", post(embed))
 }
 
@@ -131,22 +133,55 @@ async fn run_embedding(
     cuts: bool,
     form: Form,
 ) -> ApiResult<Response> {
-    let body = read_body(&app, request).await?;
+    let fields = read_fields(&app, request).await?;
+    let host = host_of(&app, &fields).await?;
     let asked = {
-        let app = Arc::clone(&app);
+        let served = Arc::clone(&host.served);
         beside(move || {
-            let fields = parse(&body)?;
             let field = if fields.contains_key(field) { field } else { "input" };
-            embeddings::read(app.model()?, Fields(&fields), field, cuts)
+            embeddings::read(&served, Fields(&fields), field, cuts)
         })
         .await?
     };
     let (reply, vectors) = oneshot::channel();
     let job = EmbeddingJob { texts: asked.texts.clone(), reply };
-    let sent = app.embeddings.lock().unwrap_or_else(PoisonError::into_inner).send(job);
+    let sent = host.embeddings.lock().unwrap_or_else(PoisonError::into_inner).send(job);
     sent.map_err(|_| ApiError::stopping())?;
     let vectors = vectors.await.map_err(|_| ApiError::stopping())??;
-    Ok(json_response(&form(&asked, app.model()?, &vectors)))
+    Ok(json_response(&form(&asked, &host.served, &vectors)))
+}
+
+/// The model that the request names, loaded. Its `keep_alive` counts from now on.
+async fn host_of(app: &Arc<App>, fields: &Map<String, Value>) -> ApiResult<Arc<Host>> {
+    let fields = Fields(fields);
+    let name = fields.text("model")?;
+    let keep_alive = fields.get("keep_alive").map(KeepAlive::read).transpose()?;
+    let host = host(app, name).await?;
+    if let Some(keep_alive) = keep_alive {
+        app.models.keep(name, keep_alive);
+    }
+    Ok(host)
+}
+
+/// `/api/show` of one model.
+async fn show_one(app: Arc<App>, request: Request) -> ApiResult<Response> {
+    let fields = read_fields(&app, request).await?;
+    shown(app, move |app| {
+        let fields = Fields(&fields);
+        let name = fields.text("model")?.or(fields.text("name")?);
+        // The only model answers to every name.
+        let found = match name {
+            Some(name) if app.models.are_several() => app.models.find(name)?,
+            _ => app.models.list().pop().ok_or_else(|| ApiError::no_model(name.unwrap_or_default()))?,
+        };
+        Ok(ollama::show(&found))
+    })
+    .await
+}
+
+/// Shows what takes no engine; files may be looked into.
+async fn shown(app: Arc<App>, show: impl FnOnce(&App) -> ApiResult<Value> + Send + 'static) -> ApiResult<Response> {
+    beside(move || show(&app).map(|value| json_response(&value))).await
 }
 
 fn answered_by(prepare: Prepare) -> MethodRouter<Arc<App>> {
@@ -155,28 +190,55 @@ fn answered_by(prepare: Prepare) -> MethodRouter<Arc<App>> {
 
 /// Reads a request, prepares it beside the network's threads, and answers as the engine does.
 async fn run_prepared(app: Arc<App>, request: Request, prepare: Prepare) -> ApiResult<Response> {
-    let body = read_body(&app, request).await?;
+    let fields = read_fields(&app, request).await?;
+    answer(app, fields, prepare).await
+}
+
+/// As [`run_prepared`]; a request without a question loads or unloads its model.
+async fn run_ollama(app: Arc<App>, request: Request, prepare: Prepare, form: ollama::Form) -> ApiResult<Response> {
+    let fields = read_fields(&app, request).await?;
+    let name = Fields(&fields).text("model")?;
+    let Some(done) = ollama::without_question(Fields(&fields), name.unwrap_or_default(), form)? else {
+        return answer(app, fields, prepare).await;
+    };
+    if ollama::unloads(Fields(&fields))? {
+        app.models.unload(name)?;
+    } else {
+        host_of(&app, &fields).await?;
+    }
+    Ok(json_response(&done))
+}
+
+async fn answer(app: Arc<App>, fields: Map<String, Value>, prepare: Prepare) -> ApiResult<Response> {
     let ping = app.options.ping;
+    let host = host_of(&app, &fields).await?;
     let (jobs, prepared) = {
-        let app = Arc::clone(&app);
+        let served = Arc::clone(&host.served);
         let work = move || -> ApiResult<_> {
-            let fields = parse(&body)?;
-            let mut prepared = prepare(&app, app.model()?, Fields(&fields))?;
+            let mut prepared = prepare(&app, &served, Fields(&fields))?;
             Ok((std::mem::take(&mut prepared.jobs), prepared))
         };
         beside(work).await?
     };
     for job in jobs {
-        app.jobs.submit(job)?;
+        host.jobs.submit(job)?;
     }
+    // From here on it may be unloaded: its thread answers what it was sent.
+    drop(host);
     let Prepared { answers, answered, dialect, is_stream, .. } = prepared;
     respond(answers, answered, dialect, is_stream, ping).await
 }
 
 async fn run_compute(app: Arc<App>, request: Request, compute: Compute) -> ApiResult<Response> {
-    let body = read_body(&app, request).await?;
-    let work = move || compute(&app, app.model()?, Fields(&parse(&body)?)).map(|value| json_response(&value));
-    beside(work).await
+    let fields = read_fields(&app, request).await?;
+    let host = host_of(&app, &fields).await?;
+    beside(move || compute(&app, &host.served, Fields(&fields)).map(|value| json_response(&value))).await
+}
+
+/// The fields of a request's body.
+async fn read_fields(app: &App, request: Request) -> ApiResult<Map<String, Value>> {
+    let body = read_body(app, request).await?;
+    beside(move || parse(&body)).await
 }
 
 /// Runs what takes long on a thread of its own, so that connections are served meanwhile.
@@ -214,7 +276,14 @@ fn parse(body: &[u8]) -> ApiResult<Map<String, Value>> {
 async fn one_model(State(app): Shared, request: Request) -> ApiResult<Response> {
     let name = request.uri().path().trim_start_matches("/v1/models/");
     let name = percent_decoded(name);
-    models::one(app.model()?, &name).map(|value| json_response(&value))
+    shown(app, move |app| Ok(models::entry(&app.models.find(&name)?))).await
+}
+
+/// The loaded model that a query means: `model=NAME`, else the one that was used last.
+fn queried(app: &App, request: &Request) -> ApiResult<Option<Arc<Host>>> {
+    let query = request.uri().query().unwrap_or_default();
+    let name = query.split('&').find_map(|pair| pair.strip_prefix("model=")).map(percent_decoded);
+    app.models.loaded(name.as_deref())
 }
 
 /// `%2F` and the like as characters.
@@ -230,14 +299,23 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-async fn props(State(app): Shared) -> ApiResult<Response> {
-    Ok(json_response(&llama::props(&app, app.model()?)))
+async fn props(State(app): Shared, request: Request) -> ApiResult<Response> {
+    Ok(json_response(&match queried(&app, &request)? {
+        Some(host) => llama::props(&app, &host.served),
+        None => llama::props_of_none(),
+    }))
 }
 
 async fn slots(State(app): Shared, request: Request) -> ApiResult<Response> {
-    let places = app.places.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let query = request.uri().query().unwrap_or_default();
-    llama::slots(&app, app.model()?, &places, query).map(|value| json_response(&value))
+    let host = queried(&app, &request)?;
+    let slots = match &host {
+        Some(host) => {
+            let places = host.places.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            llama::slots(&app, &host.served, &places, request.uri().query().unwrap_or_default())?
+        }
+        None => json!([]),
+    };
+    Ok(json_response(&slots))
 }
 
 async fn metrics(State(app): Shared) -> ApiResult<Response> {

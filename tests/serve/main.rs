@@ -8,6 +8,7 @@ mod client;
 mod completions;
 mod embeddings;
 mod hostile;
+mod models;
 mod others;
 mod parallel;
 mod routes;

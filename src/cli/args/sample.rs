@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// How the next token is chosen.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SampleArgs {
     /// Random seed; the same seed gives the same text; -1 = a new one each time

@@ -1,17 +1,31 @@
 //! The server.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum, builder::FalseyValueParser};
 
 use super::{EngineArgs, ModelArgs, SampleArgs};
+use crate::{error, serve};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu serve -m model.gguf --port 8080")]
 pub struct ServeArgs {
-    /// The model, as -m
+    /// The model, as -m; of several, each is loaded when a request names it
     #[arg(value_name = "MODEL")]
-    pub word: Option<PathBuf>,
+    pub words: Vec<PathBuf>,
+
+    /// Offer the models of this folder as well (GGUF files and Hugging Face directories), each loaded when a request names
+    /// it
+    #[arg(long, value_name = "FOLDER", env = "LLAMA_ARG_MODELS_DIR")]
+    pub models_dir: Option<PathBuf>,
+
+    /// Models loaded at the same time at most; 0 = as many as fit into the memory
+    #[arg(long, value_name = "N", default_value_t = 0, env = "LLAMA_ARG_MODELS_MAX")]
+    pub models_max: usize,
+
+    /// Time without a request after which one of several models is unloaded, as 5m or 90; -1 = never
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = keep_alive, allow_negative_numbers = true)]
+    pub keep_alive: KeepAlive,
 
     #[command(flatten)]
     pub model: ModelArgs,
@@ -124,7 +138,25 @@ pub enum ReasoningFormatChoice {
     None,
 }
 
+/// `None` inside: for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive(pub Option<Duration>);
+
+fn keep_alive(text: &str) -> Result<KeepAlive, String> {
+    let seconds = serve::seconds(text).ok_or_else(|| "expected a time like 5m, 1h30m or 90, or -1".to_owned())?;
+    Ok(KeepAlive(Duration::try_from_secs_f64(seconds).ok()))
+}
+
 impl ServeArgs {
+    /// Lets models that are named without a flag win over one of the environment.
+    ///
+    /// # Errors
+    /// If a flag names one as well.
+    pub fn settle(&mut self, model_of_environment: bool) -> error::Result<()> {
+        let first = if self.words.is_empty() { None } else { Some(self.words.remove(0)) };
+        self.model.take_word(first, model_of_environment)
+    }
+
     /// The limit of answers without one.
     pub fn max_tokens(&self) -> Option<NonZeroUsize> {
         usize::try_from(self.n_predict).ok().and_then(NonZeroUsize::new)

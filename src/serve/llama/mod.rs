@@ -87,9 +87,14 @@ pub fn props(app: &App, model: &Served) -> Value {
     })
 }
 
+/// `/props` where no model is loaded.
+pub fn props_of_none() -> Value {
+    json!({ "total_slots": 0, "build_info": FINGERPRINT, "is_sleeping": true, "placement": [] })
+}
+
 /// Options of sampling where a request has none.
 fn params(app: &App, model: &Served) -> Value {
-    settings(&app.options.sample, Some(model.answer_limit(&app.options)))
+    settings(&model.sample, Some(model.answer_limit(&app.options)))
 }
 
 /// llama.cpp's names of options.

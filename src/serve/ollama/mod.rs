@@ -6,7 +6,7 @@ mod time;
 
 pub use show::{processes, show, tags, version};
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::response::Response;
 use serde_json::{Map, Value, json};
@@ -18,6 +18,7 @@ use super::{
     fields::Fields,
     ids,
     model::Served,
+    models::KeepAlive,
     openai::{ChatPrompt, chat},
     request::Wishes,
     respond::{Answered, Choice, Dialect, Frames, Token, json_response},
@@ -30,6 +31,26 @@ pub fn error_response(error: &ApiError) -> Response {
     let mut response = json_response(&json!({ "error": error.message }));
     *response.status_mut() = error.status;
     response
+}
+
+/// The answer to a request without a question, which only loads a model or unloads it; `None` where there is one.
+pub fn without_question(fields: Fields<'_>, name: &str, form: Form) -> ApiResult<Option<Value>> {
+    let is_question = match form {
+        Form::Chat => fields.array("messages")?.is_some_and(|messages| !messages.is_empty()),
+        Form::Generate => fields.text("prompt")?.is_some_and(|prompt| !prompt.is_empty()),
+    };
+    if is_question {
+        return Ok(None);
+    }
+    let mut object = form.object(name, "", "", Vec::new(), true);
+    object["done_reason"] = json!(if unloads(fields)? { "unload" } else { "load" });
+    Ok(Some(object))
+}
+
+/// True where a request asks for its model to be unloaded at once.
+pub fn unloads(fields: Fields<'_>) -> ApiResult<bool> {
+    let keep_alive = fields.get("keep_alive").map(KeepAlive::read).transpose()?;
+    Ok(keep_alive == Some(KeepAlive(Some(Duration::ZERO))))
 }
 
 /// `/api/chat`.
@@ -114,21 +135,16 @@ fn translate(fields: Fields<'_>) -> ApiResult<Map<String, Value>> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub enum Form {
     Chat,
     Generate,
 }
 
-struct Ollama {
-    model: Arc<Served>,
-    form: Form,
-}
-
-impl Ollama {
-    fn object(&self, content: &str, thinking: &str, calls: Vec<Value>, done: bool) -> Value {
-        let mut object = json!({ "model": self.model.name, "created_at": now() });
-        match self.form {
-            Form::Chat => {
+impl Form {
+    fn object(self, model: &str, content: &str, thinking: &str, calls: Vec<Value>, done: bool) -> Value {
+        let mut object = json!({ "model": model, "created_at": now() });
+        match self {
+            Self::Chat => {
                 let mut message = json!({ "role": "assistant", "content": content });
                 if !thinking.is_empty() {
                     message["thinking"] = json!(thinking);
@@ -138,7 +154,7 @@ impl Ollama {
                 }
                 object["message"] = message;
             }
-            Form::Generate => {
+            Self::Generate => {
                 object["response"] = json!(content);
                 if !thinking.is_empty() {
                     object["thinking"] = json!(thinking);
@@ -147,6 +163,17 @@ impl Ollama {
         }
         object["done"] = json!(done);
         object
+    }
+}
+
+struct Ollama {
+    model: Arc<Served>,
+    form: Form,
+}
+
+impl Ollama {
+    fn object(&self, content: &str, thinking: &str, calls: Vec<Value>, done: bool) -> Value {
+        self.form.object(&self.model.name, content, thinking, calls, done)
     }
 
     fn end(choice: &Choice, object: &mut Value) {

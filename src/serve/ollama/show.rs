@@ -2,7 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{super::model::Served, time::rfc3339};
+use super::{
+    super::{
+        ids,
+        models::{Listed, Phase},
+    },
+    time::rfc3339,
+};
+
+/// The end of a model that stays, as ollama writes it.
+const FOREVER: &str = "2318-04-12T00:00:00Z";
 
 /// `/api/version`: clients compare it with the versions of ollama that brought a feature.
 pub fn version() -> Value {
@@ -10,63 +19,72 @@ pub fn version() -> Value {
 }
 
 /// `/api/tags`.
-pub fn tags(model: &Served) -> Value {
-    json!({ "models": [entry(model)] })
+pub fn tags(models: &[Listed]) -> Value {
+    json!({ "models": models.iter().map(entry).collect::<Vec<_>>() })
 }
 
 /// `/api/ps`.
-pub fn processes(model: &Served) -> Value {
-    let mut entry = entry(model);
-    entry["expires_at"] = json!("2318-04-12T00:00:00Z");
-    entry["size_vram"] = json!(0);
-    entry["context_length"] = json!(model.context_tokens);
-    json!({ "models": [entry] })
+pub fn processes(models: &[Listed]) -> Value {
+    let process = |model: &Listed| {
+        let Phase::Loaded { served, left } = &model.phase else { return None };
+        let mut entry = entry(model);
+        entry["expires_at"] = match left {
+            Some(left) => json!(rfc3339(ids::now() + left.as_secs())),
+            None => json!(FOREVER),
+        };
+        entry["size_vram"] = json!(0);
+        entry["context_length"] = json!(served.context_tokens);
+        Some(entry)
+    };
+    json!({ "models": models.iter().filter_map(process).collect::<Vec<_>>() })
 }
 
 /// `/api/show`.
-pub fn show(model: &Served) -> Value {
-    let facts = &model.facts;
+pub fn show(model: &Listed) -> Value {
     let mut capabilities = vec!["completion"];
-    if model.template.knows_tools() {
+    if model.knows_tools() {
         capabilities.push("tools");
+    }
+    let architecture = model.architecture();
+    let mut info = json!({ "general.architecture": architecture });
+    if let Some(facts) = model.facts() {
+        info["general.parameter_count"] = json!(facts.parameters);
+        info[format!("{architecture}.context_length")] = json!(facts.trained_context);
+        info[format!("{architecture}.embedding_length")] = json!(facts.dim);
     }
     json!({
         "modelfile": "",
         "parameters": "",
-        "template": model.template.source().unwrap_or_default(),
+        "template": model.template().unwrap_or_default(),
         "details": details(model),
-        "model_info": {
-            "general.architecture": model.architecture,
-            "general.parameter_count": facts.parameters,
-            format!("{}.context_length", model.architecture): facts.trained_context,
-            format!("{}.embedding_length", model.architecture): facts.dim,
-        },
+        "model_info": info,
         "capabilities": capabilities,
         "modified_at": rfc3339(model.created),
     })
 }
 
-fn entry(model: &Served) -> Value {
+fn entry(model: &Listed) -> Value {
     json!({
         "name": model.name,
         "model": model.name,
         "modified_at": rfc3339(model.created),
-        "size": model.facts.bytes,
+        "size": model.facts().map_or(0, |facts| facts.bytes),
         "digest": digest(&model.name),
         "details": details(model),
     })
 }
 
-fn details(model: &Served) -> Value {
-    let millions = model.facts.parameters as f64 / 1e6;
+fn details(model: &Listed) -> Value {
+    let facts = model.facts();
+    let millions = facts.map_or(0.0, |facts| facts.parameters as f64 / 1e6);
     let size = if millions < 1000.0 { format!("{millions:.1}M") } else { format!("{:.1}B", millions / 1e3) };
     json!({
         "parent_model": "",
         "format": "gguf",
-        "family": model.architecture,
-        "families": [model.architecture],
+        "family": model.architecture(),
+        "families": [model.architecture()],
         "parameter_size": size,
-        "quantization_level": "ternary",
+        "quantization_level": facts.map_or("unknown", |facts| facts.weights),
     })
 }
 

@@ -2,26 +2,31 @@
 
 use serde_json::{Value, json};
 
-use super::super::{
-    error::{ApiError, ApiResult},
-    model::Served,
-};
+use super::super::models::Listed;
 
 /// All models; for clients of ollama a second list.
-pub fn list(model: &Served) -> Value {
+pub fn list(models: &[Listed]) -> Value {
+    let short = |model: &Listed| json!({ "name": model.name, "model": model.name, "type": "model", "capabilities": ["completion"] });
     json!({
         "object": "list",
-        "data": [entry(model)],
-        "models": [{ "name": model.name, "model": model.name, "type": "model", "capabilities": ["completion"] }],
+        "data": models.iter().map(entry).collect::<Vec<_>>(),
+        "models": models.iter().map(short).collect::<Vec<_>>(),
     })
 }
 
-/// The model of this name.
-pub fn one(model: &Served, name: &str) -> ApiResult<Value> {
-    if model.is_called(name) { Ok(entry(model)) } else { Err(ApiError::no_model(name)) }
-}
-
-fn entry(model: &Served) -> Value {
+/// One model.
+pub fn entry(model: &Listed) -> Value {
+    let context = model.served().map(|served| served.context_tokens);
+    let meta = model.facts().map(|facts| {
+        json!({
+            "n_ctx": context,
+            "n_ctx_train": facts.trained_context,
+            "n_vocab": facts.vocab,
+            "n_embd": facts.dim,
+            "n_params": facts.parameters,
+            "size": facts.bytes,
+        })
+    });
     json!({
         "id": model.name,
         "object": "model",
@@ -29,13 +34,7 @@ fn entry(model: &Served) -> Value {
         "owned_by": "bitnet-gpu",
         "aliases": model.aliases,
         "tags": [],
-        "meta": {
-            "n_ctx": model.context_tokens,
-            "n_ctx_train": model.facts.trained_context,
-            "n_vocab": model.facts.vocab,
-            "n_embd": model.facts.dim,
-            "n_params": model.facts.parameters,
-            "size": model.facts.bytes,
-        },
+        "meta": meta,
+        "status": { "value": model.status() },
     })
 }

@@ -40,6 +40,7 @@ function headers() {
 /** The body of a request for the next answer. */
 function request() {
   const body = { messages: [], stream: true, stream_options: { include_usage: true } };
+  if (field("model")) body.model = field("model");
   if (field("system")) body.messages.push({ role: "system", content: field("system") });
   for (const { role, content } of messages) {
     if (content || role === "user") body.messages.push({ role, content });
@@ -226,12 +227,22 @@ async function get(path) {
 /** Time between two looks at a server that is still loading its model, in milliseconds. */
 const LOADING_PAUSE = 1000;
 
+/** Lets the user choose where there are several models. */
+function offer(names) {
+  byId("models").hidden = names.length < 2;
+  const select = settings.elements.model;
+  const chosen = select.value || load("settings", {}).model;
+  select.replaceChildren(...(names.length < 2 ? [] : names.map((name) => new Option(name))));
+  if (names.includes(chosen)) select.value = chosen;
+}
+
 /** The model's name, and which backend runs what. */
 async function describe() {
   const status = byId("status");
   try {
     const { data } = await get("v1/models");
-    byId("model").textContent = document.title = data[0]?.id ?? "bitnet-gpu";
+    offer(data.map(({ id }) => id));
+    byId("model").textContent = document.title = field("model") || (data[0]?.id ?? "bitnet-gpu");
     const props = await get("props");
     const placement = (props.placement ?? []).map(({ backend, layers }) => `${backend}: ${layers}`).join(", ");
     byId("placement").textContent = placement;
@@ -272,7 +283,7 @@ byId("show-settings").addEventListener("click", (event) => {
 settings.addEventListener("submit", (event) => event.preventDefault());
 settings.addEventListener("change", (event) => {
   save("settings", Object.fromEntries(new FormData(settings)));
-  if (event.target.name === "key") describe();
+  if (["key", "model"].includes(event.target.name)) describe();
 });
 
 for (const [name, value] of Object.entries(load("settings", {}))) {

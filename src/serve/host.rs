@@ -1,0 +1,146 @@
+//! A loaded model and the thread that runs it.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    app::App,
+    embedding::{self, EmbeddingJob},
+    engine::{self, EngineThread, JobReceiver, JobSender},
+    model::Served,
+    offer::Opened,
+};
+use crate::{
+    engine::{ModelFile, Purpose},
+    error::{Error, Result},
+    generate::{Batcher, PlaceState, Pooling},
+    session::{Runtime, Session},
+};
+
+/// A loaded model. Its thread answers what it was sent and ends when all of these are dropped.
+pub struct Host {
+    pub served: Arc<Served>,
+    pub jobs: JobSender,
+    /// Jobs of a model that was made for embeddings.
+    pub embeddings: Mutex<Sender<EmbeddingJob>>,
+    /// The slots after the last step.
+    pub places: Arc<Mutex<Vec<PlaceState>>>,
+    used: Mutex<Instant>,
+}
+
+impl Host {
+    /// True while answers are written or wait.
+    pub fn is_busy(&self) -> bool {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        self.jobs.waiting() > 0 || places.iter().any(|place| place.answer.is_some())
+    }
+
+    /// Begins the time of idleness anew.
+    pub fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Time since it was last used.
+    pub fn idle(&self) -> Duration {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+/// A model on its way.
+pub struct Starting {
+    /// Tells that it is loaded, or why not.
+    pub loaded: oneshot::Receiver<Result<Arc<Host>>>,
+    /// Closed when the thread has ended and the memory of the model is free again.
+    pub gone: watch::Receiver<()>,
+}
+
+/// Loads a model in a thread of its own, which then serves.
+pub fn start(app: &App, names: Vec<String>, opened: Opened) -> Result<Starting> {
+    let (told, loaded) = oneshot::channel();
+    let (is_there, gone) = watch::channel(());
+    let queue = engine::queue(app.options.queue);
+    let (options, metrics, log) = (app.options.clone(), Arc::clone(&app.metrics), Arc::clone(&app.log));
+    let work = move || {
+        let (jobs, receiver) = queue;
+        let (embeddings, embedding_jobs) = mpsc::channel();
+        let places = Arc::new(Mutex::new(Vec::new()));
+        let host = |served| {
+            let (embeddings, used) = (Mutex::new(embeddings), Mutex::new(Instant::now()));
+            Arc::new(Host { served: Arc::new(served), jobs, embeddings, places: Arc::clone(&places), used })
+        };
+        match load(opened, names) {
+            Err(error) => _ = told.send(Err(error)),
+            Ok(Loaded::Vectors(served, session, pooling, file)) => {
+                log.ready(&format!("{} on {}: embeddings", served.name, session.devices()));
+                // Nobody waits for it where the server ends already.
+                let _ = told.send(Ok(host(served)));
+                run_vectors(*session, &file, pooling, &embedding_jobs, &receiver);
+            }
+            Ok(Loaded::Text(served, runtime)) => {
+                let Served { name, slots, context_tokens, .. } = &served;
+                log.ready(&format!("{name} on {}: {slots} slots of {context_tokens} tokens", runtime.devices()));
+                let batcher = Batcher::new(*runtime).keeping_prefixes(options.prefix_bytes);
+                let thread = EngineThread::new(batcher, receiver, metrics, Arc::clone(&places), log);
+                let _ = told.send(Ok(host(served)));
+                thread.run();
+            }
+        }
+        drop(is_there);
+    };
+    let started = thread::Builder::new().name("engine".into()).spawn(work);
+    started.map_err(|error| Error::io("start", "a thread of the engine", error))?;
+    Ok(Starting { loaded, gone })
+}
+
+fn run_vectors(
+    session: Session,
+    file: &ModelFile,
+    pooling: Pooling,
+    jobs: &Receiver<EmbeddingJob>,
+    others: &JobReceiver,
+) {
+    // It was loaded a moment ago.
+    if let Ok(model) = file.model() {
+        embedding::run(session, model, pooling, jobs, others);
+    }
+}
+
+enum Loaded {
+    Text(Served, Box<Runtime>),
+    Vectors(Served, Box<Session>, Pooling, ModelFile),
+}
+
+fn load(opened: Opened, names: Vec<String>) -> Result<Loaded> {
+    if let Some(pooling) = opened.pooling()? {
+        let session = opened.engine.load(&Purpose::Hidden)?;
+        let file = opened.file.clone();
+        return Ok(Loaded::Vectors(Served::new(opened, names, &session)?, Box::new(session), pooling, file));
+    }
+    let runtime = opened.engine.runtime(&Purpose::Sample(&opened.sample))?;
+    let served = Served::new(opened, names, &runtime)?;
+    Ok(Loaded::Text(served, Box::new(runtime)))
+}
+
+impl Opened {
+    /// How vectors are made, where the model was made for those.
+    fn pooling(&self) -> Result<Option<Pooling>> {
+        Pooling::stated(&self.file.model()?.config, self.file.file().metadata())
+    }
+
+    /// Whether the free memory of each device holds what the model would take there.
+    pub fn fits(&self) -> Result<bool> {
+        let purpose = match self.pooling()? {
+            Some(_) => Purpose::Hidden,
+            None => Purpose::Sample(&self.sample),
+        };
+        self.engine.fits(&purpose)
+    }
+}
