@@ -1,4 +1,4 @@
-//! Costs of steps on a backend: a few real ones through one and through several layers.
+//! Costs of steps on a backend: a few real ones through a few layers and through more.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,9 +7,9 @@ use bitnet_cpu_kernels::screen::Screen;
 use crate::{
     backend::{Activations, Backend, Batch, LayerState, SegmentId, SlotId, Want, energy},
     error::Result,
-    model::Model,
+    model::{Block, Config, Model},
     numbers::median,
-    plan::{BackendCost, BackendKind, Segment, Sizes, StepCost},
+    plan::{BackendCost, BackendKind, Segment, Sizes, StepCost, Workload},
 };
 
 /// Steps before timing starts: drivers compile shaders at the first dispatch.
@@ -20,7 +20,7 @@ const DECODE_STEPS: usize = 7;
 const PREFILL_STEPS: usize = 3;
 /// Tokens of such a batch: enough that weights are read once for many, and a fraction of a second on any machine.
 pub const BATCH_TOKENS: usize = 64;
-/// Layers of the longer run. The difference to a run of one layer is free of the cost of a step itself
+/// Fewest layers of the longer run. The difference to a shorter run is free of the cost of a step itself
 /// (submission, synchronisation), which on a GPU can exceed that of a layer.
 const LAYERS: usize = 4;
 
@@ -28,46 +28,62 @@ const LAYERS: usize = 4;
 ///
 /// The backend keeps the layers it was measured with: pass one that is dropped afterwards.
 pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<BackendCost> {
-    let many = LAYERS.min(model.config.layers);
+    let (few, many) = measured_layers(&model.config);
     let mut measure = |layers| -> Result<Steps> {
         let mut loaded = Loaded::new(backend, model, sizes, layers)?;
         let (decode_ms, millijoules) = loaded.step_ms(backend, 1, DECODE_STEPS)?;
         let (prefill_ms, _) = loaded.step_ms(backend, BATCH_TOKENS, PREFILL_STEPS)?;
         Ok(Steps { decode_ms, prefill_ms, millijoules })
     };
-    let one = measure(1)?;
-    let several = if many == 1 { None } else { Some(measure(many)?) };
-    let split = |of: &dyn Fn(&Steps) -> f64| split_cost(of(&one), several.as_ref().map(|steps| (many, of(steps))));
+    let short = measure(few)?;
+    let long = if many == few { None } else { Some(measure(many)?) };
+    let split =
+        |of: &dyn Fn(&Steps) -> f64| split_cost((few, of(&short)), long.as_ref().map(|steps| (many, of(steps))));
     let mut decode = split(&|steps| steps.decode_ms);
     let prefill = split(&|steps| steps.prefill_ms);
     // The head is read once a token, as a layer is, and both are bound by reading: loading it only to measure it would
     // take longer than what it decides.
-    let layer_bytes = model.weights.blocks.first().map_or(1, |block| block.ternary_bytes().max(1));
+    let layer_bytes = model.weights.blocks[..few].iter().map(Block::ternary_bytes).sum::<usize>().max(1) / few;
     let head = model.weights.head();
     let head_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols, head.ty) } else { head.data.len() };
     decode.head_ms = decode.layer_ms * head_bytes as f64 / layer_bytes as f64;
     let prefill = StepCost { head_ms: decode.head_ms, ..prefill };
-    let joules = several.as_ref().and_then(|several| several.millijoules).zip(one.millijoules);
-    let layer_mj = joules.map(|(several, one)| (several - one) / (many - 1) as f64).filter(|&mj| mj > 0.0);
+    let joules = long.as_ref().and_then(|long| long.millijoules).zip(short.millijoules);
+    let layer_mj = joules.map(|(long, short)| (long - short) / (many - few) as f64).filter(|&mj| mj > 0.0);
     Ok(BackendCost { decode, prefill, layer_mj })
 }
 
-/// Milliseconds for the keys and values of one token and one layer from `from` to `to`.
+/// Numbers of layers of the two runs: whole periods of the kinds of layers where the model is long enough, so that their
+/// difference is the mean of all kinds.
+fn measured_layers(config: &Config) -> (usize, usize) {
+    let few = config.layer_period();
+    (few, LAYERS.max(2 * few).min(config.layers))
+}
+
+/// Milliseconds for what one layer holds of one token from `from` to `to`. What a recurrent layer holds is of one size:
+/// a token has its share in a usual prompt.
 pub fn move_ms(from: &mut dyn Backend, to: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<f64> {
-    let mut source = Loaded::new(from, model, sizes, 1)?;
-    let target = Loaded::new(to, model, sizes, 1)?;
+    let layers = model.config.layer_period();
+    let mut source = Loaded::new(from, model, sizes, layers)?;
+    let target = Loaded::new(to, model, sizes, layers)?;
     source.step(from, 0, BATCH_TOKENS)?;
     let mut state = LayerState::default();
-    let mut times_ms = Vec::with_capacity(PREFILL_STEPS);
-    for step in 0..=PREFILL_STEPS {
-        let start = Instant::now();
-        from.states(source.id)?.export(0, SlotId(0), 0..BATCH_TOKENS, &mut state)?;
-        to.states(target.id)?.import(0, SlotId(0), 0..BATCH_TOKENS, &state)?;
-        if step > 0 {
-            times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    let mut of_token_ms = 0.0;
+    for layer in 0..layers {
+        let mut times_ms = Vec::with_capacity(PREFILL_STEPS);
+        for step in 0..=PREFILL_STEPS {
+            let start = Instant::now();
+            from.states(source.id)?.export(layer, SlotId(0), 0..BATCH_TOKENS, &mut state)?;
+            to.states(target.id)?.import(layer, SlotId(0), 0..BATCH_TOKENS, &state)?;
+            if step > 0 {
+                times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+            }
         }
+        let is_recurrent = model.config.is_recurrent(layer);
+        let tokens = if is_recurrent { Workload::default().prompt_tokens } else { BATCH_TOKENS };
+        of_token_ms += median(times_ms) / tokens as f64;
     }
-    Ok(median(times_ms) / BATCH_TOKENS as f64)
+    Ok(of_token_ms / layers as f64)
 }
 
 /// Medians of a number of layers.
@@ -77,17 +93,17 @@ struct Steps {
     millijoules: Option<f64>,
 }
 
-/// The part of a step and the part of a layer, from a step through one layer and one through several.
-fn split_cost(one_ms: f64, several: Option<(usize, f64)>) -> StepCost {
-    let Some((layers, several_ms)) = several else {
-        return StepCost { layer_ms: one_ms, ..StepCost::default() };
+/// The part of a step and the part of a layer, from steps through a few layers and through more, each with their number.
+fn split_cost((few, few_ms): (usize, f64), more: Option<(usize, f64)>) -> StepCost {
+    let Some((many, many_ms)) = more else {
+        return StepCost { layer_ms: few_ms / few as f64, ..StepCost::default() };
     };
     // Noise can make the longer run the faster one: a layer then counts as its share of that run.
-    let layer_ms = match (several_ms - one_ms) / (layers - 1) as f64 {
+    let layer_ms = match (many_ms - few_ms) / (many - few) as f64 {
         difference if difference > 0.0 => difference,
-        _ => several_ms / layers as f64,
+        _ => many_ms / many as f64,
     };
-    StepCost { fixed_ms: (one_ms - layer_ms).max(0.0), layer_ms, head_ms: 0.0 }
+    StepCost { fixed_ms: (few_ms - layer_ms * few as f64).max(0.0), layer_ms, head_ms: 0.0 }
 }
 
 /// The first layers of the model, to be run with made-up hidden states.
@@ -145,11 +161,14 @@ mod tests {
 
     #[test]
     fn the_cost_of_a_layer_is_free_of_the_step() {
-        let cost = split_cost(5.0, Some((4, 11.0)));
+        let cost = split_cost((1, 5.0), Some((4, 11.0)));
         assert_eq!(cost, StepCost { fixed_ms: 3.0, layer_ms: 2.0, head_ms: 0.0 });
-        let one_layer = split_cost(5.0, None);
+        let one_layer = split_cost((1, 5.0), None);
         assert_eq!(one_layer, StepCost { fixed_ms: 0.0, layer_ms: 5.0, head_ms: 0.0 });
-        let noisy = split_cost(5.0, Some((4, 4.0)));
+        let noisy = split_cost((1, 5.0), Some((4, 4.0)));
         assert_eq!(noisy, StepCost { fixed_ms: 4.0, layer_ms: 1.0, head_ms: 0.0 });
+        // Three layers of 1 ms and one of 3 in a period, and 2 ms for the step.
+        let hybrid = split_cost((4, 8.0), Some((8, 14.0)));
+        assert_eq!(hybrid, StepCost { fixed_ms: 2.0, layer_ms: 1.5, head_ms: 0.0 });
     }
 }

@@ -183,6 +183,14 @@ impl Config {
         self.delta.as_ref().is_some_and(|delta| delta.layers[layer])
     }
 
+    /// Layers after which their kinds come again in the same order.
+    pub fn layer_period(&self) -> usize {
+        let comes_again = |period: &usize| {
+            (*period..self.layers).all(|layer| self.is_recurrent(layer) == self.is_recurrent(layer - period))
+        };
+        (1..self.layers).find(comes_again).unwrap_or(self.layers)
+    }
+
     /// True where the output of attention goes through a gate, which q's projection has beside q.
     pub fn has_output_gate(&self) -> bool {
         self.family == Family::Qwen35

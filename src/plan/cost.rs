@@ -40,7 +40,7 @@ pub struct Costs {
     pub gpu: BackendCost,
     /// Tokens of the batch that [`BackendCost::prefill`] was measured with.
     pub batch_tokens: usize,
-    /// Moving the keys and values of one token and one layer from one backend to the other.
+    /// Moving what one layer holds of one token from one backend to the other; the mean of all kinds of layers.
     pub move_ms: f64,
 }
 

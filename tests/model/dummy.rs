@@ -212,6 +212,8 @@ fn hybrid_models_are_as_their_keys_say() {
     for (name, tied) in [("bonsai2-27b", false), ("bonsai2-9b", false), ("bonsai2-4b", true), ("bonsai-27b", false)] {
         let mut shape = Shape::like(name).unwrap();
         assert_eq!((shape.tied, shape.model.rotation.is_some()), (tied, name != "bonsai-27b"), "{name}");
+        // Three DeltaNet layers and one of attention; the same layers again whatever their number.
+        assert_eq!(shape.model.layer_period(), 4, "{name}");
         let model = &mut shape.model;
         (model.layers, model.dim, model.ffn_dim, model.heads, model.vocab) = (4, 512, 1024, 4, 300);
         let delta = model.delta.as_mut().unwrap();
