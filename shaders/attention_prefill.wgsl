@@ -25,6 +25,10 @@ struct Params {
 
 override Q_STEP: u32 = 1u; // from query to query in x, in heads: 2 where each has its gate behind it
 
+// Pairs of an invocation. A constant, so that drivers keep the sums in registers: with a bound of run time each access
+// chooses among all eight.
+override ROUNDS: u32 = 8u;
+
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
 
 // Rows padded by one against bank conflicts. 5.3 KiB together.
@@ -77,20 +81,24 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     let fade = exp(m - most);
     m = most;
     l *= fade;
-    for (var b = 0u; b < 8u; b++) { o[b] *= fade; }
+    for (var b = 0u; b < ROUNDS; b++) { o[b] *= fade; }
     for (var j = 0u; j < min(16u, keys - first); j++) {
       let share = tile[down * 17u + j];
       l += share;
       let row = (window_row + first + j) * p.kv_heads + kv_head;
-      for (var b = 0u; across + 16u * b < pairs; b++) { o[b] += share * load_v(row, across + 16u * b); }
+      // Past the head some other pair is added up, which nobody reads.
+      for (var b = 0u; b < ROUNDS; b++) { o[b] += share * load_v(row, min(across + 16u * b, pairs - 1u)); }
     }
     workgroupBarrier();
   }
   if (token < p.tokens) {
     let at = (token * p.heads + head) * p.head_dim;
-    for (var b = 0u; across + 16u * b < pairs; b++) {
-      out[at + 2u * (across + 16u * b)] = o[b].x / l;
-      out[at + 2u * (across + 16u * b) + 1u] = o[b].y / l;
+    for (var b = 0u; b < ROUNDS; b++) {
+      let pair = across + 16u * b;
+      if (pair < pairs) {
+        out[at + 2u * pair] = o[b].x / l;
+        out[at + 2u * pair + 1u] = o[b].y / l;
+      }
     }
   }
 }

@@ -164,7 +164,8 @@ impl<'a> Lowering<'a> {
             [all(&activations.qkv), all(&window.k), all(&window.v), all(&activations.attn), all(&activations.batch)];
         let grid = [Extent::Fixed(config.heads), Extent::PerTokens(16), Extent::Fixed(1)];
         let mut constants = self.cache_constants(window);
-        constants.push(("Q_STEP", self.query_step()));
+        let rounds = (config.head_dim / 2).div_ceil(16);
+        constants.extend([("Q_STEP", self.query_step()), ("ROUNDS", rounds as f64)]);
         let variant = self.builder.variant(Shader::AttentionPrefill);
         Ok(self.builder.dispatch(variant, &constants, params, &buffers, grid)?.in_window(window.index))
     }

@@ -55,7 +55,11 @@ fn attention_of_many_tokens_equals_the_reference() {
             };
             let run = Run {
                 variant: Variant::new(Shader::AttentionPrefill, gpu.choices(), None),
-                constants: &[("K_TYPE", cache_constant(k_type)), ("V_TYPE", cache_constant(v_type))],
+                constants: &[
+                    ("K_TYPE", cache_constant(k_type)),
+                    ("V_TYPE", cache_constant(v_type)),
+                    ("ROUNDS", (head_dim / 2).div_ceil(16) as f64),
+                ],
                 params: params.into(),
                 dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
                 buffers: &[
