@@ -63,6 +63,12 @@ pub struct Message {
     /// Reasoning before it, without tags. Templates mostly leave it out of earlier turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
+    /// Name of the one who says it: of the function, where it is what a function returned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The call that this is the result of, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
     /// Functions that the model called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -72,6 +78,9 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolCall {
+    /// Its name among the calls of a conversation; some templates ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Which function.
     pub name: String,
     /// Its arguments by name: a JSON object.
@@ -81,6 +90,7 @@ pub struct ToolCall {
 impl Message {
     /// A message of `role`.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), reasoning: None, tool_calls: Vec::new() }
+        let content = content.into();
+        Self { role, content, reasoning: None, name: None, tool_call_id: None, tool_calls: Vec::new() }
     }
 }

@@ -41,6 +41,11 @@ impl Variables {
         self.set(TOOLS, Json::Array(tools));
     }
 
+    /// Whether there are functions that the model may call.
+    pub(super) fn has_tools(&self) -> bool {
+        self.0.get(TOOLS).and_then(Json::as_array).is_some_and(|tools| !tools.is_empty())
+    }
+
     /// Whether the model is to think before it answers; `None` leaves it to the template.
     pub fn set_reasoning(&mut self, wanted: Option<bool>) {
         match wanted {

@@ -72,12 +72,13 @@ mod verify;
 use std::{
     any::Any,
     env,
+    ffi::OsStr,
     io::Write,
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
 };
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, builder::Resettable, parser::ValueSource};
 
 use self::args::{Cli, Command};
 use crate::{
@@ -89,8 +90,9 @@ use crate::{
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(print_panic));
-    let argv = argv::rewrite(env::args_os(), &Cli::command());
-    let parsed = Cli::command().try_get_matches_from(argv);
+    let command = without_empty_variables(Cli::command());
+    let argv = argv::rewrite(env::args_os(), &command);
+    let parsed = command.try_get_matches_from(argv);
     let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
         Ok(parsed) => parsed,
         // Help and --version come this way too, with exit code 0.
@@ -198,6 +200,16 @@ fn one_line(message: &str) -> String {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line
+}
+
+/// Empty variables of the environment count as not set: tools that start containers set them so.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+        true => arg.env(Resettable::<clap::builder::OsStr>::Reset),
+        false => arg,
+    });
+    command.mut_subcommands(without_empty_variables)
 }
 
 /// 2 for usage, as of the argument parser; 1 for everything else.

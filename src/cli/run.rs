@@ -18,7 +18,6 @@ use crate::{
     error::{Error, Result},
     generate::{AnswerOptions, Chooser, Finish, ReasoningLimit, Sampler},
     session::Session,
-    tokenizer::EncodeOptions,
 };
 
 /// For a first run without any arguments.
@@ -36,7 +35,7 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
     let model = Arc::clone(source.model()?);
     let engine = Engine::new(&source, EngineOptions::from(&args.engine));
     let tokenizer = Arc::clone(source.tokenizer()?);
-    let prompt = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
+    let prompt = tokenizer.encode_prompt(&text)?;
     let options = answer_options(&tokenizer, &args.answer)?;
     let job = Job { args, source, tokenizer, model, engine, text, prompt, options };
     if args.bench { compare::run(&job) } else { generate(&job) }
@@ -44,7 +43,13 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
 
 fn prompt_text(args: &RunArgs) -> Result<String> {
     if let Some(given) = &args.given.prompt {
-        return unescape(args.answer.no_escape, given);
+        let question = unescape(args.answer.no_escape, given)?;
+        // `cat FILE | bitnet-gpu run "Summarise:"`: the text is what the question is about.
+        let piped = if args.is_question { input::standard_input_if_any()? } else { None };
+        return Ok(match piped.map(input::without_last_line_break) {
+            Some(text) if !text.is_empty() => format!("{text}\n{question}"),
+            _ => question,
+        });
     }
     let read = match &args.given.file {
         None if args.model.model.is_none() => match input::standard_input_if_any()? {

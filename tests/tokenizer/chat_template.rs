@@ -1,10 +1,12 @@
 //! Prompts of chat templates against strings written by hand from the Hugging Face templates, and templates that
 //! mean harm.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bitnet_gpu::{
     Remedy,
     chat::{Conversation, Format, Message, Origin, Role, Template, ToolCall, Variables, opens_reasoning},
-    gguf::{Metadata, Value},
+    gguf::{Array, Metadata, Value},
     tokenizer::Tokenizer,
 };
 
@@ -143,12 +145,12 @@ fn jinja_as_hugging_face_runs_it() {
             "0",
         ),
         (
-            "{% if tools %}x{% endif %}{% if messages[0]['content'] is string %}s{% endif %}{{ tools is defined }}",
-            "sFalse",
+            "{% if tools %}x{% endif %}{% if messages[0]['content'] is string %}s{% endif %}{{ tools is none }}{{ documents is none }}",
+            "sTrueTrue",
         ),
         ("{% for m in messages %}{% if loop.last %}{{ loop.index }}{% endif %}{% endfor %}", "4"),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(messages | length) }}", "<4>"),
-        ("{{ 'a' ~ 1 }}{{ none }}{{ '<&>' }}{{ strftime_now is defined }}", "a1None<&>False"),
+        ("{{ 'a' ~ 1 }}{{ none }}{{ '<&>' }}{{ strftime_now is defined }}", "a1None<&>True"),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% break %}{% endfor %}", "One?"),
     ];
     for (source, expected) in cases {
@@ -346,7 +348,7 @@ fn reasoning_is_read_again_behind_the_last_question_only() {
 }
 
 fn call(name: &str, arguments: &str) -> ToolCall {
-    ToolCall { name: name.into(), arguments: serde_json::from_str(arguments).unwrap() }
+    ToolCall { id: None, name: name.into(), arguments: serde_json::from_str(arguments).unwrap() }
 }
 
 /// Keys as they were given, and the spaces of Python's json.dumps, which the models were trained on.
@@ -410,4 +412,42 @@ fn a_conversation_keeps_reasoning_apart() {
     // The part before the reasoning is the same.
     let kept = prompt.len() - "<think>\n".len();
     assert_eq!(next[..kept], prompt[..kept]);
+}
+
+/// Templates of a list by their names, as transformers chooses among them.
+#[test]
+fn a_template_for_tools_is_taken_where_there_are_tools() {
+    let mut metadata = metadata();
+    let names = ["tool_use", "rag"].map(str::to_owned).to_vec();
+    metadata.set("tokenizer.chat_templates", Value::Array(Array::String(names)));
+    metadata.set("tokenizer.chat_template.tool_use", Value::String("with {{ tools | length }}".into()));
+    metadata.set("tokenizer.chat_template.rag", Value::String("rag".into()));
+    let mut tools = Variables::default();
+    tools.set_tools(vec![serde_json::json!({"type": "function"})]);
+
+    let template = Template::of(&Tokenizer::from_gguf(&metadata).unwrap()).unwrap();
+    assert!(template.knows_tools());
+    assert_eq!(template.render(&single(), &tools).unwrap(), "with 1");
+    let error = template.render(&single(), &Variables::default()).unwrap_err();
+    assert_eq!(error.to_string(), "chat template: expected one called default, found only tool_use, rag");
+    assert_eq!(error.remedy(), Some(&Remedy::ChatTemplate));
+
+    metadata.set("tokenizer.chat_template", Value::String("plain {{ tools is none }}".into()));
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    let template = Template::of(&tokenizer).unwrap();
+    assert_eq!(template.render(&single(), &Variables::default()).unwrap(), "plain True");
+    assert_eq!(template.render(&single(), &tools).unwrap(), "with 1");
+    assert_eq!(tokenizer.named_chat_templates()[1], ("rag".to_owned(), "rag".to_owned()));
+}
+
+/// The clock's day lies within one of UTC's, whatever the time zone.
+#[test]
+fn the_date_is_that_of_the_clock() {
+    let template = Template::of(&with_template("{{ strftime_now('%s|%Y-%m-%d') }}")).unwrap();
+    let text = template.render(&single(), &Variables::default()).unwrap();
+    let (seconds, date) = text.split_once('|').unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!(now.abs_diff(seconds.parse().unwrap()) < 60, "{text}");
+    let parts: Vec<u32> = date.split('-').map(|part| part.parse().unwrap()).collect();
+    assert!(parts[0] >= 2026 && (1..=12).contains(&parts[1]) && (1..=31).contains(&parts[2]), "{text}");
 }

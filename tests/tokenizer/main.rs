@@ -6,5 +6,6 @@ mod common;
 mod chat_template;
 mod hostile;
 mod json;
+mod templates;
 mod tiny;
 mod vectors;

@@ -24,6 +24,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub given: TextArgs,
 
+    /// Whether the prompt is a word, to which text on standard input belongs.
+    #[arg(skip)]
+    pub is_question: bool,
+
     #[command(flatten)]
     pub answer: AnswerArgs,
 
@@ -98,6 +102,7 @@ impl RunArgs {
             return Err(Error::Usage(format!("the PROMPT {text:?} is one too many: -p or -f gives one already")));
         }
         self.given.prompt = Some(text);
+        self.is_question = true;
         Ok(())
     }
 }
@@ -185,8 +190,9 @@ pub struct ConversationArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub system_prompt: Option<String>,
 
-    /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
-    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE")]
+    /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, one of the model's own by name, a file
+    /// with a Jinja template, or its text
+    #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE|TEXT")]
     pub chat_template: Option<String>,
 
     /// Variables for the chat template: a JSON object

@@ -132,17 +132,24 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     chat.talk()
 }
 
-/// The template of `--chat-template`, a name or a file, or the model's own.
+/// The template of `--chat-template`, a name, a file or the text of one, or the model's own.
 pub fn template(wish: Option<&str>, tokenizer: &Tokenizer, model: &str) -> Result<Template> {
     let Some(wish) = wish else { return Template::of(tokenizer).map_err(|e| e.in_file(model)) };
     if let Some(format) = Format::by_name(wish) {
         return Ok(Template::built_in(format, tokenizer));
     }
+    if let Some((_, source)) = tokenizer.named_chat_templates().iter().find(|(name, _)| name == wish) {
+        return Template::jinja(source, tokenizer).map_err(|e| e.in_file(model));
+    }
+    if wish.contains("{{") || wish.contains("{%") {
+        return Template::jinja(wish, tokenizer);
+    }
     match fs::read_to_string(wish) {
         Ok(source) => Template::jinja(&source, tokenizer).map_err(|e| e.in_file(wish)),
         Err(error) if Path::new(wish).exists() => Err(Error::io("read", wish, error)),
         Err(_) => {
-            let names = Format::ALL.map(Format::name).join(", ");
+            let own = tokenizer.named_chat_templates().iter().map(|(name, _)| name.as_str());
+            let names = Format::ALL.map(Format::name).into_iter().chain(own).collect::<Vec<_>>().join(", ");
             Err(Error::Usage(format!("no chat template {wish:?}: it is none of {names}, and no file")))
         }
     }

@@ -52,7 +52,9 @@ fn message(at: usize, given: &Value) -> ApiResult<Message> {
         Some(Value::String(text)) => Some(text.clone()),
         Some(_) => return Err(wrong(at, "'reasoning_content' must be a string")),
     };
-    Ok(Message { reasoning, tool_calls, ..Message::new(role, content.unwrap_or_default()) })
+    let text = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
+    let (name, tool_call_id) = (text("name"), text("tool_call_id"));
+    Ok(Message { reasoning, name, tool_call_id, tool_calls, ..Message::new(role, content.unwrap_or_default()) })
 }
 
 /// Text; of parts the texts, joined.
@@ -93,7 +95,7 @@ fn calls(at: usize, object: &Map<String, Value>) -> ApiResult<Vec<ToolCall>> {
                 .map_err(|_| wrong(at, "'function.arguments' of a call of a tool is no JSON"))?,
             value => value.clone(),
         };
-        Ok(ToolCall { name: name.to_owned(), arguments })
+        Ok(ToolCall { id: call["id"].as_str().map(str::to_owned), name: name.to_owned(), arguments })
     };
     given.iter().map(call).collect()
 }
@@ -119,7 +121,8 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(found[0], Message::new(Role::System, "ab"));
-        assert_eq!(found[3].tool_calls, [ToolCall { name: "f".into(), arguments: json!({}) }]);
+        assert_eq!(found[3].tool_calls, [ToolCall { id: None, name: "f".into(), arguments: json!({}) }]);
+        assert_eq!(found[4].tool_call_id.as_deref(), Some("x"));
         assert_eq!((found[4].role, found[5].content.as_str()), (Role::Tool, ""));
     }
 

@@ -3,22 +3,25 @@
 //! Such a template is a program by a stranger. It sees the messages and two token texts, can reach neither files
 //! nor the host, and ends with an error when it takes too long, nests too deeply or writes too much.
 //!
-//! The dialect is that of Hugging Face: blocks eat the line break after them and the blanks before them, Python's
-//! string methods are there, and so is `raise_exception`. There is no `strftime_now`, as a prompt should not depend
-//! on the day: templates that ask for it have a fixed date for that case, or say that it is missing.
+//! The dialect is that of Hugging Face, as `chat_template_utils.py` of transformers defines it: blocks eat the line break
+//! after them and the blanks before them, Python's string methods and its `%` are there, and so are `raise_exception`,
+//! `strftime_now`, `tojson` with its options, and the tag `generation`. `tools` and `documents` are none where there are
+//! none, and reasoning has the names that transformers gives it.
+
+mod builtins;
+mod json;
+mod source;
+mod text;
 
 use std::io::{self, Write};
 
 use minijinja::{
     AutoEscape, Environment, ErrorKind, Value, context,
     syntax::SyntaxConfig,
-    value::{Kwargs, Serde, merge_maps},
+    value::{Serde, merge_maps},
 };
-use minijinja_contrib::pycompat;
-use serde::Serialize;
-use serde_json::{Serializer, Value as Json, ser::PrettyFormatter};
 
-use super::{Message, Variables};
+use super::{Message, ToolCall, Variables};
 use crate::error::{Error, Remedy, Result, shown};
 
 /// Real templates have at most some tens of kilobytes.
@@ -36,9 +39,6 @@ const MAX_REPEATS: usize = 4;
 
 /// minijinja's unit; an `if` or a `for` costs one, a macro about ten. Real templates stay below fifty.
 const MAX_RECURSION: usize = 200;
-
-/// Spaces a level of JSON may be indented by.
-const MAX_INDENT: usize = 16;
 
 const NAME: &str = "chat template";
 
@@ -59,12 +59,8 @@ impl Jinja {
         environment.set_syntax(syntax.map_err(reason)?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_recursion_limit(MAX_RECURSION);
-        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(reason)?;
+        builtins::add(&mut environment);
+        environment.add_template_owned(NAME, source::translate(source).into_owned()).map_err(reason)?;
         Ok(Self { environment, source: source.to_owned() })
     }
 
@@ -90,9 +86,11 @@ impl Jinja {
         environment.set_fuel(Some(BASE_FUEL + given as u64));
         let mut out = Bounded { text: Vec::new(), limit: MAX_EXTRA_BYTES + MAX_REPEATS * given };
         let messages: Vec<_> = messages.iter().map(value).collect();
-        let usual = context! { bos_token => bos, eos_token => eos, add_generation_prompt => with_answer };
+        let special = [("bos_token", bos), ("eos_token", eos)].into_iter().filter(|(_, text)| !text.is_empty());
+        let special = Value::from_pairs(special.map(|(name, text)| (name, Value::from(text))));
+        let usual = context! { tools => (), documents => (), add_generation_prompt => with_answer };
         // Of maps that have the same name, the last one counts.
-        let context = merge_maps([usual, Value::from(Serde(variables)), context! { messages }]);
+        let context = merge_maps([special, usual, Value::from(Serde(variables)), context! { messages }]);
         let rendered = environment.get_template(NAME).and_then(|t| t.render_captured_to(context, &mut out).map(drop));
         rendered.map_err(|error| match error.kind() {
             ErrorKind::OutOfFuel => Error::unsupported(NAME, "it takes too many steps"),
@@ -103,63 +101,40 @@ impl Jinja {
     }
 }
 
-/// A message as templates see it: the keys that Hugging Face has, where there is something to them.
+/// A message as templates see it: the keys that Hugging Face has, where there is something to them. Reasoning has two
+/// names, as transformers fills in the older one for templates that read it.
 fn value(message: &Message) -> Value {
-    let Message { role, content, reasoning, tool_calls } = message;
-    let mut keys = vec![("role", Value::from(role.name())), ("content", Value::from(content.as_str()))];
-    keys.extend(reasoning.as_deref().map(|text| ("reasoning_content", Value::from(text))));
+    let Message { role, content, reasoning, name, tool_call_id, tool_calls } = message;
+    let mut keys = Vec::new();
+    let mut put = |key: &'static str, text: &Option<String>| {
+        keys.extend(text.as_deref().map(|text| (key, Value::from(text))));
+    };
+    put("thinking", reasoning);
+    put("role", &Some(role.name().to_owned()));
+    put("content", &Some(content.clone()));
+    put("name", name);
+    put("tool_call_id", tool_call_id);
     if !tool_calls.is_empty() {
-        let calls = tool_calls.iter().map(|call| {
-            context! { type => "function", function => Value::from(Serde(call)) }
-        });
-        keys.push(("tool_calls", calls.collect()));
+        keys.push(("tool_calls", tool_calls.iter().map(call).collect()));
     }
+    keys.extend(reasoning.as_deref().map(|text| ("reasoning_content", Value::from(text))));
     Value::from_pairs(keys)
 }
 
+/// A call in OpenAI's form.
+fn call(call: &ToolCall) -> Value {
+    let ToolCall { id, name, arguments } = call;
+    let function = context! { name, arguments => Value::from(Serde(arguments)) };
+    let id = id.as_deref().map(|id| ("id", Value::from(id)));
+    Value::from_pairs(id.into_iter().chain([("type", Value::from("function")), ("function", function)]))
+}
+
 fn given_bytes(message: &Message) -> usize {
-    let calls = message.tool_calls.iter().map(|call| call.name.len() + call.arguments.to_string().len());
-    message.content.len() + message.reasoning.as_ref().map_or(0, String::len) + calls.sum::<usize>()
-}
-
-/// JSON with the spaces of Python's `json.dumps`, which models have seen in training.
-fn to_json(value: Serde<Json>, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let (indent, sorted): (Option<usize>, Option<bool>) = (options.get("indent")?, options.get("sort_keys")?);
-    // Characters are written as they are, whatever it says.
-    options.get::<Option<bool>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let invalid = |reason: String| minijinja::Error::new(ErrorKind::InvalidOperation, reason);
-    let mut json = value.0;
-    if sorted == Some(true) {
-        json.sort_all_objects();
-    }
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width.min(MAX_INDENT));
-            json.serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes())))
-        }
-        None => json.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)),
-    };
-    written.map_err(|error| invalid(error.to_string()))?;
-    String::from_utf8(bytes).map(Value::from_safe_string).map_err(|error| invalid(error.to_string()))
-}
-
-/// On one line, with a space behind each comma and colon.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
+    let Message { content, reasoning, name, tool_call_id, tool_calls, .. } = message;
+    let texts = [reasoning, name, tool_call_id].into_iter().flatten().map(String::len).sum::<usize>();
+    let call =
+        |call: &ToolCall| call.name.len() + call.id.as_ref().map_or(0, String::len) + call.arguments.to_string().len();
+    content.len() + texts + tool_calls.iter().map(call).sum::<usize>()
 }
 
 /// A buffer that refuses to grow beyond `limit`.
