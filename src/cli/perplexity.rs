@@ -25,7 +25,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let context = engine.context_tokens()?;
 
     // Text collections separate their documents by the end-of-text token, written out.
-    let ids = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: true })?;
+    let ids = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: args.special })?;
     let bos = tokenizer.bos().filter(|&bos| ids.first() == Some(&bos));
     let mut session = engine.load(&Purpose::Logits)?;
     let cancel = interrupt::catch();

@@ -7,7 +7,6 @@ use crate::{
     backend::gpu::{GpuBackend, OpenOptions},
     engine::{Engine, EngineOptions, ModelFile},
     error::{Error, Result},
-    tokenizer::EncodeOptions,
     verify::{self, BOUND, Subject},
 };
 
@@ -97,7 +96,7 @@ fn prompts(args: &VerifyArgs, source: &ModelFile, vocab: usize) -> Result<Vec<Ve
     let prompts = text
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .map(|line| tokenizer.encode(line, &EncodeOptions { add_special: true, parse_special: true }))
+        .map(|line| tokenizer.encode_prompt(line))
         .collect::<Result<Vec<_>>>()?;
     if prompts.is_empty() {
         return Err(usage("no prompts: one to a line", "bitnet-gpu verify -m model.gguf --prompts prompts.txt"));

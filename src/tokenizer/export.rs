@@ -17,17 +17,22 @@ use super::{
     facts::{Facts, JsonOptions},
     json::{Json, flatten, type_of},
     pre::{FALCON_PUNCTUATION, GPT2, ONE_NUMBER, TABLE, THREE_DIGITS},
+    templates::Templates,
     vocab::{Kind, Spelling, is_end_text},
 };
 
 /// Vocabularies with longer words are not checked for equal merging (time goes with the square of the length).
 const MAX_CHECKED_BYTES: usize = 256;
 
+/// The entries for `chat_template` of a `tokenizer_config.json`.
+pub fn templates_to_gguf(chat_template: &Part) -> Vec<(String, Value)> {
+    Templates::of_config(chat_template).into_pairs()
+}
+
 /// The `tokenizer.*` entries for a GGUF file, from `tokenizer.json` and the files that may stand beside it.
 ///
 /// `vocab_size` is the number of rows of the model's embedding; ids without a token become unused `[PADn]` tokens.
 /// If the metadata alone cannot express the tokenizer, `tokenizer.huggingface.json` is among the entries.
-/// A normalizer to NFC (Qwen) is left out, as llama.cpp leaves it out of its files.
 pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Result<Vec<(String, Value)>> {
     let parsed = Json::parse(json)?;
     let facts = Facts::read(&parsed, options)?;
@@ -56,14 +61,20 @@ pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Res
             space_first.is_some()
         }
     };
+    let exact = exact && is_sayable(&parsed, &facts)?;
     let (texts, kinds) = padded(&parsed, vocab_size);
     put("ggml.tokens", Value::Array(Array::String(texts)));
     put("ggml.token_type", Value::Array(Array::I32(kinds)));
     let unknown = parsed.unknown.as_ref().and_then(|text| parsed.id(text));
     // Further tokens that end an answer, unless their text already says so.
-    let said = |id: &&u32| Some(**id) == facts.eos || is_end_text(&parsed.texts[**id as usize]);
+    let is_end = |id: u32| is_end_text(&parsed.texts[id as usize]) && parsed.kinds[id as usize] != Kind::Normal;
+    let said = |id: &&u32| Some(**id) == facts.eos || is_end(**id);
     let mut more = facts.ends.iter().filter(|id| !said(id)).copied();
     let (eot, eom) = (more.next(), more.next());
+    if more.next().is_some() {
+        let all = facts.ends.iter().map(|&id| id as i32).collect();
+        put("end_token_ids", Value::Array(Array::I32(all)));
+    }
     let ids = [
         ("bos", facts.bos),
         ("eos", facts.eos),
@@ -79,14 +90,24 @@ pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Res
     }
     put("ggml.add_bos_token", Value::Bool(facts.add_bos));
     put("ggml.add_eos_token", Value::Bool(facts.add_eos));
-    if let Some(template) = facts.chat_template {
-        put("chat_template", Value::String(template));
-    }
+    entries.extend(facts.templates.into_pairs());
     if !exact {
         let text = std::str::from_utf8(json).map_err(|e| Error::malformed("tokenizer.json", "UTF-8", e))?;
-        put("huggingface.json", Value::String(text.to_string()));
+        entries.push(("tokenizer.huggingface.json".to_owned(), Value::String(text.to_string())));
     }
     Ok(entries)
+}
+
+/// Whether metadata can say what is around the words: readers of it take tokens for markup by their texts, find added tokens
+/// wherever they stand, know BOS and EOS only, and normalize nothing.
+fn is_sayable(json: &Json, facts: &Facts) -> Result<bool> {
+    let is_marked = |(text, kind): (&String, &Kind)| *kind != Kind::Control && is_end_text(text);
+    let single = |side: &[u32], token: Option<u32>| side.is_empty() || (side.len() == 1 && Some(side[0]) == token);
+    let around = json.around.as_ref();
+    Ok(!json.texts.iter().zip(&json.kinds).any(is_marked)
+        && !json.added.iter().any(|token| token.lstrip || token.rstrip || token.single_word)
+        && around.is_none_or(|(before, after)| single(before, facts.bos) && single(after, facts.eos))
+        && (json.spelling == Spelling::Marks || flatten(json.normalizer.as_ref(), "normalizers")?.is_empty()))
 }
 
 /// Texts and types of all ids, holes filled.
@@ -116,8 +137,7 @@ fn find_pre(json: &Json) -> Result<Option<&'static str>> {
     let normalizers = flatten(json.normalizer.as_ref(), "normalizers")?;
     let complete = ALPHABET.iter().all(|c| json.ids.contains_key(c.encode_utf8(&mut [0; 4])));
     let plain = normalizers.iter().all(|part| type_of(part) == "NFC")
-        && (complete || (json.unknown.is_none() && !json.byte_fallback))
-        && json.added.iter().all(|token| !token.rstrip);
+        && (complete || (json.unknown.is_none() && !json.byte_fallback));
     let Some(patterns) = patterns(&json.steps).filter(|_| plain) else { return Ok(None) };
     // A last alternative `\s+` makes no difference where what no pattern matches is a piece anyway.
     let core = |pattern: &str| pattern.strip_suffix(r"|\s+").unwrap_or(pattern).to_string();
@@ -189,7 +209,6 @@ fn sentence_piece(json: &Json) -> Result<Option<bool>> {
         && json.byte_fallback
         && !json.ignore_merges
         && space_first == json.space_first
-        && json.added.iter().all(|token| !token.rstrip)
         && merges_follow_scores(json);
     Ok(same.then_some(space_first))
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, shown};
 
-use super::json::Json;
+use super::{json::Json, templates::Templates};
 
 /// Files beside a `tokenizer.json`, as bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct Facts {
     pub add_eos: bool,
     /// Every token that ends an answer, EOS first.
     pub ends: Vec<u32>,
-    pub chat_template: Option<String>,
+    pub templates: Templates,
     pub notes: Vec<String>,
 }
 
@@ -47,16 +47,19 @@ impl Facts {
         };
         let bos_of_generation = generation.ids("bos_token_id", json, &mut notes)?.first().copied();
         let generation_ends = generation.ids("eos_token_id", json, &mut notes)?;
-        let (before, after) = &json.around;
-        let single = |side: &[u32]| if let [id] = side { Some(*id) } else { None };
+        let single = |side: Option<&Vec<u32>>| match side.map(Vec::as_slice) {
+            Some(&[id]) => Some(id),
+            _ => None,
+        };
+        let (before, after) = (json.around.as_ref().map(|(ids, _)| ids), json.around.as_ref().map(|(_, ids)| ids));
         let bos = named("bos_token").or(single(before)).or(bos_of_generation);
         let eos = named("eos_token").or(single(after)).or(generation_ends.first().copied());
-        if before.len() > 1 || after.len() > 1 {
-            notes.push("tokenizer.json puts several tokens around a text; only BOS and EOS are added".to_string());
-        }
-        let flag = |key: &str| config[key].as_bool();
-        let add_bos = flag("add_bos_token").unwrap_or(!before.is_empty());
-        let add_eos = flag("add_eos_token").unwrap_or(!after.is_empty());
+        // The post-processor is what transformers runs; the flags hold where it says nothing, as in gguf-py.
+        let adds = |side: Option<&Vec<u32>>, token: Option<u32>, flag: &str| match side {
+            Some(_) => token.is_some() && single(side) == token,
+            None => config[flag].as_bool().unwrap_or(false),
+        };
+        let (add_bos, add_eos) = (adds(before, bos, "add_bos_token"), adds(after, eos, "add_eos_token"));
         for (name, add, token) in [("bos", add_bos, bos), ("eos", add_eos, eos)] {
             if add && token.is_none() {
                 let needed_for =
@@ -67,7 +70,8 @@ impl Facts {
         let mut ends: Vec<_> = eos.into_iter().collect();
         ends.extend(generation_ends.into_iter().filter(|&id| Some(id) != eos));
         let pad = named("pad_token").or(generation.ids("pad_token_id", json, &mut notes)?.first().copied());
-        Ok(Self { bos, eos, pad, add_bos, add_eos, ends, chat_template: template(&config["chat_template"]), notes })
+        let templates = Templates::of_config(&config["chat_template"]);
+        Ok(Self { bos, eos, pad, add_bos, add_eos, ends, templates, notes })
     }
 }
 
@@ -107,12 +111,4 @@ impl Ends {
         }
         Ok(ids)
     }
-}
-
-/// The template, or of several the one called "default".
-fn template(value: &Value) -> Option<String> {
-    let named =
-        |list: &Vec<Value>| list.iter().find(|entry| entry["name"] == "default").map(|entry| entry["template"].clone());
-    let value = value.as_array().and_then(named).unwrap_or_else(|| value.clone());
-    value.as_str().map(str::to_string)
 }

@@ -26,7 +26,12 @@ pub(super) struct Hf {
     added: AddedVocabulary,
     /// Finds only those that are not special.
     added_plain: AddedVocabulary,
+    /// Texts of added tokens that depend on what stands before them.
+    looking_back: Vec<String>,
 }
+
+/// Bytes that may be looked at before added tokens in one text: the crate looks at all of the text before each match.
+const MAX_LOOKED_AT_BYTES: usize = 1 << 28;
 
 impl Hf {
     pub fn new(json: &Json) -> Result<Self> {
@@ -48,7 +53,11 @@ impl Hf {
         let steps = steps.map_err(|e| broken("pre_tokenizer", &e))?;
         let mut added = AddedVocabulary::new();
         let tokens = json.added.iter().map(|token| {
-            AddedToken::from(token.content.clone(), token.special).normalized(token.normalized).rstrip(token.rstrip)
+            AddedToken::from(token.content.clone(), token.special)
+                .normalized(token.normalized)
+                .single_word(token.single_word)
+                .lstrip(token.lstrip)
+                .rstrip(token.rstrip)
         });
         added.add_tokens(tokens, &model, normalizer.as_ref()).map_err(|e| broken("added_tokens", &e))?;
         // The crate numbers tokens that the model does not know by itself, whatever the file says.
@@ -62,11 +71,18 @@ impl Hf {
         }
         let mut added_plain = added.clone();
         added_plain.set_encode_special_tokens(true);
-        Ok(Self { model, normalizer, steps, added, added_plain })
+        let looking = json.added.iter().filter(|token| token.lstrip || token.single_word);
+        let looking_back = looking.map(|token| token.content.clone()).collect();
+        Ok(Self { model, normalizer, steps, added, added_plain, looking_back })
     }
 
     pub fn encode(&self, text: &str, parse_special: bool, out: &mut Vec<u32>) -> Result<()> {
         check_space_runs(text)?;
+        let looks: usize = self.looking_back.iter().map(|token| text.matches(token.as_str()).count()).sum();
+        if looks.saturating_mul(text.len()) > MAX_LOOKED_AT_BYTES {
+            let reason = "there are too many added tokens with lstrip or single_word in so long a text";
+            return Err(Error::unsupported("text to tokenize", reason));
+        }
         let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::malformed("text to tokenize", "text the tokenizer.json can cut", shown(&e.to_string()))
         };

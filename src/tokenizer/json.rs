@@ -44,8 +44,8 @@ pub(super) struct Json {
     pub spelling: Spelling,
     /// Decoding takes away one space at the start.
     pub space_first: bool,
-    /// Ids the post-processor puts before and after a text.
-    pub around: (Vec<u32>, Vec<u32>),
+    /// Ids the post-processor puts before and after a text; `None` where it says nothing about them.
+    pub around: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 /// A token found in text before anything else.
@@ -210,10 +210,6 @@ fn check_added(added: &[Added]) -> Result<()> {
         if ids.insert(&token.content, token.id).is_some_and(|id| id != token.id) {
             return Err(malformed(&thing, "a text no other id has", &token.content));
         }
-        // The crate would look at all of the text before each match: time quadratic in the text.
-        if token.lstrip || token.single_word {
-            return Err(unsupported("added token", &token.content, "neither lstrip nor single_word is known here"));
-        }
         bytes += token.content.len();
     }
     if bytes > MAX_ADDED_BYTES_IN_ALL {
@@ -317,25 +313,30 @@ fn read_decoder(decoder: Option<&Value>, steps: &[&Value]) -> Result<(Spelling, 
     }
 }
 
-/// The ids a post-processor puts around a single text.
-fn read_template(processor: Option<&Value>, tokens: usize) -> Result<(Vec<u32>, Vec<u32>)> {
-    let (mut before, mut after) = (Vec::new(), Vec::new());
+/// The ids a post-processor puts around a single text; `None` where none of its parts puts any.
+fn read_template(processor: Option<&Value>, tokens: usize) -> Result<Option<(Vec<u32>, Vec<u32>)>> {
+    let id = |id: &Value, name: &str| {
+        let id = id.as_u64().filter(|&id| id < tokens as u64).map(|id| id as u32);
+        id.ok_or_else(|| malformed("post_processor", "ids of the vocabulary", name))
+    };
     let parts = flatten(processor, "processors")?;
-    let template = parts.iter().find(|part| type_of(part) == "TemplateProcessing");
+    if let Some(pair) = parts.iter().find(|part| matches!(type_of(part), "RobertaProcessing" | "BertProcessing")) {
+        // Each is a text and its id.
+        return Ok(Some((vec![id(&pair["cls"][1], "cls")?], vec![id(&pair["sep"][1], "sep")?])));
+    }
+    let Some(template) = parts.iter().find(|part| type_of(part) == "TemplateProcessing") else { return Ok(None) };
+    let (mut before, mut after) = (Vec::new(), Vec::new());
     let mut inside = false;
-    for item in template.and_then(|template| template["single"].as_array()).into_iter().flatten() {
+    for item in template["single"].as_array().into_iter().flatten() {
         if item.get("Sequence").is_some() {
             inside = true;
         }
         let Some(name) = item["SpecialToken"]["id"].as_str() else { continue };
-        let ids = template.and_then(|template| template["special_tokens"][name]["ids"].as_array());
-        for id in ids.into_iter().flatten() {
-            let id = id.as_u64().filter(|&id| id < tokens as u64);
-            let id = id.ok_or_else(|| malformed("post_processor", "ids of the vocabulary", name))?;
-            if inside { &mut after } else { &mut before }.push(id as u32);
+        for one in template["special_tokens"][name]["ids"].as_array().into_iter().flatten() {
+            if inside { &mut after } else { &mut before }.push(id(one, name)?);
         }
     }
-    Ok((before, after))
+    Ok(Some((before, after)))
 }
 
 fn malformed(thing: &str, expected: &str, found: &str) -> Error {

@@ -13,9 +13,10 @@ mod pre;
 mod special;
 mod spm;
 mod stream;
+mod templates;
 mod vocab;
 
-pub use export::to_gguf;
+pub use export::{templates_to_gguf, to_gguf};
 pub use facts::JsonOptions;
 pub use stream::TokenStream;
 
@@ -32,9 +33,11 @@ use pre::Pre;
 use special::{Part, Specials};
 use spm::Spm;
 use stream::Start;
+use templates::Templates;
 use vocab::{Spelling, Vocab};
 
-const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+/// Tokens that end an answer, where a file has more than the keys of llama.cpp hold. A key of our own.
+const END_IDS: &str = "tokenizer.end_token_ids";
 
 /// Options of [`Tokenizer::encode`] besides splitting text; nothing by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +54,11 @@ pub struct Tokenizer {
     vocab: Vocab,
     engine: Engine,
     special: SpecialIds,
+    /// Tokens before and after each text, where these are others than BOS and EOS.
+    around: Option<(Vec<u32>, Vec<u32>)>,
     /// Encoding puts a space before the text, so decoding takes one away.
     space_first: bool,
-    chat_template: Option<String>,
+    templates: Templates,
     notes: Vec<String>,
 }
 
@@ -107,17 +112,19 @@ impl Tokenizer {
         let json = Json::parse(json)?;
         let facts = Facts::read(&json, options)?;
         let hf = Hf::new(&json)?;
-        let space_first = json.space_first;
+        let (space_first, around) = (json.space_first, json.around.clone());
         let vocab = json.into_vocab()?;
         let mut ends = vocab.ends_by_text();
         ends.extend(&facts.ends);
-        let Facts { bos, eos, add_bos, add_eos, chat_template, notes, .. } = facts;
+        let Facts { bos, eos, add_bos, add_eos, templates, notes, .. } = facts;
         let special = SpecialIds { bos, eos, add_bos, add_eos, ends: sorted(ends) };
-        Ok(Self { vocab, engine: Engine::Hf(Box::new(hf)), special, space_first, chat_template, notes })
+        let around = around.filter(|around| special.cannot_say(around));
+        Ok(Self { vocab, engine: Engine::Hf(Box::new(hf)), special, around, space_first, templates, notes })
     }
 
     fn from_embedded_json(json: &str, metadata: &Metadata) -> Result<Self> {
         let mut tokenizer = Self::from_json(json.as_bytes())?;
+        let around = Json::parse(json.as_bytes())?.around;
         // The JSON may end before the model's last row, but not go on after it.
         if let Some(tokens) = metadata.strings("tokenizer.ggml.tokens")? {
             if tokenizer.vocab_size() > tokens.len() {
@@ -127,9 +134,8 @@ impl Tokenizer {
             tokenizer.vocab.pad(tokens.len());
         }
         tokenizer.special = SpecialIds::read(metadata, &tokenizer.vocab, tokenizer.special)?;
-        if let Some(template) = metadata.str(CHAT_TEMPLATE)? {
-            tokenizer.chat_template = Some(template.to_string());
-        }
+        tokenizer.around = around.filter(|around| tokenizer.special.cannot_say(around));
+        tokenizer.templates = Templates::of_metadata(metadata)?;
         tokenizer.notes.push("the tokenizer.json inside the file is used".to_string());
         Ok(tokenizer)
     }
@@ -152,8 +158,8 @@ impl Tokenizer {
         }
         let special = SpecialIds::read(metadata, &vocab, default)?;
         let engine = Engine::Bpe(Box::new(Bpe::new(&vocab, merges, pre)?), Specials::new(&vocab));
-        let chat_template = metadata.str(CHAT_TEMPLATE)?.map(str::to_string);
-        Ok(Self { vocab, engine, special, space_first: false, chat_template, notes })
+        let templates = Templates::of_metadata(metadata)?;
+        Ok(Self { vocab, engine, special, around: None, space_first: false, templates, notes })
     }
 
     fn from_gguf_spm(metadata: &Metadata) -> Result<Self> {
@@ -166,15 +172,19 @@ impl Tokenizer {
         let special = SpecialIds::read(metadata, &vocab, default)?;
         let space_first = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let engine = Engine::Spm(Spm::new(&vocab, scores, unknown)?, Specials::new(&vocab));
-        let chat_template = metadata.str(CHAT_TEMPLATE)?.map(str::to_string);
-        Ok(Self { vocab, engine, special, space_first, chat_template, notes: Vec::new() })
+        let templates = Templates::of_metadata(metadata)?;
+        Ok(Self { vocab, engine, special, around: None, space_first, templates, notes: Vec::new() })
     }
 
     /// Turns text into token ids.
     pub fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Vec<u32>> {
         let special = &self.special;
         let mut ids = Vec::new();
-        ids.extend(special.bos.filter(|_| options.add_special && special.add_bos));
+        let around = self.around.as_ref().filter(|_| options.add_special);
+        match around {
+            Some((before, _)) => ids.extend(before),
+            None => ids.extend(special.bos.filter(|_| options.add_special && special.add_bos)),
+        }
         match &self.engine {
             Engine::Hf(hf) => hf.encode(text, options.parse_special, &mut ids)?,
             Engine::Bpe(bpe, specials) => {
@@ -197,7 +207,22 @@ impl Tokenizer {
                 }
             }
         }
-        ids.extend(special.eos.filter(|_| options.add_special && special.add_eos));
+        match around {
+            Some((_, after)) => ids.extend(after),
+            None => ids.extend(special.eos.filter(|_| options.add_special && special.add_eos)),
+        }
+        Ok(ids)
+    }
+
+    /// Turns a prompt with markup into token ids. One that begins with BOS itself gets no other.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, &EncodeOptions { add_special: true, parse_special: true })?;
+        if let ([first, second, ..], Some(bos)) = (ids.as_slice(), self.special.bos)
+            && *first == bos
+            && *second == bos
+        {
+            ids.remove(0);
+        }
         Ok(ids)
     }
 
@@ -269,11 +294,26 @@ impl Tokenizer {
 
     /// The chat template, in Jinja.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.templates.usual.as_deref()
+    }
+
+    /// Chat templates besides the usual one, by name: `tool_use` is for conversations with tools.
+    pub fn named_chat_templates(&self) -> &[(String, String)] {
+        &self.templates.named
     }
 }
 
 impl SpecialIds {
+    /// Whether a text gets other tokens around it than these ids and flags can express.
+    fn cannot_say(&self, (before, after): &(Vec<u32>, Vec<u32>)) -> bool {
+        let differs = |side: &[u32], token: Option<u32>| match side {
+            [] => false,
+            [id] => Some(*id) != token,
+            _ => true,
+        };
+        differs(before, self.bos) || differs(after, self.eos)
+    }
+
     /// Reads the ids and flags of the metadata; `default` holds where a key is absent.
     fn read(metadata: &Metadata, vocab: &Vocab, default: Self) -> Result<Self> {
         let id = |name: &str| vocab.id_from(metadata, &format!("tokenizer.ggml.{name}_token_id"));
@@ -292,6 +332,11 @@ impl SpecialIds {
         let mut ends = vocab.ends_by_text();
         ends.extend(default.ends);
         ends.extend([eos, id("eot")?, id("eom")?].into_iter().flatten());
+        for &end in metadata.ints(END_IDS)?.into_iter().flatten() {
+            let known = u32::try_from(end).ok().filter(|&end| vocab.text(end).is_some());
+            let expected = format!("token ids below {}", vocab.len());
+            ends.push(known.ok_or_else(|| Error::malformed(format!("key {END_IDS}"), expected, end))?);
+        }
         Ok(Self { bos, eos, add_bos, add_eos, ends: sorted(ends) })
     }
 }

@@ -93,18 +93,14 @@ pub(super) struct Vocab {
 }
 
 impl Vocab {
-    pub fn new(texts: Vec<String>, mut kinds: Vec<Kind>, spelling: Spelling) -> Result<Self> {
+    pub fn new(texts: Vec<String>, kinds: Vec<Kind>, spelling: Spelling) -> Result<Self> {
         assert_eq!(texts.len(), kinds.len(), "a kind per token");
         if texts.is_empty() {
             return Err(Error::malformed("vocabulary", "at least one token", "none"));
         }
         let mut printed = Vec::new();
         let mut printed_ends = Vec::with_capacity(texts.len());
-        for (id, (text, kind)) in texts.iter().zip(&mut kinds).enumerate() {
-            // Converters forget to mark some of these; printing or splitting them as text is never wanted.
-            if is_end_text(text) {
-                *kind = Kind::Control;
-            }
+        for (id, (text, kind)) in texts.iter().zip(&kinds).enumerate() {
             print(id, text, *kind, spelling, &mut printed)?;
             printed_ends.push(printed.len());
         }
@@ -116,10 +112,11 @@ impl Vocab {
         let texts = metadata
             .strings("tokenizer.ggml.tokens")?
             .ok_or_else(|| Error::missing("key tokenizer.ggml.tokens", "turning text into token ids"))?;
-        let kinds = match metadata.ints("tokenizer.ggml.token_type")? {
+        let mut kinds = match metadata.ints("tokenizer.ggml.token_type")? {
             Some(numbers) => read_kinds(numbers, texts.len())?,
             None => texts.iter().map(|text| guess_kind(text, spelling)).collect(),
         };
+        mark_ends(texts, &mut kinds);
         Self::new(texts.to_vec(), kinds, spelling)
     }
 
@@ -162,9 +159,11 @@ impl Vocab {
         self.texts.iter().position(|other| other == text).map(|id| id as u32)
     }
 
-    /// Ids of the tokens whose text says that they end an answer, in ascending order.
+    /// Ids of the tokens whose text says that they end an answer, in ascending order. An ordinary word that looks like
+    /// one is none.
     pub fn ends_by_text(&self) -> Vec<u32> {
-        self.iter().filter(|(_, text, _)| is_end_text(text)).map(|(id, ..)| id).collect()
+        let is_end = |(_, text, kind): &(u32, &str, Kind)| *kind != Kind::Normal && is_end_text(text);
+        self.iter().filter(is_end).map(|(id, ..)| id).collect()
     }
 
     /// A token id from the metadata; out of range is an error.
@@ -187,6 +186,14 @@ fn read_kinds(numbers: &[i32], tokens: usize) -> Result<Vec<Kind>> {
         Kind::from_gguf(number).ok_or_else(|| Error::malformed(format!("{KEY}[{id}]"), "a token type 0 to 6", number))
     };
     numbers.iter().enumerate().map(read).collect()
+}
+
+/// Makes markup of the tokens that end an answer by their text, as llama.cpp does: converters forget to mark some. A
+/// `tokenizer.json` says itself which tokens are markup.
+fn mark_ends(texts: &[String], kinds: &mut [Kind]) {
+    for (kind, _) in kinds.iter_mut().zip(texts).filter(|(_, text)| is_end_text(text)) {
+        *kind = Kind::Control;
+    }
 }
 
 /// A file without token types: only byte tokens can be told by their text.
@@ -282,8 +289,11 @@ mod tests {
 
     #[test]
     fn end_texts_become_control_tokens() {
-        let vocab = vocab(&[("a", Kind::Normal), ("<|im_end|>", Kind::UserDefined)], Spelling::Bytes).unwrap();
-        assert_eq!(vocab.ends_by_text(), [1]);
-        assert_eq!(vocab.printed(1, false), b"");
+        let texts = ["a", "<|im_end|>", "</s>"].map(str::to_owned);
+        let mut kinds = [Kind::Normal, Kind::UserDefined, Kind::Normal];
+        mark_ends(&texts, &mut kinds);
+        assert_eq!(kinds, [Kind::Normal, Kind::Control, Kind::Control]);
+        let as_stated = [("a", Kind::Normal), ("<|im_end|>", Kind::UserDefined), ("</s>", Kind::Normal)];
+        assert_eq!(vocab(&as_stated, Spelling::Bytes).unwrap().ends_by_text(), [1]);
     }
 }

@@ -266,7 +266,6 @@ fn tokenizer_json() {
             refused("added out of order", "/added_tokens", json!([added(263, "<x>")]), &["<x>", "262", "263"]),
             refused("added empty", "/added_tokens/0/content", json!(""), &["added_tokens id 262", "1 to 1024 bytes"]),
             refused("added huge", "/added_tokens/0/content", json!("x".repeat(2000)), &["added_tokens id 262"]),
-            refused("lstrip", "/added_tokens/0/lstrip", json!(true), &["begin_of_text", "lstrip"]),
             refused("47 normalizer bomb", "/normalizer", replace("b".repeat(1 << 20)), &["normalizer", "Replace"]),
             refused("normalizer", "/normalizer", json!({"type": "Precompiled"}), &["normalizer", "Precompiled"]),
             refused("47 broken pattern", "/pre_tokenizer", split("(a"), &["pre_tokenizer"]),

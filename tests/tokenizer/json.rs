@@ -108,8 +108,9 @@ fn the_post_processor_says_it_where_no_file_does() {
     let json = bytes(&json);
     let tokenizer = Tokenizer::from_json(&json).unwrap();
     assert_eq!(tokenizer.encode("hello", &ALL).unwrap(), [BOS, HELLO]);
+    // As transformers 5 has it, also where a flag says otherwise.
     let off = JsonOptions { config: Some(br#"{"add_bos_token": false}"#), generation: None, model: None };
-    assert_eq!(Tokenizer::from_json_with(&json, &off).unwrap().encode("hello", &ALL).unwrap(), [HELLO]);
+    assert_eq!(Tokenizer::from_json_with(&json, &off).unwrap().encode("hello", &ALL).unwrap(), [BOS, HELLO]);
     let gguf = Tokenizer::from_gguf(&export(&json, &JsonOptions::default(), 265)).unwrap();
     assert_eq!(gguf.encode("hello", &ALL).unwrap(), [BOS, HELLO]);
 }
@@ -316,4 +317,101 @@ fn llama_2_as_json_gives_the_ids_of_its_scores() {
             assert_eq!(other.encode(text, &PLAIN).unwrap(), expected, "{text:?}");
         }
     }
+}
+
+/// The tokenizer of the file, and that of the metadata made of it.
+fn both(json: &Json, options: &JsonOptions<'_>, vocab_size: usize) -> [Tokenizer; 2] {
+    let json = bytes(json);
+    let metadata = export(&json, options, vocab_size);
+    [Tokenizer::from_json_with(&json, options).unwrap(), Tokenizer::from_gguf(&metadata).unwrap()]
+}
+
+#[test]
+fn an_ordinary_word_that_looks_like_markup_stays_one() {
+    let mut json = byte_level_json(gpt2_json());
+    for (text, id) in [(WORDS[6], BOS), (WORDS[7], EOT), (WORDS[8], TABS), ("</s>", 265)] {
+        json["model"]["vocab"][text] = id.into();
+    }
+    for tokenizer in both(&json, &JsonOptions::default(), 266) {
+        assert_eq!(tokenizer.encode("a</s>b<|eot_id|>", &ALL).unwrap(), [97, 60, 47, 115, 62, 98, EOT]);
+        assert_eq!(tokenizer.end_ids(), [EOT]);
+        assert_eq!(tokenizer.decode(&[265], false), "</s>");
+    }
+}
+
+#[test]
+fn post_processors_put_their_tokens_around_a_text() {
+    let config = br#"{"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}"#;
+    let options = JsonOptions { config: Some(config), generation: None, model: None };
+    // One that BOS and EOS say as well, and one that they do not.
+    for (kind, first) in [("RobertaProcessing", BOS), ("BertProcessing", TABS)] {
+        let mut json = byte_level_json(gpt2_json());
+        json["post_processor"] = json!({ "type": kind, "sep": [WORDS[7], EOT], "cls": ["first", first] });
+        for tokenizer in both(&json, &options, 265) {
+            assert_eq!(tokenizer.encode("hello", &ALL).unwrap(), [first, HELLO, EOT], "{kind}");
+            assert_eq!(tokenizer.encode("hello", &PLAIN).unwrap(), [HELLO]);
+        }
+    }
+    let mut json = byte_level_json(gpt2_json());
+    let special = |id: u32| json!({"SpecialToken": {"id": id.to_string(), "type_id": 0}});
+    let ids = |id: u32| json!({"id": id.to_string(), "ids": [id], "tokens": ["x"]});
+    json["post_processor"] = json!({ "type": "TemplateProcessing", "pair": [],
+        "single": [special(TABS), special(BOS), {"Sequence": {"id": "A", "type_id": 0}}, special(EOT), special(EOT)],
+        "special_tokens": { "262": ids(BOS), "263": ids(EOT), "264": ids(TABS) } });
+    for tokenizer in both(&json, &options, 265) {
+        assert_eq!(tokenizer.encode("hello", &ALL).unwrap(), [TABS, BOS, HELLO, EOT, EOT]);
+    }
+}
+
+#[test]
+fn every_token_that_ends_an_answer_is_kept() {
+    let json = byte_level_json(gpt2_json());
+    let generation = br#"{"eos_token_id": [7, 8, 9, 10]}"#;
+    let options = JsonOptions { config: None, generation: Some(generation), model: None };
+    for tokenizer in both(&json, &options, 265) {
+        assert_eq!(tokenizer.end_ids(), [7, 8, 9, 10, EOT]);
+    }
+    let mut metadata = export(&bytes(&json), &options, 265);
+    metadata.set("tokenizer.end_token_ids", Value::Array(Array::I32(vec![265])));
+    let error = Tokenizer::from_gguf(&metadata).unwrap_err().to_string();
+    assert_eq!(error, "key tokenizer.end_token_ids: expected token ids below 265, found 265");
+}
+
+#[test]
+fn added_tokens_take_the_space_around_them_and_whole_words_only() {
+    let mut json = byte_level_json(gpt2_json());
+    json["added_tokens"][0]["single_word"] = true.into();
+    json["added_tokens"][1]["lstrip"] = true.into();
+    json["added_tokens"][1]["rstrip"] = true.into();
+    for tokenizer in both(&json, &JsonOptions::default(), 265) {
+        let encode = |text| tokenizer.encode(text, &ALL).unwrap();
+        assert_eq!(encode("hello \n<|eot_id|>  x"), [HELLO, EOT, 120]);
+        assert_eq!(encode("x <|begin_of_text|> y"), [120, 32, BOS, 32, 121]);
+        let inside: Vec<u32> = "x<|begin_of_text|>y".bytes().map(u32::from).collect();
+        assert_eq!(encode("x<|begin_of_text|>y"), inside);
+        let long = "<|begin_of_text|> ".repeat(8_000);
+        let error = tokenizer.encode(&long, &ALL).unwrap_err().to_string();
+        assert!(error.contains("too many added tokens"), "{error}");
+    }
+}
+
+#[test]
+fn characters_are_normalized_after_conversion_too() {
+    let mut json = byte_level_json(gpt2_json());
+    json["normalizer"] = json!({ "type": "NFC" });
+    for tokenizer in both(&json, &JsonOptions::default(), 265) {
+        assert_eq!(tokenizer.encode("e\u{301}", &PLAIN).unwrap(), [0xc3, 0xa9]);
+    }
+}
+
+#[test]
+fn a_prompt_gets_one_bos() {
+    let mut metadata = byte_level("llama-bpe");
+    metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    for prompt in ["hello", "<|begin_of_text|>hello"] {
+        assert_eq!(tokenizer.encode_prompt(prompt).unwrap(), [BOS, HELLO]);
+    }
+    assert_eq!(tokenizer.encode("<|begin_of_text|>hello", &ALL).unwrap(), [BOS, BOS, HELLO]);
+    assert_eq!(tokenizer.encode_prompt("").unwrap(), [BOS]);
 }

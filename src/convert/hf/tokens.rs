@@ -7,10 +7,14 @@ use std::{
 
 use crate::{
     bytes::Bytes,
-    error::{Error, Result},
+    error::{Error, Result, shown},
     gguf::Value,
-    tokenizer::{JsonOptions, to_gguf},
+    tokenizer::{JsonOptions, templates_to_gguf, to_gguf},
 };
+
+use super::sentencepiece::{self, Beside};
+
+const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Facts about text in the directory.
 #[derive(Debug, Default)]
@@ -25,14 +29,16 @@ pub(super) struct Tokens {
 /// Reads what there is; a model without a tokenizer runs on token ids.
 pub(super) fn read(dir: &Path, vocab: usize) -> Result<Tokens> {
     let mut tokens = Tokens::default();
-    let Some(json) = tokens.file(dir, "tokenizer.json")? else {
-        tokens.warnings.push(if dir.join("tokenizer.model").exists() {
-            "there is no tokenizer.json, and tokenizer.model is not read (loading and saving it with transformers' \
-             AutoTokenizer makes the one from the other): the model takes token ids only"
-                .to_owned()
-        } else {
-            "there is no tokenizer.json: the model takes token ids only".to_owned()
-        });
+    let json = tokens.file(dir, "tokenizer.json")?;
+    if let Some(json) = &json {
+        check_lfs(json, &dir.join("tokenizer.json"))?;
+    }
+    let Some(json) = json else {
+        match tokens.file(dir, "tokenizer.model")? {
+            Some(model) => tokens.sentence_piece(dir, &model, vocab)?,
+            None => tokens.warnings.push("there is no tokenizer.json: the model takes token ids only".to_owned()),
+        }
+        tokens.template_files(dir)?;
         return Ok(tokens);
     };
     let config = tokens.file(dir, "tokenizer_config.json")?;
@@ -41,17 +47,62 @@ pub(super) fn read(dir: &Path, vocab: usize) -> Result<Tokens> {
     let model = if generation.is_none() { tokens.file(dir, "config.json")? } else { None };
     let options = JsonOptions { config: config.as_deref(), generation: generation.as_deref(), model: model.as_deref() };
     tokens.pairs = to_gguf(&json, &options, vocab)?;
-    // Newer repositories keep the chat template in a file of its own, which wins, as in transformers.
-    if let Some(template) = tokens.file(dir, "chat_template.jinja")? {
-        let path = dir.join("chat_template.jinja").display().to_string();
-        let template = String::from_utf8(template.to_vec())
-            .map_err(|e| Error::malformed("chat template", "UTF-8 text", e).in_file(path))?;
-        tokens.pairs.push(("tokenizer.chat_template".into(), Value::String(template)));
-    }
+    tokens.template_files(dir)?;
     Ok(tokens)
+}
+/// A file that git would fetch, named as what it is.
+fn check_lfs(bytes: &[u8], path: &Path) -> Result<()> {
+    if bytes.starts_with(b"version https://git-lfs") {
+        let found = "a Git LFS pointer: `git lfs pull`, or another download, brings the file itself";
+        return Err(Error::malformed("file", "the tokenizer", found).in_file(path.display().to_string()));
+    }
+    Ok(())
 }
 
 impl Tokens {
+    /// The pairs of SentencePiece's own file and of those beside it.
+    fn sentence_piece(&mut self, dir: &Path, model: &[u8], vocab: usize) -> Result<()> {
+        let path = dir.join("tokenizer.model");
+        check_lfs(model, &path)?;
+        let mut json = |name: &str| -> Result<serde_json::Value> {
+            let Some(bytes) = self.file(dir, name)? else { return Ok(serde_json::Value::Null) };
+            serde_json::from_slice(&bytes).map_err(|e| {
+                Error::malformed("file", "JSON", shown(&e.to_string())).in_file(dir.join(name).display().to_string())
+            })
+        };
+        let beside = Beside { config: json("tokenizer_config.json")?, added: json("added_tokens.json")? };
+        let (pairs, warnings) =
+            sentencepiece::read(model, &beside, vocab).map_err(|e| e.in_file(path.display().to_string()))?;
+        self.pairs = pairs;
+        self.pairs.extend(templates_to_gguf(&beside.config["chat_template"]));
+        self.warnings.extend(warnings);
+        Ok(())
+    }
+
+    /// Chat templates in files of their own.
+    fn template_files(&mut self, dir: &Path) -> Result<()> {
+        // Newer repositories keep the chat template in a file of its own, which wins, as in transformers; an older form of that
+        // file holds where there is no other.
+        if !self.pairs.iter().any(|(key, _)| key == CHAT_TEMPLATE)
+            && let Some(json) = self.file(dir, "chat_template.json")?
+        {
+            let path = dir.join("chat_template.json").display().to_string();
+            let json: serde_json::Value = serde_json::from_slice(&json)
+                .map_err(|e| Error::malformed("chat template", "JSON", shown(&e.to_string())).in_file(path))?;
+            if let Some(source) = json["chat_template"].as_str() {
+                self.pairs.push((CHAT_TEMPLATE.into(), Value::String(source.to_owned())));
+            }
+        }
+        if let Some(template) = self.file(dir, "chat_template.jinja")? {
+            let path = dir.join("chat_template.jinja").display().to_string();
+            let template = String::from_utf8(template.to_vec())
+                .map_err(|e| Error::malformed("chat template", "UTF-8 text", e).in_file(path))?;
+            self.pairs.retain(|(key, _)| key != CHAT_TEMPLATE);
+            self.pairs.push((CHAT_TEMPLATE.into(), Value::String(template)));
+        }
+        Ok(())
+    }
+
     fn file(&mut self, dir: &Path, name: &str) -> Result<Option<Bytes>> {
         let path = dir.join(name);
         if !fs::exists(&path).map_err(|e| Error::io("open", &path, e))? {
