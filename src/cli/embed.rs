@@ -8,7 +8,7 @@ use super::{args::EmbedArgs, input, interrupt, output, progress, source, usage};
 use crate::{
     engine::{Engine, EngineOptions, Purpose},
     error::{Error, Result},
-    generate::{Pooling, embedding},
+    generate::{Pooling, Prompts, embedding},
     gguf::Metadata,
     model::Config,
     tokenizer::EncodeOptions,
@@ -19,7 +19,6 @@ const QUERY: &str = "query: ";
 
 /// `pooling_type` of llama.cpp.
 const POOLING_MEAN: u64 = 1;
-const POOLING_LAST: u64 = 3;
 
 pub fn run(args: &EmbedArgs) -> Result<()> {
     if args.output.as_deref().is_some_and(|path| path.extension().is_none_or(|ending| ending != "npy")) {
@@ -32,9 +31,15 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let source = source::open(&args.model)?;
     let model = source.model()?;
     let config = &model.config;
-    check_use(config, source.file().metadata(), args.pooling.into()).map_err(|e| e.in_file(source.name()))?;
+    let metadata = source.file().metadata();
+    let pooling = pooling(config, metadata, args.pooling.map(Into::into)).map_err(|e| e.in_file(source.name()))?;
     let tokenizer = source.tokenizer()?;
-    let prefix = args.prefix.as_deref().unwrap_or(if args.query { QUERY } else { "" });
+    let prompts = Prompts::stated(metadata).map_err(|e| e.in_file(source.name()))?;
+    let prefix = match &args.prefix {
+        Some(prefix) => prefix.as_str(),
+        None if args.query => QUERY,
+        None => prompts.text(args.prompt_name.as_deref()).map_err(|e| e.in_file(source.name()))?,
+    };
     let encode = |text: &&str| {
         let text = input::without_last_line_break((*text).to_owned());
         tokenizer.encode(&format!("{prefix}{text}"), &EncodeOptions { add_special: true, parse_special: true })
@@ -59,7 +64,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let bar = progress::count_bar(ids.len() as u64);
     let mut vectors = Vec::with_capacity(ids.len());
     for ids in &ids {
-        vectors.push(embedding(&mut session, model, ids, args.pooling.into())?);
+        vectors.push(embedding(&mut session, model, ids, pooling)?);
         bar.inc(1);
         if cancel.load(Ordering::Relaxed) {
             return Ok(());
@@ -74,30 +79,26 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     output::print_json(&json!({
         "model": source.name(),
         "dim": config.dim,
-        "pooling": args.pooling.name(),
+        "pooling": if pooling == Pooling::Mean { "mean" } else { "last" },
         "devices": session.devices(),
         "embeddings": embeddings,
     }))
 }
 
-/// Models that write text have no use for this, and their vectors would look like any others.
-fn check_use(config: &Config, metadata: &Metadata, pooling: Pooling) -> Result<()> {
-    let stated = metadata.uint(&format!("{}.pooling_type", config.arch))?;
-    match (config.family.has_input_norms(), stated, pooling) {
-        // The converter writes this where it finds nothing about pooling; the models were trained with the last token.
-        (true, Some(POOLING_MEAN), Pooling::Last) => {
-            log::info!(
-                "the file asks for mean pooling, and BitNet embedding models use the last token (--pooling mean)"
-            );
-        }
-        (true, ..) | (false, Some(POOLING_MEAN | POOLING_LAST), _) => {}
-        _ => {
-            let reason =
-                "it was made to write text: it has neither a pooling type nor norms on the inputs of its projections";
-            return Err(Error::unsupported("embedding with this model", reason));
-        }
+/// The pooling that is asked for, or that of the file. Models that write text have no use for this, and their vectors would
+/// look like any others.
+fn pooling(config: &Config, metadata: &Metadata, asked: Option<Pooling>) -> Result<Pooling> {
+    let stated = Pooling::stated(config, metadata)?.ok_or_else(|| {
+        let reason =
+            "it was made to write text: it has neither a pooling type nor norms on the inputs of its projections";
+        Error::unsupported("embedding with this model", reason)
+    })?;
+    // The converter writes this where it finds nothing about pooling; the models were trained with the last token.
+    let key = format!("{}.pooling_type", config.arch);
+    if asked.is_none() && stated == Pooling::Last && metadata.uint(&key)? == Some(POOLING_MEAN) {
+        log::info!("the file asks for mean pooling, and BitNet embedding models use the last token (--pooling mean)");
     }
-    Ok(())
+    Ok(asked.unwrap_or(stated))
 }
 
 /// NumPy's format 1.0: a header of text, padded to 64 bytes, and the rows.

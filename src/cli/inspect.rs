@@ -171,7 +171,10 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     match model {
         Err(reason) if args.check => Err(reason),
-        _ => invalid_code(&report).map_or(Ok(()), |error| Err(error.in_file(source.name()))),
+        _ => match invalid_code(&report).or_else(|| zeros(&report)) {
+            Some(error) => Err(error.in_file(source.name())),
+            None => Ok(()),
+        },
     }
 }
 
@@ -179,6 +182,17 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 fn invalid_code(report: &Report) -> Option<Error> {
     let damaged = report.tensors.iter().find(|tensor| tensor.codes.as_ref().is_some_and(|codes| codes.three > 0))?;
     Some(Error::malformed(format!("tensor {}", damaged.name), "codes 0, 1 and 2", "code 3"))
+}
+
+/// Matrices of zeros, which no trained model has. Codes are read with `--check` only.
+fn zeros(report: &Report) -> Option<Error> {
+    let mut zeros = report.tensors.iter().filter(|tensor| tensor.is_zero());
+    let first = &zeros.next()?.name;
+    let thing = match zeros.count() {
+        0 => format!("tensor {first}"),
+        more => format!("tensor {first} and {more} more"),
+    };
+    Some(Error::malformed(thing, "weights", "nothing but zeros"))
 }
 
 fn describe(c: &Config) -> String {

@@ -19,9 +19,9 @@ use crate::{
     error::{Error, Result},
     gguf::{File, TensorInfo, TensorType, Value},
     model::{
-        dense_type,
+        Linear, dense_type,
         dialect::{Dialects, ROW_STEP, blame, decode},
-        names,
+        names, of_reals, table_as_f16,
     },
 };
 
@@ -35,6 +35,8 @@ struct Tensor {
     info: TensorInfo,
     /// Codec of a ternary tensor.
     codec: Option<Codec>,
+    /// The type of real numbers that are ternary.
+    reals: Option<DenseType>,
     factor: Option<f32>,
 }
 
@@ -51,6 +53,17 @@ impl GgufSource {
     fn of(file: File, path: &Path, options: &ConvertOptions) -> Result<(Self, Description)> {
         let dialects = Dialects::of(file.metadata(), &options.open)?;
         let is_table = |name: &str| name == names::TOKEN_EMBD || name == names::OUTPUT;
+        // Without a type that is asked for, real numbers become ternary only where they are.
+        let first = file.tensors().iter().find_map(|info| Some((info, reals_type(info)?)));
+        let of_reals = match first {
+            Some((info, ty)) if options.ty.is_none() => scales_of_reals(&file, info, ty).ok(),
+            _ => None,
+        };
+        let default_type = match &of_reals {
+            Some(MatrixScales::PerGroup { size: 64, .. }) => TernaryType::Q2_0,
+            Some(MatrixScales::PerGroup { .. } | MatrixScales::PerRow(_)) => TernaryType::PQ2_0,
+            _ => TernaryType::default(),
+        };
         let mut tensors = Vec::new();
         let mut inputs = Vec::new();
         // Factors are written anew, behind their matrices.
@@ -64,19 +77,25 @@ impl GgufSource {
                     && codec.is_some_and(|codec| matches!(codec.scale_kind(), ScaleKind::PerGroup(_)))
             };
             let convert = options.ty.is_some() && (!is_table(&info.name) || table_goes(codec));
-            let (kind, factor) = match codec.filter(|_| convert) {
-                Some(codec) => {
+            let reals = reals_type(info).filter(|_| options.ty.is_some() || of_reals.is_some());
+            let of_codec = codec.filter(|_| convert).map(|codec| codec.scale_kind());
+            let scales = match reals {
+                Some(ty) => Some(kind_of(&scales_of_reals(&file, info, ty)?)),
+                None => of_codec,
+            };
+            let (kind, factor) = match scales {
+                Some(scales) => {
                     let factor = names::scale_of(&info.name).and_then(|name| file.tensor(&name));
                     factors.extend(factor.map(|info| info.name.as_str()));
                     let factor = factor.map(|info| factor_of(&file, info)).transpose()?;
-                    (Kind::Ternary { scales: codec.scale_kind(), factor: factor.is_some() }, factor)
+                    (Kind::Ternary { scales, factor: factor.is_some() }, factor)
                 }
                 None if is_table(&info.name) => (Kind::Table(info.ty), None),
                 None => (Kind::Other(info.ty), None),
             };
             let sizes = info.dims.iter().rev().map(|&size| size as usize).collect();
             inputs.push(Input { name: info.name.clone(), origin: info.name.clone(), sizes, kind });
-            tensors.push(Tensor { info: info.clone(), codec, factor });
+            tensors.push(Tensor { info: info.clone(), codec, reals, factor });
         }
         if options.ty.is_some() && !inputs.iter().any(|input| matches!(input.kind, Kind::Ternary { .. })) {
             let reason =
@@ -97,13 +116,48 @@ impl GgufSource {
         let description = Description {
             metadata,
             inputs,
-            default_type: TernaryType::default(),
+            default_type,
             default_head: Head::Keep,
             files,
             bytes: file.len_bytes(),
             warnings: file.warnings().to_vec(),
         };
         Ok((Self { file, tensors }, description))
+    }
+}
+
+/// The type of a projection of real numbers; `None` for other tensors.
+fn reals_type(info: &TensorInfo) -> Option<DenseType> {
+    let of_block = info.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, name)| name);
+    let is = |role: &Linear| names::linear(0, *role).strip_prefix("blk.0.") == of_block;
+    match info.ty {
+        _ if info.dims.len() != 2 || of_block.is_none() || !Linear::ALL.iter().any(is) => None,
+        TensorType::F32 => Some(DenseType::F32),
+        TensorType::F16 => Some(DenseType::F16),
+        TensorType::BF16 => Some(DenseType::BF16),
+        _ => None,
+    }
+}
+
+/// Codes and scales of real numbers that are ternary.
+fn reals(file: &File, info: &TensorInfo, ty: DenseType) -> Result<(Vec<u8>, MatrixScales)> {
+    let (cols, rows) = (info.dims[0] as usize, info.dims[1] as usize);
+    let (data, row_bytes) = (file.data(info), ty.row_bytes(cols));
+    of_reals(rows, cols, |row, out| decode_row(ty, &data[row * row_bytes..][..row_bytes], out)).map_err(|odd| {
+        let reason = format!("its values are not ternary: {} in row {}, column {}", odd.value, odd.row, odd.col);
+        Error::unsupported(format!("tensor {} of type {}", info.name, info.ty.name()), reason)
+    })
+}
+
+fn scales_of_reals(file: &File, info: &TensorInfo, ty: DenseType) -> Result<MatrixScales> {
+    reals(file, info, ty).map(|(_, scales)| scales)
+}
+
+fn kind_of(scales: &MatrixScales) -> ScaleKind {
+    match scales {
+        MatrixScales::PerTensor(_) => ScaleKind::PerTensor,
+        MatrixScales::PerRow(_) => ScaleKind::PerRow,
+        MatrixScales::PerGroup { size, .. } => ScaleKind::PerGroup(*size),
     }
 }
 
@@ -124,7 +178,11 @@ fn factor_of(file: &File, info: &TensorInfo) -> Result<f32> {
 
 impl Source for GgufSource {
     fn ternary(&self, at: usize) -> Result<Matrix> {
-        let Tensor { info, codec, factor } = &self.tensors[at];
+        let Tensor { info, codec, reals: of_reals, factor } = &self.tensors[at];
+        if let Some(ty) = of_reals {
+            let (codes, scales) = reals(&self.file, info, *ty)?;
+            return Ok(Matrix { codes, scales, factor: *factor, rounded: false, warning: None });
+        }
         let codec = codec.as_ref().expect("the kind of the input says that it is ternary");
         let data = self.file.data(info);
         let blame = |e| blame(&info.name, codec.cols(), e);
@@ -149,6 +207,11 @@ impl Source for GgufSource {
                 Ok(())
             }
             (None, None) => {
+                let row_bytes = data.len() / info.dims[1].max(1) as usize;
+                if let Some(halves) = table_as_f16(info.ty, &data[rows.start * row_bytes..rows.end * row_bytes]) {
+                    dense_rows(DenseType::F16, &halves, cols, 0..rows.len(), out);
+                    return Ok(());
+                }
                 let reason = "its numbers are not read, so it can only be kept";
                 Err(Error::unsupported(format!("tensor {} of type {}", info.name, info.ty.name()), reason))
             }

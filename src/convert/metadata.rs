@@ -56,6 +56,15 @@ pub(crate) fn describe(model: &Config) -> Metadata {
         metadata.set(format!("{arch}.rope.scaling.type"), Value::String("linear".into()));
         metadata.set(format!("{arch}.rope.scaling.factor"), Value::F32(1.0 / model.rope.position_scale));
     }
+    if let Some(yarn) = model.rope.yarn {
+        let mut set = |key: &str, value| metadata.set(format!("{arch}.rope.scaling.{key}"), value);
+        set("type", Value::String("yarn".into()));
+        set("factor", Value::F32(yarn.factor));
+        set("original_context_length", Value::U32(yarn.original_context as u32));
+        set("yarn_beta_fast", Value::F32(yarn.beta_fast));
+        set("yarn_beta_slow", Value::F32(yarn.beta_slow));
+        set("attn_factor", Value::F32(yarn.attention_factor));
+    }
     // The other families have one activation. For BitNet, readers guess by the architecture's name and differ.
     if model.family == Family::BitNet {
         let activation = match model.activation {

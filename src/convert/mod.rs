@@ -28,7 +28,7 @@ use source::{Description, Source};
 use crate::{
     error::{Error, Result},
     gguf::Writer,
-    model::OpenOptions,
+    model::{self, OpenOptions},
 };
 
 /// How to convert. The default is right for every Hugging Face directory that says what it is.
@@ -125,5 +125,6 @@ fn run(
     report.bytes_out = target.finish()?;
     report.rounded = findings.rounded;
     report.warnings.extend(findings.warnings);
+    report.warnings.extend(model::zero_warning(&findings.zeros));
     Ok(report)
 }

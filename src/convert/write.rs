@@ -20,7 +20,10 @@ use super::{
 use crate::{
     error::{Error, Result},
     gguf::Writer,
-    model::dialect::{ROW_STEP, blame},
+    model::{
+        codes_are_zero,
+        dialect::{ROW_STEP, blame},
+    },
 };
 
 /// Bytes handed to the writer at a time, between which the work can be ended.
@@ -33,6 +36,8 @@ const CHUNK_NUMBERS: usize = 1 << 18;
 pub(super) struct Findings {
     pub rounded: usize,
     pub warnings: Vec<String>,
+    /// Matrices of the source that have nothing but zeros.
+    pub zeros: Vec<String>,
 }
 
 /// How much is done, and whether to go on.
@@ -102,6 +107,9 @@ impl<W: Write> Run<'_, '_, W> {
         let matrix = self.source.ternary(output.input)?;
         self.findings.rounded += usize::from(matrix.rounded);
         self.findings.warnings.extend(matrix.warning.clone());
+        if codes_are_zero(&matrix.codes) || matrix.scales.collapsed() == Some(0.0) {
+            self.findings.zeros.push(input.origin.clone());
+        }
         let (scales, factor) = fit(&input.origin, &matrix, codec, self.meter.options.lossy)?;
         let bytes = codec.encode(&matrix.codes, &scales).map_err(|e| blame(&input.origin, codec.cols(), e))?;
         self.put(&output.spec.name, &bytes)?;

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
 };
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bytes::{Access, Bytes},
-    error::{Error, ErrorKind, Remedy, Result},
+    error::{Error, ErrorKind, Remedy, Result, shown},
     generate::Recommended,
     gguf::File,
     hub::{self, ModelName},
@@ -169,7 +169,12 @@ impl ModelFile {
     pub fn model(&self) -> Result<&Arc<Model>> {
         once(&self.0.model, || {
             let model = Model::from_gguf_with(self.file(), &self.model_options()?);
-            model.map(Arc::new).map_err(|e| self.named(e))
+            let zeros = model.and_then(|model| Ok((model.zero_matrices()?, model)));
+            let (zeros, model) = zeros.map_err(|e| self.named(e))?;
+            if let Some(warning) = model::zero_warning(&zeros) {
+                self.notice(&Notice::File { name: self.name().into(), warning });
+            }
+            Ok(Arc::new(model))
         })
     }
 
@@ -215,6 +220,9 @@ fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
 
 /// The path itself, or where the cache of the Hugging Face Hub has the model of that name.
 pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
+    if path.is_dir() && !path.join("config.json").exists() {
+        return in_folder(path).map(Cow::Owned);
+    }
     let name = path.to_str().filter(|_| !path.exists()).and_then(|text| ModelName::parse(text).ok());
     let Some(name) = name else { return Ok(Cow::Borrowed(path)) };
     let found = hub::Cache::of_user()?.find(&name).map_err(|error| match error.kind() {
@@ -231,6 +239,33 @@ pub fn located(path: &Path) -> Result<Cow<'_, Path>> {
         None => {
             let missing = Error::missing(format!("{name} as a file and in the cache"), "running it");
             Err(missing.with_remedy(Remedy::Pull(name.to_string())))
+        }
+    }
+}
+
+/// The one model of a folder of GGUF files; the folder itself where it has none.
+fn in_folder(folder: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(folder).map_err(|e| Error::io("open", folder, e))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let is_gguf = |path: &PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+    // Of a model in parts the first one stands for all.
+    let is_later = |path: &PathBuf| {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let part = stem.rsplit_once("-of-").and_then(|(rest, _)| rest.rsplit_once('-'));
+        part.is_some_and(|(_, number)| {
+            number.len() == 5 && number.parse() != Ok(1_u32) && number.parse::<u32>().is_ok()
+        })
+    };
+    files.retain(|path| is_gguf(path) && !is_later(path));
+    files.sort();
+    match files.as_slice() {
+        [] => Ok(folder.to_path_buf()),
+        [one] => Ok(one.clone()),
+        several => {
+            let names = several.iter().filter_map(|path| path.file_name()).map(|name| shown(&name.to_string_lossy()));
+            let names: Vec<_> = names.take(8).collect();
+            let expected = "one GGUF file, or the file named";
+            Err(Error::malformed(format!("the folder {}", folder.display()), expected, names.join(", ")))
         }
     }
 }

@@ -42,7 +42,7 @@ pub use constraint::Constraint;
 #[cfg(feature = "grammar")]
 pub use constraint::{Grammar, GrammarVocabulary};
 pub use draft::Drafter;
-pub use embedding::{Pooling, embedding};
+pub use embedding::{Pooling, Prompts, embedding};
 pub use generation::{Fed, Generation, Need};
 pub use logprobs::Logprobs;
 pub(crate) use perplexity::negative_log_likelihood;

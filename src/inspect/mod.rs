@@ -260,7 +260,7 @@ fn describe(
         }
         Some(Ok(Some(_))) => {}
     }
-    Tensor {
+    let tensor = Tensor {
         name: info.name.clone(),
         dims: info.dims.clone(),
         type_name: info.ty.name(),
@@ -272,6 +272,18 @@ fn describe(
         scale,
         scales,
         codes,
+    };
+    if tensor.is_zero() {
+        warnings.push(format!("tensor {}: all its weights are zero", tensor.name));
+    }
+    tensor
+}
+
+impl Tensor {
+    /// Whether it is ternary and has nothing but zeros, by its codes or its scales; false where these were not read.
+    pub fn is_zero(&self) -> bool {
+        let by_codes = self.codes.is_some_and(|codes| codes.zero > 0 && codes.zero == codes.total());
+        by_codes || self.scales.as_ref().is_some_and(|scales| scales.least == 0.0 && scales.greatest == 0.0)
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod dialect;
 mod keys;
 mod load;
 pub mod names;
+mod reals;
 mod rotation;
 mod scales;
 mod ternary;
@@ -18,14 +19,25 @@ pub use delta::DeltaNet;
 pub use dialect::OpenOptions;
 use dialect::blame;
 #[cfg(feature = "convert")]
-pub(crate) use load::dense_type;
+pub(crate) use load::{dense_type, table_as_f16};
+#[cfg(feature = "convert")]
+pub(crate) use reals::{common_magnitude, of_reals};
 pub use rotation::Rotation;
 pub use scales::TernaryScales;
+#[cfg(feature = "convert")]
+pub(crate) use ternary::codes_are_zero;
 pub(crate) use ternary::repack_rows;
 pub use ternary::{PackedMatrix, TernaryCodes, TernaryMatrix};
 pub use weights::{Block, DeltaWeights, DenseMatrix, Linear, Norm, Weights};
 
 use crate::error::Result;
+
+/// A warning about matrices of these names, which have nothing but zeros.
+pub(crate) fn zero_warning(names: &[String]) -> Option<String> {
+    let (first, more) = names.split_first()?;
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    Some(format!("tensor {first}{more} hold nothing but zeros: the file is damaged, another copy of it may be whole"))
+}
 
 /// A model ready to be planned and loaded.
 #[derive(Clone, Debug)]
@@ -37,6 +49,23 @@ pub struct Model {
 }
 
 impl Model {
+    /// Names of the projections that have nothing but zeros, which no trained model has: their file is damaged.
+    ///
+    /// # Errors
+    /// As those of [`packed`](Self::packed), for the rows looked at.
+    pub fn zero_matrices(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (layer, block) in self.weights.blocks.iter().enumerate() {
+            for (role, matrix) in block.linears() {
+                let name = names::linear(layer, role);
+                if matrix.is_zero().map_err(|e| blame(&name, matrix.cols, e))? {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(names)
+    }
+
     /// The matrix of a projection in a layout: see [`TernaryMatrix::packed`].
     ///
     /// # Errors

@@ -127,6 +127,29 @@ impl TernaryMatrix {
         self.scales.check(rows, cols)
     }
 
+    /// Whether no weight is other than zero, by its codes or its scales. Ends at the first rows that have one.
+    ///
+    /// # Errors
+    /// As [`Self::packed`], for the rows looked at.
+    pub fn is_zero(&self) -> Result<bool, FormatError> {
+        if let TernaryScales::Given(scales) = &self.scales
+            && scales.collapsed() == Some(0.0)
+        {
+            return Ok(true);
+        }
+        let cols = self.cols;
+        let mut plain = vec![0; ternary_bytes(Layout::I2sP128, self.rows.min(ROW_STEP), cols)];
+        for first in (0..self.rows).step_by(ROW_STEP) {
+            let rows = first..self.rows.min(first + ROW_STEP);
+            let plain = &mut plain[..ternary_bytes(Layout::I2sP128, rows.len(), cols)];
+            self.plain_rows(rows, plain)?;
+            if !codes_are_zero(plain) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The matrix in a layout.
     ///
     /// # Errors
@@ -223,6 +246,11 @@ impl TernaryMatrix {
     }
 }
 
+/// Whether codes of [`Layout::I2sP128`] are all 1, which stands for zero.
+pub fn codes_are_zero(packed: &[u8]) -> bool {
+    packed.iter().all(|&byte| byte == 0b01_01_01_01)
+}
+
 /// Repacks rows given as [`Layout::I2sP128`], as [`repack_into`] does a matrix; `rows` are their numbers.
 ///
 /// # Errors
@@ -261,6 +289,26 @@ mod tests {
             None => TernaryScales::Given(scales),
         };
         TernaryMatrix { rows, cols, codes: TernaryCodes::Encoded { codec, data }, scales }
+    }
+
+    #[test]
+    fn one_weight_is_enough_not_to_be_zero() {
+        let (rows, cols) = (36, 512);
+        let one = MatrixScales::PerTensor(0.5);
+        let mut codes = vec![1; rows * cols];
+        for (last, expected) in [(1, true), (2, false), (0, false)] {
+            codes[rows * cols - 1] = last;
+            let plain = pack(Layout::I2sP128, rows, cols, &codes);
+            let packed = TernaryCodes::Packed { bytes: plain.clone().into(), layout: Layout::I2sP128 };
+            let packed = TernaryMatrix { rows, cols, codes: packed, scales: one.clone().into() };
+            for matrix in [packed, encoded(Dialect::TQ1_0, rows, cols, &plain, &one)] {
+                assert_eq!(matrix.is_zero().unwrap(), expected, "{matrix:?}");
+            }
+        }
+        let plain = pack(Layout::I2sP128, rows, cols, &vec![2; rows * cols]);
+        let zero = MatrixScales::PerGroup { size: 128, values: vec![f16::ZERO; rows * 4].into() };
+        let codes = TernaryCodes::Packed { bytes: plain.into(), layout: Layout::I2sP128 };
+        assert!(TernaryMatrix { rows, cols, codes, scales: zero.into() }.is_zero().unwrap());
     }
 
     #[test]

@@ -322,6 +322,27 @@ fn inspect_check_fails_on_a_model_that_cannot_run() {
 }
 
 #[test]
+fn a_matrix_of_zeros_is_said_by_every_command_that_reads_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("zeros.gguf");
+    let mut bytes = built_in_model();
+    let report = run(&["inspect", "--json"]).json();
+    let tensor = report["tensors"].as_array().unwrap().iter().rfind(|t| t["type"] == "I2_S").unwrap();
+    let (start, len) = (tensor["offset"].as_u64().unwrap() as usize, tensor["bytes"].as_u64().unwrap() as usize);
+    // All codes but the scale, which stands in the last 32 bytes.
+    bytes[start..start + len - 32].fill(0b01_01_01_01);
+    fs::write(&path, bytes).unwrap();
+    let (path, name) = (path.to_str().unwrap(), tensor["name"].as_str().unwrap());
+    let check = run(&["inspect", path, "--check"]);
+    assert_eq!(check.code, Some(1), "{check:?}");
+    assert!(check.stderr.contains(&format!("tensor {name}: expected weights, found nothing but zeros")), "{check:?}");
+    assert_eq!(run(&["inspect", path]).code, Some(0));
+    let answer = run(&["run", "-m", path, "-p", "a", "-n", "1", "--backend", "cpu"]);
+    assert_eq!((answer.code, answer.stderr.matches("nothing but zeros").count()), (Some(0), 1), "{answer:?}");
+    assert!(answer.stderr.contains(name), "{answer:?}");
+}
+
+#[test]
 fn plan_says_where_layers_go_and_why() {
     let text = run(&["plan", "--backend", "cpu"]).stdout;
     assert!(text.contains("CPU: layers 0-3 and the head (asked for the CPU)"), "{text}");
@@ -458,4 +479,43 @@ fn a_model_without_a_tokenizer_works_through_ids() {
         let finished = run(args);
         assert!(finished.one_line_error(1).contains("tokenizer.ggml.model is missing"), "{finished:?}");
     }
+}
+
+#[test]
+fn empty_variables_count_as_not_set() {
+    let names = ["LLAMA_ARG_THREADS", "LLAMA_ARG_CTX_SIZE", "LLAMA_ARG_MODEL", "LLAMA_ARG_N_GPU_LAYERS"];
+    let mut command = program(&["plan", "--backend", "cpu"]);
+    for name in names {
+        command.env(name, "");
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = program(&["plan", "--backend", "cpu"]).env("LLAMA_ARG_THREADS", "x").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn text_piped_in_beside_a_question_belongs_to_it() {
+    let tokens = |args: &[&str], input: &str| {
+        let args = [&["run", "--backend", "cpu", "-n", "1", "--temp", "0", "--json"], args].concat();
+        run_with_input(&args, input.as_bytes()).json()["prompt_tokens"].as_u64().unwrap()
+    };
+    let alone = tokens(&["Tell me"], "");
+    assert!(tokens(&["Tell me"], "of the cat\n") > alone);
+    assert_eq!(tokens(&["-p", "Tell me"], "of the cat\n"), alone);
+}
+
+#[test]
+fn a_folder_with_one_file_is_that_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let empty = run(&["plan", "-m", path, "--backend", "cpu"]);
+    assert!(empty.stderr.contains("config.json is missing"), "{empty:?}");
+    fs::write(dir.path().join("a.gguf"), built_in_model()).unwrap();
+    let one = run(&["plan", "-m", path, "--backend", "cpu"]);
+    assert_eq!(one.code, Some(0), "{one:?}");
+    fs::write(dir.path().join("b.gguf"), built_in_model()).unwrap();
+    let two = run(&["plan", "-m", path, "--backend", "cpu"]);
+    assert_eq!(two.code, Some(1), "{two:?}");
+    assert!(two.stderr.contains("expected one GGUF file, or the file named, found a.gguf, b.gguf"), "{two:?}");
 }

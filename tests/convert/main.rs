@@ -8,5 +8,6 @@ mod golden;
 mod hostile;
 mod hybrid;
 mod output;
+mod reals;
 mod refused;
 mod support;

@@ -312,6 +312,12 @@ fn chat_templates_are_found_in_each_of_their_places() {
     let list = r#"[{"name": "tool_use", "template": "two"}, {"name": "default", "template": "three"}]"#;
     write("tokenizer_config.json", &format!(r#"{{"chat_template": {list}}}"#));
     assert_eq!(template().as_deref(), Some("three"));
+    let named = File::open(&case.output()).unwrap();
+    assert_eq!(named.metadata().str("tokenizer.chat_template.tool_use").unwrap(), Some("two"));
+    write("chat_template.json", r#"{"chat_template": "five"}"#);
+    assert_eq!(template().as_deref(), Some("three"));
+    write("tokenizer_config.json", "{}");
+    assert_eq!(template().as_deref(), Some("five"));
     write("chat_template.jinja", "four");
     assert_eq!(template().as_deref(), Some("four"));
 }

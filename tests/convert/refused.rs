@@ -218,3 +218,14 @@ fn directories_that_are_no_checkpoint_say_what_is_missing() {
     let error = convert(&file, &case.output(), &ConvertOptions::default()).unwrap_err();
     assert!(error.to_string().contains("expected a GGUF file"), "{error}");
 }
+
+#[test]
+fn a_pointer_of_git_lfs_is_named_as_one() {
+    for name in ["tokenizer.json", "tokenizer.model"] {
+        let case = Case::of(&Model::bitnet());
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9085657\n";
+        fs::write(case.input().join(name), pointer).unwrap();
+        let message = case.failure();
+        assert!(message.contains(name) && message.contains("a Git LFS pointer"), "{message}");
+    }
+}

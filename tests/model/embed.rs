@@ -245,6 +245,20 @@ fn a_repository_gives_the_vectors_of_the_file_made_of_it() {
 
     let dir = case.file("qwen3-repository");
     let pooling = Path::new(&dir).join("1_Pooling/config.json");
+    let put = |name: &str, value: Json| fs::write(Path::new(&dir).join(name), value.to_string()).unwrap();
+    put("modules.json", json!([{"type": "x.Pooling", "path": "1_Pooling"}, {"type": "x.Normalize", "path": ""}]));
+    put("1_Pooling/config.json", json!({"pooling_mode_mean_tokens": true}));
+    put("config_sentence_transformers.json", json!({"prompts": {"query": "hello ", "document": ""}}));
+    let embed = |args: &[&str]| run(&[&["embed", "-m", &dir, "--backend", "cpu"], args].concat());
+    let with_prompt = embed(&["-p", "hell", "--prompt-name", "query"]).json();
+    assert_eq!((&with_prompt["pooling"], &with_prompt["embeddings"][0]["tokens"]), (&json!("mean"), &json!(4)));
+    assert_eq!(with_prompt["embeddings"], embed(&["-p", "hello hell"]).json()["embeddings"]);
+    let unknown = embed(&["-p", "hell", "--prompt-name", "title"]);
+    assert!(unknown.one_line_error(1).contains("expected query, document, found title"), "{unknown:?}");
+    put("modules.json", json!([{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": "2_Dense"}]));
+    let dense = embed(&["-p", "hell"]);
+    assert!(dense.one_line_error(1).contains("the module Dense is not supported"), "{dense:?}");
+    put("modules.json", json!([{"type": "x.Pooling", "path": "1_Pooling"}, {"type": "x.Normalize", "path": ""}]));
     fs::write(&pooling, r#"{"pooling_mode_cls_token": true}"#).unwrap();
     let refused = run(&["embed", "-m", &dir, "-p", "hello"]);
     assert!(refused.one_line_error(1).contains("pooling_mode_cls_token"), "{refused:?}");

@@ -137,7 +137,14 @@ fn tensors() {
             tiny_model().tensor(Tensor::f32("blk.0.attn_norm.weight", &[64])).build(),
             &["attn_norm", "[128]", "[64]"],
         ),
-        row("56 F32 projection", tiny_model().tensor(Tensor::f32(q, &[128, 128])).build(), &[q, "of type F32", "I2_S"]),
+        row(
+            "56 F32 projection",
+            {
+                let values = (0..128 * 128).flat_map(|n| ((n % 7) as f32).to_le_bytes()).collect();
+                tiny_model().tensor(Tensor::new(q, &[128, 128], 0, values)).build()
+            },
+            &[q, "of type F32", "not ternary", "in row 0, column 2"],
+        ),
         row(
             "56 I2_S norm",
             tiny_model().tensor(Tensor::i2_s("blk.0.attn_norm.weight", &[128], 1.0)).build(),

@@ -18,3 +18,4 @@ mod i2s_layout;
 mod layouts;
 mod no_mmap;
 mod qwen35;
+mod reals;

@@ -18,6 +18,10 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     pub text: TextArgs,
 
+    /// Read markup such as <|eot_id|> in the text as the token it names; otherwise it is text, as in llama-perplexity
+    #[arg(long)]
+    pub special: bool,
+
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -47,9 +51,13 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "query")]
     pub prefix: Option<String>,
 
-    /// How the tokens of a text become one vector
-    #[arg(long, value_enum, value_name = "HOW", default_value = "last")]
-    pub pooling: PoolingChoice,
+    /// Put the model's own prompt of this name before each text, as sentence-transformers does
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["query", "prefix"])]
+    pub prompt_name: Option<String>,
+
+    /// How the tokens of a text become one vector [default: as the file says]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub pooling: Option<PoolingChoice>,
 
     /// Write a NumPy file of the shape (texts, width) instead of printing JSON
     #[arg(short, long, value_name = "FILE.npy")]
@@ -65,15 +73,6 @@ pub enum PoolingChoice {
     Last,
     /// The mean of all tokens
     Mean,
-}
-
-impl PoolingChoice {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Last => "last",
-            Self::Mean => "mean",
-        }
-    }
 }
 
 impl From<PoolingChoice> for Pooling {

@@ -1,5 +1,6 @@
 //! `config.json` -> hyperparameters, and what it says about the weights.
 
+use bitnet_cpu_kernels::rope::Yarn;
 use serde_json::Value;
 
 use super::json::Object;
@@ -126,7 +127,8 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
     match found {
         "BitNetForCausalLM" | "bitnet" => Ok(("bitnet-b1.58", Family::BitNet)),
         "BitnetForCausalLM" => Ok(("bitnet", Family::BitNet)),
-        "LlamaForCausalLM" | "llama" => Ok(("llama", Family::Llama)),
+        // Mistral's graph is Llama's.
+        "LlamaForCausalLM" | "llama" | "MistralForCausalLM" | "mistral" => Ok(("llama", Family::Llama)),
         "Qwen3ForCausalLM" => Ok(("qwen3", Family::Qwen3)),
         "Qwen3_5ForConditionalGeneration" | "Qwen3_5ForCausalLM" | "qwen3_5" | "qwen3_5_text" => {
             Ok(("qwen35", Family::Qwen35))
@@ -138,19 +140,26 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
             known.ok_or_else(|| {
                 Error::unsupported(
                     format!("architecture {}", shown(other)),
-                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM and Qwen3_5ForCausalLM are",
+                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen3ForCausalLM and \
+                     Qwen3_5ForCausalLM are",
                 )
             })
         }
     }
 }
 
-/// The attention window of Gemma 3's local layers. The files that bitnet.cpp's converter writes say nothing of it, and
+/// The attention window of Mistral's layers and of Gemma 3's local ones. The files that bitnet.cpp's converter writes say nothing of it, and
 /// its graph has full attention everywhere; so has this one.
 fn window(top: &Object, family: Family) -> Result<Option<usize>> {
     let kinds = top.strings("layer_types")?;
     let is_local = kinds.is_empty() || kinds.contains(&"sliding_attention");
-    if family == Family::Gemma3InputNorms && is_local { top.optional_count("sliding_window") } else { Ok(None) }
+    let model_type = top.str("model_type")?.unwrap_or_default();
+    match family {
+        Family::Gemma3InputNorms if is_local => top.optional_count("sliding_window"),
+        // Without a switch, as Qwen's have.
+        Family::Llama if model_type == "mistral" => top.optional_count("sliding_window"),
+        _ => Ok(None),
+    }
 }
 
 /// Settings that change the graph in ways no op list has.
@@ -268,6 +277,11 @@ fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
 }
 
 fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
+    if let Some(bits) = top.object("quantization")?.map(|mlx| mlx.uint("bits")).transpose()?.flatten() {
+        let reason = "these weights are for Apple's MLX alone: take the model's GGUF file, or its checkpoint of safetensors \
+                      that is not quantized (their names often end with gguf and unpacked)";
+        return Err(Error::unsupported(format!("MLX {bits}-bit"), reason));
+    }
     let Some(quantisation) = top.object("quantization_config")? else { return Ok(None) };
     let method = quantisation.str("quant_method")?.unwrap_or("absent");
     if method != "bitnet" {
@@ -348,11 +362,45 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
             let factors = llama3_factors(head_dim, base.into(), factor, low, high, old_context);
             Ok((rope, Some(factors)))
         }
+        "yarn" => {
+            rope.yarn = Some(yarn(&scaling, context)?);
+            Ok((rope, None))
+        }
         other => Err(Error::unsupported(
             format!("RoPE scaling {}", shown(other)),
-            "only linear and llama3 are; without the entry in config.json the model runs at its original context",
+            "only linear, llama3 and yarn are; without the entry in config.json the model runs at its original context",
         )),
     }
+}
+
+/// YaRN's parameters (`_compute_yarn_parameters` in transformers' `modeling_rope_utils.py`).
+fn yarn(scaling: &Object, context: usize) -> Result<Yarn> {
+    for key in ["mscale", "mscale_all_dim"] {
+        if scaling.float(key)?.is_some_and(|value| value != 0.0) {
+            return Err(Error::unsupported(scaling.key(key), "it belongs to the attention of DeepSeek's models"));
+        }
+    }
+    if scaling.bool("truncate")? == Some(false) {
+        return Err(Error::unsupported(format!("{} = false", scaling.key("truncate")), "only true is"));
+    }
+    let original_context = scaling.optional_count("original_max_position_embeddings")?;
+    let factor = match (scaling.positive("factor")?, original_context) {
+        (Some(factor), _) => factor,
+        (None, Some(original)) => context as f32 / original as f32,
+        (None, None) => return Err(Error::missing(scaling.key("factor"), "RoPE scaling")),
+    };
+    let mut yarn = Yarn {
+        factor,
+        original_context: original_context.unwrap_or(context),
+        beta_fast: scaling.positive("beta_fast")?.unwrap_or(32.0),
+        beta_slow: scaling.positive("beta_slow")?.unwrap_or(1.0),
+        attention_factor: 1.0,
+    };
+    // Here it multiplies what the factor gives; there it stands for all of it.
+    if let Some(stated) = scaling.positive("attention_factor")? {
+        yarn.attention_factor = stated / yarn.magnitude();
+    }
+    Ok(yarn)
 }
 
 /// Leading elements of a head that rotate; all of them, but for Qwen3.5.
@@ -424,6 +472,7 @@ mod tests {
         assert_eq!(arch("BitNetForCausalLM"), bitnet);
         assert_eq!(arch("BitnetForCausalLM"), ("bitnet".to_owned(), Family::BitNet, RopeStyle::HalfSplit, 10_000.0));
         assert_eq!(arch("LlamaForCausalLM"), ("llama".to_owned(), Family::Llama, RopeStyle::Interleaved, 10_000.0));
+        assert_eq!(arch("MistralForCausalLM"), arch("LlamaForCausalLM"));
         assert_eq!(arch("Qwen3ForCausalLM"), ("qwen3".to_owned(), Family::Qwen3, RopeStyle::HalfSplit, 10_000.0));
         assert!(message(json!({"architectures": ["GPT2LMHeadModel"]})).contains("GPT2LMHeadModel is not supported"));
         let by_type = config(json!({"architectures": null, "model_type": "bitnet"})).unwrap();
@@ -443,8 +492,21 @@ mod tests {
     fn rope_scaling_is_linear_llama3_or_refused() {
         let linear = config(json!({"rope_scaling": {"type": "linear", "factor": 4.0}})).unwrap();
         assert_eq!(linear.model.rope.position_scale, 0.25);
-        let error = message(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}));
-        assert!(error.starts_with("RoPE scaling yarn is not supported"), "{error}");
+        let error = message(json!({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}));
+        assert!(error.starts_with("RoPE scaling longrope is not supported"), "{error}");
+        let yarn = |more: Value| {
+            let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128});
+            scaling.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            config(json!({"rope_scaling": scaling})).map(|found| found.model.rope.yarn.unwrap())
+        };
+        let usual = yarn(json!({})).unwrap();
+        let expected = (4.0, 128, 32.0, 1.0, 1.0);
+        let parts = |y: Yarn| (y.factor, y.original_context, y.beta_fast, y.beta_slow, y.attention_factor);
+        assert_eq!(parts(usual), expected);
+        // transformers: 0.1 ln 4 + 1 where nothing is stated.
+        assert!((usual.magnitude() - 1.138_629_4).abs() < 1e-6);
+        assert!((yarn(json!({"attention_factor": 2.0})).unwrap().magnitude() - 2.0).abs() < 1e-6);
+        assert!(yarn(json!({"mscale": 0.7})).is_err() && yarn(json!({"truncate": false})).is_err());
 
         // head_dim 64, base 10000: wavelengths 2 pi * 10000^(i/32). With old context 8192, low 1 and high 4, those
         // below 2048 are kept (i <= 20: 2 pi * 10^2.5 = 1987), those above 8192 divided by 8 (i >= 25: 8379), and
@@ -470,6 +532,9 @@ mod tests {
         assert!(message(json!({"quantization_config": normed})).contains("use_rms_norm = true is not supported"));
         let other = message(json!({"quantization_config": {"quant_method": "gptq"}}));
         assert_eq!(other, "quant_method gptq is not supported: only bitnet is");
+        let mlx = json!({"group_size": 128, "bits": 2});
+        let mlx = message(json!({"quantization": mlx, "quantization_config": mlx}));
+        assert!(mlx.starts_with("MLX 2-bit is not supported") && mlx.contains("GGUF"), "{mlx}");
     }
 
     #[test]

@@ -7,15 +7,21 @@ use half::f16;
 use super::{
     dense,
     layout::{Content, Item, Projection},
-    ternary::common_magnitude,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::common_magnitude,
+};
 
 /// Columns that may share a scale, the most first.
 const SIZES: [usize; 2] = [128, 64];
 
-/// The columns that share a scale in all projections of a model; `None` where that is not what they are. Looks at two rows
-/// of each, as reading all of them takes minutes; the rest is checked when they are read.
+/// Rows of a matrix that are looked at to know what shares a scale.
+const SAMPLED_ROWS: usize = 8;
+
+/// The columns that share a scale in all projections of a model, those of a row with a scale of its own among them; `None`
+/// where one scale is enough for each matrix, or groups are not what they are. Looks at some rows of each, as reading all of
+/// them takes minutes; the rest is checked when they are read.
 pub(super) fn size(items: &[Item<'_>]) -> Option<usize> {
     let mut sizes = SIZES.as_slice();
     let mut one_scale = true;
@@ -26,15 +32,17 @@ pub(super) fn size(items: &[Item<'_>]) -> Option<usize> {
         }
         let mut values = vec![0.0; projection.cols];
         let mut scratch = values.clone();
-        for row in [0, projection.rows / 2] {
+        let mut of_matrix: Result<f32, usize> = Ok(0.0);
+        for row in (0..projection.rows).step_by(projection.rows.div_ceil(SAMPLED_ROWS)) {
             read_row(projection, row, &mut values, &mut scratch);
-            one_scale &= common_magnitude(0.0, &values).is_some();
+            of_matrix = of_matrix.and_then(|magnitude| common_magnitude(magnitude, &values));
             let fits = |size: &usize| {
                 values.len().is_multiple_of(*size)
-                    && values.chunks_exact(*size).all(|group| common_magnitude(0.0, group).is_some())
+                    && values.chunks_exact(*size).all(|group| common_magnitude(0.0, group).is_ok())
             };
             sizes = &sizes[sizes.iter().position(fits)?..];
         }
+        one_scale &= of_matrix.is_ok();
     }
     sizes.first().copied().filter(|_| !one_scale)
 }
@@ -52,7 +60,7 @@ pub(super) fn read(projection: &Projection<'_>, size: usize) -> Result<(Vec<u8>,
     for (row, packed) in packed.chunks_exact_mut(row_bytes).enumerate() {
         read_row(projection, row, &mut values, &mut scratch);
         for (group, codes) in values.chunks_exact(size).zip(codes.chunks_exact_mut(size)) {
-            let scale = common_magnitude(0.0, group).filter(|scale| scale.is_finite()).ok_or_else(|| {
+            let scale = common_magnitude(0.0, group).map_err(|_| {
                 let thing = format!("row {} of tensor {}", projection.row_order.source(row), weight.name);
                 Error::malformed(thing, format!("-d, 0 and +d in each {size} columns, as in other rows"), "more")
             })?;

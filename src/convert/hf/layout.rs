@@ -54,6 +54,9 @@ impl<'a> Projection<'a> {
     /// Finds the scale; looks through the whole matrix unless it is packed.
     pub fn open(&self, config: &SourceConfig, may_round: bool) -> Result<Ternary<'a>> {
         match (self.stated_scale, config.scale_reading) {
+            (Some(scale), _) if ternary::is_real(self.weight.dtype) => {
+                Ternary::scaled(self.weight, self.rows, self.cols, scale)
+            }
             (None, _) => Ternary::master(self.weight, self.rows, self.cols, may_round),
             (Some(scale), Some(reading)) => Ternary::packed(self.weight, self.rows, self.cols, scale, reading),
             (Some(_), None) => {
@@ -181,7 +184,7 @@ impl<'a> Builder<'a> {
             Some(scalar(self.need(&format!("{from}.weight_scale"))?)?)
         } else {
             check(weight, &[rows, cols])?;
-            None
+            self.find(&format!("{from}.weight_scale")).map(scalar).transpose()?
         };
         let (row_order, col_order) = orders(model, role);
         let projection = Projection { weight, stated_scale, rows, cols, row_order, col_order };

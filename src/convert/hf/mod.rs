@@ -12,6 +12,7 @@ mod order;
 mod pooling;
 mod safetensors;
 mod sampling;
+mod sentencepiece;
 mod ternary;
 mod tokens;
 
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
+    generate::Pooling,
     gguf::{Array, TensorType, Value},
     model::{Config, Family, Norm},
 };
@@ -81,15 +83,16 @@ impl Directory {
         for (key, value) in sampling::read(src, &mut more_files)? {
             metadata.set(key, value);
         }
-        if config.model.family.has_input_norms() {
-            let pooling = pooling::read(src, &mut more_files)?;
+        if config.model.family.has_input_norms() || pooling::is_there(src) {
+            let pooling = pooling::read(src, &mut more_files, &mut warnings)?;
+            pooling::prompts(src, &mut more_files, &mut metadata)?;
+            metadata.set(Pooling::OWN_KEY, Value::U32(pooling));
             metadata.set(format!("{}.pooling_type", config.model.arch), Value::U32(pooling));
             pooling::end_texts(&config.model, &mut metadata)?;
         }
         if let Some(window) = config.window {
             warnings.push(format!(
-                "some layers were trained to look back {window} tokens and look at all, as in bitnet.cpp: longer texts \
-                 may differ"
+                "layers were trained to look back {window} tokens and look at all here: longer texts may differ"
             ));
         }
         // What is written has to be what this program runs; its own checks know the limits.

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::json::{Object, read_json};
 use crate::{
     error::{Error, Result, shown},
+    generate::Prompts,
     gguf::{Array, Metadata, Value},
     model::{Config, Family},
 };
@@ -19,12 +20,30 @@ const LAST: u32 = 3;
 /// The token that Qwen's embedding models put after each text.
 const QWEN_END: &str = "<|endoftext|>";
 
+/// Whether the directory is one of sentence-transformers.
+pub(super) fn is_there(dir: &Path) -> bool {
+    dir.join("modules.json").exists()
+}
+
 /// The pooling that `modules.json` names; without one the last token, which BitNet's embedding models are trained with.
 /// `files` gets those read.
-pub(super) fn read(dir: &Path, files: &mut Vec<PathBuf>) -> Result<u32> {
+///
+/// # Errors
+/// If a module does what this program does not, or a file is damaged.
+pub(super) fn read(dir: &Path, files: &mut Vec<PathBuf>, warnings: &mut Vec<String>) -> Result<u32> {
     let list = dir.join("modules.json");
     let Some(modules) = read_json(&list)? else { return Ok(LAST) };
     files.push(list.clone());
+    let kinds = modules.as_array().into_iter().flatten().filter_map(|module| module["type"].as_str());
+    let kinds: Vec<&str> = kinds.filter_map(|kind| kind.rsplit('.').next()).collect();
+    if let Some(kind) = kinds.iter().find(|kind| !matches!(**kind, "Transformer" | "Pooling" | "Normalize")) {
+        let error =
+            Error::unsupported(format!("the module {}", shown(kind)), "only Transformer, Pooling and Normalize are");
+        return Err(error.in_file(list.display().to_string()));
+    }
+    if !kinds.contains(&"Normalize") {
+        warnings.push("modules.json has no Normalize: vectors have length 1 here all the same".to_owned());
+    }
     let is_pooling = |module: &&Json| module["type"].as_str().is_some_and(|kind| kind.ends_with("Pooling"));
     let Some(module) = modules.as_array().and_then(|modules| modules.iter().find(is_pooling)) else { return Ok(LAST) };
     let folder = module["path"].as_str().unwrap_or_default();
@@ -44,13 +63,41 @@ pub(super) fn read(dir: &Path, files: &mut Vec<PathBuf>) -> Result<u32> {
                 return Ok(kind);
             }
         }
-        if config.bool("pooling_mode_cls_token")? == Some(true) {
-            let reason = "the first token sees nothing of the text behind it: only the last token and the mean are";
-            return Err(Error::unsupported(config.key("pooling_mode_cls_token"), reason));
+        for key in ["cls_token", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens"] {
+            let key = format!("pooling_mode_{key}");
+            if config.bool(&key)? == Some(true) {
+                return Err(Error::unsupported(config.key(&key), "only the last token and the mean are"));
+            }
         }
-        Ok(LAST)
+        match config.str("pooling_mode")? {
+            Some("mean") => Ok(MEAN),
+            None | Some("lasttoken") => Ok(LAST),
+            Some(other) => {
+                let thing = format!("{} {}", config.key("pooling_mode"), shown(other));
+                Err(Error::unsupported(thing, "only lasttoken and mean are"))
+            }
+        }
     };
     of_config().map_err(|e| e.in_file(path.display().to_string()))
+}
+
+/// Texts to put before others, by name, of `config_sentence_transformers.json`.
+pub(super) fn prompts(dir: &Path, files: &mut Vec<PathBuf>, metadata: &mut Metadata) -> Result<()> {
+    let path = dir.join("config_sentence_transformers.json");
+    let Some(json) = read_json(&path)? else { return Ok(()) };
+    let of_config = || -> Result<_> {
+        let top = Object::top(&json)?;
+        let prompts = top.object("prompts")?.map(|prompts| prompts.strings_by_key()).transpose()?.unwrap_or_default();
+        Ok((prompts, top.str("default_prompt_name")?))
+    };
+    let (prompts, usual) = of_config().map_err(|e: Error| e.in_file(path.display().to_string()))?;
+    Prompts {
+        named: prompts.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
+        usual: usual.map(str::to_owned),
+    }
+    .write(metadata);
+    files.push(path);
+    Ok(())
 }
 
 /// Has Qwen's tokenizer end each text with the token whose vector is taken: its files name another one, which ends an

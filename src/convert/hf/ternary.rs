@@ -3,7 +3,10 @@
 use safetensors::Dtype;
 
 use super::{config::ScaleReading, dense, safetensors::Tensor};
-use crate::error::{Error, Remedy, Result};
+use crate::{
+    error::{Error, Remedy, Result},
+    model::common_magnitude,
+};
 
 /// The smallest scale: keeps an all-zero matrix from dividing by zero.
 const SCALE_EPSILON: f32 = 1e-5;
@@ -65,6 +68,17 @@ impl<'a> Ternary<'a> {
         Ok(Self { tensor, rows, cols, origin, scale })
     }
 
+    /// Reads codes -1, 0 and +1 written as real numbers beside their `weight_scale`, as transformers 5 saves them.
+    pub fn scaled(tensor: &'a Tensor, rows: usize, cols: usize, stated: f32) -> Result<Self> {
+        let mut matrix = Self::master(tensor, rows, cols, false)?;
+        matrix.scale *= stated;
+        if stated > 0.0 && matrix.scale.is_normal() {
+            return Ok(matrix);
+        }
+        let thing = format!("weight_scale of tensor {}", tensor.name);
+        Err(Error::malformed(thing, "a finite number above zero", stated))
+    }
+
     /// True when the scale is far from that of any known model.
     pub fn scale_is_odd(&self) -> bool {
         !PLAUSIBLE_SCALES.contains(&self.scale)
@@ -124,7 +138,7 @@ fn survey(tensor: &Tensor, rows: usize, cols: usize) -> Result<Survey> {
         }
         sum += row_sum;
         if let Some(magnitude) = only_magnitude {
-            only_magnitude = common_magnitude(magnitude, &values);
+            only_magnitude = common_magnitude(magnitude, &values).ok();
         }
     }
     Ok(Survey { mean: (sum / (rows * cols) as f64) as f32, only_magnitude })
@@ -140,20 +154,6 @@ fn absolute_sum(values: &[f32]) -> f64 {
         }
     }
     lanes.iter().sum::<f64>() + rest.iter().map(|v| f64::from(v.abs())).sum::<f64>()
-}
-
-/// The magnitude that `values` and all before them share (0 = none but zeros so far), or `None`.
-pub(super) fn common_magnitude(mut magnitude: f32, values: &[f32]) -> Option<f32> {
-    for value in values {
-        let size = value.abs();
-        if size != 0.0 && size != magnitude {
-            if magnitude != 0.0 {
-                return None;
-            }
-            magnitude = size;
-        }
-    }
-    Some(magnitude)
 }
 
 /// Why a matrix of real numbers is not rounded.
@@ -205,6 +205,17 @@ mod tests {
         let matrix = Ternary::master(&tensor, 2, 2, false).unwrap();
         assert_eq!((matrix.scale, matrix.origin), (0.75, Origin::Exact));
         assert_eq!(codes(&matrix), [[2, 1], [1, 0]]);
+    }
+
+    #[test]
+    fn codes_as_real_numbers_take_the_scale_beside_them() {
+        let tensor = reals([2, 2], &[1.0, 0.0, -1.0, 1.0]);
+        let matrix = Ternary::scaled(&tensor, 2, 2, 0.25).unwrap();
+        assert_eq!((matrix.scale, codes(&matrix)), (0.25, vec![vec![2, 1], vec![0, 2]]));
+        for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            assert!(Ternary::scaled(&tensor, 2, 2, bad).is_err(), "{bad}");
+        }
+        assert!(Ternary::scaled(&reals([1, 3], &[0.5, 0.25, 0.0]), 1, 3, 0.25).is_err());
     }
 
     #[test]

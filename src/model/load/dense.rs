@@ -2,7 +2,7 @@
 
 use bitnet_cpu_kernels::format::{Codec, DenseType};
 
-use super::{Loader, tensor};
+use super::{Loader, tensor, unpacked::to_f16};
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
@@ -52,11 +52,14 @@ impl Loader<'_> {
             (Some(ty), _) => (ty, self.file.data(info)),
             (None, Some(ty)) => (ty, self.repacked(info, ty, (rows, cols))?),
             (None, None) => {
-                return Err(Error::unsupported(
-                    format!("{} of type {}", tensor(info), info.ty.name()),
-                    "embeddings, heads and gates are read as F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q4_0, TQ1_0, TQ2_0, Q2_0, PQ2_0 \
-                     or PTQ1_0",
-                ));
+                let unpacked = to_f16(info.ty, &self.file.data(info)).ok_or_else(|| {
+                    Error::unsupported(
+                        format!("{} of type {}", tensor(info), info.ty.name()),
+                        "embeddings, heads and gates are read as F32, F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, \
+                         Q3_K, Q2_K, TQ1_0, TQ2_0, Q2_0, PQ2_0 or PTQ1_0",
+                    )
+                })?;
+                (DenseType::F16, Bytes::from(unpacked))
             }
         };
         let expected = rows * ty.row_bytes(cols);

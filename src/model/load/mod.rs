@@ -4,11 +4,14 @@ mod delta;
 mod dense;
 mod rotation;
 mod ternary;
+mod unpacked;
 
 use std::{collections::HashSet, path::Path};
 
 #[cfg(feature = "convert")]
 pub(crate) use dense::dense_type;
+#[cfg(feature = "convert")]
+pub(crate) use unpacked::to_f16 as table_as_f16;
 
 use super::{
     Config, DeltaNet, Family, Linear, Model, Norm, Weights,

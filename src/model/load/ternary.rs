@@ -1,16 +1,19 @@
 //! Projections: the codes of any ternary dialect, checked and left in the file, and scales of one kind for the whole model.
 
-use bitnet_cpu_kernels::format::{Codec, FormatError, Layout, MatrixScales, ScaleKind, only_indices, ternary_bytes};
+use bitnet_cpu_kernels::format::{
+    Codec, DenseType, FormatError, Layout, MatrixScales, ScaleKind, dense::decode_row, only_indices, ternary_bytes,
+};
 
 use super::{Loader, tensor};
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
-    gguf::TensorInfo,
+    gguf::{TensorInfo, TensorType},
     model::{
         Block, Linear, Norm, TernaryCodes, TernaryMatrix, TernaryScales,
         dialect::{blame, check},
         names,
+        reals::{Odd, of_reals},
         scales::{differ_in_zeros_only, multiplied},
     },
 };
@@ -70,22 +73,58 @@ impl Loader<'_> {
         let (rows, cols) = self.config.linear_shape(role);
         let info = self.shaped(&names::linear(layer, role), &[cols, rows])?;
         let Some(codec) = self.dialects.codec(info)? else {
-            return Err(Error::unsupported(
-                format!("{} of type {}", tensor(info), info.ty.name()),
-                "projections are read as I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, IQ1_BN or IQ2_BN",
-            ));
+            let matrix = self.of_reals(info, (rows, cols), &names::linear_scale(layer, role))?;
+            let TernaryScales::Given(scales) = matrix.scales.clone() else {
+                unreachable!("scales that were found are given")
+            };
+            let simplest = simplest(&matrix, scales).map_err(|e| blame(&info.name, cols, e))?;
+            return Ok((matrix, simplest));
         };
         let data = self.file.data(info);
         let (scales, factor) = self.scales(info, &codec, &data, &names::linear_scale(layer, role))?;
         let codes = codes(codec, data, scan).map_err(|e| blame(&info.name, cols, e))?;
         // Those of groups are many: they stay in the file.
         let kept = match scales.view().group() {
-            Some(size) => TernaryScales::Encoded { size, factor },
-            None => TernaryScales::Given(scales.clone()),
+            Some(size) if scales.collapsed() != Some(0.0) => TernaryScales::Encoded { size, factor },
+            _ => TernaryScales::Given(scales.clone()),
         };
         let matrix = TernaryMatrix { rows, cols, codes, scales: kept };
         let simplest = simplest(&matrix, scales).map_err(|e| blame(&info.name, cols, e))?;
         Ok((matrix, simplest))
+    }
+
+    /// A projection of real numbers whose values are ternary. Its codes are in main memory, a quarter of a byte each.
+    fn of_reals(&self, info: &TensorInfo, (rows, cols): (usize, usize), factor: &str) -> Result<TernaryMatrix> {
+        let ty = match info.ty {
+            TensorType::F32 => DenseType::F32,
+            TensorType::F16 => DenseType::F16,
+            TensorType::BF16 => DenseType::BF16,
+            other => {
+                return Err(Error::unsupported(
+                    format!("{} of type {}", tensor(info), other.name()),
+                    "projections are read as I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, IQ1_BN, IQ2_BN, and as F32, \
+                     F16 and BF16 where all values are ternary",
+                ));
+            }
+        };
+        let (data, row_bytes) = (self.file.data(info), ty.row_bytes(cols));
+        let read = |row: usize, out: &mut [f32]| decode_row(ty, &data[row * row_bytes..][..row_bytes], out);
+        let (codes, scales) = of_reals(rows, cols, read).map_err(|Odd { row, col, value }| {
+            let reason = format!(
+                "its values are not ternary (-c, 0 and c in the matrix, a row or a group of columns): {value} in row {row}, \
+                 column {col}; a model that was trained for it is published in other types too"
+            );
+            Error::unsupported(format!("{} of type {}", tensor(info), info.ty.name()), reason)
+        })?;
+        let scales = match self.file.tensor(factor) {
+            None => scales,
+            Some(found) => multiplied(scales, self.factor(found)?).map_err(|product| {
+                let reason = format!("times {} it would be {product}, which f16 rounds", tensor(found));
+                Error::unsupported(format!("a scale of {}", tensor(info)), reason)
+            })?,
+        };
+        let codes = TernaryCodes::Packed { bytes: codes.into(), layout: Layout::I2sP128 };
+        Ok(TernaryMatrix { rows, cols, codes, scales: scales.into() })
     }
 
     /// The scales of a tensor, multiplied by the factor that may stand in a tensor of its own, and that factor.
@@ -199,7 +238,12 @@ fn simplest(m: &TernaryMatrix, scales: MatrixScales) -> Result<Option<MatrixScal
     };
     Ok(match (one, scales) {
         (Some(scale), _) => Some(MatrixScales::PerTensor(scale)),
-        (None, MatrixScales::PerGroup { .. }) => None,
+        (None, MatrixScales::PerGroup { size, values }) => {
+            // A type with groups may hold a matrix with a scale for each row.
+            let rows = values.chunks_exact(m.cols / size);
+            let one_each = m.cols > size && rows.clone().all(|row| row.iter().all(|scale| *scale == row[0]));
+            one_each.then(|| MatrixScales::PerRow(rows.map(|row| row[0].to_f32()).collect()))
+        }
         (None, scales) => Some(scales),
     })
 }
