@@ -3,7 +3,7 @@
 use bitnet_gpu::{
     Error, ErrorKind,
     backend::{Candidates, Limits, Rest, Scored, Want},
-    generate::{Mirostat, SampleOptions, Sampler, uniform},
+    generate::{Mirostat, SampleOptions, Sampler, Xtc, uniform},
 };
 
 /// All stages off, temperature 1.
@@ -63,6 +63,17 @@ fn each_stage_gives_the_hand_worked_distribution() {
         (with!(plain(), typical_p: 0.2), [0.0, 0.0, 0.0, 1.0]),
         (with!(plain(), typical_p: 0.3), [0.0, 2.0 * third, 0.0, third]),
         (with!(plain(), typical_p: 0.8), [1.0 / 7.0, 4.0 / 7.0, 0.0, 2.0 / 7.0]),
+        // In units of ln 2 the logits are -3, -1, -3, -2 (and a shift): their deviation is 0.83.
+        (with!(plain(), top_n_sigma: 1.0), [0.0, 1.0, 0.0, 0.0]),
+        (with!(plain(), top_n_sigma: 1.5), [0.0, 2.0 * third, 0.0, third]),
+        (with!(plain(), top_n_sigma: 2.5), [0.125, 0.5, 0.125, 0.25]),
+        (with!(plain(), top_n_sigma: 1.5, logit_bias: vec![(1, f32::NEG_INFINITY)]), [0.0, 0.0, 0.0, 1.0]),
+        // Of the ids of at least the threshold the least probable one stays; at half of the draws, half of each.
+        (with!(plain(), xtc: Xtc { probability: 1.0, threshold: 0.2 }), [0.25, 0.0, 0.25, 0.5]),
+        (with!(plain(), xtc: Xtc { probability: 1.0, threshold: 0.3 }), [0.125, 0.5, 0.125, 0.25]),
+        (with!(plain(), xtc: Xtc { probability: 1.0, threshold: 0.1 }), [0.0, 0.0, 1.0, 0.0]),
+        (with!(plain(), xtc: Xtc { probability: 0.5, threshold: 0.2 }), [0.1875, 0.25, 0.1875, 0.375]),
+        (with!(plain(), xtc: Xtc { probability: 0.0, threshold: 0.2 }), [0.125, 0.5, 0.125, 0.25]),
         // A bound of twice the target: 2.5 bits, then 0.5; with p^2 at temperature 1/2, 3 bits.
         (mirostat(1.25, 0.0), [0.0, 2.0 * third, 0.0, third]),
         (mirostat(0.25, 0.0), [0.0, 1.0, 0.0, 0.0]),
@@ -89,6 +100,12 @@ fn the_stages_run_in_the_order_of_llama_cpp() {
     // min-p before temperature: at temperature 1/2 the second id would be at 1/4 of the first.
     let options = with!(plain(), min_p: 0.4, temperature: 0.5);
     assert_distribution(options, &eighths(), &[0.0, 0.8, 0.0, 0.2]);
+    // XTC before temperature, and behind min-p, which leaves one id for it.
+    let xtc = Xtc { probability: 1.0, threshold: 0.2 };
+    let sixth = 1.0 / 6.0;
+    let options = with!(plain(), xtc: xtc, temperature: 0.5);
+    assert_distribution(options, &eighths(), &[sixth, 0.0, sixth, 4.0 * sixth]);
+    assert_distribution(with!(plain(), xtc: xtc, min_p: 0.6), &eighths(), &[0.0, 1.0, 0.0, 0.0]);
     // Penalties before top-k: the highest logit falls behind the second.
     let options = with!(plain(), presence_penalty: 5.0, top_k: 1);
     let mut sampler = sampler(options);

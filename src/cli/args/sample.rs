@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 
 use crate::{
     error::Error,
-    generate::{Mirostat, Recommended, SampleOptions},
+    generate::{Mirostat, Recommended, SampleOptions, Xtc},
 };
 
 /// How the next token is chosen.
@@ -50,6 +50,18 @@ pub struct SampleArgs {
         env = "LLAMA_ARG_TYPICAL"
     )]
     pub typical: f32,
+
+    /// Choose among the tokens whose logits are within N standard deviations of the highest; -1 = among all
+    #[arg(long, value_name = "N", default_value_t = -1.0, allow_negative_numbers = true)]
+    pub top_n_sigma: f32,
+
+    /// How often the most probable tokens make way for the next, from 0 (never) to 1
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub xtc_probability: f32,
+
+    /// How probable tokens are that make way; the least probable of them stays
+    #[arg(long, value_name = "P", default_value_t = 0.1, allow_negative_numbers = true)]
+    pub xtc_threshold: f32,
 
     /// 2 = keep the surprise of the text near --mirostat-ent, instead of top-k, typical, top-p and min-p; 0 = off
     /// [default: the model file's, else 0]
@@ -152,6 +164,8 @@ impl SampleArgs {
             typical_p: self.typical,
             top_p: self.top_p.unwrap_or(default.top_p),
             min_p: self.min_p.unwrap_or(default.min_p),
+            top_n_sigma: self.top_n_sigma,
+            xtc: Xtc { probability: self.xtc_probability, threshold: self.xtc_threshold },
             mirostat: self.mirostat.unwrap_or(default.mirostat.is_some()).then_some(mirostat),
             logit_bias: self.logit_bias.clone(),
             repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),

@@ -101,6 +101,24 @@ pub(super) fn keep_min_p(candidates: &mut Vec<WeightedId>, share: f32) {
     candidates.truncate(kept.max(1));
 }
 
+/// The lowest logit within `deviations` standard deviations of the highest one. Ids that must not be chosen, which have
+/// the lowest finite number, do not count.
+pub(super) fn sigma_bound(logits: &[f32], deviations: f32) -> f32 {
+    let possible = || logits.iter().filter(|&&logit| logit > f32::MIN).map(|&logit| f64::from(logit));
+    let count = possible().count().max(1) as f64;
+    let mean = possible().sum::<f64>() / count;
+    let variance = possible().map(|logit| (logit - mean) * (logit - mean)).sum::<f64>() / count;
+    let highest = possible().fold(f64::from(f32::MIN), f64::max);
+    (highest - f64::from(deviations) * variance.sqrt()) as f32
+}
+
+/// Drops the candidates of at least `threshold` of `sum`, but the least probable of them. Weights are those of
+/// [`weigh`].
+pub(super) fn exclude_top(candidates: &mut Vec<WeightedId>, sum: f64, threshold: f32) {
+    let top = candidates.partition_point(|c| f64::from(c.weight) >= f64::from(threshold) * sum);
+    candidates.drain(..top.saturating_sub(1));
+}
+
 /// Fills `candidates` with the ids of a surprise of at most `bound` bits at `temperature`, in rank order; where even
 /// the most probable one is beyond it, with that one.
 pub(super) fn rank_unsurprising(candidates: &mut Vec<WeightedId>, logits: &[f32], temperature: f32, bound: f32) {

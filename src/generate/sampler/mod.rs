@@ -1,5 +1,5 @@
-//! Logits in, one id out. The stages and their order are llama.cpp's default chain: logit bias, penalties, top-k,
-//! typical-p, top-p, min-p, temperature, draw.
+//! Logits in, one id out. The stages and their order are llama.cpp's default chain: logit bias, penalties, top-n-sigma,
+//! top-k, typical-p, top-p, min-p, XTC, temperature, draw.
 
 mod chain;
 
@@ -12,7 +12,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-pub use options::{Mirostat, SampleOptions};
+pub use options::{Mirostat, SampleOptions, Xtc};
 pub use recommended::Recommended;
 
 use self::chain::WeightedId;
@@ -35,6 +35,9 @@ pub enum Needed {
     /// Some, and the sum over the vocabulary.
     Summed,
 }
+
+/// Changes a seed for the numbers that decide about XTC, so that they say nothing about the draw.
+const XTC_SEED: u32 = 0x5743_5458;
 
 /// Most error of [`Rest::Summed`], as a share of the sum, with room to spare.
 const SUM_ERROR: f64 = 2e-4;
@@ -160,7 +163,7 @@ impl Sampler {
     /// How many of the highest logits the next draw can do with; `None` where it needs all.
     pub fn needed(&self) -> Option<Needed> {
         let o = &self.options;
-        if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && o.mirostat.is_some()) {
+        if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && self.takes_all()) {
             return None;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
@@ -224,6 +227,11 @@ impl Sampler {
         }
         let k = if self.options.top_k == 0 { logits.len() } else { self.options.top_k };
         chain::rank(&mut self.candidates, logits, k);
+        if self.options.top_n_sigma > 0.0 {
+            let bound = chain::sigma_bound(logits, self.options.top_n_sigma);
+            let kept = self.candidates.partition_point(|c| c.scored.logit >= bound);
+            self.candidates.truncate(kept.max(1));
+        }
         Ok(self.cut_and_draw(position))
     }
 
@@ -239,7 +247,7 @@ impl Sampler {
         }
         let o = &self.options;
         let complete = from.rest == Rest::None;
-        if !self.allowed.is_empty() || (!complete && o.may_raise()) || (!self.is_greedy() && o.mirostat.is_some()) {
+        if !self.allowed.is_empty() || (!complete && o.may_raise()) || (!self.is_greedy() && self.takes_all()) {
             return Ok(None);
         }
         let touched = self.take_certain(from, last.logit, complete);
@@ -336,9 +344,19 @@ impl Sampler {
         self.draw(position)
     }
 
-    /// Min-p, temperature and the draw, on candidates with their weights.
+    /// True where a draw looks at all logits.
+    fn takes_all(&self) -> bool {
+        self.options.mirostat.is_some() || self.options.top_n_sigma > 0.0
+    }
+
+    /// Min-p, XTC, temperature and the draw, on candidates with their weights.
     fn draw(&mut self, position: usize) -> u32 {
         chain::keep_min_p(&mut self.candidates, self.options.min_p);
+        let Xtc { probability, threshold } = self.options.xtc;
+        if probability > 0.0 && uniform(self.seed ^ XTC_SEED, position as u32) < probability {
+            let sum = chain::weigh(&mut self.candidates, 1.0);
+            chain::exclude_top(&mut self.candidates, sum, threshold);
+        }
         let sum = chain::weigh(&mut self.candidates, self.options.temperature);
         // A context has fewer than 2^32 positions; the low bits are all that differs.
         let drawn = chain::draw(&self.candidates, sum, uniform(self.seed, position as u32));

@@ -17,6 +17,11 @@ pub struct SampleOptions {
     pub top_p: f32,
     /// Drop ids less probable than this share of the most probable one; 0 drops none.
     pub min_p: f32,
+    /// Keep the ids whose logits are within so many standard deviations, of all logits, of the highest one; 0 or less
+    /// keeps all. (Top-n-sigma, Tang et al. 2024.)
+    pub top_n_sigma: f32,
+    /// How often the most probable ids make way; 0: never.
+    pub xtc: Xtc,
     /// Instead of top-k, typical-p, top-p and min-p: keeps the surprise of the text near a target.
     pub mirostat: Option<Mirostat>,
     /// Added to the logits of these ids; minus infinity bans an id.
@@ -32,6 +37,21 @@ pub struct SampleOptions {
     /// Seed of the draws: equal seeds, logits and positions give equal ids; `None` draws a seed, see
     /// [`super::Sampler::seed`].
     pub seed: Option<u32>,
+}
+
+/// "Exclude top choices": at some draws all ids of at least a probability are dropped but the least probable of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xtc {
+    /// How often it happens; 0: never.
+    pub probability: f32,
+    /// The least probability of a top choice; above 0.5 there is one at most, and nothing is dropped.
+    pub threshold: f32,
+}
+
+impl Default for Xtc {
+    fn default() -> Self {
+        Self { probability: 0.0, threshold: 0.1 }
+    }
 }
 
 /// Mirostat 2 (Basu et al. 2021): ids more surprising than a bound are dropped, and each drawn id moves the bound.
@@ -57,6 +77,8 @@ impl Default for SampleOptions {
             typical_p: 1.0,
             top_p: 0.95,
             min_p: 0.05,
+            top_n_sigma: -1.0,
+            xtc: Xtc::default(),
             mirostat: None,
             logit_bias: Vec::new(),
             repeat_penalty: 1.0,
@@ -90,6 +112,9 @@ impl SampleOptions {
         share("typical", self.typical_p)?;
         share("top-p", self.top_p)?;
         share("min-p", self.min_p)?;
+        finite("top-n-sigma", self.top_n_sigma)?;
+        share("xtc-probability", self.xtc.probability)?;
+        share("xtc-threshold", self.xtc.threshold)?;
         positive("repeat-penalty", self.repeat_penalty)?;
         finite("frequency-penalty", self.frequency_penalty)?;
         finite("presence-penalty", self.presence_penalty)?;
@@ -112,7 +137,8 @@ impl SampleOptions {
     /// sum.
     pub fn most_top(&self, context_tokens: usize) -> usize {
         let is_greedy = self.temperature <= 0.0;
-        if self.may_raise() || !is_greedy && (self.mirostat.is_some() || self.top_k == 0) {
+        let takes_all = self.mirostat.is_some() || self.top_k == 0 || self.top_n_sigma > 0.0;
+        if self.may_raise() || !is_greedy && takes_all {
             return 0;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
