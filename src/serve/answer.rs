@@ -1,8 +1,11 @@
 //! The way of an answer from the engine to the connection: a bounded channel for each request.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
@@ -20,6 +23,10 @@ const BUFFERED: usize = 4096;
 pub enum Output {
     /// It has a place, and its prompt is being read.
     Begun,
+    /// More of a prompt has been read.
+    Progress { choice: usize, progress: Progress },
+    /// Counts and times so far of the choice that has the next event.
+    Times { choice: usize, stats: Box<Stats> },
     /// A token, or text that was held back.
     Event { choice: usize, event: Event },
     /// A choice has ended.
@@ -30,6 +37,19 @@ pub enum Output {
     Broken(String),
     /// The server ends; there is no more.
     Stopping,
+}
+
+/// How far a prompt has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Tokens of the prompt.
+    pub total: usize,
+    /// Those that were not computed again.
+    pub cached: usize,
+    /// Those that are read, with the cached ones.
+    pub read: usize,
+    /// Since the request got its place.
+    pub time: Duration,
 }
 
 /// The end of the channel that the engine has.

@@ -55,7 +55,8 @@ impl App {
             return Err(ApiError::not_supported("this model was made for embeddings: it writes no text"));
         }
         let (reply, answers) = answer::channel();
-        let constraint = wishes.grammar.as_ref();
+        // Compiled once for all answers.
+        let constraint = wishes.grammar.as_ref().map(|grammar| model.constraint(grammar)).transpose()?;
         let mut jobs = Vec::with_capacity(prompts.len());
         for (number, prompt) in prompts.iter().enumerate() {
             if prompt.len() >= model.context_tokens {
@@ -69,7 +70,7 @@ impl App {
                 let chooser = Chooser {
                     sampler: Sampler::new(sample, model.context_tokens)?,
                     drafter: None,
-                    constraint: constraint.map(|grammar| model.constraint(grammar)).transpose()?,
+                    constraint: constraint.clone(),
                 };
                 let decoder = Box::new(TokenStream::after(Arc::clone(&model.tokenizer), prompt));
                 let options = wishes.answer.clone();
@@ -78,7 +79,16 @@ impl App {
                 choices.push(made.map_err(|refused| refused.0)?);
             }
             let first_choice = number * wishes.n;
-            jobs.push(Job { id: id.clone(), choices, first_choice, reply: reply.clone(), arrived: Instant::now() });
+            jobs.push(Job {
+                id: id.clone(),
+                choices,
+                first_choice,
+                place: wishes.place,
+                tells_progress: wishes.stream && wishes.return_progress,
+                tells_times: wishes.stream && wishes.timings_per_token,
+                reply: reply.clone(),
+                arrived: Instant::now(),
+            });
         }
         Ok(Prepared { jobs, answers, answered, dialect, is_stream: wishes.stream })
     }

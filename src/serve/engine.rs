@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Log,
-    answer::{Output, Reply},
+    answer::{Output, Progress, Reply},
     error::{ApiError, ApiResult},
     metrics::Metrics,
 };
@@ -32,6 +32,11 @@ pub struct Job {
     pub choices: Vec<Generation>,
     /// Number of the first one in the answer.
     pub first_choice: usize,
+    /// The slot that has to answer.
+    pub place: Option<usize>,
+    /// Whether progress of the prompt is told, and times with each event.
+    pub tells_progress: bool,
+    pub tells_times: bool,
     pub reply: Reply,
     pub arrived: Instant,
 }
@@ -110,6 +115,9 @@ impl JobSender {
 /// A job that has places.
 struct Serving {
     job: Job,
+    /// The answer that reads the prompt, and how much of it was told.
+    reader: AnswerId,
+    told: usize,
     begun: Instant,
     /// Choices that have not ended.
     open: usize,
@@ -218,15 +226,20 @@ impl EngineThread {
         self.waiting.fetch_sub(before - self.queue.len(), Ordering::Relaxed);
     }
 
-    /// Gives places to those who wait, in their order.
+    /// Gives places to those who wait, in their order. Who asks for a place that is taken lets others pass.
     fn admit(&mut self) {
-        while let Some(mut job) = self.queue.pop_front() {
+        let mut at = 0;
+        while let Some(mut job) = self.queue.remove(at) {
             let choices = std::mem::take(&mut job.choices);
-            match self.batcher.add_choices(choices) {
+            match self.batcher.add_choices_at(job.place, choices) {
                 Err(refused) => {
                     job.choices = refused;
-                    self.queue.push_front(job);
-                    return;
+                    let asks = job.place.is_some();
+                    self.queue.insert(at, job);
+                    if !asks {
+                        return;
+                    }
+                    at += 1;
                 }
                 Ok(ids) => {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -238,6 +251,8 @@ impl EngineThread {
                     self.answers.extend(ids.iter().enumerate().map(|(at, &id)| (id, (number, first + at))));
                     let serving = Serving {
                         job,
+                        reader: ids[0],
+                        told: 0,
                         begun: Instant::now(),
                         open: ids.len(),
                         last_token: None,
@@ -250,13 +265,35 @@ impl EngineThread {
         }
     }
 
+    /// Tells how far prompts are, where that is asked for.
+    fn tell_progress(&mut self) {
+        for Serving { job, reader, told, begun, .. } in self.serving.values_mut().filter(|one| one.job.tells_progress) {
+            let Some((generation, held)) = self.batcher.running(*reader) else { continue };
+            let total = generation.prompt().len();
+            let read = held.min(total);
+            if read > *told {
+                *told = read;
+                let cached = generation.stats().reused_tokens;
+                let progress = Progress { total, cached, read, time: begun.elapsed() };
+                job.reply.send(Output::Progress { choice: job.first_choice, progress });
+            }
+        }
+    }
+
     /// Sends what a step brought.
     fn deliver(&mut self) {
+        self.tell_progress();
         while let Some((id, event)) = self.batcher.event() {
             if let Some(&(number, choice)) = self.answers.get(&id)
                 && let Some(serving) = self.serving.get_mut(&number)
             {
                 serving.take_time(&event, &self.metrics);
+                if serving.job.tells_times
+                    && let Some((generation, _)) = self.batcher.running(id)
+                {
+                    let stats = Box::new(generation.stats().clone());
+                    serving.job.reply.send(Output::Times { choice, stats });
+                }
                 serving.job.reply.send(Output::Event { choice, event });
             }
         }

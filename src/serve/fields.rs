@@ -42,6 +42,13 @@ const NUMBERS: &[Number] = &[
     whole("repeat_last_n", (-1.0, f64::INFINITY), (-1.0, 1e9)),
     real("presence_penalty", (-100.0, 100.0), ANY),
     real("frequency_penalty", (-100.0, 100.0), ANY),
+    real("top_n_sigma", ANY, ANY),
+    real("xtc_probability", ANY, SHARE),
+    real("xtc_threshold", ANY, SHARE),
+    real("dry_multiplier", ANY, ANY),
+    real("dynatemp_range", ANY, ANY),
+    whole("t_max_predict_ms", ANY, ANY),
+    whole("id_slot", (-1.0, 1e6), ANY),
     whole("mirostat", (0.0, 2.0), ANY),
     real("mirostat_tau", (0.0, f64::INFINITY), ANY),
     real("mirostat_eta", SHARE, ANY),
@@ -54,6 +61,13 @@ const NUMBERS: &[Number] = &[
 /// The fields of one request.
 #[derive(Clone, Copy)]
 pub struct Fields<'a>(pub &'a Map<String, Value>);
+
+/// Numbers above 0 that ask for what the server cannot do. To ignore them would give another text than was asked for.
+const REFUSED: [(&str, &str); 3] = [
+    ("dry_multiplier", "the DRY sampler is not supported"),
+    ("dynatemp_range", "dynamic temperature is not supported"),
+    ("t_max_predict_ms", "answers are limited in tokens, not in time"),
+];
 
 impl<'a> Fields<'a> {
     /// The field's value; `None` where it is absent or `null`.
@@ -88,6 +102,20 @@ impl<'a> Fields<'a> {
     /// A small number that is no count.
     pub fn real(self, name: &str) -> ApiResult<Option<f32>> {
         Ok(self.number(name)?.map(|number| number as f32))
+    }
+
+    /// Refuses what the server knows and cannot do.
+    pub fn refuse_unsupported(self) -> ApiResult<()> {
+        for (name, reason) in REFUSED {
+            if self.number(name)?.is_some_and(|number| number > 0.0) {
+                return Err(ApiError::bad_field(name, format!("Field '{name}': {reason}")));
+            }
+        }
+        if self.bool("post_sampling_probs")?.unwrap_or(false) {
+            let message = "Field 'post_sampling_probs': probabilities are those before sampling";
+            return Err(ApiError::bad_field("post_sampling_probs", message));
+        }
+        Ok(())
     }
 
     pub fn bool(self, name: &str) -> ApiResult<Option<bool>> {

@@ -49,6 +49,8 @@ mod respond;
 
 mod router;
 
+mod samplers;
+
 mod text;
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};

@@ -7,6 +7,7 @@ use super::{
     error::{ApiError, ApiResult},
     fields::{Fields, wrong_type},
     model::Served,
+    samplers,
 };
 use crate::generate::{AnswerOptions, Grammar, Mirostat, SampleOptions};
 
@@ -29,6 +30,12 @@ pub struct Wishes {
     /// Answers to each prompt.
     pub n: usize,
     pub stream: bool,
+    /// The slot that has to answer.
+    pub place: Option<usize>,
+    /// Progress of the prompt, in a stream.
+    pub return_progress: bool,
+    /// Times so far with each piece of a stream.
+    pub timings_per_token: bool,
     /// Whether a stream ends with the usage.
     pub include_usage: bool,
 }
@@ -42,6 +49,7 @@ impl Wishes {
         {
             return Err(ApiError::no_model(name));
         }
+        fields.refuse_unsupported()?;
         let n = fields.integer("n")?.unwrap_or(1) as usize;
         if n > model.slots {
             let message = format!("Field 'n': at most {} answers side by side, but got {n}", model.slots);
@@ -67,6 +75,9 @@ impl Wishes {
             grammar: grammar(fields)?,
             n,
             stream: fields.bool("stream")?.unwrap_or(false),
+            return_progress: fields.bool("return_progress")?.unwrap_or(false),
+            timings_per_token: fields.bool("timings_per_token")?.unwrap_or(false),
+            place: slot(fields, model, n)?,
             include_usage: match stream_options {
                 Some(of_stream) => of_stream.bool("include_usage")?.unwrap_or(false),
                 None => false,
@@ -85,6 +96,9 @@ fn sample(fields: Fields<'_>, model: &Served) -> ApiResult<SampleOptions> {
     set(&mut sample.top_p, "top_p")?;
     set(&mut sample.min_p, "min_p")?;
     set(&mut sample.typical_p, "typical_p")?;
+    set(&mut sample.top_n_sigma, "top_n_sigma")?;
+    set(&mut sample.xtc.probability, "xtc_probability")?;
+    set(&mut sample.xtc.threshold, "xtc_threshold")?;
     set(&mut sample.repeat_penalty, "repeat_penalty")?;
     set(&mut sample.presence_penalty, "presence_penalty")?;
     set(&mut sample.frequency_penalty, "frequency_penalty")?;
@@ -109,10 +123,25 @@ fn sample(fields: Fields<'_>, model: &Served) -> ApiResult<SampleOptions> {
         }
         Some(_) => return Err(ApiError::bad_field("mirostat", "Field 'mirostat': 0 or 2; 2 is the successor of 1")),
     }
+    if let Some(chain) = fields.get("samplers") {
+        samplers::keep(chain, &mut sample)?;
+    }
     if let Some(biases) = fields.get("logit_bias") {
         sample.logit_bias.extend(logit_bias(biases, model)?);
     }
     Ok(sample)
+}
+
+/// `id_slot`; -1 is any.
+fn slot(fields: Fields<'_>, model: &Served, n: usize) -> ApiResult<Option<usize>> {
+    let slot = fields.integer("id_slot")?.and_then(|slot| usize::try_from(slot).ok());
+    if let Some(slot) = slot
+        && (slot >= model.slots || n > 1)
+    {
+        let message = format!("Field 'id_slot': one of the {} slots from 0, for one answer", model.slots);
+        return Err(ApiError::bad_field("id_slot", message));
+    }
+    Ok(slot)
 }
 
 /// `{"id or text": bias}` or `[[id or text, bias]]`; `false` for a bias bans the token.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    answer::{Answers, Output},
+    answer::{Answers, Output, Progress},
     error::{ApiError, ApiResult},
     ids,
     text::{Delta, Splitter},
@@ -44,6 +44,8 @@ pub struct Choice {
     pub tokens: Vec<Token>,
     /// Tokens that no piece of text has carried yet, from here on.
     carried: usize,
+    /// Counts and times so far, where they are asked for.
+    pub so_far: Option<Box<Stats>>,
     /// Set at its end.
     pub end: Option<End>,
 }
@@ -65,6 +67,7 @@ impl Choice {
             calls: Vec::new(),
             tokens: Vec::new(),
             carried: 0,
+            so_far: None,
             end: None,
         }
     }
@@ -126,6 +129,8 @@ impl Answered {
     fn take(&mut self, output: Output, dialect: &mut dyn Dialect, frames: &mut Frames) -> ApiResult<()> {
         match output {
             Output::Begun => {}
+            Output::Progress { choice, progress } => dialect.progress(choice, &progress, frames),
+            Output::Times { choice, stats } => self.choices[choice].so_far = Some(stats),
             Output::Event { choice: number, event } => {
                 let choice = &mut self.choices[number];
                 choice.tokens.extend(event.id.map(|id| Token { id, logprobs: event.logprobs }));
@@ -195,6 +200,9 @@ pub trait Dialect: Send + 'static {
 
     /// The answer has a place.
     fn begin(&mut self, answered: &Answered, frames: &mut Frames);
+
+    /// More of a prompt has been read.
+    fn progress(&mut self, _number: usize, _progress: &Progress, _frames: &mut Frames) {}
 
     /// More of a choice; `tokens` are those that came since the last piece.
     fn delta(&mut self, number: usize, choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames);

@@ -38,6 +38,9 @@ use super::{
     respond::{json_response, respond},
 };
 
+/// Time for what comes before an answer: prompts, grammars. Only a hostile one needs a part of it.
+const PREPARATION_TIME: Duration = Duration::from_secs(30);
+
 /// Time in which a request's body has to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
 
@@ -82,6 +85,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/apply-template", computed(llama::apply_template))
         .route("/props", get(props))
         .route("/slots", get(slots))
+        .route("/slots/{id}", post(|| async { Err::<(), _>(llama::slot_actions()) }))
         .route("/metrics", get(metrics))
         .fallback(|| async { ApiError::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
@@ -218,7 +222,9 @@ async fn answer(app: Arc<App>, fields: Map<String, Value>, prepare: Prepare) -> 
             let mut prepared = prepare(&app, &served, Fields(&fields))?;
             Ok((std::mem::take(&mut prepared.jobs), prepared))
         };
-        beside(work).await?
+        let prepared = timeout(PREPARATION_TIME, beside(work)).await;
+        prepared
+            .map_err(|_| ApiError::bad_request("the request takes too long to prepare: its grammar is too large"))??
     };
     for job in jobs {
         host.jobs.submit(job)?;

@@ -125,7 +125,17 @@ impl Batcher {
 
     /// As [`add`](Self::add), for several answers to one prompt, which is read once. All of them find a place, or none.
     pub fn add_choices(&mut self, generations: Vec<Generation>) -> Result<Vec<AnswerId>, Vec<Generation>> {
-        if self.room() < generations.len() {
+        self.add_choices_at(None, generations)
+    }
+
+    /// As [`add_choices`](Self::add_choices), with the first answer in the place of that number, which has to be free.
+    pub fn add_choices_at(
+        &mut self,
+        place: Option<usize>,
+        generations: Vec<Generation>,
+    ) -> Result<Vec<AnswerId>, Vec<Generation>> {
+        let is_free = |at: usize| self.places.get(at).is_some_and(|place| place.answer.is_none());
+        if self.room() < generations.len() || place.is_some_and(|at| !is_free(at)) {
             return Err(generations);
         }
         let mut ids = Vec::with_capacity(generations.len());
@@ -134,7 +144,7 @@ impl Batcher {
             let id = AnswerId(self.next_id);
             self.next_id += 1;
             let (at, error) = match leader {
-                None => match self.take_place(generation.prompt(), generation.reuses()) {
+                None => match self.take_place(place, generation.prompt(), generation.reuses()) {
                     Ok(at) => (at, None),
                     Err(error) => (self.least_recent(), Some(error)),
                 },
@@ -171,6 +181,12 @@ impl Batcher {
     /// The places, in order.
     pub fn places(&self) -> impl Iterator<Item = PlaceState> {
         self.places.iter().map(Place::state)
+    }
+
+    /// An answer that has not ended, and how many tokens its place holds.
+    pub fn running(&self, id: AnswerId) -> Option<(&Generation, usize)> {
+        let place = self.places.iter().find(|place| place.answer.as_ref().is_some_and(|answer| answer.id == id))?;
+        Some((&place.answer.as_ref()?.generation, place.state().tokens))
     }
 
     /// The next event of any answer; `None` until another step.

@@ -40,9 +40,25 @@ impl Place {
 }
 
 impl Batcher {
-    /// A free place for `prompt` that holds as much of it as any place or kept prefix does, and nothing else.
-    pub(super) fn take_place(&mut self, prompt: &[u32], reuse: bool) -> Result<usize> {
+    /// A free place for `prompt` that holds as much of it as any place or kept prefix does, and nothing else;
+    /// where one is `asked` for, that one, which is free.
+    pub(super) fn take_place(&mut self, asked: Option<usize>, prompt: &[u32], reuse: bool) -> Result<usize> {
         let exact_tokens = self.runtime.limits().exact_tokens;
+        if let Some(at) = asked {
+            let common = if reuse { self.places[at].common(prompt, exact_tokens) } else { 0 };
+            if common < self.places[at].tokens().len() {
+                self.keep(at);
+            }
+            match &mut self.places[at].sequence {
+                Some(sequence) if common > 0 => self.runtime.rewind(sequence, common)?,
+                sequence => {
+                    if let Some(sequence) = sequence.take() {
+                        self.runtime.end(sequence);
+                    }
+                }
+            }
+            return Ok(at);
+        }
         let common: Vec<usize> = self.places.iter().map(|place| place.common(prompt, exact_tokens)).collect();
         // Of equal ones a free one.
         let best = (0..common.len()).max_by_key(|&at| (common[at], self.places[at].answer.is_none()));

@@ -40,7 +40,8 @@ impl Grammar {
     }
 }
 
-/// A compiled [`Grammar`] and how far an answer has come in it.
+/// A compiled [`Grammar`] and how far an answer has come in it. Clones share nothing that they change.
+#[derive(Clone)]
 pub struct Constraint {
     start: Matcher,
     now: Matcher,

@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
+        answer::Progress,
         app::{App, Prepared},
         error::ApiResult,
         fields::Fields,
         ids,
         model::Served,
-        openai::{completions, logprobs, timings},
+        openai::{completions, logprobs, prompt_progress, timings},
         request::Wishes,
         respond::{Answered, Choice, Dialect, End, Frames, Token},
         text::{Delta, Splitter},
@@ -93,6 +94,18 @@ impl Completion {
 impl Dialect for Completion {
     fn begin(&mut self, _answered: &Answered, _frames: &mut Frames) {}
 
+    fn progress(&mut self, number: usize, progress: &Progress, frames: &mut Frames) {
+        frames.data(&json!({
+            "index": number,
+            "content": "",
+            "tokens": [],
+            "stop": false,
+            "tokens_predicted": 0,
+            "tokens_evaluated": self.evaluated[number / self.choices_each],
+            "prompt_progress": prompt_progress(progress),
+        }));
+    }
+
     fn delta(&mut self, number: usize, choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {
         let Delta::Content(text) = delta else { return };
         let mut object = json!({
@@ -105,6 +118,9 @@ impl Dialect for Completion {
         });
         if self.with_logprobs {
             object["completion_probabilities"] = logprobs(&self.model, tokens).into();
+        }
+        if let Some(stats) = &choice.so_far {
+            object["timings"] = timings(stats);
         }
         frames.data(&object);
     }

@@ -92,6 +92,11 @@ pub fn props_of_none() -> Value {
     json!({ "total_slots": 0, "build_info": FINGERPRINT, "is_sleeping": true, "placement": [] })
 }
 
+/// `POST /slots/{id}`.
+pub fn slot_actions() -> ApiError {
+    ApiError::not_supported("slots are not saved, restored or erased: what they hold is kept and found again by itself")
+}
+
 /// Options of sampling where a request has none.
 fn params(app: &App, model: &Served) -> Value {
     settings(&model.sample, Some(model.answer_limit(&app.options)))
@@ -107,6 +112,9 @@ fn settings(sample: &SampleOptions, max_tokens: Option<usize>) -> Value {
         "top_p": sample.top_p,
         "min_p": sample.min_p,
         "typical_p": sample.typical_p,
+        "top_n_sigma": sample.top_n_sigma,
+        "xtc_probability": sample.xtc.probability,
+        "xtc_threshold": sample.xtc.threshold,
         "repeat_last_n": sample.repeat_last_n.map_or(-1, |n| n as i64),
         "repeat_penalty": sample.repeat_penalty,
         "presence_penalty": sample.presence_penalty,

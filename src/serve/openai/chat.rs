@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
+        answer::Progress,
         app::{App, Prepared},
         error::{ApiError, ApiResult},
         fields::Fields,
@@ -15,7 +16,7 @@ use super::{
         respond::{Answered, Choice, Dialect, Frames, Token},
         text::Delta,
     },
-    ChatPrompt, FINGERPRINT, logprobs, timings, usage,
+    ChatPrompt, FINGERPRINT, logprobs, prompt_progress, timings, usage,
 };
 
 /// Wishes and prompt of a request, with the grammar of a call that must be made.
@@ -92,6 +93,12 @@ impl Dialect for Chat {
         }
     }
 
+    fn progress(&mut self, number: usize, progress: &Progress, frames: &mut Frames) {
+        let mut chunk = self.delta_chunk(number, json!({}));
+        chunk["prompt_progress"] = prompt_progress(progress);
+        frames.data(&chunk);
+    }
+
     fn delta(&mut self, number: usize, choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {
         let delta = match delta {
             Delta::Content(text) => json!({ "content": text }),
@@ -109,6 +116,9 @@ impl Dialect for Chat {
         let mut chunk = self.delta_chunk(number, delta);
         if self.with_logprobs {
             chunk["choices"][0]["logprobs"] = json!({ "content": logprobs(&self.model, tokens) });
+        }
+        if let Some(stats) = &choice.so_far {
+            chunk["timings"] = timings(stats);
         }
         frames.data(&chunk);
     }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
+        answer::Progress,
         app::{App, Prepared},
         error::{ApiError, ApiResult},
         fields::{Fields, wrong_type},
@@ -15,7 +16,7 @@ use super::{
         respond::{Answered, Choice, Dialect, Frames, Token},
         text::{Delta, Splitter},
     },
-    FINGERPRINT, LEAST_LOGPROB, timings, usage,
+    FINGERPRINT, LEAST_LOGPROB, prompt_progress, timings, usage,
 };
 
 /// Prompts of a request at most.
@@ -34,6 +35,12 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
     };
     let prompts = prompts(fields, model)?;
     let echo = fields.bool("echo")?.unwrap_or(false);
+    if echo && wishes.answer.logprobs.is_some() {
+        return Err(ApiError::bad_field("echo", "Field 'echo': there are no logprobs of a prompt"));
+    }
+    if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(ApiError::bad_field("suffix", "Field 'suffix': nothing is filled in before a text"));
+    }
     let id = ids::unique("cmpl-");
     let answered = Answered::new((0..prompts.len() * wishes.n).map(|_| Splitter::new(None, None)));
     let dialect = Completions {
@@ -164,9 +171,19 @@ impl Dialect for Completions {
         }
     }
 
-    fn delta(&mut self, number: usize, _choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {
+    fn progress(&mut self, number: usize, progress: &Progress, frames: &mut Frames) {
+        let mut object = self.piece(number, "", Value::Null);
+        object["prompt_progress"] = prompt_progress(progress);
+        frames.data(&object);
+    }
+
+    fn delta(&mut self, number: usize, choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {
         if let Delta::Content(text) = delta {
-            frames.data(&self.piece(number, text, self.logprobs(tokens, self.sent[number])));
+            let mut object = self.piece(number, text, self.logprobs(tokens, self.sent[number]));
+            if let Some(stats) = &choice.so_far {
+                object["timings"] = timings(stats);
+            }
+            frames.data(&object);
             self.sent[number] += text.len();
         }
     }

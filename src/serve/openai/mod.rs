@@ -19,6 +19,7 @@ pub use prompt::ChatPrompt;
 use serde_json::{Value, json};
 
 use super::{
+    answer::Progress,
     model::Served,
     respond::{Answered, Token},
 };
@@ -41,6 +42,16 @@ pub fn usage(answered: &Answered, choices_each: usize) -> Value {
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": { "cached_tokens": cached },
+    })
+}
+
+/// llama.cpp's form of how far a prompt has been read.
+pub fn prompt_progress(progress: &Progress) -> Value {
+    json!({
+        "total": progress.total,
+        "cache": progress.cached,
+        "processed": progress.read,
+        "time_ms": progress.time.as_millis() as u64,
     })
 }
 

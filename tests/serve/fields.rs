@@ -1,0 +1,109 @@
+//! Fields of llama.cpp's requests: done, or refused by their names.
+
+use serde_json::{Value, json};
+
+use super::client::{Server, chat, streamed};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETION: &str = "/completion";
+
+fn prompt(more: Value) -> Value {
+    let mut body = json!({ "prompt": "Once upon a time", "n_predict": 8, "temperature": 0 });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// Objects of a stream of llama.cpp, which has no word at its end.
+fn pieces(body: &str) -> Vec<Value> {
+    let event = |event: &str| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+    body.split_terminator("\n\n").map(event).collect()
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_its_name() {
+    let server = Server::start(&[]);
+    for (path, field, value) in [
+        (CHAT, "dry_multiplier", json!(0.8)),
+        (CHAT, "dynatemp_range", json!(0.5)),
+        (COMPLETION, "t_max_predict_ms", json!(100)),
+        (COMPLETION, "post_sampling_probs", json!(true)),
+        (COMPLETION, "id_slot", json!(4)),
+        (COMPLETION, "samplers", json!(["temperature", "top_k"])),
+        ("/v1/completions", "suffix", json!("the end")),
+    ] {
+        let mut body = if path == CHAT { chat("Hi", json!({})) } else { prompt(json!({})) };
+        body[field] = value;
+        let refused = server.post(path, &body);
+        assert!(refused.error(400).contains(&format!("'{field}'")), "{refused:?}");
+        assert_eq!(refused.json()["error"]["param"], field);
+    }
+    let echoed = prompt(json!({ "echo": true, "logprobs": 1 }));
+    assert!(server.post("/v1/completions", &echoed).error(400).contains("'echo'"));
+    // Values that ask for nothing are as absent.
+    let idle = json!({ "dry_multiplier": 0, "dynatemp_range": 0.0, "t_max_predict_ms": -1, "id_slot": -1, "suffix": "",
+        "post_sampling_probs": false });
+    assert_eq!(server.post(COMPLETION, &prompt(idle)).status, 200);
+    assert!(server.post("/slots/0?action=save", &json!({})).error(501).contains("slots are not saved"));
+}
+
+#[test]
+fn samplers_change_the_text_as_their_options_say() {
+    let server = Server::start(&[]);
+    let text = |more: Value| {
+        let mut body = prompt(json!({ "temperature": 1.5, "seed": 3, "top_k": 0, "top_p": 1, "min_p": 0 }));
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post(COMPLETION, &body).json()["content"].as_str().unwrap().to_owned()
+    };
+    let greedy = text(json!({ "temperature": 0 }));
+    assert_ne!(text(json!({})), greedy);
+    // So near to the highest logit there is nothing else.
+    assert_eq!(text(json!({ "top_n_sigma": 0.001 })), greedy);
+    assert_eq!(text(json!({ "top_k": 1, "samplers": ["top_k"] })), greedy);
+    // Without top-k in the chain, its option does nothing.
+    assert_eq!(text(json!({ "top_k": 1, "samplers": "t" })), text(json!({})));
+    let settings = server.post(COMPLETION, &prompt(json!({ "xtc_probability": 0.5, "xtc_threshold": 0.2 }))).json();
+    assert_eq!(settings["generation_settings"]["xtc_probability"], 0.5);
+    // The most probable id of two or more never comes first.
+    let excluded = json!({ "xtc_probability": 1, "xtc_threshold": 0.0, "top_k": 2, "n_predict": 1 });
+    assert_ne!(text(excluded), text(json!({ "temperature": 0, "n_predict": 1 })));
+}
+
+#[test]
+fn a_request_chooses_its_slot() {
+    let server = Server::start(&["-np", "3"]);
+    for slot in [2, 0, 2, 1] {
+        let answer = server.post(COMPLETION, &prompt(json!({ "id_slot": slot }))).json();
+        assert_eq!(answer["id_slot"], slot);
+    }
+    // What the slot has of the prompt is used again; the text is that of any slot.
+    let again = server.post(COMPLETION, &prompt(json!({ "id_slot": 2 }))).json();
+    let anywhere = server.post(COMPLETION, &prompt(json!({ "cache_prompt": false }))).json();
+    assert_eq!(again["content"], anywhere["content"]);
+}
+
+#[test]
+fn progress_and_times_come_with_a_stream() {
+    let server = Server::start(&["-b", "32"]);
+    let long = "The dog and the cat went to the park. ".repeat(20);
+    let ask = |more: Value| server.post(CHAT, &chat(&long, more));
+    let plain = streamed(&ask(json!({ "stream": true, "cache_prompt": false })).events());
+    let told = json!({ "stream": true, "cache_prompt": false, "return_progress": true, "timings_per_token": true });
+    let events = ask(told).events();
+    assert_eq!(streamed(&events), plain);
+    let progress: Vec<&Value> = events.iter().filter_map(|event| event.get("prompt_progress")).collect();
+    let read: Vec<u64> = progress.iter().map(|one| one["processed"].as_u64().unwrap()).collect();
+    let total = progress[0]["total"].as_u64().unwrap();
+    assert!(read.len() > 2 && read.is_sorted() && read.last() == Some(&total), "{progress:?}");
+    let times: Vec<&Value> = events
+        .iter()
+        .filter(|event| !event["choices"][0]["delta"]["content"].is_null())
+        .map(|event| &event["timings"])
+        .collect();
+    assert!(times.iter().all(|times| times["prompt_n"] == total), "{times:?}");
+    assert!(times.is_sorted_by_key(|times| times["predicted_n"].as_u64().unwrap()));
+
+    let body = prompt(json!({ "stream": true, "return_progress": true, "timings_per_token": true }));
+    let pieces = pieces(&server.post(COMPLETION, &body).body);
+    assert!(pieces.iter().any(|piece| piece["prompt_progress"]["total"].is_u64()));
+    assert!(pieces.iter().any(|piece| piece["content"] != "" && piece["timings"]["predicted_n"].is_u64()));
+}
