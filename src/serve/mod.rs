@@ -11,6 +11,8 @@ mod app;
 
 mod anthropic;
 
+mod connection;
+
 mod embedding;
 
 mod engine;

@@ -2,32 +2,18 @@
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     Log, ServeOptions,
     app::App,
+    connection::serve,
     metrics::Metrics,
     models::{self, Models},
     offer::Offer,
     router::router,
 };
 use crate::error::{Error, Result};
-
-/// Time in which the head of a request has to arrive, which is also how long a connection may idle: clients keep theirs
-/// for up to 75 s.
-const HEAD_TIME: Duration = Duration::from_secs(120);
 
 /// Time for the last words, after answers were ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -124,26 +110,5 @@ async fn asked_to_end() {
     }
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Requests of one connection, one after the other.
-async fn serve(stream: TcpStream, routes: Router, mut end: watch::Receiver<bool>) {
-    // Tokens are small: each is to arrive at once.
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .keep_alive(true)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        _ = end.changed() => None,
-    };
-    if ended.is_none() {
-        connection.as_mut().graceful_shutdown();
-        // A client that went away is nobody's concern.
-        let _ = connection.await;
     }
 }
