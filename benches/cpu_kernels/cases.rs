@@ -191,7 +191,7 @@ fn screen_case(isa: Isa, head: &'static [u8]) -> Case {
     Case {
         name: SCREEN.to_owned(),
         isa,
-        work: Work::Bytes(Screen::bytes(rows, COLS, ty) as u64),
+        work: Work::Bytes(Screen::bytes(isa, rows, COLS, ty) as u64),
         run: Box::new(move |cpu| _ = black_box(screen.top(cpu, head, &x, 1, &mut top))),
     }
 }

@@ -8,7 +8,8 @@ use std::{
 use crate::{Cpu, Isa, isa::Base};
 
 /// Reads all of `data` once, on all threads, and returns the sum of its bytes. A stretch much larger than the caches
-/// takes the time that a decode step over as many bytes of weights needs at least.
+/// takes the time that a decode step over as many bytes of weights needs at least: lines are fetched ahead as the kernels
+/// do it, without which one core of an Intel Xeon reads a third less.
 pub fn read(cpu: &Cpu, data: &[u8]) -> u64 {
     /// Small enough to share out evenly, large enough to stream.
     const CHUNK: usize = 256 << 10;
@@ -76,7 +77,7 @@ mod x86 {
     use super::{VALUES, Values};
     use crate::{
         isa::{Avx2, Avx512Vnni, AvxVnni},
-        x86::{load_i8, load_u8, wide},
+        x86::{AHEAD, load_i8, load_u8, prefetch_ahead, wide},
     };
 
     pub fn read(_: Avx2, data: &[u8]) -> u64 {
@@ -89,6 +90,9 @@ mod x86 {
         let mut sums = [_mm256_setzero_si256(); 8];
         let (lines, tail) = data.as_chunks::<256>();
         for line in lines {
+            for line in line.as_chunks::<64>().0 {
+                prefetch_ahead::<AHEAD, _>(line);
+            }
             for (sum, part) in sums.iter_mut().zip(line.as_chunks().0) {
                 *sum = _mm256_add_epi64(*sum, _mm256_sad_epu8(load_u8(part), _mm256_setzero_si256()));
             }

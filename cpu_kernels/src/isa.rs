@@ -3,7 +3,7 @@
 //! A variant of a kernel takes a capability token, [`Avx2`] say. Its field is private and its only constructor asks
 //! the processor, so a token in hand proves that the instructions exist: the `unsafe` calls cite it.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 /// Proof that the processor has AVX2, FMA and F16C (Intel Haswell 2013, AMD Excavator 2015 and later).
 #[cfg(target_arch = "x86_64")]
@@ -148,10 +148,19 @@ pub enum Base {
     Neon(Neon),
 }
 
+/// Set once, as weights are packed for the kernels of one variant.
+static CHOSEN: OnceLock<Isa> = OnceLock::new();
+
 impl Isa {
-    /// The best one here.
+    /// The one of [`Self::choose`], else the best one here.
     pub fn detect() -> Self {
-        *Self::available().last().expect("the scalar variant is always there")
+        *CHOSEN.get_or_init(|| *Self::available().last().expect("the scalar variant is always there"))
+    }
+
+    /// Makes [`Self::detect`] give this one from now on, to measure or to try what another processor would run. False if
+    /// that has given another one before.
+    pub fn choose(self) -> bool {
+        *CHOSEN.get_or_init(|| self) == self
     }
 
     /// All that run here, slowest first.

@@ -1,5 +1,6 @@
 //! `run --bench`: the same prompt on the CPU, on the GPU and as `auto` decides, in one table.
 
+use bitnet_cpu_kernels::Isa;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -10,11 +11,11 @@ use super::{
     format, interrupt, output,
 };
 use crate::{
-    backend::energy,
+    backend::{cpu, energy},
     engine::{EngineOptions, Purpose},
     error::{Error, Result},
     generate::{AnswerOptions, Chooser, Drafter, SampleOptions, Sampler},
-    plan::{Demand, Request},
+    plan::Request,
 };
 
 /// The answer's length where `-n` is absent.
@@ -99,7 +100,7 @@ fn measure(job: &Job<'_>, request: Request, sample: &SampleOptions) -> Result<Ru
     let before = energy::Package::read();
     let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options(max_tokens), |_| Ok(()))?;
     let millijoules = before.and_then(|before| before.millijoules_since());
-    let demand = Demand::of(&job.model, session.sizes());
+    let demand = cpu::demand(Isa::detect(), &job.engine.kernels()?, &job.model, session.sizes());
     let segments = || session.segments();
     Ok(Run {
         devices: segments().map(|(_, device)| device).collect::<Vec<_>>().join(" + "),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bitnet_cpu_kernels::Isa;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -99,7 +100,7 @@ impl Memory {
         let table = |table: &DenseMatrix| table.data.len() as u64;
         let tables = [Some(&weights.token_embd), weights.output.as_ref()].into_iter().flatten();
         let matrices = weights.blocks.iter().flat_map(|block| block.linears().map(|(_, matrix)| matrix));
-        let in_place = matrices.filter(|m| m.is_packed_as(own_layout(m))).map(TernaryMatrix::source);
+        let in_place = matrices.filter(|m| m.is_packed_as(own_layout(Isa::detect(), m))).map(TernaryMatrix::source);
         let mapped = in_place.chain(tables.map(|table| &table.data)).filter(|data| data.is_mapped());
         Self {
             ternary_bytes: weights.blocks.iter().map(|block| block.ternary_bytes() as u64).sum(),

@@ -78,6 +78,7 @@ use std::{
     process::ExitCode,
 };
 
+use bitnet_cpu_kernels::Isa;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, builder::Resettable, parser::ValueSource};
 
 use self::args::{Cli, Command};
@@ -102,7 +103,10 @@ pub fn main() -> ExitCode {
         }
     };
     init_log(cli.verbose);
-    let result = panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli.command, &matches, cli.verbose > 0)));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| {
+        choose_isa(env::var(ISA).ok())?;
+        dispatch(cli.command, &matches, cli.verbose > 0)
+    }));
     gpu::settle();
     match result {
         Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
@@ -151,6 +155,19 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
         Command::Embed(args) => embed::run(args),
         Command::Perplexity(args) => perplexity::run(args),
     }
+}
+
+/// Names the instruction set whose kernels the CPU runs: what a lesser processor would do can be tried and measured.
+const ISA: &str = "BITNET_ISA";
+
+fn choose_isa(name: Option<String>) -> Result<()> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(()) };
+    let isa = Isa::by_name(&name).ok_or_else(|| {
+        let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        Error::malformed(ISA, format!("one of {} (what this processor has)", names.join(", ")), &name)
+    })?;
+    isa.choose();
+    Ok(())
 }
 
 /// RUST_LOG decides; without it warnings are shown, and with -v more. The graphics stack speaks up at

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bitnet_cpu_kernels::screen::Screen;
+use bitnet_cpu_kernels::{Isa, screen::Screen};
 
 use crate::{
     backend::{Activations, Backend, Batch, LayerState, SegmentId, SlotId, Want, energy},
@@ -45,7 +45,8 @@ pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Res
     // take longer than what it decides.
     let layer_bytes = model.weights.blocks[..few].iter().map(Block::ternary_bytes).sum::<usize>().max(1) / few;
     let head = model.weights.head();
-    let head_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols, head.ty) } else { head.data.len() };
+    let head_bytes =
+        if sizes.head_screen { Screen::bytes(Isa::detect(), head.rows, head.cols, head.ty) } else { head.data.len() };
     decode.head_ms = decode.layer_ms * head_bytes as f64 / layer_bytes as f64;
     let prefill = StepCost { head_ms: decode.head_ms, ..prefill };
     let joules = long.as_ref().and_then(|long| long.millijoules).zip(short.millijoules);

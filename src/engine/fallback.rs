@@ -5,7 +5,7 @@ use super::{Engine, Notice, Placement, device::Device, place::Job};
 use crate::{
     error::{Error, Result},
     numbers,
-    plan::{self, BackendKind, Demand, GpuFacts, Plan, Request},
+    plan::{self, BackendKind, GpuFacts, Plan, Request},
     session::{Runtime, Standby},
 };
 
@@ -130,7 +130,7 @@ impl Engine {
         if !job.needs.head {
             plan = plan.without_head();
         }
-        let cpu_demand = Demand::of(model, &plan.sizes);
+        let cpu_demand = self.cpu_demand(model, &plan.sizes);
         Ok(Placement {
             plan,
             gpu_facts: Some(facts),

@@ -4,6 +4,7 @@ use bitnet_cpu_kernels::{isa::Isa, screen::Screen};
 
 use super::{Engine, HeadScreen, Needs, Notice, Purpose, calibrate, device::Device};
 use crate::{
+    backend::cpu,
     cache_dir::Cache,
     error::{Error, Remedy, Result},
     machine,
@@ -146,7 +147,7 @@ impl Engine {
     pub(super) fn place_for(&self, job: Job) -> Result<Placement> {
         let (model, request) = (self.model()?, job.request);
         let cpu_sizes = self.sizes_on_cpu(model, &job);
-        let cpu_demand = Demand::of(model, &cpu_sizes);
+        let cpu_demand = self.cpu_demand(model, &cpu_sizes);
         if matches!(request, Request::Cpu | Request::GpuLayers(0)) {
             let plan = self.schedule(&job, (&cpu_demand, cpu_sizes), Err("not looked for"), None)?;
             return Ok(Placement { plan, gpu_facts: None, costs: None, gpu: None, cpu_demand, gpu_demand: None });
@@ -193,6 +194,10 @@ impl Engine {
             _ => true,
         };
         Ok(gpu_holds && machine::free_memory_bytes().is_none_or(|free| cpu_bytes <= free))
+    }
+
+    pub(super) fn cpu_demand(&self, model: &Model, sizes: &Sizes) -> Demand {
+        cpu::demand(Isa::detect(), &self.kernels_of(model), model, sizes)
     }
 
     pub(super) fn open_gpu(&self, request: Request) -> Result<Device> {

@@ -181,6 +181,7 @@ const MIN_SHARED_WEIGHTS: usize = 1 << 20;
 pub(crate) const ROW_STEP: usize = 32;
 
 /// Packs a whole matrix as [`Layout::I2sP128`], its rows shared among all cores.
+#[cfg(feature = "convert")]
 pub(crate) fn decode(codec: &Codec, bytes: &[u8]) -> Result<Vec<u8>, FormatError> {
     let row_bytes = ternary_bytes(Layout::I2sP128, 1, codec.cols());
     let mut out = vec![0; codec.rows() * row_bytes];

@@ -102,6 +102,15 @@ impl TernaryMatrix {
         }
     }
 
+    /// Gives the memory of some rows of a mapped file back, see [`Bytes::release`]. Where rows interleave, that of others.
+    pub fn release_rows(&self, rows: Range<usize>) {
+        let source = self.source();
+        let row_bytes = source.len() / self.rows.max(1);
+        if let Some(part) = source.slice(rows.start * row_bytes..rows.end * row_bytes) {
+            part.release();
+        }
+    }
+
     /// Checks the numbers of bytes and scales.
     ///
     /// # Errors

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use bitnet_cpu_kernels::screen::Screen;
+use bitnet_cpu_kernels::{Isa, screen::Screen};
 
 use super::Sizes;
 use crate::{
     graph::{Graph, op::Slot},
-    model::{Config, Model},
+    model::{Block, Config, Model},
 };
 
 /// Bytes a model needs on a device, by part.
@@ -51,15 +51,16 @@ impl SegmentBytes {
 }
 
 impl Demand {
-    /// Demand of `model` on the CPU with these sizes. A GPU, which aligns and splits, tells its own.
-    pub fn of(model: &Model, sizes: &Sizes) -> Self {
+    /// Demand of `model` on the CPU with kernels of `isa` and these sizes; `held` gives the bytes of a block's matrices in
+    /// the layouts that they are held in. A GPU, which aligns and splits, tells its own.
+    pub fn of(model: &Model, sizes: &Sizes, isa: Isa, held: impl Fn(&Block) -> usize) -> Self {
         let config = &model.config;
         let graph = Graph::of(config);
         let head = model.weights.head();
-        let screen_bytes = if sizes.head_screen { Screen::bytes(head.rows, head.cols, head.ty) } else { 0 };
+        let screen_bytes = if sizes.head_screen { Screen::bytes(isa, head.rows, head.cols, head.ty) } else { 0 };
         Self {
             layer_weight_bytes: (model.weights.blocks.iter())
-                .map(|block| (block.plain_bytes() + block.other_bytes()) as u64)
+                .map(|block| (held(block) + block.other_bytes()) as u64)
                 .collect(),
             layer_state_bytes: (0..config.layers).map(|layer| sizes.state_bytes(graph.layer(layer).state)).collect(),
             embed_bytes: model.weights.token_embd.data.len() as u64,

@@ -2,10 +2,11 @@
 
 use std::{fs, path::PathBuf};
 
+use bitnet_cpu_kernels::Isa;
 use serde_json::{Value, json};
 
 use crate::common::{
-    cli::{program, run, run_on_gpu, run_with_input},
+    cli::{Finished, program, run, run_on_gpu, run_with_input},
     shared,
 };
 
@@ -391,6 +392,18 @@ fn devices_lists_the_processor_and_adapters() {
     let json = run(&["devices", "--json"]).json();
     assert!(json["cpu"]["threads"].as_u64().unwrap() > 0);
     assert!(json["gpus"].is_array());
+}
+
+#[test]
+fn the_instruction_set_of_the_kernels_can_be_chosen() {
+    let devices = |isa: &str| -> Finished { program(&["devices"]).env("BITNET_ISA", isa).output().unwrap().into() };
+    for isa in Isa::available() {
+        let text = devices(isa.name()).stdout;
+        assert!(text.lines().next().unwrap().ends_with(&format!(", kernels: {isa}")), "{isa}: {text}");
+    }
+    let finished = devices("avx9");
+    let error = finished.one_line_error(1);
+    assert!(error.contains("BITNET_ISA: expected one of scalar, ") && error.ends_with("found avx9"), "{error}");
 }
 
 #[test]

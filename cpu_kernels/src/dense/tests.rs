@@ -30,8 +30,8 @@ fn random_whole(rng: &mut Rng, ty: DenseType, rows: usize, cols: usize) -> Vec<u
                 data.extend(f16_scale(rng));
                 data.extend((2..ty.block_bytes()).map(|_| rng.next_u64() as u8));
             }
-            DenseType::TQ2_0 => {
-                data.extend((0..64).map(|_| rng.next_u64() as u8));
+            DenseType::TQ1_0 | DenseType::TQ2_0 | DenseType::PTQ1_0 => {
+                data.extend((2..ty.block_bytes()).map(|_| rng.next_u64() as u8));
                 data.extend(f16_scale(rng));
             }
             DenseType::Q6K => {

@@ -1,9 +1,11 @@
 //! Rows of tables as `f32`, one block at a time: the definition of [`DenseType`] as code.
 
+mod base3;
 mod encode;
 mod four_bit;
 mod two_bit;
 
+pub use base3::{PTQ1_0_BYTES, TQ1_0_BYTES, ptq1_0_codes, tq1_0_codes};
 pub use encode::encode_row;
 pub use four_bit::{Q4_0_BYTES, Q4K_BYTES, q4k_scales};
 use half::{bf16, f16};
@@ -32,9 +34,11 @@ pub fn decode_row(ty: DenseType, row: &[u8], out: &mut [f32]) {
         DenseType::Q6K => zip(row, out, q6k),
         DenseType::Q4K => zip(row, out, four_bit::q4k),
         DenseType::Q4_0 => zip(row, out, four_bit::q4_0),
+        DenseType::TQ1_0 => zip(row, out, base3::tq1_0),
         DenseType::TQ2_0 => zip(row, out, two_bit::tq2_0),
         DenseType::Q2_0 => zip(row, out, two_bit::q2_0::<Q2_0_BYTES, 64>),
         DenseType::Q2_0G128 => zip(row, out, two_bit::q2_0::<Q2_0_G128_BYTES, 128>),
+        DenseType::PTQ1_0 => zip(row, out, base3::ptq1_0),
     }
 }
 

@@ -212,15 +212,17 @@ pub enum DenseType {
     Q6K,
     Q4K,
     Q4_0,
+    TQ1_0,
     TQ2_0,
     Q2_0,
     /// Q2_0 in blocks of 128.
     Q2_0G128,
+    PTQ1_0,
 }
 
 impl DenseType {
     /// All types.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -228,9 +230,11 @@ impl DenseType {
         Self::Q6K,
         Self::Q4K,
         Self::Q4_0,
+        Self::TQ1_0,
         Self::TQ2_0,
         Self::Q2_0,
         Self::Q2_0G128,
+        Self::PTQ1_0,
     ];
 
     /// Columns of one block: rows are whole blocks.
@@ -239,8 +243,8 @@ impl DenseType {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q8_0 | Self::Q4_0 => 32,
             Self::Q2_0 => 64,
-            Self::Q2_0G128 => 128,
-            Self::Q6K | Self::Q4K | Self::TQ2_0 => 256,
+            Self::Q2_0G128 | Self::PTQ1_0 => 128,
+            Self::Q6K | Self::Q4K | Self::TQ1_0 | Self::TQ2_0 => 256,
         }
     }
 
@@ -253,18 +257,22 @@ impl DenseType {
             Self::Q6K => dense::Q6K_BYTES,
             Self::Q4K => dense::Q4K_BYTES,
             Self::Q4_0 => dense::Q4_0_BYTES,
+            Self::TQ1_0 => dense::TQ1_0_BYTES,
             Self::TQ2_0 => dense::TQ2_0_BYTES,
             Self::Q2_0 => dense::Q2_0_BYTES,
             Self::Q2_0G128 => dense::Q2_0_G128_BYTES,
+            Self::PTQ1_0 => dense::PTQ1_0_BYTES,
         }
     }
 
     /// The dialect whose matrices have the same bytes; `None` for weights that are not ternary.
     pub fn dialect(self) -> Option<Dialect> {
         match self {
+            Self::TQ1_0 => Some(Dialect::TQ1_0),
             Self::TQ2_0 => Some(Dialect::TQ2_0),
             Self::Q2_0 => Some(Dialect::Q2_0),
             Self::Q2_0G128 => Some(Dialect::Q2_0G128),
+            Self::PTQ1_0 => Some(Dialect::PTQ1_0),
             Self::F32 | Self::F16 | Self::BF16 | Self::Q8_0 | Self::Q6K | Self::Q4K | Self::Q4_0 => None,
         }
     }

@@ -156,10 +156,12 @@ struct Chunk {
 }
 
 impl Screen {
-    /// Bytes that are read of the copy of a (rows, cols) matrix of type `ty`, and those of the bounds for one token.
-    pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
+    /// Bytes that kernels of `isa` read of the copy of a (rows, cols) matrix of type `ty`, and those of the bounds for one
+    /// token.
+    pub fn bytes(isa: Isa, rows: usize, cols: usize, ty: DenseType) -> usize {
         let is_ternary = ty.dialect().is_some();
-        let of_copy = if is_ternary { ternary::bytes(rows, cols, ty) } else { rows.saturating_mul(row_bytes(cols)) };
+        let of_copy =
+            if is_ternary { ternary::bytes(isa, rows, cols, ty) } else { rows.saturating_mul(row_bytes(cols)) };
         of_copy.saturating_add(rows.saturating_mul(size_of::<Row>() + size_of::<f32>()))
     }
 
@@ -167,7 +169,8 @@ impl Screen {
     /// numbers are multiplied several times faster than weights that have to become f32 first. Ternary weights keep
     /// their bits.
     pub fn pays(rows: usize, cols: usize, ty: DenseType) -> bool {
-        let is_no_larger = || Self::bytes(rows, cols, ty) <= ty.row_bytes(cols) * rows;
+        // The bytes of other types are the same for all kernels.
+        let is_no_larger = || Self::bytes(Isa::Scalar, rows, cols, ty) <= ty.row_bytes(cols) * rows;
         cols <= MAX_COLS && (ty.dialect().is_some() || is_no_larger())
     }
 

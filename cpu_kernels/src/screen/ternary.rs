@@ -1,5 +1,5 @@
-//! Heads of ternary weights: in place of a copy in 6 bits the weights themselves in 2, 16 rows side by side, which the
-//! kernels of ternary matrices multiply with the upper and the lower bytes of a token, as two tokens. Nothing of a
+//! Heads of ternary weights: in place of a copy in 6 bits the weights themselves in 2, or in 1.6 where kernels read five a
+//! byte, 16 rows side by side, which the kernels of ternary matrices multiply with the upper and the lower bytes of a token, as two tokens. Nothing of a
 //! weight is left out, so the bounds hold only what rounding adds: of the token to 16 bits, and of sums in f32. Those sums
 //! are the same bits for any number of tokens, see the module `grouped`.
 
@@ -12,8 +12,8 @@ use half::f16;
 
 use super::{CHUNK_ROWS, Query, Row, encode::up};
 use crate::{
-    Cpu,
-    format::{Codec, DenseType, DenseView, Layout, MatrixScales, TernaryView, rows16, ternary_bytes},
+    Cpu, Isa,
+    format::{Codec, DenseType, DenseView, Layout, MatrixScales, TernaryView, base3_rows16, rows16, ternary_bytes},
     memory::Memory,
     quantize::QuantizedActs,
     ternary::{self, Part},
@@ -26,8 +26,9 @@ const HALF: usize = 64;
 /// See the module.
 #[derive(Debug)]
 pub struct Codes {
-    /// (rows, cols) as [`Layout::I2sR16`]
+    /// (rows, cols) as `layout`
     codes: Memory,
+    layout: Layout,
     scales: MatrixScales,
     rows: usize,
     cols: usize,
@@ -41,10 +42,16 @@ pub struct Codes {
     products: Vec<f32>,
 }
 
+/// The layout of the copy for kernels of `isa`: the smaller one of those that they read.
+fn layout(isa: Isa, cols: usize) -> Layout {
+    let is_smaller = ternary_bytes(Layout::Base3R16, 1, cols) < ternary_bytes(Layout::I2sR16, 1, cols);
+    if is_smaller && ternary::multiplies_base3(isa) { Layout::Base3R16 } else { Layout::I2sR16 }
+}
+
 /// Bytes of the codes, scales and products of a head of type `ty`.
-pub fn bytes(rows: usize, cols: usize, ty: DenseType) -> usize {
+pub fn bytes(isa: Isa, rows: usize, cols: usize, ty: DenseType) -> usize {
     let scales = rows.next_multiple_of(rows16::PANEL_ROWS) * (cols / ty.block_len()) * size_of::<f16>();
-    ternary_bytes(Layout::I2sR16, rows, cols).saturating_add(scales).saturating_add(2 * size_of::<f32>() * rows)
+    ternary_bytes(layout(isa, cols), rows, cols).saturating_add(scales).saturating_add(2 * size_of::<f32>() * rows)
 }
 
 impl Codes {
@@ -57,7 +64,9 @@ impl Codes {
         let MatrixScales::PerGroup { size, ref values } = scales else { return None };
         let groups = cols / size;
         let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
-        let mut codes = Memory::zeroed(ternary_bytes(Layout::I2sR16, rows, cols));
+        let layout = layout(cpu.isa(), cols);
+        let packed_bytes = |rows| ternary_bytes(layout, rows, cols);
+        let mut codes = Memory::zeroed(packed_bytes(rows));
         let mut kept = vec![Row::default(); rows];
         let is_ternary = AtomicBool::new(true);
         let (to_codes, to_kept) = (Disjoint::new(&mut codes), Disjoint::new(&mut kept));
@@ -67,10 +76,14 @@ impl Codes {
             if codec.decode_rows(data, range.clone(), &mut plain).is_err() {
                 return is_ternary.store(false, Ordering::Relaxed);
             }
-            let panels = range.start * row_bytes..range.end.next_multiple_of(rows16::PANEL_ROWS) * row_bytes;
+            let panels = packed_bytes(range.start)..packed_bytes(range.end);
             // SAFETY: chunks are disjoint ranges of rows, and whole panels of 16 but for the last.
             let (codes, kept) = unsafe { (to_codes.part(panels), to_kept.part(range.clone())) };
-            rows16::interleave(&plain, row_bytes, codes);
+            match layout {
+                Layout::Base3R16 => base3_rows16::pack_rows(&plain, row_bytes, cols, codes)
+                    .unwrap_or_else(|row| unreachable!("row {row}: the codes were decoded as ternary")),
+                _ => rows16::interleave(&plain, row_bytes, codes),
+            }
             let scales = values[range.start * groups..].chunks_exact(groups);
             for ((row, scales), kept) in plain.chunks_exact(row_bytes).zip(scales).zip(kept) {
                 *kept = Row { scale: 1.0, error: 0.0, norm: up(squares(row, size, scales).sqrt()) };
@@ -82,7 +95,7 @@ impl Codes {
         let scales = scales.reordered(rows, cols, Layout::I2sP128, Layout::I2sR16);
         let halves = QuantizedActs::with_group(2 * tokens, cols, Some(size));
         let (steps, products) = (vec![0.0; 2 * tokens * groups], vec![0.0; 2 * tokens * rows]);
-        Some((Self { codes, scales, rows, cols, groups, halves, steps, products }, kept))
+        Some((Self { codes, layout, scales, rows, cols, groups, halves, steps, products }, kept))
     }
 
     /// Groups of a row.
@@ -101,7 +114,7 @@ impl Codes {
         }
         self.halves.set_raw(self.cols, planes, steps);
         let (codes, scales) = (&self.codes, self.scales.view());
-        let weights = TernaryView { rows: self.rows, cols: self.cols, codes, layout: Layout::I2sR16, scales };
+        let weights = TernaryView { rows: self.rows, cols: self.cols, codes, layout: self.layout, scales };
         let out = &mut self.products[..2 * queries.len() * self.rows];
         ternary::matmul(cpu, &self.halves, &mut [Part { weights, out, add: false }]);
     }

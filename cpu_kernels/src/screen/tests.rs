@@ -7,10 +7,12 @@ use crate::{
 };
 
 /// Types of ternary heads, the dialects that write them, and the columns that share a scale.
-const TERNARY: [(DenseType, Dialect, usize); 3] = [
+const TERNARY: [(DenseType, Dialect, usize); 5] = [
+    (DenseType::TQ1_0, Dialect::TQ1_0, 256),
     (DenseType::TQ2_0, Dialect::TQ2_0, 256),
     (DenseType::Q2_0, Dialect::Q2_0, 64),
     (DenseType::Q2_0G128, Dialect::Q2_0G128, 128),
+    (DenseType::PTQ1_0, Dialect::PTQ1_0, 128),
 ];
 
 /// A ternary head (rows, cols) of `codes` and a scale for each group, by the encoder of files.
@@ -332,12 +334,16 @@ fn a_head_with_other_weights_than_ternary_ones_has_no_screen() {
         let bytes = ternary_head(dialect, size, cols, &vec![2; rows * cols], &scales);
         let screen = |bytes: &[u8]| Screen::new(&cpu, DenseView::new(rows, cols, bytes, ty).unwrap(), 1);
         assert!(screen(&bytes).is_some(), "{ty:?}");
-        // One byte of four codes; all blocks but those of TQ2_0 begin with their scale.
-        let block = bytes.len() - ty.block_bytes();
-        let (codes_at, scale_at) = if ty == DenseType::TQ2_0 { (0, 64) } else { (2, 0) };
-        let mut with_three = bytes.clone();
-        with_three[block + codes_at] = 0xFF;
-        assert!(screen(&with_three).is_none(), "{ty:?}");
+        // Two bytes of a block are its scale, in front of the codes of Q2_0 and behind those of others.
+        let (block, behind) = (bytes.len() - ty.block_bytes(), ty.block_bytes() - 2);
+        let (codes_at, scale_at) =
+            if matches!(ty, DenseType::Q2_0 | DenseType::Q2_0G128) { (2, 0) } else { (0, behind) };
+        // One byte of four codes; five in a byte are ternary, whatever the byte.
+        if !matches!(ty, DenseType::TQ1_0 | DenseType::PTQ1_0) {
+            let mut with_three = bytes.clone();
+            with_three[block + codes_at] = 0xFF;
+            assert!(screen(&with_three).is_none(), "{ty:?}");
+        }
         let mut infinite = bytes.clone();
         infinite[block + scale_at..][..2].copy_from_slice(&f16::INFINITY.to_le_bytes());
         assert!(screen(&infinite).is_none(), "{ty:?}");
@@ -398,4 +404,15 @@ fn more_tokens_than_there_is_room_for_panic() {
     let bytes = bytes_of(DenseType::F32, 4, &[0.5; 40]);
     let head = DenseView::new(10, 4, &bytes, DenseType::F32).unwrap();
     Screen::new(cpu, head, 2).unwrap().top_rows(cpu, head, &[1.0; 12], &mut vec![Top::default(); 3]);
+}
+
+#[test]
+fn a_ternary_copy_has_five_weights_a_byte_where_kernels_read_them() {
+    for isa in Isa::available() {
+        // 1280 columns: two runs of 128 bytes, or 320 bytes; then 10 scales, and what is kept of a row.
+        let codes = if crate::ternary::multiplies_base3(isa) { 256 } else { 320 };
+        let expected = 32 * (codes + 10 * 2 + 8 + 16);
+        assert_eq!(Screen::bytes(isa, 32, 1280, DenseType::PTQ1_0), expected, "{isa}");
+        assert_eq!(Screen::bytes(isa, 32, 1280, DenseType::Q2_0G128), expected, "{isa}");
+    }
 }

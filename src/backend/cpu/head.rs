@@ -173,7 +173,10 @@ impl Head {
 /// A copy of the head in fewer bits, for one token of each sequence.
 fn screen(cpu: &Cpu, model: &Model, sizes: &Sizes) -> Option<Screen> {
     let start = Instant::now();
-    let screen = Screen::new(cpu, model.weights.head().view(), sizes.sequences.clamp(1, ALIKE_TOKENS));
+    let head = model.weights.head();
+    let screen = Screen::new(cpu, head.view(), sizes.sequences.clamp(1, ALIKE_TOKENS));
+    // Few of its rows are read from here on.
+    head.data.release();
     log::debug!("a copy of the head in few bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     screen
 }

@@ -92,12 +92,12 @@ pub enum Kernels {
 }
 
 /// The layout in which the CPU multiplies a matrix unless something else is asked for: the one of the file, if kernels
-/// read it. No file has those of group scales; where this processor has a kernel for it, the smaller one is as fast for
-/// many tokens, too. What kernels could read as it is may have codes 3, for which that has no room.
-pub fn own_layout(matrix: &TernaryMatrix) -> Layout {
+/// read it. No file has those of group scales; where `isa` has a kernel for it, the smaller one is as fast for many tokens,
+/// too. What kernels could read as it is may have codes 3, for which that has no room.
+pub fn own_layout(isa: Isa, matrix: &TernaryMatrix) -> Layout {
     let is_checked = matches!(matrix.codes, TernaryCodes::Encoded { .. });
     match matrix.scales.group() {
-        Some(_) if is_checked && Kernel::Base3.is_native(Isa::detect()) => Layout::Base3R16,
+        Some(_) if is_checked && Kernel::Base3.is_native(isa) => Layout::Base3R16,
         Some(_) => Layout::I2sR16,
         None => matrix.layout(),
     }
@@ -113,12 +113,14 @@ pub(super) struct Layouts {
 }
 
 impl Kernels {
-    fn of(&self, matrix: &TernaryMatrix) -> Option<Kernel> {
+    fn of(&self, isa: Isa, matrix: &TernaryMatrix) -> Option<Kernel> {
         match self {
             Self::AsLoaded => None,
             Self::All(kernel) => Some(*kernel),
             Self::Preferred(_) if matrix.scales.group().is_some() => None,
-            Self::Preferred(kernel) => Some(if own_layout(matrix) == Layout::I2sP128 { *kernel } else { Kernel::I2S }),
+            Self::Preferred(kernel) => {
+                Some(if own_layout(isa, matrix) == Layout::I2sP128 { *kernel } else { Kernel::I2S })
+            }
             Self::ByShape(shapes) => {
                 let found = shapes.iter().find(|(shape, _)| *shape == (matrix.rows, matrix.cols));
                 found.map(|(_, kernel)| *kernel).filter(|_| matrix.scales.group().is_none())
@@ -130,17 +132,17 @@ impl Kernels {
     ///
     /// # Errors
     /// If a kernel was asked for that cannot have its scales; `name` is its tensor.
-    pub(super) fn layouts(&self, matrix: &TernaryMatrix, name: &str) -> Result<Layouts> {
-        let layouts = self.wanted(matrix);
+    pub(super) fn layouts(&self, isa: Isa, matrix: &TernaryMatrix, name: &str) -> Result<Layouts> {
+        let layouts = self.wanted(isa, matrix);
         if self.is_demand() {
             check_scales(matrix, layouts.few, name)?;
         }
         Ok(layouts)
     }
 
-    fn wanted(&self, matrix: &TernaryMatrix) -> Layouts {
-        let own = own_layout(matrix);
-        match self.of(matrix).map(|kernel| kernel.layout(matrix)) {
+    fn wanted(&self, isa: Isa, matrix: &TernaryMatrix) -> Layouts {
+        let own = own_layout(isa, matrix);
+        match self.of(isa, matrix).map(|kernel| kernel.layout(matrix)) {
             Some(one) if one == Layout::I2sP128 || one.is_side_by_side() => Layouts { few: one, many: one },
             few => Layouts { few: few.unwrap_or(own), many: own },
         }
@@ -152,9 +154,20 @@ impl Kernels {
     }
 
     /// Bytes of the ternary weights of a block that a step of one token reads.
-    pub fn token_bytes(&self, block: &Block) -> usize {
+    pub fn token_bytes(&self, isa: Isa, block: &Block) -> usize {
         let bytes =
-            |m: &TernaryMatrix| ternary_bytes(self.wanted(m).few, m.rows, m.cols) + m.scales.bytes(m.rows, m.cols);
+            |m: &TernaryMatrix| ternary_bytes(self.wanted(isa, m).few, m.rows, m.cols) + m.scales.bytes(m.rows, m.cols);
+        block.linears().map(|(_, matrix)| bytes(matrix)).sum()
+    }
+
+    /// Bytes of the matrices of a block in memory, in the file's pages or packed: twice where few tokens and many meet
+    /// different layouts.
+    pub fn held_bytes(&self, isa: Isa, block: &Block) -> usize {
+        let bytes = |m: &TernaryMatrix| {
+            let Layouts { few, many } = self.wanted(isa, m);
+            let of = |layout| ternary_bytes(layout, m.rows, m.cols);
+            of(few) + if many == few { 0 } else { of(many) } + m.scales.bytes(m.rows, m.cols)
+        };
         block.linears().map(|(_, matrix)| bytes(matrix)).sum()
     }
 
@@ -202,11 +215,11 @@ mod tests {
         let preferred = Kernels::Preferred(Kernel::Base3);
         let both = |few, many| Layouts { few, many };
         let plain = Layout::I2sP128;
-        assert_eq!(preferred.wanted(&matrix(plain, one.clone())), both(Layout::Base3, plain));
+        assert_eq!(preferred.wanted(Isa::Scalar, &matrix(plain, one.clone())), both(Layout::Base3, plain));
         let lookup = matrix(Layout::tl1(32, 256, 32), one.clone());
-        assert_eq!(preferred.wanted(&lookup), both(plain, plain));
-        assert_eq!(Kernels::AsLoaded.wanted(&lookup), both(lookup.layout(), lookup.layout()));
-        assert_eq!(Kernels::All(Kernel::TL2).wanted(&lookup).many, lookup.layout());
+        assert_eq!(preferred.wanted(Isa::Scalar, &lookup), both(plain, plain));
+        assert_eq!(Kernels::AsLoaded.wanted(Isa::Scalar, &lookup), both(lookup.layout(), lookup.layout()));
+        assert_eq!(Kernels::All(Kernel::TL2).wanted(Isa::Scalar, &lookup).many, lookup.layout());
 
         let grouped = MatrixScales::PerGroup { size: 256, values: vec![half::f16::ONE; 32].into() };
         let grouped = matrix(plain, grouped);
@@ -216,9 +229,9 @@ mod tests {
             (Kernels::All(Kernel::I2S), Layout::I2sR16),
             (Kernels::All(Kernel::Base3), Layout::Base3R16),
         ] {
-            assert_eq!(kernels.layouts(&grouped, "w").unwrap(), both(layout, layout));
+            assert_eq!(kernels.layouts(Isa::Scalar, &grouped, "w").unwrap(), both(layout, layout));
         }
-        let error = Kernels::All(Kernel::TL1).layouts(&grouped, "blk.0.w").unwrap_err();
+        let error = Kernels::All(Kernel::TL1).layouts(Isa::Scalar, &grouped, "blk.0.w").unwrap_err();
         assert!(error.to_string().contains("blk.0.w"), "{error}");
         assert!(matches!(error.remedy(), Some(Remedy::UseKernel("i2_s"))), "{error}");
     }

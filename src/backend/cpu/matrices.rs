@@ -7,7 +7,7 @@ use std::{
 };
 
 use bitnet_cpu_kernels::{
-    Cpu,
+    Cpu, Isa,
     format::{FormatError, Layout, MatrixScales, scales::gather, ternary_bytes},
     memory::Memory,
     ternary,
@@ -60,6 +60,11 @@ impl Matrices {
         Ok(Self(layers))
     }
 
+    /// The codes that steps of few tokens read.
+    pub fn of_few(&self) -> impl Iterator<Item = &Bytes> {
+        self.0.iter().flatten().flatten().map(|forms| &forms.few.codes)
+    }
+
     /// The matrix that a step of `tokens` tokens multiplies by in layer number `layer` of the segment.
     pub fn get(&self, layer: usize, role: Linear, tokens: usize) -> &PackedMatrix {
         let forms = self.0[layer][role as usize].as_ref();
@@ -81,8 +86,8 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(name: String, matrix: &'a TernaryMatrix, kernels: &Kernels) -> Result<Self> {
-        let layouts = kernels.layouts(matrix, &name)?;
+    fn new(isa: Isa, name: String, matrix: &'a TernaryMatrix, kernels: &Kernels) -> Result<Self> {
+        let layouts = kernels.layouts(isa, matrix, &name)?;
         let write = |layout| Some(layout).filter(|&layout| !matrix.is_packed_as(layout));
         let few = write(layouts.few).filter(|&few| few != layouts.many);
         let written = [write(layouts.many), few];
@@ -118,15 +123,23 @@ impl<'a> Job<'a> {
             matrix.pack_rows(rows.clone(), layout, many)?;
         }
         let written = match self.written {
-            [_, None] => return Ok(true),
+            [_, None] => Ok(()),
             // Not decoded twice.
-            [Some(Layout::I2sP128), Some(layout)] => repack_rows(many, rows, matrix.cols, layout, few),
-            [_, Some(layout)] => matrix.pack_rows(rows, layout, few),
+            [Some(Layout::I2sP128), Some(layout)] => repack_rows(many, rows.clone(), matrix.cols, layout, few),
+            [_, Some(layout)] => matrix.pack_rows(rows.clone(), layout, few),
         };
+        if !self.reads_file() {
+            matrix.release_rows(rows);
+        }
         match written {
             Err(FormatError::Code { .. }) if !self.demand => Ok(false),
             written => written.map(|()| true),
         }
+    }
+
+    /// True where a layout is the file's own.
+    fn reads_file(&self) -> bool {
+        [self.layouts.few, self.layouts.many].into_iter().any(|layout| self.matrix.is_packed_as(layout))
     }
 
     /// The scales, where something was written and they were fine.
@@ -136,6 +149,7 @@ impl<'a> Job<'a> {
 
     /// The forms, from what was written.
     fn forms(self, codes: [Option<Bytes>; 2], has_few: bool) -> Result<Forms> {
+        let reads_file = self.reads_file();
         let Self { name, matrix, layouts, scales, .. } = self;
         let blame = |e| blame(&name, matrix.cols, e);
         let scales = scales.into_inner().unwrap_or_else(|| matrix.scales_in(layouts.many)).map_err(blame)?;
@@ -146,7 +160,7 @@ impl<'a> Job<'a> {
         let [many, few] = codes;
         let many = form(layouts.many, many);
         let few = if has_few && layouts.few != layouts.many { form(layouts.few, few) } else { many.clone() };
-        if ![layouts.few, layouts.many].into_iter().any(|layout| matrix.is_packed_as(layout)) {
+        if !reads_file {
             matrix.source().release();
         }
         Ok(Forms { few, many })
@@ -174,7 +188,7 @@ fn pack_blocks(
     for (block, weights) in blocks.iter().enumerate() {
         places.extend(weights.linears().map(|(role, matrix)| (block, role, matrix)));
     }
-    let job = |&(block, role, matrix)| Job::new(names::linear(first + block, role), matrix, kernels);
+    let job = |&(block, role, matrix)| Job::new(cpu.isa(), names::linear(first + block, role), matrix, kernels);
     let mut jobs: Vec<Job> = places.iter().map(job).collect::<Result<_>>()?;
     let mut memory = Memory::zeroed(jobs.iter().flat_map(Job::room).sum());
     let mut left = &mut memory[..];
@@ -228,7 +242,6 @@ fn take<'a>(bytes: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
 #[cfg(test)]
 mod tests {
     use bitnet_cpu_kernels::{
-        Isa,
         format::{Codec, Dialect, pack},
         testing::Rng,
     };
@@ -262,7 +275,7 @@ mod tests {
         let grouped = block(|| encoded(TernaryScales::Encoded { size: 256, factor: 1.0 }));
         let p128 = Layout::I2sP128;
         let tl2 = Layout::tl2(rows, cols, 256);
-        let own = own_layout(grouped.linear(Linear::Q));
+        let own = own_layout(Isa::Scalar, grouped.linear(Linear::Q));
         for threads in [1, 3] {
             let cpu = Cpu::new(Isa::Scalar, threads);
             for (kernels, block, few, many) in [

@@ -19,9 +19,10 @@ pub use self::{
 use self::{matrices::Matrices, segment::CpuSegment};
 use super::{Activations, Backend, Batch, Limits, SegmentId, SlotId, States, Ticket, known_product::KnownProduct};
 use crate::{
+    bytes::Bytes,
     error::{Error, Result},
     model::Model,
-    plan::{Segment, Sizes},
+    plan::{Demand, Segment, Sizes},
 };
 
 /// The processor, with a fixed set of kernels and threads.
@@ -64,12 +65,22 @@ impl CpuBackend {
         }
     }
 
+    /// The codes of all loaded matrices, as a step of one token reads them.
+    pub fn weights(&self) -> impl Iterator<Item = &Bytes> {
+        self.segments.iter().flat_map(CpuSegment::weights)
+    }
+
     /// Shares the work out as was found best. What is computed stays the same.
     pub fn split_as(mut self, split: WorkSplit) -> Self {
         self.active_threads = [split.decode_threads, split.prompt_threads].map(|n| n.clamp(1, self.cpu.threads()));
         self.cpu.set_tilings(split.tilings);
         self
     }
+}
+
+/// Memory that a model takes with kernels of `isa` and these sizes, by part.
+pub fn demand(isa: Isa, kernels: &Kernels, model: &Model, sizes: &Sizes) -> Demand {
+    Demand::of(model, sizes, isa, |block| kernels.held_bytes(isa, block))
 }
 
 /// Compares one small product of the kernels of `isa` with the scalar reference.

@@ -19,6 +19,7 @@ use super::{
     states::{LayerStates, SegmentStates, delta_shape},
 };
 use crate::{
+    bytes::Bytes,
     error::{Error, Result},
     graph::{
         Graph,
@@ -82,6 +83,11 @@ impl CpuSegment {
             graph,
             matrices,
         })
+    }
+
+    /// The codes of its matrices, as a step of one token reads them.
+    pub(super) fn weights(&self) -> impl Iterator<Item = &Bytes> {
+        self.matrices.of_few()
     }
 
     /// True where it gives logits.

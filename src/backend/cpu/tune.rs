@@ -174,7 +174,7 @@ fn forms(isa: Isa, matrices: &[&(String, &TernaryMatrix)]) -> Result<Vec<Form>> 
     let packed = |(name, m): &(String, &TernaryMatrix), layout| m.packed(layout).map_err(|e| blame(name, m.cols, e));
     let first = matrices[0];
     let grouped = first.1.scales.group().is_some();
-    let own = packed(first, own_layout(first.1))?;
+    let own = packed(first, own_layout(isa, first.1))?;
     let mut forms = Vec::new();
     for kernel in Kernel::ALL {
         if !kernel.is_native(isa) || grouped && kernel != Kernel::I2S {

@@ -5,7 +5,7 @@ use std::{hint::black_box, time::Instant};
 
 use bitnet_cpu_kernels::{Cpu, Isa, ceiling};
 
-use crate::numbers::median;
+use crate::{bytes::Bytes, numbers::median};
 
 /// Measured limits of the CPU with the threads of a run.
 #[derive(Clone, Copy, Debug)]
@@ -20,19 +20,20 @@ pub struct Ceilings {
 }
 
 /// Measures them again and again.
-pub struct Probe<'a> {
+pub struct Probe {
     cpu: Cpu,
     /// With the slowest instructions but the reference; `None` where those are the ones in use.
     basic: Option<Cpu>,
-    /// Bytes to stream, a stretch at a time: weights, which are in memory anyway and lie there as those of a step do.
-    weights: &'a [u8],
-    /// Where the next stretch begins.
+    /// Matrices to stream, some at a time: those that a step reads, where they lie.
+    weights: Vec<Bytes>,
+    /// The next one.
     at: usize,
     found: Vec<Ceilings>,
 }
 
-impl<'a> Probe<'a> {
-    pub fn new(threads: usize, weights: &'a [u8]) -> Self {
+impl Probe {
+    pub fn new(threads: usize, mut weights: Vec<Bytes>) -> Self {
+        weights.retain(|matrix| !matrix.is_empty());
         let cpu = Cpu::new(Isa::detect(), threads);
         let basic = Isa::available().get(1).copied().filter(|&isa| isa != cpu.isa());
         Self { cpu, basic: basic.map(|isa| Cpu::new(isa, threads)), weights, at: 0, found: Vec::new() }
@@ -61,19 +62,18 @@ impl<'a> Probe<'a> {
         })
     }
 
-    /// The next stretch of the weights, and no other until all were read: more than caches hold.
+    /// Reads the next matrices, and none again until all were read: more than caches hold.
     fn read(&mut self) -> f64 {
         const BYTES: usize = 128 << 20;
         let start = Instant::now();
-        let mut left = BYTES;
-        while left > 0 && !self.weights.is_empty() {
-            let stretch = &self.weights[self.at..];
-            let stretch = &stretch[..left.min(stretch.len())];
-            black_box(ceiling::read(&self.cpu, stretch));
-            left -= stretch.len();
-            self.at = (self.at + stretch.len()) % self.weights.len();
+        let mut done = 0;
+        while done < BYTES && !self.weights.is_empty() {
+            let matrix = &self.weights[self.at];
+            black_box(ceiling::read(&self.cpu, matrix));
+            done += matrix.len();
+            self.at = (self.at + 1) % self.weights.len();
         }
-        (BYTES - left) as f64 / start.elapsed().as_secs_f64()
+        done as f64 / start.elapsed().as_secs_f64()
     }
 }
 
@@ -91,18 +91,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stretch_begins_where_the_one_before_ended() {
-        // 128 MiB are 25 times these and a part of them.
-        let weights = vec![1; (5 << 20) - 1024];
-        let mut probe = Probe::new(1, &weights);
+    fn reading_goes_on_where_it_ended() {
+        let matrix = Bytes::from(vec![1; (5 << 20) - 1024]);
+        // The 26th makes 128 MiB full.
+        let mut probe = Probe::new(1, vec![matrix; 10]);
         assert!(probe.read() > 0.0);
-        assert_eq!(probe.at, (128 << 20) % weights.len());
+        assert_eq!(probe.at, 6);
         assert!(probe.medians().is_none());
+        assert_eq!(Probe::new(1, vec![Vec::new().into()]).read(), 0.0);
     }
 
     #[test]
     fn medians_are_of_each_ceiling_by_itself() {
-        let mut probe = Probe::new(1, &[]);
+        let mut probe = Probe::new(1, Vec::new());
         for (read, add) in [(1.0, 30.0), (3.0, 10.0), (2.0, 20.0)] {
             let basic = probe.basic.as_ref().map(|_| add / 10.0);
             probe.found.push(Ceilings {

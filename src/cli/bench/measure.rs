@@ -20,10 +20,11 @@ use super::{
 use crate::{
     backend::{
         Want,
-        cpu::{Kernels, own_layout},
+        cpu::{CpuBackend, Kernels, own_layout},
         energy,
         gpu::{Counters, GpuBackend},
     },
+    bytes::Bytes,
     cache_dir::stable_hash,
     error::Result,
     generate::{Answer, AnswerOptions, Chooser, NoText, SampleOptions, Sampler},
@@ -60,6 +61,12 @@ pub struct Samples {
 /// The GPU of `session`; `None` where no GPU has a part.
 pub fn gpu(session: &mut Session) -> Option<&mut GpuBackend> {
     session.backends_mut().find_map(|backend| (backend as &mut dyn Any).downcast_mut())
+}
+
+/// The packed matrices that the CPU reads in a step of one token.
+pub fn cpu_weights(session: &mut Session) -> Vec<Bytes> {
+    let cpus = session.backends_mut().filter_map(|backend| (backend as &mut dyn Any).downcast_ref::<CpuBackend>());
+    cpus.flat_map(|cpu| cpu.weights().cloned()).collect()
 }
 
 /// Work of the GPU so far; `None` where no GPU has a part.
@@ -173,14 +180,15 @@ pub fn test_id(model: &Model, i: usize) -> u32 {
 }
 
 fn bytes_per_token(session: &Session, model: &Model, kernels: &Kernels, test: Test, head_rows: f64) -> u64 {
-    let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(block)).sum();
+    let ternary: usize = model.weights.blocks.iter().map(|block| kernels.token_bytes(Isa::detect(), block)).sum();
     let sizes = session.sizes();
     let recurrent = sizes.recurrent_bytes(&model.config, 0..model.config.layers);
     let full_cache = sizes.model_state_bytes(&model.config) - recurrent;
     let cache = full_cache * (2 * test.depth + test.tokens) as u64 / 2 / session.context_tokens() as u64;
     let head = model.weights.head();
     let head_bytes = if head_rows > 0.0 && head_rows < head.rows as f64 {
-        Screen::bytes(head.rows, head.cols, head.ty) + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
+        Screen::bytes(Isa::detect(), head.rows, head.cols, head.ty)
+            + (head_rows * head.ty.row_bytes(head.cols) as f64) as usize
     } else {
         head.data.len()
     };
@@ -208,7 +216,11 @@ pub fn ternary_rate(model: &Model, tokens: usize, threads: usize) -> Result<f64>
         for (layer, block) in model.weights.blocks.iter().enumerate() {
             for (role, matrix) in block.linears() {
                 // One at a time: the session has them all in memory already.
-                let matrix = model.packed(layer, role, own_layout(matrix))?;
+                let packed = model.packed(layer, role, own_layout(cpu.isa(), matrix))?;
+                if packed.codes.as_ptr() != matrix.source().as_ptr() {
+                    matrix.source().release();
+                }
+                let matrix = packed;
                 quantize::norm_quantize(&cpu, &noise[..tokens * matrix.cols], matrix.cols, None, 0.0, &mut acts);
                 let out = &mut out[..tokens * matrix.rows];
                 let start = Instant::now();

@@ -129,8 +129,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
             for &test in &tests {
                 let kernels = engine.kernels()?;
-                let head = &model.weights.head().data;
-                let probe = on_cpu_alone.then(|| Probe::new(threads, head));
+                let probe = on_cpu_alone.then(|| Probe::new(threads, measure::cpu_weights(&mut session)));
                 let repetitions = args.repetitions as usize;
                 let mut samples = measure::run(&mut session, model, &kernels, test, repetitions, probe)?;
                 if interrupt::raised() {

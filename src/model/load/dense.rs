@@ -1,17 +1,13 @@
 //! Tables and vectors of real numbers.
 
-use bitnet_cpu_kernels::format::{Codec, DenseType};
+use bitnet_cpu_kernels::format::DenseType;
 
 use super::{Loader, tensor, unpacked::to_f16};
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
     gguf::{TensorInfo, TensorType},
-    model::{
-        DenseMatrix,
-        dialect::{blame, decode},
-        names,
-    },
+    model::{DenseMatrix, names},
 };
 
 /// The type of rows of numbers that the kernels read; `None` for others.
@@ -24,18 +20,11 @@ pub(crate) fn dense_type(ty: TensorType) -> Option<DenseType> {
         TensorType::Q6_K => Some(DenseType::Q6K),
         TensorType::Q4_K => Some(DenseType::Q4K),
         TensorType::Q4_0 => Some(DenseType::Q4_0),
+        TensorType::TQ1_0 => Some(DenseType::TQ1_0),
         TensorType::TQ2_0 => Some(DenseType::TQ2_0),
         TensorType::Q2_0 => Some(DenseType::Q2_0),
         TensorType::Q2_0_G128 | TensorType::PQ2_0 => Some(DenseType::Q2_0G128),
-        _ => None,
-    }
-}
-
-/// For tables whose five weights a byte no kernel reads: the type they are repacked to, which has the same scales.
-fn repacked_type(ty: TensorType) -> Option<DenseType> {
-    match ty {
-        TensorType::TQ1_0 => Some(DenseType::TQ2_0),
-        TensorType::PTQ1_0 => Some(DenseType::Q2_0G128),
+        TensorType::PTQ1_0 => Some(DenseType::PTQ1_0),
         _ => None,
     }
 }
@@ -48,10 +37,9 @@ impl Loader<'_> {
     /// A matrix that is multiplied with f32 activations.
     pub(super) fn dense(&self, name: &str, rows: usize, cols: usize) -> Result<DenseMatrix> {
         let info = self.shaped(name, &[cols, rows])?;
-        let (ty, data) = match (dense_type(info.ty), repacked_type(info.ty)) {
-            (Some(ty), _) => (ty, self.file.data(info)),
-            (None, Some(ty)) => (ty, self.repacked(info, ty, (rows, cols))?),
-            (None, None) => {
+        let (ty, data) = match dense_type(info.ty) {
+            Some(ty) => (ty, self.file.data(info)),
+            None => {
                 let unpacked = to_f16(info.ty, &self.file.data(info)).ok_or_else(|| {
                     Error::unsupported(
                         format!("{} of type {}", tensor(info), info.ty.name()),
@@ -67,17 +55,6 @@ impl Loader<'_> {
             return Err(Error::malformed(tensor(info), format!("{expected} bytes"), data.len()));
         }
         Ok(DenseMatrix { rows, cols, data, ty })
-    }
-
-    /// The bytes of a ternary table in another type with scales for as many columns.
-    fn repacked(&self, info: &TensorInfo, ty: DenseType, (rows, cols): (usize, usize)) -> Result<Bytes> {
-        let blame = |e| blame(&info.name, cols, e);
-        let from = self.dialects.codec(info)?.unwrap_or_else(|| unreachable!("{} is ternary", info.ty.name()));
-        let data = self.file.data(info);
-        let codes = decode(&from, &data).map_err(blame)?;
-        let dialect = ty.dialect().unwrap_or_else(|| unreachable!("{ty:?} is ternary"));
-        let to = Codec::new(dialect, rows, cols).map_err(blame)?;
-        to.encode(&codes, &from.scales(&data).map_err(blame)?).map(Bytes::from).map_err(blame)
     }
 
     pub(super) fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>> {

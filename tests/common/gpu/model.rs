@@ -359,9 +359,9 @@ pub fn dense_bytes(rng: &mut Rng, ty: DenseType, values: usize) -> Vec<u8> {
                 block
             })
             .collect(),
-        DenseType::TQ2_0 => (0..blocks)
+        DenseType::TQ1_0 | DenseType::TQ2_0 | DenseType::PTQ1_0 => (0..blocks)
             .flat_map(|_| {
-                let mut block: Vec<u8> = (0..64).map(|_| rng.next_u64() as u8).collect();
+                let mut block: Vec<u8> = (2..ty.block_bytes()).map(|_| rng.next_u64() as u8).collect();
                 block.extend(f16(rng.f32() / 4.0));
                 block
             })

@@ -17,7 +17,7 @@ use std::{
 use bitnet_gpu::{
     Error,
     backend::{Backend, Want},
-    generate::{Answer, AnswerOptions, Chooser, Finish, NoText, SampleOptions, Sampler},
+    generate::{Answer, Chooser, Finish, NoText, SampleOptions, Sampler},
     plan::{BackendKind, Plan, Segment},
     session::Session,
 };

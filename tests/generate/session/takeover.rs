@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bitnet_gpu::{
     Error,
     backend::{Backend, Want},
-    generate::{AnswerOptions, NoText},
+    generate::NoText,
     plan::{BackendKind, Segment},
     session::{Runtime, Session},
 };

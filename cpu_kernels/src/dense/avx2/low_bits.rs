@@ -4,7 +4,10 @@ use std::arch::x86_64::*;
 
 use super::{Weight, Weights};
 use crate::{
-    format::dense::{Q2_0_BYTES, Q2_0_G128_BYTES, Q4_0_BYTES, Q4K_BYTES, TQ2_0_BYTES, q4k_scales},
+    format::dense::{
+        PTQ1_0_BYTES, Q2_0_BYTES, Q2_0_G128_BYTES, Q4_0_BYTES, Q4K_BYTES, TQ1_0_BYTES, TQ2_0_BYTES, ptq1_0_codes,
+        q4k_scales, tq1_0_codes,
+    },
     x86::{load_i8x8, load_u8, load_u8x16},
 };
 
@@ -91,10 +94,19 @@ pub struct Codes<'a> {
 #[inline(always)]
 unsafe fn codes(codes: &[u8], d: [u8; 2]) -> Codes<'_> {
     // SAFETY: the caller's promise.
+    unsafe { Codes { codes, values: values(d) } }
+}
+
+/// -d, 0, d, 2d, twice.
+///
+/// # Safety
+/// - The processor has AVX2 and F16C.
+#[inline(always)]
+unsafe fn values(d: [u8; 2]) -> __m256 {
+    // SAFETY: the caller's promise.
     unsafe {
         let d = _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(d)));
-        let values = _mm256_mul_ps(d, _mm256_setr_ps(-1.0, 0.0, 1.0, 2.0, -1.0, 0.0, 1.0, 2.0));
-        Codes { codes, values }
+        _mm256_mul_ps(d, _mm256_setr_ps(-1.0, 0.0, 1.0, 2.0, -1.0, 0.0, 1.0, 2.0))
     }
 }
 
@@ -157,5 +169,69 @@ impl<const B: usize> Weight for InOrder<B> {
             };
             [weights(0), weights(1), weights(2), weights(3)]
         }
+    }
+}
+
+/// A block of five weights a byte, its codes one by one, and the values they stand for.
+pub struct Digits<const N: usize> {
+    codes: [u8; N],
+    values: __m256,
+}
+
+impl<const N: usize> Digits<N> {
+    /// # Safety
+    /// - The processor has AVX2.
+    #[inline(always)]
+    unsafe fn step(&self, step: usize) -> Weights {
+        let eights = &self.codes.as_chunks().0[4 * step..][..4];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weights = |part: usize| _mm256_permutevar8x32_ps(self.values, load_i8x8(&eights[part]));
+            [weights(0), weights(1), weights(2), weights(3)]
+        }
+    }
+}
+
+/// 256 weights.
+pub struct TQ1_0;
+
+impl Weight for TQ1_0 {
+    const BYTES: usize = TQ1_0_BYTES;
+    const STEPS: usize = 8;
+    type Unit<'a> = Digits<256>;
+
+    #[inline(always)]
+    unsafe fn unit(bytes: &[u8]) -> Digits<256> {
+        let block = bytes.first_chunk().expect("a block");
+        // SAFETY: the caller's promise.
+        Digits { codes: tq1_0_codes(block), values: unsafe { values([block[52], block[53]]) } }
+    }
+
+    #[inline(always)]
+    unsafe fn step(block: &Digits<256>, step: usize) -> Weights {
+        // SAFETY: the caller's promise.
+        unsafe { block.step(step) }
+    }
+}
+
+/// 128 weights.
+pub struct PTQ1_0;
+
+impl Weight for PTQ1_0 {
+    const BYTES: usize = PTQ1_0_BYTES;
+    const STEPS: usize = 4;
+    type Unit<'a> = Digits<128>;
+
+    #[inline(always)]
+    unsafe fn unit(bytes: &[u8]) -> Digits<128> {
+        let block = bytes.first_chunk().expect("a block");
+        // SAFETY: the caller's promise.
+        Digits { codes: ptq1_0_codes(block), values: unsafe { values([block[26], block[27]]) } }
+    }
+
+    #[inline(always)]
+    unsafe fn step(block: &Digits<128>, step: usize) -> Weights {
+        // SAFETY: the caller's promise.
+        unsafe { block.step(step) }
     }
 }

@@ -65,9 +65,11 @@ pub fn dot(_: Avx2, w: &DenseView, rows: Range<usize>, x: &[f32], products: &mut
             DenseType::Q6K => by_tokens::<types::Q6K>(w, rows, x, products),
             DenseType::Q4K => by_tokens::<low_bits::Q4K>(w, rows, x, products),
             DenseType::Q4_0 => by_tokens::<low_bits::Q4_0>(w, rows, x, products),
+            DenseType::TQ1_0 => by_tokens::<low_bits::TQ1_0>(w, rows, x, products),
             DenseType::TQ2_0 => by_tokens::<low_bits::TQ2_0>(w, rows, x, products),
             DenseType::Q2_0 => by_tokens::<low_bits::Q2_0>(w, rows, x, products),
             DenseType::Q2_0G128 => by_tokens::<low_bits::Q2_0G128>(w, rows, x, products),
+            DenseType::PTQ1_0 => by_tokens::<low_bits::PTQ1_0>(w, rows, x, products),
         }
     }
 }

@@ -39,9 +39,13 @@ pub fn encode_row(ty: DenseType, values: &[f32], row: &mut [u8]) -> Result<(), u
         }),
         DenseType::Q8_0 => zip(values, row, q8_0),
         DenseType::Q6K => zip(values, row, q6k),
-        DenseType::Q4K | DenseType::Q4_0 | DenseType::TQ2_0 | DenseType::Q2_0 | DenseType::Q2_0G128 => {
-            panic!("{ty:?} is read and not written")
-        }
+        DenseType::Q4K
+        | DenseType::Q4_0
+        | DenseType::TQ1_0
+        | DenseType::TQ2_0
+        | DenseType::Q2_0
+        | DenseType::Q2_0G128
+        | DenseType::PTQ1_0 => panic!("{ty:?} is read and not written"),
     }
 }
 

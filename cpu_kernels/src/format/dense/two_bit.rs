@@ -1,4 +1,4 @@
-//! Tables of ternary weights: the blocks of [`super::super::dialect`] read in place, one f16 scale d each.
+//! Tables of ternary weights in two bits: the blocks of [`super::super::dialect`] read in place, one f16 scale d each.
 //! Value = d * (code - 1), code 3 as +2.
 
 use half::f16;
@@ -43,9 +43,11 @@ mod tests {
     fn the_blocks_are_those_of_the_dialects() {
         let mut rng = Rng::new(41);
         for (ty, dialect) in [
+            (DenseType::TQ1_0, Dialect::TQ1_0),
             (DenseType::TQ2_0, Dialect::TQ2_0),
             (DenseType::Q2_0, Dialect::Q2_0),
             (DenseType::Q2_0G128, Dialect::Q2_0G128),
+            (DenseType::PTQ1_0, Dialect::PTQ1_0),
         ] {
             let (rows, cols) = (3, 768);
             let codec = Codec::new(dialect, rows, cols).unwrap();

@@ -15,14 +15,14 @@ mod iq1_bn;
 mod iq2_bn;
 mod iq2_bn_r4;
 mod pairs;
-mod ptq1_0;
+pub(super) mod ptq1_0;
 mod q2_0;
 #[cfg(test)]
 mod tests;
 mod tile;
 mod tl1;
 pub(super) mod tl2;
-mod tq1_0;
+pub(super) mod tq1_0;
 mod tq2_0;
 
 use std::ops::Range;

@@ -15,13 +15,15 @@ use super::{
     tq1_0::{pack_digits, unpack_digits},
 };
 
-pub(super) const BYTES: usize = 28;
+pub(in super::super) const BYTES: usize = 28;
 
 pub(super) fn coding(cols: usize) -> Blocks<BYTES, 128> {
     Blocks { cols, header: 0, scale: 26, unpack, pack }
 }
 
-fn unpack(block: &[u8; BYTES], codes: &mut [u8; 128]) {
+/// The codes of a block. Inlined into functions with target features.
+#[inline(always)]
+pub(in super::super) fn unpack(block: &[u8; BYTES], codes: &mut [u8; 128]) {
     unpack_digits::<16>(&block[..16], &mut codes[..80]);
     unpack_digits::<8>(&block[16..24], &mut codes[80..120]);
     unpack_digits::<2>(&block[24..26], &mut codes[120..]);

@@ -15,13 +15,15 @@
 
 use super::blocks::Blocks;
 
-pub(super) const BYTES: usize = 54;
+pub(in super::super) const BYTES: usize = 54;
 
 pub(super) fn coding(cols: usize) -> Blocks<BYTES, 256> {
     Blocks { cols, header: 0, scale: 52, unpack, pack }
 }
 
-fn unpack(block: &[u8; BYTES], codes: &mut [u8; 256]) {
+/// The codes of a block. Inlined into functions with target features.
+#[inline(always)]
+pub(in super::super) fn unpack(block: &[u8; BYTES], codes: &mut [u8; 256]) {
     unpack_digits::<32>(&block[..32], &mut codes[..160]);
     unpack_digits::<16>(&block[32..48], &mut codes[160..240]);
     unpack_digits::<4>(&block[48..52], &mut codes[240..]);
@@ -34,6 +36,7 @@ fn pack(codes: &[u8; 256], block: &mut [u8; BYTES]) {
 }
 
 /// Digit n of byte m becomes code `M` * n + m, for all m and as many n as there is room for.
+#[inline(always)]
 pub(super) fn unpack_digits<const M: usize>(bytes: &[u8], codes: &mut [u8]) {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     for (power, codes) in POWERS.into_iter().zip(codes.as_chunks_mut::<M>().0) {

@@ -125,7 +125,7 @@ impl Program {
 }
 
 /// The dense types the GPU reads, with their readers.
-const DENSE: [(DenseType, &str); 10] = [
+const DENSE: [(DenseType, &str); 12] = [
     (DenseType::F32, shader!("common/dense_f32.wgsl")),
     (DenseType::F16, shader!("common/dense_f16.wgsl")),
     (DenseType::BF16, shader!("common/dense_bf16.wgsl")),
@@ -133,9 +133,11 @@ const DENSE: [(DenseType, &str); 10] = [
     (DenseType::Q6K, shader!("common/dense_q6_k.wgsl")),
     (DenseType::Q4K, shader!("common/dense_q4_k.wgsl")),
     (DenseType::Q4_0, shader!("common/dense_q4_0.wgsl")),
+    (DenseType::TQ1_0, shader!("common/dense_tq1_0.wgsl")),
     (DenseType::TQ2_0, shader!("common/dense_tq2_0.wgsl")),
     (DenseType::Q2_0, shader!("common/dense_q2_0.wgsl")),
     (DenseType::Q2_0G128, shader!("common/dense_q2_0_g128.wgsl")),
+    (DenseType::PTQ1_0, shader!("common/dense_ptq1_0.wgsl")),
 ];
 
 /// True when the kernels `embed` and `head` read this type.
