@@ -78,6 +78,7 @@ pub(super) fn model() -> Model {
         output_norm: vec![1.0; DIM],
         output: None,
         rope_factors: None,
+        mtp: None,
     };
     Model { config, weights }
 }

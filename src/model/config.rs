@@ -102,7 +102,8 @@ pub struct Config {
     pub delta: Option<DeltaNet>,
     /// Where weights are stored in a rotated basis; read with the tensors.
     pub rotation: Option<Rotation>,
-    /// Blocks of the file behind the layers that predict further tokens ahead; not run.
+    /// Blocks of the file behind the layers that predict further tokens ahead: the first may make drafts, see
+    /// [`MtpBlock`](super::MtpBlock).
     pub mtp_blocks: usize,
 }
 

@@ -28,7 +28,7 @@ pub use scales::TernaryScales;
 pub(crate) use ternary::codes_are_zero;
 pub(crate) use ternary::repack_rows;
 pub use ternary::{PackedMatrix, TernaryCodes, TernaryMatrix};
-pub use weights::{Block, DeltaWeights, DenseMatrix, Linear, Norm, Weights};
+pub use weights::{Block, DeltaWeights, DenseMatrix, Linear, MtpBlock, Norm, Weights};
 
 use crate::error::Result;
 

@@ -67,6 +67,36 @@ pub fn delta(layer: usize, tensor: DeltaTensor) -> String {
     format!("blk.{layer}.{name}")
 }
 
+/// The tensors that a block of multi-token prediction has beside those of a block of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtpTensor {
+    /// See [`super::MtpBlock`].
+    Join,
+    /// See [`super::MtpBlock`].
+    EmbeddingNorm,
+    /// See [`super::MtpBlock`].
+    HiddenNorm,
+    /// See [`super::MtpBlock`].
+    HeadNorm,
+    /// See [`super::MtpBlock`].
+    TokenEmbd,
+    /// See [`super::MtpBlock`].
+    Output,
+}
+
+/// Name of such a tensor of block `layer`.
+pub fn mtp(layer: usize, tensor: MtpTensor) -> String {
+    let name = match tensor {
+        MtpTensor::Join => "eh_proj",
+        MtpTensor::EmbeddingNorm => "enorm",
+        MtpTensor::HiddenNorm => "hnorm",
+        MtpTensor::HeadNorm => "shared_head_norm",
+        MtpTensor::TokenEmbd => "embed_tokens",
+        MtpTensor::Output => "shared_head_head",
+    };
+    format!("blk.{layer}.nextn.{name}.weight")
+}
+
 /// Name of the one-element tensor that the product of a projection is multiplied by, where there is one.
 pub fn linear_scale(layer: usize, role: Linear) -> String {
     scale_of(&linear(layer, role)).unwrap_or_else(|| unreachable!("names of projections end in .weight"))

@@ -13,7 +13,7 @@ pub struct Rotation {
     pub block: usize,
     /// +1 or -1 for each element, by the width of the input; `None` where no sign changes.
     pub signs: Option<Vec<(usize, Vec<f32>)>>,
-    /// Projections with folded weights, by layer.
+    /// Projections with folded weights, by layer; those of a block of multi-token prediction behind them.
     pub folded: Vec<Vec<Linear>>,
     /// The output head is folded: a matrix of its own, or the embedding table.
     pub head: bool,

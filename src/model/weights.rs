@@ -114,12 +114,12 @@ impl Norm {
 }
 
 /// An unquantised or conventionally quantised matrix, multiplied with f32 activations: the embedding table, the output
-/// head, and the gates of a DeltaNet.
+/// head, the gates of a DeltaNet, and a block of multi-token prediction.
 #[derive(Clone, Debug)]
 pub struct DenseMatrix {
     /// Output features; the vocabulary in a table.
     pub rows: usize,
-    /// Input features: `dim`.
+    /// Input features: `dim` in a table.
     pub cols: usize,
     /// Rows in file order.
     pub data: Bytes,
@@ -226,6 +226,46 @@ impl Block {
     }
 }
 
+/// The block behind the layers that predicts the token after the next (multi-token prediction), for drafts. It is attention
+/// as in the layers; its matrices, of whatever type, are multiplied with f32 activations.
+#[derive(Clone, Debug)]
+pub struct MtpBlock {
+    /// Norm of the embedding of the next token; (dim).
+    pub embedding_norm: Vec<f32>,
+    /// Norm of the layers' output before it; (dim).
+    pub hidden_norm: Vec<f32>,
+    /// Makes the block's input of both, the embedding first; (dim, 2 dim).
+    pub join: DenseMatrix,
+    /// The norms of attention and feed-forward, without matrices.
+    pub norms: Block,
+    /// Matrices of attention and feed-forward, by [`Linear`].
+    pub linears: [Option<DenseMatrix>; Linear::ALL.len()],
+    /// Norm before the head; (dim). `None` = that of the layers.
+    pub head_norm: Option<Vec<f32>>,
+    /// (vocab, dim); `None` = the model's table.
+    pub token_embd: Option<DenseMatrix>,
+    /// (vocab, dim); `None` = the model's head.
+    pub output: Option<DenseMatrix>,
+}
+
+impl MtpBlock {
+    /// The matrix of a projection.
+    ///
+    /// # Panics
+    /// If attention has no such projection.
+    pub fn linear(&self, role: Linear) -> &DenseMatrix {
+        self.linears[role as usize].as_ref().unwrap_or_else(|| panic!("no {role:?} in a block of attention"))
+    }
+
+    /// Bytes of all of it.
+    pub fn bytes(&self) -> usize {
+        let tables = [self.token_embd.as_ref(), self.output.as_ref()].into_iter().flatten();
+        let matrices = self.linears.iter().flatten().chain([&self.join]).chain(tables);
+        let norms = self.embedding_norm.len() + self.hidden_norm.len() + self.head_norm.as_ref().map_or(0, Vec::len);
+        matrices.map(|matrix| matrix.data.len()).sum::<usize>() + norms * size_of::<f32>() + self.norms.other_bytes()
+    }
+}
+
 /// All weights of a model.
 #[derive(Clone, Debug)]
 pub struct Weights {
@@ -239,6 +279,8 @@ pub struct Weights {
     pub output: Option<DenseMatrix>,
     /// Divides each RoPE frequency; (rope.dims / 2), where the file has `rope_freqs.weight`.
     pub rope_factors: Option<Vec<f32>>,
+    /// For drafts; `None` where the file has none, or one that cannot run.
+    pub mtp: Option<MtpBlock>,
 }
 
 impl Weights {

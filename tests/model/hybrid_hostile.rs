@@ -221,3 +221,99 @@ fn rotations_that_are_unknown_or_incomplete() {
     }
     refuse_all(rows, open);
 }
+
+/// Tensors of a block of multi-token prediction, by their names behind `blk.N.` and their sizes.
+const MTP: [(&str, &[u64]); 14] = [
+    ("nextn.eh_proj.weight", &[256, 128]),
+    ("nextn.enorm.weight", &[128]),
+    ("nextn.hnorm.weight", &[128]),
+    ("nextn.shared_head_norm.weight", &[128]),
+    ("attn_norm.weight", &[128]),
+    ("post_attention_norm.weight", &[128]),
+    ("attn_q.weight", &[128, 256]),
+    ("attn_k.weight", &[128, 64]),
+    ("attn_v.weight", &[128, 64]),
+    ("attn_q_norm.weight", &[64]),
+    ("attn_k_norm.weight", &[64]),
+    ("attn_output.weight", &[128, 128]),
+    ("ffn_gate.weight", &[128, 256]),
+    ("ffn_up.weight", &[128, 256]),
+];
+
+/// A model with so many blocks of multi-token prediction in F32.
+fn with_mtp(file: Gguf, blocks: u32) -> Gguf {
+    let mut file = file.with("qwen35.block_count", u32(2 + blocks)).with("qwen35.nextn_predict_layers", u32(blocks));
+    for block in 2..2 + blocks {
+        for (name, dims) in MTP {
+            file = file.tensor(Tensor::f32(format!("blk.{block}.{name}"), dims));
+        }
+        file = file.tensor(Tensor::f32(format!("blk.{block}.ffn_down.weight"), &[256, 128]));
+    }
+    file
+}
+
+fn mtp_of(file: &Gguf) -> Option<bitnet_gpu::model::MtpBlock> {
+    Model::from_gguf(&File::parse(file.build().into()).unwrap()).unwrap().weights.mtp
+}
+
+/// None, one, and more, of which the first is read; tables of its own; a file that counts blocks and has none of their
+/// tensors, and blocks whose matrices no kernel reads.
+#[test]
+fn blocks_of_multi_token_prediction_are_read_where_they_can_run() {
+    assert!(mtp_of(&tiny_hybrid()).is_none() && mtp_of(&with_mtp(tiny_hybrid(), 0)).is_none());
+    for file in [with_mtp(tiny_hybrid(), 1), with_mtp(rotated(), 1), with_mtp(tiny_hybrid(), 3)] {
+        let mtp = mtp_of(&file).unwrap();
+        assert!(mtp.head_norm.is_some() && mtp.token_embd.is_none() && mtp.output.is_none());
+        // 128 x 256 + 256 x 128 + 2 x 64 x 128 + 128 x 128 + 3 x 256 x 128, and norms of 5 x 128 and 2 x 64.
+        assert_eq!(mtp.bytes(), 4 * (196_608 + 768));
+    }
+    let one = with_mtp(tiny_hybrid(), 1);
+    let mtp = mtp_of(&one.clone().without_tensor("blk.2.nextn.shared_head_norm.weight")).unwrap();
+    assert!(mtp.head_norm.is_none());
+    let tables = one.clone().tensor(Tensor::f32("blk.2.nextn.embed_tokens.weight", &[128, 4]));
+    let mtp = mtp_of(&tables.tensor(Tensor::f32("blk.2.nextn.shared_head_head.weight", &[128, 4]))).unwrap();
+    assert!(mtp.token_embd.is_some() && mtp.output.is_some());
+    let counted = tiny_hybrid().with("qwen35.block_count", u32(3)).with("qwen35.nextn_predict_layers", u32(1));
+    assert!(mtp_of(&counted).is_none());
+    let unread = one.clone().tensor(Tensor::i2_s("blk.2.attn_k.weight", &[128, 64], 0.5));
+    assert!(mtp_of(&unread).is_none());
+    assert!(mtp_of(&one.clone().tensor(Tensor::f32("blk.2.attn_k.scale", &[1]))).is_none());
+    // All matrices that share an input are rotated, or none.
+    let folded = |names: &[&str]| {
+        let names = [&FOLDED[..], names].concat();
+        with_mtp(rotated(), 1).with(&key("weight_names"), strings(&names))
+    };
+    assert!(mtp_of(&folded(&["blk.2.attn_output.weight", "blk.2.ffn_gate.weight", "blk.2.ffn_up.weight"])).is_some());
+    assert!(mtp_of(&folded(&["blk.2.ffn_gate.weight"])).is_none());
+}
+
+#[test]
+fn damaged_blocks_of_multi_token_prediction_are_refused_by_name() {
+    let one = with_mtp(tiny_hybrid(), 1);
+    let mut cases = Vec::new();
+    for (name, dims) in MTP {
+        let name = format!("blk.2.{name}");
+        // Without the first there is no block, and one of them may be missing.
+        if !["blk.2.nextn.eh_proj.weight", "blk.2.nextn.shared_head_norm.weight"].contains(&name.as_str()) {
+            cases.push((one.clone().without_tensor(&name), name.clone(), "is missing"));
+        }
+        let mut longer = dims.to_vec();
+        *longer.last_mut().unwrap() += 1;
+        cases.push((one.clone().tensor(Tensor::f32(&name, &longer)), name.clone(), "expected sizes"));
+        if dims.len() == 1 {
+            let nan = f32::NAN.to_le_bytes().repeat(dims[0] as usize);
+            cases.push((one.clone().tensor(Tensor::new(&name, dims, 0, nan)), name, "a finite number"));
+        }
+    }
+    for table in ["embed_tokens", "shared_head_head"] {
+        let name = format!("blk.2.nextn.{table}.weight");
+        cases.push((one.clone().tensor(Tensor::f32(&name, &[128, 5])), name, "expected sizes"));
+    }
+    for (file, name, reason) in cases {
+        let error = open(file.build().into()).unwrap_err().to_string();
+        assert!(error.contains(&name) && error.contains(reason), "{name}, {reason}: {error}");
+    }
+    let names = [&FOLDED[..], &["blk.2.attn_qkv.weight"]].concat();
+    let error = open(with_mtp(rotated(), 1).with(&key("weight_names"), strings(&names)).build().into()).unwrap_err();
+    assert!(error.to_string().contains("weight_names"), "{error}");
+}

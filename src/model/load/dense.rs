@@ -2,7 +2,10 @@
 
 use bitnet_cpu_kernels::format::DenseType;
 
-use super::{Loader, tensor, unpacked::to_f16};
+use super::{
+    Loader, tensor,
+    unpacked::{self, to_f16},
+};
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
@@ -32,6 +35,11 @@ pub(crate) fn dense_type(ty: TensorType) -> Option<DenseType> {
 impl Loader<'_> {
     pub(super) fn table(&self, name: &str) -> Result<DenseMatrix> {
         self.dense(name, self.config.vocab, self.config.dim)
+    }
+
+    /// Whether [`Self::dense`] reads that type.
+    pub(super) fn reads_dense(ty: TensorType) -> bool {
+        dense_type(ty).is_some() || unpacked::reads(ty)
     }
 
     /// A matrix that is multiplied with f32 activations.

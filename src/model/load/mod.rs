@@ -2,6 +2,7 @@
 
 mod delta;
 mod dense;
+mod mtp;
 mod rotation;
 mod ternary;
 mod unpacked;
@@ -162,7 +163,8 @@ impl Loader<'_> {
             None => None,
         };
         let blocks = self.blocks()?;
-        Ok(Weights { token_embd, blocks, output_norm, output, rope_factors })
+        let mtp = self.mtp()?;
+        Ok(Weights { token_embd, blocks, output_norm, output, rope_factors, mtp })
     }
 
     /// That a rotated embedding table has the head that its keys promise.

@@ -30,7 +30,7 @@ const KEYS: [&str; 11] = [
     "tied_output",
 ];
 
-/// Reads the keys; `None` where there are none. `mtp_blocks` behind the layers are not looked at.
+/// Reads the keys; `None` where there are none. Of the blocks behind the layers only the first is looked at.
 ///
 /// # Errors
 /// Names the key that is unknown, missing or contradicts the others.
@@ -119,7 +119,9 @@ impl<'a> Keys<'a> {
         }
         let mut widths = vec![self.config.dim];
         for (layer, roles) in folded.iter().enumerate() {
-            self.check_layer(layer, roles, &folded)?;
+            if layer < self.config.layers {
+                self.check_layer(layer, roles, &folded)?;
+            }
             widths.extend(roles.iter().map(|&role| self.config.linear_shape(role).1));
         }
         widths.sort_unstable();
@@ -133,7 +135,7 @@ impl<'a> Keys<'a> {
     /// The folded projections of each layer, and whether the head is among the names.
     fn folded(&self, tied: bool) -> Result<(Vec<Vec<Linear>>, bool)> {
         let config = self.config;
-        let (mut folded, mut head) = (vec![Vec::new(); config.layers], false);
+        let (mut folded, mut head) = (vec![Vec::new(); config.layers + config.mtp_blocks.min(1)], false);
         let mut seen = HashSet::new();
         for name in self.strings("weight_names")? {
             let wrong = |expected: &str| self.wrong("weight_names", expected, format!("'{}'", shown(name)));
@@ -154,7 +156,8 @@ impl<'a> Keys<'a> {
                 return Err(wrong(&format!("blocks below {}", config.layers + config.mtp_blocks)));
             }
             let Some(of_layer) = folded.get_mut(layer) else { continue };
-            if !config.linears(layer).contains(&role) {
+            let linears = if layer < config.layers { config.linears(layer) } else { &Linear::ATTENTION };
+            if !linears.contains(&role) {
                 return Err(wrong("projections that their layers have"));
             }
             of_layer.push(role);
@@ -165,7 +168,7 @@ impl<'a> Keys<'a> {
     /// A list that names a kind of projection in one layer and not in another is cut off. Only `ssm_out` may be folded in
     /// some layers alone, as its input has two orders.
     fn check_layer(&self, layer: usize, roles: &[Linear], all: &[Vec<Linear>]) -> Result<()> {
-        let elsewhere = |role: &Linear| all.iter().any(|roles| roles.contains(role));
+        let elsewhere = |role: &Linear| all[..self.config.layers].iter().any(|roles| roles.contains(role));
         let lacks = |role: &&Linear| **role != Linear::DeltaOut && !roles.contains(role) && elsewhere(role);
         match self.config.linears(layer).iter().find(lacks) {
             Some(&role) => {

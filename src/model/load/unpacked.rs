@@ -22,6 +22,11 @@ fn block(ty: TensorType) -> Option<(usize, usize, Decode)> {
     })
 }
 
+/// True for a type that [`to_f16`] reads.
+pub(crate) fn reads(ty: TensorType) -> bool {
+    block(ty).is_some()
+}
+
 /// The values of a tensor as F16; `None` for a type that is not read so.
 pub(crate) fn to_f16(ty: TensorType, data: &[u8]) -> Option<Vec<u8>> {
     let (values, bytes, decode) = block(ty)?;

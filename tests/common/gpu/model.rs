@@ -160,7 +160,7 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
     };
     let (token_embd, output) = (dense(spec.table), spec.head.map(&mut dense));
     let output_norm = norm(&mut rng, spec.dim);
-    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None } }
+    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None, mtp: None } }
 }
 
 pub fn random_ids(spec: &Spec, seed: u64, n: usize) -> Vec<u32> {
