@@ -103,6 +103,14 @@ impl Lengths {
         true
     }
 
+    /// The checkpoint behind `start` positions, from which the states can come to stand behind `len`, which is no further than
+    /// they have come.
+    pub fn checkpoint_before(&self, slot: SlotId, start: usize, len: usize) -> Option<Checkpoint> {
+        let Length { live, kept, .. } = self.of_slot[slot.index()];
+        let place = kept.iter().position(|kept| *kept == Some(start))?;
+        live.filter(|live| len <= *live).map(|_| Checkpoint(place as u32))
+    }
+
     pub fn keep(&mut self, slot: SlotId, place: Checkpoint) {
         let length = &mut self.of_slot[slot.index()];
         length.kept[place.index()] = if self.has_recurrent { length.live } else { Some(length.cached) };

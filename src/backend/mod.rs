@@ -68,6 +68,18 @@ pub trait Backend: Any + Send {
     /// appended to `logits`. Reruns the head, not the model.
     fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()>;
 
+    /// A guess of the tokens behind `last`, which follows the tokens that a slot holds, so many of `held`. At most `most` of
+    /// them, see [`Limits::most_drafted`], replace `ids`; none where there is nothing to guess with. What is held stays; states that were
+    /// put off are complete then.
+    fn draft(
+        &mut self,
+        segment: SegmentId,
+        held: (SlotId, usize),
+        last: u32,
+        most: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<()>;
+
     /// The states of the sequences of `segment`.
     fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States>;
 

@@ -27,6 +27,8 @@ pub enum Want {
     /// At least this many of the highest of the last token, as candidates. A backend without a shortcut for so many gives
     /// all of them as logits, as for `Last`.
     Top(usize),
+    /// As `Top`, after every token: drafts to be checked. A backend without a shortcut gives logits as for `All`.
+    Each(usize),
 }
 
 /// The tokens of one sequence in a step.
@@ -71,6 +73,8 @@ pub struct RowOutput {
     pub logits: Range<usize>,
     /// The highest logits of a row that wanted [`Want::Top`], where the backend had a shortcut; empty otherwise.
     pub candidates: Candidates,
+    /// Tokens that `candidates` are of, one after the other with as many each, where the row wanted [`Want::Each`]; else 0.
+    pub each: usize,
     /// Rows of the head that were multiplied exactly: with `candidates`, fewer than the vocabulary.
     pub head_rows: usize,
 }
@@ -80,6 +84,7 @@ impl RowOutput {
     pub fn clear(&mut self) {
         self.logits = 0..0;
         self.candidates.top.clear();
+        self.each = 0;
         self.head_rows = 0;
     }
 }
@@ -120,8 +125,12 @@ pub struct Limits {
     pub exact_tokens: usize,
     /// Largest [`Want::Top`] that is answered with candidates; 0 without a shortcut.
     pub most_top: usize,
+    /// As `most_top`, of [`Want::Each`].
+    pub most_each: usize,
     /// Largest [`Want::Top`] whose candidates come with the sum over the vocabulary ([`super::Rest::Summed`]).
     pub most_summed: usize,
+    /// Most tokens that a [draft](super::Backend::draft) has; 0 where none is made.
+    pub most_drafted: usize,
 }
 
 impl Limits {
@@ -132,7 +141,9 @@ impl Limits {
             max_tokens: self.max_tokens.min(other.max_tokens),
             exact_tokens: self.exact_tokens.min(other.exact_tokens),
             most_top: self.most_top.min(other.most_top),
+            most_each: self.most_each.min(other.most_each),
             most_summed: self.most_summed.min(other.most_summed),
+            most_drafted: self.most_drafted.min(other.most_drafted),
         }
     }
 }

@@ -86,7 +86,7 @@ fn charts(rows: &[Row]) -> [Chart; 2] {
 }
 
 fn measure(job: &Job<'_>, request: Request, sample: &SampleOptions) -> Result<Run> {
-    let options = EngineOptions { request, failover: false, ..job.engine.options().clone() };
+    let options = EngineOptions { request, failover: false, mtp: false, ..job.engine.options().clone() };
     let mut session = job.engine.with_options(options).load(&Purpose::Sample(sample))?;
     let sampler = Sampler::new(sample.clone(), session.context_tokens())?;
     let max_tokens = if job.args.answer.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };

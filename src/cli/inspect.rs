@@ -41,7 +41,7 @@ struct Answer<'a> {
 struct Structure {
     recurrent_layers: usize,
     attention_layers: usize,
-    /// Blocks that predict further tokens ahead, which do not run.
+    /// Blocks that predict further tokens ahead: the first makes drafts, where it can run.
     mtp_blocks: usize,
     rotation: Option<RotationFacts>,
 }
@@ -87,6 +87,8 @@ struct Memory {
     cache_bytes_per_1000_tokens: u64,
     /// Bytes of a sequence's recurrent states, with its checkpoints; 0 without such layers.
     recurrent_bytes: u64,
+    /// Bytes of the block of multi-token prediction; 0 without one that runs.
+    mtp_bytes: u64,
     /// Bytes of the weights that lie in the file as the kernels read them, and are mapped; the others are copied.
     mapped_bytes: u64,
 }
@@ -108,6 +110,7 @@ impl Memory {
             head_bytes: weights.output.as_ref().map_or(0, table),
             cache_bytes_per_1000_tokens: sizes.model_state_bytes(&model.config) - recurrent_bytes,
             recurrent_bytes,
+            mtp_bytes: weights.mtp.as_ref().map_or(0, |mtp| mtp.bytes() as u64),
             mapped_bytes: mapped.map(|data| data.len() as u64).sum(),
         }
     }
@@ -123,9 +126,13 @@ impl fmt::Display for Memory {
             0 => String::new(),
             bytes => format!(", recurrent states with checkpoints {}", format::bytes(bytes)),
         };
+        let mtp = match self.mtp_bytes {
+            0 => String::new(),
+            bytes => format!(", multi-token prediction {}", format::bytes(bytes)),
+        };
         write!(
             f,
-            "memory: ternary {}, embedding {}, {head}, cache {} for 1000 tokens{recurrent}; {} of it mapped from the file",
+            "memory: ternary {}, embedding {}, {head}, cache {} for 1000 tokens{recurrent}{mtp}; {} of it mapped from the file",
             format::bytes(self.ternary_bytes),
             format::bytes(self.embedding_bytes),
             format::bytes(self.cache_bytes_per_1000_tokens),
@@ -162,7 +169,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         output::print_json(&answer)?;
     } else {
         let mut verdict = match &model {
-            Ok(model) => format!("{}\n{}", describe(&model.config), Memory::of(model)),
+            Ok(model) => format!("{}{}\n{}", describe(&model.config), mtp(model), Memory::of(model)),
             Err(reason) => format!("cannot run: {reason}"),
         };
         if let Some(Packing { packing, reason }) = packing {
@@ -235,8 +242,16 @@ fn hybrid(c: &Config) -> String {
         let version = rotation_version(rotation);
         text += &format!(", weights rotated in blocks of {} {signs} (prism.hadamard {version})", rotation.block);
     }
-    if c.mtp_blocks > 0 {
-        text += &format!(", {} of multi-token prediction left out", format::count(c.mtp_blocks, "block"));
-    }
     text
+}
+
+/// Blocks of multi-token prediction in words; empty where there are none.
+fn mtp(model: &Model) -> String {
+    let blocks = format::count(model.config.mtp_blocks, "block");
+    match (model.config.mtp_blocks, &model.weights.mtp) {
+        (0, _) => String::new(),
+        (1, Some(_)) => format!(", {blocks} of multi-token prediction for drafts"),
+        (_, Some(_)) => format!(", {blocks} of multi-token prediction, the first for drafts"),
+        (_, None) => format!(", {blocks} of multi-token prediction left out"),
+    }
 }

@@ -13,13 +13,15 @@ use crate::{
     engine::{Engine, EngineOptions, Purpose},
     error::Result,
     generate::SampleOptions,
+    model::Model,
     plan::{Costs, GpuFacts, Segment, SegmentBytes, Sizes, StepCost},
 };
 
 pub fn run(args: &PlanArgs) -> Result<()> {
     let source = source::glance(&args.model)?;
     let model = source.model()?;
-    let engine = Engine::new(&source, EngineOptions::from(&args.engine));
+    // As `run` would.
+    let engine = Engine::new(&source, EngineOptions { mtp: true, ..EngineOptions::from(&args.engine) });
     let sample = SampleOptions::default();
     let purpose = Purpose::Sample(&sample);
     let placement = engine.place(&purpose)?;
@@ -45,6 +47,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             "cores": physical,
             "hardware_threads": hardware_threads,
             "weights_copied": args.model.is_copied(),
+            "drafts": drafts(model, &plan.sizes),
             "segments": json_of(&plan.segments),
             "segment_memory": memory,
             "prefill_segments": plan.prefill.as_deref().map(json_of),
@@ -79,10 +82,25 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             text += &format!("{line}\n  {}\n", memory_text(&placement.bytes(segment), recurrent(segment), &sizes));
         }
     }
+    if let Some(drafts) = drafts(model, &plan.sizes) {
+        text += &format!("drafts: {drafts}\n");
+    }
     if let Some(memory) = budget {
         text += &format!("GPU memory that may be used: {} ({})\n", format::bytes(memory.bytes), memory.source);
     }
     output::print(&text)
+}
+
+/// Use of the model's block of multi-token prediction; `None` where it has none.
+fn drafts(model: &Model, sizes: &Sizes) -> Option<&'static str> {
+    match (model.config.mtp_blocks, &model.weights.mtp) {
+        (0, _) => None,
+        (_, None) => Some("the block of multi-token prediction is left out: no kernel reads it"),
+        (_, Some(_)) if sizes.mtp => Some("by the block of multi-token prediction, on the CPU, while they pay"),
+        (_, Some(_)) => {
+            Some("the block of multi-token prediction is off: it needs the head on the CPU, for prompts too")
+        }
+    }
 }
 
 /// Bytes that do not grow with the context, in words.
@@ -98,13 +116,14 @@ fn kv_bytes_per_1k(kv_bytes: u64, sizes: &Sizes) -> u64 {
 fn memory_text(bytes: &SegmentBytes, recurrent: u64, sizes: &Sizes) -> String {
     let kv = bytes.states - recurrent;
     format!(
-        "{} = weights {}, embedding and head {}, cache {} ({} for 1024 tokens){}, activations {}",
+        "{} = weights {}, embedding and head {}, cache {} ({} for 1024 tokens){}{}, activations {}",
         format::bytes(bytes.total()),
         format::bytes(bytes.weights),
         format::bytes(bytes.tables),
         format::bytes(kv),
         format::bytes(kv_bytes_per_1k(kv, sizes)),
         recurrent_text(recurrent),
+        if bytes.mtp == 0 { String::new() } else { format!(", multi-token prediction {}", format::bytes(bytes.mtp)) },
         format::bytes(bytes.activations)
     )
 }
@@ -117,6 +136,7 @@ fn memory_json(bytes: &SegmentBytes, recurrent: u64, sizes: &Sizes) -> Json {
         "kv_bytes": kv,
         "kv_bytes_per_1k_tokens": kv_bytes_per_1k(kv, sizes),
         "recurrent_bytes": recurrent,
+        "mtp_bytes": bytes.mtp,
         "activation_bytes": bytes.activations,
         "total_bytes": bytes.total(),
     })

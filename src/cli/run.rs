@@ -33,7 +33,8 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
     let text = prompt_text(args)?;
     let source = source::open(&args.model)?;
     let model = Arc::clone(source.model()?);
-    let engine = Engine::new(&source, EngineOptions::from(&args.engine));
+    let mtp = args.draft.uses_mtp(&model)?;
+    let engine = Engine::new(&source, EngineOptions { mtp, ..EngineOptions::from(&args.engine) });
     let tokenizer = Arc::clone(source.tokenizer()?);
     let prompt = tokenizer.encode_prompt(&text)?;
     let options = answer_options(&tokenizer, &args.answer)?;
@@ -157,7 +158,7 @@ fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, settings: &[Sett
     }
     if stats.drafted_tokens > 0 {
         let drafts = format::count(stats.drafted_tokens, "token");
-        output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
+        output::note(format_args!("drafts   {drafts} guessed, {} right", stats.accepted_tokens));
     }
     if !sampler.is_greedy() {
         output::note(format_args!("sampling {}", settings_text(settings)));

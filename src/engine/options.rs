@@ -34,6 +34,9 @@ pub struct EngineOptions {
     pub kernel: Option<Kernel>,
     /// Whether the output head gets a quantized copy.
     pub head: HeadScreen,
+    /// Whether the model's block of multi-token prediction is loaded, for drafts, where it has one and its head is on the
+    /// processor.
+    pub mtp: bool,
     /// Whether the CPU goes on where a GPU fails in the middle of an answer, and fewer layers stay on a GPU whose memory
     /// runs out.
     pub failover: bool,
@@ -66,6 +69,7 @@ impl Default for EngineOptions {
             v_type: KvType::F16,
             kernel: None,
             head: HeadScreen::Auto,
+            mtp: false,
             failover: true,
         }
     }

@@ -60,7 +60,9 @@ impl Placement {
     /// The memory that a segment takes of its device.
     pub fn bytes(&self, segment: &Segment) -> SegmentBytes {
         let on_gpu = self.gpu_demand.as_ref().filter(|_| segment.backend == BackendKind::Gpu);
-        on_gpu.unwrap_or(&self.cpu_demand).segment(segment.layers.clone(), segment.embed, segment.head)
+        let demand = on_gpu.unwrap_or(&self.cpu_demand);
+        let bytes = demand.segment(segment.layers.clone(), segment.embed, segment.head);
+        if self.plan.sizes.mtp { bytes } else { SegmentBytes { mtp: 0, ..bytes } }
     }
 
     /// The memory of the GPU that may be used, where there is one.
@@ -103,8 +105,10 @@ impl Engine {
             k_type: options.k_type,
             v_type: options.v_type,
             head_screen: needs.most_top > 0 && self.copies_head(model),
+            mtp: options.mtp && needs.head && model.weights.mtp.is_some(),
         };
-        let cache_bytes = sizes.model_state_bytes(&model.config);
+        let mtp_bytes = if sizes.mtp { sizes.mtp_state_bytes(&model.config) } else { 0 };
+        let cache_bytes = sizes.model_state_bytes(&model.config).saturating_add(mtp_bytes);
         // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
@@ -258,6 +262,7 @@ impl Engine {
         if !plan.all_segments().any(|segment| segment.head && segment.backend == BackendKind::Gpu) {
             plan.sizes = self.sizes_on_cpu(self.model()?, job);
         }
+        plan.sizes.mtp &= plan.drafts_on_cpu();
         Ok(if job.needs.head { plan } else { plan.without_head() })
     }
 

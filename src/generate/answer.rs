@@ -3,6 +3,7 @@
 use std::{
     ops::Deref,
     sync::{Arc, atomic::AtomicBool},
+    time::Instant,
 };
 
 use super::{Chooser, Fed, Generation, Logprobs, Need, ReasoningLimit, Stats, sampler::UNNAMED};
@@ -138,6 +139,8 @@ pub struct Answer<'a> {
     /// Where the generation's chooser goes back to.
     chooser: &'a mut Chooser,
     generation: Generation,
+    /// Room for a guess.
+    drafted: Vec<u32>,
     ended: bool,
     failed: bool,
 }
@@ -156,7 +159,9 @@ impl<'a> Answer<'a> {
         let context = session.context_tokens();
         let generation = Generation::new(std::mem::take(chooser), decoder, prompt.to_vec(), options, context, cancel);
         match generation {
-            Ok(generation) => Ok(Self { session, chooser, generation, ended: false, failed: false }),
+            Ok(generation) => {
+                Ok(Self { session, chooser, generation, drafted: Vec::new(), ended: false, failed: false })
+            }
             Err(refused) => {
                 let (error, unused) = *refused;
                 *chooser = unused;
@@ -177,7 +182,7 @@ impl<'a> Answer<'a> {
 
     /// One step of the session; false when nothing is left to do.
     fn advance(&mut self) -> Result<bool> {
-        let Self { session, generation, .. } = self;
+        let Self { session, generation, drafted, .. } = self;
         let limits = session.limits();
         match generation.need(session.tokens(), &limits) {
             Need::Done => {
@@ -186,6 +191,11 @@ impl<'a> Answer<'a> {
             }
             Need::Rewind(len) => {
                 session.truncate(len)?;
+                return Ok(true);
+            }
+            Need::Draft { last, most } => {
+                session.draft(last, most, drafted)?;
+                generation.drafted(drafted);
                 return Ok(true);
             }
             Need::Run { ids, want, phase } => {
@@ -211,7 +221,9 @@ impl<'a> Answer<'a> {
                 }
             }
         };
+        let begun = Instant::now();
         session.truncate(kept)?;
+        generation.rewound(begun.elapsed());
         Ok(true)
     }
 }

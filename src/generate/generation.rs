@@ -11,11 +11,13 @@ use std::{
 };
 
 use super::{
-    AnswerOptions, Chooser, Event, Finish, Stats, StopStrings, TextDecoder, draft::Draft, logprobs::RawLogprobs,
+    AnswerOptions, Chooser, Drafter, Event, Finish, Stats, StopStrings, TextDecoder,
+    draft::{Draft, Proposal, Source},
+    logprobs::RawLogprobs,
     reasoning::Guard,
 };
 use crate::{
-    backend::{Limits, RowOutput, Want},
+    backend::{Candidates, Limits, RowOutput, Want},
     error::{Error, Result},
     session::Phase,
 };
@@ -25,6 +27,14 @@ use crate::{
 pub enum Need<'a> {
     /// To forget the tokens from this position on.
     Rewind(usize),
+    /// A guess of what follows the tokens held and this one, by the model's block of multi-token prediction
+    /// ([`Runtime::draft`](crate::session::Runtime::draft)), for [`Generation::drafted`].
+    Draft {
+        /// The token behind those held.
+        last: u32,
+        /// Most tokens of the guess.
+        most: usize,
+    },
     /// These tokens run behind those held. Of a prompt, leading ones may be run first, wanting nothing, and the rest asked
     /// for again.
     Run {
@@ -60,6 +70,17 @@ struct DraftInCheck {
     trial: Option<Vec<f32>>,
 }
 
+/// A guess that was asked for.
+#[derive(Clone, Copy)]
+struct AskedGuess {
+    /// Most tokens.
+    most: usize,
+    /// Position of its first token.
+    start: usize,
+    /// Logits wanted where nothing is guessed.
+    plain: Want,
+}
+
 /// An answer in the making. Owned, so that it can live in a server's slot or in another language's object.
 pub struct Generation {
     chooser: Chooser,
@@ -75,7 +96,19 @@ pub struct Generation {
     /// Tokens of the decode step that was asked for, and the logits wanted of it until it is fed.
     run: Vec<u32>,
     asked: Option<Want>,
+    /// A guess that was asked for, until it is given.
+    guess: Option<AskedGuess>,
+    /// The last pass over a draft, until it is known how long taking back took: its source, tokens and seconds.
+    passed: Option<(Source, usize, f64)>,
+    /// Time of the engine since the last token that no token has yet.
+    carried: Duration,
     ahead: Option<DraftInCheck>,
+    /// The next token runs without a draft: candidates did not suffice for it.
+    alone: bool,
+    /// Most candidates that a pass gives of each token.
+    most_each: usize,
+    /// Candidates of one token of a pass.
+    row: Candidates,
     events: VecDeque<Event>,
     finish: Option<Finish>,
     /// Start of the step at hand.
@@ -124,7 +157,13 @@ impl Generation {
             last: None,
             run: Vec::new(),
             asked: None,
+            guess: None,
+            passed: None,
+            carried: Duration::ZERO,
             ahead: None,
+            alone: false,
+            most_each: 0,
+            row: Candidates::default(),
             events: VecDeque::new(),
             finish: None,
             begun: None,
@@ -146,29 +185,77 @@ impl Generation {
             return Need::Done;
         }
         let Some(last) = self.last else { return self.need_prompt(held, limits) };
-        let want = match self.asked {
-            Some(want) => want,
-            None => self.ask(last, held.len() + 1, limits),
-        };
+        if self.asked.is_none() && self.guess.is_none() {
+            self.ask(last, held.len() + 1, limits);
+        }
+        match (self.asked, self.guess) {
+            (None, Some(AskedGuess { most, .. })) => Need::Draft { last, most },
+            (want, _) => self.need_step(want.unwrap_or(Want::Last)),
+        }
+    }
+
+    fn need_step(&self, want: Want) -> Need<'_> {
         Need::Run { ids: &self.run, want, phase: Phase::Decode }
     }
 
-    /// Makes up the next decode step: the token sampled last, alone or with a draft from position `start` on.
-    fn ask(&mut self, last: u32, start: usize, limits: &Limits) -> Want {
+    /// Makes up the next decode step: the token sampled last, alone or with a draft from position `start` on; or asks for a
+    /// guess first.
+    fn ask(&mut self, last: u32, start: usize, limits: &Limits) {
+        self.rewound(Duration::ZERO);
         self.begun = Some(Instant::now());
         self.run.clear();
         self.run.push(last);
-        let mut want = self.want(limits);
+        let plain = self.want(limits);
         if self.ahead.is_some() {
             // Compared with the pass in full.
-            want = Want::Last;
-        } else if let Some(draft) = self.draft(start, limits) {
-            self.run.extend_from_slice(&draft.ids);
-            want = Want::All;
-            self.ahead = Some(DraftInCheck { draft, start, right: 0, trial: None });
+            self.asked = Some(Want::Last);
+            return;
         }
-        self.asked = Some(want);
-        want
+        if std::mem::take(&mut self.alone) {
+            self.asked = Some(plain);
+            return;
+        }
+        self.most_each = limits.most_each;
+        match self.draft(start, limits) {
+            Some(Proposal::Draft(draft)) => self.try_out(draft, start, plain),
+            Some(Proposal::AskMtp(most)) => self.guess = Some(AskedGuess { most, start, plain }),
+            None => self.asked = Some(plain),
+        }
+    }
+
+    /// Takes the guess that was [needed](Need::Draft); without a token the step is a plain one.
+    pub fn drafted(&mut self, ids: &[u32]) {
+        let Some(AskedGuess { most, start, plain }) = self.guess.take() else { return };
+        let drafter = self.chooser.drafter.as_mut();
+        match drafter.and_then(|drafter| drafter.draft_of(&ids[..ids.len().min(most)], &self.options.end_ids)) {
+            Some(draft) => self.try_out(draft, start, plain),
+            None => self.asked = Some(plain),
+        }
+    }
+
+    /// Puts a draft behind the last token, at position `start`. As many candidates of each token are wanted as a `plain` step
+    /// wants; all logits of a pass that is not trusted yet.
+    fn try_out(&mut self, draft: Draft, start: usize, plain: Want) {
+        self.run.extend_from_slice(&draft.ids);
+        self.ahead = Some(DraftInCheck { draft, start, right: 0, trial: None });
+        let is_trusted = self.chooser.drafter.as_ref().is_some_and(Drafter::is_trusted);
+        self.asked = Some(match plain {
+            Want::Top(count) if is_trusted && count <= self.most_each => Want::Each(count),
+            _ => Want::All,
+        });
+    }
+
+    /// Told after a [`Fed::Keep`]: rewinding the sequence took so long, which is a part of what the draft cost.
+    pub fn rewound(&mut self, took: Duration) {
+        self.carried += took;
+        if let (Some((source, drafted, seconds)), Some(drafter)) = (self.passed.take(), &mut self.chooser.drafter) {
+            drafter.timed_pass(source, drafted, seconds + took.as_secs_f64());
+        }
+    }
+
+    /// Time of the token at hand.
+    fn latency(&mut self) -> Duration {
+        self.elapsed() + std::mem::take(&mut self.carried)
     }
 
     fn need_prompt(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
@@ -193,12 +280,12 @@ impl Generation {
     }
 
     /// A draft of what follows position `start` - 1.
-    fn draft(&mut self, start: usize, limits: &Limits) -> Option<Draft> {
+    fn draft(&mut self, start: usize, limits: &Limits) -> Option<Proposal> {
         let drafter = self.chooser.drafter.as_mut()?;
         let left = self.options.max_tokens.map_or(usize::MAX, |max| max - self.stats.generated_tokens);
         let room = self.context_tokens - start;
         let most = (limits.exact_tokens - 1).min(left.saturating_sub(1)).min(room);
-        drafter.draft(most, &self.options.end_ids)
+        drafter.draft(most, limits.most_drafted, &self.options.end_ids)
     }
 
     /// Takes the results of the tokens that were needed: `logits` are the output's rows, (rows, vocab). What came of them
@@ -290,7 +377,8 @@ impl Generation {
         }
         self.stats.head_rows += output.head_rows;
         self.stats.head_steps += 1;
-        self.stats.latencies.push(self.elapsed());
+        let latency = self.latency();
+        self.stats.latencies.push(latency);
         self.take(id, held)?;
         Ok(Fed::Keep(held))
     }
@@ -300,21 +388,37 @@ impl Generation {
         let (Some(ahead), Some(drafter)) = (&mut self.ahead, &mut self.chooser.drafter) else {
             unreachable!("a pass has a draft and a drafter")
         };
-        let drafted = ahead.draft.ids.len();
-        drafter.timed_pass(drafted, self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()));
         if !drafter.is_trusted() {
+            // Its logits are all computed, which later passes do without: its time says nothing.
             ahead.trial = Some(logits.to_vec());
             // The last token runs again, alone.
             return Ok(Fed::Keep(ahead.start - 1));
         }
-        let start = ahead.start;
+        let took = self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
+        self.passed = Some((ahead.draft.source, ahead.draft.ids.len(), took));
+        let (start, tokens) = (ahead.start, 1 + ahead.draft.ids.len());
         let vocab = logits.len() / output.logits.len().max(1);
-        for row in logits.chunks_exact_mut(vocab) {
+        let of_one = output.candidates.top.len() / output.each.max(1);
+        for token in 0..tokens {
             let held = start + self.ahead.as_ref().map_or(0, |ahead| ahead.right);
-            let one = RowOutput { logits: 0..1, ..RowOutput::default() };
-            let sampled = self.sample(&one, row, held)?;
-            let id = sampled.ok_or_else(|| Error::missing("an id", "a row of all logits"))?;
-            self.stats.latencies.push(self.elapsed());
+            let mut one = RowOutput { candidates: std::mem::take(&mut self.row), ..RowOutput::default() };
+            one.clear();
+            let sampled = if output.each > 0 {
+                one.candidates.top.extend_from_slice(&output.candidates.top[token * of_one..][..of_one]);
+                one.candidates.rest = output.candidates.rest;
+                self.sample(&one, &mut [], held)
+            } else {
+                self.sample(&one, &mut logits[token * vocab..][..vocab], held)
+            };
+            self.row = one.candidates;
+            let Some(id) = sampled? else {
+                // The last token runs again, alone, and may be given all logits.
+                self.alone = true;
+                self.end_draft();
+                return Ok(Fed::Keep(held - 1));
+            };
+            let latency = self.latency();
+            self.stats.latencies.push(latency);
             self.begun = Some(Instant::now());
             let goes_on = self.is_drafted(id);
             self.take(id, held)?;
@@ -340,7 +444,8 @@ impl Generation {
         let Some(id) = self.sample(output, logits, held)? else { return Ok(Fed::NeedsLogits) };
         self.stats.head_rows += output.head_rows;
         self.stats.head_steps += 1;
-        self.stats.latencies.push(self.elapsed());
+        let latency = self.latency();
+        self.stats.latencies.push(latency);
         let goes_on = self.is_drafted(id);
         self.take(id, held)?;
         if self.ahead.is_some() && (!goes_on || self.finish.is_some()) {
@@ -397,7 +502,8 @@ impl Generation {
         let (Some(ahead), Some(drafter)) = (self.ahead.take(), &mut self.chooser.drafter) else { return 0 };
         drafter.outcome(&ahead.draft, ahead.right);
         if ahead.trial.is_some() {
-            drafter.compared(ahead.right, true);
+            // The first row that is not as drafted was compared, too.
+            drafter.compared(ahead.right + 1, true);
         } else {
             self.stats.drafted_tokens += ahead.draft.ids.len();
             self.stats.accepted_tokens += ahead.right;

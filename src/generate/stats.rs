@@ -11,7 +11,7 @@ pub struct Stats {
     pub reused_tokens: usize,
     /// Tokens of the answer, without the end token.
     pub generated_tokens: usize,
-    /// Tokens that were guessed from the text so far and checked.
+    /// Tokens that were guessed and checked.
     pub drafted_tokens: usize,
     /// Those of them that were right.
     pub accepted_tokens: usize,

@@ -1,6 +1,9 @@
 //! Model family -> op lists. The formulas are in the family's paper or reference code, named at each list.
 
-use super::op::{Op, Part, Slot};
+use super::{
+    MtpGraph,
+    op::{Op, Part, Slot},
+};
 use crate::model::{Config, Linear, Norm};
 
 /// The ops of a block whose projections have a norm on each input, so that none shares its quantised input with
@@ -85,6 +88,34 @@ fn feed_forward(ops: &mut Vec<Op>, config: &Config, layer: usize) {
     products(ops, config, layer, (Slot::Hidden, Some(Norm::Ffn)), &inputs);
     ops.push(Op::Gate(config.activation));
     products(ops, config, layer, (Slot::Gate, sub_norm), &[residual(Linear::Down)]);
+}
+
+/// The ops of a block of multi-token prediction behind the join of its two inputs: llama.cpp's graph of `qwen35`, whose
+/// matrices may be of any type.
+pub(super) fn mtp_ops(config: &Config) -> MtpGraph {
+    let folds = |weight| config.rotation.as_ref().is_some_and(|rotation| rotation.folds(config.layers, weight));
+    let dense = |ops: &mut Vec<Op>, input, parts: &[Part]| {
+        ops.extend(folds(parts[0].weight).then_some(Op::Rotate { slot: input }));
+        ops.push(Op::Dense { input, parts: parts.to_vec() });
+    };
+    let norm = |norm| Op::Norm { input: Slot::Hidden, norm, out: Slot::Normed, add: false };
+    let head_norm = |slot, norm| Op::HeadNorm { slot, norm };
+    let kv = [part(Linear::K, Slot::K), part(Linear::V, Slot::V)];
+
+    let mut keys = vec![norm(Norm::Attn)];
+    dense(&mut keys, Slot::Normed, &kv);
+    keys.extend([head_norm(Slot::K, Norm::KHead), Op::Rope, Op::Append]);
+
+    let mut block = vec![norm(Norm::Attn)];
+    dense(&mut block, Slot::Normed, &[&kv[..], &[part(Linear::Q, Slot::GatedQ)]].concat());
+    block.extend([Op::SplitGate, head_norm(Slot::Q, Norm::QHead), head_norm(Slot::K, Norm::KHead)]);
+    block.extend([Op::Rope, Op::Attention, Op::OutputGate]);
+    dense(&mut block, Slot::Attn, &[residual(Linear::O)]);
+    block.push(norm(Norm::Ffn));
+    dense(&mut block, Slot::Normed, &[part(Linear::Gate, Slot::Gate), part(Linear::Up, Slot::Up)]);
+    block.push(Op::Gate(config.activation));
+    dense(&mut block, Slot::Gate, &[residual(Linear::Down)]);
+    MtpGraph { keys, block }
 }
 
 fn part(weight: Linear, out: Slot) -> Part {

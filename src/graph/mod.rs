@@ -66,6 +66,22 @@ pub struct BlockGraph {
     pub state: StateKind,
 }
 
+/// The block of multi-token prediction ([`crate::model::MtpBlock`]), behind the join of its inputs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MtpGraph {
+    /// Ops that leave keys and values of known tokens, and nothing else.
+    pub keys: Vec<Op>,
+    /// All of the block.
+    pub block: Vec<Op>,
+}
+
+impl MtpGraph {
+    /// The block of a model that has one.
+    pub fn of(config: &Config) -> Self {
+        families::mtp_ops(config)
+    }
+}
+
 /// The distinct blocks of a model, and which one each layer runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {

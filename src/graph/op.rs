@@ -126,6 +126,18 @@ pub enum Op {
         /// Matrices that share the input.
         parts: Vec<Part>,
     },
+    /// Products of `input` in f32, of matrices of any type, overwriting Normed where they are added.
+    Dense {
+        /// Read, not changed.
+        input: Slot,
+        /// Matrices that share the input.
+        parts: Vec<Part>,
+    },
+    /// The model's rotation of `slot`, in place.
+    Rotate {
+        /// As wide as the input of a folded matrix.
+        slot: Slot,
+    },
     /// RMSNorm over each head of `slot`, in place.
     HeadNorm {
         /// `Q` or `K`.
@@ -137,6 +149,8 @@ pub enum Op {
     Rope,
     /// Appends K and V to the cache, then Attn = softmax(Q K^T / sqrt(head_dim), causal) V.
     Attention,
+    /// Appends K and V to the cache, without attention.
+    Append,
     /// Q = the queries of GatedQ, AttnGate = its gates.
     SplitGate,
     /// Attn = Attn * sigmoid(AttnGate).

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bitnet_cpu_kernels::{Isa, screen::Screen};
 
-use super::Sizes;
+use super::{MTP_TOKENS, Sizes};
 use crate::{
     graph::{Graph, op::Slot},
     model::{Block, Config, Model},
@@ -28,6 +28,9 @@ pub struct Demand {
     pub activation_bytes: u64,
     /// Bytes that the head adds to them.
     pub head_activation_bytes: u64,
+    /// Weights, cache and buffers of the block of multi-token prediction, where the sizes ask for it: of the processor
+    /// with the head.
+    pub mtp_bytes: u64,
 }
 
 /// Bytes of a segment, by part.
@@ -41,12 +44,14 @@ pub struct SegmentBytes {
     pub states: u64,
     /// Activations, and small tables of a step.
     pub activations: u64,
+    /// Block of multi-token prediction, with its cache.
+    pub mtp: u64,
 }
 
 impl SegmentBytes {
     /// The sum.
     pub fn total(&self) -> u64 {
-        self.weights + self.tables + self.states + self.activations
+        self.weights + self.tables + self.states + self.activations + self.mtp
     }
 }
 
@@ -68,6 +73,11 @@ impl Demand {
             tied: model.weights.output.is_none(),
             activation_bytes: activation_bytes(config, sizes),
             head_activation_bytes: 4 * config.vocab as u64,
+            mtp_bytes: model.weights.mtp.as_ref().filter(|_| sizes.mtp).map_or(0, |mtp| {
+                mtp.bytes() as u64
+                    + sizes.mtp_state_bytes(config)
+                    + 4 * (config.vocab + MTP_TOKENS * 3 * config.dim) as u64
+            }),
         }
     }
 
@@ -75,11 +85,13 @@ impl Demand {
     pub fn segment(&self, layers: Range<usize>, embed: bool, head: bool) -> SegmentBytes {
         let embed_bytes = if embed && !(head && self.tied) { self.embed_bytes } else { 0 };
         let (head_bytes, head_activations) = if head { (self.head_bytes, self.head_activation_bytes) } else { (0, 0) };
+        let mtp = if head { self.mtp_bytes } else { 0 };
         SegmentBytes {
             states: self.layer_state_bytes[layers.clone()].iter().sum(),
             weights: self.layer_weight_bytes[layers].iter().sum(),
             tables: embed_bytes + head_bytes,
             activations: self.activation_bytes + head_activations,
+            mtp,
         }
     }
 
@@ -118,6 +130,7 @@ mod tests {
             tied: true,
             activation_bytes: 5,
             head_activation_bytes: 2,
+            mtp_bytes: 0,
         };
         let untied = Demand { tied: false, ..tied.clone() };
         assert_eq!(untied.segment_bytes(0..10, true, true), 1100 + 600 + 7);
@@ -125,7 +138,7 @@ mod tests {
         assert_eq!(tied.segment_bytes(0..10, true, true), 1100 + 300 + 7);
         assert_eq!(
             tied.segment(0..5, true, false),
-            SegmentBytes { weights: 500, tables: 300, states: 50, activations: 5 }
+            SegmentBytes { weights: 500, tables: 300, states: 50, activations: 5, mtp: 0 }
         );
     }
 }

@@ -20,6 +20,10 @@ use crate::{
     model::Config,
 };
 
+/// Tokens that the block of multi-token prediction takes at once: enough that reading its weights does not count beside the
+/// multiply-adds.
+pub(crate) const MTP_TOKENS: usize = 64;
+
 /// Which engine runs a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BackendKind {
@@ -80,6 +84,13 @@ impl Plan {
         self
     }
 
+    /// True where a block of multi-token prediction sees all outputs of the layers: the head is on the processor in both
+    /// phases. Those of a GPU stay there.
+    pub fn drafts_on_cpu(&self) -> bool {
+        let on_cpu = |segment: &Segment| segment.head && segment.backend == BackendKind::Cpu;
+        self.prefill.is_none() && self.segments.last().is_some_and(on_cpu)
+    }
+
     /// The segments of both phases; those of the prompt first where they differ.
     pub fn all_segments(&self) -> impl Iterator<Item = &Segment> {
         self.prefill.iter().flatten().chain(&self.segments)
@@ -112,13 +123,15 @@ pub struct Sizes {
     pub v_type: KvType,
     /// A segment with the head keeps a copy of it in fewer bits, for steps that want the highest logits alone.
     pub head_screen: bool,
+    /// A segment with the head on the processor keeps the block of multi-token prediction, for drafts.
+    pub mtp: bool,
 }
 
 impl Sizes {
     /// Sizes for one sequence with a cache of f16 and no copy of the head.
     pub fn new(context_tokens: usize, batch_tokens: usize) -> Self {
         let ty = KvType::F16;
-        Self { sequences: 1, context_tokens, batch_tokens, k_type: ty, v_type: ty, head_screen: false }
+        Self { sequences: 1, context_tokens, batch_tokens, k_type: ty, v_type: ty, head_screen: false, mtp: false }
     }
 
     /// With keys and values of these types.
@@ -140,6 +153,14 @@ impl Sizes {
             }
         };
         (of_one as u64).saturating_mul(self.sequences as u64)
+    }
+
+    /// Bytes that the block of multi-token prediction keeps for all sequences: keys and values of each position, and the
+    /// last outputs of the layers.
+    pub fn mtp_state_bytes(&self, config: &Config) -> u64 {
+        let outputs = self.sequences * (MTP_TOKENS + 1) * config.dim * size_of::<f32>();
+        let kv = StateKind::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
+        self.state_bytes(kv).saturating_add(outputs as u64)
     }
 
     /// The part of [`Self::model_state_bytes`] that layers keep that are no attention, whatever the context.

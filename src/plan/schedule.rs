@@ -236,6 +236,7 @@ mod tests {
         k_type: KvType::F16,
         v_type: KvType::F16,
         head_screen: false,
+        mtp: false,
     };
 
     /// 10 layers of 100 MiB + 10 MiB cache, a tied 300 MiB table, 4 MiB of activations, 1 MiB of rotations.
@@ -248,6 +249,7 @@ mod tests {
             tied: true,
             activation_bytes: 5 * MIB,
             head_activation_bytes: 0,
+            mtp_bytes: 0,
         }
     }
 
@@ -382,6 +384,7 @@ mod tests {
             tied: true,
             activation_bytes: 200 * MIB,
             head_activation_bytes: 0,
+            mtp_bytes: 0,
         };
         let igpu = gpu(8192);
         let costs = costs([(0.0, 3.6), (2.0, 2.4)], [(0.0, 150.0), (2.0, 30.0)]);

@@ -89,7 +89,7 @@ impl Runtime {
                     }
                 }
                 // Where tokens are missing, the states stand at a checkpoint.
-                (Phase::Decode, Want::All) if one.ids.len() > 1 && self.missing(one.sequence) == 0 => {
+                (Phase::Decode, Want::All | Want::Each(_)) if one.ids.len() > 1 && self.missing(one.sequence) == 0 => {
                     self.bring_states(one.sequence, phase)?;
                     self.checkpoint(one.sequence, BEFORE_DRAFT, phase)?;
                 }

@@ -6,7 +6,7 @@ use crate::{
     backend::{Backend, SegmentId},
     error::{Error, Result},
     model::Model,
-    plan::{BackendKind, Plan, Segment},
+    plan::{BackendKind, Plan, Segment, Sizes},
 };
 
 /// Kind of work that tokens belong to. A plan may place both kinds on different backends.
@@ -29,6 +29,14 @@ pub(super) struct LoadedSegment {
     /// Index of the backend.
     pub backend: usize,
     pub id: SegmentId,
+}
+
+impl LoadedSegment {
+    /// Layers with a state: those of the segment, and a block of multi-token prediction.
+    pub fn states(&self, sizes: &Sizes) -> usize {
+        let has_mtp = sizes.mtp && self.segment.head && self.segment.backend == BackendKind::Cpu;
+        self.segment.layers.len() + usize::from(has_mtp)
+    }
 }
 
 /// The loaded segments, by phase.

@@ -71,7 +71,7 @@ impl Runtime {
         Ok(Self {
             backends,
             phases,
-            sizes: plan.sizes,
+            sizes: Sizes { mtp: plan.sizes.mtp && model.weights.mtp.is_some(), ..plan.sizes },
             vocab: model.config.vocab,
             can_rewind: Graph::of(&model.config).can_rewind(),
             free: (0..slots).rev().map(SlotId).collect(),
@@ -120,13 +120,16 @@ impl Runtime {
         let heads = self.phases.loaded.iter().filter(|loaded| loaded.segment.head).map(of);
         let heads = heads.reduce(Limits::and);
         let (most_top, most_summed) = heads.map_or((0, 0), |limits| (limits.most_top, limits.most_summed));
+        let (most_each, most_drafted) = heads.map_or((0, 0), |limits| (limits.most_each, limits.most_drafted));
         let (max_tokens, exact_tokens) = all.map_or((1, 1), |limits| (limits.max_tokens, limits.exact_tokens));
         let batch_tokens = self.sizes.batch_tokens;
         Limits {
             max_tokens: max_tokens.min(batch_tokens),
             exact_tokens: exact_tokens.min(batch_tokens),
             most_top,
+            most_each,
             most_summed,
+            most_drafted,
         }
     }
 
@@ -291,6 +294,31 @@ impl Runtime {
         Ok(&mut self.full)
     }
 
+    /// The guess of the model's block of multi-token prediction: at most `most` tokens behind `last`, which follows the tokens
+    /// of the sequence, replace `ids`. None where there is no such block, see [`Limits::most_drafted`].
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn draft(&mut self, sequence: &Sequence, last: u32, most: usize, ids: &mut Vec<u32>) -> Result<()> {
+        ids.clear();
+        let (held, limits) = (sequence.tokens.len(), self.limits());
+        let most = most.min(limits.most_drafted).min(self.sizes.context_tokens - held);
+        let head = self.phases.segments(Phase::Decode).last().map(|loaded| (loaded.backend, loaded.id));
+        let Some((backend, id)) = head.filter(|_| most > 0 && sequence.epoch == self.epoch) else { return Ok(()) };
+        self.backends[backend].draft(id, (sequence.slot, held), last, most, ids)
+    }
+
+    /// Completes what that block keeps of the tokens of a sequence.
+    pub(super) fn fill_drafts(&mut self, sequence: &Sequence) -> Result<()> {
+        let head = self.phases.segments(Phase::Decode).last().map(|loaded| (loaded.backend, loaded.id));
+        match head.filter(|_| self.sizes.mtp) {
+            Some((backend, id)) => {
+                self.backends[backend].draft(id, (sequence.slot, sequence.tokens.len()), 0, 0, &mut Vec::new())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Runs the last token of a sequence once more, for all of its logits.
     fn rerun_last(&mut self, sequence: &mut Sequence) -> Result<()> {
         let Some(&last) = sequence.tokens.last() else { return Ok(()) };
@@ -443,9 +471,9 @@ impl Runtime {
             let found = &self.activations.rows[row];
             let expected = match self.batch.rows[row].want {
                 Want::Nothing => 0,
-                Want::Top(_) if !found.candidates.top.is_empty() => 0,
+                Want::Top(_) | Want::Each(_) if !found.candidates.top.is_empty() => 0,
                 Want::Last | Want::Top(_) => 1,
-                Want::All => self.batch.rows[row].positions.len(),
+                Want::All | Want::Each(_) => self.batch.rows[row].positions.len(),
             };
             if found.logits.len() != expected {
                 let thing = format!("rows of logits of {}", self.head_backend());
@@ -454,7 +482,15 @@ impl Runtime {
             let output = &mut self.outputs[at];
             std::mem::swap(output, &mut self.activations.rows[row]);
             let start = output.logits.start - dropped;
-            let again = if self.batch.rows[row].want == Want::All { self.repeated[row] } else { 0 };
+            let again = match self.batch.rows[row].want {
+                Want::All | Want::Each(_) => self.repeated[row],
+                _ => 0,
+            };
+            if let Some(of_one) = output.candidates.top.len().checked_div(output.each) {
+                output.candidates.top.drain(..again * of_one);
+                output.each -= again;
+                continue;
+            }
             self.activations.logits.drain(start * self.vocab..(start + again) * self.vocab);
             dropped += again;
             total += expected - again;

@@ -11,7 +11,7 @@ use crate::{
 pub struct SavedSequence {
     tokens: Vec<u32>,
     steps: Steps,
-    /// One for each layer, in order.
+    /// One for each layer, in order, and one for a block of multi-token prediction.
     states: Vec<LayerState>,
 }
 
@@ -46,10 +46,12 @@ impl Runtime {
         let phases = Phase::ALL.into_iter().filter(|&phase| self.phases.effective(phase) == phase);
         let complete = phases.into_iter().find(|&phase| sequence.filled[phase as usize] >= len);
         let Some(phase) = complete.filter(|_| sequence.epoch == self.epoch && len > 0) else { return Ok(None) };
+        // What a block of multi-token prediction has put off.
+        self.fill_drafts(sequence)?;
         let mut states = Vec::new();
         for index in self.phases.indices(phase) {
             let loaded = &self.phases.loaded[index];
-            for layer in 0..loaded.segment.layers.len() {
+            for layer in 0..loaded.states(&self.sizes) {
                 let mut state = LayerState::default();
                 self.backends[loaded.backend].states(loaded.id)?.export(layer, sequence.slot, 0..len, &mut state)?;
                 states.push(state);
@@ -68,7 +70,7 @@ impl Runtime {
         let mut states = saved.states.iter();
         for index in self.phases.indices(phase) {
             let loaded = &self.phases.loaded[index];
-            for (layer, state) in (0..loaded.segment.layers.len()).zip(states.by_ref()) {
+            for (layer, state) in (0..loaded.states(&self.sizes)).zip(states.by_ref()) {
                 self.backends[loaded.backend].states(loaded.id)?.import(layer, sequence.slot, 0..len, state)?;
             }
         }

@@ -136,6 +136,11 @@ impl Session {
         self.run_ids(&[id], want, Phase::Decode)
     }
 
+    /// As [`Runtime::draft`], behind the tokens held.
+    pub fn draft(&mut self, last: u32, most: usize, ids: &mut Vec<u32>) -> Result<()> {
+        self.runtime.draft(&self.sequence, last, most, ids)
+    }
+
     /// Runs at most [`Limits::exact_tokens`](crate::backend::Limits) tokens in one pass, as steps of an answer:
     /// [`logits_after`](Self::logits_after) has those of each.
     pub fn run_ahead(&mut self, ids: &[u32]) -> Result<()> {

@@ -272,7 +272,7 @@ fn inspect_says_what_sets_a_hybrid_model_apart() {
             "b-q2_0-g64-mtp",
             [3, 1, 1],
             Value::Null,
-            "3 layers a gated DeltaNet (12 value heads of 64 over 4 key heads), 1",
+            "3 layers a gated DeltaNet (12 value heads of 64 over 4 key heads), 1 block of multi-token prediction for drafts",
         ),
         (
             "d-hadamard-pq2_0",
@@ -300,6 +300,38 @@ fn inspect_says_what_sets_a_hybrid_model_apart() {
         assert!(text.contains(line), "no {line:?} in {text}");
     }
     assert_eq!(run(&["inspect", "--json"]).json()["structure"], Value::Null);
+}
+
+/// The block of multi-token prediction: counted where drafts may use it, and asked for by name where there is none.
+#[test]
+fn drafts_by_the_model_are_planned_and_counted() {
+    let Some(path) = shared("golden/qwen35/qwen35-b-q2_0-g64-mtp.gguf") else { return };
+    let path = path.to_str().unwrap();
+    // 18 bytes for 64 weights: 256 x 512 (join and q), 2 x 256 x 128, 256 x 256 and 3 x 256 x 768; norms of 5 x 256 and 2 x 64.
+    let bytes = (2 * 131_072 + 65_536 + 65_536 + 3 * 196_608) * 18 / 64 + 4 * (1280 + 128);
+    let memory = run(&["inspect", path, "--json"]).json()["memory"].clone();
+    assert_eq!(memory["mtp_bytes"], bytes);
+    let plan = run(&["plan", "-m", path, "--backend", "cpu", "-c", "128", "--json"]).json();
+    assert!(plan["drafts"].as_str().unwrap().starts_with("by the block"), "{plan}");
+    // Keys and values of 128 positions in f16, and buffers.
+    assert!(plan["segment_memory"][0]["mtp_bytes"].as_u64().unwrap() > bytes as u64 + 128 * 2 * 2 * 64 * 2, "{plan}");
+    let text = run(&["plan", "-m", path, "--backend", "cpu"]).stdout;
+    assert!(text.contains("multi-token prediction ") && text.contains("drafts: by the block"), "{text}");
+
+    let answer = |args: &[&str]| {
+        let common = ["run", "-m", path, "--backend", "cpu", "-p", "a b c", "-n", "24", "--temp", "0", "--json"];
+        run(&[&common[..], args].concat()).json()
+    };
+    let plain = answer(&["--spec-type", "none"]);
+    assert_eq!(plain["drafted_tokens"], 0);
+    let drafted = answer(&["--spec-type", "draft-mtp", "--draft-max", "3"]);
+    assert_eq!(drafted["tokens"], plain["tokens"]);
+    assert!(drafted["drafted_tokens"].as_u64().unwrap() >= drafted["accepted_tokens"].as_u64().unwrap());
+    assert!(drafted["drafted_tokens"].as_u64().unwrap() > 20, "{drafted}");
+    let without = run(&["run", "--spec-type", "draft-mtp", "-n", "1", "-p", "a"]);
+    assert_eq!(without.code, Some(1), "{without:?}");
+    assert!(without.stderr.contains("multi-token prediction"), "{without:?}");
+    assert_eq!(run(&["plan", "--json"]).json()["drafts"], Value::Null);
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn story_model() -> (Arc<Model>, Tokenizer) {
 fn load(model: &Arc<Model>, kind: BackendKind, backend: Box<dyn Backend>) -> Session {
     let layers = 0..model.config.layers;
     let segment = Segment { layers, backend: kind, embed: true, head: true, reason: "test".into() };
-    let sizes = Sizes::new(CONTEXT, 64);
+    // Of a CPU, so that passes are checked by candidates once they are trusted.
+    let sizes = Sizes { head_screen: kind == BackendKind::Cpu, ..Sizes::new(CONTEXT, 64) };
     let plan = Plan { segments: vec![segment], prefill: None, sizes };
     Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap()
 }

@@ -7,5 +7,6 @@ mod common;
 mod draft;
 mod hybrid;
 mod many;
+mod mtp;
 mod sampler;
 mod session;

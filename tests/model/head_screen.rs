@@ -11,7 +11,7 @@ use bitnet_gpu::{
     dummy::{DummyOptions, HeadType, Shape, make},
     model::Model,
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
-    session::Session,
+    session::{Phase, Runtime, Session, Work},
 };
 use tempfile::TempDir;
 
@@ -82,6 +82,53 @@ fn each_step_of_a_story_has_the_same_highest_logits_bit_for_bit() {
         }
         assert!(short > 100, "{isa}: the screen decided {short} of 150 steps");
     }
+}
+
+/// A pass over several tokens gives the candidates of single steps, also behind a row of another sequence.
+#[test]
+fn each_token_of_a_pass_has_the_candidates_of_a_step() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/llama-stories-ternary-4m.gguf");
+    let model = Arc::new(Model::open(&path).unwrap());
+    let (phase, mut passes) = (Phase::Decode, 0);
+    for isa in Isa::available() {
+        let sizes = Sizes { sequences: 2, head_screen: true, ..Sizes::new(128, 16) };
+        let cpu: Box<dyn Backend> = Box::new(CpuBackend::new(isa, 2));
+        let plan = Plan::all_cpu(model.config.layers, sizes, "test");
+        let mut runtime = Runtime::load(&model, &plan, vec![(BackendKind::Cpu, cpu)], &mut |_| {}).unwrap();
+        assert!(runtime.limits().most_each >= 2);
+        let (mut other, mut sequence) = (runtime.begin().unwrap(), runtime.begin().unwrap());
+        let mut full = session(isa, false);
+        // What the model says itself, so that the copy decides.
+        let mut ids = vec![1];
+        for len in [2, 3, 8, 5, 4, 7] {
+            let steps: Vec<Vec<f32>> = (0..len)
+                .map(|at| {
+                    let logits = full.step(ids[at]).unwrap().to_vec();
+                    ids.push(highest(&logits, 1)[0].0);
+                    logits
+                })
+                .collect();
+            let count = 1 + len % 2;
+            let mut work = vec![Work { sequence: &mut sequence, ids: &ids[..len], want: Want::Each(count), phase }];
+            if len < 8 {
+                work.insert(0, Work { sequence: &mut other, ids: &ids[..1], want: Want::Top(2), phase });
+            }
+            let row = work.len() - 1;
+            runtime.run(&mut work).unwrap();
+            let (output, logits) = runtime.output_and_logits(row);
+            let found: Vec<Vec<(u32, f32)>> = if output.each > 0 {
+                passes += 1;
+                assert_eq!((output.each, output.candidates.top.len(), logits.len()), (len, len * count, 0));
+                output.candidates.top.chunks(count).map(|top| top.iter().map(|c| (c.id, c.logit)).collect()).collect()
+            } else {
+                logits.chunks(2048).map(|logits| highest(logits, count)).collect()
+            };
+            let expected: Vec<_> = steps.iter().map(|logits| highest(logits, count)).collect();
+            assert_eq!(found, expected, "{isa}, {len} tokens");
+            ids.drain(..len);
+        }
+    }
+    assert!(passes > 3, "{passes} passes by candidates");
 }
 
 /// A Qwen3-shaped model of random ternary weights, the head included.

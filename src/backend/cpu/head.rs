@@ -13,6 +13,14 @@ use super::{
 };
 use crate::{model::Model, plan::Sizes};
 
+/// A token that wants candidates.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// Its row of the batch.
+    row: usize,
+    count: usize,
+}
+
 /// Buffers of the head. Nothing here grows after [`Head::new`].
 #[derive(Debug)]
 pub(super) struct Head {
@@ -25,8 +33,8 @@ pub(super) struct Head {
     normed: Vec<f32>,
     /// (sequences, dim): as `normed`, of the last token of each slot that got candidates.
     kept: Vec<f32>,
-    /// Rows of the batch that want candidates.
-    top_rows: Vec<usize>,
+    /// Tokens that want candidates.
+    wanted: Vec<Wanted>,
     /// The highest products of each of them.
     tops: Vec<Top>,
 }
@@ -40,7 +48,7 @@ impl Head {
             screen,
             normed: vec![0.0; sizes.batch_tokens * dim],
             kept: vec![0.0; sizes.sequences * dim],
-            top_rows: Vec::with_capacity(ALIKE_TOKENS),
+            wanted: Vec::with_capacity(ALIKE_TOKENS),
             tops: vec![Top::default(); ALIKE_TOKENS],
         }
     }
@@ -76,7 +84,7 @@ impl Head {
             output.head_rows = if count > 0 { config.vocab } else { 0 };
             next += count;
         }
-        if !self.top_rows.is_empty() {
+        if !self.wanted.is_empty() {
             self.run_screen(cpu, model, batch, full_tokens, out);
         }
     }
@@ -90,91 +98,140 @@ impl Head {
         dense::matmul(cpu, model.weights.head().view(), normed, &mut logits[before..]);
     }
 
+    /// The token with the highest logit for `normed` (dim), the final norm of one token, which is rotated where the head is;
+    /// `logits` (vocab) is room. `None` where that is no number.
+    pub fn highest(
+        &mut self,
+        cpu: &Cpu,
+        model: &Model,
+        rotations: &Rotations,
+        normed: &mut [f32],
+        logits: &mut [f32],
+    ) -> Option<u32> {
+        if let Some(rotation) = rotations.head() {
+            rotate::forward(cpu, rotation, normed);
+        }
+        let head = model.weights.head().view();
+        if let Some(screen) = &mut self.screen {
+            let top = &mut self.tops[..1];
+            top[0].count = 1;
+            screen.top_rows(cpu, head, normed, top);
+            if top[0].exact.is_some() {
+                return top[0].products.first().filter(|best| best.value.is_finite()).map(|best| best.row);
+            }
+        }
+        dense::matmul(cpu, head, normed, logits);
+        highest(logits)
+    }
+
     /// Tokens of a row whose logits are computed in full.
     fn full_tokens(&self, want: Want, tokens: usize) -> usize {
         match want {
             Want::Nothing => 0,
-            Want::Top(count) if count <= self.most_top => 0,
+            _ if self.candidates(want, tokens).is_some() => 0,
             Want::Last | Want::Top(_) => 1,
-            Want::All => tokens,
+            Want::All | Want::Each(_) => tokens,
+        }
+    }
+
+    /// How many candidates the last tokens of a row want, and how many tokens.
+    fn candidates(&self, want: Want, tokens: usize) -> Option<(usize, usize)> {
+        match want {
+            Want::Top(count) if count <= self.most_top => Some((count, 1)),
+            Want::Each(count) if count <= self.most_top && tokens <= ALIKE_TOKENS => Some((count, tokens)),
+            _ => None,
         }
     }
 
     /// Fills `normed`: first the tokens whose logits are wanted in full, in the order of the batch; their number is
-    /// returned. Then the last token of each row of `top_rows`, which is also kept for its slot.
+    /// returned. Then those of `wanted`, of which the last of each row is also kept for its slot.
     fn norm_wanted(&mut self, cpu: &Cpu, model: &Model, rotations: &Rotations, batch: &Batch, hidden: &[f32]) -> usize {
         let (dim, eps) = (model.config.dim, model.config.rms_eps);
         let weight = &model.weights.output_norm;
-        self.top_rows.clear();
+        self.wanted.clear();
         let (mut end, mut full_tokens) = (0, 0);
-        for (number, row) in batch.rows.iter().enumerate() {
+        for row in &batch.rows {
             end += row.positions.len();
             let count = self.full_tokens(row.want, row.positions.len());
             let x = &hidden[(end - count) * dim..end * dim];
             norm::rms_norm(cpu, x, dim, weight, eps, &mut self.normed[full_tokens * dim..][..count * dim]);
             full_tokens += count;
-            if count == 0 && row.want != Want::Nothing {
-                self.top_rows.push(number);
-            }
         }
         let mut end = 0;
-        let mut tops = 0;
         for (number, row) in batch.rows.iter().enumerate() {
             end += row.positions.len();
-            if self.top_rows.get(tops) == Some(&number) {
-                let to = &mut self.normed[(full_tokens + tops) * dim..][..dim];
-                norm::rms_norm(cpu, &hidden[(end - 1) * dim..end * dim], dim, weight, eps, to);
-                tops += 1;
-            }
+            let Some((count, tokens)) = self.candidates(row.want, row.positions.len()) else { continue };
+            let to = &mut self.normed[(full_tokens + self.wanted.len()) * dim..][..tokens * dim];
+            norm::rms_norm(cpu, &hidden[(end - tokens) * dim..end * dim], dim, weight, eps, to);
+            self.wanted.extend((0..tokens).map(|_| Wanted { row: number, count }));
         }
         if let Some(rotation) = rotations.head() {
-            rotate::forward(cpu, rotation, &mut self.normed[..(full_tokens + tops) * dim]);
+            rotate::forward(cpu, rotation, &mut self.normed[..(full_tokens + self.wanted.len()) * dim]);
         }
-        for (normed, &number) in self.normed[full_tokens * dim..].chunks_exact(dim).zip(&self.top_rows) {
-            let slot = batch.rows[number].slot.index();
+        for (normed, wanted) in self.normed[full_tokens * dim..].chunks_exact(dim).zip(&self.wanted) {
+            let slot = batch.rows[wanted.row].slot.index();
             self.kept[slot * dim..][..dim].copy_from_slice(normed);
         }
         full_tokens
     }
 
-    /// The highest logits of the rows of `top_rows`, whose norms stand behind `before` others. Where the bounds are of no
-    /// use for a row, its logits in full.
+    /// The highest logits of the tokens of `wanted`, whose norms stand behind `before` others. Where the bounds are of no use
+    /// for one of a row, its logits in full.
     fn run_screen(&mut self, cpu: &Cpu, model: &Model, batch: &Batch, before: usize, out: &mut Activations) {
-        let Self { screen: Some(screen), normed, top_rows, tops, .. } = self else {
+        let Self { screen: Some(screen), normed, wanted, tops, .. } = self else {
             unreachable!("rows want candidates only where there is a copy")
         };
         let (dim, vocab, head) = (model.config.dim, model.config.vocab, model.weights.head().view());
-        let x = &normed[before * dim..][..top_rows.len() * dim];
-        let tops = &mut tops[..top_rows.len()];
-        for (top, &row) in tops.iter_mut().zip(&*top_rows) {
-            if let Want::Top(count) = batch.rows[row].want {
-                top.count = count;
-            }
+        let x = &normed[before * dim..][..wanted.len() * dim];
+        let tops = &mut tops[..wanted.len()];
+        for (top, wanted) in tops.iter_mut().zip(&*wanted) {
+            top.count = wanted.count;
         }
         screen.top_rows(cpu, head, x, tops);
-        for ((top, x), &row) in tops.iter().zip(x.chunks_exact(dim)).zip(&*top_rows) {
-            let output = &mut out.rows[row];
-            if let Some(exact) = top.exact {
-                let found = top.products.iter().map(|product| Scored { id: product.row, logit: product.value });
-                output.candidates.top.extend(found);
+        let mut start = 0;
+        for of_row in wanted.chunk_by(|a, b| a.row == b.row) {
+            let tokens = start..start + of_row.len();
+            start = tokens.end;
+            let output = &mut out.rows[of_row[0].row];
+            let exact = tops[tokens.clone()].iter().map(|top| top.exact);
+            if let Some(exact) = exact.sum::<Option<usize>>() {
+                let found = tops[tokens.clone()].iter().flat_map(|top| &top.products);
+                output.candidates.top.extend(found.map(|best| Scored { id: best.row, logit: best.value }));
                 output.candidates.rest = Rest::Lower;
                 output.head_rows = exact;
+                if let Want::Each(_) = batch.rows[of_row[0].row].want {
+                    output.each = tokens.len();
+                }
                 continue;
             }
             let first = out.logits.len() / vocab;
-            out.logits.resize((first + 1) * vocab, 0.0);
-            dense::matmul(cpu, head, x, &mut out.logits[first * vocab..]);
-            output.logits = first..first + 1;
+            out.logits.resize((first + tokens.len()) * vocab, 0.0);
+            dense::matmul(cpu, head, &x[tokens.start * dim..tokens.end * dim], &mut out.logits[first * vocab..]);
+            output.logits = first..first + tokens.len();
             output.head_rows = vocab;
         }
     }
+}
+
+/// Index of the highest of some logits, of equals the first; `None` where that is no number.
+pub(super) fn highest(logits: &[f32]) -> Option<u32> {
+    let mut best = (None, f32::NEG_INFINITY);
+    for (id, &logit) in (0..).zip(logits) {
+        if logit.is_nan() {
+            return None;
+        }
+        if logit > best.1 {
+            best = (Some(id), logit);
+        }
+    }
+    best.0.filter(|_| best.1.is_finite())
 }
 
 /// A copy of the head in fewer bits, for one token of each sequence.
 fn screen(cpu: &Cpu, model: &Model, sizes: &Sizes) -> Option<Screen> {
     let start = Instant::now();
     let head = model.weights.head();
-    let screen = Screen::new(cpu, head.view(), sizes.sequences.clamp(1, ALIKE_TOKENS));
+    let screen = Screen::new(cpu, head.view(), ALIKE_TOKENS.min(sizes.batch_tokens));
     // Few of its rows are read from here on.
     head.data.release();
     log::debug!("a copy of the head in few bits: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);

@@ -3,6 +3,8 @@
 mod head;
 mod kernel;
 mod matrices;
+mod mtp;
+mod replay;
 mod rotations;
 mod segment;
 mod states;
@@ -142,11 +144,26 @@ impl Backend for CpuBackend {
         }
     }
 
+    fn draft(
+        &mut self,
+        segment: SegmentId,
+        held: (SlotId, usize),
+        last: u32,
+        most: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<()> {
+        self.cpu.pool().limit(self.active_threads[0]);
+        self.segments[segment.0].draft(&self.cpu, held, last, most, ids);
+        Ok(())
+    }
+
     fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
         self.segments[segment.0].full_logits(&self.cpu, slot, logits)
     }
 
     fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States> {
-        Ok(&mut self.segments[segment.0].states)
+        let segment = &mut self.segments[segment.0];
+        segment.settle(&self.cpu);
+        Ok(&mut segment.states)
     }
 }

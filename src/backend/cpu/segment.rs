@@ -15,6 +15,7 @@ use super::{
     super::{Activations, Batch, Limits, SlotId},
     head::Head,
     matrices::Matrices,
+    mtp::{MOST_DRAFTED, Mtp},
     rotations::Rotations,
     states::{LayerStates, SegmentStates, delta_shape},
 };
@@ -32,25 +33,27 @@ use crate::{
 /// The buffers of one segment. Nothing here grows after [`CpuSegment::new`].
 #[derive(Debug)]
 pub(super) struct CpuSegment {
-    model: Arc<Model>,
+    pub(super) model: Arc<Model>,
     graph: Graph,
     matrices: Matrices,
-    layers: Range<usize>,
+    pub(super) layers: Range<usize>,
     embed: bool,
-    head: Option<Head>,
+    pub(super) head: Option<Head>,
     /// Rotations of the step's positions, one row a token.
-    rope: RopeTable,
+    pub(super) rope: RopeTable,
     /// The rows of the step, as attention takes them.
-    placed: Vec<Placed>,
+    pub(super) placed: Vec<Placed>,
     pub(super) states: SegmentStates,
-    rotations: Rotations,
+    pub(super) rotations: Rotations,
     /// Convolution weights by layer of the segment; `None` for layers of attention.
-    taps: Vec<Option<delta::Taps>>,
+    pub(super) taps: Vec<Option<delta::Taps>>,
     /// By [`Slot`]; (batch_tokens, width) each.
-    slots: [Vec<f32>; Slot::ALL.len()],
+    pub(super) slots: [Vec<f32>; Slot::ALL.len()],
     /// Input of the next linear.
     quantized: QuantizedActs,
-    batch_tokens: usize,
+    pub(super) batch_tokens: usize,
+    /// Makes drafts.
+    pub(super) mtp: Option<Mtp>,
 }
 
 impl CpuSegment {
@@ -66,15 +69,17 @@ impl CpuSegment {
         let config = &model.config;
         let graph = Graph::of(config);
         let rotations = Rotations::of(config)?;
+        let block = model.weights.mtp.as_ref().filter(|_| segment.head && sizes.mtp);
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
         Ok(Self {
             rope: model.rope_table(sizes.batch_tokens),
             placed: Vec::with_capacity(sizes.sequences),
-            states: SegmentStates::new(&graph, config, segment, sizes)?,
+            states: SegmentStates::new(&graph, config, segment, sizes, block.is_some())?,
             taps: segment.layers.clone().map(|layer| taps(model, layer)).collect(),
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
             quantized: QuantizedActs::with_group(sizes.batch_tokens, widest, model.weights.act_group()),
             batch_tokens: sizes.batch_tokens,
+            mtp: block.map(|_| Mtp::new(config)),
             layers: segment.layers.clone(),
             embed: segment.embed,
             head: segment.head.then(|| Head::new(cpu, model, sizes)),
@@ -101,8 +106,10 @@ impl CpuSegment {
             max_tokens: self.batch_tokens,
             exact_tokens: ALIKE_TOKENS.min(self.batch_tokens),
             most_top: self.head.as_ref().map_or(0, Head::most_top),
+            most_each: self.head.as_ref().map_or(0, Head::most_top),
             // The sum over the vocabulary is only known where all of it is computed.
             most_summed: 0,
+            most_drafted: if self.mtp.is_some() { MOST_DRAFTED } else { 0 },
         }
     }
 
@@ -120,6 +127,7 @@ impl CpuSegment {
         let not_finite = |place: String| Error::NotFinite { place, backend: name.to_owned() };
         let model = Arc::clone(&self.model);
         let hidden_len = tokens * model.config.dim;
+        self.settle(cpu);
         self.take_input(cpu, input, tokens);
         self.placed.clear();
         self.placed.extend(batch.rows.iter().map(|row| Placed {
@@ -153,6 +161,9 @@ impl CpuSegment {
             out.hidden.clear();
             out.hidden.extend_from_slice(hidden);
         }
+        if self.mtp.is_some() {
+            self.note_outputs(cpu, batch, &input.ids);
+        }
         Ok(())
     }
 
@@ -165,13 +176,20 @@ impl CpuSegment {
 
     /// Fills the residual stream from ids or from the hidden states of the segment before.
     fn take_input(&mut self, cpu: &Cpu, input: &Activations, tokens: usize) {
-        let Model { config, weights } = &*self.model;
-        let stream = &mut self.slots[Slot::Hidden as usize][..tokens * config.dim];
+        let dim = self.model.config.dim;
         if !self.embed {
-            return stream.copy_from_slice(&input.hidden[..tokens * config.dim]);
+            let stream = &mut self.slots[Slot::Hidden as usize][..tokens * dim];
+            return stream.copy_from_slice(&input.hidden[..tokens * dim]);
         }
         assert_eq!(input.ids.len(), tokens, "one id for each position");
-        for (row, &id) in stream.chunks_exact_mut(config.dim).zip(&input.ids) {
+        self.embed(cpu, &input.ids);
+    }
+
+    /// The embeddings of some tokens, in the residual stream.
+    pub(super) fn embed(&mut self, cpu: &Cpu, ids: &[u32]) {
+        let Model { config, weights } = &*self.model;
+        let stream = &mut self.slots[Slot::Hidden as usize][..ids.len() * config.dim];
+        for (row, &id) in stream.chunks_exact_mut(config.dim).zip(ids) {
             dense::gather(weights.token_embd.view(), id as usize, row);
         }
         if let Some(rotation) = self.rotations.embedding() {
@@ -183,7 +201,7 @@ impl CpuSegment {
         }
     }
 
-    fn run_op(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
+    pub(super) fn run_op(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
         let model = Arc::clone(&self.model);
         let config = &model.config;
         let weight = |norm: Norm| block.norm(norm).unwrap_or_else(|| panic!("no {norm:?} norm in this family"));
@@ -228,15 +246,24 @@ impl CpuSegment {
                     rope::apply(cpu, x, heads, config.head_dim, &self.rope, style);
                 }
             }
+            Op::Dense { input, parts } => self.dense(cpu, *input, parts, tokens),
+            Op::Rotate { slot } => {
+                let width = slot.width(config);
+                let x = &mut self.slots[*slot as usize][..tokens * width];
+                rotate::forward(cpu, self.rotations.of_width(width), x);
+            }
+            Op::Append => {
+                let kv_len = tokens * config.kv_width();
+                let (k, v) = (&self.slots[Slot::K as usize][..kv_len], &self.slots[Slot::V as usize][..kv_len]);
+                attention::append(cpu, self.states.caches(index), &self.placed, k, v);
+            }
             Op::Attention => {
                 let kv_len = tokens * config.kv_width();
                 let [q, k, v, out] = self
                     .slots
                     .get_disjoint_mut([Slot::Q, Slot::K, Slot::V, Slot::Attn].map(|slot| slot as usize))
                     .unwrap_or_else(|_| unreachable!("four different slots"));
-                let LayerStates::Kv(caches) = &mut self.states.layers[index] else {
-                    unreachable!("attention keeps keys and values")
-                };
+                let caches = self.states.caches(index);
                 attention::append(cpu, caches, &self.placed, &k[..kv_len], &v[..kv_len]);
                 let q_len = tokens * Slot::Q.width(config);
                 let scale = 1.0 / (config.head_dim as f32).sqrt();
@@ -279,6 +306,11 @@ impl CpuSegment {
         let shape = delta_shape(heads);
         let len = |slot: Slot| tokens * slot.width(config);
         let (qkv_len, width, gates) = (len(Slot::DeltaQkv), len(Slot::Delta), len(Slot::Alpha));
+        if let Op::DeltaConv = op {
+            for (slot, len) in [(Slot::DeltaQkv, qkv_len), (Slot::Alpha, gates), (Slot::Beta, gates)] {
+                self.states.inputs.keep(index, slot, &self.slots[slot as usize][..len]);
+            }
+        }
         if let Op::DeltaGates = op {
             let [x, alpha, beta] = self.slots([Slot::Normed, Slot::Alpha, Slot::Beta]);
             let x = &x[..tokens * config.dim];
@@ -308,7 +340,7 @@ impl CpuSegment {
     }
 
     /// Different slots at a time.
-    fn slots<const N: usize>(&mut self, which: [Slot; N]) -> [&mut Vec<f32>; N] {
+    pub(super) fn slots<const N: usize>(&mut self, which: [Slot; N]) -> [&mut Vec<f32>; N] {
         let slots = self.slots.get_disjoint_mut(which.map(|slot| slot as usize));
         slots.unwrap_or_else(|_| unreachable!("different slots"))
     }

@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use bitnet_cpu_kernels::{attention::KvCache, delta};
 
-use super::super::{Checkpoint, LayerState, Row, SlotId, States, lengths::Lengths};
+use super::{
+    super::{Checkpoint, LayerState, Row, SlotId, States, lengths::Lengths},
+    mtp::Trail,
+    replay::{Inputs, KEPT},
+};
 use crate::{
     error::{Error, Remedy, Result},
     graph::{CHECKPOINTS, Graph, StateKind},
@@ -31,15 +35,21 @@ pub(super) enum LayerStates {
 pub(super) struct SegmentStates {
     /// By layer, from the first of the segment.
     pub layers: Vec<LayerStates>,
+    /// By slot, where a block of multi-token prediction is behind the layers; its keys and values are a layer more.
+    pub trails: Vec<Trail>,
+    /// Of the recurrent layers, to take tokens back.
+    pub inputs: Inputs,
     lengths: Lengths,
 }
 
 impl SegmentStates {
     /// # Errors
     /// [`Error::OutOfMemory`] if there is not the memory.
-    pub fn new(graph: &Graph, config: &Config, segment: &Segment, sizes: &Sizes) -> Result<Self> {
+    pub fn new(graph: &Graph, config: &Config, segment: &Segment, sizes: &Sizes, has_mtp: bool) -> Result<Self> {
         let layers = segment.layers.clone();
-        let all = layers.clone().map(|layer| layer_states(graph.layer(layer).state, config, sizes));
+        let kv = StateKind::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
+        let kinds = layers.clone().map(|layer| graph.layer(layer).state).chain(has_mtp.then_some(kv));
+        let all = kinds.map(|kind| layer_states(kind, config, sizes));
         let Some(all) = all.collect::<Result<Option<Vec<_>>>>()? else {
             let kinds = if config.delta.is_some() { "keys, values and recurrent states" } else { "keys and values" };
             let what = format!("the {kinds} of {} tokens", sizes.context_tokens * sizes.sequences);
@@ -47,7 +57,13 @@ impl SegmentStates {
             return Err(Error::OutOfMemory { what, bytes }.with_remedy(Remedy::ShrinkCache));
         };
         let has_recurrent = all.iter().any(|layer| matches!(layer, LayerStates::Recurrent { .. }));
-        Ok(Self { layers: all, lengths: Lengths::new(sizes.sequences, has_recurrent) })
+        let trails = (0..if has_mtp { sizes.sequences } else { 0 }).map(|_| Trail::new(config.dim)).collect();
+        let widths = |layer: &LayerStates| match layer {
+            LayerStates::Kv(_) => [0; 3],
+            LayerStates::Recurrent { .. } => KEPT.map(|slot| slot.width(config)),
+        };
+        let inputs = Inputs::new(all.iter().map(widths), sizes.sequences);
+        Ok(Self { layers: all, trails, inputs, lengths: Lengths::new(sizes.sequences, has_recurrent) })
     }
 
     /// Before a step over `rows`: recurrent states of sequences that begin are emptied.
@@ -64,6 +80,18 @@ impl SegmentStates {
                 self.zero(slot);
             }
             self.lengths.begin(slot, start);
+        }
+        self.inputs.begin(if self.lengths.has_recurrent { rows } else { &[] });
+    }
+
+    /// The keys and values of a layer of attention, by slot.
+    ///
+    /// # Panics
+    /// If it is another layer.
+    pub fn caches(&mut self, layer: usize) -> &mut [KvCache] {
+        match &mut self.layers[layer] {
+            LayerStates::Kv(caches) => caches,
+            LayerStates::Recurrent { .. } => unreachable!("attention keeps keys and values"),
         }
     }
 
@@ -120,6 +148,7 @@ pub(super) fn delta_shape(delta: &DeltaNet) -> delta::Shape {
 impl States for SegmentStates {
     fn clear(&mut self, slot: SlotId) -> Result<()> {
         // Positions of keys and values are overwritten as they are computed again.
+        self.inputs.clear();
         self.lengths.clear(slot);
         self.zero(slot);
         Ok(())
@@ -130,6 +159,7 @@ impl States for SegmentStates {
         if len == 0 {
             return self.clear(to);
         }
+        self.inputs.clear();
         for layer in &mut self.layers {
             match layer {
                 LayerStates::Kv(caches) => {
@@ -147,13 +177,25 @@ impl States for SegmentStates {
                 },
             }
         }
+        if let Ok([from, to]) = self.trails.get_disjoint_mut([from.index(), to.index()]) {
+            to.copy_from(from);
+            to.cut(len);
+        }
         self.lengths.clear(to);
         self.lengths.set(to, len);
         Ok(())
     }
 
     fn rewind(&mut self, slot: SlotId, len: usize) -> bool {
-        self.lengths.rewind(slot, len)
+        if self.lengths.rewind(slot, len) {
+            return true;
+        }
+        let row = self.inputs.row(slot, len);
+        let place = row.and_then(|row| self.lengths.checkpoint_before(slot, row.positions.start, len));
+        let Some(place) = place else { return false };
+        self.inputs.take_back(slot, len, place);
+        self.lengths.set(slot, len);
+        true
     }
 
     fn checkpoint(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
@@ -169,6 +211,7 @@ impl States for SegmentStates {
 
     fn restore(&mut self, slot: SlotId, place: Checkpoint) -> Result<()> {
         self.lengths.restore(slot, place)?;
+        self.inputs.forget(slot);
         for layer in &mut self.layers {
             if let LayerStates::Recurrent { live, kept } = layer {
                 live[slot.index()].copy_from(&kept[slot.index()][place.index()]);
@@ -198,6 +241,7 @@ impl States for SegmentStates {
     fn import(&mut self, layer: usize, slot: SlotId, positions: Range<usize>, from: &LayerState) -> Result<()> {
         let wrong =
             |expected: &str, found: &str| Err(Error::malformed(format!("state for layer {layer}"), expected, found));
+        self.inputs.clear();
         match (&mut self.layers[layer], from) {
             (LayerStates::Kv(caches), LayerState::Kv { k, v }) => caches[slot.index()].write(positions.start, k, v),
             (LayerStates::Recurrent { live, .. }, LayerState::Recurrent { conv, state }) => {
@@ -212,6 +256,9 @@ impl States for SegmentStates {
             (LayerStates::Recurrent { .. }, LayerState::Kv { .. }) => {
                 return wrong("a recurrent state", "keys and values");
             }
+        }
+        if let Some(trail) = self.trails.get_mut(slot.index()) {
+            trail.begin(positions.end);
         }
         self.lengths.begin(slot, positions.start);
         self.lengths.set(slot, positions.end);

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{EngineArgs, GrammarArgs, ModelArgs, ReasoningArgs, SampleArgs, TextArgs};
 use crate::{
     error::{Error, Result},
     generate::Drafter,
     hub::ModelName,
+    model::Model,
 };
 
 #[derive(Args, Debug)]
@@ -116,8 +117,8 @@ fn is_model(word: &str) -> bool {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Engine")]
 pub struct DraftArgs {
-    /// Most tokens to guess from the text so far and check in one pass, which changes the speed and not the text;
-    /// 0 = none, auto = while it pays
+    /// Most tokens to guess and check in one pass, which changes the speed and not the text; 0 = none, auto = while it
+    /// pays
     #[arg(
         long,
         visible_aliases = ["draft", "draft-n"],
@@ -128,6 +129,21 @@ pub struct DraftArgs {
         env = "LLAMA_ARG_DRAFT_MAX"
     )]
     pub draft_max: DraftLimit,
+
+    /// Where guesses are from, with commas between: ngram-simple (the text so far), draft-mtp (the model's block of
+    /// multi-token prediction); auto = both as far as the model has them, none = no guesses
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = "auto", env = "LLAMA_ARG_SPEC_TYPE")]
+    pub spec_type: Vec<SpecType>,
+}
+
+/// Where guesses are from, by llama.cpp's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SpecType {
+    Auto,
+    None,
+    #[value(alias = "ngram")]
+    NgramSimple,
+    DraftMtp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,10 +164,28 @@ fn draft_limit(text: &str) -> Result<DraftLimit, String> {
 
 impl DraftArgs {
     pub fn drafter(&self) -> Drafter {
-        Drafter::new(match self.draft_max {
+        let limit = match self.draft_max {
             DraftLimit::Auto => None,
             DraftLimit::Count(n) => Some(n),
-        })
+        };
+        Drafter::new(limit).from_sources(self.is_from(SpecType::NgramSimple), self.is_from(SpecType::DraftMtp))
+    }
+
+    /// Whether the model's block of multi-token prediction is of use.
+    ///
+    /// # Errors
+    /// If it was asked for by name and the model has none.
+    pub fn uses_mtp(&self, model: &Model) -> Result<bool> {
+        let has = model.weights.mtp.is_some();
+        if self.spec_type.contains(&SpecType::DraftMtp) && !has {
+            return Err(Error::missing("a block of multi-token prediction that runs", "--spec-type draft-mtp"));
+        }
+        Ok(has && self.draft_max != DraftLimit::Count(0) && self.is_from(SpecType::DraftMtp))
+    }
+
+    fn is_from(&self, source: SpecType) -> bool {
+        self.spec_type.iter().any(|ty| [source, SpecType::Auto].contains(ty))
+            && !self.spec_type.contains(&SpecType::None)
     }
 }
 

@@ -99,7 +99,8 @@ fn system_prompt(args: &RunArgs) -> Result<Option<String>> {
 fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let source = source::open(wishes.model)?;
     let model = source.model()?;
-    let engine = Engine::new(&source, EngineOptions::from(wishes.engine));
+    let mtp = wishes.draft.uses_mtp(model)?;
+    let engine = Engine::new(&source, EngineOptions { mtp, ..EngineOptions::from(wishes.engine) });
     let tokenizer = Arc::clone(source.tokenizer()?);
     let template = template(wishes.template, &tokenizer, source.name())?;
     let variables = wishes.template_kwargs.map(Variables::from_json).transpose()?.unwrap_or_default();
@@ -304,7 +305,7 @@ impl Chat {
             ));
             if stats.drafted_tokens > 0 {
                 let drafts = format::count(stats.drafted_tokens, "token");
-                output::note(format_args!("drafts   {drafts} guessed from the text, {} right", stats.accepted_tokens));
+                output::note(format_args!("drafts   {drafts} guessed, {} right", stats.accepted_tokens));
             }
         }
     }

@@ -81,6 +81,8 @@ pub struct Batcher {
     prefixes: Prefixes,
     pace: Pace,
     events: VecDeque<(AnswerId, Event)>,
+    /// Room for a guess.
+    drafted: Vec<u32>,
     next_id: u64,
     /// Counts answers begun: the age of what a place holds.
     clock: u64,
@@ -97,6 +99,7 @@ impl Batcher {
             prefixes: Prefixes::new(0),
             pace: Pace::default(),
             events: VecDeque::new(),
+            drafted: Vec::new(),
             next_id: 0,
             clock: 0,
             turns: 0,
@@ -271,6 +274,10 @@ impl Batcher {
                 self.runtime.rewind(sequence, len)?;
             }
             let follows = leader.is_some_and(|leader| leaders.contains(&leader));
+            if let Need::Draft { last, most } = generation.need(sequence.tokens(), &limits) {
+                self.runtime.draft(sequence, last, most, &mut self.drafted)?;
+                generation.drafted(&self.drafted);
+            }
             match generation.need(sequence.tokens(), &limits) {
                 Need::Run { phase: Phase::Prefill, .. } if follows => {}
                 Need::Run { ids, phase: Phase::Prefill, .. } => prompts.push((at, *id, ids.len())),
@@ -278,7 +285,7 @@ impl Batcher {
                     decoding += 1;
                     *part = StepShare::All;
                 }
-                Need::Rewind(_) | Need::Done => {}
+                Need::Rewind(_) | Need::Draft { .. } | Need::Done => {}
             }
             // A cancelled answer may have held text back.
             self.events.extend(std::iter::from_fn(|| generation.event()).map(|event| (*id, event)));
@@ -316,7 +323,11 @@ impl Batcher {
             let id = answer.id;
             let shared = leads.then(|| (output.clone(), logits.to_vec()));
             match answer.generation.feed(output, logits) {
-                Ok(Fed::Keep(kept)) => self.runtime.rewind(sequence, kept)?,
+                Ok(Fed::Keep(kept)) => {
+                    let begun = Instant::now();
+                    self.runtime.rewind(sequence, kept)?;
+                    answer.generation.rewound(begun.elapsed());
+                }
                 Ok(Fed::NeedsLogits) => lacking.push(at),
                 Err(error) => answer.error = Some(error),
             }

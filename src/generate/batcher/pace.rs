@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { max_tokens: 512, exact_tokens: 8, most_top: 0, most_summed: 0 }
+        Limits { max_tokens: 512, exact_tokens: 8, most_top: 0, most_each: 0, most_summed: 0, most_drafted: 0 }
     }
 
     #[test]

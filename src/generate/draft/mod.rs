@@ -1,6 +1,6 @@
-//! Guesses of what comes next, taken from the text so far: where the last tokens have occurred before, the answer may
-//! go on as the text did there (prompt lookup decoding, Saxena 2023). Checking a guess costs one pass over the weights
-//! for several tokens, and never changes the text.
+//! Guesses of what comes next. From the text so far: where the last tokens have occurred before, the answer may go on as
+//! the text did there (prompt lookup decoding, Saxena 2023). From the model's block of multi-token prediction, where it has
+//! one. Checking a guess costs one pass over the weights for several tokens, and never changes the text.
 
 mod policy;
 
@@ -19,7 +19,9 @@ const ROWS_TO_TRUST: usize = 2;
 #[derive(Clone, Debug)]
 pub struct Drafter {
     limit: Option<usize>,
-    policy: Policy,
+    sources: [bool; 2],
+    /// By [`Source`]: what they cost and gain differs.
+    policies: [Policy; 2],
     trust: Trust,
     text: Vec<u32>,
 }
@@ -34,19 +36,43 @@ enum Trust {
     Unsound,
 }
 
+/// Where a guess is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Text,
+    Mtp,
+}
+
 /// A guess.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Draft {
     /// The tokens, at least one.
     pub ids: Vec<u32>,
-    /// How many tokens before it occurred before.
+    pub source: Source,
+    /// How many tokens before it occurred before, in the text.
     pub matched: usize,
 }
 
+/// Proposal for a guess.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proposal {
+    Draft(Draft),
+    /// So many tokens, to be asked of the model's block.
+    AskMtp(usize),
+}
+
 impl Drafter {
-    /// At most `limit` tokens a draft, always; `None` decides by what drafts cost and gain.
+    /// At most `limit` tokens a draft, always; `None` decides by what drafts cost and gain. They are from the text, and from
+    /// the model's block of multi-token prediction where that is loaded.
     pub fn new(limit: Option<usize>) -> Self {
-        Self { limit, policy: Policy::default(), trust: Trust::Untested(0), text: Vec::new() }
+        let policies = [Policy::of_text(), Policy::of_mtp()];
+        Self { limit, sources: [true; 2], policies, trust: Trust::Untested(0), text: Vec::new() }
+    }
+
+    /// Drafts from some of the sources alone.
+    #[must_use]
+    pub fn from_sources(self, text: bool, mtp: bool) -> Self {
+        Self { sources: [text, mtp], ..self }
     }
 
     /// A new answer, to this text.
@@ -60,20 +86,46 @@ impl Drafter {
         self.text.push(id);
     }
 
-    /// A draft of at most `most` tokens; `None` where nothing speaks for a guess, or guesses do not pay.
-    pub(super) fn draft(&mut self, most: usize, end_ids: &[u32]) -> Option<Draft> {
+    /// A draft of at most `most` tokens, or of `most_mtp` by the model's block; `None` where nothing speaks for a guess, or
+    /// guesses do not pay.
+    pub(super) fn draft(&mut self, most: usize, most_mtp: usize, end_ids: &[u32]) -> Option<Proposal> {
         let most = most.min(self.limit.unwrap_or(usize::MAX));
+        let [from_text, from_mtp] = self.sources;
+        let most_mtp = if from_mtp { most_mtp.min(most) } else { 0 };
         if most == 0 || self.trust == Trust::Unsound {
             return None;
         }
-        let mut draft = lookup(&self.text, most)?;
-        // What comes after an end is another text.
-        let end = draft.ids.iter().position(|id| end_ids.contains(id)).unwrap_or(draft.ids.len());
-        draft.ids.truncate(end);
-        if self.limit.is_none() {
-            draft.ids.truncate(self.policy.choose(draft.matched, draft.ids.len()));
+        let mut draft = lookup(&self.text, most).filter(|_| from_text);
+        if let Some(draft) = &mut draft {
+            cut_end(&mut draft.ids, end_ids);
         }
-        (!draft.ids.is_empty()).then_some(draft)
+        let mut draft = draft.filter(|draft| !draft.ids.is_empty());
+        if self.limit.is_some() {
+            let of_mtp = (most_mtp > 0).then_some(Proposal::AskMtp(most_mtp));
+            return draft.map(Proposal::Draft).or(of_mtp);
+        }
+        let [text, mtp] = &mut self.policies;
+        let of_text = draft.as_ref().and_then(|draft| text.choose(draft.matched, draft.ids.len()));
+        let of_mtp = if most_mtp > 0 { mtp.choose(0, most_mtp) } else { None };
+        match (of_text, of_mtp, &mut draft) {
+            (Some(choice), of_mtp, Some(draft)) if of_mtp.is_none_or(|other| other.rate <= choice.rate) => {
+                draft.ids.truncate(choice.tokens);
+            }
+            (_, Some(choice), _) => return Some(Proposal::AskMtp(choice.tokens)),
+            _ => return None,
+        }
+        draft.map(Proposal::Draft)
+    }
+
+    /// The draft that the model's block gave; `None` where it gave nothing, or the end of the text.
+    pub(super) fn draft_of(&mut self, ids: &[u32], end_ids: &[u32]) -> Option<Draft> {
+        let mut draft = Draft { ids: ids.to_vec(), source: Source::Mtp, matched: 0 };
+        cut_end(&mut draft.ids, end_ids);
+        if draft.ids.is_empty() {
+            self.policies[Source::Mtp as usize].outcome(0, 1, 0);
+            return None;
+        }
+        Some(draft)
     }
 
     /// False until a pass has been compared with single steps.
@@ -94,17 +146,17 @@ impl Drafter {
 
     /// A step of one token took so long.
     pub(super) fn timed_step(&mut self, seconds: f64) {
-        self.policy.timed_pass(1, seconds);
+        self.policies.iter_mut().for_each(|policy| policy.timed_pass(1, seconds));
     }
 
-    /// A pass over a token and its draft of `drafted` took so long.
-    pub(super) fn timed_pass(&mut self, drafted: usize, seconds: f64) {
-        self.policy.timed_pass(1 + drafted, seconds);
+    /// Making a draft, a pass over a token and the draft, and taking back what was wrong took so long.
+    pub(super) fn timed_pass(&mut self, source: Source, drafted: usize, seconds: f64) {
+        self.policies[source as usize].timed_pass(1 + drafted, seconds);
     }
 
     /// The first `accepted` tokens of a draft were right, and the next one, if there was one, was not.
     pub(super) fn outcome(&mut self, draft: &Draft, accepted: usize) {
-        self.policy.outcome(draft.matched, draft.ids.len(), accepted);
+        self.policies[draft.source as usize].outcome(draft.matched, draft.ids.len(), accepted);
     }
 }
 
@@ -131,7 +183,13 @@ fn lookup(text: &[u32], most: usize) -> Option<Draft> {
     }
     let period = text.len() - end;
     let ids = (0..most).map(|i| text[end + i % period]).collect();
-    Some(Draft { ids, matched })
+    Some(Draft { ids, source: Source::Text, matched })
+}
+
+/// Cuts what comes after an end: it is another text.
+fn cut_end(ids: &mut Vec<u32>, end_ids: &[u32]) {
+    let end = ids.iter().position(|id| end_ids.contains(id)).unwrap_or(ids.len());
+    ids.truncate(end);
 }
 
 #[cfg(test)]
@@ -160,12 +218,57 @@ mod tests {
         let mut drafter = Drafter::new(Some(3));
         drafter.begin(&[1, 2, 3, 4, 5, 6, 1]);
         drafter.push(2);
-        assert_eq!(drafter.draft(9, &[]).unwrap().ids, [3, 4, 5]);
-        assert_eq!(drafter.draft(2, &[]).unwrap().ids, [3, 4]);
-        assert_eq!(drafter.draft(9, &[4]).unwrap().ids, [3]);
-        assert_eq!(drafter.draft(9, &[3]), None);
-        assert_eq!(drafter.draft(0, &[]), None);
-        assert_eq!(Drafter::new(Some(0)).draft(9, &[]), None);
+        let mut ids = |most, end: &[u32]| match drafter.draft(most, 0, end) {
+            Some(Proposal::Draft(draft)) => draft.ids,
+            None => Vec::new(),
+            Some(Proposal::AskMtp(_)) => panic!("nothing to ask"),
+        };
+        assert_eq!(ids(9, &[]), [3, 4, 5]);
+        assert_eq!(ids(2, &[]), [3, 4]);
+        assert_eq!(ids(9, &[4]), [3]);
+        assert_eq!([ids(9, &[3]), ids(0, &[])], [[]; 2] as [[u32; 0]; 2]);
+        assert_eq!(Drafter::new(Some(0)).draft(9, 4, &[]), None);
+    }
+
+    #[test]
+    fn the_model_is_asked_where_the_text_says_nothing() {
+        let mut drafter = Drafter::new(Some(3));
+        drafter.begin(&[1, 2, 3, 4, 5, 1, 2]);
+        let is_text = |proposal| matches!(proposal, Some(Proposal::Draft(Draft { source: Source::Text, .. })));
+        assert!(is_text(drafter.draft(9, 4, &[])));
+        assert_eq!(drafter.clone().from_sources(false, true).draft(9, 4, &[]), Some(Proposal::AskMtp(3)));
+        assert_eq!(drafter.clone().from_sources(false, true).draft(9, 2, &[]), Some(Proposal::AskMtp(2)));
+        assert_eq!(drafter.clone().from_sources(false, true).draft(1, 4, &[]), Some(Proposal::AskMtp(1)));
+        assert_eq!(drafter.clone().from_sources(true, false).draft(9, 4, &[3]), None);
+        assert_eq!(drafter.draft(9, 4, &[3]), Some(Proposal::AskMtp(3)));
+        let mut ids = |ids: &[u32], end: &[u32]| drafter.draft_of(ids, end).map(|draft| draft.ids);
+        assert_eq!(ids(&[7, 8, 9], &[9]), Some(vec![7, 8]));
+        assert_eq!([ids(&[9, 8], &[9]), ids(&[], &[])], [None, None]);
+    }
+
+    #[test]
+    fn the_source_that_gains_more_is_asked() {
+        let mut drafter = Drafter::new(None);
+        drafter.begin(&[1, 2, 3, 4, 5, 1, 2]);
+        assert_eq!(drafter.draft(9, 4, &[]), None, "before a step is timed");
+        drafter.timed_step(0.01);
+        let of_mtp = Draft { ids: vec![5, 6], source: Source::Mtp, matched: 0 };
+        for _ in 0..20 {
+            drafter.outcome(&of_mtp, 2);
+        }
+        assert!(matches!(drafter.draft(9, 4, &[]), Some(Proposal::AskMtp(4))));
+        for _ in 0..20 {
+            drafter.outcome(&of_mtp, 0);
+        }
+        assert!(matches!(drafter.draft(9, 4, &[]), Some(Proposal::Draft(_))));
+        // What the block costs is no cost of a guess from the text.
+        for _ in 0..20 {
+            drafter.outcome(&of_mtp, 2);
+            drafter.timed_pass(Source::Mtp, 2, 1.0);
+        }
+        assert!(matches!(drafter.draft(9, 4, &[]), Some(Proposal::Draft(_))));
+        drafter.begin(&[1]);
+        assert_eq!(drafter.draft(9, 4, &[]), None);
     }
 
     #[test]
@@ -173,10 +276,10 @@ mod tests {
         let mut drafter = Drafter::new(Some(3));
         drafter.begin(&[1, 2, 3, 1, 2]);
         drafter.compared(1, true);
-        assert!(!drafter.is_trusted() && drafter.draft(9, &[]).is_some());
+        assert!(!drafter.is_trusted() && drafter.draft(9, 0, &[]).is_some());
         drafter.compared(1, true);
         assert!(drafter.is_trusted());
         drafter.compared(1, false);
-        assert!(!drafter.is_trusted() && drafter.draft(9, &[]).is_none());
+        assert!(!drafter.is_trusted() && drafter.draft(9, 0, &[]).is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Hybrid models of random weights, and the forward pass of such models as plain loops.
 
+pub mod mtp;
 pub mod reference;
 
 use bitnet_cpu_kernels::{
@@ -113,10 +114,10 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
     let token_embd = dense(spec.vocab, DenseType::F16);
     let output = (!spec.tied).then(|| dense(spec.vocab, DenseType::Q8_0));
     let output_norm = norm(&mut rng, spec.dim);
-    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None } }
+    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None, mtp: None } }
 }
 
-fn norm(rng: &mut Rng, n: usize) -> Vec<f32> {
+pub(super) fn norm(rng: &mut Rng, n: usize) -> Vec<f32> {
     (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect()
 }
 

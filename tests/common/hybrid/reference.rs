@@ -125,6 +125,8 @@ pub struct Reference<'a> {
     head: Matrix,
     states: Vec<State>,
     position: usize,
+    /// Keys and values of the block of multi-token prediction.
+    mtp: [Vec<Vec<f64>>; 2],
 }
 
 impl<'a> Reference<'a> {
@@ -146,6 +148,7 @@ impl<'a> Reference<'a> {
             head: Matrix::dense(weights.head()),
             states: Vec::new(),
             position: 0,
+            mtp: Default::default(),
         };
         made.clear();
         made
@@ -184,6 +187,85 @@ impl<'a> Reference<'a> {
             x = self.forward(&x);
         }
         (self.head.times(&x), trace)
+    }
+
+    /// The block of multi-token prediction, llama.cpp's graph of `qwen35`: from a token and the output before it, of the
+    /// layers or of the block, the logits of the token behind it and the block's output. What follows the position is
+    /// forgotten.
+    pub fn predict(&mut self, position: usize, id: u32, before: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (config, weights) = (&self.model.config, &self.model.weights);
+        let block = weights.mtp.as_ref().unwrap();
+        let normed = |x: &[f64], weight: &[f32]| rms_norm(x, &self.one_more(weight), self.eps());
+        let of_block = |role: Norm, x: &[f64]| normed(x, block.norms.norm(role).unwrap());
+        let times = |role: Linear, x: &[f64]| {
+            let rotation = config.rotation.as_ref();
+            let is_folded = rotation.is_some_and(|rotation| rotation.folds(config.layers, role));
+            Matrix::dense(block.linear(role)).times(&if is_folded { self.forward(x) } else { x.to_vec() })
+        };
+        let mut embedding = match &block.token_embd {
+            Some(table) => Matrix::dense(table).row(id as usize),
+            None => self.table.row(id as usize),
+        };
+        if block.token_embd.is_none() && config.rotation.is_some() {
+            embedding = self.backward(&embedding);
+        }
+        let both = [normed(&embedding, &block.embedding_norm), normed(before, &block.hidden_norm)].concat();
+        let mut x = Matrix::dense(&block.join).times(&both);
+
+        let inner = of_block(Norm::Attn, &x);
+        let (width, shared) = (config.head_dim, config.heads / config.kv_heads);
+        let placed = |heads: Vec<f64>, norm: Norm| -> Vec<f64> {
+            let mut turned = Vec::new();
+            for head in heads.chunks(width) {
+                let mut head = of_block(norm, head);
+                self.turn_at(position, &mut head);
+                turned.extend(head);
+            }
+            turned
+        };
+        let (k, v) = (placed(times(Linear::K, &inner), Norm::KHead), times(Linear::V, &inner));
+        let (mut queries, mut gates) = (Vec::new(), Vec::new());
+        for head in times(Linear::Q, &inner).chunks(2 * width) {
+            queries.extend_from_slice(&head[..width]);
+            gates.extend_from_slice(&head[width..]);
+        }
+        let queries = placed(queries, Norm::QHead);
+        let mut held = self.mtp.clone();
+        for (rows, new) in held.iter_mut().zip([k, v]) {
+            rows.truncate(position);
+            rows.push(new);
+        }
+        let [keys, values] = &held;
+        assert_eq!(keys.len(), position + 1, "every position before it");
+        let mut mixed = vec![0.0; config.heads * width];
+        for head in 0..config.heads {
+            let kv = head / shared * width;
+            let q = &queries[head * width..][..width];
+            let score = |k: &Vec<f64>| (dot(q, &k[kv..kv + width]) / (width as f64).sqrt()).exp();
+            let total: f64 = keys.iter().map(score).sum();
+            for (k, v) in keys.iter().zip(values) {
+                for i in 0..width {
+                    let gate = sigmoid(gates[head * width + i]);
+                    mixed[head * width + i] += score(k) / total * v[kv + i] * gate;
+                }
+            }
+        }
+        add(&mut x, &times(Linear::O, &mixed));
+        let inner = of_block(Norm::Ffn, &x);
+        let (gate, up) = (times(Linear::Gate, &inner), times(Linear::Up, &inner));
+        let gated: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * u).collect();
+        add(&mut x, &times(Linear::Down, &gated));
+
+        let output = normed(&x, block.head_norm.as_ref().unwrap_or(&weights.output_norm));
+        let logits = match &block.output {
+            Some(head) => Matrix::dense(head).times(&output),
+            None if config.rotation.as_ref().is_some_and(|rotation| rotation.head) => {
+                self.head.times(&self.forward(&output))
+            }
+            None => self.head.times(&output),
+        };
+        self.mtp = held;
+        (logits, output)
     }
 
     fn token(&mut self, id: usize) -> Vec<Vec<f64>> {
@@ -344,10 +426,14 @@ impl<'a> Reference<'a> {
     }
 
     fn turn(&self, head: &mut [f64]) {
+        self.turn_at(self.position, head);
+    }
+
+    fn turn_at(&self, position: usize, head: &mut [f64]) {
         let rope = &self.model.config.rope;
         let dims = if self.has(Mistake::RopeOverAll) { head.len() } else { rope.dims };
         for i in 0..dims / 2 {
-            let angle = self.position as f64 * f64::from(rope.base).powf(-2.0 * i as f64 / dims as f64);
+            let angle = position as f64 * f64::from(rope.base).powf(-2.0 * i as f64 / dims as f64);
             let (a, b) = if self.has(Mistake::RopeOfPairs) { (2 * i, 2 * i + 1) } else { (i, i + dims / 2) };
             let (x, y) = (head[a], head[b]);
             head[a] = x * angle.cos() - y * angle.sin();

@@ -95,7 +95,7 @@ impl Fake {
         match want {
             Want::Nothing => {}
             Want::Last | Want::Top(_) => self.done.logits.extend((self.script)(&ids)),
-            Want::All => {
+            Want::All | Want::Each(_) => {
                 self.done.logits.extend(positions.flat_map(|at| (self.script)(&ids[..=at])));
                 self.done.logits[before] += self.pass_error;
             }
@@ -124,7 +124,14 @@ impl Backend for Fake {
     }
 
     fn limits(&self, _: SegmentId) -> Limits {
-        Limits { max_tokens: usize::MAX, exact_tokens: ALIKE, most_top: VOCAB, most_summed: 0 }
+        Limits {
+            max_tokens: usize::MAX,
+            exact_tokens: ALIKE,
+            most_top: VOCAB,
+            most_each: 0,
+            most_summed: 0,
+            most_drafted: 0,
+        }
     }
 
     fn submit(&mut self, id: SegmentId, batch: &Batch, input: &Activations) -> Result<Ticket> {
@@ -149,6 +156,11 @@ impl Backend for Fake {
 
     fn wait(&mut self, _: Ticket, out: &mut Activations) -> Result<()> {
         std::mem::swap(out, &mut self.done);
+        Ok(())
+    }
+
+    fn draft(&mut self, _: SegmentId, _: (SlotId, usize), _: u32, _: usize, ids: &mut Vec<u32>) -> Result<()> {
+        ids.clear();
         Ok(())
     }
 
@@ -232,7 +244,8 @@ pub fn model() -> Arc<Model> {
         mtp_blocks: 0,
     };
     let token_embd = DenseMatrix { rows: VOCAB, cols: 1, data: Bytes::from(vec![0; 4 * VOCAB]), ty: DenseType::F32 };
-    let weights = Weights { token_embd, blocks: Vec::new(), output_norm: vec![1.0], output: None, rope_factors: None };
+    let weights =
+        Weights { token_embd, blocks: Vec::new(), output_norm: vec![1.0], output: None, rope_factors: None, mtp: None };
     Arc::new(Model { config, weights })
 }
 

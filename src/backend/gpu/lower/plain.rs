@@ -31,6 +31,9 @@ impl<'a> Lowering<'a> {
             | Op::Rope
             | Op::Attention
             | Op::SplitGate
+            | Op::Dense { .. }
+            | Op::Rotate { .. }
+            | Op::Append
             | Op::OutputGate
             | Op::DeltaGates
             | Op::DeltaConv

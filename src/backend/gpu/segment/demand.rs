@@ -27,5 +27,6 @@ pub fn demand(gpu: &Gpu, model: &Model, sizes: &Sizes) -> Result<Demand> {
         tied: model.weights.output.is_none(),
         activation_bytes: nothing.activations,
         head_activation_bytes: head.activations - nothing.activations,
+        mtp_bytes: 0,
     })
 }

@@ -164,7 +164,9 @@ impl GpuSegment {
             max_tokens: self.sizes.batch_tokens,
             exact_tokens: self.shape.small_batch,
             most_top: most,
+            most_each: 0,
             most_summed: most,
+            most_drafted: 0,
         }
     }
 

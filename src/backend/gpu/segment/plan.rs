@@ -43,5 +43,6 @@ pub fn bytes_of(planned: &Planned, model: &Model, segment: &Segment) -> SegmentB
             + shape.activation_bytes(&model.config)
             + if segment.head { Select::bytes(model.config.vocab, shape.top_rows) } else { 0 }
             + if weights.screen.is_some() { Screen::bytes(&model.config, shape.top_rows) } else { 0 },
+        mtp: 0,
     }
 }

@@ -51,7 +51,7 @@ pub fn rows<'a>(
         let gets = match row.want {
             Want::Nothing => Gets::Nothing,
             Want::Last => Gets::Last,
-            Want::All => Gets::All,
+            Want::All | Want::Each(_) => Gets::All,
             Want::Top(count) => choice(count).map_or(Gets::Last, Gets::Highest),
         };
         StepRow { slot: row.slot, tokens, position: row.positions.start, gets }
