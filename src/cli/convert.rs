@@ -55,6 +55,7 @@ pub fn dummy(args: &DummyArgs) -> Result<()> {
         (_, _, Some(path)) => Shape::from_config(path)?,
         _ => return Err(Error::Usage("a shape is needed: --size, --like or --config".into())),
     };
+    let shape = if args.mtp { shape.with_mtp()? } else { shape };
     with_progress(args.json, |progress| {
         let options = DummyOptions {
             seed: args.seed,

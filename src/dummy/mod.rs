@@ -23,8 +23,8 @@ use crate::{
     error::{Error, Result},
     gguf::{Array, TensorSpec, TensorType, Value, Writer},
     model::{
-        DeltaNet, Norm,
-        names::{self, DeltaTensor},
+        Config, DeltaNet, Linear, Norm,
+        names::{self, DeltaTensor, MtpTensor},
     },
 };
 
@@ -207,6 +207,13 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
     }
     let sizes = [model.norm_len(Norm::Output)];
     add(names::OUTPUT_NORM.into(), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
+    for (name, sizes) in mtp_tensors(model) {
+        let (ty, content) = match sizes[..] {
+            [_, cols] => (TensorType::Q8_0, Numbers::Bytes { limit: (3.0 / cols as f32).sqrt() }),
+            _ => (TensorType::F32, Numbers::Ones),
+        };
+        add(name, &sizes, ty, numbers(content))?;
+    }
     Ok(tensors)
 }
 
@@ -222,6 +229,24 @@ fn delta_tensor(delta: &DeltaNet, dim: usize, tensor: DeltaTensor) -> (Vec<usize
         DeltaTensor::DtBias => (vec![heads], TensorType::F32, floats(-4.0, 0.0)),
         DeltaTensor::Rate => (vec![heads], TensorType::F32, floats(-8.0, -0.1)),
     }
+}
+
+/// Names and sizes of the tensors of blocks of multi-token prediction, as published files have them.
+fn mtp_tensors(model: &Config) -> Vec<(String, Vec<usize>)> {
+    let mut tensors = Vec::new();
+    for layer in model.layers..model.layers + model.mtp_blocks {
+        let norms = model.family.block_norms().iter();
+        tensors.extend(norms.map(|&role| (names::norm(model.family, layer, role), vec![model.norm_len(role)])));
+        for role in Linear::ATTENTION {
+            let (rows, cols) = model.linear_shape(role);
+            tensors.push((names::linear(layer, role), vec![rows, cols]));
+        }
+        let name = |tensor| names::mtp(layer, tensor);
+        tensors.push((name(MtpTensor::Join), vec![model.dim, 2 * model.dim]));
+        let norms = [MtpTensor::EmbeddingNorm, MtpTensor::HiddenNorm, MtpTensor::HeadNorm];
+        tensors.extend(norms.map(|tensor| (name(tensor), vec![model.dim])));
+    }
+    tensors
 }
 
 /// Columns that share a scale in the models of PrismML.

@@ -130,6 +130,19 @@ impl Shape {
         hybrid.map(Hybrid::shape).ok_or_else(|| unknown("model", name, Self::published()))
     }
 
+    /// This shape with a block of multi-token prediction behind its layers.
+    ///
+    /// # Errors
+    /// If models of its kind have none.
+    pub fn with_mtp(mut self) -> Result<Self> {
+        if self.model.family != Family::Qwen35 {
+            let thing = format!("a block of multi-token prediction in architecture {}", self.model.arch);
+            return Err(Error::unsupported(thing, "only hybrid models have one"));
+        }
+        self.model.mtp_blocks = 1;
+        Ok(self)
+    }
+
     /// The shape that a `config.json` describes.
     pub fn from_config(path: &Path) -> Result<Self> {
         let json = read_json(path)?.ok_or_else(|| Error::missing(path.display().to_string(), "the shape"))?;

@@ -237,3 +237,34 @@ fn hybrid_models_are_as_their_keys_say() {
         }
     }
 }
+
+#[test]
+fn a_dummy_may_have_a_block_of_multi_token_prediction() {
+    let folder = TempDir::new().unwrap();
+    let shape = || {
+        let mut shape = Shape::like("bonsai2-4b").unwrap();
+        let model = &mut shape.model;
+        (model.layers, model.dim, model.ffn_dim, model.heads, model.vocab) = (4, 512, 1024, 4, 300);
+        (model.kv_heads, model.head_dim, model.rope.dims, model.rotation) = (2, 128, 64, None);
+        let delta = model.delta.as_mut().unwrap();
+        (delta.layers, delta.key_heads, delta.value_heads) = (vec![true, true, true, false], 2, 4);
+        shape
+    };
+    let options = DummyOptions { ty: TernaryType::Q2_0, head: HeadType::AsMatrices, ..Default::default() };
+    let (with, without) = (folder.path().join("1.gguf"), folder.path().join("2.gguf"));
+    make(&shape().with_mtp().unwrap(), &with, &options).unwrap();
+    make(&shape(), &without, &options).unwrap();
+    let (with, without) = (File::open(&with).unwrap(), File::open(&without).unwrap());
+    assert_eq!(with.metadata().get("qwen35.block_count"), Some(&Value::U32(5)));
+    assert_eq!(with.metadata().get("qwen35.nextn_predict_layers"), Some(&Value::U32(1)));
+    // The layers are what they are without.
+    for info in without.tensors() {
+        assert!(with.data(with.tensor(&info.name).unwrap())[..] == without.data(info)[..], "{}", info.name);
+    }
+    let [with, without] = [&with, &without].map(|file| Model::from_gguf(file).unwrap());
+    let mtp = with.weights.mtp.unwrap();
+    assert!(without.weights.mtp.is_none());
+    // 34 bytes for 32 weights.
+    assert_eq!(mtp.join.data.len(), 512 * 1024 * 34 / 32);
+    assert!(Shape::like("2b-4t").unwrap().with_mtp().is_err());
+}

@@ -157,6 +157,10 @@ pub struct DummyArgs {
     #[arg(long, value_enum, value_name = "TYPE")]
     pub head: Option<DummyHead>,
 
+    /// Add a block of multi-token prediction in Q8_0, as hybrid models may have
+    #[arg(long)]
+    pub mtp: bool,
+
     /// Chooses the weights
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
