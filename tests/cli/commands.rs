@@ -102,10 +102,12 @@ fn files_that_are_no_models_are_named_with_the_reason() {
         fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
     };
+    let empty = tempfile::tempdir().unwrap();
     let model = built_in_model();
     let cases = [
         (dir.path().join("absent.gguf").to_str().unwrap().to_owned(), "cannot open"),
-        (dir.path().to_str().unwrap().to_owned(), "config.json is missing"),
+        (dir.path().to_str().unwrap().to_owned(), "expected one GGUF file"),
+        (empty.path().to_str().unwrap().to_owned(), "config.json is missing"),
         (write("empty.gguf", b""), "empty.gguf"),
         (write("page.gguf", b"<!DOCTYPE html><html><body>Not found</body></html>"), "HTML"),
         (write("noise.gguf", &[0x5A; 4096]), "noise.gguf"),
@@ -452,8 +454,11 @@ fn convert_makes_a_model_that_runs_as_the_built_in_one_does() {
 
     let again = run(&["convert", source.to_str().unwrap(), "-o", out]);
     assert!(again.one_line_error(2).contains("out.gguf"), "an existing file is kept: {again:?}");
-    let nothing = run(&["convert", dir.path().to_str().unwrap(), "-o", "x.gguf"]);
+    let empty = tempfile::tempdir().unwrap();
+    let other = dir.path().join("other.gguf");
+    let nothing = run(&["convert", empty.path().to_str().unwrap(), "-o", other.to_str().unwrap()]);
     assert!(nothing.one_line_error(1).contains("config.json"), "{nothing:?}");
+    assert!(!other.exists());
 }
 
 #[test]
