@@ -21,7 +21,7 @@ use crate::{
 /// State that all requests share.
 pub struct App {
     pub options: ServeOptions,
-    pub models: Models,
+    pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<dyn Log>,
 }

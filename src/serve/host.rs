@@ -12,9 +12,10 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    app::App,
+    Log, ServeOptions,
     embedding::{self, EmbeddingJob},
     engine::{self, EngineThread, JobReceiver, JobSender},
+    metrics::Metrics,
     model::Served,
     offer::Opened,
 };
@@ -63,11 +64,15 @@ pub struct Starting {
 }
 
 /// Loads a model in a thread of its own, which then serves.
-pub fn start(app: &App, names: Vec<String>, opened: Opened) -> Result<Starting> {
+pub fn start(
+    (options, metrics, log): (&ServeOptions, &Arc<Metrics>, &Arc<dyn Log>),
+    names: Vec<String>,
+    opened: Opened,
+) -> Result<Starting> {
     let (told, loaded) = oneshot::channel();
     let (is_there, gone) = watch::channel(());
-    let queue = engine::queue(app.options.queue);
-    let (options, metrics, log) = (app.options.clone(), Arc::clone(&app.metrics), Arc::clone(&app.log));
+    let queue = engine::queue(options.queue);
+    let (prefix_bytes, metrics, log) = (options.prefix_bytes, Arc::clone(metrics), Arc::clone(log));
     let work = move || {
         let (jobs, receiver) = queue;
         let (embeddings, embedding_jobs) = mpsc::channel();
@@ -87,7 +92,7 @@ pub fn start(app: &App, names: Vec<String>, opened: Opened) -> Result<Starting> 
             Ok(Loaded::Text(served, runtime)) => {
                 let Served { name, slots, context_tokens, .. } = &served;
                 log.ready(&format!("{name} on {}: {slots} slots of {context_tokens} tokens", runtime.devices()));
-                let batcher = Batcher::new(*runtime).keeping_prefixes(options.prefix_bytes);
+                let batcher = Batcher::new(*runtime).keeping_prefixes(prefix_bytes);
                 let thread = EngineThread::new(batcher, receiver, metrics, Arc::clone(&places), log);
                 let _ = told.send(Ok(host(served)));
                 thread.run();

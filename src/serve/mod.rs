@@ -5,6 +5,8 @@
 //! over a channel; what it answers comes back over a bounded channel for each request (`answer`), is taken apart into
 //! text, thoughts and calls (`text`) and written in the words of an API (`openai`, `llama`, `ollama`, `anthropic`).
 
+mod about;
+
 mod answer;
 
 mod app;

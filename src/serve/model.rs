@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::{
     ServeOptions,
+    about::Facts,
     error::{ApiError, ApiResult},
     ids,
-    models::Facts,
     offer::Opened,
 };
 use crate::{

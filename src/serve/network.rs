@@ -5,13 +5,7 @@ use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
-    Log, ServeOptions,
-    app::App,
-    connection::serve,
-    metrics::Metrics,
-    models::{self, Models},
-    offer::Offer,
-    router::router,
+    Log, ServeOptions, app::App, connection::serve, metrics::Metrics, models::Models, offer::Offer, router::router,
 };
 use crate::error::{Error, Result};
 
@@ -24,19 +18,20 @@ const MOST_CONNECTIONS: usize = 4096;
 pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| network_error("start threads for", &options, error))?;
-    let models = Models::new(offer, &options.names);
-    let app = Arc::new(App { options, models, metrics: Arc::new(Metrics::default()), log: Arc::clone(&log) });
+    let metrics = Arc::new(Metrics::default());
+    let models = Arc::new(Models::new(offer, &options, &metrics, &log));
+    let app = Arc::new(App { options, models, metrics, log: Arc::clone(&log) });
     let listener = runtime.block_on(TcpListener::bind((app.options.host.trim_matches(['[', ']']), app.options.port)));
     let listener = listener.map_err(|error| network_error("listen on", &app.options, error))?;
     let address = listener.local_addr().map_err(|error| network_error("listen on", &app.options, error))?;
     log.listening(address);
     let (ended, only_ended) = watch::channel(false);
     if app.models.are_several() {
-        runtime.spawn(models::watch_idle(Arc::clone(&app)));
+        runtime.spawn(Arc::clone(&app.models).watch_idle());
     } else {
-        let app = Arc::clone(&app);
+        let models = Arc::clone(&app.models);
         runtime.spawn(async move {
-            models::only_ended(&app).await;
+            models.only_ended().await;
             let _ = ended.send(true);
         });
     }

@@ -27,7 +27,7 @@ use super::{
     host::Host,
     llama::{self, completion},
     model::Served,
-    models::{KeepAlive, Listed, host},
+    models::{KeepAlive, Listed},
     ollama,
     openai::{
         chat, completions,
@@ -160,7 +160,7 @@ async fn host_of(app: &Arc<App>, fields: &Map<String, Value>) -> ApiResult<Arc<H
     let fields = Fields(fields);
     let name = fields.text("model")?;
     let keep_alive = fields.get("keep_alive").map(KeepAlive::read).transpose()?;
-    let host = host(app, name).await?;
+    let host = app.models.host(name).await?;
     if let Some(keep_alive) = keep_alive {
         app.models.keep(name, keep_alive);
     }

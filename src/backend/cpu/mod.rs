@@ -1,9 +1,11 @@
 //! Runs op lists with the SIMD kernels: each op is one kernel call on pre-allocated buffers.
 
 mod head;
+mod inputs;
 mod kernel;
 mod matrices;
 mod mtp;
+mod mtp_state;
 mod replay;
 mod rotations;
 mod segment;

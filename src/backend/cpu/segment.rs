@@ -15,7 +15,7 @@ use super::{
     super::{Activations, Batch, Limits, SlotId},
     head::Head,
     matrices::Matrices,
-    mtp::{MOST_DRAFTED, Mtp},
+    mtp_state::{MOST_DRAFTED, Mtp},
     rotations::Rotations,
     states::{LayerStates, SegmentStates, delta_shape},
 };

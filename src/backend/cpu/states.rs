@@ -6,8 +6,8 @@ use bitnet_cpu_kernels::{attention::KvCache, delta};
 
 use super::{
     super::{Checkpoint, LayerState, Row, SlotId, States, lengths::Lengths},
-    mtp::Trail,
-    replay::{Inputs, KEPT},
+    inputs::{Inputs, KEPT},
+    mtp_state::Trail,
 };
 use crate::{
     error::{Error, Remedy, Result},

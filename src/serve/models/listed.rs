@@ -5,9 +5,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{
-    super::{ids, model::Served},
-    About, Facts,
+use super::super::{
+    about::{About, Facts},
+    ids,
+    model::Served,
 };
 
 /// A model of the server, loaded or not.

@@ -1,10 +1,10 @@
 //! The models of a server: which are loaded, and how they come and go.
 
-mod about;
-
 mod keep_alive;
 
 mod listed;
+
+mod loading;
 
 use std::{
     collections::BTreeMap,
@@ -14,27 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::watch,
-    task::spawn_blocking,
-    time::{sleep, timeout_at},
-};
+use tokio::{sync::watch, time::timeout_at};
 
 pub use self::{
-    about::{About, Facts},
     keep_alive::{KeepAlive, seconds},
     listed::{Listed, Phase},
 };
 use super::{
-    app::App,
+    Log, ServeOptions,
+    about::About,
     error::{ApiError, ApiResult},
-    host::{self, Host, Starting},
+    host::Host,
+    metrics::Metrics,
     offer::{Catalogue, Offer, Opened, short_name},
 };
-use crate::error::{Error, Result};
-
-/// How often it is looked for models that have idled long enough.
-const LOOK_AROUND: Duration = Duration::from_millis(500);
+use crate::error::Error;
 
 /// Time for the threads of the models to end, at the end of the server.
 const LAST_STEP: Duration = Duration::from_secs(5);
@@ -52,6 +46,9 @@ pub struct Models {
     failure: Mutex<Option<Error>>,
     /// Held while a model is loaded: two at once would count on the same memory.
     turn: tokio::sync::Mutex<()>,
+    options: ServeOptions,
+    metrics: Arc<Metrics>,
+    log: Arc<dyn Log>,
 }
 
 struct Entry {
@@ -108,13 +105,13 @@ impl Entry {
 }
 
 impl Models {
-    pub fn new(offer: Offer, names: &[String]) -> Self {
+    pub fn new(offer: Offer, options: &ServeOptions, metrics: &Arc<Metrics>, log: &Arc<dyn Log>) -> Self {
         let mut entries = BTreeMap::new();
         let (mut only, mut catalogue) = (None, None);
         match offer {
             Offer::One(opened) => {
                 let path = opened.file.name().to_owned();
-                let mut names = names.iter().cloned();
+                let mut names = options.names.iter().cloned();
                 let name = names.next().unwrap_or_else(|| short_name(&path));
                 entries.insert(name, Entry::new(path.into(), names.collect(), KeepAlive::FOREVER));
                 only = Some(opened);
@@ -128,7 +125,9 @@ impl Models {
             }
         }
         let (entries, only, failure) = (Mutex::new(entries), Mutex::new(only), Mutex::new(None));
-        let models = Self { entries, catalogue, only, failure, turn: tokio::sync::Mutex::new(()) };
+        let (turn, options) = (tokio::sync::Mutex::new(()), options.clone());
+        let (metrics, log) = (Arc::clone(metrics), Arc::clone(log));
+        let models = Self { entries, catalogue, only, failure, turn, options, metrics, log };
         models.look_into_folder();
         models
     }
@@ -296,156 +295,6 @@ impl Models {
         let mut entries = self.lock();
         entries.values_mut().for_each(Entry::settle);
         entries.values().filter(|entry| matches!(entry.state, State::Here { .. } | State::Leaving(_))).count()
-    }
-}
-
-/// The model that a request means. It is loaded where it is not; requests that come meanwhile wait for the same load.
-///
-/// # Errors
-/// If there is none of that name, or it cannot be loaded.
-pub async fn host(app: &Arc<App>, name: Option<&str>) -> ApiResult<Arc<Host>> {
-    enum Wait {
-        Loading(watch::Receiver<Option<Outcome>>),
-        Leaving(watch::Receiver<()>),
-    }
-    let key = app.models.key(name)?;
-    loop {
-        let wait = {
-            let mut entries = app.models.lock();
-            let entry = entries.get_mut(&key).ok_or_else(|| ApiError::no_model(&key))?;
-            entry.settle();
-            match &entry.state {
-                State::Here { host, .. } => {
-                    host.touch();
-                    return Ok(Arc::clone(host));
-                }
-                State::Loading(news) => Wait::Loading(news.clone()),
-                State::Leaving(gone) => Wait::Leaving(gone.clone()),
-                State::Away => {
-                    let news = begin_to_load(app, &key);
-                    entry.state = State::Loading(news.clone());
-                    Wait::Loading(news)
-                }
-            }
-        };
-        match wait {
-            Wait::Loading(mut news) => {
-                let outcome = news.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-                return outcome.unwrap_or_else(|| Err(ApiError::internal("loading the model met a bug of the server")));
-            }
-            Wait::Leaving(gone) => closed(gone).await,
-        }
-    }
-}
-
-/// Loads the only model, and returns when its thread has ended or it could not be loaded.
-pub async fn only_ended(app: &Arc<App>) {
-    if host(app, None).await.is_err() {
-        return;
-    }
-    let gone = app.models.lock().values().find_map(|entry| match &entry.state {
-        State::Here { gone, .. } => Some(gone.clone()),
-        _ => None,
-    });
-    if let Some(gone) = gone {
-        closed(gone).await;
-    }
-}
-
-/// Loads a model beside its requests, which may go away meanwhile.
-fn begin_to_load(app: &Arc<App>, key: &str) -> watch::Receiver<Option<Outcome>> {
-    let (tell, news) = watch::channel(None);
-    let (app, key) = (Arc::clone(app), key.to_owned());
-    tokio::spawn(async move {
-        let loaded = load(&app, &key).await;
-        let models = &app.models;
-        let (state, outcome) = match loaded {
-            Ok((host, gone)) => (State::Here { host: Arc::clone(&host), gone }, Ok(host)),
-            Err(error) => {
-                let message = format!("the model `{key}` cannot be loaded: {error}");
-                if models.are_several() {
-                    app.log.request(&message.escape_debug().to_string());
-                }
-                *models.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                (State::Away, Err(ApiError::internal(message)))
-            }
-        };
-        if let Some(entry) = models.lock().get_mut(&key) {
-            entry.state = state;
-        }
-        tell.send_replace(Some(outcome));
-    });
-    news
-}
-
-async fn load(app: &Arc<App>, key: &str) -> Result<(Arc<Host>, watch::Receiver<()>)> {
-    let models = &app.models;
-    let _turn = models.turn.lock().await;
-    let (path, aliases) = {
-        let entries = models.lock();
-        let entry = entries.get(key).ok_or_else(|| Error::missing(key, "loading it"))?;
-        (entry.path.clone(), entry.aliases.clone())
-    };
-    let only = models.only.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let opened = match only {
-        Some(opened) => *opened,
-        None => {
-            let opened = beside(app, move |app| match &app.models.catalogue {
-                Some(catalogue) => (catalogue.open)(&path),
-                None => Err(Error::Usage("the model has ended".into())),
-            });
-            make_room(app, opened.await?).await?
-        }
-    };
-    let names = std::iter::once(key.to_owned()).chain(aliases).collect();
-    let Starting { loaded, gone } = host::start(app, names, opened)?;
-    let host = loaded.await.unwrap_or_else(|_| Err(Error::Usage("the engine met a bug".into())))?;
-    Ok((host, gone))
-}
-
-/// Unloads models until this one has room, or none is left.
-async fn make_room(app: &Arc<App>, opened: Opened) -> Result<Opened> {
-    let opened = Arc::new(opened);
-    loop {
-        let loaded = app.models.loaded_count();
-        let most = app.models.catalogue.as_ref().and_then(|catalogue| catalogue.most_loaded);
-        let is_full = most.is_some_and(|most| loaded >= most.get());
-        if loaded == 0 {
-            break;
-        }
-        let looked_at = Arc::clone(&opened);
-        if !is_full && beside(app, move |_| looked_at.fits()).await? {
-            break;
-        }
-        let Some((name, gone)) = app.models.evict() else { break };
-        app.log.request(&format!("{name} makes room for {}", opened.file.name().escape_debug()));
-        closed(gone).await;
-    }
-    Arc::into_inner(opened).ok_or_else(|| Error::Usage("the model is looked at".into()))
-}
-
-/// Runs what takes long on a thread of its own.
-async fn beside<T: Send + 'static>(app: &Arc<App>, work: impl FnOnce(&App) -> Result<T> + Send + 'static) -> Result<T> {
-    let app = Arc::clone(app);
-    let done = spawn_blocking(move || work(&app)).await;
-    done.unwrap_or_else(|_| Err(Error::Usage("opening the model met a bug".into())))
-}
-
-/// Unloads models that have idled for their time, for ever.
-pub async fn watch_idle(app: Arc<App>) {
-    loop {
-        sleep(LOOK_AROUND).await;
-        for (key, entry) in app.models.lock().iter_mut() {
-            entry.settle();
-            let Some(host) = entry.host() else { continue };
-            // A request that is being prepared holds it, too.
-            if host.is_busy() || Arc::strong_count(host) > 1 {
-                host.touch();
-            } else if entry.keep_alive.left(host.idle()).is_some_and(|left| left.is_zero()) {
-                app.log.request(&format!("{key} is unloaded: no request came"));
-                entry.leave();
-            }
-        }
     }
 }
 
