@@ -69,16 +69,19 @@ pub trait Backend: Any + Send {
     fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()>;
 
     /// A guess of the tokens behind `last`, which follows the tokens that a slot holds, so many of `held`. At most `most` of
-    /// them, see [`Limits::most_drafted`], replace `ids`; none where there is nothing to guess with. What is held stays; states that were
-    /// put off are complete then.
+    /// them, see [`Limits::most_drafted`], replace `ids`; none where there is nothing to guess with, as in a backend that does
+    /// not have this. What is held stays; states that were put off are complete then.
     fn draft(
         &mut self,
-        segment: SegmentId,
-        held: (SlotId, usize),
-        last: u32,
-        most: usize,
+        _segment: SegmentId,
+        _held: (SlotId, usize),
+        _last: u32,
+        _most: usize,
         ids: &mut Vec<u32>,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        ids.clear();
+        Ok(())
+    }
 
     /// The states of the sequences of `segment`.
     fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States>;

@@ -61,7 +61,7 @@ impl Inputs {
         }
     }
 
-    /// What was kept is of a text that is no more.
+    /// Forgets all that was kept: it is of a text that is no more.
     pub fn clear(&mut self) {
         self.rows.clear();
     }

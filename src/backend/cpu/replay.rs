@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use bitnet_cpu_kernels::{Cpu, attention::Placed, delta};
+use bitnet_cpu_kernels::{Cpu, attention::Placed};
 
 use super::{
     super::{Checkpoint, Row},
     inputs::KEPT,
     segment::CpuSegment,
-    states::{LayerStates, delta_shape},
+    states::LayerStates,
 };
-use crate::graph::op::Slot;
+use crate::graph::op::Op;
 
 impl CpuSegment {
     /// Takes back what is due.
@@ -23,8 +23,6 @@ impl CpuSegment {
 
     fn replay(&mut self, cpu: &Cpu, place: Checkpoint, row: &Row) {
         let model = Arc::clone(&self.model);
-        let Some(heads) = &model.config.delta else { return };
-        let shape = delta_shape(heads);
         let slot = row.slot.index();
         let earlier = self.states.inputs.rows.iter().take_while(|other| other.slot != row.slot);
         let first: usize = earlier.map(|row| row.positions.len()).sum();
@@ -33,25 +31,15 @@ impl CpuSegment {
         self.placed.push(Placed { cache: slot, start: row.positions.start, tokens });
         for (index, layer) in self.layers.clone().enumerate() {
             let LayerStates::Recurrent { live, kept } = &mut self.states.layers[index] else { continue };
-            let (Some(weights), Some(taps)) = (model.weights.blocks[layer].delta(), &self.taps[index]) else {
-                continue;
-            };
             live[slot].copy_from(&kept[slot][place.index()]);
             for (of, values) in KEPT.into_iter().zip(&self.states.inputs.layers[index]) {
                 let width = of.width(&model.config);
                 let values = &values[first * width..(first + tokens) * width];
                 self.slots[of as usize][..values.len()].copy_from_slice(values);
             }
-            let slots = [Slot::DeltaQkv, Slot::Alpha, Slot::Beta, Slot::Delta];
-            let [qkv, alpha, beta, out] = self
-                .slots
-                .get_disjoint_mut(slots.map(|slot| slot as usize))
-                .unwrap_or_else(|_| unreachable!("four different slots"));
-            let [qkv_len, gates, _, width] = slots.map(|slot| tokens * slot.width(&model.config));
-            delta::conv(cpu, &shape, taps, live, &self.placed, &mut qkv[..qkv_len]);
-            let decay = delta::Decay { rate: &weights.rate, bias: &weights.dt_bias };
-            let (alpha, beta, out) = (&mut alpha[..gates], &mut beta[..gates], &mut out[..width]);
-            delta::mix(cpu, &shape, &qkv[..qkv_len], alpha, beta, decay, live, &self.placed, out);
+            for op in [Op::DeltaConv, Op::DeltaRule] {
+                self.run_delta(cpu, &op, &model.weights.blocks[layer], index, tokens);
+            }
         }
     }
 }

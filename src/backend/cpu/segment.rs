@@ -14,6 +14,7 @@ use bitnet_cpu_kernels::{
 use super::{
     super::{Activations, Batch, Limits, SlotId},
     head::Head,
+    inputs::KEPT,
     matrices::Matrices,
     mtp_state::{MOST_DRAFTED, Mtp},
     rotations::Rotations,
@@ -46,7 +47,7 @@ pub(super) struct CpuSegment {
     pub(super) states: SegmentStates,
     pub(super) rotations: Rotations,
     /// Convolution weights by layer of the segment; `None` for layers of attention.
-    pub(super) taps: Vec<Option<delta::Taps>>,
+    taps: Vec<Option<delta::Taps>>,
     /// By [`Slot`]; (batch_tokens, width) each.
     pub(super) slots: [Vec<f32>; Slot::ALL.len()],
     /// Input of the next linear.
@@ -291,13 +292,19 @@ impl CpuSegment {
                 attn[..len].copy_from_slice(&gate[..len]);
             }
             Op::DeltaGates | Op::DeltaConv | Op::DeltaRule | Op::DeltaNorm { .. } => {
+                if let Op::DeltaConv = op {
+                    for slot in KEPT {
+                        let len = tokens * slot.width(config);
+                        self.states.inputs.keep(index, slot, &self.slots[slot as usize][..len]);
+                    }
+                }
                 self.run_delta(cpu, op, block, index, tokens);
             }
         }
     }
 
     /// The ops of a gated DeltaNet.
-    fn run_delta(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
+    pub(super) fn run_delta(&mut self, cpu: &Cpu, op: &Op, block: &Block, index: usize, tokens: usize) {
         let model = Arc::clone(&self.model);
         let config = &model.config;
         let (Some(weights), Some(heads)) = (block.delta(), &config.delta) else {
@@ -306,11 +313,6 @@ impl CpuSegment {
         let shape = delta_shape(heads);
         let len = |slot: Slot| tokens * slot.width(config);
         let (qkv_len, width, gates) = (len(Slot::DeltaQkv), len(Slot::Delta), len(Slot::Alpha));
-        if let Op::DeltaConv = op {
-            for (slot, len) in [(Slot::DeltaQkv, qkv_len), (Slot::Alpha, gates), (Slot::Beta, gates)] {
-                self.states.inputs.keep(index, slot, &self.slots[slot as usize][..len]);
-            }
-        }
         if let Op::DeltaGates = op {
             let [x, alpha, beta] = self.slots([Slot::Normed, Slot::Alpha, Slot::Beta]);
             let x = &x[..tokens * config.dim];

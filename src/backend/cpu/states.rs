@@ -37,7 +37,7 @@ pub(super) struct SegmentStates {
     pub layers: Vec<LayerStates>,
     /// By slot, where a block of multi-token prediction is behind the layers; its keys and values are a layer more.
     pub trails: Vec<Trail>,
-    /// Of the recurrent layers, to take tokens back.
+    /// Inputs of the recurrent layers, to take tokens back.
     pub inputs: Inputs,
     lengths: Lengths,
 }

@@ -166,12 +166,6 @@ impl Backend for GpuBackend {
         done
     }
 
-    /// None: the hidden states of the layers stay on the device.
-    fn draft(&mut self, _: SegmentId, _: (SlotId, usize), _: u32, _: usize, ids: &mut Vec<u32>) -> Result<()> {
-        ids.clear();
-        Ok(())
-    }
-
     fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {
         self.loaded(segment)?.full_logits(slot, logits)
     }

@@ -163,7 +163,7 @@ impl Sampler {
     /// How many of the highest logits the next draw can do with; `None` where it needs all.
     pub fn needed(&self) -> Option<Needed> {
         let o = &self.options;
-        if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && self.takes_all()) {
+        if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && o.takes_all()) {
             return None;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
@@ -247,7 +247,7 @@ impl Sampler {
         }
         let o = &self.options;
         let complete = from.rest == Rest::None;
-        if !self.allowed.is_empty() || (!complete && o.may_raise()) || (!self.is_greedy() && self.takes_all()) {
+        if !self.allowed.is_empty() || (!complete && o.may_raise()) || (!self.is_greedy() && o.takes_all()) {
             return Ok(None);
         }
         let touched = self.take_certain(from, last.logit, complete);
@@ -342,11 +342,6 @@ impl Sampler {
             candidates.truncate(kept);
         }
         self.draw(position)
-    }
-
-    /// True where a draw looks at all logits.
-    fn takes_all(&self) -> bool {
-        self.options.mirostat.is_some() || self.options.top_n_sigma > 0.0
     }
 
     /// Min-p, XTC, temperature and the draw, on candidates with their weights.

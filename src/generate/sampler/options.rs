@@ -129,6 +129,11 @@ impl SampleOptions {
         Ok(())
     }
 
+    /// True where a draw looks at all logits.
+    pub(super) fn takes_all(&self) -> bool {
+        self.mirostat.is_some() || self.top_n_sigma > 0.0
+    }
+
     pub(super) fn penalises(&self) -> bool {
         self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
@@ -137,8 +142,7 @@ impl SampleOptions {
     /// sum.
     pub fn most_top(&self, context_tokens: usize) -> usize {
         let is_greedy = self.temperature <= 0.0;
-        let takes_all = self.mirostat.is_some() || self.top_k == 0 || self.top_n_sigma > 0.0;
-        if self.may_raise() || !is_greedy && takes_all {
+        if self.may_raise() || !is_greedy && (self.takes_all() || self.top_k == 0) {
             return 0;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.

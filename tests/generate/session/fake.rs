@@ -159,11 +159,6 @@ impl Backend for Fake {
         Ok(())
     }
 
-    fn draft(&mut self, _: SegmentId, _: (SlotId, usize), _: u32, _: usize, ids: &mut Vec<u32>) -> Result<()> {
-        ids.clear();
-        Ok(())
-    }
-
     fn full_logits(&mut self, _: SegmentId, _: SlotId, _: &mut Vec<f32>) -> Result<()> {
         panic!("a fake gives logits at once");
     }
