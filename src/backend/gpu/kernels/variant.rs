@@ -125,19 +125,19 @@ impl Program {
 }
 
 /// The dense types the GPU reads, with their readers.
-const DENSE: [(DenseType, &str); 12] = [
-    (DenseType::F32, shader!("common/dense_f32.wgsl")),
-    (DenseType::F16, shader!("common/dense_f16.wgsl")),
-    (DenseType::BF16, shader!("common/dense_bf16.wgsl")),
-    (DenseType::Q8_0, shader!("common/dense_q8_0.wgsl")),
-    (DenseType::Q6K, shader!("common/dense_q6_k.wgsl")),
-    (DenseType::Q4K, shader!("common/dense_q4_k.wgsl")),
-    (DenseType::Q4_0, shader!("common/dense_q4_0.wgsl")),
-    (DenseType::TQ1_0, shader!("common/dense_tq1_0.wgsl")),
-    (DenseType::TQ2_0, shader!("common/dense_tq2_0.wgsl")),
-    (DenseType::Q2_0, shader!("common/dense_q2_0.wgsl")),
-    (DenseType::Q2_0G128, shader!("common/dense_q2_0_g128.wgsl")),
-    (DenseType::PTQ1_0, shader!("common/dense_ptq1_0.wgsl")),
+const DENSE: [(DenseType, &[&str]); 12] = [
+    (DenseType::F32, &[shader!("common/dense_f32.wgsl")]),
+    (DenseType::F16, &[shader!("common/dense_f16.wgsl")]),
+    (DenseType::BF16, &[shader!("common/dense_bf16.wgsl")]),
+    (DenseType::Q8_0, &[shader!("common/dense_q8_0.wgsl")]),
+    (DenseType::Q6K, &[shader!("common/dense_q6_k.wgsl")]),
+    (DenseType::Q4K, &[shader!("common/dense_q4_k.wgsl")]),
+    (DenseType::Q4_0, &[shader!("common/dense_q4_0.wgsl")]),
+    (DenseType::TQ1_0, &[shader!("common/dense_tq1_0.wgsl"), shader!("common/dense_base3.wgsl")]),
+    (DenseType::TQ2_0, &[shader!("common/dense_tq2_0.wgsl")]),
+    (DenseType::Q2_0, &[shader!("common/dense_q2_0.wgsl")]),
+    (DenseType::Q2_0G128, &[shader!("common/dense_q2_0_g128.wgsl")]),
+    (DenseType::PTQ1_0, &[shader!("common/dense_ptq1_0.wgsl"), shader!("common/dense_base3.wgsl")]),
 ];
 
 /// True when the kernels `embed` and `head` read this type.
@@ -233,7 +233,8 @@ impl Variant {
                     Product::F32 => shader!("common/dot_f32.wgsl"),
                 }),
                 Piece::Dense => {
-                    texts.extend(DENSE.iter().find(|&&(ty, _)| Some(ty) == self.dense).map(|&(_, text)| text));
+                    let own = DENSE.iter().find(|&&(ty, _)| Some(ty) == self.dense);
+                    texts.extend(own.into_iter().flat_map(|&(_, texts)| texts));
                 }
                 Piece::Row => texts.extend(row),
                 Piece::Quantize => texts.extend(quantize),
