@@ -15,7 +15,7 @@ use crate::{
     bytes::{Access, Bytes},
     error::{Error, ErrorKind, Remedy, Result, shown},
     generate::Recommended,
-    gguf::File,
+    gguf::{File, part_of_stem},
     hub::{self, ModelName},
     machine,
     model::{self, I2sPacking, Model},
@@ -251,10 +251,7 @@ fn in_folder(folder: &Path) -> Result<PathBuf> {
     // Of a model in parts the first one stands for all.
     let is_later = |path: &PathBuf| {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let part = stem.rsplit_once("-of-").and_then(|(rest, _)| rest.rsplit_once('-'));
-        part.is_some_and(|(_, number)| {
-            number.len() == 5 && number.parse() != Ok(1_u32) && number.parse::<u32>().is_ok()
-        })
+        part_of_stem(stem).is_some_and(|(_, number, _)| number != 1)
     };
     files.retain(|path| is_gguf(path) && !is_later(path));
     files.sort();

@@ -12,6 +12,7 @@ mod write;
 pub(crate) use foreign::recognise;
 pub use read::File;
 pub use split::Part;
+pub(crate) use split::part_of_stem;
 pub use tensor::{I2S_TRAILER_BYTES, TensorInfo, TensorSpec, TensorType};
 pub use types::{Array, Metadata, Value};
 pub use write::Writer;

@@ -85,6 +85,14 @@ impl Names {
     }
 }
 
+/// `PREFIX-00002-of-00003`, the name of a part without `.gguf`, -> prefix, 2, 3.
+pub(crate) fn part_of_stem(stem: &str) -> Option<(&str, u32, u32)> {
+    let (stem, count) = stem.rsplit_once("-of-")?;
+    let (prefix, no) = stem.rsplit_once('-')?;
+    let number = |text: &str| if text.len() == 5 { text.parse().ok() } else { None };
+    Some((prefix, number(no)?, number(count)?))
+}
+
 /// Files count from 1.
 fn ending(no: u64, count: u64) -> String {
     format!("-{:05}-of-{count:05}.gguf", no + 1)

@@ -1,7 +1,10 @@
 //! The files of a repository -> those that make a model.
 
 use super::name::ModelName;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    gguf::part_of_stem,
+};
 
 /// Files to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,11 +140,7 @@ fn directory(files: &[String]) -> Option<Choice> {
 
 /// `PREFIX-00002-of-00003.gguf` -> prefix, 2, 3.
 fn part_of(file: &str) -> Option<(&str, u32, u32)> {
-    let stem = file.strip_suffix(".gguf")?;
-    let (stem, count) = stem.rsplit_once("-of-")?;
-    let (prefix, no) = stem.rsplit_once('-')?;
-    let number = |text: &str| if text.len() == 5 { text.parse().ok() } else { None };
-    Some((prefix, number(no)?, number(count)?))
+    part_of_stem(file.strip_suffix(".gguf")?)
 }
 
 #[cfg(test)]

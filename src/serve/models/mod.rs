@@ -28,12 +28,12 @@ use super::{
     metrics::Metrics,
     offer::{Catalogue, Offer, Opened, short_name},
 };
-use crate::error::Error;
+use crate::{error::Error, gguf::part_of_stem};
 
 /// Time for the threads of the models to end, at the end of the server.
 const LAST_STEP: Duration = Duration::from_secs(5);
 
-/// What a failed load leaves: a message for each request that waits.
+/// The loaded model, or a message for each request that waits for it.
 type Outcome = ApiResult<Arc<Host>>;
 
 /// All models, by name.
@@ -308,8 +308,9 @@ fn models_in(folder: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let model = |path: PathBuf| {
         let file = path.file_name()?.to_str()?;
-        let is_first = file.rsplit_once("-of-").is_none_or(|(start, _)| start.ends_with("-00001"));
-        let is_file = path.is_file() && file.ends_with(".gguf") && is_first && !file.starts_with("mmproj");
+        let is_first = |stem: &str| part_of_stem(stem).is_none_or(|(_, number, _)| number == 1);
+        let is_gguf = file.strip_suffix(".gguf").is_some_and(is_first);
+        let is_file = path.is_file() && is_gguf && !file.starts_with("mmproj");
         let is_model = is_file || path.join("config.json").is_file();
         is_model.then(|| (short_name(file), path.clone()))
     };
