@@ -2,21 +2,18 @@
 
 use jiff::{Zoned, fmt::strtime};
 use minijinja::{
-    Environment, Error, ErrorKind, State, Value,
+    Environment, Error, State, Value,
     formatting::{FormatStyle, format},
     value::{Kwargs, Rest, Tuple, ValueKind},
 };
 use minijinja_contrib::{filters, globals};
 
 use super::{
+    argument, invalid,
     json::to_json,
     source::MODULO,
     text::{self, charge},
 };
-
-fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
-}
 
 pub(super) fn add(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(text::method);
@@ -130,10 +127,7 @@ fn default(value: Value, other: Option<Value>, falsy: Option<bool>, options: Kwa
 
 /// `indent(width=4, first=false, blank=false)`; the width is a number of spaces, or a text.
 fn indent(state: &State, value: String, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
-    let named = |at: usize, name: &str| -> Result<Option<Value>, Error> {
-        let by_name: Option<Value> = options.get(name)?;
-        Ok(by_name.or_else(|| given.get(at).cloned()))
-    };
+    let named = |at, name| argument(&given, &options, at, name);
     let width = named(0, "width")?.unwrap_or_else(|| Value::from(4));
     let first = named(1, "first")?.is_some_and(|value| value.is_true());
     let blank = named(2, "blank")?.is_some_and(|value| value.is_true());

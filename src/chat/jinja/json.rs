@@ -3,18 +3,16 @@
 use std::io::{self, Write};
 
 use minijinja::{
-    Error, ErrorKind, Value,
+    Error, Value,
     value::{Kwargs, Rest},
 };
 use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 
+use super::{argument, invalid};
+
 /// Spaces a level of JSON may be indented by.
 const MAX_INDENT: usize = 16;
-
-fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
-}
 
 /// `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
 pub(super) fn to_json(value: &Value, given: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
@@ -22,8 +20,7 @@ pub(super) fn to_json(value: &Value, given: Rest<Value>, options: Kwargs) -> Res
         return Err(invalid("an undefined value is no JSON"));
     }
     let named = |at: usize, name: &str| -> Result<Option<Value>, Error> {
-        let by_name: Option<Value> = options.get(name)?;
-        Ok(by_name.or_else(|| given.get(at).cloned()).filter(|value| !value.is_none() && !value.is_undefined()))
+        Ok(argument(&given, &options, at, name)?.filter(|value| !value.is_none() && !value.is_undefined()))
     };
     let ascii = named(0, "ensure_ascii")?.is_some_and(|value| value.is_true());
     let indent = named(1, "indent")?.map(indent_of).transpose()?;

@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use minijinja::{
     AutoEscape, Environment, ErrorKind, Value, context,
     syntax::SyntaxConfig,
-    value::{Serde, merge_maps},
+    value::{Kwargs, Serde, merge_maps},
 };
 
 use super::{Message, ToolCall, Variables};
@@ -99,6 +99,22 @@ impl Jinja {
         })?;
         String::from_utf8(out.text).map_err(|_| Error::malformed(NAME, "text", "bytes that are no UTF-8"))
     }
+}
+
+/// The error of an operation that cannot be done.
+fn invalid(reason: impl Into<String>) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, reason.into())
+}
+
+/// An argument by its name, or by its place among those without one.
+fn argument(
+    given: &[Value],
+    options: &Kwargs,
+    at: usize,
+    name: &str,
+) -> std::result::Result<Option<Value>, minijinja::Error> {
+    let by_name: Option<Value> = options.get(name)?;
+    Ok(by_name.or_else(|| given.get(at).cloned()))
 }
 
 /// A message as templates see it: the keys that Hugging Face has, where there is something to them. Reasoning has two

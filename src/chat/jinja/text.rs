@@ -1,20 +1,18 @@
 //! Methods of Python's `str` and `dict` that templates call. What is not here is left to `minijinja-contrib`.
 
 use minijinja::{
-    Error, ErrorKind, State, Value,
+    Error, State, Value,
     value::{Kwargs, Rest, Tuple, ValueKind, from_args},
 };
 use minijinja_contrib::pycompat;
+
+use super::{argument, invalid};
 
 /// Characters a text may be padded to, or a tab be wide.
 const MAX_WIDTH: usize = 1 << 16;
 
 /// Bytes of a text that count as one step of a template.
 const BYTES_PER_STEP: u64 = 64;
-
-fn invalid(reason: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.into())
-}
 
 /// Charges the template for a text that it is about to make.
 pub(super) fn charge(state: &State, bytes: usize) -> Result<(), Error> {
@@ -121,8 +119,7 @@ fn slice(text: &str, start: Option<i64>, end: Option<i64>) -> &str {
 fn split(text: &str, args: &[Value], from_end: bool) -> Result<Value, Error> {
     let (given, options): (Rest<Value>, Kwargs) = from_args(args)?;
     let named = |at: usize, name: &str| -> Result<Option<Value>, Error> {
-        let by_name: Option<Value> = options.get(name)?;
-        Ok(by_name.or_else(|| given.get(at).cloned()).filter(|value| !value.is_none()))
+        Ok(argument(&given, &options, at, name)?.filter(|value| !value.is_none()))
     };
     let (separator, most) = (named(0, "sep")?, named(1, "maxsplit")?);
     options.assert_all_used()?;
