@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     gguf::TensorType,
     inspect::{Report, inspect},
-    model::{Config, DenseMatrix, Model, Rotation, TernaryMatrix},
+    model::{Config, DenseMatrix, Model, Rotation, TernaryMatrix, first_and_more},
     plan::{KvType, Sizes},
     probe::Packing,
 };
@@ -194,13 +194,9 @@ fn invalid_code(report: &Report) -> Option<Error> {
 
 /// Matrices of zeros, which no trained model has. Codes are read with `--check` only.
 fn zeros(report: &Report) -> Option<Error> {
-    let mut zeros = report.tensors.iter().filter(|tensor| tensor.is_zero());
-    let first = &zeros.next()?.name;
-    let thing = match zeros.count() {
-        0 => format!("tensor {first}"),
-        more => format!("tensor {first} and {more} more"),
-    };
-    Some(Error::malformed(thing, "weights", "nothing but zeros"))
+    let zeros = report.tensors.iter().filter(|tensor| tensor.is_zero());
+    let names: Vec<&str> = zeros.map(|tensor| tensor.name.as_str()).collect();
+    first_and_more(&names).map(|thing| Error::malformed(thing, "weights", "nothing but zeros"))
 }
 
 fn describe(c: &Config) -> String {

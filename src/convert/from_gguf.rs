@@ -21,7 +21,7 @@ use crate::{
     model::{
         Linear, dense_type,
         dialect::{Dialects, ROW_STEP, blame, decode},
-        names, of_reals, table_as_f16,
+        names, of_real_bytes, real_type, table_as_f16,
     },
 };
 
@@ -130,20 +130,14 @@ impl GgufSource {
 fn reals_type(info: &TensorInfo) -> Option<DenseType> {
     let of_block = info.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, name)| name);
     let is = |role: &Linear| names::linear(0, *role).strip_prefix("blk.0.") == of_block;
-    match info.ty {
-        _ if info.dims.len() != 2 || of_block.is_none() || !Linear::ALL.iter().any(is) => None,
-        TensorType::F32 => Some(DenseType::F32),
-        TensorType::F16 => Some(DenseType::F16),
-        TensorType::BF16 => Some(DenseType::BF16),
-        _ => None,
-    }
+    let is_projection = info.dims.len() == 2 && of_block.is_some() && Linear::ALL.iter().any(is);
+    real_type(info.ty).filter(|_| is_projection)
 }
 
 /// Codes and scales of real numbers that are ternary.
 fn reals(file: &File, info: &TensorInfo, ty: DenseType) -> Result<(Vec<u8>, MatrixScales)> {
     let (cols, rows) = (info.dims[0] as usize, info.dims[1] as usize);
-    let (data, row_bytes) = (file.data(info), ty.row_bytes(cols));
-    of_reals(rows, cols, |row, out| decode_row(ty, &data[row * row_bytes..][..row_bytes], out)).map_err(|odd| {
+    of_real_bytes(ty, (rows, cols), &file.data(info)).map_err(|odd| {
         let reason = format!("its values are not ternary: {} in row {}, column {}", odd.value, odd.row, odd.col);
         Error::unsupported(format!("tensor {} of type {}", info.name, info.ty.name()), reason)
     })

@@ -21,7 +21,7 @@ use dialect::blame;
 #[cfg(feature = "convert")]
 pub(crate) use load::{dense_type, table_as_f16};
 #[cfg(feature = "convert")]
-pub(crate) use reals::{common_magnitude, of_reals};
+pub(crate) use reals::{common_magnitude, of_bytes as of_real_bytes, real_type};
 pub use rotation::Rotation;
 pub use scales::TernaryScales;
 #[cfg(feature = "convert")]
@@ -34,9 +34,15 @@ use crate::error::Result;
 
 /// A warning about matrices of these names, which have nothing but zeros.
 pub(crate) fn zero_warning(names: &[String]) -> Option<String> {
+    let tensors = first_and_more(names)?;
+    Some(format!("{tensors} hold nothing but zeros: the file is damaged, another copy of it may be whole"))
+}
+
+/// "tensor NAME and 3 more"; `None` without a name.
+pub(crate) fn first_and_more(names: &[impl AsRef<str>]) -> Option<String> {
     let (first, more) = names.split_first()?;
-    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-    Some(format!("tensor {first}{more} hold nothing but zeros: the file is damaged, another copy of it may be whole"))
+    let first = first.as_ref();
+    Some(if more.is_empty() { format!("tensor {first}") } else { format!("tensor {first} and {} more", more.len()) })
 }
 
 /// A model ready to be planned and loaded.

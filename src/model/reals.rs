@@ -3,8 +3,12 @@
 //! Models trained in a framework are often published so: each value is -c, 0 or +c, where c belongs to the matrix, to the
 //! row, or to a group of columns.
 
-use bitnet_cpu_kernels::format::{GROUP_SIZES, Layout, MatrixScales, pack_row, ternary_bytes};
+use bitnet_cpu_kernels::format::{
+    DenseType, GROUP_SIZES, Layout, MatrixScales, dense::decode_row, pack_row, ternary_bytes,
+};
 use half::f16;
+
+use crate::gguf::TensorType;
 
 /// Stands for the scale of a matrix that has nothing but zeros.
 const ZERO_SCALE: f32 = 1e-5;
@@ -34,16 +38,32 @@ pub(crate) fn common_magnitude(mut magnitude: f32, values: &[f32]) -> Result<f32
     Ok(magnitude)
 }
 
+/// The type of real numbers that is read so; `None` for others.
+pub(crate) fn real_type(ty: TensorType) -> Option<DenseType> {
+    match ty {
+        TensorType::F32 => Some(DenseType::F32),
+        TensorType::F16 => Some(DenseType::F16),
+        TensorType::BF16 => Some(DenseType::BF16),
+        _ => None,
+    }
+}
+
+/// As [`of_reals`], of the bytes of a tensor.
+pub(crate) fn of_bytes(
+    ty: DenseType,
+    (rows, cols): (usize, usize),
+    data: &[u8],
+) -> Result<(Vec<u8>, MatrixScales), Odd> {
+    let row_bytes = ty.row_bytes(cols);
+    of_reals(rows, cols, |row, out| decode_row(ty, &data[row * row_bytes..][..row_bytes], out))
+}
+
 /// Codes in [`Layout::I2sP128`] and the scales of a matrix (rows, cols) whose rows `read` writes: one scale for the matrix
 /// where that is enough, else for each row, else for the largest groups of columns.
 ///
 /// # Errors
 /// The first value that is none of -c, 0 and +c in the smallest groups.
-pub(crate) fn of_reals(
-    rows: usize,
-    cols: usize,
-    read: impl Fn(usize, &mut [f32]),
-) -> Result<(Vec<u8>, MatrixScales), Odd> {
+fn of_reals(rows: usize, cols: usize, read: impl Fn(usize, &mut [f32])) -> Result<(Vec<u8>, MatrixScales), Odd> {
     let whole = coded(rows, cols, cols, true, &read);
     if let Ok((codes, magnitudes)) = whole {
         let scale = magnitudes.last().copied().filter(|&scale| scale > 0.0).unwrap_or(ZERO_SCALE);

@@ -1,19 +1,17 @@
 //! Projections: the codes of any ternary dialect, checked and left in the file, and scales of one kind for the whole model.
 
-use bitnet_cpu_kernels::format::{
-    Codec, DenseType, FormatError, Layout, MatrixScales, ScaleKind, dense::decode_row, only_indices, ternary_bytes,
-};
+use bitnet_cpu_kernels::format::{Codec, FormatError, Layout, MatrixScales, ScaleKind, only_indices, ternary_bytes};
 
 use super::{Loader, tensor};
 use crate::{
     bytes::Bytes,
     error::{Error, Result},
-    gguf::{TensorInfo, TensorType},
+    gguf::TensorInfo,
     model::{
         Block, Linear, Norm, TernaryCodes, TernaryMatrix, TernaryScales,
         dialect::{blame, check},
         names,
-        reals::{Odd, of_reals},
+        reals::{Odd, of_bytes, real_type},
         scales::{differ_in_zeros_only, multiplied},
     },
 };
@@ -95,21 +93,15 @@ impl Loader<'_> {
 
     /// A projection of real numbers whose values are ternary. Its codes are in main memory, a quarter of a byte each.
     fn of_reals(&self, info: &TensorInfo, (rows, cols): (usize, usize), factor: &str) -> Result<TernaryMatrix> {
-        let ty = match info.ty {
-            TensorType::F32 => DenseType::F32,
-            TensorType::F16 => DenseType::F16,
-            TensorType::BF16 => DenseType::BF16,
-            other => {
-                return Err(Error::unsupported(
-                    format!("{} of type {}", tensor(info), other.name()),
-                    "projections are read as I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, IQ1_BN, IQ2_BN, and as F32, \
-                     F16 and BF16 where all values are ternary",
-                ));
-            }
-        };
-        let (data, row_bytes) = (self.file.data(info), ty.row_bytes(cols));
-        let read = |row: usize, out: &mut [f32]| decode_row(ty, &data[row * row_bytes..][..row_bytes], out);
-        let (codes, scales) = of_reals(rows, cols, read).map_err(|Odd { row, col, value }| {
+        let ty = real_type(info.ty).ok_or_else(|| {
+            Error::unsupported(
+                format!("{} of type {}", tensor(info), info.ty.name()),
+                "projections are read as I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, IQ1_BN, IQ2_BN, and as F32, F16 \
+                 and BF16 where all values are ternary",
+            )
+        })?;
+        let found = of_bytes(ty, (rows, cols), &self.file.data(info));
+        let (codes, scales) = found.map_err(|Odd { row, col, value }| {
             let reason = format!(
                 "its values are not ternary (-c, 0 and c in the matrix, a row or a group of columns): {value} in row {row}, \
                  column {col}; a model that was trained for it is published in other types too"
