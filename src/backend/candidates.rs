@@ -35,7 +35,8 @@ pub enum Rest {
     },
 }
 
-/// The highest logits of one token, answering [`super::Want::Top`], or of several, answering [`super::Want::Each`]. Reused from step to step.
+/// The highest logits of one token, answering [`super::Want::Top`], or of several, answering [`super::Want::Each`]. Reused
+/// from step to step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Candidates {
     /// In the order of [`Scored::by_rank`]: exactly the first of a full sort of all logits, with the same values.

@@ -1,4 +1,4 @@
-//! What the cache holds: its models with their sizes, and which bytes go when one of them is removed.
+//! Contents of the cache: its models with their sizes, and the bytes that go when one of them is removed.
 
 use std::{
     collections::BTreeSet,

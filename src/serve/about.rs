@@ -27,7 +27,7 @@ pub struct Facts {
 }
 
 impl About {
-    /// Of a GGUF file; `None` for a directory, and for what cannot be read.
+    /// Facts of a GGUF file; `None` for a directory, and for what cannot be read.
     pub fn of_path(path: &Path) -> Option<Self> {
         let file = path.is_file().then(|| File::open(path).ok()).flatten()?;
         let metadata = file.metadata();
@@ -44,7 +44,7 @@ impl About {
 }
 
 impl Facts {
-    /// Of a model that runs.
+    /// Facts of a model that runs.
     pub fn of_model(file: &File, config: &Config) -> Self {
         Self::of(file, config.context, config.vocab, config.dim)
     }

@@ -120,7 +120,7 @@ fn by_mtp(limit: usize) -> Drafter {
     Drafter::new(Some(limit)).from_sources(false, true)
 }
 
-/// Of a block that agrees, of one that says anything, and of one whose tokens are few, so that it is right at times.
+/// Texts with a block that agrees, one that says anything, and one whose tokens are few, so that it is right at times.
 #[test]
 fn twenty_prompts_give_the_same_text_with_and_without() {
     let few = Spec { vocab: 8, ..SMALL };

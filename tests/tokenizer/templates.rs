@@ -65,7 +65,7 @@ fn render(source: &str, conversation: &Json, tokenizer: &Tokenizer) -> Result<St
         .map_err(|e| e.to_string())
 }
 
-/// What differs, and the number of comparisons. Where transformers refuses, so do we.
+/// Differences, and the number of comparisons. Where transformers refuses, so do we.
 fn compare(file: &Json) -> (Vec<String>, usize) {
     let tokenizer = tokenizer();
     let (mut differing, mut count) = (Vec::new(), 0);

@@ -148,8 +148,8 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
     }
 }
 
-/// The attention window of Mistral's layers and of Gemma 3's local ones. The files that bitnet.cpp's converter writes say nothing of it, and
-/// its graph has full attention everywhere; so has this one.
+/// The attention window of Mistral's layers and of Gemma 3's local ones. The files that bitnet.cpp's converter writes say
+/// nothing of it, and its graph has full attention everywhere; so has this one.
 fn window(top: &Object, family: Family) -> Result<Option<usize>> {
     let kinds = top.strings("layer_types")?;
     let is_local = kinds.is_empty() || kinds.contains(&"sliding_attention");

@@ -50,6 +50,7 @@ pub(super) fn read(dir: &Path, vocab: usize) -> Result<Tokens> {
     tokens.template_files(dir)?;
     Ok(tokens)
 }
+
 /// A file that git would fetch, named as what it is.
 fn check_lfs(bytes: &[u8], path: &Path) -> Result<()> {
     if bytes.starts_with(b"version https://git-lfs") {
