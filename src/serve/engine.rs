@@ -150,7 +150,7 @@ impl EngineThread {
         places: Arc<Mutex<Vec<PlaceState>>>,
         log: Arc<dyn Log>,
     ) -> Self {
-        Self {
+        let engine = Self {
             batcher,
             commands: jobs.commands,
             waiting: jobs.waiting,
@@ -162,15 +162,18 @@ impl EngineThread {
             places,
             log,
             has_taken_over: false,
-        }
+        };
+        // The slots stand there from the first request on, however late the thread gets to run.
+        engine.publish();
+        engine
     }
 
     /// Serves until it is told to stop, or nobody is left who could send more and all is answered.
     pub fn run(mut self) {
-        self.publish();
         while self.take_commands() {
             self.drop_cancelled();
             self.admit();
+            self.publish();
             match self.batcher.step() {
                 Ok(true) => self.metrics.stepped(self.batcher.len()),
                 Ok(false) => {}
@@ -332,7 +335,10 @@ impl EngineThread {
 
     /// For whoever looks at the slots while a step runs.
     fn publish(&self) {
-        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = self.batcher.places().collect();
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.clear();
+        places.extend(self.batcher.places());
+        drop(places);
         self.metrics.load(self.batcher.len(), self.queue.len());
     }
 }
