@@ -34,7 +34,7 @@ fn has_folder(path: &Path) -> bool {
 /// Brings the model into the cache.
 pub fn download(cache: &Cache, name: &ModelName) -> Result<Pulled> {
     let mut bar: Option<(String, ProgressBar)> = None;
-    let pulled = pull(&Hub::of_user(), cache, name, &mut |event| {
+    let pulled = pull(&Hub::of_user()?, cache, name, &mut |event| {
         let at = match event {
             PullEvent::Progress(at) => at,
             PullEvent::Retry { error, have } => {

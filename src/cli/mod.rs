@@ -171,11 +171,12 @@ fn choose_isa(name: Option<String>) -> Result<()> {
 }
 
 /// RUST_LOG decides; without it warnings are shown, and with -v more. The graphics stack speaks up at
-/// `warn` about adapters that are merely absent, so it is silent unless asked.
+/// `warn` about adapters that are merely absent, and the HTTP client about proxies that are not taken, so they are
+/// silent unless asked.
 fn init_log(verbose: u8) {
     let default = match verbose {
-        0 => "warn,wgpu_core=off,wgpu_hal=off,naga=off",
-        1 => "info,wgpu_core=error,wgpu_hal=error,naga=error",
+        0 => "warn,wgpu_core=off,wgpu_hal=off,naga=off,ureq=off",
+        1 => "info,wgpu_core=error,wgpu_hal=error,naga=error,ureq=off",
         _ => "debug",
     };
     let in_detail = verbose > 1 || env::var_os("RUST_LOG").is_some();

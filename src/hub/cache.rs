@@ -35,9 +35,7 @@ impl Cache {
     fn by_variables(var: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
         let root = var("HF_HUB_CACHE")
             .or_else(|| var("HUGGINGFACE_HUB_CACHE"))
-            .or_else(|| var("HF_HOME").map(|home| home.join("hub")))
-            .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("huggingface/hub")))
-            .or_else(|| var("HOME").or_else(|| var("USERPROFILE")).map(|home| home.join(".cache/huggingface/hub")));
+            .or_else(|| home(&var).map(|home| home.join("hub")));
         root.map(Self::at)
             .ok_or_else(|| Error::missing("environment variable HOME", "finding the cache; HF_HOME names one"))
     }
@@ -84,6 +82,14 @@ impl Cache {
     pub(super) fn reference(&self, name: &ModelName) -> PathBuf {
         self.folder(name).join("refs").join(BRANCH)
     }
+}
+
+/// The folder of huggingface_hub, which has the cache and the token: `HF_HOME`, `XDG_CACHE_HOME/huggingface`,
+/// `~/.cache/huggingface`.
+pub(super) fn home(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    var("HF_HOME")
+        .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+        .or_else(|| var("HOME").or_else(|| var("USERPROFILE")).map(|home| home.join(".cache/huggingface")))
 }
 
 /// All files below a folder as paths with slashes, sorted. Links to blobs count as the files they lead to.

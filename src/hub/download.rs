@@ -6,7 +6,6 @@ use std::{
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
     path::{Component, Path, PathBuf},
     thread,
-    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
@@ -16,14 +15,9 @@ use super::{
     choose::choose,
     client::{FileFacts, Hub, failed},
     name::ModelName,
+    retry::{Again, Failure, Patience},
 };
 use crate::error::{Error, Result};
-
-/// How often a file is asked for again in a row without a byte more.
-const ATTEMPTS: u32 = 4;
-
-/// Before the first repetition; doubled for each further one.
-const PAUSE: Duration = Duration::from_millis(250);
 
 /// Bytes between two reports.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -151,24 +145,22 @@ impl Transfer<'_> {
         if let Some(bytes) = self.facts.bytes {
             check_space(path, bytes - have)?;
         }
-        let mut failures = 0;
+        let mut patience = Patience::default();
         while self.facts.bytes != Some(have) {
             let before = have;
             let outcome = self.fetch_from(&mut have, out, path, told);
-            let error = match outcome {
+            let failure = match outcome {
                 // Without an announced length, the end of the answer is the end of the file.
                 Ok(()) if self.facts.bytes.is_none_or(|bytes| bytes == have) => return Ok(()),
-                Ok(()) => failed(self.file, format!("the connection ended after {have} bytes")),
-                Err(error @ Error::Download { .. }) => error,
-                // Neither the disk nor a wrong answer gets better by asking again.
-                Err(error) => return Err(error),
+                Ok(()) => interrupted(self.file, format!("the connection ended after {have} bytes")),
+                Err(failure) => failure,
             };
-            failures = if have > before { 0 } else { failures + 1 };
-            if failures >= ATTEMPTS {
-                return Err(error);
+            if have > before {
+                patience.renew();
             }
-            told(&PullEvent::Retry { error: &error, have });
-            thread::sleep(PAUSE * 2u32.pow(failures));
+            let Some(pause) = patience.pause(&failure) else { return Err(failure.error) };
+            told(&PullEvent::Retry { error: &failure.error, have });
+            thread::sleep(pause);
         }
         Ok(())
     }
@@ -179,13 +171,13 @@ impl Transfer<'_> {
         out: &mut File,
         path: &Path,
         told: &mut dyn FnMut(&PullEvent<'_>),
-    ) -> Result<()> {
+    ) -> Result<(), Failure> {
         let on_disk = |e: io::Error| Error::io("write", path, e);
         let Some((begins, mut body)) = self.hub.fetch(self.name, self.commit, self.file, *have)? else {
             // Nothing from there on, although more was announced: what is here is of another file.
             out.set_len(0).map_err(on_disk)?;
             *have = 0;
-            return Err(failed(self.file, "the server has fewer bytes than were here"));
+            return Err(interrupted(self.file, "the server has fewer bytes than were here"));
         };
         if begins != *have {
             told(&PullEvent::StartsOver { file: self.file });
@@ -196,12 +188,14 @@ impl Transfer<'_> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             let room = self.facts.bytes.map_or(u64::MAX, |bytes| bytes - *have);
-            let read = body.read(&mut chunk).map_err(|e| failed(self.file, e))?;
+            let read = body.read(&mut chunk).map_err(|e| interrupted(self.file, e))?;
             if read == 0 {
                 return Ok(());
             }
             if read as u64 > room {
-                return Err(Error::malformed(self.file, format!("{} bytes", *have + room), "more from the server"));
+                return Err(
+                    Error::malformed(self.file, format!("{} bytes", *have + room), "more from the server").into()
+                );
             }
             out.write_all(&chunk[..read]).map_err(on_disk)?;
             *have += read as u64;
@@ -232,6 +226,11 @@ impl Transfer<'_> {
         fs::remove_file(path).map_err(|e| Error::io("remove", path, e))?;
         Err(Error::malformed(format!("SHA-256 of {}, which is not kept", self.file), expected, found))
     }
+}
+
+/// A transfer that goes on with the next request; neither the disk nor a wrong answer gets better by asking again.
+fn interrupted(file: &str, reason: impl ToString) -> Failure {
+    Failure { error: failed(file, reason), again: Again::Soon }
 }
 
 fn check_space(path: &Path, needed: u64) -> Result<()> {

@@ -10,7 +10,15 @@ mod client;
 #[cfg(feature = "hub")]
 mod download;
 mod name;
+#[cfg(feature = "hub")]
+mod network;
+#[cfg(feature = "hub")]
+mod redirect;
+#[cfg(feature = "hub")]
+mod retry;
 mod stored;
+#[cfg(feature = "hub")]
+mod token;
 
 pub use cache::Cache;
 pub use choose::{Choice, choose};

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod names;
+mod network;
 mod server;
 
 use std::{
@@ -216,13 +217,20 @@ fn two_downloads_of_one_file_do_not_write_into_each_other() {
 /// The program with this cache and server, and no settings of whoever runs the tests.
 fn with_hub(case: &Case, args: &[&str], more: &[(&str, &str)]) -> Finished {
     let mut command = program(args);
-    for name in ["HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
+    for name in ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
         command.env_remove(name);
     }
-    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+    for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN"] {
+        command.env_remove(name);
+    }
+    for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
         command.env_remove(name);
     }
     command.env("HF_HUB_CACHE", case.folder.path()).env("HF_ENDPOINT", case.server.endpoint());
+    command.env("HF_HOME", case.folder.path().join("home"));
     command.envs(more.iter().copied());
     command.output().unwrap().into()
 }

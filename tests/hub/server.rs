@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -26,6 +26,9 @@ pub enum Trouble {
     TooMany,
 }
 
+/// Status, headers and body of an answer.
+pub type Refusal = (u16, Vec<(&'static str, String)>, &'static str);
+
 /// A request that came in.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -40,6 +43,14 @@ pub struct State {
     /// Contents by file name; those of 1000 bytes and more are "large".
     pub files: Vec<(String, Vec<u8>)>,
     pub trouble: Option<Trouble>,
+    /// What the next requests are answered with, the last one first.
+    pub refusals: Vec<Refusal>,
+    /// Before all paths, as of a mirror below another site.
+    pub prefix: String,
+    /// Only who has it gets an answer; not asked for by the second host.
+    pub token: Option<String>,
+    /// Everything is there now.
+    pub moved_to: Option<String>,
     pub requests: Vec<Request>,
     /// Answers given in trouble.
     troubled: usize,
@@ -60,15 +71,28 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 impl Server {
     pub fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::start_with(files, |server, mut stream| server.answer(&mut stream))
+    }
+
+    /// With a secret and a certificate of `tls/`.
+    pub fn start_with_tls(files: &[(&str, &[u8])]) -> Self {
+        let config = Arc::new(tls::config());
+        Self::start_with(files, move |server, stream| {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            server.answer(&mut rustls::StreamOwned::new(connection, stream));
+        })
+    }
+
+    fn start_with(files: &[(&str, &[u8])], answer: impl Fn(&Self, TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect();
         let server = Self { port, state: Arc::new(Mutex::new(State { files, ..State::default() })) };
-        let answering = server.clone();
+        let (answering, answer) = (server.clone(), Arc::new(answer));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let server = answering.clone();
-                thread::spawn(move || server.answer(stream));
+                let (server, answer) = (answering.clone(), Arc::clone(&answer));
+                thread::spawn(move || answer(&server, stream));
             }
         });
         server
@@ -91,8 +115,8 @@ impl Server {
         self.set(|state| std::mem::take(&mut state.requests))
     }
 
-    fn answer(&self, mut stream: TcpStream) {
-        let Some(request) = read(&mut stream) else { return };
+    fn answer(&self, stream: &mut (impl Read + Write)) {
+        let Some(request) = read(stream) else { return };
         self.set(|state| state.requests.push(request.clone()));
         let (status, headers, body, sent) = self.response(&request);
         let mut head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
@@ -106,12 +130,34 @@ impl Server {
     /// Status, headers, body, and how much of it is sent before the connection ends.
     fn response(&self, request: &Request) -> (u16, Vec<(String, String)>, Vec<u8>, usize) {
         let plain = |status, body: &str| (status, Vec::new(), body.as_bytes().to_vec(), usize::MAX);
-        let files = self.set(|state| state.files.clone());
-        if request.path == "/api/models/org/name/revision/main" {
+        let (files, refusal, prefix, token, moved_to) = self.set(|state| {
+            let refusal = state.refusals.pop();
+            (state.files.clone(), refusal, state.prefix.clone(), state.token.clone(), state.moved_to.clone())
+        });
+        if let Some((status, headers, body)) = refusal {
+            let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            return (status, headers, body.as_bytes().to_vec(), usize::MAX);
+        }
+        if let Some(elsewhere) = moved_to {
+            return (308, vec![("Location".into(), elsewhere + &request.path)], Vec::new(), usize::MAX);
+        }
+        let Some(path) = request.path.strip_prefix(&prefix) else { return plain(404, "outside the prefix") };
+        let authorization = request.headers.get("authorization");
+        if let Some(token) = token
+            && !path.starts_with("/cdn/")
+            && authorization != Some(&format!("Bearer {token}"))
+        {
+            return plain(401, "{\"error\": \"Invalid username or password.\"}");
+        }
+        if path.contains("/org/old/") {
+            let to = format!("{prefix}{}", path.replace("/org/old/", "/org/name/"));
+            return (307, vec![("Location".into(), to)], Vec::new(), usize::MAX);
+        }
+        if path == "/api/models/org/name/revision/main" {
             let siblings: Vec<_> = files.iter().map(|(name, _)| serde_json::json!({ "rfilename": name })).collect();
             return plain(200, &serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string());
         }
-        if let Some(name) = request.path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/")) {
+        if let Some(name) = path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/")) {
             let Some((_, bytes)) = files.iter().find(|(file, _)| file == name) else {
                 return plain(404, "no such file");
             };
@@ -119,16 +165,16 @@ impl Server {
             return if bytes.len() >= LARGE {
                 let headers = vec![
                     // Another name of this machine: another host.
-                    header("Location", format!("http://localhost:{}/cdn/{name}", self.port)),
+                    header("Location", format!("http://localhost:{}{prefix}/cdn/{name}", self.port)),
                     header("X-Linked-Etag", format!("\"{}\"", sha256(bytes))),
                     header("X-Linked-Size", bytes.len().to_string()),
                 ];
                 (302, headers, Vec::new(), usize::MAX)
             } else {
-                (307, vec![header("Location", format!("/small/{name}"))], Vec::new(), usize::MAX)
+                (307, vec![header("Location", format!("{prefix}/small/{name}"))], Vec::new(), usize::MAX)
             };
         }
-        let (name, large) = match (request.path.strip_prefix("/cdn/"), request.path.strip_prefix("/small/")) {
+        let (name, large) = match (path.strip_prefix("/cdn/"), path.strip_prefix("/small/")) {
             (Some(name), _) => (name, true),
             (_, Some(name)) => (name, false),
             _ => return plain(404, "no such path"),
@@ -175,7 +221,48 @@ impl Server {
     }
 }
 
-fn read(stream: &mut TcpStream) -> Option<Request> {
+/// A proxy that tunnels (CONNECT), and the addresses that it was asked for.
+pub fn start_proxy() -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&asked);
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let noted = Arc::clone(&noted);
+            thread::spawn(move || {
+                let Some(request) = read(&mut client).filter(|request| request.method == "CONNECT") else { return };
+                noted.lock().unwrap().push(request.path.clone());
+                let mut server = TcpStream::connect(&request.path).unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || io::copy(&mut from_client, &mut to_server));
+                let _ = io::copy(&mut server, &mut client);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    (port, asked)
+}
+
+/// Keys of no worth: made for this server, by an authority whose key is gone.
+mod tls {
+    use rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    };
+
+    pub fn config() -> ServerConfig {
+        let chain = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+        let builder = ServerConfig::builder_with_provider(ring::default_provider().into());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        builder.with_no_client_auth().with_single_cert(vec![chain], key).unwrap()
+    }
+}
+
+fn read(stream: &mut impl Read) -> Option<Request> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let first = lines.next()?;
     let mut words = first.split(' ').map(str::to_owned);
