@@ -291,6 +291,8 @@ pub fn cases(filter: &str) -> Vec<Case> {
             (1, COLD_BYTES / ternary_bytes(Layout::Base3, 1, 6912), 6912),
             (2, 2560, COLS),
             (4, 2560, COLS),
+            (8, 2560, COLS),
+            (16, 2560, COLS),
         ] {
             let cold_mark = if tokens == 1 { ", cold" } else { "" };
             let name = format!("base3: {tokens} x {rows} x {cols}{cold_mark}");

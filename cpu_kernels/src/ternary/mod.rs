@@ -89,7 +89,7 @@ const SMALL_BATCH: usize = 8;
 pub fn most_few(layout: Layout) -> usize {
     match layout {
         Layout::I2sP128 | Layout::I2sR16 | Layout::Base3R16 => usize::MAX,
-        Layout::Base3 => SMALL_BATCH,
+        Layout::Base3 => base3::MOST_FEW,
         Layout::Tl1(_) | Layout::Tl2(_) => FEW,
     }
 }

@@ -7,12 +7,13 @@ mod avx512vbmi;
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use super::SMALL_BATCH;
 use super::{plain_rows, tile_sums};
 #[cfg(target_arch = "x86_64")]
 use crate::format::{BASE3_BLOCK_BYTES, BASE3_RUN};
 use crate::{Isa, format::TernaryView, quantize::QuantizedActs};
+
+/// Most tokens that meet the rows as they are, eight at a time. More are faster with rows unpacked once for all.
+pub(super) const MOST_FEW: usize = 24;
 
 /// Some rows of a matrix and some tokens.
 #[cfg(target_arch = "x86_64")]
@@ -65,7 +66,7 @@ pub(super) fn sums(
     sums: &mut [i32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if tokens.len() <= SMALL_BATCH
+    if tokens.len() <= MOST_FEW
         && let Isa::Avx512Vnni(vnni) = isa
         && let Some(vbmi) = vnni.vbmi()
     {
