@@ -9,7 +9,7 @@ use bitnet_cpu_kernels::{
     format::{DenseType, DenseView, GROUP_SIZES, Layout, Scales, TernaryView, ternary_bytes},
     gate, norm,
     quantize::{QuantizedActs, norm_quantize},
-    screen::Screen,
+    screen::{Screen, Top},
     ternary,
     testing::Rng,
 };
@@ -179,20 +179,20 @@ fn head_case(isa: Isa, name: &str, ty: DenseType, data: &'static [u8]) -> Case {
     }
 }
 
-/// The highest product of a head's rows with a token by their copy in 6 bits, and the rows that it leaves. What is
-/// read is counted by the copy.
-fn screen_case(isa: Isa, head: &'static [u8]) -> Case {
+/// The highest products of a head's rows with each of `tokens` tokens by their copy in 6 bits, and the rows that it
+/// leaves. What is read is counted by the copy.
+fn screen_case(isa: Isa, head: &'static [u8], tokens: usize) -> Case {
     let ty = DenseType::F16;
     let rows = head.len() / ty.row_bytes(COLS);
     let head = DenseView::new(rows, COLS, head, ty).expect("sizes");
-    let mut screen = Screen::new(&Cpu::new(isa, 1), head, 1).expect("finite weights");
-    let x = Rng::new(3).floats(COLS);
-    let mut top = Vec::with_capacity(1);
+    let mut screen = Screen::new(&Cpu::new(isa, 1), head, tokens).expect("finite weights");
+    let x = Rng::new(3).floats(tokens * COLS);
+    let mut tops = vec![Top { count: 1, ..Top::default() }; tokens];
     Case {
-        name: SCREEN.to_owned(),
+        name: format!("{SCREEN}, {tokens} tokens"),
         isa,
         work: Work::Bytes(Screen::bytes(isa, rows, COLS, ty) as u64),
-        run: Box::new(move |cpu| _ = black_box(screen.top(cpu, head, &x, 1, &mut top))),
+        run: Box::new(move |cpu| screen.top_rows(cpu, head, &x, black_box(&mut tops))),
     }
 }
 
@@ -315,7 +315,9 @@ pub fn cases(filter: &str) -> Vec<Case> {
         ] {
             cases.push(head_case(isa, &format!("head {name}, cold"), ty, cold));
         }
-        cases.extend(screened.map(|head| screen_case(isa, head)));
+        if let Some(head) = screened {
+            cases.extend([1, 2, 4, 8].map(|tokens| screen_case(isa, head, tokens)));
+        }
         for ty in [KvType::F16, KvType::Q8_0] {
             for (tokens, before) in [(1, 0), (1, 1024), (1, 4096), (1, 16384), (64, 64), (64, 4096)] {
                 cases.push(attention_case(isa, ty, tokens, before));
