@@ -50,6 +50,8 @@ pub struct Progress {
     pub read: usize,
     /// Since the request got its place.
     pub time: Duration,
+    /// Whether a stream tells the times as well.
+    pub with_times: bool,
 }
 
 /// The end of the channel that the engine has.

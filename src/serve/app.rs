@@ -24,6 +24,8 @@ pub struct App {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<dyn Log>,
+    /// When the server began, in seconds since 1970.
+    pub started: u64,
 }
 
 /// A request that is ready for the engine, and all that its answer needs.

@@ -48,7 +48,8 @@ pub async fn serve(stream: TcpStream, routes: Router, mut end: watch::Receiver<b
         async move { answer.await.map(|response| response.map(|body| Answering { body, clock })) }
     });
     let io = TokioIo::new(Watched { stream, clock: Arc::clone(&clock) });
-    let mut connection = pin!(http1::Builder::new().keep_alive(true).serve_connection(io, service));
+    let mut connection =
+        pin!(http1::Builder::new().keep_alive(true).title_case_headers(true).serve_connection(io, service));
     let ended = tokio::select! {
         _ = connection.as_mut() => true,
         () = over(&clock) => true,

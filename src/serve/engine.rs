@@ -251,11 +251,12 @@ impl EngineThread {
                     let number = self.next_job;
                     self.next_job += 1;
                     let first = job.first_choice;
+                    let told = self.tell_begin(&job, ids[0]);
                     self.answers.extend(ids.iter().enumerate().map(|(at, &id)| (id, (number, first + at))));
                     let serving = Serving {
                         job,
                         reader: ids[0],
-                        told: 0,
+                        told,
                         begun: Instant::now(),
                         open: ids.len(),
                         last_token: None,
@@ -268,6 +269,18 @@ impl EngineThread {
         }
     }
 
+    /// Tells how much of a prompt its place holds already, where that is asked for; returns it.
+    fn tell_begin(&self, job: &Job, reader: AnswerId) -> usize {
+        let Some((generation, held)) = self.batcher.running(reader).filter(|_| job.tells_progress) else { return 0 };
+        let total = generation.prompt().len();
+        // The last token has to run to give logits.
+        let cached = held.min(total - 1);
+        let with_times = job.tells_times;
+        let progress = Progress { total, cached, read: cached, time: Duration::ZERO, with_times };
+        job.reply.send(Output::Progress { choice: job.first_choice, progress });
+        cached
+    }
+
     /// Tells how far prompts are, where that is asked for.
     fn tell_progress(&mut self) {
         for Serving { job, reader, told, begun, .. } in self.serving.values_mut().filter(|one| one.job.tells_progress) {
@@ -277,7 +290,8 @@ impl EngineThread {
             if read > *told {
                 *told = read;
                 let cached = generation.stats().reused_tokens;
-                let progress = Progress { total, cached, read, time: begun.elapsed() };
+                let with_times = job.tells_times;
+                let progress = Progress { total, cached, read, time: begun.elapsed(), with_times };
                 job.reply.send(Output::Progress { choice: job.first_choice, progress });
             }
         }

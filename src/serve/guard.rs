@@ -23,7 +23,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = match refuse(&app.options, &request) {
         Some(error) => error.into_response(),
-        None if method == Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        None if method == Method::OPTIONS => StatusCode::OK.into_response(),
         None if !app.models.is_ready() && !page::has(&path) => ApiError::loading().into_response(),
         None => next.run(request).await,
     };

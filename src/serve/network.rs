@@ -5,7 +5,7 @@ use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
-    Log, ServeOptions, app::App, connection::serve, metrics::Metrics, models::Models, offer::Offer, router::router,
+    Log, ServeOptions, app::App, connection::serve, ids, metrics::Metrics, models::Models, offer::Offer, router::router,
 };
 use crate::error::{Error, Result};
 
@@ -20,7 +20,7 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
     let runtime = runtime.map_err(|error| network_error("start threads for", &options, error))?;
     let metrics = Arc::new(Metrics::default());
     let models = Arc::new(Models::new(offer, &options, &metrics, &log));
-    let app = Arc::new(App { options, models, metrics, log: Arc::clone(&log) });
+    let app = Arc::new(App { options, models, metrics, log: Arc::clone(&log), started: ids::now() });
     let listener = runtime.block_on(TcpListener::bind((app.options.host.trim_matches(['[', ']']), app.options.port)));
     let listener = listener.map_err(|error| network_error("listen on", &app.options, error))?;
     let address = listener.local_addr().map_err(|error| network_error("listen on", &app.options, error))?;

@@ -77,7 +77,7 @@ impl Wishes {
             stream: fields.bool("stream")?.unwrap_or(false),
             return_progress: fields.bool("return_progress")?.unwrap_or(false),
             timings_per_token: fields.bool("timings_per_token")?.unwrap_or(false),
-            place: slot(fields, model, n)?,
+            place: slot(fields, model)?,
             include_usage: match stream_options {
                 Some(of_stream) => of_stream.bool("include_usage")?.unwrap_or(false),
                 None => false,
@@ -133,12 +133,12 @@ fn sample(fields: Fields<'_>, model: &Served) -> ApiResult<SampleOptions> {
 }
 
 /// `id_slot`; -1 is any.
-fn slot(fields: Fields<'_>, model: &Served, n: usize) -> ApiResult<Option<usize>> {
+fn slot(fields: Fields<'_>, model: &Served) -> ApiResult<Option<usize>> {
     let slot = fields.integer("id_slot")?.and_then(|slot| usize::try_from(slot).ok());
     if let Some(slot) = slot
-        && (slot >= model.slots || n > 1)
+        && slot >= model.slots
     {
-        let message = format!("Field 'id_slot': one of the {} slots from 0, for one answer", model.slots);
+        let message = format!("Field 'id_slot': one of the {} slots from 0, but got {slot}", model.slots);
         return Err(ApiError::bad_field("id_slot", message));
     }
     Ok(slot)

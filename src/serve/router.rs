@@ -79,6 +79,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/embeddings", embedded("content", false, Asked::llama))
         .merge(ollama_routes())
         .merge(page::routes())
+        .route("/chat/completions/input_tokens", computed(llama::input_tokens))
         .route("/v1/chat/completions/input_tokens", computed(llama::input_tokens))
         .route("/tokenize", computed(llama::tokenize))
         .route("/detokenize", computed(llama::detokenize))
@@ -328,6 +329,10 @@ async fn metrics(State(app): Shared) -> ApiResult<Response> {
     if !app.options.metrics {
         return Err(ApiError::not_supported("This server does not show metrics. Start it with `--metrics`"));
     }
-    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; version=0.0.4".to_owned()),
+        // llama.cpp's, for those who compute rates across restarts.
+        (header::HeaderName::from_static("process-start-time-unix"), app.started.to_string()),
+    ];
     Ok((headers, app.metrics.to_text()).into_response())
 }

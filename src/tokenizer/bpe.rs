@@ -5,7 +5,10 @@
 //! character is not in the vocabulary is dropped, as llama.cpp and Hugging Face do; vocabularies lack only bytes
 //! that UTF-8 never uses and some control characters.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use tokenizers::{
     Model,
@@ -41,12 +44,21 @@ impl Bpe {
 
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
         let mut word = String::new();
+        // Where the ids of each word stand in `out`: most words of a text come again.
+        let mut known = HashMap::new();
         for range in self.splitter.split(text)? {
+            let plain = &text[range];
+            if let Some(ids) = known.get(plain) {
+                out.extend_from_within(Range::clone(ids));
+                continue;
+            }
             word.clear();
-            word.extend(text[range].bytes().map(|byte| ALPHABET[usize::from(byte)]));
+            word.extend(plain.bytes().map(|byte| ALPHABET[usize::from(byte)]));
+            let start = out.len();
             let tokens =
                 self.model.tokenize(&word).map_err(|e| Error::malformed("vocabulary", "a token per word", e))?;
             out.extend(tokens.iter().map(|token| token.id));
+            known.insert(plain, start..out.len());
         }
         Ok(())
     }
@@ -107,6 +119,9 @@ fn build(ids: IdMap, merges: Merges, ignore_merges: bool) -> Result<BPE> {
     BPE::builder()
         .vocab_and_merges(ids, merges)
         .ignore_merges(ignore_merges)
+        // The crate's cache has up to 10 000 words of each model in every thread, and keeps them for as long as the thread
+        // lives: megabytes that a server never gets back.
+        .cache_capacity(0)
         .build()
         .map_err(|e| Error::malformed("key tokenizer.ggml.merges", "merges of tokens", e))
 }

@@ -75,6 +75,9 @@ fn a_request_chooses_its_slot() {
         let answer = server.post(COMPLETION, &prompt(json!({ "id_slot": slot }))).json();
         assert_eq!(answer["id_slot"], slot);
     }
+    // Further choices take any other.
+    let choices = server.post(CHAT, &chat("The dog", json!({ "id_slot": 1, "n": 3, "max_tokens": 2 }))).json();
+    assert_eq!(choices["choices"].as_array().map(Vec::len), Some(3), "{choices}");
     // What the slot has of the prompt is used again; the text is that of any slot.
     let again = server.post(COMPLETION, &prompt(json!({ "id_slot": 2 }))).json();
     let anywhere = server.post(COMPLETION, &prompt(json!({ "cache_prompt": false }))).json();
@@ -91,6 +94,10 @@ fn progress_and_times_come_with_a_stream() {
     let events = ask(told).events();
     assert_eq!(streamed(&events), plain);
     let progress: Vec<&Value> = events.iter().filter_map(|event| event.get("prompt_progress")).collect();
+    // The first one is told before anything is computed.
+    assert_eq!(progress[0]["processed"], progress[0]["cache"]);
+    let first = events.iter().find(|event| event.get("prompt_progress").is_some()).unwrap();
+    assert_eq!((&first["timings"]["prompt_n"], &first["timings"]["prompt_ms"]), (&json!(0), &json!(0.0)));
     let read: Vec<u64> = progress.iter().map(|one| one["processed"].as_u64().unwrap()).collect();
     let total = progress[0]["total"].as_u64().unwrap();
     assert!(read.len() > 2 && read.is_sorted() && read.last() == Some(&total), "{progress:?}");
@@ -106,4 +113,48 @@ fn progress_and_times_come_with_a_stream() {
     let pieces = pieces(&server.post(COMPLETION, &body).body);
     assert!(pieces.iter().any(|piece| piece["prompt_progress"]["total"].is_u64()));
     assert!(pieces.iter().any(|piece| piece["content"] != "" && piece["timings"]["predicted_n"].is_u64()));
+}
+
+#[test]
+fn fields_of_a_completion_are_those_asked_for() {
+    let server = Server::start(&[]);
+    let text = |more: Value| server.post(COMPLETION, &prompt(more)).json();
+    let whole = text(json!({ "n_predict": 1, "ignore_eos": true, "stop": ["END"], "seed": 5 }));
+    assert_eq!(whole["tokens"], json!([]));
+    assert_eq!(whole["timings"]["predicted_per_second"], 0.0, "no step, no speed: {whole}");
+    let settings = &whole["generation_settings"];
+    assert_eq!((&settings["n_predict"], &settings["stop"], &settings["seed"]), (&json!(1), &json!(["END"]), &json!(5)));
+    assert!(settings["logit_bias"][0]["token"].is_u64() && settings["logit_bias"][0]["bias"].is_null(), "{settings}");
+    assert_eq!(text(json!({ "n_predict": 1 }))["generation_settings"]["logit_bias"], json!([]));
+    let ids = text(json!({ "n_predict": 3, "ignore_eos": true, "return_tokens": true }));
+    assert_eq!(ids["tokens"].as_array().map(Vec::len), Some(3));
+    let few = json!({ "n_predict": 2, "response_fields": ["content", "generation_settings/n_predict", "nothing"] });
+    let few = text(few);
+    assert_eq!(few.as_object().map(serde_json::Map::len), Some(2), "{few}");
+    assert!(few["content"].is_string() && few["generation_settings/n_predict"] == 2, "{few}");
+    assert_eq!(server.post(COMPLETION, &prompt(json!({ "response_fields": [1] }))).status, 400);
+    // A chat shows what became of it.
+    let told = server.post(CHAT, &chat("The dog", json!({ "verbose": true, "max_tokens": 1 }))).json();
+    let rendered = server.post("/apply-template", &chat("The dog", json!({}))).json();
+    assert_eq!(told["__verbose"]["prompt"], rendered["prompt"]);
+    assert_eq!(told["__verbose"]["generation_settings"]["n_predict"], 1);
+}
+
+#[test]
+fn prompts_come_as_texts_ids_objects_and_lists_of_them() {
+    let server = Server::start(&[]);
+    let answer = |prompt: Value| {
+        let body = json!({ "prompt": prompt, "n_predict": 4, "temperature": 0 });
+        server.post(COMPLETION, &body)
+    };
+    let ids = server.post("/tokenize", &json!({ "content": "The dog", "add_special": true })).json()["tokens"].clone();
+    let object = json!({ "prompt_string": "The dog" });
+    let all = answer(json!([ids, "The dog", object])).json();
+    let expected = answer(json!("The dog")).json()["content"].clone();
+    let contents: Vec<&Value> = all.as_array().unwrap().iter().map(|one| &one["content"]).collect();
+    assert_eq!(contents, [&expected; 3]);
+    for bad in [json!({}), json!({ "prompt_string": 5 }), json!({ "prompt_string": "x", "multimodal_data": ["AA=="] })]
+    {
+        assert_eq!(answer(bad.clone()).status, 400, "{bad}");
+    }
 }

@@ -36,7 +36,7 @@ fn completions_of_llama_cpp() {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         server.post("/completion", &body)
     };
-    let whole = ask(json!({ "n_probs": 2 })).json();
+    let whole = ask(json!({ "n_probs": 2, "return_tokens": true })).json();
     assert_eq!(
         (&whole["stop"], &whole["stop_type"], &whole["tokens_predicted"]),
         (&json!(true), &json!("limit"), &json!(12))

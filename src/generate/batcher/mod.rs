@@ -71,6 +71,8 @@ pub struct PlaceState {
     pub answer: Option<AnswerId>,
     /// Tokens whose states it holds.
     pub tokens: usize,
+    /// Tokens of the answer in it, so far.
+    pub generated_tokens: usize,
 }
 
 /// Drives many [`Generation`]s on one [`Runtime`]. A step runs one row for each answer, and a piece of at most one prompt.

@@ -21,7 +21,12 @@ impl Place {
     }
 
     pub fn state(&self) -> PlaceState {
-        PlaceState { answer: self.answer.as_ref().map(|answer| answer.id), tokens: self.tokens().len() }
+        let answer = self.answer.as_ref();
+        PlaceState {
+            answer: answer.map(|answer| answer.id),
+            tokens: self.tokens().len(),
+            generated_tokens: answer.map_or(0, |answer| answer.generation.stats().generated_tokens),
+        }
     }
 
     /// The answer in it, while its prompt is not read to the end.

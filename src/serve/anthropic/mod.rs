@@ -115,7 +115,7 @@ fn push_message(message: &Value, messages: &mut Vec<Value>) -> ApiResult<()> {
         messages.push(json!({ "role": role, "content": message["content"] }));
         return Ok(());
     };
-    let (mut text, mut calls) = (String::new(), Vec::new());
+    let (mut text, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
     for block in blocks {
         match block["type"].as_str() {
             Some("text") => text += block["text"].as_str().unwrap_or_default(),
@@ -127,15 +127,21 @@ fn push_message(message: &Value, messages: &mut Vec<Value>) -> ApiResult<()> {
             Some("tool_result") => messages.push(json!({
                 "role": "tool", "tool_call_id": block["tool_use_id"], "content": text_of(&block["content"])?,
             })),
-            // Earlier thoughts are not read again.
-            Some("thinking" | "redacted_thinking") => {}
+            // Which thoughts of earlier turns are read again is for the template to say.
+            Some("thinking") => thought += block["thinking"].as_str().unwrap_or_default(),
+            Some("redacted_thinking") => {}
             other => return Err(not_supported(other)),
         }
     }
-    if !calls.is_empty() {
-        messages.push(json!({ "role": role, "content": text, "tool_calls": calls }));
-    } else if !text.is_empty() || blocks.is_empty() {
-        messages.push(json!({ "role": role, "content": text }));
+    if !calls.is_empty() || !text.is_empty() || blocks.is_empty() {
+        let mut message = json!({ "role": role, "content": text });
+        if !calls.is_empty() {
+            message["tool_calls"] = json!(calls);
+        }
+        if !thought.is_empty() {
+            message["reasoning_content"] = json!(thought);
+        }
+        messages.push(message);
     }
     Ok(())
 }
@@ -289,5 +295,24 @@ impl Dialect for Messages {
         object["stop_reason"] = json!(reason);
         object["stop_sequence"] = json!(stop);
         object
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thoughts_stay_with_their_calls() {
+        let mut messages = Vec::new();
+        let call = json!({ "type": "tool_use", "id": "c", "name": "now", "input": {} });
+        let blocks = json!([{ "type": "thinking", "thinking": "The clock." }, call]);
+        push_message(&json!({ "role": "assistant", "content": blocks }), &mut messages).unwrap();
+        let function = json!({ "name": "now", "arguments": {} });
+        let expected = json!({
+            "role": "assistant", "content": "", "reasoning_content": "The clock.",
+            "tool_calls": [{ "id": "c", "type": "function", "function": function }],
+        });
+        assert_eq!(messages, [expected]);
     }
 }

@@ -9,10 +9,10 @@ use super::{
         answer::Progress,
         app::{App, Prepared},
         error::ApiResult,
-        fields::Fields,
+        fields::{Fields, wrong_type},
         ids,
         model::Served,
-        openai::{completions, logprobs, prompt_progress, timings},
+        openai::{add_progress, completions, logprobs, timings},
         request::Wishes,
         respond::{Answered, Choice, Dialect, End, Frames, Token},
         text::{Delta, Splitter},
@@ -35,7 +35,9 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
         is_list: fields.get("prompt").is_some_and(is_list),
         choices_each: wishes.n,
         with_logprobs: probabilities > 0,
-        settings: settings(&wishes.sample, wishes.answer.max_tokens),
+        settings: settings(&wishes.sample, &wishes.answer),
+        returns_tokens: fields.bool("return_tokens")?.unwrap_or(false),
+        kept_fields: kept_fields(fields)?,
     };
     app.prepared(model, ids::unique("cmpl-"), &prompts, "prompt", wishes, answered, Box::new(dialect))
 }
@@ -55,6 +57,18 @@ struct Completion {
     choices_each: usize,
     with_logprobs: bool,
     settings: Value,
+    /// Whether an answer in one piece has its ids.
+    returns_tokens: bool,
+    /// Paths of the fields that the last object keeps; empty: all.
+    kept_fields: Vec<String>,
+}
+
+/// `response_fields`: paths such as `timings/predicted_n`.
+fn kept_fields(fields: Fields<'_>) -> ApiResult<Vec<String>> {
+    const NAME: &str = "response_fields";
+    let paths = fields.array(NAME)?.unwrap_or_default();
+    let text = |path: &Value| path.as_str().map(str::to_owned).ok_or_else(|| wrong_type(NAME, "strings", path));
+    paths.iter().map(text).collect()
 }
 
 impl Completion {
@@ -69,7 +83,7 @@ impl Completion {
         let mut object = json!({
             "index": number,
             "content": content,
-            "tokens": tokens.iter().map(|token| token.id).collect::<Vec<_>>(),
+            "tokens": tokens.iter().filter(|_| self.returns_tokens).map(|token| token.id).collect::<Vec<_>>(),
             "id_slot": end.place,
             "stop": true,
             "model": self.model.name,
@@ -87,7 +101,16 @@ impl Completion {
         if self.with_logprobs && !tokens.is_empty() {
             object["completion_probabilities"] = logprobs(&self.model, tokens).into();
         }
-        object
+        self.with_kept_fields(object)
+    }
+
+    /// As asked for: each field under its path, where there is one.
+    fn with_kept_fields(&self, object: Value) -> Value {
+        if self.kept_fields.is_empty() {
+            return object;
+        }
+        let found = |path: &String| Some((path.clone(), object.pointer(&format!("/{path}"))?.clone()));
+        Value::Object(self.kept_fields.iter().filter_map(found).collect())
     }
 }
 
@@ -95,15 +118,16 @@ impl Dialect for Completion {
     fn begin(&mut self, _answered: &Answered, _frames: &mut Frames) {}
 
     fn progress(&mut self, number: usize, progress: &Progress, frames: &mut Frames) {
-        frames.data(&json!({
+        let mut object = json!({
             "index": number,
             "content": "",
             "tokens": [],
             "stop": false,
             "tokens_predicted": 0,
             "tokens_evaluated": self.evaluated[number / self.choices_each],
-            "prompt_progress": prompt_progress(progress),
-        }));
+        });
+        add_progress(&mut object, progress);
+        frames.data(&object);
     }
 
     fn delta(&mut self, number: usize, choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {

@@ -14,7 +14,7 @@ use super::{
     openai::{ChatPrompt, FINGERPRINT, completions},
 };
 use crate::{
-    generate::{PlaceState, SampleOptions},
+    generate::{AnswerOptions, PlaceState, SampleOptions},
     tokenizer::EncodeOptions,
 };
 
@@ -99,13 +99,28 @@ pub fn slot_actions() -> ApiError {
 
 /// Options of sampling where a request has none.
 fn params(app: &App, model: &Served) -> Value {
-    settings(&model.sample, Some(model.answer_limit(&app.options)))
+    let max_tokens = Some(model.answer_limit(&app.options));
+    settings(&model.sample, &AnswerOptions { max_tokens, ..AnswerOptions::default() })
 }
 
-/// llama.cpp's names of options.
-fn settings(sample: &SampleOptions, max_tokens: Option<usize>) -> Value {
+/// Options of an answer, by llama.cpp's names.
+pub fn settings(sample: &SampleOptions, answer: &AnswerOptions) -> Value {
+    let max_tokens = answer.max_tokens.map_or(-1, |most| most as i64);
+    // Ids that end a text are banned by another way, and shown in llama.cpp's.
+    let banned = answer.end_ids.iter().filter(|_| answer.ignore_end).map(|&id| (id, f32::NEG_INFINITY));
+    // There is no infinity in JSON: it becomes null.
+    let biases = sample.logit_bias.iter().copied().chain(banned);
+    let mirostat = sample.mirostat.unwrap_or_default();
     json!({
-        "n_predict": max_tokens.map_or(-1, |most| most as i64),
+        "n_predict": max_tokens,
+        "max_tokens": max_tokens,
+        "ignore_eos": answer.ignore_end,
+        "stop": answer.stop,
+        "n_probs": answer.logprobs.unwrap_or(0),
+        "logit_bias": biases.map(|(id, bias)| json!({ "token": id, "bias": bias })).collect::<Vec<_>>(),
+        "mirostat": if sample.mirostat.is_some() { 2 } else { 0 },
+        "mirostat_tau": mirostat.entropy,
+        "mirostat_eta": mirostat.learning_rate,
         "seed": sample.seed.map_or(u64::from(u32::MAX), u64::from),
         "temperature": sample.temperature,
         "top_k": sample.top_k,
@@ -142,8 +157,11 @@ pub fn slots(app: &App, model: &Served, places: &[PlaceState], query: &str) -> A
             "is_processing": place.answer.is_some(),
             "id_task": place.answer.map_or(-1, |answer| answer.0 as i64),
             "n_tokens": place.tokens,
-            "params": params(app, model),
-            "next_token": { "has_next_token": place.answer.is_some() },
+            "next_token": [{
+                "has_next_token": place.answer.is_some(),
+                "n_remain": -1,
+                "n_decoded": place.generated_tokens,
+            }],
         })
     };
     Ok(places.iter().enumerate().map(slot).collect())

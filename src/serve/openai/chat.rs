@@ -11,12 +11,13 @@ use super::{
         error::{ApiError, ApiResult},
         fields::Fields,
         ids,
+        llama::settings,
         model::Served,
         request::Wishes,
         respond::{Answered, Choice, Dialect, Frames, Token},
         text::Delta,
     },
-    ChatPrompt, FINGERPRINT, logprobs, prompt_progress, timings, usage,
+    ChatPrompt, FINGERPRINT, add_progress, logprobs, timings, usage,
 };
 
 /// Wishes and prompt of a request, with the grammar of a call that must be made.
@@ -56,6 +57,10 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
         with_logprobs: wishes.answer.logprobs.is_some(),
         include_usage: wishes.include_usage,
         choices: wishes.n,
+        verbose: fields
+            .bool("verbose")?
+            .unwrap_or(false)
+            .then(|| json!({ "prompt": prompt.text, "generation_settings": settings(&wishes.sample, &wishes.answer) })),
     };
     app.prepared(model, id, &[prompt.ids], "messages", wishes, answered, Box::new(dialect))
 }
@@ -67,6 +72,8 @@ struct Chat {
     with_logprobs: bool,
     include_usage: bool,
     choices: usize,
+    /// llama.cpp's look behind an answer in one piece: the prompt as the model reads it, and the options.
+    verbose: Option<Value>,
 }
 
 impl Chat {
@@ -95,7 +102,7 @@ impl Dialect for Chat {
 
     fn progress(&mut self, number: usize, progress: &Progress, frames: &mut Frames) {
         let mut chunk = self.delta_chunk(number, json!({}));
-        chunk["prompt_progress"] = prompt_progress(progress);
+        add_progress(&mut chunk, progress);
         frames.data(&chunk);
     }
 
@@ -180,6 +187,9 @@ impl Dialect for Chat {
         });
         if let Some(stats) = answered.stats().next() {
             object["timings"] = timings(stats);
+        }
+        if let Some(verbose) = &self.verbose {
+            object["__verbose"] = verbose.clone();
         }
         object
     }

@@ -16,7 +16,7 @@ use super::{
         respond::{Answered, Choice, Dialect, Frames, Token},
         text::{Delta, Splitter},
     },
-    FINGERPRINT, LEAST_LOGPROB, prompt_progress, timings, usage,
+    FINGERPRINT, LEAST_LOGPROB, add_progress, timings, usage,
 };
 
 /// Prompts of a request at most.
@@ -83,8 +83,19 @@ fn one(prompt: &Value, model: &Served) -> ApiResult<Vec<u32>> {
     match prompt {
         Value::String(text) => model.encode(text, true),
         Value::Array(parts) => mixed(parts, model),
+        Value::Object(parts) => of_object(Fields(parts), model),
         other => Err(wrong_type("prompt", "a string, an array of tokens, or a list of them", other)),
     }
+}
+
+/// llama.cpp's form of a prompt with pictures, which has a text alone here.
+fn of_object(parts: Fields<'_>, model: &Served) -> ApiResult<Vec<u32>> {
+    if parts.array("multimodal_data")?.is_some_and(|data| !data.is_empty()) {
+        let message = "Field 'prompt': this model does not support input of type 'multimodal_data'";
+        return Err(ApiError::bad_field("prompt", message));
+    }
+    let text = parts.text("prompt_string")?;
+    model.encode(text.ok_or_else(|| ApiError::bad_field("prompt", "'prompt.prompt_string' is required"))?, true)
 }
 
 /// Ids and texts; the token that begins a text stands in front of a text that comes first.
@@ -173,7 +184,7 @@ impl Dialect for Completions {
 
     fn progress(&mut self, number: usize, progress: &Progress, frames: &mut Frames) {
         let mut object = self.piece(number, "", Value::Null);
-        object["prompt_progress"] = prompt_progress(progress);
+        add_progress(&mut object, progress);
         frames.data(&object);
     }
 
@@ -202,6 +213,9 @@ impl Dialect for Completions {
         if self.include_usage {
             let mut object = self.object(json!([]));
             object["usage"] = usage(answered, self.choices_each);
+            if let Some(stats) = answered.stats().next() {
+                object["timings"] = timings(stats);
+            }
             frames.data(&object);
         }
         frames.raw("data: [DONE]\n\n");

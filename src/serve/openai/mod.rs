@@ -45,14 +45,15 @@ pub fn usage(answered: &Answered, choices_each: usize) -> Value {
     })
 }
 
-/// llama.cpp's form of how far a prompt has been read.
-pub fn prompt_progress(progress: &Progress) -> Value {
-    json!({
-        "total": progress.total,
-        "cache": progress.cached,
-        "processed": progress.read,
-        "time_ms": progress.time.as_millis() as u64,
-    })
+/// Adds how far a prompt has been read to a piece of a stream, in llama.cpp's form.
+pub fn add_progress(piece: &mut Value, progress: &Progress) {
+    let &Progress { total, cached, read, time, with_times } = progress;
+    let milliseconds = time.as_millis() as u64;
+    piece["prompt_progress"] = json!({ "total": total, "cache": cached, "processed": read, "time_ms": milliseconds });
+    if with_times {
+        let so_far = Stats { prompt_tokens: read, reused_tokens: cached, prefill: time, ..Stats::default() };
+        piece["timings"] = timings(&so_far);
+    }
 }
 
 /// llama.cpp's times of an answer.
@@ -65,11 +66,11 @@ pub fn timings(stats: &Stats) -> Value {
         "prompt_n": prompt,
         "prompt_ms": milliseconds(stats.prefill),
         "prompt_per_token_ms": milliseconds(stats.prefill) / prompt.max(1) as f64,
-        "prompt_per_second": stats.prefill_rate(),
+        "prompt_per_second": stats.prefill_rate().unwrap_or(0.0),
         "predicted_n": stats.generated_tokens,
         "predicted_ms": predicted_ms,
         "predicted_per_token_ms": predicted_ms / stats.latencies.len().max(1) as f64,
-        "predicted_per_second": stats.decode_rate(),
+        "predicted_per_second": stats.decode_rate().unwrap_or(0.0),
     })
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
+        answer::Progress,
         app::{App, Prepared},
         error::{ApiError, ApiResult},
         fields::{Fields, wrong_type},
@@ -14,7 +15,7 @@ use super::{
         respond::{Answered, Call, Choice, Dialect, Frames, Token},
         text::Delta,
     },
-    chat,
+    add_progress, chat, timings,
 };
 
 /// Checks a request and makes it ready for the engine.
@@ -58,6 +59,8 @@ fn translate(fields: Fields<'_>) -> ApiResult<Map<String, Value>> {
         Some(other) => return Err(wrong_type("input", "a string or an array", other)),
         None => return Err(ApiError::bad_field("input", "'input' is required")),
     }
+    // An answer that was cut off in its thought.
+    messages.retain(|message| !is_thought_alone(message));
     translated.insert("messages".into(), Value::Array(messages));
     if let Some(tools) = fields.array("tools")? {
         let functions = tools.iter().filter(|tool| tool["type"] == "function" || tool["type"].is_null());
@@ -89,11 +92,15 @@ fn function(tool: &Value) -> Value {
     function
 }
 
-/// An item of the input as a message; calls one after the other are made by one message.
+/// An item of the input as a message, or as a part of the one before: thoughts, text and calls of one turn are one message.
 fn push_item(item: &Value, messages: &mut Vec<Value>) -> ApiResult<()> {
     match item["type"].as_str() {
         None | Some("message") => {
-            messages.push(json!({ "role": item["role"], "content": item["content"] }));
+            let is_answer = item["role"] == "assistant";
+            match messages.last_mut().filter(|last| is_answer && is_thought_alone(last)) {
+                Some(thought) => thought["content"] = item["content"].clone(),
+                None => messages.push(json!({ "role": item["role"], "content": item["content"] })),
+            }
         }
         Some("function_call") => {
             let call = json!({
@@ -101,8 +108,11 @@ fn push_item(item: &Value, messages: &mut Vec<Value>) -> ApiResult<()> {
                 "type": "function",
                 "function": { "name": item["name"], "arguments": item["arguments"] },
             });
-            match messages.last_mut().and_then(|last| last.get_mut("tool_calls")?.as_array_mut()) {
-                Some(calls) => calls.push(call),
+            match messages.last_mut().filter(|last| last["role"] == "assistant") {
+                Some(last) => match last.get_mut("tool_calls").and_then(Value::as_array_mut) {
+                    Some(calls) => calls.push(call),
+                    None => last["tool_calls"] = json!([call]),
+                },
                 None => messages.push(json!({ "role": "assistant", "content": null, "tool_calls": [call] })),
             }
         }
@@ -113,14 +123,25 @@ fn push_item(item: &Value, messages: &mut Vec<Value>) -> ApiResult<()> {
             };
             messages.push(json!({ "role": "tool", "tool_call_id": item["call_id"], "content": output }));
         }
-        // Thoughts of earlier turns are not read again.
-        Some("reasoning") => {}
+        // Which thoughts of earlier turns are read again is for the template to say.
+        Some("reasoning") => {
+            let parts = item["content"].as_array().map_or(&[][..], Vec::as_slice);
+            let thought: String = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+            if !thought.is_empty() {
+                messages.push(json!({ "role": "assistant", "content": null, "reasoning_content": thought }));
+            }
+        }
         Some(other) => {
             let shown: String = other.chars().take(40).collect();
             return Err(ApiError::bad_field("input", format!("input of type {shown:?} is not supported")));
         }
     }
     Ok(())
+}
+
+/// True for a thought whose text and calls have not come yet.
+fn is_thought_alone(message: &Value) -> bool {
+    !message["reasoning_content"].is_null() && message["content"].is_null() && message["tool_calls"].is_null()
 }
 
 /// The item of the output that is being written.
@@ -243,7 +264,7 @@ impl Responses {
         self.output.push(item);
     }
 
-    fn write(&mut self, event: &str, text: &str, frames: &mut Frames) {
+    fn write(&mut self, event: &str, text: &str, choice: &Choice, frames: &mut Frames) {
         let index = self.output.len();
         let Some(open) = &mut self.open else { return };
         open.text += text;
@@ -255,6 +276,9 @@ impl Responses {
             }
             Kind::Thought => fields["content_index"] = json!(0),
             Kind::Call(_) => {}
+        }
+        if let Some(stats) = &choice.so_far {
+            fields["timings"] = timings(stats);
         }
         self.event(event, fields, frames);
     }
@@ -292,18 +316,24 @@ impl Dialect for Responses {
         }
     }
 
+    fn progress(&mut self, _number: usize, progress: &Progress, frames: &mut Frames) {
+        let mut fields = json!({});
+        add_progress(&mut fields, progress);
+        self.event("response.in_progress", fields, frames);
+    }
+
     fn delta(&mut self, _number: usize, choice: &Choice, delta: &Delta, _tokens: &[Token], frames: &mut Frames) {
         match delta {
             Delta::Content(text) => {
                 self.open(Kind::Text, choice, frames);
-                self.write("response.output_text.delta", text, frames);
+                self.write("response.output_text.delta", text, choice, frames);
             }
             Delta::Reasoning(text) => {
                 self.open(Kind::Thought, choice, frames);
-                self.write("response.reasoning_text.delta", text, frames);
+                self.write("response.reasoning_text.delta", text, choice, frames);
             }
             Delta::Call { index, .. } => self.open(Kind::Call(*index), choice, frames),
-            Delta::Arguments { text, .. } => self.write("response.function_call_arguments.delta", text, frames),
+            Delta::Arguments { text, .. } => self.write("response.function_call_arguments.delta", text, choice, frames),
         }
     }
 
@@ -316,7 +346,11 @@ impl Dialect for Responses {
         let (kind, status) =
             if is_cut { ("response.incomplete", "incomplete") } else { ("response.completed", "completed") };
         let response = self.object(status, &self.output, answered);
-        self.event(kind, json!({ "response": response }), frames);
+        let mut fields = json!({ "response": response });
+        if let Some(stats) = answered.stats().next() {
+            fields["timings"] = timings(stats);
+        }
+        self.event(kind, fields, frames);
     }
 
     fn error(&mut self, error: &ApiError, frames: &mut Frames) {
@@ -328,5 +362,34 @@ impl Dialect for Responses {
         // The items are those of the stream, which was written to nobody.
         let status = if answered.choices[0].is_cut() { "incomplete" } else { "completed" };
         self.object(status, &self.output, answered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thoughts_text_and_calls_of_a_turn_are_one_message() {
+        let thought =
+            |text: &str| json!({ "type": "reasoning", "content": [{ "type": "reasoning_text", "text": text }] });
+        let call = json!({ "type": "function_call", "call_id": "c", "name": "now", "arguments": "{}" });
+        let input = json!({ "input": [
+            { "role": "user", "content": "When?" },
+            thought("The clock."), { "type": "message", "role": "assistant", "content": "A moment." }, call, call,
+            { "type": "function_call_output", "call_id": "c", "output": "noon" },
+            thought("Cut off"),
+        ] });
+        let translated = translate(Fields(input.as_object().unwrap())).unwrap();
+        let called = json!({ "id": "c", "type": "function", "function": { "name": "now", "arguments": "{}" } });
+        let expected = json!([
+            { "role": "user", "content": "When?" },
+            {
+                "role": "assistant", "content": "A moment.", "reasoning_content": "The clock.",
+                "tool_calls": [called, called],
+            },
+            { "role": "tool", "tool_call_id": "c", "content": "noon" },
+        ]);
+        assert_eq!(translated["messages"], expected);
     }
 }
