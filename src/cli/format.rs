@@ -22,21 +22,29 @@ pub fn rate(per_second: Option<f64>) -> String {
 
 /// Columns padded to their widest cell; the first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
+    table_and_widths(rows).0
+}
+
+/// As [`table`], with the widths of the columns.
+pub fn table_and_widths(rows: &[Vec<String>]) -> (String, Vec<usize>) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
     for (at, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = (0..columns)
-            .map(|column| format!("{:<width$}", row.get(column).map_or("", String::as_str), width = widths[column]))
-            .collect();
-        text += &format!("| {} |\n", cells.join(" | "));
+        text += &table_row(row, &widths);
         if at == 0 {
             let dashes: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
-            text += &format!("| {} |\n", dashes.join(" | "));
+            text += &table_row(&dashes, &widths);
         }
     }
-    text
+    (text, widths)
+}
+
+/// One row of a table with columns of these widths.
+pub fn table_row(row: &[String], widths: &[usize]) -> String {
+    let cell = |(column, &width): (usize, &usize)| format!("{:<width$}", row.get(column).map_or("", String::as_str));
+    format!("| {} |\n", widths.iter().enumerate().map(cell).collect::<Vec<_>>().join(" | "))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Messages of an engine on standard error: bars where that is a terminal, and lines.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::ProgressBar;
 
@@ -21,6 +21,7 @@ struct Terminal {
     bar: Mutex<Option<(u64, ProgressBar)>>,
     /// The last message about the context: a comparison of backends plans more than once.
     context: Mutex<Option<String>>,
+    threads: OnceLock<()>,
 }
 
 /// A panic elsewhere leaves neither of them half changed.
@@ -62,6 +63,15 @@ impl Observer for Terminal {
             Notice::BeyondTraining { trained } => self.say_once(log::Level::Warn, || {
                 format!("the model was trained for {trained} tokens: text beyond may be poor")
             }),
+            // Each backend starts threads of its own.
+            Notice::FewerThreads { asked, granted } => {
+                _ = self.threads.get_or_init(|| {
+                    let granted = format::count(*granted, "thread");
+                    log::warn!(
+                        "{granted} instead of {asked}: the system refuses more (ulimit -u, or a container's limit)"
+                    );
+                })
+            }
             Notice::SoftwareAdapter { name } => {
                 log::warn!("{name} computes on the processor: --backend cpu is faster");
             }

@@ -38,8 +38,23 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
     let tokenizer = Arc::clone(source.tokenizer()?);
     let prompt = tokenizer.encode_prompt(&text)?;
     let options = answer_options(&tokenizer, &args.answer)?;
+    let engine = with_room(engine, prompt.len() + options.max_tokens.unwrap_or(ROOM_TOKENS))?;
     let job = Job { args, source, tokenizer, model, engine, text, prompt, options };
     if args.bench { compare::run(&job) } else { generate(&job) }
+}
+
+/// Room for an answer of any length behind a prompt that needs a larger context than the default.
+const ROOM_TOKENS: usize = 1024;
+
+/// A larger context for a long prompt, as far as the model was trained, where the size is left to the program.
+fn with_room(engine: Engine, needed: usize) -> Result<Engine> {
+    let (default, trained) = (engine.context_tokens()?, engine.model()?.config.context);
+    let larger = needed.next_multiple_of(256).min(trained);
+    if engine.options().context_tokens.is_some() || needed <= default || larger <= default {
+        return Ok(engine);
+    }
+    log::info!("context of {larger} tokens, as the prompt is long");
+    Ok(engine.with_options(EngineOptions { context_tokens: Some(larger), ..engine.options().clone() }))
 }
 
 fn prompt_text(args: &RunArgs) -> Result<String> {

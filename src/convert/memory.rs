@@ -24,6 +24,7 @@ use crate::{
     bytes::Bytes,
     error::{Error, Result},
     gguf::File,
+    machine::workers,
     model::dialect::blame,
 };
 
@@ -67,18 +68,20 @@ fn read_all(
     let mut broken = false;
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
-        for _ in 0..cores {
-            let (sender, next, stopped) = (sender.clone(), &next, &stopped);
-            scope.spawn(move || {
-                while !stopped.load(Ordering::Relaxed) {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(output) = outputs.get(at) else { break };
-                    // The receiver is there until all senders are gone.
-                    let _ = sender.send((at, read(output, description, source)));
-                }
-            });
+        let (next, stopped) = (&next, &stopped);
+        let work = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(output) = outputs.get(at) else { break };
+                // The receiver is there until all senders are gone.
+                let _ = sender.send((at, read(output, description, source)));
+            }
+        };
+        if workers::start(scope, cores, work.clone()).is_empty() {
+            work();
         }
-        drop(sender);
+        // The last sender, of which the threads have their own.
+        drop(work);
         let mut done_bytes = 0;
         for (at, result) in receiver {
             let failed = result.is_err();

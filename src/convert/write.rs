@@ -20,6 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     gguf::Writer,
+    machine::workers,
     model::{
         codes_are_zero,
         dialect::{ROW_STEP, blame},
@@ -131,16 +132,9 @@ impl<W: Write> Run<'_, '_, W> {
         for start in (0..rows).step_by(chunk) {
             let encoded = &mut encoded[..chunk.min(rows - start) * row_bytes];
             let source = self.source;
-            let results: Vec<Result<()>> = thread::scope(|scope| {
-                let threads: Vec<_> = encoded
-                    .chunks_mut(share * row_bytes)
-                    .enumerate()
-                    .map(|(part, out)| {
-                        let first = start + part * share;
-                        scope.spawn(move || table_rows(source, output.input, input, ty, first, out))
-                    })
-                    .collect();
-                threads.into_iter().map(|thread| thread.join().expect("encoding does not panic")).collect()
+            let parts: Vec<_> = encoded.chunks_mut(share * row_bytes).enumerate().collect();
+            let results = workers::map(parts.len(), parts, |(part, out)| {
+                table_rows(source, output.input, input, ty, start + part * share, out)
             });
             // The first error in the order of the rows, however the threads ran.
             results.into_iter().collect::<Result<()>>()?;

@@ -22,6 +22,7 @@ use crate::{
     },
     error::{Error, Result},
     gguf::{Array, TensorSpec, TensorType, Value, Writer},
+    machine::workers,
     model::{
         Config, DeltaNet, Linear, Norm,
         names::{self, DeltaTensor, MtpTensor},
@@ -296,10 +297,7 @@ impl<W: Write> Run<'_, W> {
 
     fn matrices(&mut self, tensors: &[Tensor]) -> Result<()> {
         let seed = self.options.seed;
-        let made: Vec<Vec<u8>> = thread::scope(|scope| {
-            let threads: Vec<_> = tensors.iter().map(|tensor| scope.spawn(move || tensor.matrix(seed))).collect();
-            threads.into_iter().map(|thread| thread.join().expect("making weights does not panic")).collect()
-        });
+        let made = workers::map(tensors.len(), tensors.iter().collect(), |tensor: &Tensor| tensor.matrix(seed));
         for (tensor, matrix) in tensors.iter().zip(made) {
             for chunk in matrix.chunks(CHUNK_BYTES as usize) {
                 self.put(&tensor.spec.name, chunk)?;

@@ -190,6 +190,9 @@ impl Engine {
     fn cpu_backend(&self, model: &Model) -> CpuBackend {
         let threads = self.options.thread_count();
         let backend = CpuBackend::with_kernels(Isa::detect(), threads, self.kernels_of(model));
+        if backend.threads() < threads {
+            self.observer.notice(&Notice::FewerThreads { asked: threads, granted: backend.threads() });
+        }
         let Some(CpuTuning { mut split, .. }) = tuned::load(model, threads) else { return backend };
         if self.options.threads.is_some() {
             (split.decode_threads, split.prompt_threads) = (threads, threads);

@@ -55,6 +55,13 @@ pub enum Notice {
         /// Tokens the model was trained for.
         trained: usize,
     },
+    /// The system refused threads.
+    FewerThreads {
+        /// Threads that were to compute.
+        asked: usize,
+        /// Threads that do.
+        granted: usize,
+    },
     /// The GPU is a program on the processor.
     SoftwareAdapter {
         /// Its name.

@@ -113,7 +113,7 @@ impl Engine {
         match machine::memory_bytes() {
             Some(memory) if cache_bytes > memory => Err(Error::malformed(
                 format!("cache for {context_tokens} tokens"),
-                format!("at most the memory of this machine, {}", numbers::bytes(memory)),
+                format!("at most the memory that this program may have, {}", numbers::bytes(memory)),
                 numbers::bytes(cache_bytes),
             )
             .with_remedy(Remedy::LowerContext)),

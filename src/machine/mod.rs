@@ -1,22 +1,15 @@
 //! Facts about the machine that the system tells in files (Linux); `None` elsewhere, except of cores.
 
 mod cores;
+mod memory;
+pub mod workers;
 
 use std::fs;
 
 #[cfg(feature = "cli")]
 pub use cores::Cores;
 pub use cores::cores;
-
-/// Physical memory.
-pub fn memory_bytes() -> Option<u64> {
-    kib_in("/proc/meminfo", "MemTotal:")
-}
-
-/// Memory that programs can have without others being swapped out.
-pub fn free_memory_bytes() -> Option<u64> {
-    kib_in("/proc/meminfo", "MemAvailable:")
-}
+pub use memory::{free_memory_bytes, memory_bytes};
 
 /// The unit in which files are mapped.
 #[cfg(feature = "cli")]
@@ -43,6 +36,7 @@ pub fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
+#[cfg(feature = "cli")]
 fn kib_in(file: &str, field: &str) -> Option<u64> {
     kib(&fs::read_to_string(file).ok()?, field)
 }

@@ -8,6 +8,7 @@ use bitnet_cpu_kernels::format::{Codec, Dialect, FormatError, I2sPacking, Layout
 use crate::{
     error::{Error, Result, shown},
     gguf::{Array, Metadata, TensorInfo, TensorType, Value},
+    machine::workers,
 };
 
 /// Facts that files do not state about themselves. The default is right for nearly every file.
@@ -225,13 +226,7 @@ pub(super) fn share_rows<P: Send>(
     work: impl Fn(Range<usize>, P) -> Result<(), FormatError> + Sync,
 ) -> Result<(), FormatError> {
     let share = share(rows, cols);
-    let mut parts = (0..rows).step_by(share.max(1)).map(|first| first..rows.min(first + share)).zip(parts);
-    if share >= rows {
-        return parts.try_for_each(|(rows, part)| work(rows, part));
-    }
-    let work = &work;
-    thread::scope(|scope| {
-        let threads: Vec<_> = parts.map(|(rows, part)| scope.spawn(move || work(rows, part))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("decoding does not panic"))
-    })
+    let parts: Vec<_> =
+        (0..rows).step_by(share.max(1)).map(|first| first..rows.min(first + share)).zip(parts).collect();
+    workers::map(parts.len(), parts, |(rows, part)| work(rows, part)).into_iter().collect()
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::common::cli::{run, run_on_gpu};
+use crate::common::cli::{Finished, program, run, run_on_gpu};
 
 #[test]
 fn json_has_llama_benchs_names_and_the_same_logits_for_any_number_of_threads() {
@@ -151,4 +151,45 @@ fn sequences_side_by_side_have_rows_of_their_own() {
     let table = run(&args).stdout;
     assert!(table.contains("S_TG t/s") && table.lines().count() >= 4, "{table}");
     assert_eq!(run(&["bench", "-np", "0"]).code, Some(2));
+}
+
+/// What was measured stands, whatever happens to the next device.
+#[test]
+fn a_device_that_fails_costs_its_own_rows() {
+    let args = ["bench", "-p", "4", "-n", "8", "-r", "1", "-t", "1", "--backend", "cpu,gpu", "-o", "jsonl"];
+    let done: Finished = program(&args).env("BITNET_TEST_GPU_FAULT", "lost@5").output().unwrap().into();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let tests: Vec<String> = done
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|row| row["n_threads"] == 1)
+        .map(|row| row["test"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(tests, ["pp4", "tg8"]);
+    assert!(done.stderr.contains("warning: "), "{done:?}");
+}
+
+#[test]
+fn a_chart_that_cannot_be_written_costs_the_chart() {
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("x".repeat(300) + ".svg");
+    let done = run(&[
+        "bench",
+        "-p",
+        "4",
+        "-n",
+        "2",
+        "-r",
+        "1",
+        "-t",
+        "1",
+        "--backend",
+        "cpu",
+        "--plot",
+        plot.to_str().unwrap(),
+    ]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stdout.contains("pp4") && done.stdout.contains("tg2"), "{done:?}");
+    assert!(done.stderr.starts_with("error: ") && done.stderr.contains(".svg"), "{done:?}");
 }

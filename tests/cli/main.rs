@@ -9,6 +9,8 @@ mod commands;
 mod doctor;
 mod examples;
 mod grammar;
+#[cfg(target_os = "linux")]
+mod granted;
 mod perplexity;
 mod plan_budget;
 mod reasoning;

@@ -422,9 +422,9 @@ fn an_8_bit_cache_is_half_as_large() {
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_that_the_system_refuses_is_an_error() {
-    let whole = program(&["run", "--backend", "cpu", "-c", "1500000", "-n", "1", "-p", "x"]);
+    let whole = program(&["run", "--backend", "cpu", "-c", "970000", "-n", "1", "-p", "x"]);
     let limited = std::process::Command::new("sh")
-        .args(["-c", "ulimit -v 2000000; exec \"$@\"", "sh"])
+        .args(["-c", "ulimit -v 1960000; exec \"$@\"", "sh"])
         .arg(whole.get_program())
         .args(whole.get_args())
         .stdin(Stdio::null())
@@ -432,6 +432,28 @@ fn memory_that_the_system_refuses_is_an_error() {
         .unwrap();
     let message = String::from_utf8_lossy(&limited.stderr);
     assert_eq!(limited.status.code(), Some(1), "{message}");
-    assert!(message.contains("not enough memory for the keys and values of 1500000 tokens"), "{message}");
+    assert!(message.contains("not enough memory for the keys and values of 970000 tokens"), "{message}");
     assert!(message.contains("MiB could not be reserved (lower the context with -c"), "{message}");
+}
+
+/// The context grows with the prompt, as far as the model was trained, unless its size is said.
+#[test]
+fn a_long_prompt_gets_the_context_that_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, text) = (folder.path().join("m.gguf"), folder.path().join("long.txt"));
+    let (model, config) = (model.to_str().unwrap(), folder.path().join("config.json"));
+    let shape = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true
+    });
+    fs::write(&config, shape.to_string()).unwrap();
+    let made = run(&["dummy", "-o", model, "--config", config.to_str().unwrap()]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    fs::write(&text, "x".repeat(4200)).unwrap();
+    let args = ["run", "-m", model, "-f", text.to_str().unwrap(), "-n", "2", "--backend", "cpu", "--json"];
+    let done = run(&args).json();
+    assert_eq!((&done["prompt_tokens"], &done["context_tokens"]), (&4200.into(), &4352.into()));
+    let fixed = run(&[&args[..], &["-c", "4096"]].concat());
+    assert!(fixed.one_line_error(1).contains("the context is full"), "{fixed:?}");
 }

@@ -82,10 +82,11 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// `threads` (at least 1) includes the calling thread.
+    /// `threads` (at least 1) includes the calling thread. Where the system refuses a thread, there are as many as it
+    /// grants: [`Self::threads`] tells.
     ///
     /// # Panics
-    /// If `threads` is 0 or the system refuses a thread.
+    /// If `threads` is 0.
     pub fn new(threads: usize) -> Self {
         assert!((1..INSIDE as usize).contains(&threads), "a pool of {threads} threads");
         let shared = Arc::new(Shared {
@@ -101,13 +102,12 @@ impl Pool {
             active: AtomicUsize::new(threads - 1),
             raised: Condvar::new(),
         });
-        let workers = (1..threads)
-            .map(|n| {
-                let shared = Arc::clone(&shared);
-                let thread = thread::Builder::new().name(format!("kernel-{n}"));
-                thread.spawn(move || shared.work(n)).expect("the system refused a thread")
-            })
-            .collect();
+        let start = |n| {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name(format!("kernel-{n}")).spawn(move || shared.work(n)).ok()
+        };
+        let workers: Vec<_> = (1..threads).map_while(start).collect();
+        shared.active.store(workers.len(), Ordering::SeqCst);
         Self { shared, workers, running: Mutex::new(()) }
     }
 

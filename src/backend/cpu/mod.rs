@@ -74,6 +74,11 @@ impl CpuBackend {
         self.segments.iter().flat_map(CpuSegment::weights)
     }
 
+    /// Threads that compute: fewer than asked for where the system refuses more.
+    pub fn threads(&self) -> usize {
+        self.cpu.threads()
+    }
+
     /// Shares the work out as was found best. What is computed stays the same.
     pub fn split_as(mut self, split: WorkSplit) -> Self {
         self.active_threads = [split.decode_threads, split.prompt_threads].map(|n| n.clamp(1, self.cpu.threads()));

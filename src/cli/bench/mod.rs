@@ -12,6 +12,8 @@ mod parallel;
 
 mod report;
 
+mod table;
+
 use std::io::{self, IsTerminal};
 
 use ceilings::Probe;
@@ -29,6 +31,7 @@ use crate::{
     machine,
     plan::BackendKind,
 };
+use report::{ModelFacts, Report};
 
 /// One line of the report: what was run, and how often it took how long.
 pub struct Row {
@@ -83,7 +86,6 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         return parallel::run(args, &source);
     }
     let model = source.model()?;
-    let greedy = SampleOptions::greedy();
     let lengths = |kind, lengths: &[u32]| -> Vec<(Kind, u32)> { lengths.iter().map(|&n| (kind, n)).collect() };
     let kinds = [lengths(Kind::Prompt, &args.n_prompt), lengths(Kind::Generate, &args.n_gen)].concat();
     let tests: Vec<Test> = args
@@ -97,7 +99,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let compared = args.backend.len() > 1;
     let context = if compared { context.max(measure::COMPARED_TOKENS) } else { context };
 
-    let mut rows = Vec::new();
+    let mut table = Report::new(args.output, ModelFacts::new(&source, model));
+    let mut failed = None;
     let mut first_answer: Option<Vec<u32>> = None;
     for &backend in &args.backend {
         let threads_and_kernels =
@@ -108,55 +111,79 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 continue;
             }
             let options = engine_options(args, backend, (threads, kernel), context);
-            let threads = options.thread_count();
             let engine = Engine::new(&source, options);
-            let mut session = match engine.load(&Purpose::Sample(&greedy)) {
-                // A machine without a GPU still gets its other figures.
-                Err(error @ Error::NoAdapter { .. }) if compared => {
+            let measured = measure_all(&engine, args, &tests, compared, &mut first_answer, &mut table);
+            match measured {
+                // Its other rows are lost, and not those of other devices.
+                Err(error) if compared && !output::is_closed_pipe(&error) => {
                     log::warn!("{}", error_text(&error));
-                    continue;
+                    // A machine without a GPU still gets its other figures.
+                    if !matches!(error, Error::NoAdapter { .. }) {
+                        failed = Some(error);
+                    }
                 }
-                loaded => loaded?,
-            };
-            let agreement = match (&first_answer, compared) {
-                (_, false) => None,
-                (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, model)?)),
-                (None, true) => {
-                    first_answer = Some(measure::greedy(&mut session, model)?);
-                    None
-                }
-            };
-            let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
-            for &test in &tests {
-                let kernels = engine.kernels()?;
-                let probe = on_cpu_alone.then(|| Probe::new(threads, measure::cpu_weights(&mut session)));
-                let repetitions = args.repetitions as usize;
-                let mut samples = measure::run(&mut session, model, &kernels, test, repetitions, probe)?;
-                if interrupt::raised() {
-                    return Ok(());
-                }
-                let gpu = gpu::costs(&mut session, model, test, args.profile, &samples)?;
-                let threads = on_cpu_alone.then_some(threads);
-                if let (Kind::Prompt, Some(threads)) = (test.kind, threads) {
-                    let tokens = test.tokens.min(args.batch_size as usize);
-                    samples.ternary_rate = Some(measure::ternary_rate(model, tokens, threads)?);
-                }
-                let peak_rss_bytes = machine::peak_rss_bytes();
-                rows.push(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, gpu, agreement });
+                measured => measured?,
+            }
+            if interrupt::raised() {
+                break;
             }
         }
     }
-    let charts = report::charts(&tests, &rows);
-    if let Some(path) = &args.plot {
+    table.end()?;
+    let charts = report::charts(&tests, table.rows());
+    // For people; who reads the table by program gets the table alone.
+    if args.output == BenchFormat::Md && io::stdout().is_terminal() && !table.rows().is_empty() {
+        output::print(&charts.iter().map(Chart::to_text).collect::<String>())?;
+    }
+    if let Some(path) = args.plot.as_ref().filter(|_| !table.rows().is_empty()) {
         chart::save(path, &charts)?;
     }
-    let model = report::ModelFacts::new(&source, model);
-    let mut text = report::render(args.output, &model, &rows);
-    // For people; who reads the table by program gets the table alone.
-    if args.output == BenchFormat::Md && io::stdout().is_terminal() {
-        text.extend(charts.iter().map(Chart::to_text));
+    match failed {
+        // Said above, and nothing was measured that could stand.
+        Some(error) if table.rows().is_empty() => Err(error),
+        _ => Ok(()),
     }
-    output::print(&text)
+}
+
+/// All tests with one combination of options, whose rows are in the table as soon as they are measured.
+fn measure_all(
+    engine: &Engine,
+    args: &BenchArgs,
+    tests: &[Test],
+    compared: bool,
+    first_answer: &mut Option<Vec<u32>>,
+    table: &mut Report,
+) -> Result<()> {
+    let model = engine.model()?;
+    let threads = engine.options().thread_count();
+    let mut session = engine.load(&Purpose::Sample(&SampleOptions::greedy()))?;
+    let agreement = match (&*first_answer, compared) {
+        (_, false) => None,
+        (Some(first), true) => Some(Agreement::of(first, &measure::greedy(&mut session, model)?)),
+        (None, true) => {
+            *first_answer = Some(measure::greedy(&mut session, model)?);
+            None
+        }
+    };
+    let on_cpu_alone = session.segments().all(|(segment, _)| segment.backend == BackendKind::Cpu);
+    for &test in tests {
+        let kernels = engine.kernels()?;
+        let probe = on_cpu_alone.then(|| Probe::new(threads, measure::cpu_weights(&mut session)));
+        let repetitions = args.repetitions as usize;
+        let mut samples = measure::run(&mut session, model, &kernels, test, repetitions, probe)?;
+        if interrupt::raised() {
+            return Ok(());
+        }
+        let gpu = gpu::costs(&mut session, model, test, args.profile, &samples)?;
+        let threads = on_cpu_alone.then_some(threads);
+        if let (Kind::Prompt, Some(threads)) = (test.kind, threads) {
+            let tokens = test.tokens.min(args.batch_size as usize);
+            samples.ternary_rate = Some(measure::ternary_rate(model, tokens, threads)?);
+        }
+        let peak_rss_bytes = machine::peak_rss_bytes();
+        table.add(Row { device: session.devices(), threads, test, samples, peak_rss_bytes, gpu, agreement })?;
+    }
+    Ok(())
 }
 
 /// The options of one combination.

@@ -10,9 +10,13 @@ use std::{
 use serde_json::{Value as Json, json};
 
 use super::{
-    super::{args::BenchArgs, format, interrupt, output},
+    super::{
+        args::{BenchArgs, BenchFormat},
+        format, interrupt, output,
+    },
     engine_options, measure,
     report::{self, ModelFacts},
+    table::Table,
 };
 use crate::{
     backend::Want,
@@ -51,12 +55,48 @@ struct Times {
     first_tokens: Vec<Duration>,
 }
 
+const HEADING: [&str; 13] = [
+    "PP",
+    "TG",
+    "B",
+    "N_KV",
+    "T_PP s",
+    "S_PP t/s",
+    "T_TG s",
+    "S_TG t/s",
+    "T s",
+    "S t/s",
+    "first token ms mean max",
+    "backend",
+    "threads",
+];
+
+fn most(of: &[u32]) -> usize {
+    of.iter().copied().max().unwrap_or(0) as usize
+}
+
 pub fn run(args: &BenchArgs, source: &ModelFile) -> Result<()> {
     let model = source.model()?;
-    let most = |of: &[u32]| of.iter().copied().max().unwrap_or(0) as usize;
     let context = (most(&args.n_prompt) + most(&args.n_gen)).max(1);
+    let facts = ModelFacts::new(source, model);
+    if args.output == BenchFormat::Md {
+        output::print(&format!("{}\n", facts.name()))?;
+    }
+    let mut table = Table::new(args.output, &HEADING);
+    let ran = run_all(args, source, model, context, |row| table.add(&row.cells(), &row.to_json(&facts)));
+    table.end()?;
+    ran
+}
+
+/// Hands every row to `add` as soon as it is measured. Ctrl-C ends it early.
+fn run_all(
+    args: &BenchArgs,
+    source: &ModelFile,
+    model: &Model,
+    context: usize,
+    mut add: impl FnMut(&Row) -> Result<()>,
+) -> Result<()> {
     let greedy = SampleOptions::greedy();
-    let mut rows = Vec::new();
     for &backend in &args.backend {
         for &threads in &args.threads {
             for &kernel in &args.kernel {
@@ -68,14 +108,12 @@ pub fn run(args: &BenchArgs, source: &ModelFile) -> Result<()> {
                     let Some(times) = measured(&mut runtime, model, test, args.repetitions as usize)? else {
                         return Ok(());
                     };
-                    rows.push(Row { device: runtime.devices(), threads, test, times });
+                    add(&Row { device: runtime.devices(), threads, test, times })?;
                 }
             }
         }
     }
-    let facts = ModelFacts::new(source, model);
-    let objects = || rows.iter().map(|row| row.to_json(&facts)).collect();
-    output::print(&report::of_objects(args.output, objects).unwrap_or_else(|| markdown(&facts, &rows)))
+    Ok(())
 }
 
 /// Every length of a prompt with every length of an answer and every number of sequences.
@@ -167,6 +205,31 @@ impl Row {
         Some((times.iter().sum::<Duration>() / times.len() as u32, longest))
     }
 
+    fn cells(&self) -> Vec<String> {
+        let Test { sequences, prompt_tokens, answer_tokens } = self.test;
+        let seconds = |time: Duration| format!("{:.3}", time.as_secs_f64());
+        let speed = |tokens, time| rate(tokens, time).map_or_else(|| "-".into(), |rate| format!("{rate:.2}"));
+        let first = self.first_token().map_or_else(
+            || "-".into(),
+            |(mean, longest)| format!("{:.0} {:.0}", format::milliseconds(mean), format::milliseconds(longest)),
+        );
+        vec![
+            prompt_tokens.to_string(),
+            answer_tokens.to_string(),
+            sequences.to_string(),
+            (sequences * (prompt_tokens + answer_tokens)).to_string(),
+            seconds(self.times.prompts),
+            speed(self.prompt_tokens(), self.times.prompts),
+            seconds(self.times.answers),
+            speed(self.answer_tokens(), self.times.answers),
+            seconds(self.total()),
+            speed(self.prompt_tokens() + self.answer_tokens(), self.total()),
+            first,
+            self.device.clone(),
+            self.threads.to_string(),
+        ]
+    }
+
     /// llama-batched-bench's names, and the time to first token in milliseconds.
     fn to_json(&self, model: &ModelFacts) -> Json {
         let Test { sequences, prompt_tokens, answer_tokens } = self.test;
@@ -196,48 +259,4 @@ impl Row {
 /// Tokens a second; `None` without tokens.
 fn rate(tokens: usize, time: Duration) -> Option<f64> {
     (tokens > 0).then(|| tokens as f64 / time.as_secs_f64())
-}
-
-fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
-    let heading = [
-        "PP",
-        "TG",
-        "B",
-        "N_KV",
-        "T_PP s",
-        "S_PP t/s",
-        "T_TG s",
-        "S_TG t/s",
-        "T s",
-        "S t/s",
-        "first token ms mean max",
-        "backend",
-        "threads",
-    ];
-    let mut table = vec![heading.map(String::from).to_vec()];
-    for row in rows {
-        let Test { sequences, prompt_tokens, answer_tokens } = row.test;
-        let seconds = |time: Duration| format!("{:.3}", time.as_secs_f64());
-        let speed = |tokens, time| rate(tokens, time).map_or_else(|| "-".into(), |rate| format!("{rate:.2}"));
-        let first = row.first_token().map_or_else(
-            || "-".into(),
-            |(mean, longest)| format!("{:.0} {:.0}", format::milliseconds(mean), format::milliseconds(longest)),
-        );
-        table.push(vec![
-            prompt_tokens.to_string(),
-            answer_tokens.to_string(),
-            sequences.to_string(),
-            (sequences * (prompt_tokens + answer_tokens)).to_string(),
-            seconds(row.times.prompts),
-            speed(row.prompt_tokens(), row.times.prompts),
-            seconds(row.times.answers),
-            speed(row.answer_tokens(), row.times.answers),
-            seconds(row.total()),
-            speed(row.prompt_tokens() + row.answer_tokens(), row.total()),
-            first,
-            row.device.clone(),
-            row.threads.to_string(),
-        ]);
-    }
-    format!("{}\n{}", model.name(), format::table(&table))
 }

@@ -9,12 +9,14 @@ use super::{
         agreement::Agreement,
         args::BenchFormat,
         chart::{Bar, Chart},
-        format,
+        format, output,
     },
     Kind, Row, Test,
+    table::Table,
 };
 use crate::{
     engine::ModelFile,
+    error::Result,
     model::{Linear, Model},
 };
 
@@ -56,46 +58,65 @@ impl ModelFacts {
     }
 }
 
-pub fn render(output: BenchFormat, model: &ModelFacts, rows: &[Row]) -> String {
-    let objects = || rows.iter().map(|row| to_json(model, row)).collect();
-    of_objects(output, objects).unwrap_or_else(|| markdown(model, rows))
+/// The rows so far, written as they come.
+pub struct Report {
+    table: Table,
+    format: BenchFormat,
+    model: ModelFacts,
+    rows: Vec<Row>,
 }
 
-/// The report of some rows as objects in the format asked for; `None` for Markdown.
-pub fn of_objects(output: BenchFormat, objects: impl FnOnce() -> Vec<Json>) -> Option<String> {
-    Some(match output {
-        BenchFormat::Md => return None,
-        BenchFormat::Jsonl => objects().iter().map(|row| row.to_string() + "\n").collect(),
-        BenchFormat::Json => format!("{:#}\n", Json::Array(objects())),
-        BenchFormat::Csv => csv(&objects()),
-    })
-}
-
-fn markdown(model: &ModelFacts, rows: &[Row]) -> String {
-    let heading =
-        ["model", "size", "params", "backend", "threads", "test", "t/s", "ms/token p50 p95 p99", "of ceiling"];
-    let mut table = vec![heading.map(String::from).to_vec()];
-    for row in rows {
-        let (mean, deviation) = rates(row);
-        let quantiles = [0.5, 0.95, 0.99].map(|q| quantile_ms(row, q));
-        let latency = match quantiles {
-            [Some(p50), Some(p95), Some(p99)] => format!("{p50:.2} {p95:.2} {p99:.2}"),
-            _ => "-".into(),
-        };
-        table.push(vec![
-            model.name.clone(),
-            format::bytes(model.size_bytes),
-            parameters(model.parameters),
-            row.device.clone(),
-            row.threads.map_or_else(|| "-".into(), |threads| threads.to_string()),
-            row.test.name(),
-            format!("{mean:.2} ± {deviation:.2}"),
-            latency,
-            share(row).map_or_else(|| "-".into(), |(share, of)| format!("{:.0} % of {of}", share * 100.0)),
-        ]);
+impl Report {
+    pub fn new(format: BenchFormat, model: ModelFacts) -> Self {
+        let heading =
+            ["model", "size", "params", "backend", "threads", "test", "t/s", "ms/token p50 p95 p99", "of ceiling"];
+        Self { table: Table::new(format, &heading), format, model, rows: Vec::new() }
     }
-    let mut text = format::table(&table);
-    text.extend(rows.iter().filter_map(ternary_line));
+
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Writes a row.
+    pub fn add(&mut self, row: Row) -> Result<()> {
+        self.table.add(&cells(&self.model, &row), &to_json(&self.model, &row))?;
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Writes what is said of all rows.
+    pub fn end(&mut self) -> Result<()> {
+        self.table.end()?;
+        match self.format {
+            BenchFormat::Md => output::print(&remarks(&self.model, &self.rows)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn cells(model: &ModelFacts, row: &Row) -> Vec<String> {
+    let (mean, deviation) = rates(row);
+    let quantiles = [0.5, 0.95, 0.99].map(|q| quantile_ms(row, q));
+    let latency = match quantiles {
+        [Some(p50), Some(p95), Some(p99)] => format!("{p50:.2} {p95:.2} {p99:.2}"),
+        _ => "-".into(),
+    };
+    vec![
+        model.name.clone(),
+        format::bytes(model.size_bytes),
+        parameters(model.parameters),
+        row.device.clone(),
+        row.threads.map_or_else(|| "-".into(), |threads| threads.to_string()),
+        row.test.name(),
+        format!("{mean:.2} ± {deviation:.2}"),
+        latency,
+        share(row).map_or_else(|| "-".into(), |(share, of)| format!("{:.0} % of {of}", share * 100.0)),
+    ]
+}
+
+/// Lines behind the table of Markdown.
+fn remarks(model: &ModelFacts, rows: &[Row]) -> String {
+    let mut text: String = rows.iter().filter_map(ternary_line).collect();
     text.extend(rows.iter().filter_map(|row| head_line(model, row)));
     for row in rows {
         text += &row.gpu.as_ref().map(|gpu| gpu.to_text(&row.test.name())).unwrap_or_default();
@@ -248,21 +269,6 @@ pub fn add(fields: &mut Json, more: Json) {
 }
 
 /// The fields of the JSON objects, quoted; lists are left out.
-fn csv(rows: &[Json]) -> String {
-    let Some(Json::Object(first)) = rows.first() else { return String::new() };
-    let columns: Vec<&String> = first.iter().filter(|(_, value)| !value.is_array()).map(|(key, _)| key).collect();
-    let mut text = columns.iter().map(|column| column.as_str()).collect::<Vec<_>>().join(",") + "\n";
-    for row in rows {
-        let cells = columns.iter().map(|column| match &row[column.as_str()] {
-            Json::Null => String::new(),
-            Json::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
-            other => other.to_string(),
-        });
-        text += &(cells.collect::<Vec<_>>().join(",") + "\n");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,11 +277,5 @@ mod tests {
     fn mean_and_deviation_of_a_sample() {
         assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
         assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0));
-    }
-
-    #[test]
-    fn csv_quotes_text_and_leaves_lists_out() {
-        let rows = [json!({"a": "x \"y\", z", "b": 1.5, "c": [1, 2], "d": null})];
-        assert_eq!(csv(&rows), "a,b,d\n\"x \"\"y\"\", z\",1.5,\n");
     }
 }

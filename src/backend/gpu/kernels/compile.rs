@@ -22,6 +22,7 @@ use crate::{
     backend::gpu::common::{lock, one_line},
     cache_dir::Cache,
     error::{Error, Result},
+    machine::workers,
 };
 
 /// Where the user's cache keeps compiled pipelines.
@@ -179,7 +180,7 @@ impl Compiler {
             Ok(())
         };
         thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let others = workers::start(scope, threads.saturating_sub(1), &work);
             let own = work();
             let joined = others.into_iter().map(|other| match other.join() {
                 Ok(result) => result,
