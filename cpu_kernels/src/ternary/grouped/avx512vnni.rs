@@ -122,7 +122,7 @@ fn many_tokens<const SIZE: usize>(tile: &Grouped, out: &mut [f32]) {
 
 /// `P` panels times all tokens.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn all_tokens<const SIZE: usize, const P: usize>(
+pub(super) fn all_tokens<const SIZE: usize, const P: usize>(
     tile: &Grouped,
     row: usize,
     cols: Range<usize>,

@@ -119,7 +119,7 @@ pub(super) fn tile_products(
     };
     if weights.layout == Layout::Base3R16 {
         #[cfg(target_arch = "x86_64")]
-        if base3::few_products(isa, &weights, rows.clone(), &tile, out) {
+        if base3::products(isa, &weights, rows.clone(), &tile, out) {
             return;
         }
         return base3::as_two_bits(isa, &weights, rows, |weights| {

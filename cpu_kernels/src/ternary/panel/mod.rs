@@ -34,6 +34,12 @@ impl Panel {
         Self([[0; PANEL_ROWS * STEP_COLS]; PANEL_COLS / STEP_COLS])
     }
 
+    /// The steps of the first `cols` columns, to be filled.
+    #[cfg(target_arch = "x86_64")]
+    pub fn steps_mut(&mut self, cols: usize) -> &mut [[u8; PANEL_ROWS * STEP_COLS]] {
+        &mut self.0[..cols / STEP_COLS]
+    }
+
     /// The columns of the panels that make up a row.
     pub fn col_ranges(stride: usize) -> impl Iterator<Item = Range<usize>> {
         (0..stride).step_by(PANEL_COLS).map(move |start| start..stride.min(start + PANEL_COLS))

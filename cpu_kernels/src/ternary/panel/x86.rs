@@ -14,7 +14,7 @@ impl Panel {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub fn fill(&mut self, tile: &Tile, row: usize, cols: Range<usize>) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
         fetch_next(tile, row, &cols);
-        let steps = &mut self.0[..cols.len() / STEP_COLS];
+        let steps = self.steps_mut(cols.len());
         for (block, steps) in steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS).enumerate() {
             for half in 0..2 {
                 let mut packed = [_mm256_setzero_si256(); 8];
@@ -42,7 +42,7 @@ impl Panel {
     pub fn spread(&mut self, blocks: &[[[u8; LINE]; LINES]]) -> &[[u8; PANEL_ROWS * STEP_COLS]] {
         /// The codes of the panel that follows: see [`fetch_next`].
         const AHEAD: usize = PANEL_ROWS * PANEL_COLS / 4;
-        let steps = &mut self.0[..blocks.len() * I2S_BLOCK / STEP_COLS];
+        let steps = self.steps_mut(blocks.len() * I2S_BLOCK);
         for (lines, steps) in blocks.iter().zip(steps.chunks_exact_mut(I2S_BLOCK / STEP_COLS)) {
             for (at, line) in lines.iter().enumerate() {
                 prefetch_at(line.as_ptr(), AHEAD);

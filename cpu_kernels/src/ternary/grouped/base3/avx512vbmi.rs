@@ -2,28 +2,38 @@
 //! [kernel of rows one after the other](super::super::super::base3); from there on as in
 //! [`super::super::avx512vnni`], with a sum for each of the five blocks.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::super::{
-    Grouped, Token,
+    Grouped, Token, avx512vnni,
     few::{QUADS, prefetch_scales},
 };
 use crate::{
     format::{
+        I2S_BLOCK,
         base3::{ABOVE, DIGITS},
         base3_rows16::{BLOCKS, RUN_BYTES},
         rows16::PANEL_ROWS,
     },
     isa::Avx512Vbmi,
-    ternary::{LINE, LINES},
-    x86::{AHEAD, prefetch_ahead, wide},
+    ternary::{
+        LINE, LINES,
+        panel::{Panel, STEP_COLS},
+    },
+    x86::{AHEAD, prefetch_ahead, prefetch_at, wide},
 };
 
-/// Most tokens that share decoded codes in registers.
-pub const MOST_TOKENS: usize = 4;
+/// Tokens that share decoded codes in registers.
+const PASS_TOKENS: usize = 4;
+
+/// Most tokens that are multiplied in passes of a few; for more, codes are decoded once for all.
+const MOST_FEW: usize = 16;
 
 /// Lines of a run of [`BLOCKS`] blocks of 16 rows.
 const RUN_LINES: usize = RUN_BYTES / 4;
+
+/// Columns of a run.
+const RUN_COLS: usize = BLOCKS * I2S_BLOCK;
 
 /// The values that meet blocks which a row's last run has not.
 static NO_VALUES: [i32; QUADS] = [0; QUADS];
@@ -31,39 +41,107 @@ static NO_VALUES: [i32; QUADS] = [0; QUADS];
 /// How often each block's codes count in its sum: they stay at their bit positions.
 const SHIFTS: [u32; BLOCKS] = [6, 4, 2, 0, 6];
 
-/// Products of each token and row, `out` (tokens, rows); `packed` are the rows of the tile.
-pub fn products(_: Avx512Vbmi, tile: &Grouped, packed: &[u8], out: &mut [f32]) {
+/// Products of each token and row, `out` (tokens, rows); `packed` are the rows of the tile. False, and nothing done, where
+/// rows have to be unpacked to two bits first: many tokens and groups that runs cut.
+pub fn products(_: Avx512Vbmi, tile: &Grouped, packed: &[u8], out: &mut [f32]) -> bool {
+    let is_few = tile.tile.tokens <= MOST_FEW;
     // SAFETY: the capability token proves the features.
     unsafe {
         match tile.size {
-            64 => products_of::<64>(tile, packed, out),
-            128 => products_of::<128>(tile, packed, out),
-            256 => products_of::<256>(tile, packed, out),
+            64 if is_few => in_passes::<64>(tile, packed, 0..tile.tile.rows, out),
+            128 if is_few => in_passes::<128>(tile, packed, 0..tile.tile.rows, out),
+            256 if is_few => in_passes::<256>(tile, packed, 0..tile.tile.rows, out),
+            64 => in_panels::<64>(tile, packed, out),
+            128 => in_panels::<128>(tile, packed, out),
+            256 => return false,
             size => unreachable!("groups of {size}"),
+        }
+    }
+    true
+}
+
+/// Two panels at a time: a run of 32 rows is decoded once for all tokens.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn in_panels<const SIZE: usize>(tile: &Grouped, packed: &[u8], out: &mut [f32]) {
+    let mut panels = [Panel::new(), Panel::new()];
+    let whole = tile.tile.rows / PANEL_ROWS * PANEL_ROWS;
+    for row in (0..whole).step_by(2 * PANEL_ROWS) {
+        for run in 0..tile.tile.stride.div_ceil(RUN_COLS) {
+            let cols = run * RUN_COLS..tile.tile.stride.min((run + 1) * RUN_COLS);
+            let [first, second] = &mut panels;
+            let first = decode(first, &runs_of(tile, packed, row)[run], &cols);
+            if whole - row < 2 * PANEL_ROWS {
+                avx512vnni::all_tokens::<SIZE, 1>(tile, row, cols, [first], out);
+            } else {
+                let second = decode(second, &runs_of(tile, packed, row + PANEL_ROWS)[run], &cols);
+                avx512vnni::all_tokens::<SIZE, 2>(tile, row, cols, [first, second], out);
+            }
+        }
+    }
+    in_passes::<SIZE>(tile, packed, whole..tile.tile.rows, out);
+}
+
+/// The runs of 16 rows from `row` on, a multiple of 16.
+fn runs_of<'a>(tile: &Grouped, packed: &'a [u8], row: usize) -> &'a [[[u8; LINE]; RUN_LINES]] {
+    let runs = tile.tile.stride.div_ceil(RUN_COLS);
+    &packed.as_chunks::<LINE>().0.as_chunks::<RUN_LINES>().0[row / PANEL_ROWS * runs..][..runs]
+}
+
+/// The codes of the columns `cols` of a run, all or the first blocks, as the steps of a panel.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn decode<'a>(
+    panel: &'a mut Panel,
+    run: &[[u8; LINE]; RUN_LINES],
+    cols: &Range<usize>,
+) -> &'a [[u8; PANEL_ROWS * STEP_COLS]] {
+    let tables = Tables::load();
+    let three = _mm512_set1_epi8(3);
+    let steps = panel.steps_mut(cols.len());
+    for (at, line) in run.iter().enumerate() {
+        // The run that follows arrives while this one meets its tokens.
+        prefetch_at(line.as_ptr(), size_of_val(run));
+        let [fours, fifths] = tables.codes(line);
+        let of_blocks = [
+            _mm512_srli_epi16::<6>(fours),
+            _mm512_srli_epi16::<4>(fours),
+            _mm512_srli_epi16::<2>(fours),
+            fours,
+            _mm512_srli_epi16::<6>(fifths),
+        ];
+        for (codes, steps) in of_blocks.into_iter().zip(steps.chunks_exact_mut(QUADS)) {
+            // Bits that come from the byte beside are cut off.
+            wide::store_u8(&mut steps[at], _mm512_and_si512(codes, three));
+        }
+    }
+    steps
+}
+
+/// Some rows, from a multiple of 16 on, with a few tokens at a time.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn in_passes<const SIZE: usize>(tile: &Grouped, packed: &[u8], rows: Range<usize>, out: &mut [f32]) {
+    for first in (0..tile.tile.tokens).step_by(PASS_TOKENS) {
+        match tile.tile.tokens - first {
+            1 => pass::<SIZE, 1>(tile, packed, rows.clone(), first, out),
+            2 => pass::<SIZE, 2>(tile, packed, rows.clone(), first, out),
+            3 => pass::<SIZE, 3>(tile, packed, rows.clone(), first, out),
+            _ => pass::<SIZE, PASS_TOKENS>(tile, packed, rows.clone(), first, out),
         }
     }
 }
 
-/// For groups of `SIZE` columns.
+/// Some rows against `N` tokens.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn products_of<const SIZE: usize>(tile: &Grouped, packed: &[u8], out: &mut [f32]) {
-    match tile.tile.tokens {
-        1 => pass::<SIZE, 1>(tile, packed, out),
-        2 => pass::<SIZE, 2>(tile, packed, out),
-        3 => pass::<SIZE, 3>(tile, packed, out),
-        MOST_TOKENS => pass::<SIZE, MOST_TOKENS>(tile, packed, out),
-        tokens => unreachable!("{tokens} tokens"),
-    }
-}
-
-/// All rows against `N` tokens.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn pass<const SIZE: usize, const N: usize>(tile: &Grouped, packed: &[u8], out: &mut [f32]) {
-    let tokens: [Token; N] = std::array::from_fn(|n| tile.token(n));
+fn pass<const SIZE: usize, const N: usize>(
+    tile: &Grouped,
+    packed: &[u8],
+    rows: Range<usize>,
+    first: usize,
+    out: &mut [f32],
+) {
+    let tokens: [Token; N] = std::array::from_fn(|n| tile.token(first + n));
     let values: [&[[i32; QUADS]]; N] = tokens.map(|token| bytemuck::cast_slice(token.values));
-    let runs = values[0].len().div_ceil(BLOCKS);
-    let panels = packed.as_chunks::<LINE>().0.as_chunks::<RUN_LINES>().0.chunks_exact(runs.max(1));
-    for (panel, row) in panels.zip((0..tile.tile.rows).step_by(PANEL_ROWS)) {
+    for row in rows.clone().step_by(PANEL_ROWS) {
+        let panel = runs_of(tile, packed, row);
         let scales = tile.scales(row);
         let mut totals = [_mm512_setzero_ps(); N];
         // The sum of the first half of a group of 256.
@@ -97,11 +175,11 @@ fn pass<const SIZE: usize, const N: usize>(tile: &Grouped, packed: &[u8], out: &
                 }
             }
         }
-        let count = PANEL_ROWS.min(tile.tile.rows - row);
+        let count = PANEL_ROWS.min(rows.end - row);
         for n in 0..N {
             let mut products = [0.0; PANEL_ROWS];
             wide::store(&mut products, totals[n]);
-            out[n * tile.tile.rows + row..][..count].copy_from_slice(&products[..count]);
+            out[(first + n) * tile.tile.rows + row..][..count].copy_from_slice(&products[..count]);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Products with [`Layout::Base3R16`], five weights a byte: a fifth fewer bytes than [`Layout::I2sR16`], for the products
-//! of few tokens, which are bound by reading them. More tokens, and processors without the table instructions of AVX-512
-//! VBMI, meet rows unpacked to that.
+//! of few tokens, which are bound by reading them. Processors without the table instructions of AVX-512 VBMI meet rows
+//! unpacked to that.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512vbmi;
@@ -14,15 +14,13 @@ use crate::{
     format::{Layout, PANEL_ROWS, Scales, TernaryView, rows16, ternary_bytes, unpack_rows},
 };
 
-/// Products of a tile, `out` (tokens, rows), if there is a kernel for so few tokens.
+/// Products of a tile, `out` (tokens, rows), if there is a kernel for them that reads rows as they are.
 #[cfg(target_arch = "x86_64")]
-pub fn few_products(isa: Isa, weights: &TernaryView, rows: Range<usize>, tile: &Grouped, out: &mut [f32]) -> bool {
-    if tile.tile.tokens <= avx512vbmi::MOST_TOKENS
-        && let Isa::Avx512Vnni(vnni) = isa
+pub fn products(isa: Isa, weights: &TernaryView, rows: Range<usize>, tile: &Grouped, out: &mut [f32]) -> bool {
+    if let Isa::Avx512Vnni(vnni) = isa
         && let Some(vbmi) = vnni.vbmi()
     {
-        avx512vbmi::products(vbmi, tile, packed_rows(weights, rows), out);
-        return true;
+        return avx512vbmi::products(vbmi, tile, packed_rows(weights, rows), out);
     }
     false
 }
