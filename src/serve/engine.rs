@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
     },
     time::{Duration, Instant},
@@ -51,20 +51,39 @@ pub struct JobSender {
     commands: Mutex<Sender<Command>>,
     waiting: Arc<AtomicUsize>,
     most_waiting: usize,
+    stop: StopFlag,
+}
+
+/// Ends the answers of an engine that gets no more jobs.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// Ends all answers before the next step, and the thread.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The other end of a [`JobSender`], for [`EngineThread`].
 pub struct JobReceiver {
     commands: Receiver<Command>,
     waiting: Arc<AtomicUsize>,
+    stop: StopFlag,
 }
 
 /// A queue of at most so many jobs that wait for a place.
 pub fn queue(most_waiting: usize) -> (JobSender, JobReceiver) {
     let (sender, receiver) = channel();
     let waiting = Arc::<AtomicUsize>::default();
-    let jobs = JobSender { commands: Mutex::new(sender), waiting: Arc::clone(&waiting), most_waiting };
-    (jobs, JobReceiver { commands: receiver, waiting })
+    let stop = StopFlag::default();
+    let commands = Mutex::new(sender);
+    let jobs = JobSender { commands, waiting: Arc::clone(&waiting), most_waiting, stop: stop.clone() };
+    (jobs, JobReceiver { commands: receiver, waiting, stop })
 }
 
 impl JobReceiver {
@@ -100,6 +119,11 @@ impl JobSender {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// What stops the engine when this is gone.
+    pub fn stop_flag(&self) -> StopFlag {
+        self.stop.clone()
+    }
+
     /// Ends all answers and the thread.
     pub fn stop(&self) {
         // Where the engine has ended there is nothing to stop.
@@ -131,6 +155,7 @@ pub struct EngineThread {
     batcher: Batcher,
     commands: Receiver<Command>,
     waiting: Arc<AtomicUsize>,
+    stop: StopFlag,
     queue: VecDeque<Job>,
     serving: HashMap<u64, Serving>,
     /// Which job an answer belongs to, and its number there.
@@ -154,6 +179,7 @@ impl EngineThread {
             batcher,
             commands: jobs.commands,
             waiting: jobs.waiting,
+            stop: jobs.stop,
             queue: VecDeque::new(),
             serving: HashMap::new(),
             answers: HashMap::new(),
@@ -209,7 +235,7 @@ impl EngineThread {
             match self.commands.try_recv() {
                 Ok(Command::Answer(job)) => self.queue.push_back(*job),
                 Ok(Command::Stop) => return false,
-                Err(_) => return true,
+                Err(_) => return !self.stop.is_raised(),
             }
         }
     }

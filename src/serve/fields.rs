@@ -38,7 +38,7 @@ const NUMBERS: &[Number] = &[
     whole("top_k", ANY, (0.0, 1e9)),
     real("min_p", ANY, SHARE),
     Number { aliases: &["typical"], ..real("typical_p", ANY, SHARE) },
-    real("repeat_penalty", (f64::MIN_POSITIVE, 100.0), ANY),
+    real("repeat_penalty", (1e-6, 100.0), ANY),
     whole("repeat_last_n", (-1.0, f64::INFINITY), (-1.0, 1e9)),
     real("presence_penalty", (-100.0, 100.0), ANY),
     real("frequency_penalty", (-100.0, 100.0), ANY),

@@ -23,6 +23,8 @@ mod error;
 
 mod fields;
 
+mod grammars;
+
 mod guard;
 
 mod host;

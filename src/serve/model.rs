@@ -6,7 +6,7 @@ use super::{
     ServeOptions,
     about::Facts,
     error::{ApiError, ApiResult},
-    ids,
+    grammars, ids,
     offer::Opened,
 };
 use crate::{
@@ -17,9 +17,6 @@ use crate::{
     session::Runtime,
     tokenizer::{EncodeOptions, Tokenizer},
 };
-
-/// Bytes of a grammar or a schema at most: compiling takes time that nobody can interrupt.
-const MOST_GRAMMAR_BYTES: usize = 128 << 10;
 
 /// A loaded model.
 pub struct Served {
@@ -121,11 +118,7 @@ impl Served {
 
     /// A grammar for the tokens of this model.
     pub fn constraint(&self, grammar: &Grammar) -> ApiResult<Constraint> {
-        let (Grammar::Text(text) | Grammar::JsonSchema(text)) = grammar;
-        if text.len() > MOST_GRAMMAR_BYTES {
-            let message = format!("the grammar has {} bytes, {MOST_GRAMMAR_BYTES} at most", text.len());
-            return Err(ApiError::bad_request(message));
-        }
+        grammars::check(grammar)?;
         let made =
             self.grammars.get_or_init(|| GrammarVocabulary::new(&self.tokenizer).map_err(|error| error.to_string()));
         let vocabulary = made.as_ref().map_err(|error| ApiError::not_supported(error.clone()))?;

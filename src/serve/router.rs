@@ -273,6 +273,8 @@ async fn read_body(app: &App, request: Request) -> ApiResult<Bytes> {
 
 /// The fields of a body, whatever type its header claims.
 fn parse(body: &[u8]) -> ApiResult<Map<String, Value>> {
+    // Clients on Windows begin their texts with the mark of UTF-8.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(ApiError::bad_request("the body of the request must be a JSON object")),

@@ -311,3 +311,27 @@ fn conversations_that_gave_way_come_back() {
     let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert!(cached < 60, "only what all questions begin with: {cached}");
 }
+
+/// A client that names its slot finds as much again as one that names none.
+#[test]
+fn an_asked_slot_takes_what_others_hold_and_what_gave_way() {
+    let server = Server::start(&["-np", "2"]);
+    let question = |word: &str| format!("Tell me about {word}. ").repeat(30);
+    let ask = |word: &str, slot: usize| {
+        let answer = server.post(CHAT, &chat(&question(word), json!({ "id_slot": slot })));
+        let usage = answer.json()["usage"].clone();
+        let all = usage["prompt_tokens"].as_u64().unwrap();
+        (content(&answer), all - usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap())
+    };
+    let (text, _) = ask("cats", 0);
+    // From the other slot, then from main memory.
+    let (forked, computed) = ask("cats", 1);
+    assert!(forked == text && computed < 20, "{computed}");
+    ask("dogs", 0);
+    ask("birds", 1);
+    let (restored, computed) = ask("cats", 0);
+    assert!(restored == text && computed < 20, "{computed}");
+    // And what the slot held in between gave way in turn.
+    let (_, computed) = ask("dogs", 1);
+    assert!(computed < 20, "{computed}");
+}

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
-    process::{Child, ChildStderr},
+    process::{Child, ChildStderr, Command},
     thread::{self, sleep},
     time::Duration,
 };
@@ -28,7 +28,17 @@ pub struct Server {
 impl Server {
     /// On the processor and any free port; waits until the model is loaded.
     pub fn start(flags: &[&str]) -> Self {
-        let server = Self::start_loading(flags);
+        Self::start_loading(flags).when_loaded()
+    }
+
+    /// On a GPU, a software one as well, that fails as `fault` says.
+    pub fn start_with_fault(fault: &str, flags: &[&str]) -> Self {
+        let mut command = program(&[&["serve", "--backend", "gpu", "--port", "0"], flags].concat());
+        Self::spawn(command.env("BITNET_TEST_GPU_FAULT", fault)).when_loaded()
+    }
+
+    fn when_loaded(self) -> Self {
+        let server = self;
         for _ in 0..3000 {
             if server.get("/health").status == 200 {
                 return server;
@@ -42,7 +52,11 @@ impl Server {
     pub fn start_loading(flags: &[&str]) -> Self {
         let mut args = vec!["serve", "--backend", "cpu", "-t", "2", "--port", "0"];
         args.extend(flags);
-        let mut child = program(&args).spawn().expect("the program starts");
+        Self::spawn(&mut program(&args))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").expect("an address").to_owned();
@@ -106,7 +120,7 @@ impl Server {
     /// Asks it to end as `kill` does.
     #[cfg(unix)]
     pub fn terminate(&self) {
-        let done = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
+        let done = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(done.expect("kill runs").success());
     }
 }

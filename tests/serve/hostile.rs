@@ -2,7 +2,7 @@
 
 use std::thread::sleep;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::{LOOK, Server, chat, content};
 
@@ -16,6 +16,9 @@ fn bodies_that_are_no_requests_are_refused() {
     for body in [&b""[..], b"{", b"[]", b"null", b"{\"messages\": [1e999]}", b"\xff\xfe", deep.as_bytes()] {
         post(body).error(400);
     }
+    // With the mark of UTF-8 in front it is one.
+    let marked = ["\u{feff}", &chat("Hi", json!({ "max_tokens": 1 })).to_string()].concat();
+    assert_eq!(post(marked.as_bytes()).status, 200);
     let long = "a".repeat(100_000);
     let unknown_role = json!({ "messages": [{ "role": long, "content": "" }] }).to_string();
     assert!(post(unknown_role.as_bytes()).error(400).len() < 300);
@@ -49,7 +52,22 @@ fn grammars_that_would_take_all_time_or_memory_are_refused() {
     let repeated = "root ::= (\"a\"{1000}){1000}";
     let words: Vec<String> = (0..20_000).map(|n| format!("word number {n}")).collect();
     let nested = (0..100).fold(json!({ "type": "string" }), |inner, _| json!({ "type": "array", "items": inner }));
+    // References that lie in each other, a chain and a web.
+    let definition = |n: usize, to: &[usize]| {
+        let references = to.iter().map(|to| json!({ "$ref": format!("#/$defs/d{to}") })).collect::<Vec<_>>();
+        (format!("d{n}"), json!({ "anyOf": [{ "type": "null" }, { "items": { "anyOf": references } }] }))
+    };
+    let definitions = |entries: Vec<(String, Value)>| {
+        let all: serde_json::Map<_, _> = entries.into_iter().collect();
+        json!({ "json_schema": { "$ref": "#/$defs/d0", "$defs": all } })
+    };
+    let chain = definitions((0..900).map(|n| definition(n, &[(n + 1) % 900])).collect());
+    let web = definitions((0..300).map(|n| definition(n, &[n * 7 % 300, (n * 7 + 1) % 300, (n + 1) % 300])).collect());
+    let merged: Vec<Value> = (1..60).map(|n| json!({ "pattern": format!("a.{{{n}}}b") })).collect();
     for (more, status) in [
+        (chain, None),
+        (web, None),
+        (json!({ "json_schema": { "type": "string", "allOf": merged } }), Some(400)),
         (json!({ "grammar": deep }), Some(400)),
         (json!({ "grammar": repeated }), None),
         (json!({ "json_schema": { "enum": words } }), Some(400)),

@@ -14,4 +14,5 @@ mod others;
 mod parallel;
 mod routes;
 mod shutdown;
+mod takeover;
 mod tools;

@@ -195,3 +195,25 @@ fn several_files_are_served_by_their_names() {
         assert!(refused.code == Some(2) && refused.stderr.contains(reason), "{refused:?}");
     }
 }
+
+/// The end of the server is told to those whose model was to be unloaded behind their answer, too.
+#[cfg(unix)]
+#[test]
+fn a_leaving_model_is_told_that_the_server_ends() {
+    let folder = folder();
+    let flags = ["-c", "1000000", "-np", "1", "-ctk", "q8_0", "-ctv", "q8_0"];
+    let mut server = server(folder.path(), &flags);
+    let mut running = server.connect();
+    let endless = ask("one", json!({ "stream": true, "max_tokens": null, "ignore_eos": true }));
+    running.send("POST", CHAT, &[], endless.to_string().as_bytes());
+    assert_eq!(running.head().status, 200);
+    assert_eq!(server.post("/api/generate", &json!({ "model": "one", "keep_alive": 0 })).status, 200);
+    assert_eq!(loaded(&server), [""; 0]);
+    server.terminate();
+    let mut rest = String::new();
+    while let Some(chunk) = running.chunk() {
+        rest += std::str::from_utf8(&chunk).unwrap();
+    }
+    assert!(rest.ends_with("\n\n") && rest.contains("data: {\"error\":{\"message\":\"the server is shutting down\""));
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}

@@ -50,18 +50,7 @@ impl Batcher {
     pub(super) fn take_place(&mut self, asked: Option<usize>, prompt: &[u32], reuse: bool) -> Result<usize> {
         let exact_tokens = self.runtime.limits().exact_tokens;
         if let Some(at) = asked {
-            let common = if reuse { self.places[at].common(prompt, exact_tokens) } else { 0 };
-            if common < self.places[at].tokens().len() {
-                self.keep(at);
-            }
-            match &mut self.places[at].sequence {
-                Some(sequence) if common > 0 => self.runtime.rewind(sequence, common)?,
-                sequence => {
-                    if let Some(sequence) = sequence.take() {
-                        self.runtime.end(sequence);
-                    }
-                }
-            }
+            self.prepare_asked(at, prompt, reuse, exact_tokens)?;
             return Ok(at);
         }
         let common: Vec<usize> = self.places.iter().map(|place| place.common(prompt, exact_tokens)).collect();
@@ -97,20 +86,53 @@ impl Batcher {
         Ok(at)
     }
 
+    /// Leaves in the free place `at` what it holds of `prompt`, or more of it that another place or a kept prefix holds.
+    fn prepare_asked(&mut self, at: usize, prompt: &[u32], reuse: bool, exact_tokens: usize) -> Result<()> {
+        let common_of = |place: &Place| if reuse { place.common(prompt, exact_tokens) } else { 0 };
+        let own = common_of(&self.places[at]);
+        let kept = if reuse { self.prefixes.longest(prompt, exact_tokens) } else { 0 };
+        let others = (0..self.places.len()).map(|other| (common_of(&self.places[other]), other));
+        let (most, from) = others.max_by_key(|&(common, other)| (common, other == at)).unwrap_or((own, at));
+        if own < self.places[at].tokens().len() {
+            self.keep(at);
+        }
+        if kept > most.max(own + WORTH_COPYING) {
+            return self.bring_back(at, prompt, kept, exact_tokens);
+        }
+        if most > own + WORTH_COPYING {
+            // A layer may not have the state after an earlier position.
+            let Err(error) = self.fork_into(from, at, most) else { return Ok(()) };
+            log::debug!("a common beginning is computed again: {error}");
+            return self.bring_back(at, prompt, 0, exact_tokens);
+        }
+        match &mut self.places[at].sequence {
+            Some(sequence) if own > 0 => self.runtime.rewind(sequence, own),
+            _ => self.bring_back(at, prompt, 0, exact_tokens),
+        }
+    }
+
     /// The place unused for longest, empty but for a kept prefix of `kept` tokens, if there is one.
     fn take_least_recent(&mut self, prompt: &[u32], kept: usize, exact_tokens: usize) -> Result<usize> {
         let at = self.least_recent();
         self.keep(at);
+        self.bring_back(at, prompt, kept, exact_tokens)?;
+        Ok(at)
+    }
+
+    /// Replaces what a place holds by a kept prefix of `kept` tokens; 0: by nothing.
+    fn bring_back(&mut self, at: usize, prompt: &[u32], kept: usize, exact_tokens: usize) -> Result<()> {
         if let Some(sequence) = self.places[at].sequence.take() {
             self.runtime.end(sequence);
         }
+        // What the place held may have taken the room of the best one.
+        let kept = kept.min(self.prefixes.longest(prompt, exact_tokens));
         if kept > 0 {
             let mut sequence = self.runtime.begin().ok_or_else(no_sequence)?;
             self.prefixes.bring_back(&mut self.runtime, &mut sequence, prompt, exact_tokens)?;
             self.runtime.rewind(&mut sequence, kept)?;
             self.places[at].sequence = Some(sequence);
         }
-        Ok(at)
+        Ok(())
     }
 
     /// The free place whose last answer began first.

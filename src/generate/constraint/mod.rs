@@ -3,7 +3,7 @@
 
 mod gbnf;
 
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
 use llguidance::{
     Matcher, ParserFactory,
@@ -94,7 +94,7 @@ impl Constraint {
                 None => Ok(matcher),
             }
         };
-        let mut start = compile().map_err(wrong)?;
+        let mut start = on_deep_stack(compile)?.map_err(wrong)?;
         let warnings = start.grammar_warnings().iter().map(|text| format!("{name}: {}", one_line(text))).collect();
         Ok(Self { now: start.clone(), start, name, warnings })
     }
@@ -125,6 +125,22 @@ impl Constraint {
     pub(super) fn broken(&self, reason: &str) -> Error {
         Error::unsupported(format!("this {}", self.name), one_line(reason))
     }
+}
+
+/// Stack of a compilation, of which pages are taken as they are used. Schemas are followed from reference to reference:
+/// a chain of 300 overflows the 2 MB of a thread.
+const DEEP_STACK: usize = 256 << 20;
+
+/// Runs what recurses as deeply as a grammar says.
+///
+/// # Errors
+/// If the system grants no thread with such a stack.
+fn on_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name("grammar".into()).stack_size(DEEP_STACK).spawn_scoped(scope, work);
+        let done = started.map_err(|error| Error::io("start", "a thread that compiles a grammar", error))?.join();
+        done.map_err(|_| Error::unsupported("this grammar", "its compiler met a bug"))
+    })
 }
 
 /// The tokens as bytes. Markup has a mark in front that no text has, and so have end tokens: they are allowed where the

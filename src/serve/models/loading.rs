@@ -42,7 +42,7 @@ impl Models {
                         return Ok(Arc::clone(host));
                     }
                     State::Loading(news) => Wait::Loading(news.clone()),
-                    State::Leaving(gone) => Wait::Leaving(gone.clone()),
+                    State::Leaving { gone, .. } => Wait::Leaving(gone.clone()),
                     State::Away => {
                         let news = self.begin_to_load(&key);
                         entry.state = State::Loading(news.clone());

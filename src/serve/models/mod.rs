@@ -23,6 +23,7 @@ pub use self::{
 use super::{
     Log, ServeOptions,
     about::About,
+    engine::StopFlag,
     error::{ApiError, ApiResult},
     host::Host,
     metrics::Metrics,
@@ -68,7 +69,10 @@ enum State {
         gone: watch::Receiver<()>,
     },
     /// It answers what it was sent, and is unloaded then.
-    Leaving(watch::Receiver<()>),
+    Leaving {
+        gone: watch::Receiver<()>,
+        stop: StopFlag,
+    },
 }
 
 impl Entry {
@@ -81,7 +85,7 @@ impl Entry {
         let is_away = match &self.state {
             State::Away => false,
             State::Loading(news) => news.has_changed().is_err() && news.borrow().is_none(),
-            State::Here { gone, .. } | State::Leaving(gone) => gone.has_changed().is_err(),
+            State::Here { gone, .. } | State::Leaving { gone, .. } => gone.has_changed().is_err(),
         };
         if is_away {
             self.state = State::Away;
@@ -97,9 +101,9 @@ impl Entry {
 
     /// Unloads it when it has answered what it was sent; gives who tells that.
     fn leave(&mut self) -> Option<watch::Receiver<()>> {
-        let State::Here { gone, .. } = &self.state else { return None };
-        let gone = gone.clone();
-        self.state = State::Leaving(gone.clone());
+        let State::Here { host, gone } = &self.state else { return None };
+        let (gone, stop) = (gone.clone(), host.jobs.stop_flag());
+        self.state = State::Leaving { gone: gone.clone(), stop };
         Some(gone)
     }
 }
@@ -246,16 +250,20 @@ impl Models {
             State::Here { host, .. } => {
                 Phase::Loaded { served: Arc::clone(&host.served), left: entry.keep_alive.left(host.idle()) }
             }
-            State::Leaving(_) => Phase::Unloaded,
+            State::Leaving { .. } => Phase::Unloaded,
         };
         let created = fs::metadata(&path).and_then(|found| found.modified()).ok();
         Some(Listed::new(key, &entry.aliases, created, about, phase))
     }
 
-    /// Asks the threads of all loaded models to end.
+    /// Asks the threads of all models to end, also of those that only answer what they were sent.
     pub fn stop(&self) {
-        for host in self.lock().values().filter_map(Entry::host) {
-            host.jobs.stop();
+        for entry in self.lock().values() {
+            match &entry.state {
+                State::Here { host, .. } => host.jobs.stop(),
+                State::Leaving { stop, .. } => stop.raise(),
+                State::Away | State::Loading(_) => {}
+            }
         }
     }
 
@@ -265,7 +273,7 @@ impl Models {
             .lock()
             .values()
             .filter_map(|entry| match &entry.state {
-                State::Here { gone, .. } | State::Leaving(gone) => Some(gone.clone()),
+                State::Here { gone, .. } | State::Leaving { gone, .. } => Some(gone.clone()),
                 _ => None,
             })
             .collect();
@@ -280,7 +288,7 @@ impl Models {
         let mut entries = self.lock();
         for (key, entry) in entries.iter_mut() {
             entry.settle();
-            if let State::Leaving(gone) = &entry.state {
+            if let State::Leaving { gone, .. } = &entry.state {
                 return Some((key.clone(), gone.clone()));
             }
         }
@@ -294,7 +302,7 @@ impl Models {
     fn loaded_count(&self) -> usize {
         let mut entries = self.lock();
         entries.values_mut().for_each(Entry::settle);
-        entries.values().filter(|entry| matches!(entry.state, State::Here { .. } | State::Leaving(_))).count()
+        entries.values().filter(|entry| matches!(entry.state, State::Here { .. } | State::Leaving { .. })).count()
     }
 }
 
