@@ -50,7 +50,7 @@ pub fn run(job: &Job<'_>) -> Result<()> {
         Request::GpuLayers(n) => Request::GpuLayers(n),
         Request::Auto | Request::Cpu | Request::Gpu => Request::Gpu,
     };
-    let mut options = args.sample.options(job.source.recommended(), job.model.config.vocab)?;
+    let mut options = args.sample.options(job.source.recommended(), job.source.tokenizer()?, job.model.config.vocab)?;
     if args.sample.temp.is_none() {
         options.temperature = DEFAULT_TEMPERATURE;
     }

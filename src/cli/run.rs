@@ -88,7 +88,7 @@ fn generate(job: &Job<'_>) -> Result<()> {
     if job.prompt.len() > context {
         return Err(Error::ContextFull { needed: job.prompt.len(), context });
     }
-    let sample = args.sample.options(job.source.recommended(), job.model.config.vocab)?;
+    let sample = args.sample.options(job.source.recommended(), job.source.tokenizer()?, job.model.config.vocab)?;
     let settings = args.sample.settings(job.source.recommended(), &sample);
     let mut chooser = Chooser {
         sampler: Sampler::new(sample.clone(), context)?,

@@ -101,7 +101,7 @@ impl Opener {
 
     fn opened(&self, file: ModelFile) -> Result<Opened> {
         let template = chat::template(self.template.as_deref(), file.tokenizer()?, file.name())?;
-        let sample = self.sample.options(file.recommended(), file.model()?.config.vocab)?;
+        let sample = self.sample.options(file.recommended(), file.tokenizer()?, file.model()?.config.vocab)?;
         let engine = Engine::new(&file, self.options.clone());
         Ok(Opened { file, engine, template, sample })
     }

@@ -48,6 +48,6 @@ pub use logprobs::Logprobs;
 pub(crate) use perplexity::negative_log_likelihood;
 pub use perplexity::{Likelihood, perplexity};
 pub use reasoning::{ReasoningLimit, prompt_end};
-pub use sampler::{Mirostat, Needed, Recommended, SampleOptions, Sampler, Xtc, uniform};
+pub use sampler::{Breaker, Dry, Mirostat, Needed, Recommended, SampleOptions, Sampler, Xtc, uniform};
 pub use stats::Stats;
 pub use stop::{StopStrings, Stopped};

@@ -45,7 +45,10 @@ const NUMBERS: &[Number] = &[
     real("top_n_sigma", ANY, ANY),
     real("xtc_probability", ANY, SHARE),
     real("xtc_threshold", ANY, SHARE),
-    real("dry_multiplier", ANY, ANY),
+    real("dry_multiplier", ANY, AT_LEAST_0),
+    real("dry_base", ANY, ANY),
+    whole("dry_allowed_length", ANY, (0.0, 1e9)),
+    whole("dry_penalty_last_n", (-1.0, f64::INFINITY), (-1.0, 1e9)),
     real("dynatemp_range", ANY, ANY),
     whole("t_max_predict_ms", ANY, ANY),
     whole("id_slot", (-1.0, 1e6), ANY),
@@ -63,8 +66,7 @@ const NUMBERS: &[Number] = &[
 pub struct Fields<'a>(pub &'a Map<String, Value>);
 
 /// Numbers above 0 that ask for what the server cannot do. To ignore them would give another text than was asked for.
-const REFUSED: [(&str, &str); 3] = [
-    ("dry_multiplier", "the DRY sampler is not supported"),
+const REFUSED: [(&str, &str); 2] = [
     ("dynatemp_range", "dynamic temperature is not supported"),
     ("t_max_predict_ms", "answers are limited in tokens, not in time"),
 ];

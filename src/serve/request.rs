@@ -9,7 +9,7 @@ use super::{
     model::Served,
     samplers,
 };
-use crate::generate::{AnswerOptions, Grammar, Mirostat, SampleOptions};
+use crate::generate::{AnswerOptions, Dry, Grammar, Mirostat, SampleOptions};
 
 /// Stop strings of a request at most, and bytes of each: every piece of text is searched for all of them.
 const MOST_STOPS: usize = 64;
@@ -108,6 +108,7 @@ fn sample(fields: Fields<'_>, model: &Served) -> ApiResult<SampleOptions> {
     if let Some(n) = fields.integer("repeat_last_n")? {
         sample.repeat_last_n = usize::try_from(n).ok();
     }
+    sample.dry = dry(fields, model, sample.dry)?;
     if let Some(seed) = fields.integer("seed")? {
         sample.seed = (seed != -1 && seed != ANY_SEED).then_some(seed as u32);
     }
@@ -130,6 +131,35 @@ fn sample(fields: Fields<'_>, model: &Served) -> ApiResult<SampleOptions> {
         sample.logit_bias.extend(logit_bias(biases, model)?);
     }
     Ok(sample)
+}
+
+/// The options of DRY, on top of those of the server.
+fn dry(fields: Fields<'_>, model: &Served, mut dry: Dry) -> ApiResult<Dry> {
+    const NAME: &str = "dry_sequence_breakers";
+    let was_on = dry.multiplier > 0.0;
+    dry.multiplier = fields.real("dry_multiplier")?.unwrap_or(dry.multiplier);
+    // Below 1 is llama.cpp's word for the default.
+    dry.base = fields.real("dry_base")?.filter(|&base| base >= 1.0).unwrap_or(dry.base);
+    if let Some(length) = fields.integer("dry_allowed_length")? {
+        dry.allowed_length = length as usize;
+    }
+    if let Some(n) = fields.integer("dry_penalty_last_n")? {
+        dry.last_n = usize::try_from(n).ok();
+    }
+    let given = fields.array(NAME)?;
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(NAME, "strings", value));
+    let texts = given.map(|texts| texts.iter().map(text).collect::<ApiResult<Vec<_>>>()).transpose()?;
+    if texts.as_ref().is_some_and(|texts| texts.len() > MOST_STOPS) {
+        return Err(ApiError::bad_field(NAME, format!("Field '{NAME}': at most {MOST_STOPS} strings")));
+    }
+    // Each is a pass over the vocabulary.
+    match texts {
+        _ if dry.multiplier == 0.0 => {}
+        Some(texts) => dry.breakers = Dry::breakers(&texts, &model.tokenizer)?,
+        None if was_on => {}
+        None => dry.breakers = Dry::breakers(&Dry::BREAKERS, &model.tokenizer)?,
+    }
+    Ok(dry)
 }
 
 /// `id_slot`; -1 is any.

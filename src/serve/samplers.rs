@@ -15,7 +15,7 @@ struct Stage {
     leave_out: fn(&mut SampleOptions),
 }
 
-/// In their order. DRY does nothing here: what asks for it is refused.
+/// In their order.
 const STAGES: [Stage; 9] = [
     Stage {
         names: &["penalties"],
@@ -26,7 +26,7 @@ const STAGES: [Stage; 9] = [
             sample.presence_penalty = 0.0;
         },
     },
-    Stage { names: &["dry"], letter: 'd', leave_out: |_| {} },
+    Stage { names: &["dry"], letter: 'd', leave_out: |sample| sample.dry.multiplier = 0.0 },
     Stage { names: &["top_n_sigma"], letter: 's', leave_out: |sample| sample.top_n_sigma = -1.0 },
     Stage { names: &["top_k"], letter: 'k', leave_out: |sample| sample.top_k = 0 },
     Stage { names: &["typ_p", "typical_p", "typical"], letter: 'y', leave_out: |sample| sample.typical_p = 1.0 },

@@ -23,7 +23,7 @@ fn pieces(body: &str) -> Vec<Value> {
 fn what_cannot_be_done_is_refused_by_its_name() {
     let server = Server::start(&[]);
     for (path, field, value) in [
-        (CHAT, "dry_multiplier", json!(0.8)),
+        (CHAT, "dry_sequence_breakers", json!([5])),
         (CHAT, "dynatemp_range", json!(0.5)),
         (COMPLETION, "t_max_predict_ms", json!(100)),
         (COMPLETION, "post_sampling_probs", json!(true)),
@@ -157,4 +157,26 @@ fn prompts_come_as_texts_ids_objects_and_lists_of_them() {
     {
         assert_eq!(answer(bad.clone()).status, 400, "{bad}");
     }
+}
+
+/// The first word of a repetition is the same, and what follows is not.
+#[test]
+fn dry_ends_repetitions() {
+    let server = Server::start(&[]);
+    let line = "The red fox saw the blue bird. ";
+    let ask = |more: Value| {
+        let mut body = json!({ "prompt": line.repeat(4), "n_predict": 40, "temperature": 0 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post(COMPLETION, &body).json()
+    };
+    let text = |answer: &Value| answer["content"].as_str().unwrap().to_owned();
+    let plain = text(&ask(json!({})));
+    let dry = ask(json!({ "dry_multiplier": 5, "dry_penalty_last_n": -1 }));
+    assert_ne!(text(&dry), plain);
+    assert_eq!(dry["generation_settings"]["dry_penalty_last_n"], -1);
+    // What every repetition begins with breaks it.
+    let broken = json!({ "dry_multiplier": 5, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["e", "o", "i", "a", "u", " ", "."] });
+    assert_eq!(text(&ask(broken)), plain);
+    assert_eq!(text(&ask(json!({ "dry_multiplier": 5, "dry_allowed_length": 500 }))), plain);
+    assert_eq!(text(&ask(json!({ "dry_multiplier": 5, "samplers": ["top_k", "temperature"] }))), plain);
 }

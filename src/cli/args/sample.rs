@@ -4,7 +4,8 @@ use clap::{ArgAction, Args};
 
 use crate::{
     error::Error,
-    generate::{Mirostat, Recommended, SampleOptions, Xtc},
+    generate::{Dry, Mirostat, Recommended, SampleOptions, Xtc},
+    tokenizer::Tokenizer,
 };
 
 /// How the next token is chosen.
@@ -87,6 +88,27 @@ pub struct SampleArgs {
     #[arg(short, long, value_name = "TOKEN_ID(+/-)BIAS", value_parser = logit_bias)]
     pub logit_bias: Vec<(u32, f32)>,
 
+    /// Lowers what would repeat a sequence of tokens, by this for one token more than allowed; 0 = off
+    #[arg(long, value_name = "N", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub dry_multiplier: f32,
+
+    /// Factor of that for each token more
+    #[arg(long, value_name = "N", default_value_t = 1.75, allow_negative_numbers = true)]
+    pub dry_base: f32,
+
+    /// How many tokens may come again
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub dry_allowed_length: usize,
+
+    /// How many tokens are looked through for sequences that come again; 0 = none, -1 = the whole context
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
+    pub dry_penalty_last_n: i64,
+
+    /// Text at which a sequence begins anew, instead of line breaks, ":", "\"" and "*"; "none" = nowhere. Can be given
+    /// several times
+    #[arg(long, value_name = "TEXT")]
+    pub dry_sequence_breaker: Vec<String>,
+
     /// Divides the logits of tokens seen lately; 1 = off [default: the model file's, else 1]
     #[arg(long, value_name = "R", allow_negative_numbers = true, env = "LLAMA_ARG_REPEAT_PENALTY")]
     pub repeat_penalty: Option<f32>,
@@ -148,7 +170,7 @@ pub struct Setting {
 
 impl SampleArgs {
     /// Options by the flags, else by the file, else the defaults. `vocab` is the number of tokens there are.
-    pub fn options(&self, file: &Recommended, vocab: usize) -> Result<SampleOptions, Error> {
+    pub fn options(&self, file: &Recommended, tokenizer: &Tokenizer, vocab: usize) -> Result<SampleOptions, Error> {
         if let Some((id, _)) = self.logit_bias.iter().find(|&&(id, _)| id as usize >= vocab) {
             return Err(Error::Usage(format!("--logit-bias is for a token below {vocab} (the vocabulary), not {id}")));
         }
@@ -172,7 +194,25 @@ impl SampleArgs {
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             repeat_last_n: self.repeat_last_n.map_or(default.repeat_last_n, |n| usize::try_from(n).ok()),
+            dry: self.dry(tokenizer)?,
             seed: u32::try_from(self.seed).ok(),
+        })
+    }
+
+    fn dry(&self, tokenizer: &Tokenizer) -> Result<Dry, Error> {
+        let given: Vec<&str> = self.dry_sequence_breaker.iter().map(String::as_str).collect();
+        let texts = match &given[..] {
+            [] => &Dry::BREAKERS[..],
+            ["none"] => &[],
+            texts => texts,
+        };
+        let is_on = self.dry_multiplier > 0.0;
+        Ok(Dry {
+            multiplier: self.dry_multiplier,
+            base: self.dry_base,
+            allowed_length: self.dry_allowed_length,
+            last_n: usize::try_from(self.dry_penalty_last_n).ok(),
+            breakers: if is_on { Dry::breakers(texts, tokenizer)? } else { Vec::new() },
         })
     }
 

@@ -106,7 +106,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
     let variables = wishes.template_kwargs.map(Variables::from_json).transpose()?.unwrap_or_default();
     let mut options = answer_options(&tokenizer, wishes.answer)?;
     options.stop.extend(template.stops());
-    let sample = wishes.sample.options(source.recommended(), model.config.vocab)?;
+    let sample = wishes.sample.options(source.recommended(), &tokenizer, model.config.vocab)?;
     let sampler = Sampler::new(sample.clone(), engine.context_tokens()?)?;
     let constraint = wishes.grammar.constraint(&tokenizer)?;
     let chooser = Chooser { sampler, drafter: Some(wishes.draft.drafter()), constraint };

@@ -1,7 +1,9 @@
-//! Logits in, one id out. The stages and their order are llama.cpp's default chain: logit bias, penalties, top-n-sigma,
-//! top-k, typical-p, top-p, min-p, XTC, temperature, draw.
+//! Logits in, one id out. The stages and their order are llama.cpp's default chain: logit bias, penalties, DRY,
+//! top-n-sigma, top-k, typical-p, top-p, min-p, XTC, temperature, draw.
 
 mod chain;
+
+mod dry;
 
 mod options;
 
@@ -12,10 +14,11 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
+pub use dry::{Breaker, Dry};
 pub use options::{Mirostat, SampleOptions, Xtc};
 pub use recommended::Recommended;
 
-use self::chain::WeightedId;
+use self::{chain::WeightedId, dry::Repetitions};
 use crate::{
     backend::{Candidates, Limits, Rest, Want},
     error::{Error, Result},
@@ -70,6 +73,9 @@ pub struct Sampler {
     allowed: Vec<u32>,
     window: VecDeque<u32>, // newest last
     window_limit: usize,
+    repetitions: Repetitions,
+    /// Ids that are looked through for repetitions at most; 0: none.
+    repetition_limit: usize,
     /// Ids whose logits change, with how often the window has each; ascending. Made anew for each id.
     changes: Vec<Change>,
     candidates: Vec<WeightedId>,
@@ -84,6 +90,8 @@ struct Change {
     id: u32,
     bias: f32,
     occurrences: u32,
+    /// What DRY takes away.
+    repetition: f32,
 }
 
 impl Default for Sampler {
@@ -104,8 +112,11 @@ impl Sampler {
         // The standard library seeds its hasher from the operating system: randomness without a dependency.
         let seed = options.seed.unwrap_or_else(|| (RandomState::new().hash_one(0u8) >> 32) as u32);
         let window_limit = if options.penalises() { options.repeat_last_n.unwrap_or(context_tokens) } else { 0 };
+        let dry_limit = if options.dry.is_on() { options.dry.last_n.unwrap_or(context_tokens) } else { 0 };
         Self {
             seed,
+            repetitions: Repetitions::default(),
+            repetition_limit: dry_limit,
             banned: Vec::new(),
             allowed: Vec::new(),
             window: VecDeque::with_capacity(window_limit.min(context_tokens)),
@@ -144,13 +155,16 @@ impl Sampler {
     pub fn reset(&mut self, history: &[u32]) {
         self.bound = self.options.mirostat.map_or(0.0, Mirostat::first_bound);
         self.window.clear();
-        for &id in &history[history.len().saturating_sub(self.window_limit)..] {
+        self.repetitions.clear();
+        let limit = self.window_limit.max(self.repetition_limit);
+        for &id in &history[history.len().saturating_sub(limit)..] {
             self.accept(id);
         }
     }
 
     /// Puts an id of the prompt or of the answer into the window of the penalties.
     pub fn accept(&mut self, id: u32) {
+        self.repetitions.accept(id, self.repetition_limit);
         if self.window_limit == 0 {
             return;
         }
@@ -167,7 +181,7 @@ impl Sampler {
             return None;
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
-        let lowered = self.window.len() + self.banned.len() + o.logit_bias.len();
+        let lowered = self.window.len() + self.repetitions.len() + self.banned.len() + o.logit_bias.len();
         match (self.is_greedy(), o.top_k) {
             (true, _) => Some(Needed::Top(1 + lowered)),
             (false, 0) if lowered == 0 && o.typical_p >= 1.0 && o.top_p < 1.0 => Some(Needed::Summed),
@@ -313,16 +327,22 @@ impl Sampler {
 
     /// The bias and the penalties of each id that has some.
     fn collect_changes(&mut self) {
-        let Self { changes, window, options, .. } = self;
+        let Self { changes, window, repetitions, options, .. } = self;
+        let none = |id| Change { id, bias: 0.0, occurrences: 0, repetition: 0.0 };
         changes.clear();
-        changes.extend(options.logit_bias.iter().map(|&(id, bias)| Change { id, bias, occurrences: 0 }));
-        changes.extend(window.iter().map(|&id| Change { id, bias: 0.0, occurrences: 1 }));
+        changes.extend(options.logit_bias.iter().map(|&(id, bias)| Change { bias, ..none(id) }));
+        changes.extend(window.iter().map(|&id| Change { occurrences: 1, ..none(id) }));
+        if options.dry.is_on() {
+            let found = repetitions.find(&options.dry).iter();
+            changes.extend(found.map(|&(id, len)| Change { repetition: options.dry.penalty(len), ..none(id) }));
+        }
         changes.sort_unstable_by_key(|change| change.id);
         changes.dedup_by(|next, first| {
             let same = next.id == first.id;
             if same {
                 first.bias += next.bias;
                 first.occurrences += next.occurrences;
+                first.repetition += next.repetition;
             }
             same
         });
@@ -367,17 +387,17 @@ impl Sampler {
 }
 
 impl Change {
-    /// Bias first, then the penalties. Clamped after each, as extreme ones must not turn a finite logit into an
+    /// Bias first, then the penalties, then DRY. Clamped after each, as extreme ones must not turn a finite logit into an
     /// infinite one or NaN.
     fn apply(&self, logit: f32, o: &SampleOptions) -> f32 {
         let clamp = |logit: f32| logit.clamp(f32::MIN, f32::MAX);
         let logit = clamp(logit + self.bias);
         if self.occurrences == 0 {
-            return logit;
+            return clamp(logit - self.repetition);
         }
         let scaled = clamp(if logit <= 0.0 { logit * o.repeat_penalty } else { logit / o.repeat_penalty });
         let lowered = clamp(scaled - self.occurrences as f32 * o.frequency_penalty);
-        clamp(lowered - o.presence_penalty)
+        clamp(clamp(lowered - o.presence_penalty) - self.repetition)
     }
 }
 
@@ -421,7 +441,8 @@ mod tests {
     #[test]
     fn buffers_stay_where_they_are_after_the_first_id() {
         for top_k in [0, 40] {
-            let options = SampleOptions { top_k, repeat_penalty: 1.1, seed: Some(1), ..SampleOptions::default() };
+            let dry = Dry { multiplier: 0.8, allowed_length: 1, ..Dry::default() };
+            let options = SampleOptions { top_k, repeat_penalty: 1.1, dry, seed: Some(1), ..SampleOptions::default() };
             let mut sampler = Sampler::new(options, 4096).unwrap();
             sampler.reset(&[7; 100]);
             let mut first = None;

@@ -1,5 +1,6 @@
 //! Options of sampling, and the bounds of each number.
 
+use super::Dry;
 use crate::error::{Error, Result};
 
 /// Options of sampling; the defaults are llama.cpp's. Change the fields of [`SampleOptions::default`].
@@ -34,6 +35,8 @@ pub struct SampleOptions {
     pub presence_penalty: f32,
     /// Ids the penalties look back on, prompt included; 0 = none, `None` = the whole context.
     pub repeat_last_n: Option<usize>,
+    /// Lowers what would go on with a sequence that was there before.
+    pub dry: Dry,
     /// Seed of the draws: equal seeds, logits and positions give equal ids; `None` draws a seed, see
     /// [`super::Sampler::seed`].
     pub seed: Option<u32>,
@@ -85,6 +88,7 @@ impl Default for SampleOptions {
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             repeat_last_n: Some(64),
+            dry: Dry::default(),
             seed: None,
         }
     }
@@ -118,6 +122,9 @@ impl SampleOptions {
         positive("repeat-penalty", self.repeat_penalty)?;
         finite("frequency-penalty", self.frequency_penalty)?;
         finite("presence-penalty", self.presence_penalty)?;
+        let Dry { multiplier, base, .. } = self.dry;
+        check("dry-multiplier", multiplier, multiplier.is_finite() && multiplier >= 0.0, "0 or more")?;
+        check("dry-base", base, base.is_finite() && base >= 1.0, "1 or more")?;
         if let Some(Mirostat { entropy, learning_rate }) = self.mirostat {
             check("mirostat-ent", entropy, entropy.is_finite() && entropy >= 0.0, "0 or more")?;
             share("mirostat-lr", learning_rate)?;
@@ -147,7 +154,10 @@ impl SampleOptions {
         }
         // An id that is lowered may fall behind the last of the top: one more for each.
         let window = self.repeat_last_n.unwrap_or(context_tokens).min(context_tokens);
-        let lowered = self.logit_bias.len() + if self.penalises() { window } else { 0 };
+        let repeated = self.dry.last_n.unwrap_or(context_tokens).min(context_tokens);
+        let lowered = self.logit_bias.len()
+            + if self.penalises() { window } else { 0 }
+            + if self.dry.is_on() { repeated } else { 0 };
         lowered.saturating_add(if is_greedy { 1 } else { self.top_k })
     }
 

@@ -132,6 +132,10 @@ pub fn settings(sample: &SampleOptions, answer: &AnswerOptions) -> Value {
         "xtc_threshold": sample.xtc.threshold,
         "repeat_last_n": sample.repeat_last_n.map_or(-1, |n| n as i64),
         "repeat_penalty": sample.repeat_penalty,
+        "dry_multiplier": sample.dry.multiplier,
+        "dry_base": sample.dry.base,
+        "dry_allowed_length": sample.dry.allowed_length,
+        "dry_penalty_last_n": sample.dry.last_n.map_or(-1, |n| n as i64),
         "presence_penalty": sample.presence_penalty,
         "frequency_penalty": sample.frequency_penalty,
     })
