@@ -3,7 +3,7 @@
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    SMALL_BATCH, Tile,
+    MOST_PASSES, SMALL_BATCH, Tile,
     panel::{PANEL_ROWS, Panel, PanelTokens},
 };
 use crate::{
@@ -33,10 +33,10 @@ const PANEL_TOKENS: usize = 4;
 /// D of each token and row, `sums` (tokens, rows).
 pub fn sums(_: Avx2, tile: Tile, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
-    unsafe { if tile.tokens <= SMALL_BATCH { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, sums) } }
+    unsafe { if tile.tokens <= MOST_PASSES { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, sums) } }
 }
 
-/// Row by row, unpacked in registers: for up to [`SMALL_BATCH`] tokens, and for the rows that fill no panel.
+/// Row by row, unpacked in registers: for up to [`MOST_PASSES`] tokens, and for the rows that fill no panel.
 ///
 /// One row at a time reads memory in its order. Several rows would share the loads of the values, but read as many
 /// stretches at once: with 4 rows, one token streamed 17 GB/s of cold weights instead of 23 (Zen 5, which reads 38).

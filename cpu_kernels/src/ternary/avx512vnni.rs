@@ -3,7 +3,7 @@
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    SMALL_BATCH, Tile,
+    MOST_PASSES, SMALL_BATCH, Tile,
     panel::{PANEL_ROWS, Panel, PanelTokens},
 };
 use crate::{
@@ -23,7 +23,7 @@ const PANEL_TOKENS: usize = 8;
 pub fn sums(_: Avx512Vnni, tile: Tile, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
     unsafe {
-        if tile.tokens <= SMALL_BATCH {
+        if tile.tokens <= MOST_PASSES {
             few_tokens(tile, 0..tile.rows, sums)
         } else {
             many_tokens(tile, 0..tile.rows, sums)

@@ -7,7 +7,7 @@
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    SMALL_BATCH, Tile, avx2,
+    MOST_PASSES, SMALL_BATCH, Tile, avx2,
     panel::{PANEL_ROWS, Panel, PanelTokens},
 };
 use crate::{
@@ -22,7 +22,7 @@ const PANEL_TOKENS: usize = 6;
 /// D of each token and row, `sums` (tokens, rows).
 pub fn sums(_: AvxVnni, tile: Tile, sums: &mut [i32]) {
     // SAFETY: the capability token proves the features.
-    unsafe { if tile.tokens <= SMALL_BATCH { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, sums) } }
+    unsafe { if tile.tokens <= MOST_PASSES { few_tokens(tile, 0..tile.rows, sums) } else { many_tokens(tile, sums) } }
 }
 
 /// Row by row, as [`avx2::few_tokens`].

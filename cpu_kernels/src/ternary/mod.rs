@@ -85,6 +85,10 @@ const FEW: usize = 4;
 /// Most tokens that share weights in registers or in the caches of a core.
 const SMALL_BATCH: usize = 8;
 
+/// Most tokens that meet rows as they are packed, a few at a time: for more it pays to unpack rows once for all.
+#[cfg(target_arch = "x86_64")]
+const MOST_PASSES: usize = 2 * SMALL_BATCH;
+
 /// Most tokens that a matrix packed as `layout` has kernels for; more meet rows that are unpacked to I2_S on the way.
 pub fn most_few(layout: Layout) -> usize {
     match layout {

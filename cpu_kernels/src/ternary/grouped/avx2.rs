@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     super::{
-        LINE, LINES, SMALL_BATCH,
+        LINE, LINES, MOST_PASSES,
         avx2::{unpack, unpack_in_halves, widen},
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
@@ -24,7 +24,7 @@ use crate::{
 /// Tokens that meet a panel in registers, as for one scale per matrix.
 const PANEL_TOKENS: usize = 4;
 
-products!(Avx2, "avx2,fma,f16c", few: SMALL_BATCH);
+products!(Avx2, "avx2,fma,f16c", few: MOST_PASSES);
 few_tokens!("avx2,fma,f16c");
 
 /// The sums D of quarters `FIRST` .. `END` of blocks of 16 rows.

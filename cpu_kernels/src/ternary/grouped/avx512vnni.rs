@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     super::{
-        LINE, LINES,
+        LINE, LINES, MOST_PASSES,
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
     Grouped, Token,
@@ -16,13 +16,10 @@ use crate::{
     x86::{AHEAD, prefetch_ahead, wide},
 };
 
-/// Most tokens that are multiplied row by row, as for one scale per matrix.
-const FEW: usize = 4;
-
 /// Tokens that meet two panels in registers, as for one scale per matrix.
 const PANEL_TOKENS: usize = 8;
 
-products!(Avx512Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", few: FEW);
+products!(Avx512Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", few: MOST_PASSES);
 few_tokens!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 
 /// The sums D of 16 rows.

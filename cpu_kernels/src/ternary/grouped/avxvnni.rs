@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     super::{
-        LINE, LINES, SMALL_BATCH,
+        LINE, LINES, MOST_PASSES,
         avxvnni::{total, unpack},
         panel::{PANEL_ROWS, Panel, PanelTokens, STEP_COLS},
     },
@@ -24,7 +24,7 @@ use crate::{
 /// Tokens that meet a panel in registers, as for one scale per matrix.
 const PANEL_TOKENS: usize = 6;
 
-products!(AvxVnni, "avx2,fma,f16c,avxvnni", few: SMALL_BATCH);
+products!(AvxVnni, "avx2,fma,f16c,avxvnni", few: MOST_PASSES);
 few_tokens!("avx2,fma,f16c,avxvnni");
 
 /// The sums D of quarters `FIRST` .. `END` of blocks of 16 rows.

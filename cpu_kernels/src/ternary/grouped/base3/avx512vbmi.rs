@@ -17,7 +17,7 @@ use crate::{
     },
     isa::Avx512Vbmi,
     ternary::{
-        LINE, LINES,
+        LINE, LINES, MOST_PASSES,
         panel::{Panel, STEP_COLS},
     },
     x86::{AHEAD, prefetch_ahead, prefetch_at, wide},
@@ -25,9 +25,6 @@ use crate::{
 
 /// Tokens that share decoded codes in registers.
 const PASS_TOKENS: usize = 4;
-
-/// Most tokens that are multiplied in passes of a few; for more, codes are decoded once for all.
-const MOST_FEW: usize = 16;
 
 /// Lines of a run of [`BLOCKS`] blocks of 16 rows.
 const RUN_LINES: usize = RUN_BYTES / 4;
@@ -44,7 +41,7 @@ const SHIFTS: [u32; BLOCKS] = [6, 4, 2, 0, 6];
 /// Products of each token and row, `out` (tokens, rows); `packed` are the rows of the tile. False, and nothing done, where
 /// rows have to be unpacked to two bits first: many tokens and groups that runs cut.
 pub fn products(_: Avx512Vbmi, tile: &Grouped, packed: &[u8], out: &mut [f32]) -> bool {
-    let is_few = tile.tile.tokens <= MOST_FEW;
+    let is_few = tile.tile.tokens <= MOST_PASSES;
     // SAFETY: the capability token proves the features.
     unsafe {
         match tile.size {
