@@ -5,9 +5,15 @@ use std::{collections::HashSet, ffi::OsString};
 
 use clap::Command;
 
-/// llama.cpp's spelling and the long name. Flags this program does not have are here as well: the parser
-/// then refuses `--flash-attn`, where it would have looked for a file named `a` after `-fa`.
-const LONG_NAMES: [(&str, &str); 18] = [
+use super::llama::{self, Reply, Takes};
+
+/// llama.cpp's spelling and the long name.
+const LONG_NAMES: [(&str, &str); 23] = [
+    ("-cram", "--cache-ram"),
+    ("--top-nsigma", "--top-n-sigma"),
+    ("--usage", "--help"),
+    ("-hfr", "--hf-repo"),
+    ("-sysf", "--system-prompt-file"),
     ("-cb", "--cont-batching"),
     ("-cnv", "--conversation"),
     ("-ctk", "--cache-type-k"),
@@ -28,48 +34,124 @@ const LONG_NAMES: [(&str, &str); 18] = [
     ("-ub", "--ubatch-size"),
 ];
 
+/// What became of the arguments.
+#[derive(Debug, Default)]
+pub struct Rewritten {
+    /// For the argument parser; begins with the program's name.
+    pub args: Vec<OsString>,
+    /// Flags that were left out, and why that changes nothing.
+    pub left_out: Vec<String>,
+    /// A flag that the command does not have, and what to do instead.
+    pub refused: Option<String>,
+}
+
 /// Rewrites flags, and flags only: an argument that is the value of the flag before it stays as it is, and
 /// so does everything after `--`. `args` begins with the program's name.
-pub fn rewrite(args: impl IntoIterator<Item = OsString>, program: &Command) -> Vec<OsString> {
-    let mut takes_value = flags_with_a_value(program);
-    let mut command_seen = false;
+pub fn rewrite(args: impl IntoIterator<Item = OsString>, program: &Command) -> Rewritten {
+    let mut known = Flags::of(program);
+    let mut command: Option<&Command> = None;
     let mut value_next = false;
     let mut verbatim = false;
-    let mut rewritten = Vec::new();
-    for (at, arg) in args.into_iter().enumerate() {
+    let mut out = Rewritten::default();
+    let mut args = args.into_iter().enumerate().peekable();
+    while let Some((at, arg)) = args.next() {
         let flag = arg.to_str().filter(|_| at > 0 && !verbatim && !value_next);
         value_next = false;
         let Some(flag) = flag else {
-            rewritten.push(arg);
+            out.args.push(arg);
             continue;
         };
         let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
         let long = LONG_NAMES.iter().find(|(short, _)| *short == name).map(|&(_, long)| long);
         let name = long.unwrap_or(name);
-        verbatim = flag == "--";
-        value_next = value.is_none() && takes_value.contains(name);
-        if !command_seen && let Some(command) = program.find_subcommand(flag) {
-            command_seen = true;
-            takes_value = flags_with_a_value(command);
+        if name == LIST_DEVICES {
+            let args = out.args.first().cloned().into_iter().chain(["devices".into()]).collect();
+            return Rewritten { args, ..Rewritten::default() };
         }
-        rewritten.push(match (long, value) {
+        if command.is_some() && name.starts_with('-') && !known.all.contains(name) {
+            if let Some((reply, takes)) = llama::reply(name) {
+                let next = args.peek().and_then(|(_, next)| next.to_str());
+                if value.is_none() && is_taken(takes, next) {
+                    args.next();
+                }
+                match reply {
+                    Reply::LeftOut(why) => out.left_out.push(format!("{name} ({why})")),
+                    Reply::Refused(instead) => {
+                        _ = out.refused.get_or_insert(format!("{name} is not a flag here: {instead}"))
+                    }
+                }
+                continue;
+            }
+            if let Some(other) = command.and_then(|command| owner(program, command, name)) {
+                let message = format!("{name} is a flag of `bitnet-gpu {other}`");
+                out.refused.get_or_insert(message);
+            }
+        }
+        verbatim = flag == "--";
+        value_next = value.is_none() && known.with_value.contains(name);
+        if command.is_none()
+            && let Some(found) = program.find_subcommand(flag)
+        {
+            command = Some(found);
+            known = Flags::of(found);
+            known.add(program);
+        }
+        out.args.push(match (long, value) {
             (Some(long), Some(value)) => format!("{long}={value}").into(),
             (Some(long), None) => long.into(),
             (None, _) => arg,
         });
     }
-    rewritten
+    out
 }
 
-/// `-x`, `--long` and aliases of all flags of `command` that are followed by a value.
-fn flags_with_a_value(command: &Command) -> HashSet<String> {
-    let mut names = HashSet::new();
-    for arg in command.get_arguments().filter(|arg| !arg.is_positional() && arg.get_action().takes_values()) {
-        names.extend(arg.get_short_and_visible_aliases().into_iter().flatten().map(|c| format!("-{c}")));
-        names.extend(arg.get_long().map(|long| format!("--{long}")));
-        names.extend(arg.get_all_aliases().into_iter().flatten().map(|alias| format!("--{alias}")));
+/// llama.cpp's flag for what is a command here.
+const LIST_DEVICES: &str = "--list-devices";
+
+/// Whether `next` belongs to a flag that takes so much.
+fn is_taken(takes: Takes, next: Option<&str>) -> bool {
+    match takes {
+        Takes::Nothing => false,
+        Takes::Value => next.is_some(),
+        Takes::Switch => next.is_some_and(|next| ["on", "off", "auto", "0", "1"].contains(&next)),
     }
-    names
+}
+
+/// Another command that has the flag.
+fn owner<'a>(program: &'a Command, than: &Command, flag: &str) -> Option<&'a str> {
+    let mut others = program.get_subcommands().filter(|command| command.get_name() != than.get_name());
+    others.find(|command| Flags::of(command).all.contains(flag)).map(Command::get_name)
+}
+
+/// The flags of a command: `-x`, `--long` and aliases.
+#[derive(Default)]
+struct Flags {
+    all: HashSet<String>,
+    /// Those that are followed by a value.
+    with_value: HashSet<String>,
+}
+
+impl Flags {
+    fn of(command: &Command) -> Self {
+        let mut flags = Self::default();
+        for name in ["-h", "--help", "-V", "--version"] {
+            flags.all.insert(name.to_owned());
+        }
+        flags.add(command);
+        flags
+    }
+
+    fn add(&mut self, command: &Command) {
+        for arg in command.get_arguments().filter(|arg| !arg.is_positional()) {
+            let short = arg.get_short_and_visible_aliases().into_iter().flatten().map(|c| format!("-{c}"));
+            let long = arg.get_long().into_iter().chain(arg.get_all_aliases().into_iter().flatten());
+            let names: Vec<String> = short.chain(long.map(|long| format!("--{long}"))).collect();
+            if arg.get_action().takes_values() {
+                self.with_value.extend(names.iter().cloned());
+            }
+            self.all.extend(names);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +163,7 @@ mod tests {
 
     fn rewritten(line: &[&str]) -> Vec<String> {
         let args = std::iter::once("bitnet-gpu").chain(line.iter().copied()).map(OsString::from);
-        let out = rewrite(args, &Cli::command());
+        let out = rewrite(args, &Cli::command()).args;
         out.into_iter().skip(1).map(|arg| arg.into_string().unwrap()).collect()
     }
 
@@ -108,7 +190,7 @@ mod tests {
         for line in [
             &["run", "-p", "-ngl"][..],
             &["run", "--prompt", "-temp"],
-            &["run", "-f", "-fa", "-n", "-1"],
+            &["run", "-f", "-ngl", "-n", "-1"],
             &["run", "--stop", "-ctk"],
             &["tokenize", "-p", "-ngl", "--json"],
             &["run", "-m", "-hf"],
@@ -127,17 +209,56 @@ mod tests {
         assert_eq!(rewritten(&["run", "-nglx", "x-ngl", "-ng"]), ["run", "-nglx", "x-ngl", "-ng"]);
     }
 
+    /// Those of llama-cli, llama-server and llama-bench in 2026, one a line, with V where a value follows: facts of its
+    /// common/arg.cpp and tools/llama-bench.
+    const OF_LLAMA_CPP: &str = include_str!("llama_flags.txt");
+
     #[test]
-    fn every_flag_is_known_by_its_long_name_or_refused_by_it() {
-        for (short, long) in LONG_NAMES {
-            assert_eq!(rewritten(&["run", short]), ["run", long]);
-            let args = [OsString::from("bitnet-gpu"), "run".into(), short.into()];
-            if let Err(error) = Cli::command().try_get_matches_from(rewrite(args, &Cli::command())) {
-                // One that lacks its value is known; clap names it by the flag that it is an alias of.
-                let is_known = error.kind() == ErrorKind::InvalidValue;
-                assert!(is_known || error.to_string().contains(long), "{short}: {error}");
+    fn every_flag_of_llama_cpp_is_honoured_left_out_or_answered() {
+        let program = Cli::command();
+        let (mut counts, mut unknown) = ([0; 3], Vec::new());
+        for line in OF_LLAMA_CPP.lines() {
+            let (flag, value) = line.split_once(' ').map_or((line, false), |(flag, _)| (flag, true));
+            for command in ["run", "chat", "serve", "bench"] {
+                let mut args = vec!["bitnet-gpu", command, flag];
+                args.extend(value.then_some("1"));
+                let out = rewrite(args.into_iter().map(OsString::from), &program);
+                if out.refused.is_some() {
+                    counts[0] += 1;
+                } else if !out.left_out.is_empty() {
+                    counts[1] += 1;
+                    if out.args.len() != 2 {
+                        unknown.push(format!("{command} {flag}: its value is left"));
+                    }
+                } else {
+                    counts[2] += 1;
+                    let parsed = program.clone().try_get_matches_from(out.args);
+                    if parsed.is_err_and(|error| error.kind() == ErrorKind::UnknownArgument) {
+                        unknown.push(format!("{command} {flag}"));
+                    }
+                }
             }
         }
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
+    }
+
+    #[test]
+    fn flags_of_others_are_answered() {
+        let program = Cli::command();
+        let of = |line: &[&str]| {
+            let args = std::iter::once("bitnet-gpu").chain(line.iter().copied()).map(OsString::from);
+            rewrite(args, &program)
+        };
+        let kept = of(&["run", "-fa", "on", "--mlock", "-fa", "-p", "x", "-ub=3", "--threads-batch", "4", "--", "-fa"]);
+        assert_eq!(kept.args, ["bitnet-gpu", "run", "-p", "x", "--", "-fa"]);
+        assert_eq!(kept.left_out.len(), 5, "{kept:?}");
+        let refused = |line: &[&str]| of(line).refused.unwrap_or_default();
+        assert!(refused(&["run", "-mg", "1"]).contains("--device N"));
+        assert!(refused(&["run", "--port", "1"]).contains("a flag of `bitnet-gpu serve`"));
+        assert_eq!(refused(&["run", "--nonsense"]), "", "the parser says that");
+        assert_eq!(refused(&["run", "-p", "--lora"]), "", "a text");
+        assert_eq!(of(&["run", "-m", "x", "--list-devices"]).args, ["bitnet-gpu", "devices"]);
     }
 
     #[cfg(unix)]
@@ -146,6 +267,6 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
         let odd = OsString::from_vec(vec![b'-', 0xFF]);
         let args = [OsString::from("bitnet-gpu"), "run".into(), odd.clone()];
-        assert_eq!(rewrite(args, &Cli::command())[2], odd);
+        assert_eq!(rewrite(args, &Cli::command()).args[2], odd);
     }
 }

@@ -5,14 +5,14 @@ use serde_json::{Value as Json, json};
 
 use super::{args::DevicesArgs, format, machine, output};
 use crate::{
-    backend::gpu::{AdapterCaps, adapters},
+    backend::gpu::{AdapterCaps, Found, look_up},
     error::Result,
     machine::Cores,
 };
 
 pub fn run(args: &DevicesArgs) -> Result<()> {
-    let adapters = adapters();
-    if args.json { output::print_json(&to_json(&adapters)) } else { output::print(&to_text(&adapters)) }
+    let found = look_up();
+    if args.json { output::print_json(&to_json(&found)) } else { output::print(&to_text(&found)) }
 }
 
 /// "4 cores (8 hardware threads, 2 cores slower)": those that this program may use.
@@ -42,7 +42,7 @@ fn names(features: &[(&'static str, bool)], present: bool) -> String {
     if names.is_empty() { "none".into() } else { names.join(" ") }
 }
 
-pub fn to_text(adapters: &[AdapterCaps]) -> String {
+pub fn to_text(Found { adapters, hidden }: &Found) -> String {
     let features = cpu_features();
     let mut text = format!(
         "CPU: {}, {}, {} without -t, kernels: {}\n  features: {}; not here: {}\n",
@@ -54,7 +54,11 @@ pub fn to_text(adapters: &[AdapterCaps]) -> String {
         names(&features, false)
     );
     if adapters.is_empty() {
-        text += "GPU: none; no Vulkan, Metal or DirectX 12 driver was found\n";
+        let why = if hidden.is_empty() { "; no Vulkan, Metal or DirectX 12 driver was found" } else { "" };
+        text += &format!("GPU: none{why}\n");
+    }
+    for what in hidden {
+        text += &format!("GPU: {}\n", what.escape_debug());
     }
     for (at, gpu) in adapters.iter().enumerate() {
         let yes = |there: bool| if there { "yes" } else { "no" };
@@ -87,7 +91,7 @@ fn verdict(gpu: &AdapterCaps) -> String {
     }
 }
 
-pub fn to_json(adapters: &[AdapterCaps]) -> Json {
+pub fn to_json(Found { adapters, hidden }: &Found) -> Json {
     let features = cpu_features();
     let Cores { physical, hardware_threads, slower, threads } = machine::cores();
     let present: Vec<_> = features.iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
@@ -125,5 +129,6 @@ pub fn to_json(adapters: &[AdapterCaps]) -> Json {
             "features": present,
         },
         "gpus": gpus,
+        "hidden": hidden,
     })
 }

@@ -10,7 +10,7 @@ use super::{args::DoctorArgs, devices, format, machine, output};
 use crate::{
     backend::{
         cpu,
-        gpu::{AdapterCaps, GpuBackend, Measure, OpenOptions, TestedChoices, adapters},
+        gpu::{AdapterCaps, DeviceChoice, Found, GpuBackend, Measure, OpenOptions, TestedChoices, look_up},
     },
     error::{Error, Result},
 };
@@ -34,18 +34,19 @@ impl Verdict {
 }
 
 pub fn run(args: &DoctorArgs) -> Result<()> {
-    let adapters = adapters();
+    let found = look_up();
     let kernels: Vec<Verdict> = Isa::available()
         .into_iter()
         .map(|isa| Verdict::new(format!("CPU kernels {isa}"), cpu::self_test(isa).map(|()| Vec::new())))
         .collect();
-    let gpus: Vec<Verdict> =
-        adapters.iter().map(|gpu| Verdict::new(format!("{} ({})", gpu.name, gpu.backend), test(gpu))).collect();
-    let advice = advice(&adapters, &gpus);
+    let gpus: Vec<Verdict> = (found.adapters.iter().enumerate())
+        .map(|(at, gpu)| Verdict::new(format!("GPU {at}, {} ({})", gpu.name, gpu.backend), test(at, gpu)))
+        .collect();
+    let advice = advice(&found, &gpus);
     if args.json {
-        output::print_json(&to_json(&adapters, &kernels, &gpus, &advice))?;
+        output::print_json(&to_json(&found, &kernels, &gpus, &advice))?;
     } else {
-        output::print(&to_text(&adapters, &kernels, &gpus, &advice))?;
+        output::print(&to_text(&found, &kernels, &gpus, &advice))?;
     }
     match kernels.into_iter().find_map(|verdict| verdict.fault) {
         // Nothing this program computes can be trusted then.
@@ -55,28 +56,23 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
 }
 
 /// Opens the adapter, which runs the self-test. Returns the kernels that it compared, in words.
-fn test(gpu: &AdapterCaps) -> Result<Vec<String>> {
+fn test(at: usize, gpu: &AdapterCaps) -> Result<Vec<String>> {
     if let Some(reason) = &gpu.unusable {
         return Err(Error::NoAdapter { reason: reason.clone() });
     }
     // Without the cache: what is asked for is a test now.
-    let name = Some(gpu.name.clone());
-    let options = OpenOptions { software_allowed: true, name, measure: Measure::Always, ..OpenOptions::default() };
+    let device = Some(DeviceChoice::Number(at));
+    let options = OpenOptions { software_allowed: true, device, measure: Measure::Always, ..OpenOptions::default() };
     let opened = GpuBackend::open(&options)?;
     opened.gpu().notes().iter().for_each(|note| log::warn!("{note}"));
-    let caps = opened.gpu().caps();
-    if caps.backend == gpu.backend {
-        let chosen = opened.gpu().choices();
-        let cut = opened.gpu().geometry();
-        let of = |c: &TestedChoices| if c.choices == chosen { format!("chosen: {c}; {cut}") } else { c.to_string() };
-        Ok(opened.compared().iter().map(of).collect())
-    } else {
-        // One card, two drivers: the other one is what the program would take.
-        Err(Error::NoAdapter { reason: format!("not tested, as {} is preferred for this device", caps.backend) })
-    }
+    let chosen = opened.gpu().choices();
+    let cut = opened.gpu().geometry();
+    let of = |c: &TestedChoices| if c.choices == chosen { format!("chosen: {c}; {cut}") } else { c.to_string() };
+    Ok(opened.compared().iter().map(of).collect())
 }
 
-fn advice(adapters: &[AdapterCaps], verdicts: &[Verdict]) -> String {
+fn advice(found: &Found, verdicts: &[Verdict]) -> String {
+    let adapters = &found.adapters;
     let sound = |software: bool| {
         adapters.iter().zip(verdicts).find(|(gpu, verdict)| gpu.software == software && verdict.fault.is_none())
     };
@@ -86,6 +82,8 @@ fn advice(adapters: &[AdapterCaps], verdicts: &[Verdict]) -> String {
         format!("{} computes rightly: --backend auto measures whether it is faster{cpu}", gpu.name.escape_debug())
     } else if let Some((gpu, _)) = adapters.iter().zip(verdicts).find(|(gpu, _)| !gpu.software) {
         format!("{} cannot be used: update its driver; until then all runs on the CPU{cpu}", gpu.name.escape_debug())
+    } else if let Some(what) = found.obstacle() {
+        format!("{}: until that is changed all runs on the CPU{cpu}", what.escape_debug())
     } else if sound(true).is_some() {
         format!("there is only a software GPU, which is slower than the CPU: all runs on the CPU{cpu}")
     } else {
@@ -97,7 +95,7 @@ fn build() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
-fn to_text(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advice: &str) -> String {
+fn to_text(found: &Found, kernels: &[Verdict], gpus: &[Verdict], advice: &str) -> String {
     let mut text = format!(
         "bitnet-gpu {} ({}), {} {}\n",
         env!("CARGO_PKG_VERSION"),
@@ -112,7 +110,7 @@ fn to_text(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advi
         known(machine::free_memory_bytes()),
         known(machine::page_bytes())
     );
-    text += &devices::to_text(adapters);
+    text += &devices::to_text(found);
     for verdict in kernels.iter().chain(gpus) {
         let result = verdict.fault.as_ref().map_or_else(|| "passed".into(), |fault| format!("NOT USABLE: {fault}"));
         text += &format!("self-test of {}: {}\n", verdict.what.escape_debug(), result.escape_debug());
@@ -123,7 +121,7 @@ fn to_text(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advi
     text + &format!("advice: {advice}\n")
 }
 
-fn to_json(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advice: &str) -> Json {
+fn to_json(found: &Found, kernels: &[Verdict], gpus: &[Verdict], advice: &str) -> Json {
     let tests: Vec<Json> = kernels
         .iter()
         .chain(gpus)
@@ -144,7 +142,7 @@ fn to_json(adapters: &[AdapterCaps], kernels: &[Verdict], gpus: &[Verdict], advi
         "memory_bytes": machine::memory_bytes(),
         "free_memory_bytes": machine::free_memory_bytes(),
         "page_bytes": machine::page_bytes(),
-        "devices": devices::to_json(adapters),
+        "devices": devices::to_json(found),
         "self_tests": tests,
         "advice": advice,
     })
@@ -192,7 +190,7 @@ mod tests {
                     (gpu, Verdict { what: "x".into(), fault, compared: Vec::new() })
                 })
                 .unzip();
-            let said = advice(&adapters, &verdicts);
+            let said = advice(&Found { adapters, hidden: Vec::new() }, &verdicts);
             assert!(said.contains(expected) && !said.contains('\n'), "{said}");
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::args::EngineArgs;
+use super::args::{EngineArgs, NO_DEVICE};
 use crate::{
     engine::EngineOptions,
     plan::{BackendKind, Segment},
@@ -13,6 +13,7 @@ impl From<&EngineArgs> for EngineOptions {
         Self {
             request: args.request(),
             prefer: args.prefer.into(),
+            device: args.device.clone().filter(|device| device != NO_DEVICE),
             gpu_memory: args.gpu_memory,
             threads: args.threads.asked(),
             context_tokens: args.ctx_size.map(|tokens| tokens as usize),

@@ -70,11 +70,25 @@ fn stdin_error(error: io::Error) -> Error {
     Error::io("read", "standard input", error)
 }
 
-fn utf8(bytes: Vec<u8>) -> Result<String> {
+/// Without a byte order mark, which editors on Windows put in front.
+fn utf8(mut bytes: Vec<u8>) -> Result<String> {
+    let is_wide = |at: usize| bytes.len() >= 4 && bytes.iter().take(64).skip(at).step_by(2).all(|&byte| byte == 0);
+    if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) || is_wide(0) || is_wide(1) {
+        let found = "UTF-16 (as PowerShell's > writes it; Out-File -Encoding utf8 does not)";
+        return Err(Error::malformed("the text", "UTF-8", found));
+    }
+    if bytes.starts_with(&[0xEF, 0xBB, 0xBF]) {
+        bytes.drain(..3);
+    }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::malformed(format!("byte {at} of the text"), "UTF-8", format!("{:#04x}", error.as_bytes()[at]))
     })
+}
+
+/// Line breaks as models know them.
+pub fn with_plain_line_breaks(text: String) -> String {
+    if text.contains('\r') { text.replace("\r\n", "\n") } else { text }
 }
 
 /// A text file ends with a line break that is not meant to be part of the prompt; llama.cpp drops it too.
@@ -147,5 +161,10 @@ mod tests {
     fn bytes_that_are_no_text_are_named() {
         let error = utf8(b"ab\xFFc".to_vec()).unwrap_err();
         assert_eq!(error.to_string(), "byte 2 of the text: expected UTF-8, found 0xff");
+        for wide in [&b"\xFF\xFEa\0"[..], b"\xFE\xFF\0a", b"a\0b\0", b"\0a\0b"] {
+            assert!(utf8(wide.to_vec()).unwrap_err().to_string().contains("found UTF-16"), "{wide:?}");
+        }
+        assert_eq!(utf8(b"\xEF\xBB\xBFa\0b".to_vec()).unwrap(), "a\0b", "a mark is no text");
+        assert_eq!(with_plain_line_breaks("a\r\nb\rc\n".into()), "a\nb\rc\n");
     }
 }

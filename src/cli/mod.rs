@@ -39,6 +39,8 @@ mod inspect;
 
 mod interrupt;
 
+mod llama;
+
 mod logits;
 
 mod models;
@@ -75,7 +77,7 @@ use std::{
     ffi::OsStr,
     io::Write,
     panic::{self, AssertUnwindSafe},
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use bitnet_cpu_kernels::Isa;
@@ -88,12 +90,31 @@ use crate::{
     machine,
 };
 
+/// This program in the role of a child that looks for adapters, whose drivers may crash.
+const LOOK_UP_ADAPTERS: &str = "--look-up-adapters";
+
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(print_panic));
+    if env::args_os().nth(1).is_some_and(|arg| arg == LOOK_UP_ADAPTERS) {
+        gpu::adapters();
+        return ExitCode::SUCCESS;
+    }
+    gpu::look_first_by(|| {
+        let mut command = process::Command::new(env::current_exe()?);
+        command.arg(LOOK_UP_ADAPTERS);
+        Ok(command)
+    });
     let command = without_empty_variables(Cli::command());
     let argv = argv::rewrite(env::args_os(), &command);
-    let parsed = command.try_get_matches_from(argv);
+    if let Some(refused) = argv.refused {
+        output::note(format_args!("error: {refused}"));
+        return ExitCode::from(USAGE);
+    }
+    if !argv.left_out.is_empty() {
+        output::note(format_args!("note: left out, as it changes nothing here: {}", argv.left_out.join(", ")));
+    }
+    let parsed = command.try_get_matches_from(argv.args);
     let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
         Ok(parsed) => parsed,
         // Help and --version come this way too, with exit code 0.
@@ -230,9 +251,12 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     command.mut_subcommands(without_empty_variables)
 }
 
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+
 /// 2 for usage, as of the argument parser; 1 for everything else.
 fn exit_code(error: &Error) -> u8 {
-    if error.kind() == ErrorKind::Usage { 2 } else { 1 }
+    if error.kind() == ErrorKind::Usage { USAGE } else { 1 }
 }
 
 /// An error with the flag that may help.

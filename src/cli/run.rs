@@ -62,7 +62,7 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
         let question = unescape(args.answer.no_escape, given)?;
         // `cat FILE | bitnet-gpu run "Summarise:"`: the text is what the question is about.
         let piped = if args.is_question { input::standard_input_if_any()? } else { None };
-        return Ok(match piped.map(input::without_last_line_break) {
+        return Ok(match piped.map(input::with_plain_line_breaks).map(input::without_last_line_break) {
             Some(text) if !text.is_empty() => format!("{text}\n{question}"),
             _ => question,
         });
@@ -74,7 +74,7 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
         },
         file => input::text(None, file.as_deref())?.unwrap_or_default(),
     };
-    let text = input::without_last_line_break(read);
+    let text = input::without_last_line_break(input::with_plain_line_breaks(read));
     if text.is_empty() {
         return Err(usage("no prompt", "bitnet-gpu run -m model.gguf -p \"Once upon a time\""));
     }

@@ -6,7 +6,7 @@ use super::{Budget, EngineOptions};
 use crate::{
     backend::{
         Backend,
-        gpu::{GpuBackend, Measure, Memory, OpenOptions},
+        gpu::{DeviceChoice, GpuBackend, Measure, Memory, OpenOptions},
     },
     cache_dir::Cache,
     error::Result,
@@ -33,7 +33,7 @@ impl Device {
         let options = OpenOptions {
             // A failure that is asked for may happen on a software adapter: what `auto` makes of it is the same.
             software_allowed: request != Request::Auto || tuning.fault_of(None).is_some(),
-            name: None,
+            device: options.device.as_deref().map(DeviceChoice::from),
             tuning,
             measure: Measure::Hardware,
             cache: Cache::of_user(),

@@ -16,6 +16,8 @@ pub struct EngineOptions {
     pub request: Request,
     /// Goal of [`Request::Auto`].
     pub prefer: Prefer,
+    /// The GPU: its number in the list of adapters, or a part of its name; `None`: the best one.
+    pub device: Option<String>,
     /// Most bytes of GPU memory to use; `None`: what the driver says is free.
     pub gpu_memory: Option<u64>,
     /// CPU threads; `None`: one for each core this process may use, or what tuning found.
@@ -60,6 +62,7 @@ impl Default for EngineOptions {
         Self {
             request: Request::Auto,
             prefer: Prefer::Speed,
+            device: None,
             gpu_memory: None,
             threads: None,
             context_tokens: None,

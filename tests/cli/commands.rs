@@ -39,7 +39,6 @@ fn wrong_usage_exits_with_two_and_names_the_flag() {
     let cases: &[(&[&str], &str)] = &[
         (&["write"], "write"),
         (&["run", "--frobnicate"], "--frobnicate"),
-        (&["run", "-fa"], "--flash-attn"),
         (&["run", "-p"], "--prompt"),
         (&["run", "-p", "x", "-f", "y"], "--file"),
         (&["run", "x", "-p", "y"], "PROMPT"),
@@ -568,4 +567,58 @@ fn a_folder_with_one_file_is_that_file() {
     let two = run(&["plan", "-m", path, "--backend", "cpu"]);
     assert_eq!(two.code, Some(1), "{two:?}");
     assert!(two.stderr.contains("expected one GGUF file, or the file named, found a.gguf, b.gguf"), "{two:?}");
+}
+
+#[test]
+fn a_variable_that_hides_the_gpus_is_named() {
+    for (value, expected) in
+        [("gl", "WGPU_BACKEND=gl leaves no adapter"), ("", "WGPU_BACKEND is empty, which counts as not")]
+    {
+        let with = |args: &[&str]| -> Finished { program(args).env("WGPU_BACKEND", value).output().unwrap().into() };
+        let report = with(&["devices", "--json"]).json();
+        assert!(report["hidden"][0].as_str().unwrap().starts_with(expected), "{report}");
+        if value == "gl" {
+            let done = with(&["run", "-p", "x", "-n", "1", "--backend", "gpu"]);
+            assert!(done.one_line_error(1).contains(expected), "{done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_device_is_chosen_by_number_or_name_or_not_at_all() {
+    let gpus = run(&["devices", "--json"]).json()["gpus"].as_array().unwrap().len();
+    let with = |device: &str| run(&["run", "-p", "x", "-n", "1", "--temp", "0", "-ngl", "1", "-dev", device, "--json"]);
+    let past = with(&gpus.to_string());
+    assert_eq!(past.code, Some(1), "{past:?}");
+    if gpus > 0 {
+        assert!(past.one_line_error(1).contains(&format!("there is no number {gpus}; found: 0: ")), "{past:?}");
+        assert_eq!(with("0").json()["plan"].as_array().unwrap().len(), 2, "the CPU and this GPU");
+    }
+    let plan = &with("none").json()["plan"];
+    assert_eq!((plan.as_array().unwrap().len(), plan[0]["backend"].as_str()), (1, Some("cpu")));
+    assert_eq!(run(&["run", "--list-devices"]).stdout, run(&["devices"]).stdout);
+}
+
+#[test]
+fn flags_of_llama_cpp_that_change_nothing_are_taken() {
+    let args = ["run", "-p", "x", "-n", "1", "--temp", "0", "--backend", "cpu", "--json"];
+    let done = run(&[&args[..], &["-fa", "on", "--mlock", "-ub", "64"]].concat());
+    assert_eq!(done.json()["tokens"], run(&args).json()["tokens"]);
+    let notes: Vec<&str> = done.stderr.lines().filter(|line| line.starts_with("note: left out")).collect();
+    assert!(notes.len() == 1 && notes[0].contains("--flash-attn") && notes[0].contains("--ubatch-size"), "{done:?}");
+    assert!(run(&["run", "--lora", "x.gguf", "-p", "x"]).one_line_error(2).contains("merge them"));
+}
+
+#[test]
+fn shell_habits_are_answered() {
+    let forgotten = run(&["run", "-p", "Tell", "me", "a", "story"]);
+    assert!(forgotten.one_line_error(2).ends_with("needs quotes: -p \"Tell me a story\""), "{forgotten:?}");
+    let cold = run(&["run", "-p", "x", "--temp", "-1"]);
+    assert!(cold.one_line_error(2).contains("--temp must be 0 or more, not -1"), "{cold:?}");
+    let ids = |text: &[u8]| {
+        run_with_input(&["run", "-n", "1", "--backend", "cpu", "--json"], text).json()["prompt_ids"].clone()
+    };
+    assert_eq!(ids(b"\xEF\xBB\xBFA cat.\r\nA dog.\r\n"), ids(b"A cat.\nA dog.\n"));
+    let wide = run_with_input(&["run", "-n", "1", "--backend", "cpu", "--json"], b"\xFF\xFEA\0 \0");
+    assert!(wide.one_line_error(1).contains("found UTF-16"), "{wide:?}");
 }

@@ -27,7 +27,10 @@ mod startup;
 pub use backend::GpuBackend;
 #[cfg(feature = "fault-injection")]
 pub use device::fault;
-pub use device::{AdapterCaps, Fault, Geometry, Gpu, Measure, Memory, OpenOptions, Tuning, adapters, settle};
+pub use device::{
+    AdapterCaps, DeviceChoice, Fault, Found, Geometry, Gpu, Measure, Memory, OpenOptions, Tuning, adapters,
+    look_first_by, look_up, settle,
+};
 pub use kernels::{params, pipelines};
 pub use record::profile::KernelTime;
 pub use segment::counters::Counters;

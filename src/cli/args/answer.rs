@@ -19,7 +19,7 @@ pub struct RunArgs {
     pub model: ModelArgs,
 
     /// The text to continue, as -p; before it a model of the Hub, as -m
-    #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
+    #[arg(value_name = "[MODEL] PROMPT", num_args = 0..)]
     pub words: Vec<String>,
 
     #[command(flatten)]
@@ -95,6 +95,15 @@ impl RunArgs {
         let flag_given = self.model.model.is_some() && !model_of_environment;
         // A text is not written like the name of a model, and where it is, -p says that it is a text.
         let named = words.first().is_some_and(|word| !flag_given && is_model(word));
+        let is_split = match &self.given.prompt {
+            Some(_) => words.len() > usize::from(named),
+            None => words.len() > 2 || (flag_given && words.len() > 1),
+        };
+        if is_split {
+            let text: Vec<&str> = self.given.prompt.iter().chain(&words).map(String::as_str).collect();
+            let text = text.join(" ");
+            return Err(Error::Usage(format!("a PROMPT of several words needs quotes: -p \"{text}\"")));
+        }
         if named || words.len() > 1 {
             self.model.take_word(Some(PathBuf::from(words.remove(0))), model_of_environment)?;
         }

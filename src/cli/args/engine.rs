@@ -34,6 +34,10 @@ pub struct EngineArgs {
     )]
     pub n_gpu_layers: GpuLayers,
 
+    /// GPU to use: its number in `devices`, or a part of its name; none = the CPU alone [llama.cpp: -dev]
+    #[arg(long, value_name = "DEVICE", value_parser = device, env = "LLAMA_ARG_DEVICE")]
+    pub device: Option<String>,
+
     /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
     #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
     pub gpu_memory: Option<u64>,
@@ -83,6 +87,18 @@ pub struct EngineArgs {
     /// Type of the value cache, likewise [llama.cpp: -ctv]
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V")]
     pub cache_type_v: CacheType,
+}
+
+/// llama.cpp's word for doing without a device.
+pub const NO_DEVICE: &str = "none";
+
+/// One device: a model does not run on several GPUs here.
+pub(super) fn device(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected the number or the name of a device".to_owned()),
+        several if several.contains(',') => Err("expected one device: a model runs on one GPU".to_owned()),
+        one => Ok(one.to_owned()),
+    }
 }
 
 /// A bound for numbers that come from a user; no model of today comes near.
@@ -250,8 +266,11 @@ impl ThreadsArgs {
 }
 
 impl EngineArgs {
-    /// `--backend` and `-ngl` as one request. `--backend cpu` wins, as `-ngl` may come from the environment.
+    /// `--backend`, `--device none` and `-ngl` as one request. The CPU wins, as `-ngl` may come from the environment.
     pub fn request(&self) -> Request {
+        if self.device.as_deref() == Some(NO_DEVICE) {
+            return Request::Cpu;
+        }
         match (self.backend, self.n_gpu_layers) {
             (BackendChoice::Cpu, _) => Request::Cpu,
             (_, GpuLayers::Count(n)) => Request::GpuLayers(n),

@@ -17,7 +17,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueP
 
 pub use self::{
     answer::{AnswerArgs, ChatArgs, DraftArgs, RunArgs},
-    engine::{BackendChoice, EngineArgs, KernelChoice, ThreadsArgs},
+    engine::{BackendChoice, EngineArgs, KernelChoice, NO_DEVICE, ThreadsArgs},
     grammar::GrammarArgs,
     make::{ConvertArgs, DummyArgs, PullArgs},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},

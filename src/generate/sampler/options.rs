@@ -112,7 +112,8 @@ impl SampleOptions {
         let finite = |name, value: f32| check(name, value, value.is_finite(), "a finite number");
         let share = |name, value: f32| check(name, value, (0.0..=1.0).contains(&value), "between 0 and 1");
         let positive = |name, value: f32| check(name, value, value.is_finite() && value > 0.0, "above 0");
-        finite("temp", self.temperature)?;
+        let temperature = self.temperature;
+        check("temp", temperature, temperature.is_finite() && temperature >= 0.0, "0 or more")?;
         share("typical", self.typical_p)?;
         share("top-p", self.top_p)?;
         share("min-p", self.min_p)?;

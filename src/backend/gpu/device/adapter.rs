@@ -1,14 +1,15 @@
 //! The GPUs of this machine: what each can do, and which one is taken.
 
-use std::fmt;
+use std::{env, fmt};
 
 use super::{
+    guard,
     memory::{self, Memory},
-    options::OpenOptions,
+    options::{DeviceChoice, OpenOptions},
 };
 use crate::{
     backend::gpu::kernels::params::PARAM_BYTES,
-    error::{Error, Result},
+    error::{Error, Result, shown},
 };
 
 /// Name, kind and capabilities of an adapter.
@@ -124,19 +125,40 @@ fn unusable(limits: &wgpu::Limits) -> Option<String> {
         .map(|(what, needed, offered)| format!("{what}: {needed} needed, {offered} offered"))
 }
 
-fn instance() -> wgpu::Instance {
+const BACKEND: &str = "WGPU_BACKEND";
+const ADAPTER_NAME: &str = "WGPU_ADAPTER_NAME";
+const NONCONFORMANT: &str = "WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER";
+
+const HIDES_NOTHING: &str = "hides nothing here";
+const COUNTS_AS_NOT_SET: &str = "is empty, which counts as not set";
+
+/// Variables by which other programs hide GPUs from themselves.
+const OF_OTHERS: [&str; 4] =
+    ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"];
+
+/// A variable that is set; an empty one counts as not set.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {
     let wanted = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let asked = variable(BACKEND).map(|names| wgpu::Backends::from_comma_list(&names));
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = wgpu::Backends::from_env().unwrap_or(wanted) & wanted;
-    // No validation layers unless asked for with WGPU_VALIDATION=1: where they are absent the request is noise.
-    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    descriptor.backends = asked.unwrap_or(wanted) & wanted;
+    descriptor.flags = flags;
     // An out-of-memory error instead of swapping, where the driver tells its budget (Vulkan, DX12).
     descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
     wgpu::Instance::new(descriptor)
 }
 
-fn enumerate() -> Vec<(wgpu::Adapter, AdapterCaps)> {
-    let adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()));
+/// No validation layers unless asked for with WGPU_VALIDATION=1: where they are absent the request is noise.
+fn flags() -> wgpu::InstanceFlags {
+    wgpu::InstanceFlags::empty().with_env()
+}
+
+fn enumerate_with(flags: wgpu::InstanceFlags) -> Vec<(wgpu::Adapter, AdapterCaps)> {
+    let adapters = pollster::block_on(instance(flags).enumerate_adapters(wgpu::Backends::all()));
     let mut all: Vec<_> = adapters
         .into_iter()
         .map(|adapter| {
@@ -148,50 +170,147 @@ fn enumerate() -> Vec<(wgpu::Adapter, AdapterCaps)> {
     all
 }
 
-/// All adapters, the preferred one first. Empty on a machine without a driver.
-pub fn adapters() -> Vec<AdapterCaps> {
-    enumerate().into_iter().map(|(_, caps)| caps).collect()
+/// All adapters, and in a sentence each what keeps others out of sight.
+fn enumerate() -> (Vec<(wgpu::Adapter, AdapterCaps)>, Vec<String>) {
+    if let Err(what) = guard::verdict() {
+        return (Vec::new(), vec![what]);
+    }
+    let all = enumerate_with(flags());
+    let hidden = hidden(
+        all.iter().map(|(_, caps)| caps),
+        |name| env::var(name).ok(),
+        || {
+            let others = enumerate_with(flags() | wgpu::InstanceFlags::ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER);
+            others.into_iter().map(|(_, caps)| caps.name).collect()
+        },
+    );
+    (all, hidden)
 }
 
-/// The adapter that `options` ask for.
-pub fn select(options: &OpenOptions) -> Result<(wgpu::Adapter, AdapterCaps)> {
-    let name = options.name.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok()).filter(|n| !n.is_empty());
-    let mut all = enumerate();
-    let caps: Vec<&AdapterCaps> = all.iter().map(|(_, caps)| caps).collect();
-    let chosen = choose(&caps, name.as_deref(), options.software_allowed)?;
-    Ok(all.swap_remove(chosen))
-}
-
-/// The index of the adapter to take.
-fn choose(all: &[&AdapterCaps], name: Option<&str>, software_allowed: bool) -> Result<usize> {
-    let refuse = |reason: String| Err(Error::NoAdapter { reason });
-    let names = || all.iter().map(|caps| caps.name.as_str()).collect::<Vec<_>>().join(", ");
-    if all.is_empty() {
-        return refuse("no Vulkan, Metal or DirectX 12 driver was found".to_owned());
+/// What hides adapters, as far as the variables and those that conform to no standard tell.
+fn hidden<'a>(
+    found: impl Iterator<Item = &'a AdapterCaps> + Clone,
+    var: impl Fn(&str) -> Option<String>,
+    nonconformant: impl FnOnce() -> Vec<String>,
+) -> Vec<String> {
+    let mut hidden = Vec::new();
+    match var(BACKEND) {
+        Some(value) if value.trim().is_empty() => hidden.push(format!("{BACKEND} {COUNTS_AS_NOT_SET}")),
+        Some(value) if found.clone().next().is_none() => hidden.push(format!(
+            "{BACKEND}={} leaves no adapter: of the interfaces, vulkan, metal and dx12 are used, where the system has them",
+            shown(&value)
+        )),
+        Some(value) => hidden.push(format!("{BACKEND}={} hides the adapters of other interfaces", shown(&value))),
+        None => {}
     }
-    let named = |caps: &AdapterCaps| name.is_none_or(|n| caps.name.to_lowercase().contains(&n.to_lowercase()));
-    if !all.iter().any(|caps| named(caps)) {
-        return refuse(format!("none is named like \"{}\"; found: {}", name.unwrap_or_default(), names()));
-    }
-    let usable = |caps: &&AdapterCaps| named(caps) && (software_allowed || !caps.software);
-    if !all.iter().any(usable) {
-        return refuse(format!(
-            "only software adapters were found ({}), which are slower than the CPU backend",
-            names()
-        ));
-    }
-    match all.iter().position(|caps| usable(caps) && caps.unusable.is_none()) {
-        Some(index) => Ok(index),
-        None => {
-            let reasons: Vec<_> = all
-                .iter()
-                .copied()
-                .filter(usable)
-                .map(|caps| format!("{}: {}", caps.name, caps.unusable.as_deref().unwrap_or_default()))
-                .collect();
-            refuse(reasons.join("; "))
+    if found.clone().next().is_none() {
+        for name in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+            let value = var(name).filter(|value| !value.is_empty());
+            hidden.extend(value.map(|value| format!("{name}={} leaves no other Vulkan driver", shown(&value))));
         }
     }
+    // Looked for where it may matter: it takes as long as the first look.
+    if found.clone().all(|caps| caps.software) && hidden.is_empty() {
+        let others = nonconformant().into_iter().filter(|name| found.clone().all(|caps| caps.name != *name));
+        hidden.extend(others.map(|name| {
+            format!("{name} is left out, as its driver does not conform to its standard ({NONCONFORMANT}=1 admits it)")
+        }));
+    }
+    hidden
+}
+
+/// The adapters of this machine, the preferred one first, and what keeps others out of sight.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Empty on a machine without a driver.
+    pub adapters: Vec<AdapterCaps>,
+    /// A sentence for each thing that hides adapters or seems to.
+    pub hidden: Vec<String>,
+}
+
+impl Found {
+    /// The first thing that does hide adapters.
+    pub fn obstacle(&self) -> Option<&str> {
+        let is_real = |what: &&String| !what.ends_with(COUNTS_AS_NOT_SET) && !what.contains(HIDES_NOTHING);
+        self.hidden.iter().find(is_real).map(String::as_str)
+    }
+}
+
+/// Looks for the adapters.
+pub fn look_up() -> Found {
+    let (all, mut hidden) = enumerate();
+    let of_others = OF_OTHERS.iter().filter_map(|name| Some((name, variable(name)?)));
+    hidden.extend(of_others.map(|(name, value)| {
+        format!("{name}={} is of other programs and {HIDES_NOTHING}; --device chooses a GPU", shown(&value))
+    }));
+    let adapters: Vec<_> = all.into_iter().map(|(_, caps)| caps).collect();
+    let named = |wanted: &String| adapters.iter().all(|caps| !is_named(caps, wanted));
+    if let Some(name) = variable(ADAPTER_NAME).filter(|name| !adapters.is_empty() && named(name)) {
+        hidden.push(format!("{ADAPTER_NAME}={} names none of these", shown(&name)));
+    }
+    Found { adapters, hidden }
+}
+
+/// All adapters, the preferred one first. Empty on a machine without a driver.
+pub fn adapters() -> Vec<AdapterCaps> {
+    look_up().adapters
+}
+
+/// The adapter that `options` ask for, and what is odd about the choice.
+pub fn select(options: &OpenOptions) -> Result<(wgpu::Adapter, AdapterCaps, Vec<String>)> {
+    let (mut all, hidden) = enumerate();
+    let caps: Vec<&AdapterCaps> = all.iter().map(|(_, caps)| caps).collect();
+    let of_environment = options.device.is_none().then(|| variable(ADAPTER_NAME).map(DeviceChoice::Named)).flatten();
+    let by = if of_environment.is_some() { format!(" ({ADAPTER_NAME})") } else { String::new() };
+    let choice = options.device.clone().or(of_environment);
+    // Who chooses a device knows what it is.
+    let software_allowed = options.software_allowed || options.device.is_some();
+    let chosen = choose(&caps, choice.as_ref(), software_allowed).map_err(|reason| Error::NoAdapter {
+        reason: if hidden.is_empty() { reason + &by } else { format!("{reason}{by}; {}", hidden.join("; ")) },
+    })?;
+    let (adapter, caps) = all.swap_remove(chosen);
+    let is_empty = |note: &String| note.ends_with(COUNTS_AS_NOT_SET);
+    Ok((adapter, caps, hidden.into_iter().filter(is_empty).collect()))
+}
+
+fn is_named(caps: &AdapterCaps, name: &str) -> bool {
+    caps.name.to_lowercase().contains(&name.to_lowercase())
+}
+
+/// The index of the adapter to take; else why there is none.
+fn choose(
+    all: &[&AdapterCaps],
+    choice: Option<&DeviceChoice>,
+    software_allowed: bool,
+) -> std::result::Result<usize, String> {
+    let names = || {
+        let names = all.iter().enumerate().map(|(at, caps)| format!("{at}: {}", caps.name));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    if all.is_empty() {
+        return Err("no Vulkan, Metal or DirectX 12 driver was found".to_owned());
+    }
+    let is_chosen = |at: usize| match choice {
+        None => true,
+        Some(DeviceChoice::Number(number)) => at == *number,
+        Some(DeviceChoice::Named(name)) => is_named(all[at], name),
+    };
+    let chosen: Vec<usize> = (0..all.len()).filter(|&at| is_chosen(at)).collect();
+    if chosen.is_empty() {
+        return Err(match choice {
+            Some(DeviceChoice::Number(number)) => format!("there is no number {number}; found: {}", names()),
+            Some(DeviceChoice::Named(name)) => format!("none is named like \"{}\"; found: {}", shown(name), names()),
+            None => unreachable!("without a choice all are taken into account"),
+        });
+    }
+    let usable: Vec<usize> = chosen.into_iter().filter(|&at| software_allowed || !all[at].software).collect();
+    if usable.is_empty() {
+        return Err(format!("only software adapters were found ({}), which are slower than the CPU backend", names()));
+    }
+    usable.iter().copied().find(|&at| all[at].unusable.is_none()).ok_or_else(|| {
+        let reason = |&at: &usize| format!("{}: {}", all[at].name, all[at].unusable.as_deref().unwrap_or_default());
+        usable.iter().map(reason).collect::<Vec<_>>().join("; ")
+    })
 }
 
 #[cfg(test)]
@@ -218,8 +337,12 @@ mod tests {
         }
     }
 
-    fn reason(result: Result<usize>) -> String {
-        result.unwrap_err().to_string()
+    fn reason(result: std::result::Result<usize, String>) -> String {
+        result.unwrap_err()
+    }
+
+    fn named(name: &str) -> DeviceChoice {
+        DeviceChoice::Named(name.into())
     }
 
     #[test]
@@ -227,8 +350,8 @@ mod tests {
         let (gpu, soft) = (caps("Radeon 780M", "integrated GPU", None), caps("llvmpipe", "software", None));
         assert_eq!(choose(&[&gpu, &soft], None, true).unwrap(), 0);
         assert_eq!(choose(&[&soft], None, true).unwrap(), 0);
-        assert!(reason(choose(&[&soft], None, false)).contains("only software adapters were found (llvmpipe)"));
-        assert_eq!(choose(&[&gpu, &soft], Some("LLVM"), true).unwrap(), 1);
+        assert!(reason(choose(&[&soft], None, false)).contains("only software adapters were found (0: llvmpipe)"));
+        assert_eq!(choose(&[&gpu, &soft], Some(&named("LLVM")), true).unwrap(), 1);
     }
 
     #[test]
@@ -236,9 +359,33 @@ mod tests {
         let weak = caps("Old GPU", "discrete GPU", Some("storage buffers of a kernel: 7 needed, 4 offered"));
         let good = caps("Arc", "integrated GPU", None);
         assert!(reason(choose(&[], None, true)).contains("no Vulkan, Metal or DirectX 12 driver was found"));
-        assert!(reason(choose(&[&good], Some("nvidia"), true)).contains("\"nvidia\"; found: Arc"));
+        assert!(reason(choose(&[&good], Some(&named("nvidia")), true)).contains("\"nvidia\"; found: 0: Arc"));
         assert!(reason(choose(&[&weak], None, true)).contains("Old GPU: storage buffers of a kernel: 7 needed"));
         assert_eq!(choose(&[&weak, &good], None, false).unwrap(), 1);
+    }
+
+    #[test]
+    fn two_of_one_name_have_numbers() {
+        let card = caps("Radeon", "discrete GPU", None);
+        let number = |at| choose(&[&card, &card], Some(&DeviceChoice::Number(at)), false);
+        assert_eq!((number(0), number(1)), (Ok(0), Ok(1)));
+        assert_eq!(number(2).unwrap_err(), "there is no number 2; found: 0: Radeon, 1: Radeon");
+    }
+
+    #[test]
+    fn what_hides_adapters_is_named() {
+        let (soft, card) = (caps("llvmpipe", "software", None), caps("Arc", "integrated GPU", None));
+        let hidden_by = |found: &[AdapterCaps], variables: &[(&str, &str)], others: &[&str]| {
+            let var = |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, v)| (*v).to_owned());
+            hidden(found.iter(), var, || others.iter().map(|&name| name.to_owned()).collect()).join("; ")
+        };
+        assert_eq!(hidden_by(std::slice::from_ref(&card), &[], &["dzn"]), "", "not looked for where there is a GPU");
+        assert_eq!(hidden_by(&[], &[], &[]), "");
+        assert!(hidden_by(&[], &[("WGPU_BACKEND", "gl")], &[]).starts_with("WGPU_BACKEND=gl leaves no adapter"));
+        assert!(hidden_by(&[card], &[("WGPU_BACKEND", "")], &[]).contains("counts as not set"));
+        assert!(hidden_by(&[], &[("VK_ICD_FILENAMES", "/x.json")], &[]).contains("VK_ICD_FILENAMES=/x.json"));
+        let left_out = hidden_by(&[soft], &[], &["llvmpipe", "Microsoft Direct3D12 (RTX)"]);
+        assert!(left_out.starts_with("Microsoft Direct3D12 (RTX) is left out") && !left_out.contains("llvmpipe"));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Gpu {
 impl Gpu {
     /// Opens the adapter that `options` ask for.
     pub fn open(options: &OpenOptions) -> Result<Self> {
-        let (adapter, caps) = adapter::select(options)?;
+        let (adapter, caps, notes) = adapter::select(options)?;
         let tuning = options.tuning.clone();
         let wanted = wgpu::Features::SUBGROUP
             | wgpu::Features::IMMEDIATES
@@ -116,7 +116,7 @@ impl Gpu {
             health,
             objects,
             testing: AtomicBool::new(false),
-            notes: Mutex::new(Vec::new()),
+            notes: Mutex::new(notes),
             compiler,
         };
         gpu.check("opening the device")?;

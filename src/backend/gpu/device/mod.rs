@@ -6,13 +6,15 @@ mod adapter;
 pub mod fault;
 mod geometry;
 mod gpu;
+mod guard;
 mod health;
 mod memory;
 mod options;
 
 pub use abandoned::settle;
-pub use adapter::{AdapterCaps, adapters};
+pub use adapter::{AdapterCaps, Found, adapters, look_up};
 pub use geometry::{Geometry, WORKGROUPS};
 pub use gpu::Gpu;
+pub use guard::look_first_by;
 pub use memory::Memory;
-pub use options::{Fault, Measure, OpenOptions, Tuning};
+pub use options::{DeviceChoice, Fault, Measure, OpenOptions, Tuning};

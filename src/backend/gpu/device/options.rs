@@ -10,15 +10,43 @@ use crate::cache_dir::Cache;
 pub struct OpenOptions {
     /// Allow an adapter that runs on the processor (lavapipe, WARP): right, but slower than the CPU backend.
     pub software_allowed: bool,
-    /// Take the first adapter whose name contains this, ignoring case; else the variable `WGPU_ADAPTER_NAME`
-    /// decides, else the order of [`AdapterCaps::rank`](super::AdapterCaps::rank).
-    pub name: Option<String>,
+    /// Take this adapter; else the variable `WGPU_ADAPTER_NAME` names it, else the order of
+    /// [`AdapterCaps::rank`](super::AdapterCaps::rank) decides.
+    pub device: Option<DeviceChoice>,
     /// Departures from what the device offers.
     pub tuning: Tuning,
     /// Time the kernels that differ, and take the fastest.
     pub measure: Measure,
     /// Where compiled kernels and what was measured are kept; nowhere by default.
     pub cache: Cache,
+}
+
+/// An adapter of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// By its place in the list of [`adapters`](super::adapters), which tells those of one name apart.
+    Number(usize),
+    /// The first one whose name contains this, ignoring case.
+    Named(String),
+}
+
+impl From<&str> for DeviceChoice {
+    /// `0`, and what other programs call their first device: `GPU0`, `Vulkan0`, `CUDA0`; else a name.
+    fn from(text: &str) -> Self {
+        const FAMILIES: [&str; 9] = ["", "gpu", "vulkan", "metal", "mtl", "dx12", "cuda", "rocm", "sycl"];
+        let text = text.trim();
+        let digits = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let family = text[..text.len() - digits.len()].trim_end_matches([' ', ':']).to_ascii_lowercase();
+        // Of "DX120" the family ends in digits.
+        let (family, digits) = match digits.strip_prefix("12") {
+            Some(rest) if family == "dx" => ("dx12".to_owned(), rest),
+            _ => (family, digits),
+        };
+        match digits.parse() {
+            Ok(number) if FAMILIES.contains(&family.as_str()) => Self::Number(number),
+            _ => Self::Named(text.to_owned()),
+        }
+    }
 }
 
 /// On which adapters kernels are timed when they are opened.
@@ -126,6 +154,16 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_have_numbers_and_names() {
+        for (text, number) in [("0", 0), ("GPU 1", 1), ("Vulkan0", 0), ("CUDA2", 2), ("dx121", 1), ("Metal0", 0)] {
+            assert_eq!(DeviceChoice::from(text), DeviceChoice::Number(number), "{text}");
+        }
+        for name in ["NVIDIA H200", "Radeon 780M", "llvmpipe", "Arc A770", ""] {
+            assert_eq!(DeviceChoice::from(name), DeviceChoice::Named(name.into()));
+        }
+    }
 
     #[test]
     fn a_fault_hits_the_step_with_its_position() {
