@@ -150,6 +150,9 @@ pub enum Error {
         /// The backend that computed it.
         backend: String,
     },
+    /// A step was given up in the middle, as was asked for.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// The cause of an [`Error`], for callers that act on it.
@@ -180,6 +183,8 @@ pub enum ErrorKind {
     Download,
     /// The numbers went bad.
     NotFinite,
+    /// What was asked for is not wanted any more.
+    Cancelled,
 }
 
 /// A way to mend an [`Error`].
@@ -295,6 +300,7 @@ impl Error {
             Self::GpuMemory { .. } => ErrorKind::DeviceMemory,
             Self::Download { .. } => ErrorKind::Download,
             Self::NotFinite { .. } => ErrorKind::NotFinite,
+            Self::Cancelled => ErrorKind::Cancelled,
         }
     }
 

@@ -15,7 +15,11 @@ mod lengths;
 mod states;
 mod step;
 
-use std::{any::Any, sync::Arc, task::Poll};
+use std::{
+    any::Any,
+    sync::{Arc, atomic::AtomicBool},
+    task::Poll,
+};
 
 pub use bitnet_cpu_kernels::attention::KvRows;
 
@@ -63,6 +67,10 @@ pub trait Backend: Any + Send {
 
     /// As [`Self::poll`], but waits.
     fn wait(&mut self, ticket: Ticket, out: &mut Activations) -> Result<()>;
+
+    /// From now on a step over a prompt ends with [`crate::Error::Cancelled`] soon after this flag is raised, and what it
+    /// did to states is lost; `None` as at first. Where such a step is short anyway, it may run to its end.
+    fn cancel_when(&mut self, _raised: Option<Arc<AtomicBool>>) {}
 
     /// All logits after the last token of the last step of `slot`, where that gave candidates and they do not suffice:
     /// appended to `logits`. Reruns the head, not the model.

@@ -122,7 +122,7 @@ fn agreements(rows: &[Row]) -> Vec<(&'static str, Agreement)> {
 /// Mean energy of the tokens that were computed.
 fn millijoules_per_token(run: &Run) -> Option<f64> {
     let stats = &run.answered.stats;
-    let tokens = stats.prompt_tokens - stats.reused_tokens + stats.latencies.len();
+    let tokens = stats.computed_tokens() + stats.latencies.len();
     run.millijoules.map(|mj| mj / tokens.max(1) as f64)
 }
 

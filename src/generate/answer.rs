@@ -147,7 +147,7 @@ pub struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     /// Prepares an answer to the whole token sequence `prompt`; what `session` holds of it already is not
-    /// computed again. `cancel` is looked at before each token and each batch of the prompt.
+    /// computed again. `cancel` is looked at before each token, and while the prompt is read.
     pub fn new(
         session: &'a mut Session,
         chooser: &'a mut Chooser,
@@ -157,9 +157,11 @@ impl<'a> Answer<'a> {
         cancel: Arc<AtomicBool>,
     ) -> Result<Self> {
         let context = session.context_tokens();
+        let of_session = Arc::clone(&cancel);
         let generation = Generation::new(std::mem::take(chooser), decoder, prompt.to_vec(), options, context, cancel);
         match generation {
             Ok(generation) => {
+                session.cancel_when(Some(of_session));
                 Ok(Self { session, chooser, generation, drafted: Vec::new(), ended: false, failed: false })
             }
             Err(refused) => {
@@ -231,6 +233,7 @@ impl<'a> Answer<'a> {
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
         *self.chooser = self.generation.take_chooser();
+        self.session.cancel_when(None);
     }
 }
 
@@ -247,6 +250,8 @@ impl Iterator for Answer<'_> {
             }
             match self.advance() {
                 Ok(goes_on) => self.ended = !goes_on,
+                // The generation sees the flag, too, and ends.
+                Err(Error::Cancelled) => {}
                 Err(error) => {
                     (self.ended, self.failed) = (true, true);
                     return Some(Err(match error {

@@ -176,7 +176,8 @@ impl Generation {
     /// The next step, for a sequence that holds `held`, on backends with these limits. The same until it is fed.
     pub fn need(&mut self, held: &[u32], limits: &Limits) -> Need<'_> {
         if self.finish.is_none() && self.cancel.load(Ordering::Relaxed) {
-            if self.last.is_none() {
+            if self.last.is_none() && self.begun.is_some() {
+                self.stats.read_tokens = held.len().min(self.prompt.len());
                 self.stats.prefill = self.elapsed();
             }
             self.end(Finish::Cancelled);
@@ -357,6 +358,7 @@ impl Generation {
 
     fn feed_prompt(&mut self, output: &RowOutput, logits: &mut [f32]) -> Result<Fed> {
         let held = self.prompt.len();
+        self.stats.read_tokens = held;
         if self.options.max_tokens == Some(0) {
             self.stats.prefill = self.elapsed();
             self.end(Finish::MaxTokens);

@@ -9,13 +9,15 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Leading tokens of the prompt that the caches still held: not computed again.
     pub reused_tokens: usize,
+    /// Tokens of the prompt that were read so far, with those: all, unless the answer was cancelled before.
+    pub read_tokens: usize,
     /// Tokens of the answer, without the end token.
     pub generated_tokens: usize,
     /// Tokens that were guessed and checked.
     pub drafted_tokens: usize,
     /// Those of them that were right.
     pub accepted_tokens: usize,
-    /// From the first token of the prompt to its logits.
+    /// From the first token of the prompt to its logits, or to the end of an answer cancelled before.
     pub prefill: Duration,
     /// Rows of the output head that decode steps multiplied exactly, where the backend tells; of those that ran a token
     /// alone.
@@ -33,9 +35,14 @@ impl Stats {
         self.latencies.iter().sum()
     }
 
+    /// Tokens of the prompt that were computed.
+    pub fn computed_tokens(&self) -> usize {
+        self.read_tokens.saturating_sub(self.reused_tokens)
+    }
+
     /// Computed prompt tokens per second; `None` before any.
     pub fn prefill_rate(&self) -> Option<f64> {
-        rate(self.prompt_tokens - self.reused_tokens, self.prefill)
+        rate(self.computed_tokens(), self.prefill)
     }
 
     /// Decode steps per second; `None` before any. The first token of an answer comes from the prompt's
@@ -71,8 +78,9 @@ mod tests {
     fn rates_and_quantiles() {
         let ms = Duration::from_millis;
         let stats = Stats {
-            prompt_tokens: 12,
+            prompt_tokens: 20,
             reused_tokens: 2,
+            read_tokens: 12,
             generated_tokens: 21,
             drafted_tokens: 0,
             accepted_tokens: 0,

@@ -102,7 +102,7 @@ impl Metrics {
     /// An answer has ended or was cancelled.
     pub fn ended(&self, finish: &Finish, stats: &Stats, since_arrival: Duration) {
         let mut counters = self.lock();
-        counters.prompt_tokens += (stats.prompt_tokens - stats.reused_tokens) as u64;
+        counters.prompt_tokens += stats.computed_tokens() as u64;
         counters.cached_tokens += stats.reused_tokens as u64;
         counters.prompt_seconds += stats.prefill.as_secs_f64();
         counters.answer_tokens += stats.generated_tokens as u64;

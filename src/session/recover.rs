@@ -27,6 +27,7 @@ impl Runtime {
         let Self { backends, phases, sizes, standby, .. } = standby(&error, tokens)?;
         (self.backends, self.phases, self.sizes, self.standby) = (backends, phases, sizes, standby);
         self.takeover = Some(Takeover { tokens, reason: error.to_string() });
+        self.cancel_when(self.cancel.clone());
         self.epoch += 1;
         Ok(())
     }

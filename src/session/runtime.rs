@@ -1,6 +1,6 @@
 //! Many sequences on the backends of a plan: batches of their tokens through the segments, and the states they leave.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{
     phase::{LoadedSegment, Phase, Phases},
@@ -55,6 +55,8 @@ pub struct Runtime {
     pub(super) full: Vec<f32>,
     /// The segment that computes, or was the last to.
     current: usize,
+    /// See [`Self::cancel_when`].
+    pub(super) cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Runtime {
@@ -87,6 +89,7 @@ impl Runtime {
             logits: Vec::new(),
             full: Vec::new(),
             current: 0,
+            cancel: None,
         })
     }
 
@@ -95,6 +98,13 @@ impl Runtime {
     pub fn with_standby(mut self, standby: Standby) -> Self {
         self.standby = Some(standby);
         self
+    }
+
+    /// From now on a step over a prompt ends with [`Error::Cancelled`] soon after this flag is raised; its tokens do not
+    /// count as run. `None` as at first.
+    pub fn cancel_when(&mut self, raised: Option<Arc<AtomicBool>>) {
+        self.backends.iter_mut().for_each(|backend| backend.cancel_when(raised.clone()));
+        self.cancel = raised;
     }
 
     /// The failure after which the standby took over, if it did.

@@ -1,10 +1,14 @@
 //! Sequences of hybrid models: what their recurrent layers cannot rewind comes from checkpoints, or is computed again.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
     backend::{Backend, cpu::CpuBackend},
+    error::Error,
     generate::{Answer, AnswerOptions, NoText, SampleOptions, Sampler},
     model::Model,
     plan::{BackendKind, KvType, Plan, Sizes},
@@ -81,6 +85,25 @@ fn what_is_cut_off_leaves_no_trace() {
             assert_eq!(long.tokens(), fresh.tokens());
         }
     }
+}
+
+/// A prompt given up in the middle is read as one that never began; steps of answers are not given up.
+#[test]
+fn a_cancelled_prompt_leaves_no_trace() {
+    let model = Arc::new(hybrid::random_model(&SMALL, 8));
+    let ids = hybrid::random_ids(&SMALL, 3, 40);
+    let (mut cancelled, mut fresh) = (session(&model, Isa::detect(), 2), session(&model, Isa::detect(), 2));
+    cancelled.prefill(&ids[..12]).unwrap();
+    let raised = Arc::new(AtomicBool::new(true));
+    cancelled.cancel_when(Some(Arc::clone(&raised)));
+    assert!(matches!(cancelled.prefill(&ids[12..]), Err(Error::Cancelled)));
+    assert_eq!(cancelled.tokens(), &ids[..12]);
+    raised.store(false, Ordering::Relaxed);
+    let found = cancelled.prefill(&ids[12..]).unwrap().to_vec();
+    fresh.prefill(&ids[..12]).unwrap();
+    assert_eq!(found, fresh.prefill(&ids[12..]).unwrap());
+    raised.store(true, Ordering::Relaxed);
+    assert_eq!(cancelled.step(1).unwrap(), fresh.step(1).unwrap());
 }
 
 /// The second prompt of a conversation, without the beginning of the answer that the first one ended with, begins behind the

@@ -12,7 +12,10 @@ mod segment;
 mod states;
 pub mod tune;
 
-use std::{sync::Arc, task::Poll};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    task::Poll,
+};
 
 use bitnet_cpu_kernels::{ALIKE_TOKENS, Cpu, isa::Isa};
 
@@ -42,6 +45,8 @@ pub struct CpuBackend {
     done: Activations,
     done_with_head: bool,
     steps: u64,
+    /// Ends a step over a prompt.
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl CpuBackend {
@@ -66,6 +71,7 @@ impl CpuBackend {
             done: Activations::default(),
             done_with_head: false,
             steps: 0,
+            cancel: None,
         }
     }
 
@@ -126,7 +132,9 @@ impl Backend for CpuBackend {
     fn submit(&mut self, segment: SegmentId, batch: &Batch, input: &Activations) -> Result<Ticket> {
         self.cpu.pool().limit(self.active_threads[usize::from(batch.tokens() > ALIKE_TOKENS)]);
         let segment = &mut self.segments[segment.0];
-        segment.run(&self.cpu, &self.name, batch, input, &mut self.done)?;
+        // A step of an answer is short, and other answers may share it.
+        let cancel = self.cancel.as_deref().filter(|_| batch.tokens() > ALIKE_TOKENS);
+        segment.run((&self.cpu, &self.name, cancel), batch, input, &mut self.done)?;
         self.done_with_head = segment.has_head();
         self.steps += 1;
         Ok(Ticket(self.steps))
@@ -149,6 +157,10 @@ impl Backend for CpuBackend {
             Poll::Ready(done) => done,
             Poll::Pending => unreachable!("a submitted step is computed"),
         }
+    }
+
+    fn cancel_when(&mut self, raised: Option<Arc<AtomicBool>>) {
+        self.cancel = raised;
     }
 
     fn draft(

@@ -1,6 +1,12 @@
 //! One loaded segment: its buffers, and the op interpreter.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bitnet_cpu_kernels::{
     ALIKE_TOKENS, Cpu,
@@ -114,11 +120,11 @@ impl CpuSegment {
         }
     }
 
-    /// Runs a batch from `input` to `out`, see [`super::super::Backend::submit`].
+    /// Runs a batch from `input` to `out`, see [`super::super::Backend::submit`]; gives up between two ops where `cancel` is
+    /// raised.
     pub(super) fn run(
         &mut self,
-        cpu: &Cpu,
-        name: &str,
+        (cpu, name, cancel): (&Cpu, &str, Option<&AtomicBool>),
         batch: &Batch,
         input: &Activations,
         out: &mut Activations,
@@ -140,13 +146,21 @@ impl CpuSegment {
         self.states.begin(&batch.rows);
         // Taken out for the loop so that ops can be read while buffers are written.
         let graph = std::mem::take(&mut self.graph);
+        let mut is_cancelled = false;
         let damaged = self.layers.clone().enumerate().find(|&(index, layer)| {
             for op in &graph.layer(layer).ops {
+                is_cancelled |= cancel.is_some_and(|raised| raised.load(Ordering::Relaxed));
+                if is_cancelled {
+                    return true;
+                }
                 self.run_op(cpu, op, &model.weights.blocks[layer], index, tokens);
             }
             !norm::all_finite(&self.slots[Slot::Hidden as usize][..hidden_len])
         });
         self.graph = graph;
+        if is_cancelled {
+            return Err(Error::Cancelled);
+        }
         if let Some((_, layer)) = damaged {
             return Err(not_finite(format!("layer {layer}")));
         }

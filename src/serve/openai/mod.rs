@@ -51,7 +51,7 @@ pub fn add_progress(piece: &mut Value, progress: &Progress) {
     let milliseconds = time.as_millis() as u64;
     piece["prompt_progress"] = json!({ "total": total, "cache": cached, "processed": read, "time_ms": milliseconds });
     if with_times {
-        let so_far = Stats { prompt_tokens: read, reused_tokens: cached, prefill: time, ..Stats::default() };
+        let so_far = Stats { read_tokens: read, reused_tokens: cached, prefill: time, ..Stats::default() };
         piece["timings"] = timings(&so_far);
     }
 }
@@ -59,7 +59,7 @@ pub fn add_progress(piece: &mut Value, progress: &Progress) {
 /// llama.cpp's times of an answer.
 pub fn timings(stats: &Stats) -> Value {
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-    let prompt = stats.prompt_tokens - stats.reused_tokens;
+    let prompt = stats.computed_tokens();
     let predicted_ms = milliseconds(stats.decode());
     json!({
         "cache_n": stats.reused_tokens,

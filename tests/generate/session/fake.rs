@@ -2,7 +2,10 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
 };
 
@@ -57,8 +60,9 @@ pub struct Fake {
     pub script: Script,
     /// Error of the first logit of a pass over several tokens.
     pub pass_error: f32,
-    /// The error of the step at this position.
+    /// The error of the step at this position. [`Error::Cancelled`] raises the flag first.
     pub fault: Option<(usize, fn() -> Error)>,
+    pub cancel: Option<Arc<AtomicBool>>,
     /// Each with what every slot holds.
     pub segments: Vec<(Segment, Vec<Vec<f32>>)>,
     /// The segment whose states were asked for.
@@ -70,7 +74,7 @@ impl Fake {
     pub fn new(name: &'static str, log: &Log, script: &Script) -> Self {
         let (log, script) = (log.clone(), Arc::clone(script));
         let (segments, of_states, done) = (Vec::new(), 0, Activations::default());
-        Self { name, log, script, pass_error: 0.0, fault: None, segments, of_states, done }
+        Self { name, log, script, pass_error: 0.0, fault: None, cancel: None, segments, of_states, done }
     }
 
     fn run_row(&mut self, segment: usize, number: usize, row: &Row, hidden: &[f32]) -> Result<()> {
@@ -79,7 +83,11 @@ impl Fake {
         if let Some((at, error)) = self.fault
             && positions.contains(&at)
         {
-            return Err(error());
+            let error = error();
+            if matches!(error, Error::Cancelled) {
+                self.cancel.as_ref().expect("a flag").store(true, Ordering::Relaxed);
+            }
+            return Err(error);
         }
         let (segment, slots) = &mut self.segments[segment];
         let cache = &mut slots[slot.index()];
@@ -157,6 +165,10 @@ impl Backend for Fake {
     fn wait(&mut self, _: Ticket, out: &mut Activations) -> Result<()> {
         std::mem::swap(out, &mut self.done);
         Ok(())
+    }
+
+    fn cancel_when(&mut self, raised: Option<Arc<AtomicBool>>) {
+        self.cancel = raised;
     }
 
     fn full_logits(&mut self, _: SegmentId, _: SlotId, _: &mut Vec<f32>) -> Result<()> {
@@ -276,6 +288,21 @@ pub fn session_with(
 ) -> (Session, Log) {
     let (log, script): (Log, Script) = (Log::default(), Arc::new(script));
     let fake = |name| -> Box<dyn Backend> { Box::new(Fake { pass_error, ..Fake::new(name, &log, &script) }) };
+    let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
+    let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
+    (session, log)
+}
+
+/// A session whose step at position `at` is cancelled.
+pub fn cancelled_at(
+    at: usize,
+    context: usize,
+    batch: usize,
+    script: impl Fn(&[u32]) -> Vec<f32> + Send + Sync + 'static,
+) -> (Session, Log) {
+    let (log, script): (Log, Script) = (Log::default(), Arc::new(script));
+    let fault = Some((at, (|| Error::Cancelled) as fn() -> Error));
+    let fake = |name| -> Box<dyn Backend> { Box::new(Fake { fault, ..Fake::new(name, &log, &script) }) };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
     (session, log)

@@ -237,6 +237,27 @@ fn a_raised_flag_stops_a_long_prompt_between_batches() {
     assert!(log.take().is_empty());
 }
 
+/// As Ctrl-C in the second of three batches: it is given up, does not count as read, and the session goes on.
+#[test]
+fn a_flag_raised_in_a_batch_gives_it_up() {
+    let (mut session, log) = cancelled_at(6, 100, 4, summing);
+    let (mut chooser, prompt) = (greedy(), [1; 10]);
+    let mut answer =
+        Answer::new(&mut session, &mut chooser, Box::new(NoText), &prompt, options(), Arc::default()).unwrap();
+    assert!(answer.next().is_none());
+    assert_eq!(answer.finish(), Some(&Finish::Cancelled));
+    let stats = answer.stats();
+    assert_eq!((stats.prompt_tokens, stats.read_tokens, stats.computed_tokens()), (10, 4, 4));
+    assert!(stats.prefill_rate().is_some_and(|rate| rate * stats.prefill.as_secs_f64() < 4.5));
+    drop(answer);
+    assert_eq!(session.tokens(), [1; 4]);
+
+    log.take();
+    let again = run(&mut session, &prompt[..6], with!(options(), max_tokens: Some(1)), Box::new(NoText)).unwrap();
+    assert_eq!((again.ids, again.stats.reused_tokens), (vec![6], 4));
+    assert_eq!(log.take()[0].positions, 4..6);
+}
+
 #[test]
 fn a_second_turn_runs_only_what_is_new_and_answers_as_a_fresh_session_does() {
     let limited = |max| with!(options(), max_tokens: Some(max));
