@@ -113,7 +113,7 @@ impl SampleOptions {
         let share = |name, value: f32| check(name, value, (0.0..=1.0).contains(&value), "between 0 and 1");
         let positive = |name, value: f32| check(name, value, value.is_finite() && value > 0.0, "above 0");
         let temperature = self.temperature;
-        check("temp", temperature, temperature.is_finite() && temperature >= 0.0, "a finite number of 0 or more")?;
+        check("temp", temperature, temperature.is_finite() && temperature >= 0.0, "0 or more")?;
         share("typical", self.typical_p)?;
         share("top-p", self.top_p)?;
         share("min-p", self.min_p)?;
@@ -124,10 +124,10 @@ impl SampleOptions {
         finite("frequency-penalty", self.frequency_penalty)?;
         finite("presence-penalty", self.presence_penalty)?;
         let Dry { multiplier, base, .. } = self.dry;
-        check("dry-multiplier", multiplier, multiplier.is_finite() && multiplier >= 0.0, "a finite number of 0 or more")?;
-        check("dry-base", base, base.is_finite() && base >= 1.0, "a finite number of 1 or more")?;
+        check("dry-multiplier", multiplier, multiplier.is_finite() && multiplier >= 0.0, "0 or more")?;
+        check("dry-base", base, base.is_finite() && base >= 1.0, "1 or more")?;
         if let Some(Mirostat { entropy, learning_rate }) = self.mirostat {
-            check("mirostat-ent", entropy, entropy.is_finite() && entropy >= 0.0, "a finite number of 0 or more")?;
+            check("mirostat-ent", entropy, entropy.is_finite() && entropy >= 0.0, "0 or more")?;
             share("mirostat-lr", learning_rate)?;
         }
         for &(id, bias) in &self.logit_bias {
