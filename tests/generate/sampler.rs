@@ -162,11 +162,9 @@ fn accepted_ids_push_old_ones_out_of_the_window() {
 
 #[test]
 fn greedy_takes_the_lowest_of_the_highest() {
-    for temperature in [0.0, -1.0] {
-        let mut sampler = sampler(with!(plain(), temperature: temperature));
-        assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0, -3.0], 0).unwrap(), 1);
-        assert_eq!(sampler.sample(&mut [-2.0], 0).unwrap(), 0);
-    }
+    let mut sampler = sampler(with!(plain(), temperature: 0.0));
+    assert_eq!(sampler.sample(&mut [1.0, 5.0, 5.0, -3.0], 0).unwrap(), 1);
+    assert_eq!(sampler.sample(&mut [-2.0], 0).unwrap(), 0);
 }
 
 /// Against a plain loop, with many equal values and lengths around the blocks of the fast one.
