@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tempfile::NamedTempFile;
@@ -12,6 +13,12 @@ use crate::{
     error::{Error, Remedy, Result},
     gguf,
 };
+
+/// End of the name of a temporary file.
+const SUFFIX: &str = ".part";
+
+/// Age from which on a temporary file has nobody who writes it.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes gathered before a system call.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -49,8 +56,9 @@ impl Target {
             return Err(Error::io("write", path, reason));
         }
         let prefix = format!(".{}.", name.to_string_lossy());
+        remove_leftovers(folder, &prefix);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".part");
+        builder.prefix(&prefix).suffix(SUFFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -124,6 +132,22 @@ impl Target {
     }
 }
 
+/// Removes what earlier programs left of the same output when they were killed. One that still writes touches its file
+/// all the time. Where that fails nothing is lost but room on the disk.
+fn remove_leftovers(folder: &Path, prefix: &str) {
+    let is_old = |found: &fs::Metadata| {
+        found.is_file()
+            && found.modified().is_ok_and(|written| written.elapsed().is_ok_and(|since| since > LEFTOVER_AGE))
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(SUFFIX));
+        if is_ours && entry.metadata().is_ok_and(|found| is_old(&found)) && fs::remove_file(entry.path()).is_ok() {
+            log::info!("removed {}, left by a program that was ended", entry.path().display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +161,21 @@ mod tests {
         assert!(error.contains("out.gguf: 18446744073709.6 MB needed"), "{error}");
         drop(target);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_program_left_goes_after_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let hours = |n: u64| std::time::SystemTime::now() - Duration::from_secs(n * 60 * 60);
+        for (name, age) in
+            [(".out.gguf.a.part", 25), (".out.gguf.b.part", 23), (".other.gguf.c.part", 25), ("out.gguf.part", 25)]
+        {
+            File::create(folder.path().join(name)).unwrap().set_modified(hours(age)).unwrap();
+        }
+        drop(Target::create(&folder.path().join("out.gguf"), &[], false).unwrap());
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".other.gguf.c.part", ".out.gguf.b.part", "out.gguf.part"]);
     }
 
     #[test]
