@@ -382,16 +382,19 @@ mod interrupts {
     #[test]
     fn ctrl_c_ends_a_prompt_in_the_middle_of_a_batch() {
         let prompt = "and then ".repeat(2000);
-        let mut child = program(&["run", "-p", &prompt, "-c", "30000", "-b", "4096", "--backend", "cpu", "-t", "1"])
-            .spawn()
-            .unwrap();
-        child.stdout.as_mut().unwrap().read_exact(&mut [0; 30]).unwrap();
-        interrupt(&child);
-        let (code, _, stderr) = end(child);
-        assert_eq!(code, Some(130), "{stderr}");
-        let of_prompt = stderr.lines().find(|line| line.starts_with("prompt ")).expect("a summary");
-        assert!(of_prompt.contains(" tokens, - tok/s"), "{stderr}");
-        assert!(stderr.contains("ended by Ctrl-C"), "{stderr}");
+        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "4096", "--backend", "cpu", "-t", "1"];
+        let is_given_up = || {
+            let mut child = program(&args).spawn().unwrap();
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 30]).unwrap();
+            interrupt(&child);
+            let (code, _, stderr) = end(child);
+            assert_eq!(code, Some(130), "{stderr}");
+            assert!(stderr.contains("ended by Ctrl-C"), "{stderr}");
+            let of_prompt = stderr.lines().find(|line| line.starts_with("prompt ")).expect("a summary");
+            of_prompt.contains(" tokens, - tok/s")
+        };
+        // The batch takes a second; where this process was halted for longer, it was read to its end.
+        assert!((0..5).any(|_| is_given_up()), "five times a batch was read to its end");
     }
 
     #[test]
