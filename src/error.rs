@@ -183,7 +183,7 @@ pub enum ErrorKind {
     Download,
     /// The numbers went bad.
     NotFinite,
-    /// What was asked for is not wanted any more.
+    /// The caller does not want the result any more.
     Cancelled,
 }
 

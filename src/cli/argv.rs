@@ -34,7 +34,7 @@ const LONG_NAMES: [(&str, &str); 23] = [
     ("-ub", "--ubatch-size"),
 ];
 
-/// What became of the arguments.
+/// Arguments for the parser, and flags that it does not get.
 #[derive(Debug, Default)]
 pub struct Rewritten {
     /// For the argument parser; begins with the program's name.

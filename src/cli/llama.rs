@@ -1,7 +1,7 @@
 //! Flags of llama.cpp's programs (llama-cli, llama-server, llama-bench) that a command here does not have: those without an
 //! effect on what comes out are taken with a note, the others are answered by what to use instead.
 
-/// What may follow a flag.
+/// Values that may follow a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     Nothing,
@@ -10,7 +10,7 @@ pub enum Takes {
     Switch,
 }
 
-/// What becomes of a flag.
+/// The reply to a flag that a command does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// It is left out; why that changes nothing.
@@ -25,7 +25,7 @@ use Takes::{Nothing, Switch, Value};
 /// The flags of one answer.
 type Group = (Reply, Takes, &'static [&'static str]);
 
-/// What becomes of a flag that a command does not have; `None` where llama.cpp has none of the name either.
+/// The reply to a flag that a command does not have; `None` where llama.cpp has none of the name either.
 pub fn reply(flag: &str) -> Option<(Reply, Takes)> {
     let groups = [&SPEED[..], &OUTPUT, &MODEL, &SPECULATION, &CHAT, &SERVER];
     let found = groups.into_iter().flatten().find(|(_, _, names)| names.contains(&flag));
@@ -65,7 +65,7 @@ const SPEED: [Group; 16] = [
     ]),
 ];
 
-/// What is printed, and what is measured.
+/// Output and measurement.
 #[rustfmt::skip]
 const OUTPUT: [Group; 13] = [
     (LeftOut("nothing is coloured"), Switch, &["-co", "--color", "--log-colors"]),

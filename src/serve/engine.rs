@@ -119,7 +119,7 @@ impl JobSender {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// What stops the engine when this is gone.
+    /// A flag that stops the engine also when this is gone.
     pub fn stop_flag(&self) -> StopFlag {
         self.stop.clone()
     }

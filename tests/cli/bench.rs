@@ -153,7 +153,7 @@ fn sequences_side_by_side_have_rows_of_their_own() {
     assert_eq!(run(&["bench", "-np", "0"]).code, Some(2));
 }
 
-/// What was measured stands, whatever happens to the next device.
+/// Keeps what was measured, whatever happens to the next device.
 #[test]
 fn a_device_that_fails_costs_its_own_rows() {
     let args = ["bench", "-p", "4", "-n", "8", "-r", "1", "-t", "1", "--backend", "cpu,gpu", "-o", "jsonl"];

@@ -43,7 +43,7 @@ pub struct State {
     /// Contents by file name; those of 1000 bytes and more are "large".
     pub files: Vec<(String, Vec<u8>)>,
     pub trouble: Option<Trouble>,
-    /// What the next requests are answered with, the last one first.
+    /// Answers to the next requests, the last one first.
     pub refusals: Vec<Refusal>,
     /// Before all paths, as of a mirror below another site.
     pub prefix: String,

@@ -87,7 +87,7 @@ impl Dry {
         self.multiplier > 0.0 && self.last_n != Some(0)
     }
 
-    /// What an id loses that goes on with `len` repeated ids.
+    /// The amount taken off the logit of an id that goes on with `len` repeated ids.
     pub(super) fn penalty(&self, len: usize) -> f32 {
         let exponent = len.saturating_sub(self.allowed_length).min(i32::MAX as usize) as i32;
         (self.multiplier * self.base.powi(exponent)).min(MOST_PENALTY)

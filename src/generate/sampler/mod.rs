@@ -90,7 +90,7 @@ struct Change {
     id: u32,
     bias: f32,
     occurrences: u32,
-    /// What DRY takes away.
+    /// The amount that DRY takes off the logit.
     repetition: f32,
 }
 

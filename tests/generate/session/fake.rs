@@ -286,11 +286,7 @@ pub fn session_with(
     pass_error: f32,
     script: impl Fn(&[u32]) -> Vec<f32> + Send + Sync + 'static,
 ) -> (Session, Log) {
-    let (log, script): (Log, Script) = (Log::default(), Arc::new(script));
-    let fake = |name| -> Box<dyn Backend> { Box::new(Fake { pass_error, ..Fake::new(name, &log, &script) }) };
-    let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
-    let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
-    (session, log)
+    session_of(context, batch, script, |fake| Fake { pass_error, ..fake })
 }
 
 /// A session whose step at position `at` is cancelled.
@@ -300,9 +296,18 @@ pub fn cancelled_at(
     batch: usize,
     script: impl Fn(&[u32]) -> Vec<f32> + Send + Sync + 'static,
 ) -> (Session, Log) {
+    session_of(context, batch, script, |fake| Fake { fault: Some((at, || Error::Cancelled)), ..fake })
+}
+
+/// A session on two backends, each changed by `change`.
+fn session_of(
+    context: usize,
+    batch: usize,
+    script: impl Fn(&[u32]) -> Vec<f32> + Send + Sync + 'static,
+    change: impl Fn(Fake) -> Fake,
+) -> (Session, Log) {
     let (log, script): (Log, Script) = (Log::default(), Arc::new(script));
-    let fault = Some((at, (|| Error::Cancelled) as fn() -> Error));
-    let fake = |name| -> Box<dyn Backend> { Box::new(Fake { fault, ..Fake::new(name, &log, &script) }) };
+    let fake = |name| -> Box<dyn Backend> { Box::new(change(Fake::new(name, &log, &script))) };
     let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
     let session = Session::load(&model(), &plan(context, batch), backends, &mut |_| {}).unwrap();
     (session, log)

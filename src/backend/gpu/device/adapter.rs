@@ -187,7 +187,7 @@ fn enumerate() -> (Vec<(wgpu::Adapter, AdapterCaps)>, Vec<String>) {
     (all, hidden)
 }
 
-/// What hides adapters, as far as the variables and those that conform to no standard tell.
+/// Causes of hidden adapters, as far as the variables and those that conform to no standard tell.
 fn hidden<'a>(
     found: impl Iterator<Item = &'a AdapterCaps> + Clone,
     var: impl Fn(&str) -> Option<String>,

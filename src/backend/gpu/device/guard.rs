@@ -78,7 +78,7 @@ fn find() -> Result<(), String> {
     Err(format!("the graphics driver{names} {what} when it is asked for its devices"))
 }
 
-/// What went wrong in the child; `None` where it ended well.
+/// The failure of the child; `None` where it ended well.
 fn failure(mut child: Child) -> Option<String> {
     let start = Instant::now();
     loop {
