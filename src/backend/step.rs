@@ -45,9 +45,9 @@ pub struct Row {
 
 /// The rows of a step, in the order in which their tokens are stacked in ids and hidden states.
 ///
-/// Either all rows together have at most [`Limits::exact_tokens`] tokens, each slot at most once, or there is a single
-/// row. The kernels for few and for many tokens differ in the last bit, and what a sequence gets must not depend on who is
-/// beside it; so one pass never mixes them.
+/// Each slot stands there at most once. The kernels for few and for many tokens may differ in the last bit, and what a
+/// sequence gets must not depend on who is beside it. So either all rows together have at most [`Limits::exact_tokens`]
+/// tokens, or there is a single row, unless the backend [chooses by row](Limits::mixes_rows).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The rows.
@@ -123,6 +123,8 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Up to this many tokens in one batch, of one sequence or of several, give the same bits as so many batches of one.
     pub exact_tokens: usize,
+    /// Rows of any lengths may share a batch: each gets the bits that it gets alone.
+    pub mixes_rows: bool,
     /// Largest [`Want::Top`] that is answered with candidates; 0 without a shortcut.
     pub most_top: usize,
     /// As `most_top`, of [`Want::Each`].
@@ -140,6 +142,7 @@ impl Limits {
         Self {
             max_tokens: self.max_tokens.min(other.max_tokens),
             exact_tokens: self.exact_tokens.min(other.exact_tokens),
+            mixes_rows: self.mixes_rows && other.mixes_rows,
             most_top: self.most_top.min(other.most_top),
             most_each: self.most_each.min(other.most_each),
             most_summed: self.most_summed.min(other.most_summed),

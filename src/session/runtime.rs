@@ -136,6 +136,7 @@ impl Runtime {
         Limits {
             max_tokens: max_tokens.min(batch_tokens),
             exact_tokens: exact_tokens.min(batch_tokens),
+            mixes_rows: all.is_some_and(|limits| limits.mixes_rows),
             most_top,
             most_each,
             most_summed,
@@ -364,7 +365,7 @@ impl Runtime {
         }
     }
 
-    /// All works, in batches of one class each: prompts alone, short rows together.
+    /// All works, in as few batches as the backends allow.
     fn try_run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
         self.outputs.resize_with(work.len(), RowOutput::default);
         self.logits.clear();
@@ -418,24 +419,26 @@ impl Runtime {
     /// The works of one phase; `members` is room for the indices of those that share a batch.
     fn run_phase(&mut self, phase: Phase, work: &mut [Work<'_>], members: &mut Vec<usize>) -> Result<()> {
         let exact = self.limits().exact_tokens;
+        let limits = self.phases.segments(phase).map(|loaded| self.backends[loaded.backend].limits(loaded.id));
+        let mixes_rows = limits.reduce(Limits::and).is_some_and(|limits| limits.mixes_rows);
+        let most = if mixes_rows { self.sizes.batch_tokens } else { exact };
         members.clear();
         let mut tokens = 0;
-        for next in 0..work.len() {
-            if self.phases.effective(work[next].phase) != phase {
-                continue;
+        // Short rows first: they share parallel regions.
+        for is_long in [false, true] {
+            for next in 0..work.len() {
+                let len = self.missing(work[next].sequence) + work[next].ids.len();
+                if self.phases.effective(work[next].phase) != phase || (len > exact) != is_long {
+                    continue;
+                }
+                if !members.is_empty() && tokens + len > most {
+                    self.run_batch(phase, work, members)?;
+                    members.clear();
+                    tokens = 0;
+                }
+                members.push(next);
+                tokens += len;
             }
-            let len = self.missing(work[next].sequence) + work[next].ids.len();
-            if len > exact {
-                self.run_batch(phase, work, &[next])?;
-                continue;
-            }
-            if tokens + len > exact {
-                self.run_batch(phase, work, members)?;
-                members.clear();
-                tokens = 0;
-            }
-            members.push(next);
-            tokens += len;
         }
         if members.is_empty() { Ok(()) } else { self.run_batch(phase, work, members) }
     }

@@ -19,7 +19,7 @@ use bitnet_gpu::{
 use crate::common::{gpu::open_backend, hybrid};
 
 const CONTEXT: usize = 160;
-const BATCH: usize = 16;
+const BATCH: usize = 48;
 const SLOTS: usize = 8;
 
 struct Story {
@@ -313,6 +313,64 @@ fn where_a_prompt_is_cut_does_not_change_a_bit() {
             let whole = logits(&[100]);
             for cuts in [&[50, 50][..], &[9, 91], &[33, 67], &[64, 9, 27], &[91, 9], &[24, 10, 33, 9, 24]] {
                 assert!(logits(cuts) == whole, "{isa}, {kv:?}: {cuts:?}");
+            }
+        }
+    }
+}
+
+/// A step of a server: answers, a piece of a prompt, and prompts that end.
+#[test]
+fn prompts_beside_answers_get_the_bits_that_they_get_alone() {
+    let ids: Vec<u32> = (0..100).map(|i| (i * 7919 + 13) % 500 + 3).collect();
+    // Tokens before the step, tokens of the step, and what it wants.
+    let parts =
+        [(12, 1, Want::Top(1)), (0, 30, Want::Last), (9, 20, Want::Nothing), (40, 1, Want::Last), (0, 17, Want::All)];
+    for story in [Story::new(), Story::hybrid(hybrid::ROTATED)] {
+        for isa in Isa::available() {
+            let mut runtime = story.on_cpu(isa, 2, Sizes { batch_tokens: 96, ..story.sizes(parts.len(), KvType::F16) });
+            assert!(runtime.limits().mixes_rows, "{isa}");
+            let mut bits = |groups: &[&[usize]]| {
+                let mut sequences: Vec<_> = parts.iter().map(|_| runtime.begin().unwrap()).collect();
+                for (sequence, &(before, ..)) in sequences.iter_mut().zip(&parts).filter(|(_, part)| part.0 > 0) {
+                    let ids = &ids[..before];
+                    runtime.run(&mut [Work { sequence, ids, want: Want::Nothing, phase: Phase::Prefill }]).unwrap();
+                }
+                let mut found = vec![(Vec::new(), Vec::new()); parts.len()];
+                for group in groups {
+                    let mut work: Vec<Work> = Vec::new();
+                    for (number, sequence) in
+                        sequences.iter_mut().enumerate().filter(|(number, _)| group.contains(number))
+                    {
+                        let (before, len, want) = parts[number];
+                        let phase = if len == 1 { Phase::Decode } else { Phase::Prefill };
+                        work.push(Work { sequence, ids: &ids[before..before + len], want, phase });
+                    }
+                    runtime.run(&mut work).unwrap();
+                    for (row, &number) in group.iter().enumerate() {
+                        let (output, logits) = runtime.output_and_logits(row);
+                        let top = output.candidates.top.iter().map(|best| (best.id, best.logit.to_bits()));
+                        found[number] =
+                            (top.collect::<Vec<_>>(), logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                    }
+                }
+                // The piece of which nothing was wanted shows in the next token.
+                runtime
+                    .run(&mut [Work {
+                        sequence: &mut sequences[2],
+                        ids: &ids[50..51],
+                        want: Want::Last,
+                        phase: Phase::Decode,
+                    }])
+                    .unwrap();
+                found[2].1.extend(runtime.output_and_logits(0).1.iter().map(|x| x.to_bits()));
+                sequences.into_iter().for_each(|sequence| runtime.end(sequence));
+                found
+            };
+            let alone = bits(&[&[0], &[1], &[2], &[3], &[4]]);
+            assert_eq!(alone[4].1.len(), 17 * story.model.config.vocab, "{isa}");
+            assert!(!alone[0].0.is_empty() || !alone[0].1.is_empty(), "{isa}");
+            for groups in [&[&[0, 1, 2, 3, 4][..]][..], &[&[1, 4], &[0, 2, 3]]] {
+                assert!(bits(groups) == alone, "{isa}: {groups:?}");
             }
         }
     }

@@ -395,8 +395,15 @@ fn highest(logits: &[f32], n: usize, summed: bool) -> Candidates {
 }
 
 /// A backend that finds many of the highest logits, and fewer with their sum.
-const LIMITS: Limits =
-    Limits { max_tokens: 512, exact_tokens: 8, most_top: 2000, most_each: 0, most_summed: 254, most_drafted: 0 };
+const LIMITS: Limits = Limits {
+    max_tokens: 512,
+    exact_tokens: 8,
+    mixes_rows: true,
+    most_top: 2000,
+    most_each: 0,
+    most_summed: 254,
+    most_drafted: 0,
+};
 
 /// From the highest logits the same id as from all of them, wherever the sampler asks for no more.
 #[test]

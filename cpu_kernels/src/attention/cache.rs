@@ -245,8 +245,7 @@ impl KvCache {
 /// Writes the keys and values of a step, each (T, kv_heads, head_dim), where `rows` say.
 ///
 /// # Panics
-/// If lengths differ or are not those of `rows`, caches have other heads, positions do not fit, two rows have one cache,
-/// or several rows more than [`crate::ALIKE_TOKENS`] tokens.
+/// If lengths differ or are not those of `rows`, caches have other heads, positions do not fit, or two rows have one cache.
 pub fn append(cpu: &Cpu, caches: &mut [KvCache], rows: &[Placed], k: &[f32], v: &[f32]) {
     assert_eq!(k.len(), v.len(), "append: values of k and v");
     let Some(Heads { kv_heads, head_dim }) = placed::check("append", caches, rows) else {
@@ -254,6 +253,17 @@ pub fn append(cpu: &Cpu, caches: &mut [KvCache], rows: &[Placed], k: &[f32], v: 
     };
     let tokens = crate::tokens_of("append", k, kv_heads * head_dim);
     assert_eq!(tokens, placed::tokens(rows), "append: tokens of the keys, and of the rows");
+    assert!(placed::are_different(rows), "append: two rows of one cache in {rows:?}");
+    let width = kv_heads * head_dim;
+    for (of_group, rows) in placed::groups(rows) {
+        let values = of_group.start * width..of_group.end * width;
+        append_group(cpu, caches, rows, &k[values.clone()], &v[values]);
+    }
+}
+
+/// As [`append`], for rows that run side by side.
+fn append_group(cpu: &Cpu, caches: &mut [KvCache], rows: &[Placed], k: &[f32], v: &[f32]) {
+    let KvCache { kv_heads, head_dim, .. } = caches[rows[0].cache];
     // By row. On the stack: a step allocates nothing.
     let mut writers: [Option<CacheWriter>; ALIKE_TOKENS] = Default::default();
     for (number, cache) in caches.iter_mut().enumerate() {
@@ -261,9 +271,7 @@ pub fn append(cpu: &Cpu, caches: &mut [KvCache], rows: &[Placed], k: &[f32], v: 
             writers[row] = Some(cache.writer());
         }
     }
-    let writers = &writers[..rows.len()];
-    assert!(writers.iter().all(Option::is_some), "append: two rows of one cache in {rows:?}");
-    cpu.pool().run(tokens, |t| {
+    cpu.pool().run(placed::tokens(rows), |t| {
         let (row, position) = placed::locate(rows, t);
         let Some(writer) = &writers[row] else { unreachable!("a writer for each row") };
         for head in 0..kv_heads {

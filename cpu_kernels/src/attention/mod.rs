@@ -8,8 +8,8 @@
 //! A step of few tokens has few tiles. Where there are not enough for the threads, the keys are split as well, and the
 //! partial results are merged by the same formula ("flash decoding", Dao et al. 2023).
 //!
-//! A step is one long prompt, or a few tokens of one or several sequences, each with a cache of its own ([`Placed`]). One
-//! parallel region serves all of them.
+//! A step has tokens of one or several sequences, each with a cache of its own ([`Placed`]): a few of each, which share
+//! parallel regions, and prompts, which have one each.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -29,6 +29,7 @@ use std::{ops::Range, sync::PoisonError};
 pub use cache::{KvCache, KvType, Q8_BLOCK, append};
 use placed::Heads;
 pub use placed::Placed;
+pub(crate) use placed::{are_different, groups};
 pub use rows::KvRows;
 
 use crate::{ALIKE_TOKENS, Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
@@ -114,7 +115,7 @@ impl Softmax {
 ///
 /// # Panics
 /// If `q` is not the tokens of `rows`, caches have other heads, `heads` are not whole groups, a position is past the
-/// capacity, several rows have more than [`ALIKE_TOKENS`] tokens, or `out` has another length.
+/// capacity, or `out` has another length.
 pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, caches: &[KvCache], rows: &[Placed], scale: f32, out: &mut [f32]) {
     assert_eq!(out.len(), q.len(), "attend: values of the output");
     let Some(Heads { kv_heads, head_dim }) = placed::check("attend", caches, rows) else {
@@ -123,7 +124,17 @@ pub fn attend(cpu: &Cpu, q: &[f32], heads: usize, caches: &[KvCache], rows: &[Pl
     let tokens = tokens_of("attend", q, heads * head_dim);
     assert_eq!(tokens, placed::tokens(rows), "attend: tokens of the queries, and of the rows");
     assert!(heads.is_multiple_of(kv_heads), "attend: {heads} heads over {kv_heads} key/value heads");
+    let width = heads * head_dim;
+    for (of_group, rows) in groups(rows) {
+        let values = of_group.start * width..of_group.end * width;
+        attend_group(cpu, &q[values.clone()], heads, caches, rows, scale, &mut out[values]);
+    }
+}
 
+/// As [`attend`], for rows that run side by side.
+fn attend_group(cpu: &Cpu, q: &[f32], heads: usize, caches: &[KvCache], rows: &[Placed], scale: f32, out: &mut [f32]) {
+    let KvCache { kv_heads, head_dim, .. } = caches[rows[0].cache];
+    let tokens = placed::tokens(rows);
     // Few tokens are as many steps of one, side by side: each gives the bits it would give alone. A reading of the keys
     // for all tokens of a sequence would save less than the order of its sums costs, see [`ALIKE_TOKENS`].
     let (runs, run_tokens) = if tokens <= ALIKE_TOKENS { (tokens, 1) } else { (1, tokens) };

@@ -1,5 +1,7 @@
 //! Where the tokens of a step stand: each row of a step is one sequence, with a cache and positions of its own.
 
+use std::{iter, ops::Range};
+
 use super::KvCache;
 use crate::ALIKE_TOKENS;
 
@@ -37,16 +39,9 @@ impl Heads {
 /// The heads of the caches; `None` if there are no rows.
 ///
 /// # Panics
-/// If caches have different heads, a position is past the capacity of its cache, or several rows have more than
-/// [`ALIKE_TOKENS`] tokens.
+/// If caches have different heads, or a position is past the capacity of its cache.
 pub(super) fn check(what: &str, caches: &[KvCache], rows: &[Placed]) -> Option<Heads> {
     let heads = Heads::of(&caches[rows.first()?.cache]);
-    let tokens = tokens(rows);
-    assert!(
-        rows.len() == 1 || rows.len().max(tokens) <= ALIKE_TOKENS,
-        "{what}: {tokens} tokens of {} sequences (at most {ALIKE_TOKENS})",
-        rows.len()
-    );
     for row in rows {
         let cache = &caches[row.cache];
         assert_eq!(Heads::of(cache), heads, "{what}: heads of the caches");
@@ -54,6 +49,28 @@ pub(super) fn check(what: &str, caches: &[KvCache], rows: &[Placed]) -> Option<H
         assert!(fits, "{what}: {} positions from {} on, of {}", row.tokens, row.start, cache.capacity);
     }
     Some(heads)
+}
+
+/// The rows of a step in groups that an operation runs side by side, each with its tokens: a longer row by itself,
+/// neighbours of together at most [`ALIKE_TOKENS`] tokens as one. What a row gets depends on its own length, not on who is
+/// beside it.
+pub(crate) fn groups(rows: &[Placed]) -> impl Iterator<Item = (Range<usize>, &[Placed])> {
+    let (mut row, mut token) = (0, 0);
+    iter::from_fn(move || {
+        let (first, start) = (row, token);
+        token += rows.get(first)?.tokens;
+        row += 1;
+        while row < rows.len().min(first + ALIKE_TOKENS) && token - start + rows[row].tokens <= ALIKE_TOKENS {
+            token += rows[row].tokens;
+            row += 1;
+        }
+        Some((start..token, &rows[first..row]))
+    })
+}
+
+/// True where no cache is that of two rows.
+pub(crate) fn are_different(rows: &[Placed]) -> bool {
+    rows.iter().enumerate().all(|(at, row)| rows[..at].iter().all(|other| other.cache != row.cache))
 }
 
 /// Tokens of all rows.

@@ -2,7 +2,13 @@
 //! 1 + j\]), whose last tap meets the token itself.
 
 use super::{MAX_KERNEL, Shape, State, check_tokens, parts_of};
-use crate::{Cpu, attention::Placed, gate, isa::Base, threads::Disjoint};
+use crate::{
+    Cpu,
+    attention::{Placed, groups},
+    gate,
+    isa::Base,
+    threads::Disjoint,
+};
 
 /// Channels of a chunk: about half a microsecond of work for one token.
 const CHUNK: usize = 512;
@@ -41,6 +47,15 @@ pub fn conv(cpu: &Cpu, shape: &Shape, taps: &Taps, states: &mut [State], rows: &
     let (channels, kernel) = (shape.channels(), shape.kernel);
     check_tokens("delta::conv", shape, rows, m, channels);
     assert_eq!((taps.channels, taps.kernel), (channels, kernel), "delta::conv: channels and taps");
+    for (of_group, rows) in groups(rows) {
+        let tokens = &mut m[of_group.start * channels..of_group.end * channels];
+        conv_group(cpu, shape, taps, states, rows, tokens);
+    }
+}
+
+/// As [`conv`], for rows that run side by side.
+fn conv_group(cpu: &Cpu, shape: &Shape, taps: &Taps, states: &mut [State], rows: &[Placed], m: &mut [f32]) {
+    let (channels, kernel) = (shape.channels(), shape.kernel);
     let windows = parts_of("delta::conv", shape, states, rows, |state| state.conv_mut());
     let chunks = channels.div_ceil(CHUNK);
     let base = cpu.isa().base();

@@ -39,7 +39,15 @@ pub use state::State;
 use crate::arm;
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
-use crate::{ALIKE_TOKENS, Cpu, Isa, attention::Placed, gate, isa::Base, norm, threads::Disjoint, tokens_of};
+use crate::{
+    ALIKE_TOKENS, Cpu, Isa,
+    attention::{Placed, are_different, groups},
+    gate,
+    isa::Base,
+    norm,
+    threads::Disjoint,
+    tokens_of,
+};
 
 /// Widest head: a query and a key stand on the stack.
 pub const MAX_DIM: usize = 256;
@@ -167,8 +175,7 @@ struct Token<'a> {
 /// `out` (T, value_heads * dim), tiled. `a` and `b` (T, value_heads), the projections `ssm_alpha` and `ssm_beta`, are
 /// overwritten.
 ///
-/// `rows` are sequences by their index in `states`, each once; their `start` is not used. As everywhere, several have at
-/// most [`ALIKE_TOKENS`] tokens.
+/// `rows` are sequences by their index in `states`, each once; their `start` is not used.
 ///
 /// # Panics
 /// If a length does not fit the shape and the rows, a state has another shape, or a sequence stands there twice.
@@ -184,7 +191,7 @@ pub fn mix(
     rows: &[Placed],
     out: &mut [f32],
 ) {
-    let Shape { key_heads, value_heads, dim, .. } = *shape;
+    let value_heads = shape.value_heads;
     let (channels, width) = (shape.channels(), shape.width());
     let tokens = check_tokens("delta::mix", shape, rows, c, channels);
     assert_eq!(out.len(), tokens * width, "delta::mix: values of the output");
@@ -195,10 +202,29 @@ pub fn mix(
         "delta::mix: value heads of the decay"
     );
     gates(cpu, value_heads, decay, a, b);
-    let (a, b) = (&*a, &*b);
+    for (of_group, rows) in groups(rows) {
+        let of = |width: usize| of_group.start * width..of_group.end * width;
+        let inputs = Inputs { c: &c[of(channels)], decay: &a[of(value_heads)], beta: &b[of(value_heads)] };
+        mix_group(cpu, shape, &inputs, states, rows, &mut out[of(width)]);
+    }
+}
 
+/// Tokens of some rows, and their gates.
+struct Inputs<'a> {
+    /// (T, channels)
+    c: &'a [f32],
+    /// e^g, (T, value_heads)
+    decay: &'a [f32],
+    /// (T, value_heads)
+    beta: &'a [f32],
+}
+
+/// As [`mix`], for rows that run side by side.
+fn mix_group(cpu: &Cpu, shape: &Shape, inputs: &Inputs, states: &mut [State], rows: &[Placed], out: &mut [f32]) {
+    let Shape { key_heads, value_heads, dim, .. } = *shape;
+    let (channels, width) = (shape.channels(), shape.width());
     let memories = parts_of("delta::mix", shape, states, rows, |state| state.memory_mut());
-    let few = tokens <= ALIKE_TOKENS;
+    let few = out.len() / width <= ALIKE_TOKENS;
     // A head for each thread and more: then its queries and keys are fetched once.
     let whole = !few && value_heads >= 2 * cpu.threads();
     let (slice, piece) = if few { (FEW_ROWS, FEW_ROWS) } else { (MANY_ROWS, if whole { dim } else { MANY_ROWS }) };
@@ -214,9 +240,9 @@ pub fn mix(
         let memory = unsafe { memory.part((head * dim + js.start) * dim..(head * dim + js.end) * dim) };
         let key_head = head % key_heads;
         let token = |t: usize| {
-            let c = &c[t * channels..][..channels];
+            let c = &inputs.c[t * channels..][..channels];
             let at = |head: usize| &c[head * dim..][..dim];
-            let (decay, beta) = (a[t * value_heads + head], b[t * value_heads + head]);
+            let (decay, beta) = (inputs.decay[t * value_heads + head], inputs.beta[t * value_heads + head]);
             (Token { q: at(key_head), k: at(key_heads + key_head), decay, beta }, at(2 * key_heads + head))
         };
         let last = first + rows[row].tokens;
@@ -306,25 +332,21 @@ pub fn gated_norm(cpu: &Cpu, shape: &Shape, o: &mut [f32], z: &mut [f32], weight
 /// Tokens of `x` (T, width).
 ///
 /// # Panics
-/// If the shape is none, or `x` is not the tokens of `rows`, or these are too many.
+/// If the shape is none, `x` is not the tokens of `rows`, or a sequence stands there twice.
 fn check_tokens(what: &str, shape: &Shape, rows: &[Placed], x: &[f32], width: usize) -> usize {
     if let Err(error) = shape.check() {
         panic!("{what}: {error}");
     }
     let tokens = tokens_of(what, x, width);
     assert_eq!(rows.iter().map(|row| row.tokens).sum::<usize>(), tokens, "{what}: tokens of the rows");
-    assert!(
-        rows.len() <= 1 || rows.len().max(tokens) <= ALIKE_TOKENS,
-        "{what}: {tokens} tokens of {} sequences (at most {ALIKE_TOKENS})",
-        rows.len()
-    );
+    assert!(are_different(rows), "{what}: two rows of one sequence in {rows:?}");
     tokens
 }
 
 /// A part of the state of each row, for several threads.
 ///
 /// # Panics
-/// If a row has no state, or one of another shape or that of another row.
+/// If a row has no state, or one of another shape.
 fn parts_of<'a>(
     what: &str,
     shape: &Shape,
@@ -340,7 +362,7 @@ fn parts_of<'a>(
         }
     }
     for (row, placed) in rows.iter().enumerate() {
-        assert!(parts[row].is_some(), "{what}: no state {} of its own", placed.cache);
+        assert!(parts[row].is_some(), "{what}: no state {}", placed.cache);
     }
     parts
 }

@@ -48,7 +48,7 @@ impl Head {
             screen,
             normed: vec![0.0; sizes.batch_tokens * dim],
             kept: vec![0.0; sizes.sequences * dim],
-            wanted: Vec::with_capacity(ALIKE_TOKENS),
+            wanted: Vec::with_capacity(sizes.batch_tokens),
             tops: vec![Top::default(); ALIKE_TOKENS],
         }
     }
@@ -182,32 +182,42 @@ impl Head {
             unreachable!("rows want candidates only where there is a copy")
         };
         let (dim, vocab, head) = (model.config.dim, model.config.vocab, model.weights.head().view());
-        let x = &normed[before * dim..][..wanted.len() * dim];
-        let tops = &mut tops[..wanted.len()];
-        for (top, wanted) in tops.iter_mut().zip(&*wanted) {
-            top.count = wanted.count;
-        }
-        screen.top_rows(cpu, head, x, tops);
+        let mut screened = 0..0;
         let mut start = 0;
         for of_row in wanted.chunk_by(|a, b| a.row == b.row) {
-            let tokens = start..start + of_row.len();
-            start = tokens.end;
+            if start == screened.end {
+                // The next rows, as many as the copy is read for at once.
+                let mut ends = wanted[start..].chunk_by(|a, b| a.row == b.row).scan(start, |end, of_row| {
+                    *end += of_row.len();
+                    Some(*end)
+                });
+                let end = ends.by_ref().take_while(|end| *end <= start + ALIKE_TOKENS).last().unwrap_or(start);
+                screened = start..end;
+                for (top, wanted) in tops.iter_mut().zip(&wanted[screened.clone()]) {
+                    top.count = wanted.count;
+                }
+                let x = &normed[(before + start) * dim..(before + end) * dim];
+                screen.top_rows(cpu, head, x, &mut tops[..screened.len()]);
+            }
+            let x = &normed[(before + start) * dim..][..of_row.len() * dim];
+            let tops = &tops[start - screened.start..][..of_row.len()];
+            start += of_row.len();
             let output = &mut out.rows[of_row[0].row];
-            let exact = tops[tokens.clone()].iter().map(|top| top.exact);
+            let exact = tops.iter().map(|top| top.exact);
             if let Some(exact) = exact.sum::<Option<usize>>() {
-                let found = tops[tokens.clone()].iter().flat_map(|top| &top.products);
+                let found = tops.iter().flat_map(|top| &top.products);
                 output.candidates.top.extend(found.map(|best| Scored { id: best.row, logit: best.value }));
                 output.candidates.rest = Rest::Lower;
                 output.head_rows = exact;
                 if let Want::Each(_) = batch.rows[of_row[0].row].want {
-                    output.each = tokens.len();
+                    output.each = of_row.len();
                 }
                 continue;
             }
             let first = out.logits.len() / vocab;
-            out.logits.resize((first + tokens.len()) * vocab, 0.0);
-            dense::matmul(cpu, head, &x[tokens.start * dim..tokens.end * dim], &mut out.logits[first * vocab..]);
-            output.logits = first..first + tokens.len();
+            out.logits.resize((first + of_row.len()) * vocab, 0.0);
+            dense::matmul(cpu, head, x, &mut out.logits[first * vocab..]);
+            output.logits = first..first + of_row.len();
             output.head_rows = vocab;
         }
     }

@@ -11,7 +11,7 @@ pub(super) const KEPT: [Slot; 3] = [Slot::DeltaQkv, Slot::Alpha, Slot::Beta];
 /// Inputs of the recurrent layers in the last batch of a few tokens.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
-    /// Rows of the batch; none where its inputs are not kept.
+    /// The first rows of the batch, which share at most [`ALIKE_TOKENS`] tokens; none where their inputs are not kept.
     pub(super) rows: Vec<Row>,
     /// By layer of the segment: (tokens, width) of each slot of [`KEPT`]; empty for attention.
     pub(super) layers: Vec<[Vec<f32>; KEPT.len()]>,
@@ -32,16 +32,21 @@ impl Inputs {
     pub fn begin(&mut self, rows: &[Row]) {
         self.rows.clear();
         self.layers.iter_mut().flatten().for_each(Vec::clear);
-        let tokens: usize = rows.iter().map(|row| row.positions.len()).sum();
-        if tokens > rows.len() && tokens <= ALIKE_TOKENS {
-            self.rows.extend_from_slice(rows);
+        let ends = rows.iter().scan(0, |end, row| {
+            *end += row.positions.len();
+            Some(*end)
+        });
+        let (kept, tokens) = ends.take_while(|end| *end <= ALIKE_TOKENS).fold((0, 0), |(rows, _), end| (rows + 1, end));
+        if tokens > kept {
+            self.rows.extend_from_slice(&rows[..kept]);
         }
     }
 
-    /// Keeps the contents of a slot in a layer, if they are of use.
-    pub fn keep(&mut self, layer: usize, slot: Slot, values: &[f32]) {
+    /// Keeps the contents of a slot in a layer, (tokens, width), as far as they are of use.
+    pub fn keep(&mut self, layer: usize, slot: Slot, values: &[f32], width: usize) {
         if let (Some(at), false) = (KEPT.iter().position(|kept| *kept == slot), self.rows.is_empty()) {
-            self.layers[layer][at].extend_from_slice(values);
+            let tokens: usize = self.rows.iter().map(|row| row.positions.len()).sum();
+            self.layers[layer][at].extend_from_slice(&values[..tokens * width]);
         }
     }
 

@@ -112,6 +112,7 @@ impl CpuSegment {
         Limits {
             max_tokens: self.batch_tokens,
             exact_tokens: ALIKE_TOKENS.min(self.batch_tokens),
+            mixes_rows: true,
             most_top: self.head.as_ref().map_or(0, Head::most_top),
             most_each: self.head.as_ref().map_or(0, Head::most_top),
             // The sum over the vocabulary is only known where all of it is computed.
@@ -308,8 +309,7 @@ impl CpuSegment {
             Op::DeltaGates | Op::DeltaConv | Op::DeltaRule | Op::DeltaNorm { .. } => {
                 if let Op::DeltaConv = op {
                     for slot in KEPT {
-                        let len = tokens * slot.width(config);
-                        self.states.inputs.keep(index, slot, &self.slots[slot as usize][..len]);
+                        self.states.inputs.keep(index, slot, &self.slots[slot as usize], slot.width(config));
                     }
                 }
                 self.run_delta(cpu, op, block, index, tokens);

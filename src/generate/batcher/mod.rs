@@ -12,10 +12,14 @@ mod prefixes;
 
 use std::{collections::VecDeque, time::Instant};
 
-use self::{pace::Pace, places::Place, prefixes::Prefixes};
+use self::{
+    pace::{Pace, whole_piece},
+    places::Place,
+    prefixes::Prefixes,
+};
 use super::{Event, Fed, Generation, Need};
 use crate::{
-    backend::{RowOutput, Want},
+    backend::{Limits, RowOutput, Want},
     error::{Error, Result},
     session::{Phase, Runtime, Work},
 };
@@ -75,7 +79,7 @@ pub struct PlaceState {
     pub generated_tokens: usize,
 }
 
-/// Drives many [`Generation`]s on one [`Runtime`]. A step runs one row for each answer, and a piece of at most one prompt.
+/// Drives many [`Generation`]s on one [`Runtime`]. A step runs one row for each answer, and pieces of prompts.
 /// The text of an answer does not depend on the others.
 pub struct Batcher {
     runtime: Runtime,
@@ -292,19 +296,37 @@ impl Batcher {
             // A cancelled answer may have held text back.
             self.events.extend(std::iter::from_fn(|| generation.event()).map(|event| (*id, event)));
         }
+        self.cut_prompts(prompts, decoding, &limits);
+        Ok(())
+    }
+
+    /// Chooses pieces of `prompts`, (place, name, tokens left), for a step of `decoding` answers.
+    fn cut_prompts(&mut self, mut prompts: Vec<(usize, AnswerId, usize)>, decoding: usize, limits: &Limits) {
+        if prompts.is_empty() {
+            return;
+        }
         // The shortest first lets a question pass a book; the oldest in turn lets the book end.
-        let first = match self.turns % 2 {
-            0 => prompts.iter().min_by_key(|&&(_, id, left)| (left, id)),
-            _ => prompts.iter().min_by_key(|&&(_, id, _)| id),
-        };
-        if let Some(&(at, _, left)) = first {
-            self.turns += 1;
-            let piece = self.pace.piece(left, decoding > 0, &limits, self.runtime.sizes().batch_tokens);
+        prompts.sort_unstable_by_key(|&(_, id, left)| (left, id));
+        if self.turns % 2 == 1
+            && let Some(oldest) = (0..prompts.len()).min_by_key(|&at| prompts[at].1)
+        {
+            prompts[..=oldest].rotate_right(1);
+        }
+        self.turns += 1;
+        let batch_tokens = self.runtime.sizes().batch_tokens;
+        let mut wanted = self.pace.prompt_tokens(prompts.len(), decoding).min(batch_tokens);
+        // Each in a pass of its own would read all weights once more.
+        let most = if limits.mixes_rows { prompts.len() } else { 1 };
+        for (number, (at, _, left)) in prompts.into_iter().take(most).enumerate() {
+            let piece = whole_piece(left, wanted, limits.exact_tokens, batch_tokens);
+            if number > 0 && piece > wanted {
+                continue;
+            }
+            wanted = wanted.saturating_sub(piece);
             if let Some(answer) = &mut self.places[at].answer {
                 answer.part = if piece == left { StepShare::All } else { StepShare::Piece(piece) };
             }
         }
-        Ok(())
     }
 
     /// Hands the outputs of a step to the answers that took part in it.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::backend::Limits;
-
-/// Time of a step, in seconds, while others are being answered.
+/// Time of a step, in seconds, while others are being answered; twice that where as many wait with a prompt, and so on.
 const BESIDE_ANSWERS: f64 = 0.050;
+
+/// Most time of such a step, however many wait: longer gaps in a text are seen.
+const MOST_BESIDE: f64 = 0.120;
 
 /// Time of a step, in seconds, while prompts alone are read: what a newcomer or a cancellation waits for.
 const ALONE: f64 = 0.200;
@@ -41,21 +42,23 @@ impl Pace {
         }
     }
 
-    /// Tokens of the next piece of a prompt that has `left` tokens to read, `beside` answers or not.
-    pub fn piece(&self, left: usize, beside: bool, limits: &Limits, batch_tokens: usize) -> usize {
-        let wanted = match self.prompt_token {
+    /// Tokens of prompts that the next step should read, where `waiting` have prompts and `answers` are being written.
+    pub fn prompt_tokens(&self, waiting: usize, answers: usize) -> usize {
+        match self.prompt_token {
             None => UNMEASURED,
-            Some(token) if beside => ((BESIDE_ANSWERS - self.answers.unwrap_or(0.0)) / token).max(0.0) as usize,
+            Some(token) if answers > 0 => {
+                let time = (BESIDE_ANSWERS * (1.0 + waiting as f64 / answers as f64)).min(MOST_BESIDE);
+                ((time - self.answers.unwrap_or(0.0)) / token).max(0.0) as usize
+            }
             Some(token) => ((ALONE / token) as usize).max(LEAST_ALONE),
-        };
-        whole_piece(left, wanted.min(batch_tokens), limits.exact_tokens, batch_tokens)
+        }
     }
 }
 
-/// A piece of about `wanted` tokens: all that is left, or more than `exact_tokens` with more than that left over. Up to
+/// A piece of a prompt with `left` tokens to read, of about `wanted`: all that is left, or more than `exact_tokens` with more than that left over. Up to
 /// `exact_tokens` run in other kernels than more, whose results differ in the last bit; so where a prompt is cut does not
 /// change the answer.
-fn whole_piece(left: usize, wanted: usize, exact_tokens: usize, batch_tokens: usize) -> usize {
+pub(super) fn whole_piece(left: usize, wanted: usize, exact_tokens: usize, batch_tokens: usize) -> usize {
     let least = exact_tokens + 1;
     let piece = wanted.max(least);
     if left <= batch_tokens && (left <= piece || left < 2 * least) {
@@ -74,22 +77,20 @@ fn learn(mean: &mut Option<f64>, new: f64) {
 mod tests {
     use super::*;
 
-    fn limits() -> Limits {
-        Limits { max_tokens: 512, exact_tokens: 8, most_top: 0, most_each: 0, most_summed: 0, most_drafted: 0 }
-    }
-
     #[test]
     fn pieces_shrink_beside_answers_and_grow_alone() {
         let mut pace = Pace::default();
-        assert_eq!(pace.piece(1000, true, &limits(), 512), UNMEASURED);
+        assert_eq!(pace.prompt_tokens(1, 4), UNMEASURED);
         pace.ran(4, 0, Duration::from_millis(20));
         pace.ran(0, 100, Duration::from_millis(100));
-        // 30 ms are left of 50, at 1 ms a token.
-        assert_eq!(pace.piece(1000, true, &limits(), 512), 30);
-        assert_eq!(pace.piece(1000, false, &limits(), 512), 200);
-        assert_eq!(pace.piece(1000, false, &limits(), 64), 64);
+        // At 1 ms a token, behind 20 ms of the answers.
+        assert_eq!(pace.prompt_tokens(1, 5), 40);
+        assert_eq!(pace.prompt_tokens(2, 2), 80);
+        assert_eq!(pace.prompt_tokens(50, 1), 100);
+        assert_eq!(pace.prompt_tokens(1, 0), 200);
         pace.ran(4, 0, Duration::from_secs(10));
-        assert_eq!(pace.piece(1000, true, &limits(), 512), 9, "there is progress in every step");
+        let wanted = pace.prompt_tokens(1, 4);
+        assert_eq!(whole_piece(1000, wanted, 8, 512), 9, "there is progress in every step");
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl Backend for Fake {
         Limits {
             max_tokens: usize::MAX,
             exact_tokens: ALIKE,
+            mixes_rows: false,
             most_top: VOCAB,
             most_each: 0,
             most_summed: 0,

@@ -163,6 +163,7 @@ impl GpuSegment {
         Limits {
             max_tokens: self.sizes.batch_tokens,
             exact_tokens: self.shape.small_batch,
+            mixes_rows: false,
             most_top: most,
             most_each: 0,
             most_summed: most,
