@@ -31,7 +31,7 @@ fn variants(program: Program) -> Vec<Variant> {
 /// Values of a pipeline constant that the engine gives it.
 fn values(name: &str, program: Program) -> &'static [f64] {
     match name {
-        "ADD" | "NORM" | "Q_NORM" | "K_NORM" | "INTERLEAVED" => &[1.0, 0.0],
+        "ADD" | "NORM" | "Q_NORM" | "K_NORM" | "INTERLEAVED" | "INVERSE" | "GROUPED" => &[1.0, 0.0],
         "GATE" => &[0.0, 1.0, 2.0, 3.0],
         "K_TYPE" | "V_TYPE" => &[0.0, 1.0, 2.0],
         // 0, a scale a row, is for products whose input is quantised before.
@@ -42,6 +42,14 @@ fn values(name: &str, program: Program) -> &'static [f64] {
         "WORDS" | "SPLIT_KEYS" => &[128.0],
         "ACTS" | "HEADS" => &[8.0],
         "HEAD_DIM" => &[64.0],
+        "GATE_DIM" => &[0.0, 64.0],
+        "Q_STEP" => &[1.0, 2.0],
+        // 4096 is wider than what a workgroup transforms at once.
+        "BLOCK" => &[1.0, 512.0, 4096.0],
+        "DIM" => &[128.0],
+        "KERNEL" => &[4.0],
+        // RULE_WORKGROUP times DIM / 16
+        "HELD" => &[512.0],
         "FRESH" => &[512.0],
         "WINDOW_BASE" => &[0.0, 4096.0],
         "WINDOW_ROWS" => &[4_294_967_295.0, 4096.0],
@@ -51,15 +59,20 @@ fn values(name: &str, program: Program) -> &'static [f64] {
     }
 }
 
+/// Invocations of a workgroup of the delta rule, which has other than its program's.
+const RULE_WORKGROUP: f64 = 64.0;
+
 /// Constants for pipelines of a kernel: as many sets as its longest list of values, so that each value is in one of
 /// them.
 fn constant_sets(program: Program) -> Vec<Vec<(&'static str, f64)>> {
     let names = variants(program)[0].constants().into_iter().filter(|&name| name != "WG");
     let lists: Vec<_> = names.map(|name| (name, values(name, program))).collect();
+    let is_rule = lists.iter().any(|(name, _)| *name == "HELD");
+    let workgroup = if is_rule { RULE_WORKGROUP } else { f64::from(program.workgroup()) };
     let count = lists.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
     let set = |n: usize| {
         let own = lists.iter().map(|&(name, values)| (name, values[n % values.len()]));
-        own.chain([("WG", f64::from(program.workgroup()))]).collect()
+        own.chain([("WG", workgroup)]).collect()
     };
     (0..count).map(set).collect()
 }
@@ -162,6 +175,9 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
         ..Default::default()
     });
     let cache_bytes = tokens * (head_dim + 4);
+    // Four words for `damage`; then of each token its id, its position, the sequence's first token and the row of its cache.
+    let placed = (0..tokens as u32).flat_map(|position| [0, position, 0, 0]);
+    let batch = bytemuck::cast_slice(&[0; 4].into_iter().chain(placed).collect::<Vec<u32>>()).to_vec();
     vec![Run {
         variant: Variant::new(Shader::RopeAppend, choices(Lanes::Workgroup, Product::Int8), None),
         constants: vec![("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 2.0), ("V_TYPE", 2.0)],
@@ -173,11 +189,19 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
             vec![0; 4],
             vec![0; 4],
             vec![0; 4],
-            vec![0; 4],
+            batch,
         ],
         grid: [3, tokens, 1],
         result: (2, expected),
     }]
+}
+
+/// Runs without a browser too: a constant that this file does not know is found by every run of the tests.
+#[test]
+fn every_pipeline_constant_has_values_here() {
+    for program in Shader::ALL.iter().flat_map(|shader| shader.programs()) {
+        assert!(!constant_sets(program).is_empty(), "{program:?}");
+    }
 }
 
 #[test]
