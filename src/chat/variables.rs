@@ -1,5 +1,6 @@
 //! Variables of a template besides the messages.
 
+use jiff::Zoned;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
@@ -36,6 +37,11 @@ impl Variables {
         self.0.insert(name.into(), value);
     }
 
+    /// Sets all that `more` has.
+    pub fn extend(&mut self, more: &Self) {
+        self.0.extend(more.0.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+
     /// Functions that the model may call, as OpenAI's `tools`.
     pub fn set_tools(&mut self, tools: Vec<Json>) {
         self.set(TOOLS, Json::Array(tools));
@@ -57,6 +63,13 @@ impl Variables {
     /// The value given to [`set_reasoning`](Self::set_reasoning).
     pub fn reasoning(&self) -> Option<bool> {
         self.0.get(REASONING).and_then(Json::as_bool)
+    }
+
+    /// Sets the day, under the two names that templates of llama.cpp's users read: `date_string` (`26 Jul 2024`) and
+    /// `datetime` (`Jul 26 2024`).
+    pub fn set_day(&mut self, day: &Zoned) {
+        self.set("date_string", day.strftime("%d %b %Y").to_string().into());
+        self.set("datetime", day.strftime("%b %d %Y").to_string().into());
     }
 
     /// Size as JSON.

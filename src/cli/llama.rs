@@ -204,7 +204,7 @@ const SERVER: [Group; 12] = [
         "--no-cors-credentials", "--reuse-port", "--models-autoload",
     ]),
     (Refused("the page cannot be changed or left out: a proxy in front decides what is reached"), Nothing, &[
-        "--no-ui", "--no-webui", "--ui-mcp-proxy", "--webui-mcp-proxy", "--agent", "-ag", "--no-models-autoload",
+        "--ui-mcp-proxy", "--webui-mcp-proxy", "--agent", "-ag", "--no-models-autoload",
         "--cors-credentials",
     ]),
     (Refused("the page cannot be changed or left out: a proxy in front decides what is reached"), Value, &[
@@ -216,7 +216,7 @@ const SERVER: [Group; 12] = [
         "--tools", "--tools-runtime", "--mcp-servers-config", "--mcp-servers-json",
     ]),
     (Refused("--keep-alive unloads an idle model; --models-dir offers several"), Value, &[
-        "--sleep-idle-seconds", "--models-preset", "--tags", "--server-base",
+        "--sleep-idle-seconds", "--models-preset", "--server-base",
     ]),
     (LeftOut("a request has as long as it needs; a pause of the client is bounded"), Value, &["-to", "--timeout"]),
     (Refused("the file says how vectors are made"), Value, &["--pooling", "--embd-normalize"]),

@@ -157,7 +157,7 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
     match &command {
         Command::Run(args) => run::run(args, verbose),
         Command::Chat(args) => chat::run(args, verbose),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args, verbose),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Inspect(args) => inspect::run(args),

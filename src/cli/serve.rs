@@ -1,14 +1,15 @@
 //! `serve`: the HTTP server.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use super::{
     args::{ModelArgs, ReasoningFormatChoice, SampleArgs, ServeArgs},
-    chat,
+    chat::template,
     download::fetched,
     output, source,
 };
 use crate::{
+    chat::Variables,
     engine::{Engine, EngineOptions, ModelFile},
     error::{Error, Result},
     hub::ModelName,
@@ -19,12 +20,14 @@ use crate::{
 /// model that was trained for less gets as many.
 const DEFAULT_CONTEXT: usize = 4096;
 
-pub fn run(args: &ServeArgs) -> Result<()> {
+/// Serves. `verbose`: answers tell the prompt and the options behind them.
+pub fn run(args: &ServeArgs, verbose: bool) -> Result<()> {
     let offer = offer(args)?;
     let mut wishes = ServeOptions::default();
-    wishes.host.clone_from(&args.host);
+    wishes.hosts.clone_from(&args.host);
     wishes.port = args.port;
     wishes.names = args.alias.clone();
+    wishes.tags = args.tags.clone();
     if wishes.names.is_empty() && args.model.model.is_none() && matches!(offer, Offer::One(_)) {
         wishes.names.push("stories".into());
     }
@@ -38,7 +41,23 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     wishes.slots = !args.no_slots;
     wishes.ping = Duration::from_secs(args.sse_ping_interval);
     wishes.reasoning = args.reasoning_format == ReasoningFormatChoice::Auto;
+    wishes.thought_tokens = args.reasoning.max_tokens();
+    wishes.template_variables = template_variables(args)?;
+    wishes.page = !args.no_ui;
+    wishes.verbose = verbose;
     serve::run(wishes, offer, Arc::new(Terminal))
+}
+
+/// Variables of the chat template. A template that can ask for thoughts does, as in llama.cpp's server, unless it is told not
+/// to; some would not by themselves.
+fn template_variables(args: &ServeArgs) -> Result<Variables> {
+    let mut variables =
+        args.chat_template_kwargs.as_deref().map_or_else(|| Ok(Variables::default()), Variables::from_json)?;
+    let wanted = args.reasoning.wanted();
+    if wanted.is_some() || variables.reasoning().is_none() {
+        variables.set_reasoning(Some(wanted.unwrap_or(true)));
+    }
+    Ok(variables)
 }
 
 /// One model, which is loaded at once, or several for when they are asked for.
@@ -100,7 +119,7 @@ impl Opener {
     }
 
     fn opened(&self, file: ModelFile) -> Result<Opened> {
-        let template = chat::template(self.template.as_deref(), file.tokenizer()?, file.name())?;
+        let template = template(self.template.as_deref(), file.tokenizer()?, file.name())?;
         let sample = self.sample.options(file.recommended(), file.tokenizer()?, file.model()?.config.vocab)?;
         let engine = Engine::new(&file, self.options.clone());
         Ok(Opened { file, engine, template, sample })
@@ -125,9 +144,9 @@ fn keys(args: &ServeArgs) -> Result<Vec<String>> {
 struct Terminal;
 
 impl Log for Terminal {
-    fn listening(&self, at: SocketAddr) {
+    fn listening(&self, at: &str) {
         // Nobody may be reading.
-        let _ = output::print(&format!("listening on http://{at}\n"));
+        let _ = output::print(&format!("listening on {at}\n"));
     }
 
     fn ready(&self, summary: &str) {

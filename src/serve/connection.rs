@@ -2,10 +2,9 @@
 //! where none has.
 
 use std::{
-    io,
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -20,12 +19,9 @@ use hyper::{
     service::{Service as _, service_fn},
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::watch,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
+
+use super::{line::Line, listener::Stream};
 
 /// Time for the head of a request, from its first byte on: a client that is slower only holds the connection.
 const HEAD_TIME: Duration = Duration::from_secs(20);
@@ -37,28 +33,36 @@ const IDLE_TIME: Duration = Duration::from_secs(120);
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Serves requests, one after the other, until either side has enough.
-pub async fn serve(stream: TcpStream, routes: Router, mut end: watch::Receiver<bool>) {
-    // Tokens are small: each is to arrive at once.
-    let _ = stream.set_nodelay(true);
+pub async fn serve(stream: Stream, routes: Router, mut end: watch::Receiver<bool>) {
     let clock = Arc::new(Clock::new(Instant::now()));
     let (service, of_requests) = (TowerToHyperService::new(routes), Arc::clone(&clock));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let (line, client) = Line::new(stream, Arc::clone(&clock));
+    let service = service_fn(move |mut request: Request<Incoming>| {
         of_requests.set(State::Answering);
+        request.extensions_mut().insert(client.clone());
         let (answer, clock) = (service.call(request), Arc::clone(&of_requests));
         async move { answer.await.map(|response| response.map(|body| Answering { body, clock })) }
     });
-    let io = TokioIo::new(Watched { stream, clock: Arc::clone(&clock) });
-    let mut connection =
-        pin!(http1::Builder::new().keep_alive(true).title_case_headers(true).serve_connection(io, service));
+    let mut http = http1::Builder::new();
+    // A client may have nothing more to say and wait for its answer.
+    http.half_close(true).keep_alive(true).title_case_headers(true);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(line.clone()), service));
     let ended = tokio::select! {
+        // The line is listened to from the moment a request is being answered.
+        biased;
         _ = connection.as_mut() => true,
+        () = line.broken() => true,
         () = over(&clock) => true,
         _ = end.changed() => false,
     };
     if !ended {
         connection.as_mut().graceful_shutdown();
-        // A client that went away is nobody's concern.
-        let _ = connection.await;
+        tokio::select! {
+            biased;
+            // A client that went away is nobody's concern.
+            _ = connection => {}
+            () = line.broken() => {}
+        }
     }
 }
 
@@ -79,7 +83,7 @@ enum State {
     Answering,
 }
 
-struct Clock(Mutex<State>);
+pub(super) struct Clock(Mutex<State>);
 
 impl Clock {
     fn new(now: Instant) -> Self {
@@ -91,11 +95,16 @@ impl Clock {
     }
 
     /// Bytes came: a head begins, unless they belong to a request that is known.
-    fn read(&self, now: Instant) {
+    pub(super) fn read(&self, now: Instant) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Idle(_) = *state {
             *state = State::Head(now);
         }
+    }
+
+    /// True while a request is being answered.
+    pub(super) fn is_answering(&self) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == State::Answering
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -104,49 +113,6 @@ impl Clock {
             State::Head(since) => now - since >= HEAD_TIME,
             State::Answering => false,
         }
-    }
-}
-
-/// A stream whose reads the clock sees.
-struct Watched {
-    stream: TcpStream,
-    clock: Arc<Clock>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
-        if into.filled().len() > before {
-            self.clock.read(Instant::now());
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 }
 

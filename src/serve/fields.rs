@@ -51,6 +51,10 @@ const NUMBERS: &[Number] = &[
     whole("dry_penalty_last_n", (-1.0, f64::INFINITY), (-1.0, 1e9)),
     real("dynatemp_range", ANY, ANY),
     whole("t_max_predict_ms", ANY, ANY),
+    Number {
+        aliases: &["thinking_budget_tokens"],
+        ..whole("reasoning_budget_tokens", (-1.0, f64::INFINITY), (-1.0, 1e9))
+    },
     whole("id_slot", (-1.0, 1e6), ANY),
     whole("mirostat", (0.0, 2.0), ANY),
     real("mirostat_tau", (0.0, f64::INFINITY), ANY),

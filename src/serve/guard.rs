@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ServeOptions, app::App, error::ApiError, page};
+use super::{ServeOptions, app::App, error::ApiError, listener::is_socket, page};
 
 /// Routes that need no key.
 const PUBLIC: [&str; 2] = ["/health", "/v1/health"];
@@ -24,7 +24,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let mut response = match refuse(&app.options, &request) {
         Some(error) => error.into_response(),
         None if method == Method::OPTIONS => StatusCode::OK.into_response(),
-        None if !app.models.is_ready() && !page::has(&path) => ApiError::loading().into_response(),
+        None if !app.models.is_ready() && !page::has(&app.options, &path) => ApiError::loading().into_response(),
         None => next.run(request).await,
     };
     if method == Method::HEAD {
@@ -48,15 +48,18 @@ fn refuse(options: &ServeOptions, request: &Request) -> Option<ApiError> {
     }
     let is_public = request.method() == Method::OPTIONS
         || PUBLIC.contains(&request.uri().path())
-        || page::has(request.uri().path());
+        || page::has(options, request.uri().path());
     let has_key = options.keys.is_empty() || is_public || shown_keys(headers).any(|key| is_key(options, key));
     (!has_key).then(ApiError::unauthorized)
 }
 
 /// Without a key, for this machine alone: any web page could reach it through a name that its owner points here.
 fn is_open_at_home(options: &ServeOptions) -> bool {
-    let host = options.host.trim_matches(['[', ']']);
-    options.keys.is_empty() && (host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()))
+    let at_home = |host: &String| {
+        let name = host.trim_matches(['[', ']']);
+        name == "localhost" || is_socket(name) || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    };
+    options.keys.is_empty() && options.hosts.iter().all(at_home)
 }
 
 fn host_may(headers: &HeaderMap) -> bool {

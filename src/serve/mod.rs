@@ -31,6 +31,10 @@ mod host;
 
 mod ids;
 
+mod line;
+
+mod listener;
+
 mod llama;
 
 mod metrics;
@@ -59,10 +63,10 @@ mod samplers;
 
 mod text;
 
-use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 pub use self::offer::{Catalogue, Offer, Open, Opened, short_name};
-use crate::error::Result;
+use crate::{chat::Variables, error::Result};
 
 /// Seconds of a duration such as `5m`, `1h30m` or `90`; negative: for ever.
 pub use self::models::seconds;
@@ -71,12 +75,14 @@ pub use self::models::seconds;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServeOptions {
-    /// Name or address to listen on.
-    pub host: String,
-    /// Port; 0: any free one.
+    /// Names and addresses to listen on, and paths of Unix sockets, which end in `.sock`.
+    pub hosts: Vec<String>,
+    /// Port of all of them; 0: any free one.
     pub port: u16,
     /// Names of the only model; the first one is what answers carry. Empty: a name made of the file's.
     pub names: Vec<String>,
+    /// Words about the only model, for lists.
+    pub tags: Vec<String>,
     /// Refuse requests for a model of another name.
     pub strict_model: bool,
     /// Keys of which requests must show one; empty: none.
@@ -102,14 +108,23 @@ pub struct ServeOptions {
     pub slots: bool,
     /// Whether thoughts are told apart from the answer where a request does not say so.
     pub reasoning: bool,
+    /// Tokens of a thought at most where a request does not say; `None`: no limit.
+    pub thought_tokens: Option<usize>,
+    /// Variables of the chat template where a request does not set them.
+    pub template_variables: Variables,
+    /// Whether `/` has the chat page.
+    pub page: bool,
+    /// Whether answers tell the prompt and the options behind them where a request does not say.
+    pub verbose: bool,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
-            host: "127.0.0.1".into(),
+            hosts: vec!["127.0.0.1".into()],
             port: 8080,
             names: Vec::new(),
+            tags: Vec::new(),
             strict_model: false,
             keys: Vec::new(),
             cors_origins: Vec::new(),
@@ -122,14 +137,18 @@ impl Default for ServeOptions {
             metrics: false,
             slots: true,
             reasoning: true,
+            thought_tokens: None,
+            template_variables: Variables::default(),
+            page: true,
+            verbose: false,
         }
     }
 }
 
 /// Is told what the server does. Calls come from any of its threads.
 pub trait Log: Send + Sync {
-    /// It listens; the only model is still being loaded.
-    fn listening(&self, at: SocketAddr);
+    /// It listens at this URL; the only model is still being loaded.
+    fn listening(&self, at: &str);
     /// A model is loaded.
     fn ready(&self, summary: &str);
     /// A request has ended, or a model was unloaded: one line, without any text of a request.

@@ -1,11 +1,19 @@
 //! Listening, connections, and the end of the server.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use super::{
-    Log, ServeOptions, app::App, connection::serve, ids, metrics::Metrics, models::Models, offer::Offer, router::router,
+    Log, ServeOptions,
+    app::App,
+    connection::serve,
+    ids,
+    listener::{Listener, accept, is_socket},
+    metrics::Metrics,
+    models::Models,
+    offer::Offer,
+    router::router,
 };
 use crate::error::{Error, Result};
 
@@ -17,14 +25,14 @@ const MOST_CONNECTIONS: usize = 4096;
 
 pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| network_error("start threads for", &options, error))?;
+    let runtime = runtime.map_err(|error| Error::io("start threads for", "the network", error))?;
     let metrics = Arc::new(Metrics::default());
     let models = Arc::new(Models::new(offer, &options, &metrics, &log));
     let app = Arc::new(App { options, models, metrics, log: Arc::clone(&log), started: ids::now() });
-    let listener = runtime.block_on(TcpListener::bind((app.options.host.trim_matches(['[', ']']), app.options.port)));
-    let listener = listener.map_err(|error| network_error("listen on", &app.options, error))?;
-    let address = listener.local_addr().map_err(|error| network_error("listen on", &app.options, error))?;
-    log.listening(address);
+    let listeners = runtime.block_on(listen(&app.options))?;
+    for listener in &listeners {
+        log.listening(&listener.url());
+    }
     let (ended, only_ended) = watch::channel(false);
     if app.models.are_several() {
         runtime.spawn(Arc::clone(&app.models).watch_idle());
@@ -35,7 +43,7 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
             let _ = ended.send(true);
         });
     }
-    let asked = runtime.block_on(accept(listener, &app, only_ended));
+    let asked = runtime.block_on(answer(listeners, &app, only_ended));
     // Where one is loading still, the process ends without it.
     runtime.block_on(app.models.ended());
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -46,22 +54,31 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
     }
 }
 
-fn network_error(action: &'static str, options: &ServeOptions, error: io::Error) -> Error {
-    Error::io(action, format!("{}:{}", options.host, options.port), error)
+/// Listens at all the places, with one port.
+async fn listen(options: &ServeOptions) -> Result<Vec<Listener>> {
+    let mut listeners: Vec<Listener> = Vec::with_capacity(options.hosts.len());
+    for host in &options.hosts {
+        // The first has chosen it for all.
+        let port = listeners.iter().find_map(Listener::port).unwrap_or(options.port);
+        let place = || if is_socket(host) { host.clone() } else { format!("{host}:{port}") };
+        let listener = Listener::bind(host, port).await;
+        listeners.push(listener.map_err(|error| Error::io("listen on", place(), error))?);
+    }
+    Ok(listeners)
 }
 
 /// Serves connections until the process is asked to end, then ends in order.
 ///
 /// False where the only model has ended instead.
-async fn accept(listener: TcpListener, app: &Arc<App>, mut only_ended: watch::Receiver<bool>) -> bool {
+async fn answer(listeners: Vec<Listener>, app: &Arc<App>, mut only_ended: watch::Receiver<bool>) -> bool {
     let routes = router(app);
     let (ending, end) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut asked_to_end = pin!(asked_to_end());
     let asked = loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
-                Ok((stream, _)) => _ = connections.spawn(serve(stream, routes.clone(), end.clone())),
+            accepted = accept(&listeners), if connections.len() < MOST_CONNECTIONS => match accepted {
+                Ok(stream) => _ = connections.spawn(serve(stream, routes.clone(), end.clone())),
                 // No more handles: those that are open end at some time.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
@@ -70,7 +87,7 @@ async fn accept(listener: TcpListener, app: &Arc<App>, mut only_ended: watch::Re
             Ok(()) = only_ended.changed() => break false,
         }
     };
-    drop(listener);
+    drop(listeners);
     // Idle connections close, others after their response.
     let _ = ending.send(true);
     tokio::spawn(async {

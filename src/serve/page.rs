@@ -6,6 +6,8 @@ use axum::{
     routing::get,
 };
 
+use super::ServeOptions;
+
 /// A file of the page.
 struct PageFile {
     path: &'static str,
@@ -28,14 +30,15 @@ const FILES: [PageFile; 4] = [
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// True for the paths of the page's files, which hold nothing secret: they need no key and no loaded model.
-pub fn has(path: &str) -> bool {
-    FILES.iter().any(|file| file.path == path)
+/// True for the paths of the page's files, where there is a page. They hold nothing secret: they need no key and no loaded
+/// model.
+pub fn has(options: &ServeOptions, path: &str) -> bool {
+    options.page && FILES.iter().any(|file| file.path == path)
 }
 
-/// The page's files.
-pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    FILES.iter().fold(Router::new(), |router, file| {
+/// The page's files, where there is a page.
+pub fn routes<S: Clone + Send + Sync + 'static>(options: &ServeOptions) -> Router<S> {
+    FILES.iter().filter(|_| options.page).fold(Router::new(), |router, file| {
         let headers: [(HeaderName, &str); 4] = [
             (header::CONTENT_TYPE, file.content_type),
             (header::CONTENT_SECURITY_POLICY, POLICY),

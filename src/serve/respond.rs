@@ -8,13 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use serde_json::Value;
-use tokio::time::timeout;
+use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{
     answer::{Answers, Output, Progress},
     error::{ApiError, ApiResult},
     ids,
+    line::ClientSide,
     text::{Delta, Splitter},
 };
 use crate::generate::{Finish, Logprobs, Stats};
@@ -215,12 +216,17 @@ pub trait Dialect: Send + 'static {
 
     /// In place of the rest of a stream.
     fn error(&mut self, error: &ApiError, frames: &mut Frames) {
-        frames.data(&serde_json::json!({ "error": error.to_json() }));
+        frames.data(&json!({ "error": error.to_json() }));
     }
 
     /// A comment that keeps a silent connection open; empty where there is none.
     fn ping(&self) -> &'static str {
         ":\n\n"
+    }
+
+    /// Bytes between two events that mean nothing: they show whether the client is there.
+    fn probe(&self) -> &'static str {
+        self.ping()
     }
 
     /// The answer as one object.
@@ -232,8 +238,18 @@ struct Streaming {
     answers: Answers,
     answered: Answered,
     dialect: Box<dyn Dialect>,
+    client: ClientSide,
     ping: Duration,
     first: Option<Bytes>,
+    ended: bool,
+}
+
+/// An answer in one piece for a client that may be gone: white space goes before it.
+struct Late {
+    answers: Answers,
+    answered: Answered,
+    dialect: Box<dyn Dialect>,
+    client: ClientSide,
     ended: bool,
 }
 
@@ -243,12 +259,19 @@ pub async fn respond(
     mut answered: Answered,
     mut dialect: Box<dyn Dialect>,
     is_stream: bool,
+    mut client: ClientSide,
     ping: Duration,
 ) -> ApiResult<Response> {
     let mut frames = Frames::default();
     if !is_stream {
         while !answered.has_ended() {
-            let output = answers.next().await.ok_or_else(ApiError::stopping)?;
+            let output = tokio::select! {
+                biased;
+                output = answers.next() => output.ok_or_else(ApiError::stopping)?,
+                () = client.time_to_probe() => {
+                    return Ok(Late { answers, answered, dialect, client, ended: false }.into_response());
+                }
+            };
             answered.take(output, &mut *dialect, &mut frames)?;
             // Written to nobody.
             frames.0.clear();
@@ -256,9 +279,11 @@ pub async fn respond(
         return Ok(json_response(&dialect.whole(&answered)));
     }
     // Whoever waits long for a place gets the head of the response meanwhile.
-    let first = match timeout(ping, answers.next()).await {
-        Err(_) => None,
-        Ok(output) => Some(output.ok_or_else(ApiError::stopping)?),
+    let first = tokio::select! {
+        biased;
+        output = answers.next() => Some(output.ok_or_else(ApiError::stopping)?),
+        () = client.time_to_probe() => None,
+        () = sleep(ping) => None,
     };
     dialect.begin(&answered, &mut frames);
     if let Some(output) = first {
@@ -266,7 +291,7 @@ pub async fn respond(
     }
     let content_type = dialect.stream_type();
     let first = Some(Bytes::from(frames.0));
-    let streaming = Streaming { answers, answered, dialect, ping, first, ended: false };
+    let streaming = Streaming { answers, answered, dialect, client, ping, first, ended: false };
     let body = Body::from_stream(stream::unfold(streaming, |mut streaming| async {
         let bytes = streaming.next().await?;
         Some((Ok::<_, Infallible>(bytes), streaming))
@@ -290,10 +315,11 @@ impl Streaming {
             if self.ended {
                 return None;
             }
-            let output = match timeout(self.ping, self.answers.next()).await {
-                Ok(output) => output.unwrap_or(Output::Stopping),
-                Err(_) if self.dialect.ping().is_empty() => continue,
-                Err(_) => return Some(Bytes::from_static(self.dialect.ping().as_bytes())),
+            let output = tokio::select! {
+                biased;
+                output = self.answers.next() => output.unwrap_or(Output::Stopping),
+                () = self.client.time_to_probe() => return Some(self.dialect.probe().into()),
+                () = sleep(self.ping), if !self.dialect.ping().is_empty() => return Some(self.dialect.ping().into()),
             };
             self.take(output, &mut frames);
             // What else there is goes in the same packet.
@@ -319,8 +345,43 @@ impl Streaming {
     }
 }
 
+impl Late {
+    /// The next bytes; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut frames = Frames::default();
+        while !self.ended {
+            let output = tokio::select! {
+                biased;
+                output = self.answers.next() => output.unwrap_or(Output::Stopping),
+                () = self.client.time_to_probe() => return Some("\n".into()),
+            };
+            let taken = self.answered.take(output, &mut *self.dialect, &mut frames);
+            self.ended = taken.is_err() || self.answered.has_ended();
+            if self.ended {
+                let done = taken.map(|()| self.dialect.whole(&self.answered));
+                return Some(done.unwrap_or_else(|error| json!({ "error": error.to_json() })).to_string().into());
+            }
+            // Written to nobody.
+            frames.0.clear();
+        }
+        None
+    }
+}
+
+impl IntoResponse for Late {
+    fn into_response(self) -> Response {
+        let body = Body::from_stream(stream::unfold(self, |mut late| async {
+            let bytes = late.next().await?;
+            Some((Ok::<_, Infallible>(bytes), late))
+        }));
+        ([(header::CONTENT_TYPE, JSON)], body).into_response()
+    }
+}
+
+/// Media type of an answer in one piece.
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
 /// A response of JSON.
 pub fn json_response(value: &Value) -> Response {
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))];
-    (headers, Body::from(value.to_string())).into_response()
+    ([(header::CONTENT_TYPE, JSON)], Body::from(value.to_string())).into_response()
 }

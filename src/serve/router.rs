@@ -25,6 +25,7 @@ use super::{
     fields::Fields,
     guard,
     host::Host,
+    line::ClientSide,
     llama::{self, completion},
     model::Served,
     models::{KeepAlive, Listed},
@@ -78,7 +79,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/embedding", embedded("content", false, Asked::llama))
         .route("/embeddings", embedded("content", false, Asked::llama))
         .merge(ollama_routes())
-        .merge(page::routes())
+        .merge(page::routes(&app.options))
         .route("/chat/completions/input_tokens", computed(llama::input_tokens))
         .route("/v1/chat/completions/input_tokens", computed(llama::input_tokens))
         .route("/tokenize", computed(llama::tokenize))
@@ -195,16 +196,18 @@ fn answered_by(prepare: Prepare) -> MethodRouter<Arc<App>> {
 
 /// Reads a request, prepares it beside the network's threads, and answers as the engine does.
 async fn run_prepared(app: Arc<App>, request: Request, prepare: Prepare) -> ApiResult<Response> {
+    let client = ClientSide::of(&request);
     let fields = read_fields(&app, request).await?;
-    answer(app, fields, prepare).await
+    answer(app, fields, client, prepare).await
 }
 
 /// As [`run_prepared`]; a request without a question loads or unloads its model.
 async fn run_ollama(app: Arc<App>, request: Request, prepare: Prepare, form: ollama::Form) -> ApiResult<Response> {
+    let client = ClientSide::of(&request);
     let fields = read_fields(&app, request).await?;
     let name = Fields(&fields).text("model")?;
     let Some(done) = ollama::without_question(Fields(&fields), name.unwrap_or_default(), form)? else {
-        return answer(app, fields, prepare).await;
+        return answer(app, fields, client, prepare).await;
     };
     if ollama::unloads(Fields(&fields))? {
         app.models.unload(name)?;
@@ -214,7 +217,12 @@ async fn run_ollama(app: Arc<App>, request: Request, prepare: Prepare, form: oll
     Ok(json_response(&done))
 }
 
-async fn answer(app: Arc<App>, fields: Map<String, Value>, prepare: Prepare) -> ApiResult<Response> {
+async fn answer(
+    app: Arc<App>,
+    fields: Map<String, Value>,
+    client: ClientSide,
+    prepare: Prepare,
+) -> ApiResult<Response> {
     let ping = app.options.ping;
     let host = host_of(&app, &fields).await?;
     let (jobs, prepared) = {
@@ -233,7 +241,7 @@ async fn answer(app: Arc<App>, fields: Map<String, Value>, prepare: Prepare) -> 
     // From here on it may be unloaded: its thread answers what it was sent.
     drop(host);
     let Prepared { answers, answered, dialect, is_stream, .. } = prepared;
-    respond(answers, answered, dialect, is_stream, ping).await
+    respond(answers, answered, dialect, is_stream, client, ping).await
 }
 
 async fn run_compute(app: Arc<App>, request: Request, compute: Compute) -> ApiResult<Response> {

@@ -246,6 +246,18 @@ impl Connection {
         self.reader.read(&mut [0]).is_ok_and(|read| read == 0)
     }
 
+    /// Has nothing more to say, but reads on.
+    pub fn end_writing(&self) {
+        self.reader.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// All that comes until the server closes.
+    pub fn rest(&mut self) -> String {
+        let mut text = String::new();
+        self.reader.read_to_string(&mut text).unwrap();
+        text
+    }
+
     /// Goes away as a killed client does.
     pub fn hang_up(self) {
         let _ = self.reader.get_ref().shutdown(Shutdown::Both);

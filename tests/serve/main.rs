@@ -9,6 +9,8 @@ mod completions;
 mod embeddings;
 mod fields;
 mod hostile;
+mod line;
+mod listening;
 mod models;
 mod others;
 mod parallel;

@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Reasoning")]
 pub struct ReasoningArgs {
-    /// Let the model think before it answers, where its chat template can ask for that; auto = as the template has it
+    /// Let the model think before it answers, where its chat template can ask for that; auto = as the template has it, in
+    /// `serve` as on
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto", env = "LLAMA_ARG_REASONING")]
     pub reasoning: ReasoningChoice,
 

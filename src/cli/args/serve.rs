@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum, builder::FalseyValueParser};
 
-use super::{EngineArgs, ModelArgs, SampleArgs};
+use super::{EngineArgs, ModelArgs, ReasoningArgs, SampleArgs};
 use crate::{error, serve};
 
 #[derive(Args, Debug)]
@@ -30,9 +30,15 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Address to listen on; 0.0.0.0 = all of this machine
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", env = "LLAMA_ARG_HOST")]
-    pub host: String,
+    /// Addresses to listen on; 0.0.0.0 = all of this machine; a path that ends in .sock = a Unix socket
+    #[arg(
+        long,
+        value_name = "ADDRESS[,ADDRESS]",
+        value_delimiter = ',',
+        default_value = "127.0.0.1",
+        env = "LLAMA_ARG_HOST"
+    )]
+    pub host: Vec<String>,
 
     /// Port to listen on; 0 = any free one, which is printed
     #[arg(long, value_name = "PORT", default_value_t = 8080, env = "LLAMA_ARG_PORT")]
@@ -51,6 +57,10 @@ pub struct ServeArgs {
     /// Name of the model in answers, and more names that it goes by
     #[arg(short, long, value_name = "NAME[,NAME]", value_delimiter = ',', env = "LLAMA_ARG_ALIAS")]
     pub alias: Vec<String>,
+
+    /// Words about the model that /v1/models shows
+    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',', env = "LLAMA_ARG_TAGS")]
+    pub tags: Vec<String>,
 
     /// Refuse requests that name another model
     #[arg(long)]
@@ -113,6 +123,17 @@ pub struct ServeArgs {
     /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
     #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE", env = "LLAMA_ARG_CHAT_TEMPLATE")]
     pub chat_template: Option<String>,
+
+    /// Variables for the chat template where a request does not set them: a JSON object
+    #[arg(long, value_name = "JSON", env = "LLAMA_CHAT_TEMPLATE_KWARGS")]
+    pub chat_template_kwargs: Option<String>,
+
+    /// No chat page at /
+    #[arg(long, visible_alias = "no-webui")]
+    pub no_ui: bool,
+
+    #[command(flatten)]
+    pub reasoning: ReasoningArgs,
 
     /// Thoughts between `<think>` marks: apart from the answer, or part of it
     #[arg(long, value_enum, default_value = "auto", env = "LLAMA_ARG_THINK")]

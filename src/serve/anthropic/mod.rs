@@ -38,7 +38,7 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
 
 /// `/v1/messages/count_tokens`.
 pub fn count_tokens(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
-    let prompt = ChatPrompt::read(Fields(&translate(fields)?), model, app.options.reasoning)?;
+    let prompt = ChatPrompt::read(Fields(&translate(fields)?), model, &app.options)?;
     Ok(json!({ "input_tokens": prompt.ids.len() }))
 }
 
@@ -83,6 +83,9 @@ fn translate(fields: Fields<'_>) -> ApiResult<Map<String, Value>> {
     if let Some(thinking) = fields.object("thinking")? {
         let enabled = thinking.text("type")? != Some("disabled");
         translated.insert("chat_template_kwargs".into(), json!({ "enable_thinking": enabled }));
+        if let Some(most) = thinking.get("budget_tokens").filter(|_| enabled) {
+            translated.insert("thinking_budget_tokens".into(), most.clone());
+        }
     }
     Ok(translated)
 }

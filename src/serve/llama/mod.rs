@@ -49,12 +49,12 @@ pub fn detokenize(_: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult
 
 /// `/apply-template`.
 pub fn apply_template(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
-    Ok(json!({ "prompt": ChatPrompt::read(fields, model, app.options.reasoning)?.text }))
+    Ok(json!({ "prompt": ChatPrompt::read(fields, model, &app.options)?.text }))
 }
 
 /// `/v1/chat/completions/input_tokens`.
 pub fn input_tokens(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Value> {
-    let prompt = ChatPrompt::read(fields, model, app.options.reasoning)?;
+    let prompt = ChatPrompt::read(fields, model, &app.options)?;
     Ok(json!({ "object": "response.input_tokens", "input_tokens": prompt.ids.len() }))
 }
 

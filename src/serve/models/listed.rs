@@ -16,6 +16,8 @@ pub struct Listed {
     pub name: String,
     /// More names that it goes by.
     pub aliases: Vec<String>,
+    /// Words about it.
+    pub tags: Vec<String>,
     /// Seconds since 1970: when its file was written.
     pub created: u64,
     pub phase: Phase,
@@ -37,6 +39,7 @@ impl Listed {
     pub(super) fn new(
         name: &str,
         aliases: &[String],
+        tags: &[String],
         created: Option<SystemTime>,
         about: Option<Arc<About>>,
         phase: Phase,
@@ -47,7 +50,7 @@ impl Listed {
             (None, Phase::Loaded { served, .. }) => served.created,
             (None, _) => ids::now(),
         };
-        Self { name: name.to_owned(), aliases: aliases.to_vec(), created, phase, about }
+        Self { name: name.to_owned(), aliases: aliases.to_vec(), tags: tags.to_vec(), created, phase, about }
     }
 
     /// The model itself, where it is loaded.

@@ -253,7 +253,7 @@ impl Models {
             State::Leaving { .. } => Phase::Unloaded,
         };
         let created = fs::metadata(&path).and_then(|found| found.modified()).ok();
-        Some(Listed::new(key, &entry.aliases, created, about, phase))
+        Some(Listed::new(key, &entry.aliases, &self.options.tags, created, about, phase))
     }
 
     /// Asks the threads of all models to end, also of those that only answer what they were sent.

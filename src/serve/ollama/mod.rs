@@ -241,6 +241,10 @@ impl Dialect for Ollama {
         ""
     }
 
+    fn probe(&self) -> &'static str {
+        " "
+    }
+
     fn whole(&mut self, answered: &Answered) -> Value {
         let choice = &answered.choices[0];
         let calls = if choice.is_call() { calls(choice) } else { Vec::new() };

@@ -29,7 +29,7 @@ pub fn read(app: &App, model: &Served, fields: Fields<'_>) -> ApiResult<(Wishes,
         return Err(ApiError::bad_field("top_logprobs", "top_logprobs requires logprobs to be set to true"));
     }
     wishes.answer.logprobs = wants_logprobs.then(|| top.unwrap_or(0) as usize);
-    let prompt = ChatPrompt::read(fields, model, app.options.reasoning)?;
+    let prompt = ChatPrompt::read(fields, model, &app.options)?;
     if let Some(of_calls) = prompt.grammar(fields)? {
         if wishes.grammar.is_some() {
             return Err(ApiError::bad_field(
@@ -38,8 +38,8 @@ pub fn read(app: &App, model: &Served, fields: Fields<'_>) -> ApiResult<(Wishes,
             ));
         }
         wishes.grammar = Some(of_calls);
-    } else if wishes.grammar.is_some() {
-        wishes.answer.reasoning = prompt.reasoning_limit(model)?;
+    } else {
+        wishes.answer.reasoning = prompt.reasoning_limit(model, wishes.grammar.is_some())?;
     }
     wishes.answer.stop.extend(model.template.stops());
     Ok((wishes, prompt))
@@ -59,7 +59,7 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
         choices: wishes.n,
         verbose: fields
             .bool("verbose")?
-            .unwrap_or(false)
+            .unwrap_or(app.options.verbose)
             .then(|| json!({ "prompt": prompt.text, "generation_settings": settings(&wishes.sample, &wishes.answer) })),
     };
     app.prepared(model, id, &[prompt.ids], "messages", wishes, answered, Box::new(dialect))

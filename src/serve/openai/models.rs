@@ -33,7 +33,7 @@ pub fn entry(model: &Listed) -> Value {
         "created": model.created,
         "owned_by": "bitnet-gpu",
         "aliases": model.aliases,
-        "tags": [],
+        "tags": model.tags,
         "meta": meta,
         "status": { "value": model.status() },
     })

@@ -1,9 +1,11 @@
 //! The prompt of a chat: messages, tools and variables through the template of the model.
 
+use jiff::Zoned;
 use serde_json::{Value, json};
 
 use super::{
     super::{
+        ServeOptions,
         error::{ApiError, ApiResult},
         fields::{Fields, wrong_type},
         model::Served,
@@ -30,13 +32,15 @@ pub struct ChatPrompt {
     calls: Option<CallForm>,
     /// Whether a thought has begun in it.
     opened: bool,
+    /// Most tokens of it.
+    thought_tokens: Option<usize>,
     /// Tells thoughts from the answer.
     reasoning: Option<ReasoningSplit>,
 }
 
 impl ChatPrompt {
-    /// Renders a request; `tells_thoughts` where it does not say what becomes of them.
-    pub fn read(fields: Fields<'_>, model: &Served, tells_thoughts: bool) -> ApiResult<Self> {
+    /// Renders a request. `options` have what it does not say: the variables of the template, what becomes of thoughts.
+    pub fn read(fields: Fields<'_>, model: &Served, options: &ServeOptions) -> ApiResult<Self> {
         let mut messages = messages::read(fields)?;
         let tools = tools(fields)?;
         let choice = ToolChoice::read(fields, tools)?;
@@ -56,7 +60,7 @@ impl ChatPrompt {
         let begun = if last_is_answer && (continues || with_answer.is_none()) { messages.pop() } else { None };
         // Where the template knows no tools, they are no part of the prompt, and the answer is text.
         let shown = tools.filter(|_| choice != ToolChoice::None && model.template.knows_tools());
-        let mut variables = variables(fields)?;
+        let mut variables = variables(fields, &options.template_variables)?;
         if let Some(tools) = shown {
             variables.set_tools(tools.to_vec());
         }
@@ -71,9 +75,14 @@ impl ChatPrompt {
         let ids = model.encode_chat(&text)?;
         let calls = choice.form(tools, shown.is_some());
         let is_forced = matches!(calls, Some(CallForm::Object | CallForm::ArgumentsOf(_)));
-        let tells = tells_thoughts_of(fields)?.unwrap_or(tells_thoughts) && begun.is_none() && !is_forced;
-        let opened = opened && begun.is_none() && !is_forced;
-        Ok(Self { text, ids, calls, opened, reasoning: tells.then_some(reasoning) })
+        let tells = tells_thoughts_of(fields)?.unwrap_or(options.reasoning) && begun.is_none() && !is_forced;
+        let thinks = begun.is_none() && !is_forced;
+        let most = fields.integer("reasoning_budget_tokens")?;
+        // A limit of none is that of a server without thoughts; a request that wants one has it.
+        let of_server = options.thought_tokens.filter(|&most| most > 0 || variables.reasoning() != Some(true));
+        let thought_tokens = most.map_or(of_server, |most| usize::try_from(most).ok()).filter(|_| thinks);
+        let opened = opened && thinks;
+        Ok(Self { text, ids, calls, opened, thought_tokens, reasoning: tells.then_some(reasoning) })
     }
 
     /// The grammar of calls that must be made.
@@ -102,9 +111,10 @@ impl ChatPrompt {
         }
     }
 
-    /// Where a thought has begun: a grammar holds for the answer behind it.
-    pub fn reasoning_limit(&self, model: &Served) -> ApiResult<Option<ReasoningLimit>> {
-        let limit = self.opened.then(|| ReasoningLimit::after(&self.ids, None, &model.tokenizer));
+    /// Where a thought is bounded, or has begun before an answer with a grammar, which holds behind it only.
+    pub fn reasoning_limit(&self, model: &Served, has_grammar: bool) -> ApiResult<Option<ReasoningLimit>> {
+        let counts = self.thought_tokens.is_some() || (has_grammar && self.opened);
+        let limit = counts.then(|| ReasoningLimit::after(&self.ids, self.thought_tokens, &model.tokenizer));
         Ok(limit.transpose()?)
     }
 
@@ -193,9 +203,11 @@ impl ToolChoice {
     }
 }
 
-/// Variables for the template.
-fn variables(fields: Fields<'_>) -> ApiResult<Variables> {
+/// Variables for the template: the day, those of the server, and those of the request.
+fn variables(fields: Fields<'_>, of_server: &Variables) -> ApiResult<Variables> {
     let mut variables = Variables::default();
+    variables.set_day(&Zoned::now());
+    variables.extend(of_server);
     if let Some(effort) = fields.text("reasoning_effort")? {
         variables.set("reasoning_effort", effort.into());
         if effort == "none" {
