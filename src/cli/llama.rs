@@ -176,7 +176,7 @@ const CHAT: [Group; 12] = [
     (Refused("the chat template says what stands around a message: --chat-template"), Value, &["--in-prefix", "--in-suffix"]),
     (Refused("-sys \"$(cat FILE)\" gives a text from a file"), Value, &["-sysf", "--system-prompt-file"]),
     (Refused("/save and /load keep a conversation in `bitnet-gpu chat`; `serve` keeps prompts by itself"), Value, &[
-        "--prompt-cache", "--slot-save-path",
+        "--prompt-cache",
     ]),
     (Refused("/save and /load keep a conversation in `bitnet-gpu chat`; `serve` keeps prompts by itself"), Nothing, &[
         "--prompt-cache-all", "--prompt-cache-ro",

@@ -39,6 +39,10 @@ pub fn run(args: &ServeArgs, verbose: bool) -> Result<()> {
     wishes.queue = args.max_queue;
     wishes.metrics = args.metrics;
     wishes.slots = !args.no_slots;
+    wishes.slot_folder = args.slot_save_path.clone();
+    if let Some(folder) = &args.slot_save_path {
+        fs::read_dir(folder).map_err(|error| Error::io("read", folder, error))?;
+    }
     wishes.ping = Duration::from_secs(args.sse_ping_interval);
     wishes.reasoning = args.reasoning_format == ReasoningFormatChoice::Auto;
     wishes.thought_tokens = args.reasoning.max_tokens();

@@ -51,6 +51,12 @@ impl StateKind {
         }
     }
 
+    /// The states of all layers, and of a block of multi-token prediction behind them.
+    pub fn all_of(config: &Config) -> impl Iterator<Item = Self> {
+        let mtp = Self::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
+        (0..config.layers).map(|layer| Self::of(config, layer)).chain([mtp])
+    }
+
     /// True where positions can be forgotten from any one on.
     pub fn can_rewind(self) -> bool {
         matches!(self, Self::Kv { .. })

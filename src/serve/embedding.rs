@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::engine::JobReceiver;
+use super::queue::JobReceiver;
 use crate::{
     error::Result,
     generate::{Pooling, embedding},

@@ -2,19 +2,16 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{
     Log,
     answer::{Output, Progress, Reply},
-    error::{ApiError, ApiResult},
     metrics::Metrics,
+    queue::{Command, JobReceiver, Received},
+    slots::{Action, Done, SlotTask},
 };
 use crate::{
     error::Error,
@@ -41,101 +38,6 @@ pub struct Job {
     pub arrived: Instant,
 }
 
-enum Command {
-    Answer(Box<Job>),
-    Stop,
-}
-
-/// Hands jobs to the engine.
-pub struct JobSender {
-    commands: Mutex<Sender<Command>>,
-    waiting: Arc<AtomicUsize>,
-    most_waiting: usize,
-    stop: StopFlag,
-}
-
-/// Ends the answers of an engine that gets no more jobs.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// Ends all answers before the next step, and the thread.
-    pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The other end of a [`JobSender`], for [`EngineThread`].
-pub struct JobReceiver {
-    commands: Receiver<Command>,
-    waiting: Arc<AtomicUsize>,
-    stop: StopFlag,
-}
-
-/// A queue of at most so many jobs that wait for a place.
-pub fn queue(most_waiting: usize) -> (JobSender, JobReceiver) {
-    let (sender, receiver) = channel();
-    let waiting = Arc::<AtomicUsize>::default();
-    let stop = StopFlag::default();
-    let commands = Mutex::new(sender);
-    let jobs = JobSender { commands, waiting: Arc::clone(&waiting), most_waiting, stop: stop.clone() };
-    (jobs, JobReceiver { commands: receiver, waiting, stop })
-}
-
-impl JobReceiver {
-    /// True once it is told to stop; jobs that come are dropped.
-    pub fn is_stopped(&self) -> bool {
-        loop {
-            match self.commands.try_recv() {
-                Ok(Command::Answer(_)) => {}
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return true,
-                Err(TryRecvError::Empty) => return false,
-            }
-        }
-    }
-}
-
-impl JobSender {
-    /// Queues a job.
-    ///
-    /// # Errors
-    /// If too many wait, or the engine has ended.
-    pub fn submit(&self, job: Job) -> ApiResult<()> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.most_waiting {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(ApiError::busy());
-        }
-        self.send(Command::Answer(Box::new(job))).inspect_err(|_| {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        })
-    }
-
-    /// Jobs that wait for a place.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// A flag that stops the engine also when this is gone.
-    pub fn stop_flag(&self) -> StopFlag {
-        self.stop.clone()
-    }
-
-    /// Ends all answers and the thread.
-    pub fn stop(&self) {
-        // Where the engine has ended there is nothing to stop.
-        let _ = self.send(Command::Stop);
-    }
-
-    fn send(&self, command: Command) -> ApiResult<()> {
-        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        commands.send(command).map_err(|_| ApiError::stopping())
-    }
-}
-
 /// A job that has places.
 struct Serving {
     job: Job,
@@ -153,10 +55,10 @@ struct Serving {
 /// The engine's thread.
 pub struct EngineThread {
     batcher: Batcher,
-    commands: Receiver<Command>,
-    waiting: Arc<AtomicUsize>,
-    stop: StopFlag,
+    jobs: JobReceiver,
     queue: VecDeque<Job>,
+    /// Work on slots that are not free.
+    slot_tasks: VecDeque<SlotTask>,
     serving: HashMap<u64, Serving>,
     /// Which job an answer belongs to, and its number there.
     answers: HashMap<AnswerId, (u64, usize)>,
@@ -177,10 +79,9 @@ impl EngineThread {
     ) -> Self {
         let engine = Self {
             batcher,
-            commands: jobs.commands,
-            waiting: jobs.waiting,
-            stop: jobs.stop,
+            jobs,
             queue: VecDeque::new(),
+            slot_tasks: VecDeque::new(),
             serving: HashMap::new(),
             answers: HashMap::new(),
             next_job: 0,
@@ -198,6 +99,7 @@ impl EngineThread {
     pub fn run(mut self) {
         while self.take_commands() {
             self.drop_cancelled();
+            self.work_on_slots();
             self.admit();
             self.publish();
             match self.batcher.step() {
@@ -218,25 +120,44 @@ impl EngineThread {
 
     /// Waits where there is nothing else to do; false when it is time to stop.
     fn take_commands(&mut self) -> bool {
-        if self.batcher.is_empty() {
-            let command = if self.queue.is_empty() {
-                self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                self.commands.recv_timeout(LOOK_AROUND)
-            };
-            match command {
-                Ok(Command::Answer(job)) => self.queue.push_back(*job),
-                Ok(Command::Stop) => return false,
-                Err(RecvTimeoutError::Disconnected) if self.queue.is_empty() => return false,
-                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
-            }
-        }
+        let idles = self.batcher.is_empty();
+        let has_work = !self.queue.is_empty() || !self.slot_tasks.is_empty();
+        let mut most = match (idles, has_work) {
+            (false, _) => Some(Duration::ZERO),
+            (true, true) => Some(LOOK_AROUND),
+            (true, false) => None,
+        };
         loop {
-            match self.commands.try_recv() {
-                Ok(Command::Answer(job)) => self.queue.push_back(*job),
-                Ok(Command::Stop) => return false,
-                Err(_) => return !self.stop.is_raised(),
+            match self.jobs.receive(most) {
+                Received::Command(Command::Answer(job)) => self.queue.push_back(*job),
+                Received::Command(Command::Slot(task)) => self.slot_tasks.push_back(task),
+                Received::Nothing => return true,
+                Received::Closed => return !idles || has_work || !self.queue.is_empty() || !self.slot_tasks.is_empty(),
+                Received::Stopped => return false,
             }
+            most = Some(Duration::ZERO);
+        }
+    }
+
+    /// Does what was asked for slots that are free.
+    fn work_on_slots(&mut self) {
+        for _ in 0..self.slot_tasks.len() {
+            let Some(SlotTask { place, action, reply }) = self.slot_tasks.pop_front() else { return };
+            let is_free = self.batcher.places().nth(place).is_some_and(|place| place.answer.is_none());
+            if reply.is_closed() {
+                continue;
+            }
+            if !is_free {
+                self.slot_tasks.push_back(SlotTask { place, action, reply });
+                continue;
+            }
+            let done = match action {
+                Action::Save => self.batcher.save_place(place).map(|saved| Done::Saved(saved.map(Box::new))),
+                Action::Restore(saved) => self.batcher.restore_place(place, *saved).map(|()| Done::Restored),
+                Action::Erase => self.batcher.erase_place(place).map(Done::Erased),
+            };
+            // The client may have gone away.
+            let _ = reply.send(done);
         }
     }
 
@@ -252,7 +173,7 @@ impl EngineThread {
             }
             waits
         });
-        self.waiting.fetch_sub(before - self.queue.len(), Ordering::Relaxed);
+        self.jobs.served(before - self.queue.len());
     }
 
     /// Gives places to those who wait, in their order. Who asks for a place that is taken lets others pass.
@@ -271,7 +192,7 @@ impl EngineThread {
                     at += 1;
                 }
                 Ok(ids) => {
-                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.jobs.served(1);
                     self.metrics.began(job.arrived.elapsed());
                     job.reply.send(Output::Begun);
                     let number = self.next_job;

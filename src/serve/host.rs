@@ -14,10 +14,11 @@ use tokio::sync::{oneshot, watch};
 use super::{
     Log, ServeOptions,
     embedding::{self, EmbeddingJob},
-    engine::{self, EngineThread, JobReceiver, JobSender},
+    engine::EngineThread,
     metrics::Metrics,
     model::Served,
     offer::Opened,
+    queue::{self, JobReceiver, JobSender},
 };
 use crate::{
     engine::{ModelFile, Purpose},
@@ -71,7 +72,7 @@ pub fn start(
 ) -> Result<Starting> {
     let (told, loaded) = oneshot::channel();
     let (is_there, gone) = watch::channel(());
-    let queue = engine::queue(options.queue);
+    let queue = queue::queue(options.queue);
     let (prefix_bytes, metrics, log) = (options.prefix_bytes, Arc::clone(metrics), Arc::clone(log));
     let work = move || {
         let (jobs, receiver) = queue;

@@ -53,6 +53,8 @@ mod openai;
 
 mod page;
 
+mod queue;
+
 mod request;
 
 mod respond;
@@ -61,9 +63,11 @@ mod router;
 
 mod samplers;
 
+mod slots;
+
 mod text;
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 pub use self::offer::{Catalogue, Offer, Open, Opened, short_name};
 use crate::{chat::Variables, error::Result};
@@ -104,6 +108,8 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// Whether `/metrics` answers.
     pub metrics: bool,
+    /// Folder for what slots hold, where it may be saved.
+    pub slot_folder: Option<PathBuf>,
     /// Whether `/slots` answers.
     pub slots: bool,
     /// Whether thoughts are told apart from the answer where a request does not say so.
@@ -135,6 +141,7 @@ impl Default for ServeOptions {
             ping: Duration::from_secs(30),
             grace: Duration::from_secs(5),
             metrics: false,
+            slot_folder: None,
             slots: true,
             reasoning: true,
             thought_tokens: None,

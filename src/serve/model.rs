@@ -10,11 +10,13 @@ use super::{
     offer::Opened,
 };
 use crate::{
+    cache_dir::stable_hash,
     chat::Template,
     error::Result,
     generate::{Constraint, Grammar, GrammarVocabulary, Pooling, SampleOptions},
+    gguf::{File, TensorInfo},
     plan::Segment,
-    session::Runtime,
+    session::{Runtime, SavedForm},
     tokenizer::{EncodeOptions, Tokenizer},
 };
 
@@ -43,6 +45,10 @@ pub struct Served {
     pub facts: Facts,
     /// Seconds since 1970.
     pub created: u64,
+    /// Shape of what slots hold, for files.
+    pub saved_form: SavedForm,
+    /// Tells models of one shape apart.
+    pub fingerprint: u64,
     grammars: OnceLock<Result<GrammarVocabulary, String>>,
 }
 
@@ -64,6 +70,17 @@ impl Placement {
     }
 }
 
+/// A hash of names, types and the first bytes of all tensors.
+fn fingerprint(file: &File) -> u64 {
+    const BYTES: usize = 64;
+    let of_tensor = |tensor: &TensorInfo| {
+        let data = file.data(tensor);
+        let first = data[..data.len().min(BYTES)].to_vec();
+        format!("{} {} ", tensor.name, tensor.id).into_bytes().into_iter().chain(first)
+    };
+    stable_hash(file.tensors().iter().flat_map(of_tensor))
+}
+
 impl Served {
     /// A model that has been loaded, and its names: answers carry the first.
     pub fn new(opened: Opened, names: Vec<String>, runtime: &Runtime) -> Result<Self> {
@@ -83,6 +100,8 @@ impl Served {
             slots: runtime.sizes().sequences,
             placement: runtime.segments().map(Placement::of).collect(),
             facts: Facts::of_model(file.file(), config),
+            saved_form: runtime.saved_form(),
+            fingerprint: fingerprint(file.file()),
             created: ids::now(),
             grammars: OnceLock::new(),
         })

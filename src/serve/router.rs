@@ -8,7 +8,7 @@ use std::{
 use axum::{
     Router,
     body::{Bytes, to_bytes},
-    extract::{Request, State},
+    extract::{Path, Request, State},
     http::header,
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
@@ -37,6 +37,7 @@ use super::{
     },
     page,
     respond::{json_response, respond},
+    slots as slot_actions,
 };
 
 /// Time for what comes before an answer: prompts, grammars. Only a hostile one needs a part of it.
@@ -87,7 +88,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/apply-template", computed(llama::apply_template))
         .route("/props", get(props))
         .route("/slots", get(slots))
-        .route("/slots/{id}", post(|| async { Err::<(), _>(llama::slot_actions()) }))
+        .route("/slots/{id}", post(slot_action))
         .route("/metrics", get(metrics))
         .fallback(|| async { ApiError::not_found() })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
@@ -333,6 +334,16 @@ async fn slots(State(app): Shared, request: Request) -> ApiResult<Response> {
         None => json!([]),
     };
     Ok(json_response(&slots))
+}
+
+async fn slot_action(State(app): Shared, Path(slot): Path<String>, request: Request) -> ApiResult<Response> {
+    let host = queried(&app, &request)?.ok_or_else(ApiError::loading)?;
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let body = read_body(&app, request).await?;
+    // To erase takes no fields.
+    let fields = if body.is_empty() { Map::new() } else { parse(&body)? };
+    let folder = app.options.slot_folder.as_deref();
+    Ok(json_response(&slot_actions::act(&host, folder, &slot, &query, fields).await?))
 }
 
 async fn metrics(State(app): Shared) -> ApiResult<Response> {

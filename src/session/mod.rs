@@ -7,6 +7,7 @@ mod phase;
 mod recover;
 mod runtime;
 mod saved;
+mod saved_form;
 mod sequence;
 mod single;
 
@@ -14,5 +15,6 @@ pub use phase::Phase;
 pub use recover::{Standby, Takeover};
 pub use runtime::{Runtime, Work};
 pub use saved::SavedSequence;
+pub use saved_form::SavedForm;
 pub use sequence::Sequence;
 pub use single::Session;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, SlotId, Want},
     error::{Error, Result},
-    graph::Graph,
+    graph::{Graph, StateKind},
     model::Model,
     plan::{BackendKind, Plan, Segment, Sizes},
 };
@@ -35,6 +35,8 @@ pub struct Runtime {
     pub(super) vocab: usize,
     /// Every layer can forget positions from any one on.
     pub(super) can_rewind: bool,
+    /// The state of each layer, and of a block of multi-token prediction.
+    pub(super) kinds: Vec<StateKind>,
     /// Slots that no sequence has; the next one to be handed out is the last.
     pub(super) free: Vec<SlotId>,
     /// Counts takeovers: a sequence with another number has lost its states.
@@ -75,6 +77,7 @@ impl Runtime {
             phases,
             sizes: Sizes { mtp: plan.sizes.mtp && model.weights.mtp.is_some(), ..plan.sizes },
             vocab: model.config.vocab,
+            kinds: StateKind::all_of(&model.config).collect(),
             can_rewind: Graph::of(&model.config).can_rewind(),
             free: (0..slots).rev().map(SlotId).collect(),
             epoch: 0,

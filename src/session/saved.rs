@@ -9,10 +9,10 @@ use crate::{
 /// Tokens of a sequence, and its states. For the runtime that saved it, or one with the same model and types of caches.
 #[derive(Clone, Debug)]
 pub struct SavedSequence {
-    tokens: Vec<u32>,
-    steps: Steps,
+    pub(super) tokens: Vec<u32>,
+    pub(super) steps: Steps,
     /// One for each layer, in order, and one for a block of multi-token prediction.
-    states: Vec<LayerState>,
+    pub(super) states: Vec<LayerState>,
 }
 
 impl SavedSequence {

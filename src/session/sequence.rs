@@ -39,6 +39,19 @@ impl Steps {
         }
     }
 
+    /// Beginnings and ends, in order.
+    pub fn bounds(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().flat_map(|span| [span.start, span.end])
+    }
+
+    /// Those with such bounds, in a sequence of `len` tokens; `None` where they are not in order.
+    pub fn from_bounds(bounds: impl ExactSizeIterator<Item = usize>, len: usize) -> Option<Self> {
+        let bounds: Vec<usize> = bounds.collect();
+        let (spans, []) = bounds.as_chunks::<2>() else { return None };
+        let in_order = bounds.is_sorted() && bounds.last().is_none_or(|&last| last <= len);
+        in_order.then(|| Self(spans.iter().map(|&[start, end]| start..end).collect()))
+    }
+
     /// Forgets the positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.0.retain(|span| span.start < len);

@@ -16,5 +16,6 @@ mod others;
 mod parallel;
 mod routes;
 mod shutdown;
+mod slots;
 mod takeover;
 mod tools;

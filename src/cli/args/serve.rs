@@ -102,6 +102,10 @@ pub struct ServeArgs {
     #[arg(long, env = "LLAMA_ARG_ENDPOINT_METRICS", value_parser = FalseyValueParser::new())]
     pub metrics: bool,
 
+    /// Folder for what slots hold: POST /slots/0?action=save and restore write and read files there
+    #[arg(long, value_name = "FOLDER", env = "LLAMA_ARG_SLOT_SAVE_PATH")]
+    pub slot_save_path: Option<PathBuf>,
+
     /// Answer /slots, which is the default
     #[arg(long, overrides_with = "no_slots")]
     pub slots: bool,

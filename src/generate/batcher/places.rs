@@ -1,7 +1,10 @@
 //! Which place an answer takes: that of the conversation it goes on, or the one unused for longest.
 
 use super::{AnswerId, Batcher, PlaceState, RunningAnswer, no_sequence};
-use crate::{error::Result, session::Sequence};
+use crate::{
+    error::{Error, Result},
+    session::{SavedSequence, Sequence},
+};
 
 /// A common beginning that is worth copying; less is read again in no time.
 const WORTH_COPYING: usize = 32;
@@ -141,6 +144,68 @@ impl Batcher {
         free.min_by_key(|(_, place)| place.used).map_or(0, |(at, _)| at)
     }
 
+    /// A copy of what a place holds; `None` where that is nothing.
+    ///
+    /// # Errors
+    /// If an answer is in the place, or its states cannot be read.
+    pub fn save_place(&mut self, at: usize) -> Result<Option<SavedSequence>> {
+        self.free_place(at)?;
+        let Some(sequence) = &self.places[at].sequence else { return Ok(None) };
+        let saved = self.runtime.save(sequence)?;
+        saved.map(|saved| self.checked(saved)).transpose()
+    }
+
+    /// Makes a place hold what was saved; what it held gives way.
+    ///
+    /// # Errors
+    /// If an answer is in the place, or the runtime cannot take it.
+    pub fn restore_place(&mut self, at: usize, saved: SavedSequence) -> Result<()> {
+        self.free_place(at)?;
+        let saved = self.checked(saved)?;
+        self.keep(at);
+        self.empty(at);
+        let mut sequence = self.runtime.begin().ok_or_else(no_sequence)?;
+        let restored = self.runtime.restore_saved(&saved, &mut sequence);
+        match restored {
+            Ok(()) => {
+                self.clock += 1;
+                let place = &mut self.places[at];
+                (place.sequence, place.used) = (Some(sequence), self.clock);
+            }
+            Err(_) => self.runtime.end(sequence),
+        }
+        restored
+    }
+
+    /// Forgets what a place holds; gives the number of its tokens.
+    ///
+    /// # Errors
+    /// If an answer is in the place.
+    pub fn erase_place(&mut self, at: usize) -> Result<usize> {
+        let tokens = self.free_place(at)?.tokens().len();
+        self.empty(at);
+        self.places[at].used = 0;
+        Ok(tokens)
+    }
+
+    fn checked(&self, saved: SavedSequence) -> Result<SavedSequence> {
+        if self.runtime.takes(&saved) {
+            return Ok(saved);
+        }
+        Err(Error::malformed("saved sequence", "the states of the layers as they run now", "those of before a failure"))
+    }
+
+    fn free_place(&self, at: usize) -> Result<&Place> {
+        let place = self.places.get(at).filter(|place| place.answer.is_none());
+        place.ok_or_else(|| Error::missing(format!("free place {at}"), "work on what it holds"))
+    }
+
+    fn empty(&mut self, at: usize) {
+        if let Some(sequence) = self.places[at].sequence.take() {
+            self.runtime.end(sequence);
+        }
+    }
+
     /// Copies what a place holds to the kept prefixes.
     pub(super) fn keep(&mut self, at: usize) {
         if let Some(sequence) = &self.places[at].sequence
@@ -152,9 +217,7 @@ impl Batcher {
 
     /// Replaces what place `to` holds by the first `len` tokens of place `from`.
     pub(super) fn fork_into(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
-        if let Some(sequence) = self.places[to].sequence.take() {
-            self.runtime.end(sequence);
-        }
+        self.empty(to);
         let Some(source) = &self.places[from].sequence else { return Ok(()) };
         let fork = self.runtime.fork(source, len.min(source.tokens().len()))?;
         self.places[to].sequence = Some(fork.ok_or_else(no_sequence)?);

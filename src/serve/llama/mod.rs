@@ -92,11 +92,6 @@ pub fn props_of_none() -> Value {
     json!({ "total_slots": 0, "build_info": FINGERPRINT, "is_sleeping": true, "placement": [] })
 }
 
-/// `POST /slots/{id}`.
-pub fn slot_actions() -> ApiError {
-    ApiError::not_supported("slots are not saved, restored or erased: what they hold is kept and found again by itself")
-}
-
 /// Options of sampling where a request has none.
 fn params(app: &App, model: &Served) -> Value {
     let max_tokens = Some(model.answer_limit(&app.options));

@@ -23,11 +23,11 @@ pub use self::{
 use super::{
     Log, ServeOptions,
     about::About,
-    engine::StopFlag,
     error::{ApiError, ApiResult},
     host::Host,
     metrics::Metrics,
     offer::{Catalogue, Offer, Opened, short_name},
+    queue::Stopper,
 };
 use crate::{error::Error, gguf::part_of_stem};
 
@@ -71,7 +71,7 @@ enum State {
     /// It answers what it was sent, and is unloaded then.
     Leaving {
         gone: watch::Receiver<()>,
-        stop: StopFlag,
+        stopper: Stopper,
     },
 }
 
@@ -102,8 +102,8 @@ impl Entry {
     /// Unloads it when it has answered what it was sent; gives who tells that.
     fn leave(&mut self) -> Option<watch::Receiver<()>> {
         let State::Here { host, gone } = &self.state else { return None };
-        let (gone, stop) = (gone.clone(), host.jobs.stop_flag());
-        self.state = State::Leaving { gone: gone.clone(), stop };
+        let (gone, stopper) = (gone.clone(), host.jobs.stopper());
+        self.state = State::Leaving { gone: gone.clone(), stopper };
         Some(gone)
     }
 }
@@ -260,8 +260,8 @@ impl Models {
     pub fn stop(&self) {
         for entry in self.lock().values() {
             match &entry.state {
-                State::Here { host, .. } => host.jobs.stop(),
-                State::Leaving { stop, .. } => stop.raise(),
+                State::Here { host, .. } => host.jobs.stopper().stop(),
+                State::Leaving { stopper, .. } => stopper.stop(),
                 State::Away | State::Loading(_) => {}
             }
         }

@@ -1,0 +1,183 @@
+//! `POST /slots/{id}?action=save|restore|erase`: what a slot holds goes to a file and comes back, also after a restart.
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+use tokio::sync::oneshot;
+
+use super::{
+    error::{ApiError, ApiResult},
+    fields::Fields,
+    host::Host,
+};
+use crate::{
+    error::{Error, Result},
+    session::SavedSequence,
+};
+
+/// Bytes of a file's name at most.
+const MOST_NAME_BYTES: usize = 255;
+
+/// Work on a slot, which is done when no answer is in it.
+pub struct SlotTask {
+    pub place: usize,
+    pub action: Action,
+    pub reply: oneshot::Sender<Result<Done>>,
+}
+
+pub enum Action {
+    Save,
+    Restore(Box<SavedSequence>),
+    Erase,
+}
+
+/// Result of an action.
+pub enum Done {
+    /// A copy of what the slot holds; `None` where it holds nothing.
+    Saved(Option<Box<SavedSequence>>),
+    Restored,
+    /// So many tokens were forgotten.
+    Erased(usize),
+}
+
+/// The action of a query.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Save,
+    Restore,
+    Erase,
+}
+
+/// Performs the action that `query` names. `folder` has the files.
+///
+/// # Errors
+/// If there is no such slot, action or file.
+pub async fn act(
+    host: &Arc<Host>,
+    folder: Option<&Path>,
+    slot: &str,
+    query: &str,
+    fields: Map<String, Value>,
+) -> ApiResult<Value> {
+    let Some(folder) = folder else {
+        let message = "This server does not support slots action. Start it with `--slot-save-path`";
+        return Err(ApiError::not_supported(message));
+    };
+    let place = slot.parse().ok().filter(|&slot: &usize| slot < host.served.slots);
+    let place = place.ok_or_else(|| ApiError::bad_request("Invalid slot ID"))?;
+    let verb = match query.split('&').find_map(|pair| pair.strip_prefix("action=")) {
+        Some("save") => Verb::Save,
+        Some("restore") => Verb::Restore,
+        Some("erase") => Verb::Erase,
+        _ => return Err(ApiError::bad_request("Invalid action: one of save, restore and erase")),
+    };
+    let begun = Instant::now();
+    if verb == Verb::Erase {
+        let Done::Erased(tokens) = done(host, place, Action::Erase).await? else { return Err(unexpected()) };
+        return Ok(json!({ "id_slot": place, "n_erased": tokens }));
+    }
+    let (name, path) = file(folder, &fields)?;
+    let of_task = Arc::clone(host);
+    let (key, tokens, bytes) = if verb == Verb::Save {
+        let Done::Saved(saved) = done(host, place, Action::Save).await? else { return Err(unexpected()) };
+        let saved = saved.ok_or_else(|| ApiError::bad_request(format!("slot {place} holds nothing to be saved")))?;
+        let tokens = saved.tokens().len();
+        ("n_saved", tokens, beside(move || write(&of_task, &saved, &path)).await?)
+    } else {
+        let (saved, bytes) = beside(move || read(&of_task, &path)).await?;
+        let tokens = saved.tokens().len();
+        done(host, place, Action::Restore(Box::new(saved))).await?;
+        ("n_restored", tokens, bytes)
+    };
+    let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
+    let (bytes_key, time_key) = if verb == Verb::Save { ("n_written", "save_ms") } else { ("n_read", "restore_ms") };
+    Ok(json!({
+        "id_slot": place,
+        "filename": name,
+        key: tokens,
+        bytes_key: bytes,
+        "timings": { time_key: milliseconds },
+    }))
+}
+
+/// The file that a request names, in the folder and nowhere else.
+fn file(folder: &Path, fields: &Map<String, Value>) -> ApiResult<(String, PathBuf)> {
+    const NAME: &str = "filename";
+    let name = Fields(fields).text(NAME)?.unwrap_or_default();
+    // Names that mean something to a file system, of any system.
+    let is_odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    let is_plain = !name.is_empty()
+        && name.len() <= MOST_NAME_BYTES
+        && !name.starts_with('.')
+        && !name.ends_with(['.', ' '])
+        && !name.contains(is_odd);
+    if !is_plain {
+        return Err(ApiError::bad_field(NAME, "Invalid filename"));
+    }
+    Ok((name.to_owned(), folder.join(name)))
+}
+
+/// The engine's reply.
+async fn done(host: &Host, place: usize, action: Action) -> ApiResult<Done> {
+    let (reply, done) = oneshot::channel();
+    host.jobs.submit_slot(SlotTask { place, action, reply })?;
+    Ok(done.await.map_err(|_| ApiError::stopping())??)
+}
+
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(unexpected()))
+}
+
+fn unexpected() -> ApiError {
+    ApiError::internal("the request met a bug of the server")
+}
+
+/// The file is replaced in one step or not at all. Gives its size.
+fn write(host: &Host, saved: &SavedSequence, path: &Path) -> ApiResult<u64> {
+    let written = || {
+        let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        let mut buffered = BufWriter::new(&mut file);
+        let bytes = host.served.saved_form.write(saved, host.served.fingerprint, &mut buffered)?;
+        buffered.flush()?;
+        drop(buffered);
+        file.persist(path).map(|_| bytes).map_err(|error| error.error)
+    };
+    written().map_err(|error| ApiError::internal(format!("the slot cannot be saved: {error}")))
+}
+
+fn read(host: &Host, path: &Path) -> ApiResult<(SavedSequence, u64)> {
+    // Not a pipe, which would make the server wait.
+    if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Err(ApiError::bad_field("filename", "there is no such file"));
+    }
+    let file = File::open(path).map_err(|error| Error::io("open", "the file of a slot", error))?;
+    Ok(host.served.saved_form.read(host.served.fingerprint, &mut BufReader::new(file))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_in_the_folder() {
+        let path = |name: &str| {
+            let fields = json!({ "filename": name });
+            file(Path::new("slots"), fields.as_object().unwrap()).map(|(_, path)| path).ok()
+        };
+        for plain in ["slot1.bin", "a b", "größe", "x"] {
+            assert_eq!(path(plain), Some(Path::new("slots").join(plain)), "{plain}");
+        }
+        let long = "x".repeat(256);
+        for odd in ["", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "C:x", ".hidden", "x.", "a\0b", "a\nb", &long]
+        {
+            assert_eq!(path(odd), None, "{odd:?}");
+        }
+    }
+}
