@@ -25,6 +25,23 @@ const CALIBRATION: &str = "calibration";
 /// Rows from which a head is worth a copy.
 const SCREENED_HEAD_ROWS: usize = 16384;
 
+/// Free memory of the machine; `None` where the system does not say.
+#[cfg(not(feature = "fault-injection"))]
+fn free_memory() -> Option<u64> {
+    machine::free_memory_bytes()
+}
+
+/// As above, or what the environment says for one look after the other: `max,0,max`.
+#[cfg(feature = "fault-injection")]
+fn free_memory() -> Option<u64> {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static LOOKS: AtomicUsize = AtomicUsize::new(0);
+    let said = std::env::var("BITNET_TEST_FREE_MEMORY").ok();
+    let said = said.as_ref().and_then(|said| said.split(',').nth(LOOKS.fetch_add(1, Ordering::Relaxed)));
+    said.map_or_else(machine::free_memory_bytes, |bytes| Some(bytes.parse().unwrap_or(u64::MAX)))
+}
+
 /// Request, needs and sizes to be placed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
@@ -197,7 +214,7 @@ impl Engine {
             }
             _ => true,
         };
-        Ok(gpu_holds && machine::free_memory_bytes().is_none_or(|free| cpu_bytes <= free))
+        Ok(gpu_holds && free_memory().is_none_or(|free| cpu_bytes <= free))
     }
 
     pub(super) fn cpu_demand(&self, model: &Model, sizes: &Sizes) -> Demand {

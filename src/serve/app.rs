@@ -7,6 +7,7 @@ use super::{
     answer::{self, Answers},
     engine::Job,
     error::{ApiError, ApiResult},
+    grammars,
     metrics::Metrics,
     model::Served,
     models::Models,
@@ -24,6 +25,7 @@ pub struct App {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<dyn Log>,
+    pub grammar_turns: grammars::Turns,
     /// When the server began, in seconds since 1970.
     pub started: u64,
 }

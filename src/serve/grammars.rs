@@ -1,6 +1,9 @@
 //! Bounds of grammars from strangers: what the compiler needs minutes or gigabytes for is refused before.
 
-use serde_json::Value;
+use std::sync::Arc;
+
+use serde_json::{Map, Number, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, ApiResult};
 use crate::generate::Grammar;
@@ -17,6 +20,37 @@ const MOST_MERGED_PATTERNS: usize = 8;
 /// References at most, as each may lie in another.
 const MOST_REFERENCES: usize = 1024;
 
+/// Digits of all `multipleOf` together, as one number: the compiler makes a state for each remainder. 10 000 take 1 s,
+/// 1 000 003 take 19 s.
+const MOST_REMAINDERS: u64 = 10_000;
+
+/// Grammars that are compiled at the same time: each may take some hundred megabytes and seconds.
+const SIDE_BY_SIDE: usize = 2;
+
+/// Fields of requests that may ask for a grammar, in all APIs.
+const FIELDS: [&str; 6] = ["grammar", "json_schema", "response_format", "format", "tools", "text"];
+
+/// Turns to compile grammars. The compiler cannot be interrupted, but ends in seconds within the bounds here; who waits for
+/// a turn takes no thread, and goes away with its client.
+pub struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(SIDE_BY_SIDE)))
+    }
+}
+
+impl Turns {
+    /// A turn for a request that may need one, to be held until its grammar is compiled.
+    pub async fn of(&self, fields: &Map<String, Value>) -> Option<OwnedSemaphorePermit> {
+        if !FIELDS.iter().any(|field| fields.contains_key(*field)) {
+            return None;
+        }
+        // Nobody closes it.
+        Arc::clone(&self.0).acquire_owned().await.ok()
+    }
+}
+
 /// Refuses a grammar beyond the bounds.
 pub fn check(grammar: &Grammar) -> ApiResult<()> {
     let (Grammar::Text(text) | Grammar::JsonSchema(text)) = grammar;
@@ -27,6 +61,8 @@ pub fn check(grammar: &Grammar) -> ApiResult<()> {
     let mut found = Found::default();
     found.look_at(&schema);
     refuse_above("keys of patternProperties", found.pattern_properties, MOST_PATTERN_PROPERTIES)?;
+    let remainders = usize::try_from(found.remainders).unwrap_or(usize::MAX);
+    refuse_above("remainders of multipleOf", remainders, MOST_REMAINDERS as usize)?;
     refuse_above("references", found.references, MOST_REFERENCES)?;
     if found.merges {
         refuse_above("patterns beside allOf or a reference", found.patterns, MOST_MERGED_PATTERNS)?;
@@ -47,6 +83,7 @@ struct Found {
     pattern_properties: usize,
     patterns: usize,
     references: usize,
+    remainders: u64,
     /// Whether several schemas hold for one value.
     merges: bool,
 }
@@ -61,6 +98,9 @@ impl Found {
                 self.references += usize::from(has("$ref"));
                 self.patterns += usize::from(has("pattern")) + usize::from(has("format"));
                 self.merges |= has("allOf") || (has("pattern") && ["$ref", "anyOf", "oneOf"].into_iter().any(has));
+                if let Some(Value::Number(divisor)) = fields.get("multipleOf") {
+                    self.remainders = self.remainders.saturating_add(digits(divisor));
+                }
                 if let Some(Value::Object(keys)) = fields.get("patternProperties") {
                     self.pattern_properties += keys.len();
                 }
@@ -69,6 +109,15 @@ impl Found {
             _ => {}
         }
     }
+}
+
+/// The digits of a number without the zeros at both ends: 25 for 2500 and for 0.025.
+fn digits(number: &Number) -> u64 {
+    let text = number.to_string();
+    let digits: String =
+        text.split(['e', 'E']).next().unwrap_or_default().chars().filter(char::is_ascii_digit).collect();
+    let digits = digits.trim_matches('0');
+    if digits.is_empty() { 0 } else { digits.parse().unwrap_or(u64::MAX) }
 }
 
 #[cfg(test)]
@@ -88,12 +137,20 @@ mod tests {
         assert_eq!(refused(&json!({ "allOf": patterns(8) })), None);
         assert!(refused(&json!({ "allOf": patterns(9) })).unwrap().contains("9 patterns beside allOf"));
         assert_eq!(refused(&json!({ "anyOf": patterns(500) })), None, "each stands for itself");
-        let keys = |count: usize| -> Value {
-            (0..count).map(|i| (format!("^{i}"), json!({}))).collect::<serde_json::Map<_, _>>().into()
-        };
+        let keys =
+            |count: usize| -> Value { (0..count).map(|i| (format!("^{i}"), json!({}))).collect::<Map<_, _>>().into() };
         assert_eq!(refused(&json!({ "patternProperties": keys(64) })), None);
         let halves = json!({ "items": { "patternProperties": keys(33) }, "patternProperties": keys(33) });
         assert!(refused(&halves).unwrap().contains("66 keys of patternProperties"));
+        let multiple = |of: Value| refused(&json!({ "items": { "type": "number", "multipleOf": of } }));
+        for few in [json!(7), json!(10_000), json!(1_000_000), json!(0.01), json!(2.5e-7), json!(-12)] {
+            assert_eq!(multiple(few.clone()), None, "{few}");
+        }
+        for many in [json!(1_000_003), json!(0.123_456_789), json!(u64::MAX), json!(1.234_567e300)] {
+            assert!(multiple(many.clone()).unwrap().contains("remainders of multipleOf"), "{many}");
+        }
+        let halves = json!({ "anyOf": [{ "multipleOf": 9973 }, { "multipleOf": 37 }] });
+        assert!(refused(&halves).unwrap().contains("10010 remainders"));
         let references = vec![json!({ "$ref": "#" }); 1025];
         assert!(refused(&json!({ "anyOf": references })).unwrap().contains("1025 references"));
         assert!(check(&Grammar::Text("x".repeat(MOST_BYTES + 1))).is_err());

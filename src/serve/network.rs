@@ -8,6 +8,7 @@ use super::{
     Log, ServeOptions,
     app::App,
     connection::serve,
+    grammars::Turns,
     ids,
     listener::{Listener, accept, is_socket},
     metrics::Metrics,
@@ -28,7 +29,14 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
     let runtime = runtime.map_err(|error| Error::io("start threads for", "the network", error))?;
     let metrics = Arc::new(Metrics::default());
     let models = Arc::new(Models::new(offer, &options, &metrics, &log));
-    let app = Arc::new(App { options, models, metrics, log: Arc::clone(&log), started: ids::now() });
+    let app = Arc::new(App {
+        options,
+        models,
+        metrics,
+        log: Arc::clone(&log),
+        grammar_turns: Turns::default(),
+        started: ids::now(),
+    });
     let listeners = runtime.block_on(listen(&app.options))?;
     for listener in &listeners {
         log.listening(&listener.url());

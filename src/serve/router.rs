@@ -228,13 +228,22 @@ async fn answer(
     let host = host_of(&app, &fields).await?;
     let (jobs, prepared) = {
         let served = Arc::clone(&host.served);
-        let work = move || -> ApiResult<_> {
-            let mut prepared = prepare(&app, &served, Fields(&fields))?;
-            Ok((std::mem::take(&mut prepared.jobs), prepared))
-        };
-        let prepared = timeout(PREPARATION_TIME, beside(work)).await;
-        prepared
-            .map_err(|_| ApiError::bad_request("the request takes too long to prepare: its grammar is too large"))??
+        let prepared = timeout(PREPARATION_TIME, async {
+            let turn = app.grammar_turns.of(&fields).await;
+            beside(move || {
+                // Held also where nobody waits any more.
+                let _turn = turn;
+                let mut prepared = prepare(&app, &served, Fields(&fields))?;
+                Ok((std::mem::take(&mut prepared.jobs), prepared))
+            })
+            .await
+        });
+        let prepared = prepared.await;
+        prepared.map_err(|_| {
+            ApiError::bad_request(
+                "the request takes too long to prepare: its grammar, or those of others, are too large",
+            )
+        })??
     };
     for job in jobs {
         host.jobs.submit(job)?;

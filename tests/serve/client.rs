@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Time between two looks at something that changes.
 pub const LOOK: Duration = Duration::from_millis(20);
 
+/// At any free port.
+const ON_THE_PROCESSOR: [&str; 7] = ["serve", "--backend", "cpu", "-t", "2", "--port", "0"];
+
 /// A running server. It ends with the value.
 pub struct Server {
     pub child: Child,
@@ -37,6 +40,12 @@ impl Server {
         Self::spawn(command.env("BITNET_TEST_GPU_FAULT", fault)).when_loaded()
     }
 
+    /// On a machine whose free memory is as `looks` say, one after the other: `max,0,max`.
+    pub fn start_with_memory(looks: &str, flags: &[&str]) -> Self {
+        let mut command = program(&[&ON_THE_PROCESSOR[..], flags].concat());
+        Self::spawn(command.env("BITNET_TEST_FREE_MEMORY", looks)).when_loaded()
+    }
+
     fn when_loaded(self) -> Self {
         let server = self;
         for _ in 0..3000 {
@@ -50,9 +59,7 @@ impl Server {
 
     /// As soon as it listens.
     pub fn start_loading(flags: &[&str]) -> Self {
-        let mut args = vec!["serve", "--backend", "cpu", "-t", "2", "--port", "0"];
-        args.extend(flags);
-        Self::spawn(&mut program(&args))
+        Self::spawn(&mut program(&[&ON_THE_PROCESSOR[..], flags].concat()))
     }
 
     fn spawn(command: &mut Command) -> Self {

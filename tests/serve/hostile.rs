@@ -75,6 +75,7 @@ fn grammars_that_would_take_all_time_or_memory_are_refused() {
         (json!({ "json_schema": { "type": "string", "pattern": "(a{100}){100}" } }), None),
         (json!({ "json_schema": { "$ref": "#/$defs/none" } }), Some(400)),
         (json!({ "json_schema": { "type": "nothing" } }), Some(400)),
+        (json!({ "json_schema": { "type": "integer", "multipleOf": 1_000_000_007 } }), Some(400)),
     ] {
         let found = server.post(CHAT, &chat("Hi", more.clone()));
         let fits = status.map_or([200, 400].contains(&found.status), |status| found.status == status);

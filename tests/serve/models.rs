@@ -139,6 +139,26 @@ fn the_least_recently_used_model_makes_room_and_streams_go_on() {
 }
 
 #[test]
+fn models_make_room_where_the_memory_ends() {
+    let folder = folder();
+    fs::copy(BUILT_IN, folder.path().join("three.gguf")).unwrap();
+    let flags = ["--models-dir", folder.path().to_str().unwrap()];
+    // The first is loaded in any case. The second has room; the third has none until one is gone, the fourth not even then.
+    let server = Server::start_with_memory("max,0,max,0,0,0", &flags);
+    for model in ["one", "two", "one"] {
+        assert_eq!(server.post(CHAT, &ask(model, json!({}))).status, 200);
+    }
+    assert_eq!(loaded(&server), ["one", "two"]);
+    let text = content(&server.post(CHAT, &ask("three", json!({}))));
+    assert_eq!(loaded(&server), ["one", "three"], "the one that was used longest ago is gone");
+    assert_eq!(content(&server.post(CHAT, &ask("two", json!({})))), text);
+    assert_eq!(loaded(&server), ["two"]);
+    let said = server.stop();
+    let gone: Vec<&str> = said.lines().filter_map(|line| Some(line.split_once(" makes room for ")?.0)).collect();
+    assert_eq!(gone, ["two", "one", "three"]);
+}
+
+#[test]
 fn keep_alive_says_when_a_model_goes() {
     let folder = folder();
     let server = server(folder.path(), &["--keep-alive", "1h"]);
