@@ -8,8 +8,8 @@ use std::ops::Range;
 use bitnet_cpu_kernels::format::{DenseType, Layout, MatrixScales, pack};
 
 use crate::model::{
-    Activation, Block, Config, DenseMatrix, Family, Linear, Model, Norm, Rope, RopeStyle, TernaryCodes, TernaryMatrix,
-    Weights,
+    Activation, Block, Config, DenseMatrix, Family, Linear, Model, Multipliers, Norm, Rope, RopeStyle, TernaryCodes,
+    TernaryMatrix, Weights,
 };
 
 /// Width of the hidden states.
@@ -47,6 +47,8 @@ pub(super) fn model() -> Model {
         delta: None,
         rotation: None,
         mtp_blocks: 0,
+        input_norms: None,
+        multipliers: Multipliers::default(),
     };
     let mut at = 0;
     let mut next = |count: usize| {
@@ -76,6 +78,7 @@ pub(super) fn model() -> Model {
         token_embd: DenseMatrix { rows: 1, cols: DIM, data: vec![0; 4 * DIM].into(), ty: DenseType::F32 },
         blocks: vec![Block::new(linears, norms)],
         output_norm: vec![1.0; DIM],
+        head_norm: None,
         output: None,
         rope_factors: None,
         mtp: None,

@@ -3,7 +3,7 @@
 use super::TernaryType;
 use crate::{
     gguf::{Array, Metadata, Value},
-    model::{Activation, Config, Family, Rotation, names},
+    model::{Activation, Config, Family, InputNorms, Rotation, names},
 };
 
 /// The pairs that describe a model of I2_S matrices, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
@@ -27,7 +27,7 @@ pub(crate) fn describe(model: &Config) -> Metadata {
     number("attention.head_count", model.heads);
     number("attention.head_count_kv", model.kv_heads);
     // Readers assume embedding_length / head_count, except for qwen3, where they expect the keys.
-    if matches!(model.family, Family::Qwen3 | Family::Qwen3InputNorms | Family::Gemma3InputNorms | Family::Qwen35)
+    if matches!(model.family, Family::Qwen3 | Family::Gemma3 | Family::Qwen35)
         || model.heads * model.head_dim != model.dim
     {
         number("attention.key_length", model.head_dim);
@@ -76,6 +76,9 @@ pub(crate) fn describe(model: &Config) -> Metadata {
     }
     metadata.set("general.file_type", Value::U32(TernaryType::default().file_type()));
     metadata.set("general.quantization_version", Value::U32(2));
+    if let Some(norms) = model.input_norms.filter(|norms| !norms.embedder) {
+        metadata.set(format!("{arch}.{}", InputNorms::KEY), Value::F32(norms.eps));
+    }
     if let Some(rotation) = &model.rotation {
         describe_rotation(rotation, &mut metadata);
     }

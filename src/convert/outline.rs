@@ -3,7 +3,7 @@
 use bitnet_cpu_kernels::format::{Codec, DenseType, Dialect, ScaleKind, Tile};
 
 use super::{
-    ConvertOptions, TernaryType,
+    ConvertOptions, Head, TernaryType,
     fit::fit,
     source::{Description, Input, Kind, Source},
 };
@@ -64,7 +64,15 @@ impl Outline {
                 Kind::Ternary { scales, factor } => {
                     outline.ternary(at, input, (*scales, *factor), source, (ty, options.lossy))?
                 }
-                Kind::Table(ty) => outline.table(at, input, *ty, options.head.unwrap_or(description.default_head))?,
+                Kind::Table(ty) => {
+                    // Ternary already.
+                    let default = if matches!(ty, TensorType::Q2_0 | TensorType::PQ2_0) {
+                        Head::Keep
+                    } else {
+                        description.default_head
+                    };
+                    outline.table(at, input, *ty, options.head.unwrap_or(default))?;
+                }
                 Kind::Other(ty) => outline.add(at, input, *ty, Content::Copy)?,
             }
         }
@@ -82,7 +90,7 @@ impl Outline {
         Ok(())
     }
 
-    fn table(&mut self, at: usize, input: &Input, has: TensorType, head: super::Head) -> Result<()> {
+    fn table(&mut self, at: usize, input: &Input, has: TensorType, head: Head) -> Result<()> {
         match head.types().filter(|(wanted, _)| *wanted != has) {
             None => self.add(at, input, has, Content::Copy),
             Some((ty, dense)) => self.add(at, input, ty, Content::Table(dense)),

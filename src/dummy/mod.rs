@@ -189,7 +189,7 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
         add((*name).into(), &[model.vocab, model.dim], ty, content)?;
     }
     for layer in 0..model.layers {
-        for &role in model.norms(layer) {
+        for role in model.norms(layer) {
             let sizes = [model.norm_len(role)];
             add(names::norm(model.family, layer, role), &sizes, TensorType::F32, numbers(Numbers::Ones))?;
         }

@@ -6,7 +6,7 @@ use super::random::Random;
 use crate::{
     convert::hf::{config::read_config, json::read_json},
     error::{Error, Result, shown},
-    model::{Activation, Config, DeltaNet, Family, Linear, Rope, RopeStyle, Rotation},
+    model::{Activation, Config, DeltaNet, Family, Linear, Multipliers, Rope, RopeStyle, Rotation},
 };
 
 /// The shape of a model to be made up.
@@ -179,6 +179,8 @@ impl Published {
             delta: None,
             rotation: None,
             mtp_blocks: 0,
+            input_norms: None,
+            multipliers: Multipliers::default(),
         };
         Shape { model, tied: family == Family::BitNet, grouped: false }
     }
@@ -212,6 +214,8 @@ impl Hybrid {
             delta: Some(delta),
             rotation: None,
             mtp_blocks: 0,
+            input_norms: None,
+            multipliers: Multipliers::default(),
         };
         model.rotation = self.block.map(|block| rotation(&model, block, self.tied));
         Shape { model, tied: self.tied, grouped: true }

@@ -5,7 +5,7 @@
 use crate::{
     error::{Error, Result, shown},
     gguf::Metadata,
-    model::{Config, Model},
+    model::{Config, Model, Norm},
     session::Session,
 };
 
@@ -36,7 +36,7 @@ impl Pooling {
         let key = format!("{}.pooling_type", config.arch);
         let stated = match metadata.uint(Self::OWN_KEY)? {
             // The converter of BitNet's embedding models writes the mean, and they were trained with the last token.
-            None if config.family.has_input_norms() => Some(POOLING_LAST),
+            None if config.input_norms.is_some_and(|norms| norms.embedder) => Some(POOLING_LAST),
             None => metadata.uint(&key)?,
             own => own,
         };
@@ -119,7 +119,7 @@ pub fn embedding(session: &mut Session, model: &Model, ids: &[u32], pooling: Poo
     session.hidden(ids, |stream| {
         position += 1;
         if pooling == Pooling::Mean || position == ids.len() {
-            add_normed(&mut pooled, stream, &model.weights.output_norm, model.config.rms_eps);
+            add_normed(&mut pooled, stream, &model.weights.output_norm, model.config.eps(Norm::Output));
         }
     })?;
     // The mean needs no division, as the length is set to 1 anyway.

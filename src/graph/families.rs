@@ -7,7 +7,7 @@ use super::{
 use crate::model::{Config, Linear, Norm};
 
 /// The ops of a block whose projections have a norm on each input, so that none shares its quantised input with
-/// another (bitnet.cpp's graphs `qwen3` and `gemma3`, July 2026).
+/// another: bitnet.cpp's graphs `qwen3` and `gemma3` (July 2026), and transformers' `BitLinear` with `use_rms_norm`.
 fn input_norm_ops(config: &Config) -> Vec<Op> {
     let norms = config.family.block_norms();
     let copy = |norm| Op::Norm { input: Slot::Hidden, norm, out: Slot::Normed, add: false };
@@ -28,8 +28,8 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
     product(&mut ops, Slot::Normed, Norm::QIn, Linear::Q, Slot::Q);
     product(&mut ops, Slot::Normed, Norm::KIn, Linear::K, Slot::K);
     product(&mut ops, Slot::Normed, Norm::VIn, Linear::V, Slot::V);
-    ops.push(Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead });
-    ops.push(Op::HeadNorm { slot: Slot::K, norm: Norm::KHead });
+    ops.extend(norms.contains(&Norm::QHead).then_some(Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead }));
+    ops.extend(norms.contains(&Norm::KHead).then_some(Op::HeadNorm { slot: Slot::K, norm: Norm::KHead }));
     ops.extend([Op::Rope, Op::Attention]);
     residual(&mut ops, Slot::Attn, Norm::OIn, Linear::O, Norm::PostAttn);
     ops.push(copy(Norm::Ffn));
@@ -47,7 +47,7 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
 /// - Qwen3: `modeling_qwen3.py`: per-head norms of q and k before RoPE.
 /// - Qwen3.5: `modeling_qwen3_5.py`: as Qwen3, with a gate on attention's output.
 fn attention_ops(config: &Config, layer: usize) -> Vec<Op> {
-    if config.family.has_input_norms() {
+    if config.input_norms.is_some() {
         return input_norm_ops(config);
     }
     let optional = |norm| config.family.block_norms().contains(&norm).then_some(norm);
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{
         gguf::{Metadata, Value},
-        model::{Activation, Family},
+        model::{Activation, Family, InputNorms},
     };
 
     fn config(arch: &str) -> Config {
@@ -227,11 +227,15 @@ mod tests {
         ];
         assert_eq!(block_ops(&config("gemma3")), expected.concat());
         // Qwen 3 adds both straight to the stream.
-        let qwen = Config { family: Family::Qwen3InputNorms, ..config("qwen3") };
+        let input_norms = Some(InputNorms { eps: 1e-6, embedder: true });
+        let qwen = Config { input_norms, ..config("qwen3") };
         let ops = block_ops(&qwen);
         assert_eq!(ops.len(), expected.concat().len() - 2);
         let adding = |op: &&Op| matches!(op, Op::Linear { parts } if parts[0].add && parts[0].out == Slot::Hidden);
         assert_eq!(ops.iter().filter(adding).count(), 2);
+        // Llama has no norms on its heads either.
+        let llama = Config { input_norms, ..config("llama") };
+        assert_eq!(block_ops(&llama).len(), ops.len() - 2);
     }
 
     /// The families differ in norms and activation only.

@@ -70,7 +70,7 @@ impl Slot {
             Self::Q | Self::Attn => config.heads * config.head_dim,
             Self::K | Self::V => config.kv_heads * config.head_dim,
             Self::Gate | Self::Up => config.ffn_dim,
-            Self::Normed if config.family.has_input_norms() || config.delta.is_some() => config.dim,
+            Self::Normed if config.input_norms.is_some() || config.delta.is_some() => config.dim,
             Self::Normed => 0,
             Self::GatedQ => 2 * gated,
             Self::AttnGate => gated,

@@ -6,6 +6,7 @@ use super::{
     delta::{DeltaNet, mtp_blocks},
     keys::Keys,
     rotation::Rotation,
+    weights::Norm,
 };
 use crate::{
     error::{Error, Result, shown},
@@ -21,12 +22,9 @@ pub enum Family {
     Llama,
     /// Llama graph with an RMSNorm on each head of q and k (arch `qwen3`).
     Qwen3,
-    /// As [`Self::Qwen3`], with an RMSNorm on the input of each projection, besides the norms of the block (arch
-    /// `qwen3` with tensors `attn_q_norm_in` and so on: Microsoft's bitnet-embedding-0.6b).
-    Qwen3InputNorms,
-    /// Gemma 3 with such norms (arch `gemma3`: Microsoft's bitnet-embedding-270m): norms behind `o` and `down` as well,
-    /// embeddings times the root of the width.
-    Gemma3InputNorms,
+    /// Gemma 3 with norms on the inputs of its projections (arch `gemma3`: Microsoft's bitnet-embedding-270m): norms behind
+    /// `o` and `down` as well, embeddings times the root of the width.
+    Gemma3,
     /// Gated DeltaNet layers, and attention with a gate on its output in between (arch `qwen35`: Ternary Bonsai 27B and
     /// Bonsai 2).
     Qwen35,
@@ -67,6 +65,37 @@ pub struct Rope {
     pub style: RopeStyle,
 }
 
+/// RMSNorms on the input of each projection, besides those of the block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputNorms {
+    /// Their epsilon.
+    pub eps: f32,
+    /// The model makes vectors of texts, as BitNet's embedding models do, and nothing reads its head.
+    pub embedder: bool,
+}
+
+impl InputNorms {
+    /// Key of the epsilon, behind the architecture, in files of models that write text: llama.cpp has none.
+    pub(crate) const KEY: &'static str = "attention.input_norm_rms_epsilon";
+}
+
+/// Factors of MiniCPM's graph; 1 in all other models.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// Multiplies embeddings: `scale_emb`.
+    pub embedding: f32,
+    /// Multiplies what attention and the feed-forward block add to the stream: `scale_depth` / sqrt(layers).
+    pub residual: f32,
+    /// Divides logits: `hidden_size` / `dim_model_base`.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Self { embedding: 1.0, residual: 1.0, logits: 1.0 }
+    }
+}
+
 /// Validated hyperparameters. All counts are at least 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -92,7 +121,7 @@ pub struct Config {
     pub vocab: usize,
     /// Positions the model was trained for.
     pub context: usize,
-    /// Epsilon of every RMSNorm.
+    /// Epsilon of RMSNorms as the file states it; [`Self::eps`] has that of each.
     pub rms_eps: f32,
     /// Rotary position embedding.
     pub rope: Rope,
@@ -105,6 +134,10 @@ pub struct Config {
     /// Blocks of the file behind the layers that predict further tokens ahead: the first may make drafts, see
     /// [`MtpBlock`](super::MtpBlock).
     pub mtp_blocks: usize,
+    /// Norms on the inputs of projections; where no key says it, read with the tensors.
+    pub input_norms: Option<InputNorms>,
+    /// Factors of the graph.
+    pub multipliers: Multipliers,
 }
 
 /// Upper bounds no real model comes near; they keep sizes computed from a hostile file small.
@@ -157,6 +190,7 @@ impl Config {
         let rms_eps = keys.positive("attention.layer_norm_rms_epsilon", None)?;
         let rope = keys.rope(family, head_dim, context)?;
         let activation = keys.activation(family, vocab, layers, dim)?;
+        let input_norms = keys.input_norms(family, rms_eps)?;
         let name = metadata.str("general.name")?.unwrap_or_default().to_owned();
         Ok(Self {
             arch: arch.to_owned(),
@@ -176,6 +210,8 @@ impl Config {
             delta,
             rotation: None,
             mtp_blocks,
+            input_norms,
+            multipliers: Multipliers::default(),
         })
     }
 
@@ -200,8 +236,16 @@ impl Config {
     /// Factor of embeddings before the first block.
     pub fn embedding_scale(&self) -> f32 {
         match self.family {
-            Family::Gemma3InputNorms => (self.dim as f32).sqrt(),
+            Family::Gemma3 => (self.dim as f32).sqrt(),
             _ => 1.0,
+        }
+    }
+
+    /// Epsilon of a norm.
+    pub fn eps(&self, norm: Norm) -> f32 {
+        match self.input_norms {
+            Some(norms) if Norm::INPUTS.contains(&norm) || norm == Norm::HeadIn => norms.eps,
+            _ => self.rms_eps,
         }
     }
 
@@ -216,7 +260,7 @@ fn family(arch: &str) -> Result<Family> {
         "bitnet-b1.58" | "bitnet-25" | "bitnet" => Ok(Family::BitNet),
         "llama" => Ok(Family::Llama),
         "qwen3" => Ok(Family::Qwen3),
-        "gemma3" => Ok(Family::Gemma3InputNorms),
+        "gemma3" => Ok(Family::Gemma3),
         "qwen35" => Ok(Family::Qwen35),
         "qwen35moe" => Err(Error::unsupported(
             "architecture 'qwen35moe'",
@@ -311,6 +355,22 @@ impl Keys<'_> {
         })
     }
 
+    /// Norms on the inputs of projections, by the key that says so, or because all such models have them.
+    fn input_norms(&self, family: Family, rms_eps: f32) -> Result<Option<InputNorms>> {
+        let stated = match self.get(InputNorms::KEY) {
+            Some(_) => Some(self.positive(InputNorms::KEY, None)?),
+            None => None,
+        };
+        match (family, stated) {
+            (Family::Gemma3, eps) => Ok(Some(InputNorms { eps: eps.unwrap_or(rms_eps), embedder: true })),
+            (Family::BitNet | Family::Qwen35, Some(_)) => Err(Error::unsupported(
+                format!("key {}", self.name(InputNorms::KEY)),
+                "its blocks have other norms in front of projections",
+            )),
+            (_, eps) => Ok(eps.map(|eps| InputNorms { eps, embedder: false })),
+        }
+    }
+
     /// The architecture name alone is not trustworthy: bitnet.cpp's converter of 2026 writes one name for models with
     /// either activation, and its releases disagree about which activation a name means.
     fn activation(&self, family: Family, vocab: usize, layers: usize, dim: usize) -> Result<Activation> {
@@ -327,8 +387,8 @@ impl Keys<'_> {
             (Family::BitNet, "bitnet") => Activation::Silu,
             (Family::BitNet, _) if is_1bitllm => Activation::Silu,
             (Family::BitNet, _) => Activation::Relu2,
-            (Family::Gemma3InputNorms, _) => Activation::GeluTanh,
-            (Family::Llama | Family::Qwen3 | Family::Qwen3InputNorms | Family::Qwen35, _) => Activation::Silu,
+            (Family::Gemma3, _) => Activation::GeluTanh,
+            (Family::Llama | Family::Qwen3 | Family::Qwen35, _) => Activation::Silu,
         })
     }
 }

@@ -14,7 +14,7 @@ mod weights;
 
 pub use bitnet_cpu_kernels::format::{I2sPacking, MatrixScales, TileTable};
 use bitnet_cpu_kernels::{format::Layout, rope::RopeTable};
-pub use config::{Activation, Config, Family, Rope, RopeStyle};
+pub use config::{Activation, Config, Family, InputNorms, Multipliers, Rope, RopeStyle};
 pub use delta::DeltaNet;
 pub use dialect::OpenOptions;
 use dialect::blame;

@@ -4,6 +4,7 @@ use super::{Family, Linear, Norm};
 
 pub(crate) const TOKEN_EMBD: &str = "token_embd.weight";
 pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
+pub(crate) const HEAD_NORM: &str = "output_norm_in.weight";
 pub(crate) const OUTPUT: &str = "output.weight";
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
@@ -107,7 +108,7 @@ pub(crate) fn scale_of(name: &str) -> Option<String> {
     name.strip_suffix(".weight").map(|stem| format!("{stem}.scale"))
 }
 
-/// Name of a norm; `layer` is ignored for the output norm.
+/// Name of a norm; `layer` is ignored for those outside the blocks.
 pub fn norm(family: Family, layer: usize, role: Norm) -> String {
     let name = match role {
         Norm::Attn => "attn_norm",
@@ -129,6 +130,7 @@ pub fn norm(family: Family, layer: usize, role: Norm) -> String {
         Norm::PostFfn => "post_ffw_norm",
         Norm::DeltaHead => "ssm_norm",
         Norm::Output => return OUTPUT_NORM.to_owned(),
+        Norm::HeadIn => return HEAD_NORM.to_owned(),
     };
     format!("blk.{layer}.{name}.weight")
 }

@@ -67,7 +67,8 @@ pub enum Norm {
     Ffn,
     /// Before down; (ffn_dim); BitNet only
     FfnSub,
-    /// On the input of q alone; (dim). The norms of inputs are those of BitNet embedding models.
+    /// On the input of q alone; (dim). The norms of inputs are those of BitNet's embedding models and of checkpoints with
+    /// `use_rms_norm`.
     QIn,
     /// On the input of k; (dim)
     KIn,
@@ -87,8 +88,10 @@ pub enum Norm {
     PostFfn,
     /// On each head of a DeltaNet's output; (its head_dim); Qwen3.5 only
     DeltaHead,
-    /// After the last block; (dim). The only one outside the blocks.
+    /// After the last block; (dim).
     Output,
+    /// On the input of the head, behind [`Self::Output`]; (dim). Only in models with norms on the inputs of projections.
+    HeadIn,
 }
 
 impl Norm {
@@ -111,6 +114,9 @@ impl Norm {
         Self::PostFfn,
         Self::DeltaHead,
     ];
+
+    /// Those on the inputs of a block's projections.
+    pub const INPUTS: [Self; 7] = [Self::QIn, Self::KIn, Self::VIn, Self::OIn, Self::GateIn, Self::UpIn, Self::DownIn];
 }
 
 /// An unquantised or conventionally quantised matrix, multiplied with f32 activations: the embedding table, the output
@@ -275,6 +281,8 @@ pub struct Weights {
     pub blocks: Vec<Block>,
     /// (dim)
     pub output_norm: Vec<f32>,
+    /// [`Norm::HeadIn`], where there is one; (dim)
+    pub head_norm: Option<Vec<f32>>,
     /// (vocab, dim); `None` = the embedding table serves as the head.
     pub output: Option<DenseMatrix>,
     /// Divides each RoPE frequency; (rope.dims / 2), where the file has `rope_freqs.weight`.

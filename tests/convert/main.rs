@@ -5,6 +5,7 @@ mod common;
 
 mod dialects;
 mod golden;
+mod graphs;
 mod hostile;
 mod hybrid;
 mod output;

@@ -304,11 +304,8 @@ fn vectors_equal_those_of_the_reference_on_every_backend() {
     for shape in &SHAPES {
         let model = Arc::new(Model::open(case.path(shape).as_ref()).unwrap());
         let is_gemma = shape.arch == "gemma3";
-        let (family, activation) = if is_gemma {
-            (Family::Gemma3InputNorms, Activation::GeluTanh)
-        } else {
-            (Family::Qwen3InputNorms, Activation::Silu)
-        };
+        let (family, activation) =
+            if is_gemma { (Family::Gemma3, Activation::GeluTanh) } else { (Family::Qwen3, Activation::Silu) };
         assert_eq!((model.config.family, model.config.activation), (family, activation));
         let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Isa::available()
             .into_iter()

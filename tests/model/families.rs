@@ -7,7 +7,7 @@ use bitnet_cpu_kernels::{format::ScaleKind, isa::Isa};
 use bitnet_gpu::{
     backend::{Activations, Backend, Batch, Want, cpu::CpuBackend},
     gguf::{Metadata, Value},
-    model::{Activation, Config, Family, Linear, RopeStyle},
+    model::{Activation, Config, Family, InputNorms, Linear, RopeStyle},
     plan::{BackendKind, KvType, Segment, Sizes},
 };
 
@@ -356,21 +356,22 @@ fn the_embedding_models_are_understood() {
         ternary_thousands: 100_270,
         ..small
     };
-    for (release, family) in [(&small, Family::Qwen3InputNorms), (&smaller, Family::Gemma3InputNorms)] {
-        let config = Config { family, ..config(release) };
+    for (release, family) in [(&small, Family::Qwen3), (&smaller, Family::Gemma3)] {
+        let input_norms = Some(InputNorms { eps: 1e-6, embedder: true });
+        let config = Config { family, input_norms, ..config(release) };
         assert_eq!((config.activation, config.rope.style), (release.activation, RopeStyle::HalfSplit));
         assert_eq!(
             (config.head_dim, config.rope.dims, config.rope.base),
             (release.head_dim, release.head_dim, release.theta)
         );
-        let of_layer = Linear::ATTENTION.len() + family.block_norms().len();
+        let of_layer = Linear::ATTENTION.len() + config.norms(0).len();
         assert_eq!(release.layers * of_layer + 2, release.tensors, "{}: tensors", release.name);
         let weights: usize = Linear::ATTENTION.iter().map(|&role| config.linear_shape(role)).map(|(m, k)| m * k).sum();
         assert_eq!(weights * release.layers / 1000, release.ternary_thousands, "{}: ternary weights", release.name);
         let scale = if release.arch == "gemma3" { 640f32.sqrt() } else { 1.0 };
         assert_eq!(config.embedding_scale(), scale);
     }
-    assert_eq!(config(&smaller).family, Family::Gemma3InputNorms);
+    assert_eq!(config(&smaller).family, Family::Gemma3);
 }
 
 /// A block of the real size with random weights: K = 8640 and heads of 100; heads of 256; eight query heads to one of

@@ -11,7 +11,10 @@ use super::{
     super::{Activations, Batch, Rest, Scored, SlotId, Want},
     rotations::Rotations,
 };
-use crate::{model::Model, plan::Sizes};
+use crate::{
+    model::{Model, Norm},
+    plan::Sizes,
+};
 
 /// A token that wants candidates.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +149,7 @@ impl Head {
     /// Fills `normed`: first the tokens whose logits are wanted in full, in the order of the batch; their number is
     /// returned. Then those of `wanted`, of which the last of each row is also kept for its slot.
     fn norm_wanted(&mut self, cpu: &Cpu, model: &Model, rotations: &Rotations, batch: &Batch, hidden: &[f32]) -> usize {
-        let (dim, eps) = (model.config.dim, model.config.rms_eps);
+        let (dim, eps) = (model.config.dim, model.config.eps(Norm::Output));
         let weight = &model.weights.output_norm;
         self.wanted.clear();
         let (mut end, mut full_tokens) = (0, 0);
@@ -165,8 +168,12 @@ impl Head {
             norm::rms_norm(cpu, &hidden[(end - tokens) * dim..end * dim], dim, weight, eps, to);
             self.wanted.extend((0..tokens).map(|_| Wanted { row: number, count }));
         }
+        let normed = &mut self.normed[..(full_tokens + self.wanted.len()) * dim];
+        if let Some(weight) = &model.weights.head_norm {
+            norm::rms_norm_in_place(cpu, normed, dim, weight, model.config.eps(Norm::HeadIn));
+        }
         if let Some(rotation) = rotations.head() {
-            rotate::forward(cpu, rotation, &mut self.normed[..(full_tokens + self.wanted.len()) * dim]);
+            rotate::forward(cpu, rotation, normed);
         }
         for (normed, wanted) in self.normed[full_tokens * dim..].chunks_exact(dim).zip(&self.wanted) {
             let slot = batch.rows[wanted.row].slot.index();

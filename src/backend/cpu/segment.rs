@@ -221,27 +221,28 @@ impl CpuSegment {
         let model = Arc::clone(&self.model);
         let config = &model.config;
         let weight = |norm: Norm| block.norm(norm).unwrap_or_else(|| panic!("no {norm:?} norm in this family"));
+        let eps = |norm: Option<Norm>| norm.map_or(config.rms_eps, |norm| config.eps(norm));
         match op {
             Op::Norm { input, norm, out, add } => {
                 let len = tokens * config.dim;
                 let [from, to] = self.slots([*input, *out]);
                 if *add {
                     // What is normed is not needed afterwards.
-                    norm::rms_norm_in_place(cpu, &mut from[..len], config.dim, weight(*norm), config.rms_eps);
+                    norm::rms_norm_in_place(cpu, &mut from[..len], config.dim, weight(*norm), config.eps(*norm));
                     to[..len].iter_mut().zip(&from[..len]).for_each(|(to, from)| *to += from);
                 } else {
-                    norm::rms_norm(cpu, &from[..len], config.dim, weight(*norm), config.rms_eps, &mut to[..len]);
+                    norm::rms_norm(cpu, &from[..len], config.dim, weight(*norm), config.eps(*norm), &mut to[..len]);
                 }
             }
             Op::NormQuantize { input, norm } => {
                 let width = input.width(config);
                 let x = &self.slots[*input as usize][..tokens * width];
-                quantize::norm_quantize(cpu, x, width, norm.map(weight), config.rms_eps, &mut self.quantized);
+                quantize::norm_quantize(cpu, x, width, norm.map(weight), eps(*norm), &mut self.quantized);
             }
             Op::RotateQuantize { input, norm } => {
                 let width = input.width(config);
                 let x = &self.slots[*input as usize][..tokens * width];
-                let (rotation, eps) = (self.rotations.of_width(width), config.rms_eps);
+                let (rotation, eps) = (self.rotations.of_width(width), eps(*norm));
                 quantize::norm_rotate_quantize(cpu, x, width, norm.map(weight), eps, rotation, &mut self.quantized);
             }
             Op::Linear { parts } => {
@@ -250,7 +251,7 @@ impl CpuSegment {
             }
             Op::HeadNorm { slot, norm } => {
                 let x = &mut self.slots[*slot as usize][..tokens * slot.width(config)];
-                norm::rms_norm_in_place(cpu, x, config.head_dim, weight(*norm), config.rms_eps);
+                norm::rms_norm_in_place(cpu, x, config.head_dim, weight(*norm), config.eps(*norm));
             }
             Op::Rope => {
                 let style = match config.rope.style {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::json::Object;
 use crate::{
     error::{Error, Result, shown},
-    model::{Activation, Config, DeltaNet, Family, Rope, RopeStyle},
+    model::{Activation, Config, DeltaNet, Family, InputNorms, Multipliers, Rope, RopeStyle},
 };
 
 /// How `weight_scale` of a packed matrix enters (`BitLinear` and `AutoBitLinear` of transformers); `linear_class`
@@ -77,7 +77,7 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
     }
     let context = top.count("max_position_embeddings")?;
     let (rope, rope_factors) = rope(&top, arch, family, head_dim, context)?;
-    let missing = |key: &str, what: &str| Error::missing(top.key(key), what);
+    let rms_eps = top.positive("rms_norm_eps")?.ok_or_else(|| Error::missing(top.key("rms_norm_eps"), "every norm"))?;
     let model = Config {
         arch: arch.to_owned(),
         family,
@@ -90,12 +90,14 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         head_dim,
         vocab: top.count("vocab_size")?,
         context,
-        rms_eps: top.positive("rms_norm_eps")?.ok_or_else(|| missing("rms_norm_eps", "every norm"))?,
+        rms_eps,
         rope,
         activation: activation(&top, arch, family)?,
         delta: if family == Family::Qwen35 { Some(delta_net(&top, layers)?) } else { None },
         rotation: None,
         mtp_blocks: 0,
+        input_norms: input_norms(&top, family, rms_eps)?,
+        multipliers: Multipliers::default(),
     };
     let scale_reading = scale_reading(&top)?;
     Ok(SourceConfig {
@@ -104,7 +106,7 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         rope_sections: rope_sections(&top, family)?,
         rope_factors,
         scale_reading,
-        masters_are_ternary: family == Family::BitNet || family.has_input_norms() || scale_reading.is_some(),
+        masters_are_ternary: family == Family::BitNet || family == Family::Gemma3 || scale_reading.is_some(),
         window: window(&top, family)?,
     })
 }
@@ -121,7 +123,7 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
     };
     let with_input_norms = |kind: &str| match kind {
         "Qwen3Model" | "qwen3" => Some(("qwen3", Family::Qwen3)),
-        "Gemma3ForCausalLM" | "Gemma3TextModel" | "gemma3_text" => Some(("gemma3", Family::Gemma3InputNorms)),
+        "Gemma3ForCausalLM" | "Gemma3TextModel" | "gemma3_text" => Some(("gemma3", Family::Gemma3)),
         _ => None,
     };
     match found {
@@ -155,7 +157,7 @@ fn window(top: &Object, family: Family) -> Result<Option<usize>> {
     let is_local = kinds.is_empty() || kinds.contains(&"sliding_attention");
     let model_type = top.str("model_type")?.unwrap_or_default();
     match family {
-        Family::Gemma3InputNorms if is_local => top.optional_count("sliding_window"),
+        Family::Gemma3 if is_local => top.optional_count("sliding_window"),
         // Without a switch, as Qwen's have.
         Family::Llama if model_type == "mistral" => top.optional_count("sliding_window"),
         _ => Ok(None),
@@ -171,7 +173,7 @@ fn refuse_unsupported(top: &Object, family: Family) -> Result<()> {
     }
     let known = |kind: &str| match kind {
         "full_attention" => true,
-        "sliding_attention" => family == Family::Gemma3InputNorms,
+        "sliding_attention" => family == Family::Gemma3,
         LINEAR => family == Family::Qwen35,
         _ => false,
     };
@@ -259,7 +261,7 @@ fn name(top: &Object) -> Result<String> {
 }
 
 fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
-    if family == Family::Gemma3InputNorms {
+    if family == Family::Gemma3 {
         return match top.str("hidden_activation")?.unwrap_or("gelu_pytorch_tanh") {
             "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
             other => Err(Error::malformed(top.key("hidden_activation"), "gelu_pytorch_tanh", shown(other))),
@@ -287,12 +289,6 @@ fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
     if method != "bitnet" {
         return Err(Error::unsupported(format!("quant_method {}", shown(method)), "only bitnet is"));
     }
-    if quantisation.bool("use_rms_norm")? == Some(true) {
-        return Err(Error::unsupported(
-            format!("{} = true", quantisation.key("use_rms_norm")),
-            "it puts a norm in front of every projection; no published model does",
-        ));
-    }
     let kept = quantisation.strings("modules_to_not_convert")?;
     if let Some(module) = kept.iter().find(|module| module.contains("_proj")) {
         let thing = format!("{} with {}", quantisation.key("modules_to_not_convert"), shown(module));
@@ -305,6 +301,27 @@ fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
             let key = quantisation.key("linear_class");
             Err(Error::malformed(key, "bitlinear or autobitlinear", shown(other)))
         }
+    }
+}
+
+/// Norms on the inputs of projections: Gemma 3 is known here as BitNet's embedding model only, and transformers' `BitLinear`
+/// has them where `use_rms_norm` is true.
+fn input_norms(top: &Object, family: Family, rms_eps: f32) -> Result<Option<InputNorms>> {
+    let quantisation = top.object("quantization_config")?;
+    let stated = match &quantisation {
+        Some(quantisation) if quantisation.bool("use_rms_norm")? == Some(true) => {
+            // The default of transformers' `BitNetQuantConfig`.
+            Some((quantisation, quantisation.positive("rms_norm_eps")?.unwrap_or(1e-6)))
+        }
+        _ => None,
+    };
+    match (family, stated) {
+        (Family::Gemma3, _) => Ok(Some(InputNorms { eps: rms_eps, embedder: true })),
+        (Family::BitNet | Family::Qwen35, Some((quantisation, _))) => Err(Error::unsupported(
+            format!("{} = true", quantisation.key("use_rms_norm")),
+            "blocks of this architecture have other norms in front of projections",
+        )),
+        (_, stated) => Ok(stated.map(|(_, eps)| InputNorms { eps, embedder: false })),
     }
 }
 
@@ -530,6 +547,13 @@ mod tests {
         assert_eq!(reading(Value::Null), None);
         let normed = json!({"quant_method": "bitnet", "use_rms_norm": true});
         assert!(message(json!({"quantization_config": normed})).contains("use_rms_norm = true is not supported"));
+        let llama = |normed: Value| json!({"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "quantization_config": normed});
+        let norms = |eps| Some(InputNorms { eps, embedder: false });
+        assert_eq!(config(llama(normed.clone())).unwrap().model.input_norms, norms(1e-6));
+        let stated = json!({"quant_method": "bitnet", "use_rms_norm": true, "rms_norm_eps": 0.5});
+        assert_eq!(config(llama(stated)).unwrap().model.input_norms, norms(0.5));
+        let off = json!({"quant_method": "bitnet", "use_rms_norm": false, "rms_norm_eps": 0.5});
+        assert_eq!(config(llama(off)).unwrap().model.input_norms, None);
         let other = message(json!({"quantization_config": {"quant_method": "gptq"}}));
         assert_eq!(other, "quant_method gptq is not supported: only bitnet is");
         let mlx = json!({"group_size": 128, "bits": 2});

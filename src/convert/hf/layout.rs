@@ -9,6 +9,7 @@ use super::{
     config::SourceConfig,
     dense, names,
     order::Order,
+    pooling,
     safetensors::{Tensor, shape},
     ternary::{self, Ternary},
 };
@@ -25,6 +26,8 @@ use crate::{
 pub(super) enum Content<'a> {
     /// A table of real numbers; (rows, cols).
     Table(&'a Tensor),
+    /// A ternary table, written as real numbers; (rows, cols).
+    TernaryTable(Ternary<'a>),
     /// A norm, written as F32.
     Norm {
         weight: &'a Tensor,
@@ -84,7 +87,7 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
         builder.add(gguf_names::ROPE_FREQS, &[factors.len()], Content::Computed(factors.clone()));
     }
     for layer in 0..model.layers {
-        for &role in model.norms(layer) {
+        for role in model.norms(layer) {
             builder.norm(model, layer, role)?;
         }
         for &role in model.linears(layer) {
@@ -137,7 +140,7 @@ impl<'a> Builder<'a> {
     /// The output head. A tied one is not written: the reader takes the embedding table.
     fn head(&mut self, config: &SourceConfig) -> Result<()> {
         let present = self.find(names::OUTPUT).is_some();
-        if config.model.family.has_input_norms() {
+        if pooling::is_embedder(&config.model) {
             // Made for embeddings: nothing reads it.
             return Ok(());
         }
@@ -151,8 +154,40 @@ impl<'a> Builder<'a> {
             (Some(false), false) => {
                 Err(Error::missing(format!("tensor {}", names::OUTPUT), "tie_word_embeddings = false"))
             }
-            (Some(false) | None, true) => self.table(gguf_names::OUTPUT, names::OUTPUT, &config.model),
+            (Some(false) | None, true) => self.own_head(config),
         }
+    }
+
+    /// A head that is not the embedding table: real numbers, or ternary as the projections are (transformers' `BitLinear`,
+    /// where `modules_to_not_convert` leaves it out) with a norm on its input where those have one.
+    fn own_head(&mut self, config: &SourceConfig) -> Result<()> {
+        let model = &config.model;
+        let norm = &names::norm(0, Norm::HeadIn, model.family)[0];
+        let has_norm = model.input_norms.is_some() && self.checkpoint.get(norm).is_some();
+        if has_norm {
+            self.norm(model, 0, Norm::HeadIn)?;
+        }
+        let weight = self.need(names::OUTPUT)?;
+        let (rows, cols) = (model.vocab, model.dim);
+        let stated_scale = self.ternary_scale(weight, (rows, cols), names::OUTPUT_SCALE)?;
+        if stated_scale.is_none() && !has_norm {
+            return self.table(gguf_names::OUTPUT, names::OUTPUT, model);
+        }
+        let projection =
+            Projection { weight, stated_scale, rows, cols, row_order: Order::Same, col_order: Order::Same };
+        let matrix = projection.open(config, config.masters_are_ternary)?;
+        self.add(gguf_names::OUTPUT, &[rows, cols], Content::TernaryTable(matrix));
+        Ok(())
+    }
+
+    /// The `weight_scale` of a ternary matrix, whose shape is checked; a packed one has four rows in one, and needs it.
+    fn ternary_scale(&mut self, weight: &Tensor, (rows, cols): (usize, usize), name: &str) -> Result<Option<f32>> {
+        if weight.dtype == Dtype::U8 {
+            check_shape(weight, &[rows.div_ceil(4), cols], "packed")?;
+            return scalar(self.need(name)?).map(Some);
+        }
+        check(weight, &[rows, cols])?;
+        self.find(name).map(scalar).transpose()
     }
 
     fn norm(&mut self, model: &Config, layer: usize, role: Norm) -> Result<()> {
@@ -163,10 +198,8 @@ impl<'a> Builder<'a> {
         check(tensor, &size)?;
         // Gemma's own norms, and those of Qwen3.5 but one, multiply by one more than their weights, and GGUF files have
         // the sum.
-        let of_input =
-            matches!(role, Norm::QIn | Norm::KIn | Norm::VIn | Norm::OIn | Norm::GateIn | Norm::UpIn | Norm::DownIn);
         let is_more = match model.family {
-            Family::Gemma3InputNorms => !of_input,
+            Family::Gemma3 => !Norm::INPUTS.contains(&role),
             Family::Qwen35 => role != Norm::DeltaHead,
             _ => false,
         };
@@ -179,13 +212,7 @@ impl<'a> Builder<'a> {
         let (rows, cols) = model.linear_shape(role);
         let from = names::linear(layer, role);
         let weight = self.need(&format!("{from}.weight"))?;
-        let stated_scale = if weight.dtype == Dtype::U8 {
-            check_shape(weight, &[rows.div_ceil(4), cols], "packed")?;
-            Some(scalar(self.need(&format!("{from}.weight_scale"))?)?)
-        } else {
-            check(weight, &[rows, cols])?;
-            self.find(&format!("{from}.weight_scale")).map(scalar).transpose()?
-        };
+        let stated_scale = self.ternary_scale(weight, (rows, cols), &format!("{from}.weight_scale"))?;
         let (row_order, col_order) = orders(model, role);
         let projection = Projection { weight, stated_scale, rows, cols, row_order, col_order };
         self.add(gguf_names::linear(layer, role), &[rows, cols], Content::Projection(projection));

@@ -35,7 +35,7 @@ use crate::{
     error::{Error, Result},
     generate::Pooling,
     gguf::{Array, TensorType, Value},
-    model::{Config, Family, Norm},
+    model::{Config, Family, InputNorms, Norm},
 };
 
 /// The files of a directory, opened.
@@ -58,8 +58,11 @@ impl Directory {
         let in_source = |e: Error| e.in_file(src.display().to_string());
         let checkpoint = Checkpoint::open(src).map_err(in_source)?;
         let input_norm = &names::norm(0, Norm::QIn, config.model.family)[0];
-        if config.model.family == Family::Qwen3 && checkpoint.get(input_norm).is_some() {
-            config.model.family = Family::Qwen3InputNorms;
+        if config.model.family == Family::Qwen3
+            && config.model.input_norms.is_none()
+            && checkpoint.get(input_norm).is_some()
+        {
+            config.model.input_norms = Some(InputNorms { eps: config.model.rms_eps, embedder: true });
             config.masters_are_ternary = true;
         }
         Ok(Self { checkpoint, config, ternarise: options.ternarise })
@@ -83,7 +86,7 @@ impl Directory {
         for (key, value) in sampling::read(src, &mut more_files)? {
             metadata.set(key, value);
         }
-        if config.model.family.has_input_norms() || pooling::is_there(src) {
+        if pooling::is_embedder(&config.model) || pooling::is_there(src) {
             let pooling = pooling::read(src, &mut more_files, &mut warnings)?;
             pooling::prompts(src, &mut more_files, &mut metadata)?;
             metadata.set(Pooling::OWN_KEY, Value::U32(pooling));
@@ -137,6 +140,7 @@ fn real_type(tensor: &Tensor) -> TensorType {
 fn input(item: &Item, group: Option<usize>) -> Input {
     let (origin, kind) = match &item.content {
         Content::Table(tensor) => (&tensor.name, Kind::Table(real_type(tensor))),
+        Content::TernaryTable(matrix) => (&matrix.tensor.name, Kind::Table(matrix.table_type())),
         Content::Rows(tensor, _) => (&tensor.name, Kind::Other(real_type(tensor))),
         Content::Norm { weight, .. } => (&weight.name, Kind::Other(TensorType::F32)),
         Content::Computed(_) => (&item.name, Kind::Other(TensorType::F32)),
@@ -189,10 +193,11 @@ impl Source for HfSource<'_> {
     }
 
     fn rows(&self, at: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let Content::Table(tensor) = &self.items[at].content else {
-            unreachable!("the kind of the input says that it is a table");
-        };
-        dense::read(tensor, rows.start * self.items[at].sizes[1], out);
+        match &self.items[at].content {
+            Content::Table(tensor) => dense::read(tensor, rows.start * self.items[at].sizes[1], out),
+            Content::TernaryTable(matrix) => matrix.values(rows, out)?,
+            _ => unreachable!("the kind of the input says that it is a table"),
+        }
         Ok(())
     }
 
@@ -203,6 +208,7 @@ impl Source for HfSource<'_> {
                 dense::check_finite(tensor)?;
                 Ok(tensor.data.clone())
             }
+            Content::TernaryTable(matrix) => matrix.table().map(Bytes::from),
             Content::Norm { weight, offset } => {
                 let mut values = dense::floats(weight)?;
                 values.iter_mut().for_each(|value| *value += offset);

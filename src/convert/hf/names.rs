@@ -4,33 +4,36 @@ use crate::model::{Family, Linear, Norm, names::DeltaTensor};
 
 pub(super) const TOKEN_EMBD: &str = "embed_tokens.weight";
 pub(super) const OUTPUT: &str = "lm_head.weight";
+pub(super) const OUTPUT_SCALE: &str = "lm_head.weight_scale";
 /// Beginning of the names of a vision part.
 pub(super) const VISION: &str = "visual.";
 /// Beginning of the names of blocks that predict further tokens ahead.
 pub(super) const MTP: &str = "mtp.";
 
-/// The names a norm may have: 1bitLLM's models call the sub-norms differently.
+/// The names a norm may have: 1bitLLM's models call the sub-norms differently, and BitNet's embedding models those of
+/// inputs than transformers.
 pub(super) fn norm(layer: usize, role: Norm, family: Family) -> Vec<String> {
     let names: &[&str] = match role {
         Norm::Attn => &["input_layernorm"],
         Norm::QHead => &["self_attn.q_norm"],
         Norm::KHead => &["self_attn.k_norm"],
         Norm::AttnSub => &["self_attn.attn_sub_norm", "self_attn.inner_attn_ln"],
-        Norm::Ffn if family == Family::Gemma3InputNorms => &["pre_feedforward_layernorm"],
+        Norm::Ffn if family == Family::Gemma3 => &["pre_feedforward_layernorm"],
         Norm::Ffn => &["post_attention_layernorm"],
         Norm::FfnSub => &["mlp.ffn_sub_norm", "mlp.ffn_layernorm"],
-        Norm::QIn => &["self_attn.q_proj.norm"],
-        Norm::KIn => &["self_attn.k_proj.norm"],
-        Norm::VIn => &["self_attn.v_proj.norm"],
-        Norm::OIn => &["self_attn.o_proj.norm"],
-        Norm::GateIn => &["mlp.gate_proj.norm"],
-        Norm::UpIn => &["mlp.up_proj.norm"],
-        Norm::DownIn => &["mlp.down_proj.norm"],
+        Norm::QIn => &["self_attn.q_proj.norm", "self_attn.q_proj.rms_norm"],
+        Norm::KIn => &["self_attn.k_proj.norm", "self_attn.k_proj.rms_norm"],
+        Norm::VIn => &["self_attn.v_proj.norm", "self_attn.v_proj.rms_norm"],
+        Norm::OIn => &["self_attn.o_proj.norm", "self_attn.o_proj.rms_norm"],
+        Norm::GateIn => &["mlp.gate_proj.norm", "mlp.gate_proj.rms_norm"],
+        Norm::UpIn => &["mlp.up_proj.norm", "mlp.up_proj.rms_norm"],
+        Norm::DownIn => &["mlp.down_proj.norm", "mlp.down_proj.rms_norm"],
         // Only Gemma 3 has these, where this name belongs to another norm than in all other models.
         Norm::PostAttn => &["post_attention_layernorm"],
         Norm::PostFfn => &["post_feedforward_layernorm"],
         Norm::DeltaHead => &["linear_attn.norm"],
         Norm::Output => return vec!["norm.weight".to_owned()],
+        Norm::HeadIn => return vec!["lm_head.rms_norm.weight".to_owned()],
     };
     names.iter().map(|name| format!("layers.{layer}.{name}.weight")).collect()
 }

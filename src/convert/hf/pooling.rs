@@ -20,6 +20,11 @@ const LAST: u32 = 3;
 /// The token that Qwen's embedding models put after each text.
 const QWEN_END: &str = "<|endoftext|>";
 
+/// Whether the model was made for embeddings, as BitNet's are.
+pub(super) fn is_embedder(model: &Config) -> bool {
+    model.input_norms.is_some_and(|norms| norms.embedder)
+}
+
 /// Whether the directory is one of sentence-transformers.
 pub(super) fn is_there(dir: &Path) -> bool {
     dir.join("modules.json").exists()
@@ -104,7 +109,7 @@ pub(super) fn prompts(dir: &Path, files: &mut Vec<PathBuf>, metadata: &mut Metad
 /// answer (bitnet.cpp's `convert-bitnet-embedding-to-gguf.py` does so as well).
 pub(super) fn end_texts(model: &Config, metadata: &mut Metadata) -> Result<()> {
     let tokens = match metadata.get("tokenizer.ggml.tokens") {
-        Some(Value::Array(Array::String(tokens))) if model.family == Family::Qwen3InputNorms => tokens,
+        Some(Value::Array(Array::String(tokens))) if model.family == Family::Qwen3 && is_embedder(model) => tokens,
         _ => return Ok(()),
     };
     if let Some(id) = tokens.iter().position(|token| token == QWEN_END) {

@@ -1,12 +1,21 @@
 //! Matrices of a checkpoint -> ternary codes (0, 1, 2 = -1, 0, +1) row by row, and one scale.
 
+use std::ops::Range;
+
+use bitnet_cpu_kernels::format::{Layout, MatrixScales, pack_row, ternary_bytes};
+use half::f16;
 use safetensors::Dtype;
 
 use super::{config::ScaleReading, dense, safetensors::Tensor};
 use crate::{
+    convert::TernaryType,
     error::{Error, Remedy, Result},
-    model::common_magnitude,
+    gguf::TensorType,
+    model::{common_magnitude, dialect::blame},
 };
+
+/// Columns of a block of Q2_0.
+const Q2_0_COLS: usize = 64;
 
 /// The smallest scale: keeps an all-zero matrix from dividing by zero.
 const SCALE_EPSILON: f32 = 1e-5;
@@ -30,7 +39,7 @@ pub(super) enum Origin {
 /// A matrix whose scale is known; codes are made when they are asked for.
 #[derive(Debug)]
 pub(super) struct Ternary<'a> {
-    tensor: &'a Tensor,
+    pub tensor: &'a Tensor,
     rows: usize,
     cols: usize,
     pub origin: Origin,
@@ -77,6 +86,48 @@ impl<'a> Ternary<'a> {
         }
         let thing = format!("weight_scale of tensor {}", tensor.name);
         Err(Error::malformed(thing, "a finite number above zero", stated))
+    }
+
+    /// Some rows as real numbers: scale * (code - 1).
+    pub fn values(&self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let mut codes = vec![0; self.cols];
+        for (row, values) in rows.zip(out.chunks_exact_mut(self.cols)) {
+            self.row(row, values, &mut codes)?;
+            for (value, code) in values.iter_mut().zip(&codes) {
+                *value = self.scale * (f32::from(*code) - 1.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The type that a table of such weights is kept in: Q2_0, or F16 where its rows are not whole blocks. Either rounds the
+    /// scale to an f16, which is one factor of all its products.
+    pub fn table_type(&self) -> TensorType {
+        if self.cols.is_multiple_of(Q2_0_COLS) { TensorType::Q2_0 } else { TensorType::F16 }
+    }
+
+    /// The bytes of that type.
+    pub fn table(&self) -> Result<Vec<u8>> {
+        let mut values = vec![0.0; self.cols];
+        if self.table_type() == TensorType::F16 {
+            let mut bytes = Vec::with_capacity(2 * self.rows * self.cols);
+            for row in 0..self.rows {
+                self.values(row..row + 1, &mut values)?;
+                bytes.extend(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()));
+            }
+            return Ok(bytes);
+        }
+        let mut codes = vec![0; self.cols];
+        let row_bytes = ternary_bytes(Layout::I2sP128, 1, self.cols);
+        let mut packed = vec![0; self.rows * row_bytes];
+        for (row, packed) in packed.chunks_exact_mut(row_bytes).enumerate() {
+            self.row(row, &mut values, &mut codes)?;
+            pack_row(&codes, packed);
+        }
+        let codec = TernaryType::Q2_0.codec(&self.tensor.name, self.rows, self.cols)?;
+        let groups = vec![f16::from_f32(self.scale); self.rows * self.cols / Q2_0_COLS].into();
+        let scales = MatrixScales::PerGroup { size: Q2_0_COLS, values: groups };
+        codec.encode(&packed, &scales).map_err(|e| blame(&self.tensor.name, self.cols, e))
     }
 
     /// True when the scale is far from that of any known model.

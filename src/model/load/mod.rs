@@ -15,7 +15,7 @@ pub(crate) use dense::dense_type;
 pub(crate) use unpacked::to_f16 as table_as_f16;
 
 use super::{
-    Config, DeltaNet, Family, Linear, Model, Norm, Weights,
+    Config, DeltaNet, Family, InputNorms, Linear, Model, Norm, Weights,
     dialect::{Dialects, OpenOptions},
     names::{self, DeltaTensor},
 };
@@ -55,9 +55,12 @@ impl Model {
         let vocab = usize::try_from(embedding.dims.get(1).copied().unwrap_or(1))
             .map_err(|_| Error::malformed(tensor(embedding), "rows that fit this machine", embedding.dims[1]))?;
         let mut config = Config::from_metadata(file.metadata(), vocab)?;
-        // No key says it.
-        if config.family == Family::Qwen3 && file.tensor(&names::norm(config.family, 0, Norm::QIn)).is_some() {
-            config.family = Family::Qwen3InputNorms;
+        // No key says it of BitNet's embedding models.
+        if config.family == Family::Qwen3
+            && config.input_norms.is_none()
+            && file.tensor(&names::norm(config.family, 0, Norm::QIn)).is_some()
+        {
+            config.input_norms = Some(InputNorms { eps: config.rms_eps, embedder: true });
         }
         config.rotation = rotation::rotation(file.metadata(), &config)?;
         let dialects = Dialects::of(file.metadata(), options)?;
@@ -92,14 +95,18 @@ impl Config {
     }
 
     /// The norms of a layer.
-    pub fn norms(&self, layer: usize) -> &'static [Norm] {
-        if self.is_recurrent(layer) { &[Norm::Attn, Norm::DeltaHead, Norm::Ffn] } else { self.family.block_norms() }
+    pub fn norms(&self, layer: usize) -> Vec<Norm> {
+        if self.is_recurrent(layer) {
+            return vec![Norm::Attn, Norm::DeltaHead, Norm::Ffn];
+        }
+        let of_inputs: &[Norm] = if self.input_norms.is_some() { &Norm::INPUTS } else { &[] };
+        [self.family.block_norms(), of_inputs].concat()
     }
 
     /// Length of a norm's weight.
     pub fn norm_len(&self, role: Norm) -> usize {
         match role {
-            Norm::Attn | Norm::Ffn | Norm::Output | Norm::PostAttn | Norm::PostFfn => self.dim,
+            Norm::Attn | Norm::Ffn | Norm::Output | Norm::HeadIn | Norm::PostAttn | Norm::PostFfn => self.dim,
             Norm::QIn | Norm::KIn | Norm::VIn | Norm::GateIn | Norm::UpIn => self.dim,
             Norm::QHead | Norm::KHead => self.head_dim,
             Norm::AttnSub | Norm::OIn => self.heads * self.head_dim,
@@ -110,37 +117,14 @@ impl Config {
 }
 
 impl Family {
-    /// The norms of a block of attention of this family.
+    /// The norms of a block of attention of this family, without those of inputs.
     pub fn block_norms(self) -> &'static [Norm] {
         match self {
             Self::BitNet => &[Norm::Attn, Norm::AttnSub, Norm::Ffn, Norm::FfnSub],
             Self::Llama => &[Norm::Attn, Norm::Ffn],
             Self::Qwen3 | Self::Qwen35 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn],
-            Self::Qwen3InputNorms => &Self::GEMMA3_NORMS[..11],
-            Self::Gemma3InputNorms => &Self::GEMMA3_NORMS,
+            Self::Gemma3 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn, Norm::PostAttn, Norm::PostFfn],
         }
-    }
-
-    const GEMMA3_NORMS: [Norm; 13] = [
-        Norm::Attn,
-        Norm::QIn,
-        Norm::KIn,
-        Norm::VIn,
-        Norm::QHead,
-        Norm::KHead,
-        Norm::OIn,
-        Norm::Ffn,
-        Norm::GateIn,
-        Norm::UpIn,
-        Norm::DownIn,
-        // Not in Qwen 3.
-        Norm::PostAttn,
-        Norm::PostFfn,
-    ];
-
-    /// True where each projection has a norm on its input: models made for embeddings.
-    pub fn has_input_norms(self) -> bool {
-        matches!(self, Self::Qwen3InputNorms | Self::Gemma3InputNorms)
     }
 }
 
@@ -158,13 +142,18 @@ impl Loader<'_> {
             None => None,
         };
         let output_norm = self.floats(names::OUTPUT_NORM, self.config.norm_len(Norm::Output))?;
+        let has_head_norm = self.config.input_norms.is_some() && self.file.tensor(names::HEAD_NORM).is_some();
+        let head_norm = match has_head_norm {
+            true => Some(self.floats(names::HEAD_NORM, self.config.norm_len(Norm::HeadIn))?),
+            false => None,
+        };
         let rope_factors = match self.file.tensor(names::ROPE_FREQS) {
             Some(_) => Some(self.rope_factors()?),
             None => None,
         };
         let blocks = self.blocks()?;
         let mtp = self.mtp()?;
-        Ok(Weights { token_embd, blocks, output_norm, output, rope_factors, mtp })
+        Ok(Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp })
     }
 
     /// That a rotated embedding table has the head that its keys promise.
@@ -204,6 +193,7 @@ impl Loader<'_> {
         let mut known: HashSet<String> =
             [names::TOKEN_EMBD, names::OUTPUT_NORM, names::OUTPUT, names::ROPE_FREQS].map(String::from).into();
         let config = self.config;
+        known.extend(config.input_norms.map(|_| names::HEAD_NORM.to_owned()));
         for layer in 0..config.layers {
             known.extend(config.linears(layer).iter().map(|&role| names::linear(layer, role)));
             known.extend(config.linears(layer).iter().map(|&role| names::linear_scale(layer, role)));

@@ -50,7 +50,7 @@ impl Loader<'_> {
         }
         linears.sort_by_key(|(role, ..)| *role as usize);
         let mut norms = [const { None }; Norm::BLOCK.len()];
-        for &role in self.config.norms(layer) {
+        for role in self.config.norms(layer) {
             let name = names::norm(self.config.family, layer, role);
             norms[role as usize] = Some(self.floats(&name, self.config.norm_len(role))?);
         }

@@ -8,8 +8,8 @@ use bitnet_cpu_kernels::{
 };
 use bitnet_gpu::{
     model::{
-        Activation, Block, Config, DenseMatrix, Family, Linear, MatrixScales, Model, Norm, Rope, RopeStyle,
-        TernaryCodes, TernaryMatrix, Weights,
+        Activation, Block, Config, DenseMatrix, Family, InputNorms, Linear, MatrixScales, Model, Multipliers, Norm,
+        Rope, RopeStyle, TernaryCodes, TernaryMatrix, Weights,
     },
     plan::KvType,
 };
@@ -32,6 +32,8 @@ pub struct Spec {
     pub head: Option<DenseType>,
     pub scales: ScaleKind,
     pub yarn: Option<Yarn>,
+    pub input_norms: Option<InputNorms>,
+    pub multipliers: Multipliers,
 }
 
 /// The smallest of each family, with odd shapes: grouped heads, a head size of no power of two, partial blocks.
@@ -50,6 +52,8 @@ pub const BITNET: Spec = Spec {
     head: None,
     scales: ScaleKind::PerTensor,
     yarn: None,
+    input_norms: None,
+    multipliers: Multipliers { embedding: 1.0, residual: 1.0, logits: 1.0 },
 };
 pub const LLAMA: Spec = Spec {
     family: Family::Llama,
@@ -77,15 +81,19 @@ pub const QWEN3: Spec = Spec {
 };
 
 /// The smallest of the BitNet embedding models' families.
-pub const QWEN3_EMBEDDING: Spec = Spec { family: Family::Qwen3InputNorms, table: DenseType::F16, head: None, ..QWEN3 };
+pub const QWEN3_EMBEDDING: Spec =
+    Spec { input_norms: Some(InputNorms { eps: 1e-5, embedder: true }), table: DenseType::F16, head: None, ..QWEN3 };
 pub const GEMMA3_EMBEDDING: Spec = Spec {
-    family: Family::Gemma3InputNorms,
+    family: Family::Gemma3,
     activation: Activation::GeluTanh,
     heads: 4,
     kv_heads: 1,
     head_dim: 64,
     ..QWEN3_EMBEDDING
 };
+
+/// Llama with norms on the inputs of its projections and of its head, whose epsilon is large enough to be seen.
+pub const LLAMA_INPUT_NORMS: Spec = Spec { input_norms: Some(InputNorms { eps: 0.05, embedder: false }), ..LLAMA };
 
 /// The shape of Ternary Bonsai, with a scale for each group of columns. Rows of groups of 64 may end within a block.
 pub fn grouped(size: usize) -> Spec {
@@ -129,6 +137,8 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         delta: None,
         rotation: None,
         mtp_blocks: 0,
+        input_norms: spec.input_norms,
+        multipliers: spec.multipliers,
     };
     let norm = |rng: &mut Rng, n: usize| (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect::<Vec<f32>>();
     let block = |rng: &mut Rng| {
@@ -147,8 +157,8 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
             let codes = TernaryCodes::Packed { bytes: codes, layout: Layout::I2sP128 };
             (role, TernaryMatrix { rows, cols, codes, scales: scales.into() })
         });
-        let norms =
-            Norm::BLOCK.map(|role| spec.family.block_norms().contains(&role).then(|| norm(rng, config.norm_len(role))));
+        let has = config.norms(0);
+        let norms = Norm::BLOCK.map(|role| has.contains(&role).then(|| norm(rng, config.norm_len(role))));
         Block::new(linears, norms)
     };
     let blocks = (0..spec.layers).map(|_| block(&mut rng)).collect();
@@ -160,7 +170,10 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
     };
     let (token_embd, output) = (dense(spec.table), spec.head.map(&mut dense));
     let output_norm = norm(&mut rng, spec.dim);
-    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None, mtp: None } }
+    let has_head_norm = config.input_norms.is_some_and(|norms| !norms.embedder);
+    let head_norm = has_head_norm.then(|| norm(&mut rng, spec.dim));
+    let (rope_factors, mtp) = (None, None);
+    Model { config, weights: Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp } }
 }
 
 pub fn random_ids(spec: &Spec, seed: u64, n: usize) -> Vec<u32> {
@@ -296,8 +309,9 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
         let mut h = row(&weights.token_embd, id as usize);
         h.iter_mut().for_each(|x| *x *= config.embedding_scale());
         for ((block, matrices), (keys, values)) in weights.blocks.iter().zip(&matrices).zip(&mut caches) {
+            let eps = |role| config.input_norms.filter(|_| Norm::INPUTS.contains(&role)).map(|norms| norms.eps);
             let sub = |x: Vec<f32>, role| match block.norm(role) {
-                Some(weight) => rms_norm(&x, weight, config.rms_eps),
+                Some(weight) => rms_norm(&x, weight, eps(role).unwrap_or(config.rms_eps)),
                 None => x,
             };
             let a = sub(h.clone(), Norm::Attn);
@@ -323,7 +337,10 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
             let down = product(Linear::Down, Norm::DownIn, &sub(gated, Norm::FfnSub));
             add(&mut h, &sub(down, Norm::PostFfn));
         }
-        let normed = rms_norm(&h, &weights.output_norm, config.rms_eps);
+        let mut normed = rms_norm(&h, &weights.output_norm, config.rms_eps);
+        if let (Some(weight), Some(norms)) = (&weights.head_norm, config.input_norms) {
+            normed = rms_norm(&normed, weight, norms.eps);
+        }
         logits.extend(head.iter().map(|row| row.iter().zip(&normed).map(|(w, x)| w * x).sum::<f32>()));
     }
     logits

@@ -8,8 +8,8 @@ use bitnet_cpu_kernels::{
     testing::Rng,
 };
 use bitnet_gpu::model::{
-    Activation, Block, Config, DeltaNet, DeltaWeights, DenseMatrix, Family, Linear, MatrixScales, Model, Norm, Rope,
-    RopeStyle, Rotation, TernaryCodes, TernaryMatrix, Weights,
+    Activation, Block, Config, DeltaNet, DeltaWeights, DenseMatrix, Family, Linear, MatrixScales, Model, Multipliers,
+    Norm, Rope, RopeStyle, Rotation, TernaryCodes, TernaryMatrix, Weights,
 };
 
 use super::gpu::model::dense_bytes;
@@ -106,6 +106,8 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         delta: Some(delta),
         rotation: None,
         mtp_blocks: 0,
+        input_norms: None,
+        multipliers: Multipliers::default(),
     };
     config.rotation = spec.rotation.map(|block| rotation(&config, block, spec.tied, &mut rng));
     let blocks = (0..config.layers).map(|layer| random_block(&config, layer, spec.group, &mut rng)).collect();
@@ -114,7 +116,8 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
     let token_embd = dense(spec.vocab, DenseType::F16);
     let output = (!spec.tied).then(|| dense(spec.vocab, DenseType::Q8_0));
     let output_norm = norm(&mut rng, spec.dim);
-    Model { config, weights: Weights { token_embd, blocks, output_norm, output, rope_factors: None, mtp: None } }
+    let (head_norm, rope_factors, mtp) = (None, None, None);
+    Model { config, weights: Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp } }
 }
 
 pub(super) fn norm(rng: &mut Rng, n: usize) -> Vec<f32> {

@@ -18,7 +18,7 @@ use bitnet_gpu::{
     },
     bytes::Bytes,
     generate::{Answer, AnswerOptions, Chooser, Event, Finish, SampleOptions, Sampler, Stats, TextDecoder},
-    model::{Activation, Config, DenseMatrix, Family, Model, Rope, RopeStyle, Weights},
+    model::{Activation, Config, DenseMatrix, Family, Model, Multipliers, Rope, RopeStyle, Weights},
     plan::{BackendKind, Plan, Segment, Sizes},
     session::Session,
 };
@@ -250,10 +250,19 @@ pub fn model() -> Arc<Model> {
         delta: None,
         rotation: None,
         mtp_blocks: 0,
+        input_norms: None,
+        multipliers: Multipliers::default(),
     };
     let token_embd = DenseMatrix { rows: VOCAB, cols: 1, data: Bytes::from(vec![0; 4 * VOCAB]), ty: DenseType::F32 };
-    let weights =
-        Weights { token_embd, blocks: Vec::new(), output_norm: vec![1.0], output: None, rope_factors: None, mtp: None };
+    let weights = Weights {
+        token_embd,
+        blocks: Vec::new(),
+        output_norm: vec![1.0],
+        head_norm: None,
+        output: None,
+        rope_factors: None,
+        mtp: None,
+    };
     Arc::new(Model { config, weights })
 }
 

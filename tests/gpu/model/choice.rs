@@ -11,7 +11,7 @@ use bitnet_gpu::{
 
 use super::{Loaded, best, open, sizes};
 use crate::common::gpu::{
-    model::{BITNET, Spec, random_ids, random_model},
+    model::{BITNET, LLAMA_INPUT_NORMS, Spec, random_ids, random_model},
     open_backend,
 };
 
@@ -70,9 +70,13 @@ fn chosen_ids_are_those_of_the_logits() {
 /// whatever came before, in windows as well, and it counts the rows that it computed in full.
 #[test]
 fn a_screened_head_gives_what_the_full_one_gives() {
-    for (head, max_binding_bytes) in [(DenseType::F16, None), (DenseType::Q8_0, Some(400_000)), (DenseType::F32, None)]
-    {
-        let spec = Spec { vocab: 1100, layers: 1, table: head, head: None, ..BITNET };
+    for (base, head, max_binding_bytes) in [
+        (BITNET, DenseType::F16, None),
+        (BITNET, DenseType::Q8_0, Some(400_000)),
+        // With a norm of the head's own.
+        (LLAMA_INPUT_NORMS, DenseType::F32, None),
+    ] {
+        let spec = Spec { vocab: 1100, layers: 1, table: head, head: None, ..base };
         let model = Arc::new(random_model(&spec, 50));
         let tuning = Tuning { max_binding_bytes, ..Tuning::default() };
         let Some(backend) = open_backend(tuning.clone()) else { return };

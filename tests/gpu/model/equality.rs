@@ -17,8 +17,8 @@ use super::{APART, Loaded, assert_close, open, open_on, segment, sizes};
 use crate::common::gpu::{
     Devices,
     model::{
-        BITNET, GEMMA3_EMBEDDING, LLAMA, QWEN3, QWEN3_EMBEDDING, Spec, grouped, random_ids, random_model,
-        reference_logits,
+        BITNET, GEMMA3_EMBEDDING, LLAMA, LLAMA_INPUT_NORMS, QWEN3, QWEN3_EMBEDDING, Spec, grouped, random_ids,
+        random_model, reference_logits,
     },
     open_backend,
 };
@@ -33,6 +33,7 @@ fn decode_and_prefill_equal_plain_loops() {
         ("Qwen3", QWEN3),
         ("Qwen3 for embeddings", QWEN3_EMBEDDING),
         ("Gemma 3 for embeddings", GEMMA3_EMBEDDING),
+        ("norms on inputs", LLAMA_INPUT_NORMS),
         ("a scale a row", rows),
         ("groups of 64", grouped(64)),
         ("groups of 128", grouped(128)),
@@ -94,6 +95,7 @@ fn few_tokens_together_give_the_bits_of_each_alone() {
         (BITNET, KvType::Q8_0),
         (LLAMA, KvType::F32),
         (QWEN3, KvType::Q8_0),
+        (LLAMA_INPUT_NORMS, KvType::F16),
         (grouped(64), KvType::F16),
         (grouped(256), KvType::F16),
         (Spec { scales: ScaleKind::PerRow, ..BITNET }, KvType::F16),

@@ -111,7 +111,7 @@ pub fn delta_width(config: &Config) -> usize {
 
 /// f32 of a token beside the residual stream: a normed copy, or embeddings before their rotation.
 fn stream_width(config: &Config) -> usize {
-    if config.family.has_input_norms() || config.rotation.is_some() { config.dim } else { 0 }
+    if config.input_norms.is_some() || config.rotation.is_some() { config.dim } else { 0 }
 }
 
 impl Shape {
@@ -271,7 +271,7 @@ fn most_rows(max_binding: u64, row_bytes: usize) -> usize {
 mod tests {
     use super::*;
     use crate::{
-        model::{Activation, Family, Rope, RopeStyle},
+        model::{Activation, Family, Multipliers, Rope, RopeStyle},
         plan::{BackendKind, KvType},
     };
 
@@ -294,6 +294,8 @@ mod tests {
             delta: None,
             rotation: None,
             mtp_blocks: 0,
+            input_norms: None,
+            multipliers: Multipliers::default(),
         }
     }
 

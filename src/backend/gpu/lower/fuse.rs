@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use crate::{
         graph::{Graph, block_ops},
-        model::{Config, DeltaNet, Family, Linear, Rope, RopeStyle, Rotation},
+        model::{Config, DeltaNet, Family, InputNorms, Linear, Multipliers, Rope, RopeStyle, Rotation},
     };
 
     /// BitNet b1.58 2B-4T: `config.json` of microsoft/bitnet-b1.58-2B-4T.
@@ -295,6 +295,8 @@ mod tests {
             delta: None,
             rotation: None,
             mtp_blocks: 0,
+            input_norms: None,
+            multipliers: Multipliers::default(),
         }
     }
 
@@ -480,7 +482,8 @@ mod tests {
     /// Norms that are kept, in a block of Gemma 3, which adds no step of another kind for them.
     #[test]
     fn an_op_that_fuses_with_nothing_is_a_plain_step() {
-        let config = Config { family: Family::Gemma3InputNorms, ..bitnet_2b_4t() };
+        let input_norms = Some(InputNorms { eps: 1e-6, embedder: true });
+        let config = Config { family: Family::Gemma3, input_norms, ..bitnet_2b_4t() };
         let ops = block_ops(&config);
         for (phase, steps) in [(KernelPhase::Decode, 14), (KernelPhase::Prefill, 21)] {
             let steps_of_block = steps_of(&ops, phase, true, true);

@@ -11,8 +11,17 @@ use crate::{
         record::encode::{Dispatch, Extent},
     },
     error::Result,
-    model::DenseMatrix,
+    model::{DenseMatrix, Norm},
 };
+
+/// A norm before the head, and what it reads.
+#[derive(Clone, Copy)]
+pub struct HeadNorm<'a> {
+    pub role: Norm,
+    pub weight: &'a Region,
+    /// (tokens, dim)
+    pub from: &'a wgpu::Buffer,
+}
 
 impl<'a> Lowering<'a> {
     /// The rows of the embedding table, one dispatch a window; and their rotation, where there is one.
@@ -45,21 +54,44 @@ impl<'a> Lowering<'a> {
         Ok(out)
     }
 
-    /// The final norm of the tokens whose logits are wanted, rotated where the head is.
-    pub fn head_norm(&mut self, norm: &'a Region) -> Result<Dispatch> {
+    /// The norm of the head's input.
+    pub fn last_norm(&self) -> Option<HeadNorm<'a>> {
+        let activations = self.activations;
+        let (role, weight, from) = match (&self.weights.head_norm, &self.weights.output_norm) {
+            (Some(own), _) => (Norm::HeadIn, own, &activations.stream),
+            (None, Some(output)) => (Norm::Output, output, &activations.hidden),
+            (None, None) => return None,
+        };
+        Some(HeadNorm { role, weight, from })
+    }
+
+    /// The output norm of all tokens behind the last layer, where the head has a norm of its own.
+    pub fn norm_before_last(&mut self) -> Result<Option<Dispatch>> {
+        let (weights, activations) = (self.weights, self.activations);
+        let (Some(weight), Some(_)) = (&weights.output_norm, &weights.head_norm) else { return Ok(None) };
+        let norm = HeadNorm { role: Norm::Output, weight, from: &activations.hidden };
+        self.norm_to(norm, &activations.stream).map(Some)
+    }
+
+    /// That norm, for the tokens whose logits are wanted; rotated where the head is.
+    pub fn head_norm(&mut self, norm: HeadNorm<'a>) -> Result<Dispatch> {
         if self.config.rotation.as_ref().is_some_and(|rotation| rotation.head) {
-            return self.rotated_head_norm(norm, place_code(self.config.layers + 1));
+            return self.rotated_head_norm(norm.weight, place_code(self.config.layers + 1));
         }
+        self.norm_to(norm, &self.activations.normed)
+    }
+
+    fn norm_to(&mut self, norm: HeadNorm<'a>, to: &'a wgpu::Buffer) -> Result<Dispatch> {
         let (config, activations) = (self.config, self.activations);
         let params = params::RmsNorm {
             cols: config.dim as u32,
             stride: config.dim as u32,
-            eps: config.rms_eps,
+            eps: config.eps(norm.role),
             place: place_code(config.layers + 1),
             ..Default::default()
         };
-        let weight = self.whole("the output norm", norm)?;
-        let buffers = [all(&activations.hidden), weight, all(&activations.normed), all(&activations.batch)];
+        let weight = self.whole("the output norm", norm.weight)?;
+        let buffers = [all(norm.from), weight, all(to), all(&activations.batch)];
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RmsNorm);
         self.builder.dispatch(variant, &[], params, &buffers, grid)

@@ -94,6 +94,11 @@ impl<'a> Lowering<'a> {
         table.map_err(|error| error.with_remedy(Remedy::LowerContext))
     }
 
+    /// Epsilon of a norm, where there is one.
+    pub fn eps(&self, norm: Option<Norm>) -> f32 {
+        norm.map_or(self.config.rms_eps, |norm| self.config.eps(norm))
+    }
+
     pub fn norm(&self, norm: Option<Norm>, weights: &'a LayerWeights) -> Result<wgpu::BufferBinding<'a>> {
         match norm {
             Some(role) => {

@@ -57,7 +57,7 @@ impl<'a> Lowering<'a> {
         let params = params::RmsNorm {
             cols: config.dim as u32,
             stride: config.dim as u32,
-            eps: config.rms_eps,
+            eps: config.eps(norm),
             place,
             ..Default::default()
         };

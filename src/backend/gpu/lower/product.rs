@@ -113,7 +113,7 @@ impl<'a> Lowering<'a> {
             in_stride: in_stride as u32,
             in_offset: in_offset as u32,
             groups: act_group.map_or(1, |size| cols / size) as u32,
-            eps: self.config.rms_eps,
+            eps: self.eps(quantize.norm),
             place,
             ..Default::default()
         };
@@ -183,7 +183,7 @@ impl<'a> Lowering<'a> {
             ("ACTS", self.weights.act_group.map_or(1, |size| cols / size) as f64),
             ("IN_STRIDE", in_stride as f64),
             ("IN_OFFSET", in_offset as f64),
-            ("EPS", f64::from(self.config.rms_eps)),
+            ("EPS", f64::from(self.eps(fold.norm))),
             ("ROUNDS", rounds as f64),
         ]);
         constants

@@ -69,7 +69,7 @@ impl<'a> Lowering<'a> {
             in_stride: in_stride as u32,
             in_offset: in_offset as u32,
             groups: (cols / group) as u32,
-            eps: config.rms_eps,
+            eps: self.eps(quantize.norm),
             place,
             gate_stride: qkv_width(config) as u32,
             ..Default::default()

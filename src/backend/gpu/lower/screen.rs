@@ -22,6 +22,7 @@
 use bitnet_cpu_kernels::screen::BLOCK;
 
 use super::{
+    head::HeadNorm,
     lowering::{Lowering, MAX_WORKGROUPS, all, place_code},
     select::{Selection, few},
 };
@@ -123,7 +124,7 @@ impl<'a> Lowering<'a> {
     pub fn screened_head(
         &mut self,
         table: &DenseMatrix,
-        (region, copy, norm): (&'a Region, &'a Region, &'a Region),
+        (region, copy, norm): (&'a Region, &'a Region, HeadNorm<'a>),
         tokens: usize,
     ) -> Result<Screen> {
         let config = self.config;
@@ -181,7 +182,7 @@ impl<'a> Lowering<'a> {
 
     fn screen_query(
         &mut self,
-        norm: &'a Region,
+        norm: HeadNorm<'a>,
         planes: &wgpu::Buffer,
         queries: &wgpu::Buffer,
         states: &wgpu::Buffer,
@@ -190,14 +191,14 @@ impl<'a> Lowering<'a> {
         let params = params::ScreenQuery {
             cols: config.dim as u32,
             stride: config.dim as u32,
-            eps: config.rms_eps,
+            eps: config.eps(norm.role),
             place: place_code(config.layers + 1),
             words: plane_words(config.dim) as u32,
             gamma: gamma(config.dim),
             ..Default::default()
         };
-        let weight = self.whole("the output norm", norm)?;
-        let (from, to) = (all(&activations.hidden), all(&activations.normed));
+        let weight = self.whole("the output norm", norm.weight)?;
+        let (from, to) = (all(norm.from), all(&activations.normed));
         let buffers = [from, weight, to, all(&activations.batch), all(planes), all(queries), all(states)];
         let variant = self.builder.variant(Shader::ScreenQuery);
         self.builder.dispatch(variant, &[], params, &buffers, a_token(1))

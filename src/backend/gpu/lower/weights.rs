@@ -194,6 +194,8 @@ pub struct Weights {
     pub screen: Option<Region>,
     /// (dim)
     pub output_norm: Option<Region>,
+    /// (dim): [`Norm::HeadIn`], where there is one.
+    pub head_norm: Option<Region>,
     /// (positions, half) cosines, then sines.
     pub rope: Region,
     /// Factors of the model's rotation, by the columns of the rows that it rotates.
@@ -356,6 +358,11 @@ impl Weights {
             None
         };
 
+        let head_norm = match weights.head_norm.as_ref().filter(|_| segment.head) {
+            Some(norm) => Some(norm_region(layout, "the norm of the head's input", Norm::HeadIn, norm)?),
+            None => None,
+        };
+
         let mut factors = Vec::new();
         if let Some(rotation) = rotation {
             let folded = rotation.folded.iter().flatten().map(|&role| config.linear_shape(role).1);
@@ -382,6 +389,7 @@ impl Weights {
             head,
             screen,
             output_norm,
+            head_norm,
             rope,
             factors,
             act_group,
@@ -442,6 +450,9 @@ impl Weights {
         if let Some(region) = &self.output_norm {
             let rotated = rotation.filter(|rotation| rotation.head).map(|of| rotated_norm(of, &weights.output_norm));
             uploader.write(region, &[bytemuck::cast_slice(rotated.as_ref().unwrap_or(&weights.output_norm))])?;
+        }
+        if let (Some(region), Some(norm)) = (&self.head_norm, &weights.head_norm) {
+            uploader.write(region, &[bytemuck::cast_slice(norm)])?;
         }
         for (cols, region) in &self.factors {
             let values = rotation.map(|rotation| factors(rotation, *cols)).unwrap_or_default();

@@ -85,11 +85,15 @@ impl Lists {
         let graph = Graph::of(&model.config);
         let mut lists = |phase| {
             let layers = segment.layers.clone().zip(weights.layers.iter().zip(memories));
-            layers
+            let mut layers = layers
                 .map(|(layer, (weights, memory))| {
                     lowering.layer(&graph.layer(layer).ops, layer, weights, memory, phase)
                 })
-                .collect::<Result<Vec<_>>>()
+                .collect::<Result<Vec<_>>>()?;
+            if let Some(last) = layers.last_mut() {
+                last.extend(lowering.norm_before_last()?);
+            }
+            Ok(layers)
         };
         let decode = lists(KernelPhase::Decode)?;
         let few = if shape.small_batch > 1 { lists(KernelPhase::Few)? } else { Vec::new() };
@@ -115,7 +119,7 @@ impl HeadLists {
 
 fn head<'a>(lowering: &mut Lowering<'a>, made: &Made<'a>) -> Result<Option<HeadLists>> {
     let &Made { gpu, model, shape, weights, activations, .. } = made;
-    let (Some(region), Some(norm)) = (&weights.head, &weights.output_norm) else { return Ok(None) };
+    let (Some(region), Some(norm)) = (&weights.head, lowering.last_norm()) else { return Ok(None) };
     let table = model.weights.head();
     let screen = match &weights.screen {
         Some(copy) => Some(lowering.screened_head(table, (region, copy, norm), shape.top_rows)?),
