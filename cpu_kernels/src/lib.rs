@@ -36,6 +36,8 @@ pub mod attention;
 
 pub mod delta;
 
+pub mod bias;
+
 pub mod gate;
 
 pub mod dense;

@@ -3,7 +3,7 @@
 use super::TernaryType;
 use crate::{
     gguf::{Array, Metadata, Value},
-    model::{Activation, Config, Family, InputNorms, Rotation, names},
+    model::{Activation, Config, Family, InputNorms, Multipliers, Rotation, names},
 };
 
 /// The pairs that describe a model of I2_S matrices, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
@@ -52,6 +52,11 @@ pub(crate) fn describe(model: &Config) -> Metadata {
     }
     metadata.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(model.rms_eps));
     metadata.set(format!("{arch}.rope.freq_base"), Value::F32(model.rope.base));
+    if arch == Multipliers::ARCH {
+        for (key, value) in Multipliers::KEYS.iter().zip(model.multipliers.values()) {
+            metadata.set(format!("{arch}.{key}"), Value::F32(value));
+        }
+    }
     if model.rope.position_scale != 1.0 {
         metadata.set(format!("{arch}.rope.scaling.type"), Value::String("linear".into()));
         metadata.set(format!("{arch}.rope.scaling.factor"), Value::F32(1.0 / model.rope.position_scale));

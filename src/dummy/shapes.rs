@@ -148,7 +148,7 @@ impl Shape {
         let json = read_json(path)?.ok_or_else(|| Error::missing(path.display().to_string(), "the shape"))?;
         let source = read_config(&json).map_err(|e| e.in_file(path.display().to_string()))?;
         if source.rope_factors.is_some() {
-            return Err(Error::unsupported("llama3 RoPE scaling", "a dummy model has no rope_freqs.weight"));
+            return Err(Error::unsupported("RoPE scaling by factors", "a dummy model has no rope_freqs.weight"));
         }
         let tied = source.tied.unwrap_or(source.model.family == Family::BitNet);
         Ok(Self { model: source.model, tied, grouped: false })

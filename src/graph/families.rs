@@ -28,6 +28,7 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
     product(&mut ops, Slot::Normed, Norm::QIn, Linear::Q, Slot::Q);
     product(&mut ops, Slot::Normed, Norm::KIn, Linear::K, Slot::K);
     product(&mut ops, Slot::Normed, Norm::VIn, Linear::V, Slot::V);
+    ops.extend(config.has_bias().then_some(Op::Bias));
     ops.extend(norms.contains(&Norm::QHead).then_some(Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead }));
     ops.extend(norms.contains(&Norm::KHead).then_some(Op::HeadNorm { slot: Slot::K, norm: Norm::KHead }));
     ops.extend([Op::Rope, Op::Attention]);
@@ -43,7 +44,9 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
 /// The ops of a block of attention.
 ///
 /// - BitNet b1.58 2B-4T: Hugging Face `modeling_bitnet.py`: two sub-norms, before `o` and before `down`.
-/// - Llama: `modeling_llama.py`; the Falcon3 and Llama3-8B-1.58 checkpoints only change sizes.
+/// - Llama: `modeling_llama.py`; the Falcon3 and Llama3-8B-1.58 checkpoints only change sizes, and MiniCPM's factors are in
+///   [`Config::embedding_scale`], [`Config::eps`] and the output norm.
+/// - Qwen2: `modeling_qwen2.py`: biases on q, k and v.
 /// - Qwen3: `modeling_qwen3.py`: per-head norms of q and k before RoPE.
 /// - Qwen3.5: `modeling_qwen3_5.py`: as Qwen3, with a gate on attention's output.
 fn attention_ops(config: &Config, layer: usize) -> Vec<Op> {
@@ -58,6 +61,7 @@ fn attention_ops(config: &Config, layer: usize) -> Vec<Op> {
     let inputs = [part(Linear::Q, q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)];
     products(&mut ops, config, layer, (Slot::Hidden, Some(Norm::Attn)), &inputs);
     ops.extend(gated.then_some(Op::SplitGate));
+    ops.extend(config.has_bias().then_some(Op::Bias));
     ops.extend(optional(Norm::QHead).map(|norm| Op::HeadNorm { slot: Slot::Q, norm }));
     ops.extend(optional(Norm::KHead).map(|norm| Op::HeadNorm { slot: Slot::K, norm }));
     ops.extend([Op::Rope, Op::Attention]);
@@ -245,6 +249,8 @@ mod tests {
             ("bitnet-b1.58", Family::BitNet, 0, 2, Activation::Relu2),
             ("bitnet", Family::BitNet, 0, 2, Activation::Silu),
             ("llama", Family::Llama, 0, 0, Activation::Silu),
+            ("minicpm", Family::Llama, 0, 0, Activation::Silu),
+            ("qwen2", Family::Qwen2, 0, 0, Activation::Silu),
             ("qwen3", Family::Qwen3, 2, 0, Activation::Silu),
         ] {
             let config = config(arch);
@@ -256,6 +262,8 @@ mod tests {
             assert_eq!(count(sub_norm), sub_norms, "{arch}");
             assert_eq!(count(|op| matches!(op, Op::NormQuantize { .. })), 4, "{arch}");
             assert!(ops.contains(&Op::Gate(activation)), "{arch}");
+            // Right behind the products.
+            assert_eq!(ops.iter().position(|op| *op == Op::Bias), (arch == "qwen2").then_some(2), "{arch}");
             let used: Vec<Norm> = ops
                 .iter()
                 .filter_map(|op| match op {

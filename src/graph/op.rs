@@ -138,6 +138,8 @@ pub enum Op {
         /// As wide as the input of a folded matrix.
         slot: Slot,
     },
+    /// Adds their biases to Q, K and V.
+    Bias,
     /// RMSNorm over each head of `slot`, in place.
     HeadNorm {
         /// `Q` or `K`.

@@ -1,5 +1,7 @@
 //! Hyperparameters of a model, read from GGUF metadata and validated before anything is sized by them.
 
+use std::ops::RangeInclusive;
+
 use bitnet_cpu_kernels::rope::Yarn;
 
 use super::{
@@ -18,10 +20,13 @@ use crate::{
 pub enum Family {
     /// BitNet b1.58: sub-norms before `o` and `down` (arch `bitnet-b1.58`, `bitnet-25`, `bitnet`).
     BitNet,
-    /// Plain Llama graph with ternary projections (arch `llama`: Llama3-8B-1.58, Falcon3-1.58, Falcon-E).
+    /// Plain Llama graph with ternary projections (arch `llama`: Llama3-8B-1.58, Falcon3-1.58, Falcon-E, Mistral; with
+    /// [`Multipliers`] arch `minicpm`: BitCPM4).
     Llama,
     /// Llama graph with an RMSNorm on each head of q and k (arch `qwen3`).
     Qwen3,
+    /// Llama graph with biases on q, k and v (arch `qwen2`).
+    Qwen2,
     /// Gemma 3 with norms on the inputs of its projections (arch `gemma3`: Microsoft's bitnet-embedding-270m): norms behind
     /// `o` and `down` as well, embeddings times the root of the width.
     Gemma3,
@@ -65,6 +70,11 @@ pub struct Rope {
     pub style: RopeStyle,
 }
 
+impl Rope {
+    /// `rope.scaling.type` of models whose tensors have factors for short and for long texts.
+    pub(crate) const LONG: &'static str = "longrope";
+}
+
 /// RMSNorms on the input of each projection, besides those of the block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InputNorms {
@@ -88,6 +98,25 @@ pub struct Multipliers {
     pub residual: f32,
     /// Divides logits: `hidden_size` / `dim_model_base`.
     pub logits: f32,
+}
+
+impl Multipliers {
+    /// Keys behind the architecture: llama.cpp's.
+    pub(crate) const KEYS: [&'static str; 3] = ["embedding_scale", "residual_scale", "logit_scale"];
+    /// Beyond these, products and quotients of them are no numbers any more.
+    const PLAUSIBLE: RangeInclusive<f32> = 1e-6..=1e6;
+    /// Architecture that has them.
+    pub(crate) const ARCH: &'static str = "minicpm";
+
+    /// Those of MiniCPM's first models, which its files do not always state.
+    pub(crate) fn minicpm(layers: usize, dim: usize) -> Self {
+        Self { embedding: 12.0, residual: 1.4 / (layers as f32).sqrt(), logits: dim as f32 / 256.0 }
+    }
+
+    /// In the order of [`Self::KEYS`].
+    pub(crate) fn values(self) -> [f32; 3] {
+        [self.embedding, self.residual, self.logits]
+    }
 }
 
 impl Default for Multipliers {
@@ -211,7 +240,7 @@ impl Config {
             rotation: None,
             mtp_blocks,
             input_norms,
-            multipliers: Multipliers::default(),
+            multipliers: keys.multipliers(layers, dim)?,
         })
     }
 
@@ -234,17 +263,29 @@ impl Config {
     }
 
     /// Factor of embeddings before the first block.
+    ///
+    /// The residual multiplier r of MiniCPM is no op: with the stream h = r g, what a block adds to g is not multiplied, and
+    /// a norm of h with epsilon e is that of g with e / r^2 ([`Self::eps`]).
     pub fn embedding_scale(&self) -> f32 {
         match self.family {
             Family::Gemma3 => (self.dim as f32).sqrt(),
-            _ => 1.0,
+            // The stream is kept in units of what is added to it.
+            _ => self.multipliers.embedding / self.multipliers.residual,
         }
+    }
+
+    /// True where q, k and v have biases.
+    pub fn has_bias(&self) -> bool {
+        self.family == Family::Qwen2
     }
 
     /// Epsilon of a norm.
     pub fn eps(&self, norm: Norm) -> f32 {
         match self.input_norms {
             Some(norms) if Norm::INPUTS.contains(&norm) || norm == Norm::HeadIn => norms.eps,
+            _ if matches!(norm, Norm::Attn | Norm::Ffn | Norm::Output) => {
+                self.rms_eps / (self.multipliers.residual * self.multipliers.residual)
+            }
             _ => self.rms_eps,
         }
     }
@@ -258,7 +299,8 @@ impl Config {
 fn family(arch: &str) -> Result<Family> {
     match arch {
         "bitnet-b1.58" | "bitnet-25" | "bitnet" => Ok(Family::BitNet),
-        "llama" => Ok(Family::Llama),
+        "llama" | Multipliers::ARCH => Ok(Family::Llama),
+        "qwen2" => Ok(Family::Qwen2),
         "qwen3" => Ok(Family::Qwen3),
         "gemma3" => Ok(Family::Gemma3),
         "qwen35" => Ok(Family::Qwen35),
@@ -268,7 +310,7 @@ fn family(arch: &str) -> Result<Family> {
         )),
         other => Err(Error::unsupported(
             format!("architecture '{}'", shown(other)),
-            "known are bitnet-b1.58, bitnet-25, bitnet, llama, qwen3, qwen35 and gemma3",
+            "known are bitnet-b1.58, bitnet-25, bitnet, llama, minicpm, qwen2, qwen3, qwen35 and gemma3",
         )),
     }
 }
@@ -323,16 +365,47 @@ impl Keys<'_> {
             None | Some("none") => {}
             Some("linear") => position_scale = 1.0 / factor,
             Some("yarn") => yarn = Some(self.yarn(factor, context)?),
+            Some(Rope::LONG) => self.check_longrope(context)?,
             Some(other) => {
                 return Err(Error::unsupported(
                     format!("key {} = '{}'", self.name("rope.scaling.type"), shown(other)),
-                    "known are none, linear and yarn",
+                    "known are none, linear, yarn and longrope",
                 ));
             }
         }
         // llama.cpp's converter permutes the q and k rows of llama models; all others keep Hugging Face's order.
         let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
         Ok(Rope { dims, base, position_scale, yarn, style })
+    }
+
+    /// That the short factors alone are used, unstretched, as they are up to the original context.
+    fn check_longrope(&self, context: usize) -> Result<()> {
+        let original = self.count("rope.scaling.original_context_length", Some(context), MAX_CONTEXT)?;
+        let stretch = self.positive("rope.scaling.attn_factor", Some(1.0))?;
+        if original >= context && stretch == 1.0 {
+            return Ok(());
+        }
+        let found = format!("a context of {context} over {original}, factor {stretch}");
+        Err(Error::unsupported(
+            format!("key {} = 'longrope' with {found}", self.name("rope.scaling.type")),
+            "only models that stay within their original context are",
+        ))
+    }
+
+    /// MiniCPM's factors.
+    fn multipliers(&self, layers: usize, dim: usize) -> Result<Multipliers> {
+        if self.arch != Multipliers::ARCH {
+            return Ok(Multipliers::default());
+        }
+        let mut values = Multipliers::minicpm(layers, dim).values();
+        for (value, key) in values.iter_mut().zip(Multipliers::KEYS) {
+            *value = self.positive(key, Some(*value))?;
+            if !Multipliers::PLAUSIBLE.contains(value) {
+                return Err(self.wrong(key, "1e-6 to 1e6", *value));
+            }
+        }
+        let [embedding, residual, logits] = values;
+        Ok(Multipliers { embedding, residual, logits })
     }
 
     fn yarn(&self, factor: f32, context: usize) -> Result<Yarn> {
@@ -388,7 +461,7 @@ impl Keys<'_> {
             (Family::BitNet, _) if is_1bitllm => Activation::Silu,
             (Family::BitNet, _) => Activation::Relu2,
             (Family::Gemma3, _) => Activation::GeluTanh,
-            (Family::Llama | Family::Qwen3 | Family::Qwen35, _) => Activation::Silu,
+            (Family::Llama | Family::Qwen2 | Family::Qwen3 | Family::Qwen35, _) => Activation::Silu,
         })
     }
 }
@@ -472,6 +545,65 @@ mod tests {
     }
 
     #[test]
+    fn factors_of_minicpm_are_read_with_their_defaults() {
+        let minicpm = |changes: &[(&str, Value)]| Config::from_metadata(&metadata("minicpm", changes), 1000);
+        let config = minicpm(&[]).unwrap();
+        // 30 layers of width 2560.
+        let usual = Multipliers { embedding: 12.0, residual: 1.4 / 30f32.sqrt(), logits: 10.0 };
+        assert_eq!((config.multipliers, config.rope.style), (usual, RopeStyle::Interleaved));
+        let stated = [("embedding_scale", 2.0), ("residual_scale", 0.5), ("logit_scale", 4.0)];
+        let config = minicpm(&stated.map(|(key, value)| (key, Value::F32(value)))).unwrap();
+        assert_eq!(config.multipliers, Multipliers { embedding: 2.0, residual: 0.5, logits: 4.0 });
+        assert_eq!((config.embedding_scale(), config.eps(Norm::Attn), config.eps(Norm::QHead)), (4.0, 4e-5, 1e-5));
+        for key in Multipliers::KEYS {
+            for (value, expected) in [
+                (0.0, "above 0"),
+                (-1.0, "above 0"),
+                (f32::NAN, "above 0"),
+                (1e-7, "1e-6 to 1e6"),
+                (1e7, "1e-6 to 1e6"),
+            ] {
+                let error = minicpm(&[(key, Value::F32(value))]).unwrap_err().to_string();
+                assert!(error.contains(&format!("minicpm.{key}")) && error.contains(expected), "{error}");
+            }
+        }
+        // Other architectures have none.
+        let llama = Config::from_metadata(&metadata("llama", &[("logit_scale", Value::F32(4.0))]), 1000).unwrap();
+        assert_eq!(llama.multipliers, Multipliers::default());
+    }
+
+    #[test]
+    fn norms_on_inputs_have_an_epsilon_of_their_own() {
+        let key = "attention.input_norm_rms_epsilon";
+        let with = |arch: &str, eps: f32| Config::from_metadata(&metadata(arch, &[(key, Value::F32(eps))]), 1000);
+        let config = with("llama", 0.5).unwrap();
+        assert_eq!(config.input_norms, Some(InputNorms { eps: 0.5, embedder: false }));
+        assert_eq!([Norm::QIn, Norm::HeadIn, Norm::Output].map(|norm| config.eps(norm)), [0.5, 0.5, 1e-5]);
+        assert!(with("gemma3", 0.5).unwrap().input_norms.is_some_and(|norms| norms.embedder));
+        for (arch, eps, expected) in
+            [("llama", 0.0, "above 0"), ("qwen2", f32::NAN, "above 0"), ("bitnet", 0.5, "other norms")]
+        {
+            let error = with(arch, eps).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn longrope_is_taken_within_the_original_context() {
+        let long = |original: u32, stretch: f32| {
+            let kind = ("rope.scaling.type", Value::String("longrope".into()));
+            let context = ("rope.scaling.original_context_length", Value::U32(original));
+            let changes = [kind, context, ("rope.scaling.attn_factor", Value::F32(stretch))];
+            Config::from_metadata(&metadata("minicpm", &changes), 1000).map(|config| config.rope.yarn)
+        };
+        assert_eq!(long(4096, 1.0).unwrap(), None);
+        for (original, stretch) in [(2048, 1.0), (4096, 1.1)] {
+            let error = long(original, stretch).unwrap_err().to_string();
+            assert!(error.contains("longrope") && error.contains("original context"), "{error}");
+        }
+    }
+
+    #[test]
     fn bad_values_are_refused_by_name() {
         let cases: &[(&str, Value, &str)] = &[
             ("block_count", Value::U32(0), "1 to 512"),
@@ -503,7 +635,7 @@ mod tests {
             ("attention.layer_norm_rms_epsilon", Value::F32(f32::NAN), "above 0"),
             ("attention.value_length", Value::U32(64), "128, the key length"),
             ("vocab_size", Value::U32(5), "the rows of token_embd.weight"),
-            ("rope.scaling.type", Value::String("longrope".into()), "known are"),
+            ("rope.scaling.type", Value::String("su".into()), "known are"),
             ("rope.scaling.factor", Value::F32(0.0), "above 0"),
             ("hidden_activation", Value::String("gelu".into()), "relu2 or silu"),
         ];

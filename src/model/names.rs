@@ -7,6 +7,9 @@ pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
 pub(crate) const HEAD_NORM: &str = "output_norm_in.weight";
 pub(crate) const OUTPUT: &str = "output.weight";
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
+/// Factors of models with [`Rope::LONG`](super::Rope::LONG), within their original context and beyond.
+pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
+pub(crate) const ROPE_LONG: &str = "rope_factors_long.weight";
 
 /// Name of a projection of block `layer`.
 pub fn linear(layer: usize, role: Linear) -> String {
@@ -23,6 +26,11 @@ pub fn linear(layer: usize, role: Linear) -> String {
         Linear::DeltaOut => "ssm_out",
     };
     format!("blk.{layer}.{name}.weight")
+}
+
+/// Name of the bias of a projection.
+pub fn bias(layer: usize, role: Linear) -> String {
+    linear(layer, role).replace(".weight", ".bias")
 }
 
 /// The projection of that name, and its block.

@@ -45,6 +45,9 @@ impl Linear {
         Self::DeltaOut,
     ];
 
+    /// Those that have a bias in some families, in the order of their products.
+    pub const BIASED: [Self; 3] = [Self::Q, Self::K, Self::V];
+
     /// Those of a block of attention, in storage order.
     pub const ATTENTION: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
@@ -161,6 +164,7 @@ pub struct Block {
     pub(super) linears: [Option<TernaryMatrix>; Linear::ALL.len()],
     pub(super) norms: [Option<Vec<f32>>; Norm::BLOCK.len()],
     pub(super) delta: Option<DeltaWeights>,
+    pub(super) bias: Option<Vec<f32>>,
 }
 
 impl Block {
@@ -169,7 +173,7 @@ impl Block {
         linears: impl IntoIterator<Item = (Linear, TernaryMatrix)>,
         norms: [Option<Vec<f32>>; Norm::BLOCK.len()],
     ) -> Self {
-        let mut block = Self { linears: [const { None }; Linear::ALL.len()], norms, delta: None };
+        let mut block = Self { linears: [const { None }; Linear::ALL.len()], norms, delta: None, bias: None };
         for (role, matrix) in linears {
             block.linears[role as usize] = Some(matrix);
         }
@@ -180,6 +184,12 @@ impl Block {
     #[must_use]
     pub fn with_delta(self, delta: DeltaWeights) -> Self {
         Self { delta: Some(delta), ..self }
+    }
+
+    /// This block with the biases of q, k and v, one after the other.
+    #[must_use]
+    pub fn with_bias(self, bias: Vec<f32>) -> Self {
+        Self { bias: Some(bias), ..self }
     }
 
     /// The matrix of a projection.
@@ -205,6 +215,11 @@ impl Block {
         self.delta.as_ref()
     }
 
+    /// The biases of q, k and v, one after the other, where there are any.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
     /// Ternary weights: each is one multiply-add a token.
     pub fn ternary_weights(&self) -> usize {
         self.linears().map(|(_, m)| m.rows * m.cols).sum()
@@ -228,7 +243,8 @@ impl Block {
             let vectors = delta.conv.len() + delta.dt_bias.len() + delta.rate.len();
             vectors * size_of::<f32>() + delta.alpha.data.len() + delta.beta.data.len()
         });
-        norms * size_of::<f32>() + delta
+        let bias = self.bias.as_ref().map_or(0, Vec::len);
+        (norms + bias) * size_of::<f32>() + delta
     }
 }
 
@@ -279,7 +295,7 @@ pub struct Weights {
     pub token_embd: DenseMatrix,
     /// One entry per layer.
     pub blocks: Vec<Block>,
-    /// (dim)
+    /// (dim), divided by [`Multipliers::logits`](super::Multipliers::logits)
     pub output_norm: Vec<f32>,
     /// [`Norm::HeadIn`], where there is one; (dim)
     pub head_norm: Option<Vec<f32>>,

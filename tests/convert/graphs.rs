@@ -15,8 +15,8 @@ use bitnet_gpu::{
 use safetensors::Dtype;
 use serde_json::json;
 
-use super::support::{Case, DIM, FFN, LAYERS, Model, Source, VOCAB};
-use crate::common::gpu::{open_backend, relative_l2};
+use super::support::{Case, DIM, FFN, LAYERS, Model, Source, VOCAB, noise};
+use crate::common::gpu::{Devices, relative_l2};
 
 const IDS: [u32; 6] = [1, 7, 20, 3, 5, 19];
 
@@ -34,7 +34,7 @@ fn on(backend: Box<dyn Backend>, kind: BackendKind, model: &Arc<Loaded>) -> Vec<
 }
 
 /// Logits after the last of the ids: of the directory, on every instruction set and on a GPU, and of the file made of it.
-fn assert_logits(name: &str, case: &Case, expected: &[f32; VOCAB]) -> File {
+fn assert_logits(devices: &mut Devices, name: &str, case: &Case, expected: &[f32; VOCAB]) -> File {
     let directory = Arc::new(Loaded::from_gguf(&in_memory(&case.input(), None).unwrap()).unwrap());
     let written = case.file();
     let file = Arc::new(Loaded::from_gguf(&written).unwrap());
@@ -47,7 +47,7 @@ fn assert_logits(name: &str, case: &Case, expected: &[f32; VOCAB]) -> File {
         close(isa.name(), &on(Box::new(CpuBackend::new(isa, 2)), BackendKind::Cpu, &directory));
     }
     close("the file", &on(Box::new(CpuBackend::new(Isa::detect(), 2)), BackendKind::Cpu, &file));
-    if let Some(gpu) = open_backend(Tuning::default()) {
+    if let Some(gpu) = devices.backend(Tuning::default()) {
         close("a GPU", &on(Box::new(gpu), BackendKind::Gpu, &directory));
     }
     written
@@ -72,12 +72,13 @@ fn with_input_norms() -> Model {
 
 #[test]
 fn norms_on_the_inputs_of_projections() {
+    let mut devices = Devices::default();
     #[rustfmt::skip]
     let expected = [
         -4.1606, 0.0276, -5.0830, -1.2371, 5.2137, -0.7347, 0.1596, 2.1064, 0.4330, 2.6140, -3.8553, 4.1982,
         -1.2687, -7.5225, 4.6059, -3.2036, -0.1579, 0.1216, 1.9709, 5.6667, 0.7589, -3.1281, -4.7103, -3.7459,
     ];
-    let file = assert_logits("tied", &Case::of(&with_input_norms()), &expected);
+    let file = assert_logits(&mut devices, "tied", &Case::of(&with_input_norms()), &expected);
     let key = "llama.attention.input_norm_rms_epsilon";
     assert_eq!(file.metadata().get(key), Some(&Value::F32(1.0)));
     let norms = Some(InputNorms { eps: 1.0, embedder: false });
@@ -107,6 +108,7 @@ fn packed(rows: usize, codes: &[u8]) -> Source {
 
 #[test]
 fn a_ternary_head_with_a_norm_of_its_own() {
+    let mut devices = Devices::default();
     #[rustfmt::skip]
     let expected = [
         -0.7713, -0.7688, 0.2825, 3.1638, -0.9621, 0.8077, 2.2220, 1.3831, 1.6983, -0.7288, 1.8209, -1.0165,
@@ -116,7 +118,7 @@ fn a_ternary_head_with_a_norm_of_its_own() {
     model.config["tie_word_embeddings"] = json!(false);
     model.matrix("lm_head.weight", VOCAB, DIM);
     model.norm("lm_head.rms_norm.weight", DIM);
-    assert_logits("rounded", &Case::of(&model), &expected);
+    assert_logits(&mut devices, "rounded", &Case::of(&model), &expected);
 
     // The same head as codes: mean |w| is its scale.
     let values: Vec<f32> =
@@ -125,14 +127,96 @@ fn a_ternary_head_with_a_norm_of_its_own() {
     let codes: Vec<u8> = values.iter().map(|v| ((v / scale).round_ties_even().clamp(-1.0, 1.0) + 1.0) as u8).collect();
     model.tensors.insert("lm_head.weight_scale".into(), Source::f32(&[1], [scale]).cast(Dtype::BF16));
     model.tensors.insert("lm_head.weight".into(), packed(VOCAB, &codes));
-    let file = assert_logits("packed", &Case::of(&model), &expected);
+    let file = assert_logits(&mut devices, "packed", &Case::of(&model), &expected);
     assert_eq!(file.tensor("output.weight").unwrap().ty, TensorType::F16);
     let real = Source::f32(&[VOCAB, DIM], codes.iter().map(|&code| f32::from(code) - 1.0));
     model.tensors.insert("lm_head.weight".into(), real.cast(Dtype::BF16));
-    assert_logits("codes as numbers", &Case::of(&model), &expected);
+    assert_logits(&mut devices, "codes as numbers", &Case::of(&model), &expected);
 
     model.tensors.insert("lm_head.weight".into(), packed(VOCAB, &codes));
     model.tensors.remove("lm_head.weight_scale");
     let error = Case::of(&model).failure();
     assert!(error.contains("lm_head.weight_scale is missing"), "{error}");
+}
+
+/// Biases on q, k and v, each as large as what it is added to.
+#[test]
+fn biases_of_qwen2() {
+    let mut devices = Devices::default();
+    #[rustfmt::skip]
+    let expected = [
+        -2.5488, 0.2913, -1.9081, 0.0555, 0.7747, 2.8269, -2.3049, 2.8254, -0.5563, -2.5200, 0.4326, -2.5093,
+        1.0020, -3.0103, 4.2267, -0.5123, 0.0493, -3.3592, 7.6770, 3.2545, -4.8633, 0.9035, -6.2699, 2.5988,
+    ];
+    let mut model = Model::llama();
+    model.config["architectures"] = json!(["Qwen2ForCausalLM"]);
+    for layer in 0..LAYERS {
+        for (of, width) in [("q", DIM), ("k", DIM / 2), ("v", DIM / 2)] {
+            let name = format!("model.layers.{layer}.self_attn.{of}_proj.bias");
+            let values = noise(&name, width).into_iter().map(|v| 4.0 * v);
+            model.tensors.insert(name, Source::f32(&[width], values));
+        }
+    }
+    let file = assert_logits(&mut devices, "Qwen2", &Case::of(&model), &expected);
+    assert_eq!(Loaded::from_gguf(&file).unwrap().config.arch, "qwen2");
+
+    let mut without = model.clone();
+    without.tensors.remove("model.layers.1.self_attn.k_proj.bias");
+    let error = Case::of(&without).failure();
+    assert!(error.contains("tensor model.layers.1.self_attn.k_proj.bias is missing"), "{error}");
+    model.config["architectures"] = json!(["LlamaForCausalLM"]);
+    let error = Case::of(&model).failure();
+    assert!(error.contains("_proj.bias") && error.contains("has no place for it"), "{error}");
+}
+
+#[test]
+fn factors_of_minicpm() {
+    let mut devices = Devices::default();
+    #[rustfmt::skip]
+    let expected = [
+        0.8184, 1.8697, -3.4173, 1.2932, 3.7179, 0.1633, -1.5544, 1.3431, -0.4268, -0.0479, -2.4432, 3.3139,
+        -0.9354, -1.1209, 4.3013, -2.8009, 0.4508, -1.5589, 0.3679, 2.5569, -1.8288, -0.5603, -2.3661, -2.6247,
+    ];
+    #[rustfmt::skip]
+    let with_factors = [
+        2.5332, -1.5304, 3.2716, 2.7071, 3.2393, -0.4287, -3.5161, -0.3706, -1.4660, -2.6240, -1.1432, 1.9655,
+        1.7624, -1.4174, -0.7024, 0.3258, -0.5709, -4.0660, -1.6307, 0.7378, -0.2057, -0.6343, 0.8221, 1.9372,
+    ];
+    let mut model = Model::llama();
+    model.config["architectures"] = json!(["MiniCPMForCausalLM"]);
+    for (key, value) in [("scale_emb", 3.0), ("scale_depth", 3.5), ("dim_model_base", 20.0)] {
+        model.config[key] = json!(value);
+    }
+    let file = assert_logits(&mut devices, "MiniCPM", &Case::of(&model), &expected);
+    let multipliers = Loaded::from_gguf(&file).unwrap().config.multipliers;
+    // 3.5 / sqrt(2 layers), 32 / 20.
+    assert_eq!((multipliers.embedding, multipliers.logits), (3.0, 1.6));
+    assert!((multipliers.residual - 2.474_873_7).abs() < 1e-6, "{multipliers:?}");
+
+    let scaling = json!({"rope_type": "longrope", "original_max_position_embeddings": 64,
+        "short_factor": [2.0, 4.0, 3.0, 8.0], "long_factor": [1.0, 1.0, 1.0, 1.0]});
+    model.config["rope_scaling"] = scaling.clone();
+    assert_logits(&mut devices, "LongRoPE", &Case::of(&model), &with_factors);
+    for (key, value, named) in [
+        ("original_max_position_embeddings", json!(32), "longrope from 32 to 64 positions is not supported"),
+        ("short_factor", json!([1.0, 2.0]), "short_factor: expected 4 numbers, found 2"),
+        ("short_factor", json!([1.0, 2.0, 0.0, 4.0]), "short_factor: expected numbers above 0, found 0"),
+        ("short_factor", json!(null), "short_factor is missing"),
+    ] {
+        model.config["rope_scaling"] = scaling.clone();
+        model.config["rope_scaling"][key] = value;
+        let error = Case::of(&model).failure();
+        assert!(error.contains(named), "{error}");
+    }
+    model.config["rope_scaling"] = json!(null);
+    for (key, value, named) in [
+        ("scale_depth", json!(0), "key scale_depth: expected a positive number, found 0"),
+        ("scale_emb", json!(1e9), "minicpm.embedding_scale: expected 1e-6 to 1e6"),
+        ("dim_model_base", json!("256"), "key dim_model_base: expected a number, found a string"),
+    ] {
+        let mut wrong = model.clone();
+        wrong.config[key] = value;
+        let error = Case::of(&wrong).failure();
+        assert!(error.contains(named), "{error}");
+    }
 }

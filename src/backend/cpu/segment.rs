@@ -11,7 +11,7 @@ use std::{
 use bitnet_cpu_kernels::{
     ALIKE_TOKENS, Cpu,
     attention::{self, Placed},
-    delta, dense, gate, norm, quantize,
+    bias, delta, dense, gate, norm, quantize,
     quantize::QuantizedActs,
     rope::{self, RopeTable},
     rotate, ternary,
@@ -248,6 +248,14 @@ impl CpuSegment {
             Op::Linear { parts } => {
                 let matrix = |role| self.matrices.get(index, role, tokens);
                 linear(cpu, &self.quantized, parts, matrix, &mut self.slots, tokens, config);
+            }
+            Op::Bias => {
+                let mut rest = block.bias().unwrap_or_else(|| panic!("no biases in this family"));
+                for slot in [Slot::Q, Slot::K, Slot::V] {
+                    let own;
+                    (own, rest) = rest.split_at(slot.width(config));
+                    bias::add(cpu, &mut self.slots[slot as usize][..tokens * own.len()], own);
+                }
             }
             Op::HeadNorm { slot, norm } => {
                 let x = &mut self.slots[*slot as usize][..tokens * slot.width(config)];

@@ -97,7 +97,7 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         rotation: None,
         mtp_blocks: 0,
         input_norms: input_norms(&top, family, rms_eps)?,
-        multipliers: Multipliers::default(),
+        multipliers: multipliers(&top, arch, layers, dim)?,
     };
     let scale_reading = scale_reading(&top)?;
     Ok(SourceConfig {
@@ -131,6 +131,8 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
         "BitnetForCausalLM" => Ok(("bitnet", Family::BitNet)),
         // Mistral's graph is Llama's.
         "LlamaForCausalLM" | "llama" | "MistralForCausalLM" | "mistral" => Ok(("llama", Family::Llama)),
+        "MiniCPMForCausalLM" | "minicpm" => Ok((Multipliers::ARCH, Family::Llama)),
+        "Qwen2ForCausalLM" | "qwen2" => Ok(("qwen2", Family::Qwen2)),
         "Qwen3ForCausalLM" => Ok(("qwen3", Family::Qwen3)),
         "Qwen3_5ForConditionalGeneration" | "Qwen3_5ForCausalLM" | "qwen3_5" | "qwen3_5_text" => {
             Ok(("qwen35", Family::Qwen35))
@@ -142,8 +144,8 @@ fn architecture(top: &Object) -> Result<(&'static str, Family)> {
             known.ok_or_else(|| {
                 Error::unsupported(
                     format!("architecture {}", shown(other)),
-                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen3ForCausalLM and \
-                     Qwen3_5ForCausalLM are",
+                    "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, MistralForCausalLM, MiniCPMForCausalLM, \
+                     Qwen2ForCausalLM, Qwen3ForCausalLM and Qwen3_5ForCausalLM are",
                 )
             })
         }
@@ -304,6 +306,18 @@ fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
     }
 }
 
+/// MiniCPM's factors: its configuration class has 1 for each where the key is absent.
+fn multipliers(top: &Object, arch: &str, layers: usize, dim: usize) -> Result<Multipliers> {
+    if arch != Multipliers::ARCH {
+        return Ok(Multipliers::default());
+    }
+    Ok(Multipliers {
+        embedding: top.positive("scale_emb")?.unwrap_or(1.0),
+        residual: top.positive("scale_depth")?.unwrap_or(1.0) / (layers as f32).sqrt(),
+        logits: dim as f32 / top.positive("dim_model_base")?.unwrap_or(1.0),
+    })
+}
+
 /// Norms on the inputs of projections: Gemma 3 is known here as BitNet's embedding model only, and transformers' `BitLinear`
 /// has them where `use_rms_norm` is true.
 fn input_norms(top: &Object, family: Family, rms_eps: f32) -> Result<Option<InputNorms>> {
@@ -379,14 +393,32 @@ fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usiz
             let factors = llama3_factors(head_dim, base.into(), factor, low, high, old_context);
             Ok((rope, Some(factors)))
         }
+        Rope::LONG => Ok((rope, Some(short_factors(&scaling, head_dim, context)?))),
         "yarn" => {
             rope.yarn = Some(yarn(&scaling, context)?);
             Ok((rope, None))
         }
         other => Err(Error::unsupported(
             format!("RoPE scaling {}", shown(other)),
-            "only linear, llama3 and yarn are; without the entry in config.json the model runs at its original context",
+            "only linear, llama3, yarn and longrope are; without the entry in config.json the model runs at its original context",
         )),
+    }
+}
+
+/// The divisors of LongRoPE up to the original context (`MiniCPMLongRoPE`), where there is nothing beyond it.
+fn short_factors(scaling: &Object, head_dim: usize, context: usize) -> Result<Vec<f32>> {
+    let original = scaling.optional_count("original_max_position_embeddings")?.unwrap_or(context);
+    if original < context {
+        let thing = format!("RoPE scaling longrope from {original} to {context} positions");
+        return Err(Error::unsupported(thing, "only models that stay within their original context are"));
+    }
+    let factors = scaling.floats("short_factor")?;
+    if factors.len() != head_dim / 2 {
+        return Err(Error::malformed(scaling.key("short_factor"), format!("{} numbers", head_dim / 2), factors.len()));
+    }
+    match factors.iter().find(|factor| !(factor.is_normal() && **factor > 0.0)) {
+        Some(bad) => Err(Error::malformed(scaling.key("short_factor"), "numbers above 0", bad)),
+        None => Ok(factors),
     }
 }
 
@@ -509,8 +541,8 @@ mod tests {
     fn rope_scaling_is_linear_llama3_or_refused() {
         let linear = config(json!({"rope_scaling": {"type": "linear", "factor": 4.0}})).unwrap();
         assert_eq!(linear.model.rope.position_scale, 0.25);
-        let error = message(json!({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}));
-        assert!(error.starts_with("RoPE scaling longrope is not supported"), "{error}");
+        let error = message(json!({"rope_scaling": {"rope_type": "su", "factor": 4.0}}));
+        assert!(error.starts_with("RoPE scaling su is not supported"), "{error}");
         let yarn = |more: Value| {
             let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128});
             scaling.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -100,6 +100,19 @@ impl<'a> Object<'a> {
         self.map.iter().map(pair).collect()
     }
 
+    /// A list of numbers that must be there.
+    pub fn floats(&self, key: &str) -> Result<Vec<f32>> {
+        const EXPECTED: &str = "a list of numbers";
+        let list = self.typed(key, EXPECTED, Value::as_array)?;
+        let list = list.ok_or_else(|| Error::missing(self.key(key), "RoPE scaling"))?;
+        list.iter()
+            .map(|item| match item.as_f64() {
+                Some(number) => Ok(number as f32),
+                None => Err(Error::malformed(self.key(key), EXPECTED, kind(item))),
+            })
+            .collect()
+    }
+
     fn typed<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| {

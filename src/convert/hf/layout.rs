@@ -28,7 +28,7 @@ pub(super) enum Content<'a> {
     Table(&'a Tensor),
     /// A ternary table, written as real numbers; (rows, cols).
     TernaryTable(Ternary<'a>),
-    /// A norm, written as F32.
+    /// A norm or a bias, written as F32.
     Norm {
         weight: &'a Tensor,
         /// Number added to each element.
@@ -92,6 +92,14 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
         }
         for &role in model.linears(layer) {
             builder.projection(model, layer, role)?;
+        }
+        if model.has_bias() {
+            for role in Linear::BIASED {
+                let bias = builder.need(&format!("{}.bias", names::linear(layer, role)))?;
+                let size = [model.linear_shape(role).0];
+                check(bias, &size)?;
+                builder.add(gguf_names::bias(layer, role), &size, Content::Norm { weight: bias, offset: 0.0 });
+            }
         }
         if let Some(delta) = model.delta.as_ref().filter(|delta| delta.layers[layer]) {
             builder.delta(model, delta, layer)?;

@@ -10,7 +10,7 @@ use crate::{
     bytes::Bytes,
     error::{Error, Result},
     gguf::{TensorInfo, TensorType},
-    model::{DenseMatrix, names},
+    model::DenseMatrix,
 };
 
 /// The type of rows of numbers that the kernels read; `None` for others.
@@ -90,10 +90,10 @@ impl Loader<'_> {
         }
     }
 
-    pub(super) fn rope_factors(&self) -> Result<Vec<f32>> {
-        let factors = self.floats(names::ROPE_FREQS, self.config.rope.dims / 2)?;
+    pub(super) fn rope_factors(&self, name: &str) -> Result<Vec<f32>> {
+        let factors = self.floats(name, self.config.rope.dims / 2)?;
         match factors.iter().find(|f| **f <= 0.0) {
-            Some(bad) => Err(Error::malformed(format!("tensor {}", names::ROPE_FREQS), "factors above 0", bad)),
+            Some(bad) => Err(Error::malformed(format!("tensor {name}"), "factors above 0", bad)),
             None => Ok(factors),
         }
     }

@@ -15,7 +15,7 @@ pub(crate) use dense::dense_type;
 pub(crate) use unpacked::to_f16 as table_as_f16;
 
 use super::{
-    Config, DeltaNet, Family, InputNorms, Linear, Model, Norm, Weights,
+    Config, DeltaNet, Family, InputNorms, Linear, Model, Norm, Rope, Weights,
     dialect::{Dialects, OpenOptions},
     names::{self, DeltaTensor},
 };
@@ -121,7 +121,7 @@ impl Family {
     pub fn block_norms(self) -> &'static [Norm] {
         match self {
             Self::BitNet => &[Norm::Attn, Norm::AttnSub, Norm::Ffn, Norm::FfnSub],
-            Self::Llama => &[Norm::Attn, Norm::Ffn],
+            Self::Llama | Self::Qwen2 => &[Norm::Attn, Norm::Ffn],
             Self::Qwen3 | Self::Qwen35 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn],
             Self::Gemma3 => &[Norm::Attn, Norm::QHead, Norm::KHead, Norm::Ffn, Norm::PostAttn, Norm::PostFfn],
         }
@@ -141,19 +141,28 @@ impl Loader<'_> {
             Some(_) => Some(self.table(names::OUTPUT)?),
             None => None,
         };
-        let output_norm = self.floats(names::OUTPUT_NORM, self.config.norm_len(Norm::Output))?;
+        let mut output_norm = self.floats(names::OUTPUT_NORM, self.config.norm_len(Norm::Output))?;
         let has_head_norm = self.config.input_norms.is_some() && self.file.tensor(names::HEAD_NORM).is_some();
         let head_norm = match has_head_norm {
             true => Some(self.floats(names::HEAD_NORM, self.config.norm_len(Norm::HeadIn))?),
             false => None,
         };
-        let rope_factors = match self.file.tensor(names::ROPE_FREQS) {
-            Some(_) => Some(self.rope_factors()?),
-            None => None,
+        if self.config.multipliers.logits != 1.0 {
+            output_norm.iter_mut().for_each(|weight| *weight /= self.config.multipliers.logits);
+        }
+        let factors = if self.is_longrope()? { names::ROPE_SHORT } else { names::ROPE_FREQS };
+        let rope_factors = match self.file.tensor(factors) {
+            None if factors == names::ROPE_FREQS => None,
+            _ => Some(self.rope_factors(factors)?),
         };
         let blocks = self.blocks()?;
         let mtp = self.mtp()?;
         Ok(Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp })
+    }
+
+    fn is_longrope(&self) -> Result<bool> {
+        let key = format!("{}.rope.scaling.type", self.config.arch);
+        Ok(self.file.metadata().str(&key)? == Some(Rope::LONG))
     }
 
     /// That a rotated embedding table has the head that its keys promise.
@@ -193,11 +202,18 @@ impl Loader<'_> {
         let mut known: HashSet<String> =
             [names::TOKEN_EMBD, names::OUTPUT_NORM, names::OUTPUT, names::ROPE_FREQS].map(String::from).into();
         let config = self.config;
+        if self.is_longrope()? {
+            known.remove(names::ROPE_FREQS);
+            known.extend([names::ROPE_SHORT, names::ROPE_LONG].map(String::from));
+        }
         known.extend(config.input_norms.map(|_| names::HEAD_NORM.to_owned()));
         for layer in 0..config.layers {
             known.extend(config.linears(layer).iter().map(|&role| names::linear(layer, role)));
             known.extend(config.linears(layer).iter().map(|&role| names::linear_scale(layer, role)));
             known.extend(config.norms(layer).iter().map(|&role| names::norm(config.family, layer, role)));
+            if config.has_bias() {
+                known.extend(Linear::BIASED.map(|role| names::bias(layer, role)));
+            }
             if config.is_recurrent(layer) {
                 known.extend(DeltaTensor::ALL.map(|tensor| names::delta(layer, tensor)));
             }

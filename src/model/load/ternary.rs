@@ -54,7 +54,12 @@ impl Loader<'_> {
             let name = names::norm(self.config.family, layer, role);
             norms[role as usize] = Some(self.floats(&name, self.config.norm_len(role))?);
         }
-        let block = Block::new([], norms);
+        let mut block = Block::new([], norms);
+        if self.config.has_bias() {
+            let bias = |role| self.floats(&names::bias(layer, role), self.config.linear_shape(role).0);
+            let parts = Linear::BIASED.into_iter().map(bias).collect::<Result<Vec<_>>>()?;
+            block = block.with_bias(parts.concat());
+        }
         let mut block = match &self.config.delta {
             Some(delta) if self.config.is_recurrent(layer) => block.with_delta(self.delta(layer, delta)?),
             _ => block,

@@ -92,6 +92,10 @@ pub const GEMMA3_EMBEDDING: Spec = Spec {
     ..QWEN3_EMBEDDING
 };
 
+/// MiniCPM, whose factors are large enough to be seen.
+pub const MINICPM: Spec = Spec { multipliers: Multipliers { embedding: 3.0, residual: 0.3, logits: 1.6 }, ..LLAMA };
+pub const QWEN2: Spec = Spec { family: Family::Qwen2, activation: Activation::Silu, ..BITNET };
+
 /// Llama with norms on the inputs of its projections and of its head, whose epsilon is large enough to be seen.
 pub const LLAMA_INPUT_NORMS: Spec = Spec { input_norms: Some(InputNorms { eps: 0.05, embedder: false }), ..LLAMA };
 
@@ -159,7 +163,9 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         });
         let has = config.norms(0);
         let norms = Norm::BLOCK.map(|role| has.contains(&role).then(|| norm(rng, config.norm_len(role))));
-        Block::new(linears, norms)
+        let block = Block::new(linears, norms);
+        let bias_len = config.heads * config.head_dim + 2 * config.kv_width();
+        if spec.family == Family::Qwen2 { block.with_bias(rng.floats(bias_len)) } else { block }
     };
     let blocks = (0..spec.layers).map(|_| block(&mut rng)).collect();
     let mut dense = |ty| DenseMatrix {
@@ -169,7 +175,8 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         ty,
     };
     let (token_embd, output) = (dense(spec.table), spec.head.map(&mut dense));
-    let output_norm = norm(&mut rng, spec.dim);
+    let mut output_norm = norm(&mut rng, spec.dim);
+    output_norm.iter_mut().for_each(|weight| *weight /= spec.multipliers.logits);
     let has_head_norm = config.input_norms.is_some_and(|norms| !norms.embedder);
     let head_norm = has_head_norm.then(|| norm(&mut rng, spec.dim));
     let (rope_factors, mtp) = (None, None);
@@ -307,7 +314,9 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
     let mut logits = Vec::new();
     for (position, &id) in ids.iter().enumerate() {
         let mut h = row(&weights.token_embd, id as usize);
-        h.iter_mut().for_each(|x| *x *= config.embedding_scale());
+        let Multipliers { embedding, residual, .. } = config.multipliers;
+        let gemma = if config.family == Family::Gemma3 { (config.dim as f32).sqrt() } else { 1.0 };
+        h.iter_mut().for_each(|x| *x *= embedding * gemma);
         for ((block, matrices), (keys, values)) in weights.blocks.iter().zip(&matrices).zip(&mut caches) {
             let eps = |role| config.input_norms.filter(|_| Norm::INPUTS.contains(&role)).map(|norms| norms.eps);
             let sub = |x: Vec<f32>, role| match block.norm(role) {
@@ -319,7 +328,12 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
             let product = |role, norm, x: &[f32]| matrices[role as usize].product(&sub(x.to_vec(), norm));
             let mut q = product(Linear::Q, Norm::QIn, &a);
             let mut k = product(Linear::K, Norm::KIn, &a);
-            let v = product(Linear::V, Norm::VIn, &a);
+            let mut v = product(Linear::V, Norm::VIn, &a);
+            if let Some(bias) = block.bias() {
+                let (of_q, rest) = bias.split_at(q.len());
+                let (of_k, of_v) = rest.split_at(k.len());
+                [(&mut q, of_q), (&mut k, of_k), (&mut v, of_v)].into_iter().for_each(|(x, bias)| add(x, bias));
+            }
             for (x, role) in [(&mut q, Norm::QHead), (&mut k, Norm::KHead)] {
                 for head in x.chunks_mut(config.head_dim) {
                     let normed = sub(head.to_vec(), role);
@@ -330,12 +344,13 @@ pub fn reference_logits(model: &Model, ids: &[u32], kv: KvType) -> Vec<f32> {
             keys.push(stored(k));
             values.push(stored(v));
             let o = sub(attention(&q, keys, values, config), Norm::AttnSub);
-            add(&mut h, &sub(product(Linear::O, Norm::OIn, &o), Norm::PostAttn));
+            let times = |x: Vec<f32>| x.into_iter().map(|x| residual * x).collect::<Vec<_>>();
+            add(&mut h, &times(sub(product(Linear::O, Norm::OIn, &o), Norm::PostAttn)));
             let f = sub(h.clone(), Norm::Ffn);
             let (gate, up) = (product(Linear::Gate, Norm::GateIn, &f), product(Linear::Up, Norm::UpIn, &f));
             let gated = gate.iter().zip(&up).map(|(&g, &u)| activate(config.activation, g) * u).collect();
             let down = product(Linear::Down, Norm::DownIn, &sub(gated, Norm::FfnSub));
-            add(&mut h, &sub(down, Norm::PostFfn));
+            add(&mut h, &times(sub(down, Norm::PostFfn)));
         }
         let mut normed = rms_norm(&h, &weights.output_norm, config.rms_eps);
         if let (Some(weight), Some(norms)) = (&weights.head_norm, config.input_norms) {

@@ -17,8 +17,8 @@ use super::{APART, Loaded, assert_close, open, open_on, segment, sizes};
 use crate::common::gpu::{
     Devices,
     model::{
-        BITNET, GEMMA3_EMBEDDING, LLAMA, LLAMA_INPUT_NORMS, QWEN3, QWEN3_EMBEDDING, Spec, grouped, random_ids,
-        random_model, reference_logits,
+        BITNET, GEMMA3_EMBEDDING, LLAMA, LLAMA_INPUT_NORMS, MINICPM, QWEN2, QWEN3, QWEN3_EMBEDDING, Spec, grouped,
+        random_ids, random_model, reference_logits,
     },
     open_backend,
 };
@@ -34,6 +34,8 @@ fn decode_and_prefill_equal_plain_loops() {
         ("Qwen3 for embeddings", QWEN3_EMBEDDING),
         ("Gemma 3 for embeddings", GEMMA3_EMBEDDING),
         ("norms on inputs", LLAMA_INPUT_NORMS),
+        ("Qwen2", QWEN2),
+        ("MiniCPM", MINICPM),
         ("a scale a row", rows),
         ("groups of 64", grouped(64)),
         ("groups of 128", grouped(128)),
@@ -96,6 +98,7 @@ fn few_tokens_together_give_the_bits_of_each_alone() {
         (LLAMA, KvType::F32),
         (QWEN3, KvType::Q8_0),
         (LLAMA_INPUT_NORMS, KvType::F16),
+        (QWEN2, KvType::F16),
         (grouped(64), KvType::F16),
         (grouped(256), KvType::F16),
         (Spec { scales: ScaleKind::PerRow, ..BITNET }, KvType::F16),
@@ -210,9 +213,9 @@ fn caches_move_without_a_change() {
 /// Two segments with hidden states between them, on the GPU alone and after the CPU.
 #[test]
 fn segments_pass_hidden_states() {
-    let model = Arc::new(random_model(&LLAMA, 8));
+    let model = Arc::new(random_model(&MINICPM, 8));
     let Some(mut one) = open(&model, KvType::F16, Tuning::default()) else { return };
-    let ids = random_ids(&LLAMA, 9, 12);
+    let ids = random_ids(&MINICPM, 9, 12);
     let expected = one.run(&ids, 0, Want::All).unwrap();
     let Some(gpu) = open_backend(Tuning::default()) else { return };
     let mut gpu = gpu;
@@ -228,12 +231,12 @@ fn segments_pass_hidden_states() {
             let mut activations = Activations { ids: ids[range.clone()].to_vec(), ..Activations::default() };
             let batch = Batch::one(range.clone(), Want::All);
             first.run(a, &batch, &mut activations).unwrap();
-            assert_eq!(activations.hidden.len(), range.len() * LLAMA.dim);
+            assert_eq!(activations.hidden.len(), range.len() * MINICPM.dim);
             gpu.run(b, &batch, &mut activations).unwrap();
             gpu.run(c, &batch, &mut activations).unwrap();
             found.extend(activations.logits);
         }
-        assert_close(&format!("{} first", first.name()), &found, &expected, LLAMA.vocab);
+        assert_close(&format!("{} first", first.name()), &found, &expected, MINICPM.vocab);
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod attention;
 
+mod bias;
+
 mod delta;
 
 mod dense;

@@ -21,9 +21,9 @@ pub mod pipelines {
 pub mod params {
     pub use super::{
         table::{
-            Argmax, Attention, AttentionDecode, AttentionMerge, DeltaInput, DeltaNorm, DeltaStep, Embed, GateUp, Head,
-            HeadScreen, MergeTop, NormQuantize, RmsNorm, RopeAppend, Rotate, RotateQuantize, ScreenCut, ScreenExact,
-            ScreenQuery, Ternary, TernaryGrouped, TopLogits,
+            AddBias, Argmax, Attention, AttentionDecode, AttentionMerge, DeltaInput, DeltaNorm, DeltaStep, Embed,
+            GateUp, Head, HeadScreen, MergeTop, NormQuantize, RmsNorm, RopeAppend, Rotate, RotateQuantize, ScreenCut,
+            ScreenExact, ScreenQuery, Ternary, TernaryGrouped, TopLogits,
         },
         words::{Dynamic, PARAM_BYTES, Params},
     };

@@ -253,6 +253,15 @@ kernels! {
         params: GateUp::FIELDS,
         streams: Streams::Little,
     };
+    AddBias: KernelRow {
+        source: shader!("add_bias.wgsl"),
+        flavours: &[(PLAIN, "add_bias")],
+        pieces: &[Piece::PlainLane],
+        bindings: &[W, R],
+        workgroup: 256,
+        params: AddBias::FIELDS,
+        streams: Streams::Little,
+    };
     RmsNorm: KernelRow {
         source: shader!("rms_norm.wgsl"),
         flavours: &[(PLAIN, "rms_norm")],
@@ -415,6 +424,9 @@ params! {
 
     /// gate_up.wgsl
     GateUp { cols: u32, stride: u32, gate_offset: u32, up_offset: u32 }
+
+    /// add_bias.wgsl
+    AddBias { cols: u32, stride: u32 }
 
     /// rms_norm.wgsl
     RmsNorm { cols: u32, stride: u32, eps: f32, place: u32 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     backend::gpu::{
+        buffers::shape::qkv_width,
         kernels::{
             params,
             pipelines::{Program, Shader},
@@ -23,6 +24,7 @@ impl<'a> Lowering<'a> {
         match op {
             &Op::Norm { input, norm, out, add } => self.slot_norm((input, out), norm, add, weights, place),
             Op::Gate(activation) => self.gate(*activation),
+            Op::Bias => self.bias(weights),
             // Those that fuse, where they stand so that they cannot.
             Op::NormQuantize { .. }
             | Op::RotateQuantize { .. }
@@ -66,6 +68,21 @@ impl<'a> Lowering<'a> {
         let grid = [Extent::Fixed(1), Extent::PerTokens(1), Extent::Fixed(1)];
         let variant = self.builder.variant(Shader::RmsNorm);
         self.builder.dispatch(variant, &[("ADD", flag(add))], params, &buffers, grid)
+    }
+
+    /// Queries, keys and values lie one after the other, as their biases do.
+    fn bias(&mut self, weights: &'a LayerWeights) -> Result<Dispatch> {
+        let (config, activations) = (self.config, self.activations);
+        let region = weights.bias.as_ref().ok_or_else(|| Error::missing("the biases of q, k and v", "the layer"))?;
+        let place = activations.place(config, Slot::Q);
+        let cols = qkv_width(config);
+        let params = params::AddBias { cols: cols as u32, stride: place.stride as u32, ..Default::default() };
+        let shader = Shader::AddBias;
+        let workgroups = cols.div_ceil(Program::from(shader).workgroup() as usize);
+        let buffers = [all(place.buffer), self.whole("the biases", region)?];
+        let grid = [Extent::Fixed(workgroups), Extent::PerTokens(1), Extent::Fixed(1)];
+        let variant = self.builder.variant(shader);
+        self.builder.dispatch(variant, &[], params, &buffers, grid)
     }
 
     fn gate(&mut self, activation: Activation) -> Result<Dispatch> {

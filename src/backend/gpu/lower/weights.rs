@@ -12,6 +12,7 @@ use crate::{
         buffers::{
             arenas::{Arenas, Layout, Region, Uploader},
             head_copy::{copy_row_bytes, upload_copy},
+            shape::qkv_width,
         },
         device::Gpu,
         kernels::pipelines,
@@ -92,6 +93,8 @@ pub struct LayerWeights {
     /// Weights of norms times the factors of the rotation behind them.
     pub rotated: Vec<(Norm, Region)>,
     pub delta: Option<DeltaRegions>,
+    /// Of q, k and v, one after the other.
+    pub bias: Option<Region>,
 }
 
 /// The small tensors of a gated DeltaNet.
@@ -309,7 +312,15 @@ impl Weights {
                 weights.blocks.get(layer).ok_or_else(|| Error::missing(format!("layer {layer}"), "the model"))?;
             let ops = &graph.layer(layer).ops;
             let delta = block.delta().map(|delta| DeltaRegions::place(layout, layer, config, delta)).transpose()?;
-            let mut placed = LayerWeights { joined: Vec::new(), norms: Vec::new(), rotated: Vec::new(), delta };
+            let bias = match block.bias() {
+                Some(values) if values.len() != qkv_width(config) => {
+                    let what = format!("the biases of layer {layer}");
+                    return Err(Error::malformed(what, qkv_width(config), values.len()));
+                }
+                Some(values) => Some(layout.place("the biases", 1, 4 * values.len() as u64)?),
+                None => None,
+            };
+            let mut placed = LayerWeights { joined: Vec::new(), norms: Vec::new(), rotated: Vec::new(), delta, bias };
             for role in rotated_norms(ops) {
                 let what = format!("norm {role:?} of layer {layer}, rotated");
                 let values = block.norm(role).ok_or_else(|| Error::missing(&what, "the layer"))?;
@@ -422,6 +433,9 @@ impl Weights {
             }
             if let (Some(regions), Some(shape), Some(delta)) = (&placed.delta, &config.delta, block.delta()) {
                 regions.upload(&mut uploader, shape, delta)?;
+            }
+            if let (Some(region), Some(bias)) = (&placed.bias, block.bias()) {
+                uploader.write(region, &[bytemuck::cast_slice(bias)])?;
             }
             for joined in &placed.joined {
                 // One dispatch at a time: what is decoded is in memory until it is on the device.
