@@ -8,6 +8,7 @@ mod golden;
 mod graphs;
 mod hostile;
 mod hybrid;
+mod mlx;
 mod output;
 mod reals;
 mod refused;

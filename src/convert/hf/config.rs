@@ -32,6 +32,8 @@ pub(crate) struct SourceConfig {
     pub rope_sections: Option<[i32; 4]>,
     /// Meaning of `weight_scale`; `None` without `quantization_config`.
     pub scale_reading: Option<ScaleReading>,
+    /// Columns that share a scale in matrices of MLX; `None` where it made none.
+    pub mlx_group: Option<usize>,
     /// The model was trained to be rounded to ternary, so real-valued matrices may be.
     pub masters_are_ternary: bool,
     /// Tokens that some layers look back in training; they look at all.
@@ -99,13 +101,15 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         input_norms: input_norms(&top, family, rms_eps)?,
         multipliers: multipliers(&top, arch, layers, dim)?,
     };
-    let scale_reading = scale_reading(&top)?;
+    let mlx_group = mlx_group(&top)?;
+    let scale_reading = if mlx_group.is_some() { None } else { scale_reading(&top)? };
     Ok(SourceConfig {
         model,
         tied: tied.or(top.bool("tie_word_embeddings")?),
         rope_sections: rope_sections(&top, family)?,
         rope_factors,
         scale_reading,
+        mlx_group,
         masters_are_ternary: family == Family::BitNet || family == Family::Gemma3 || scale_reading.is_some(),
         window: window(&top, family)?,
     })
@@ -280,12 +284,21 @@ fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
     }
 }
 
-fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
-    if let Some(bits) = top.object("quantization")?.map(|mlx| mlx.uint("bits")).transpose()?.flatten() {
-        let reason = "these weights are for Apple's MLX alone: take the model's GGUF file, or its checkpoint of safetensors \
-                      that is not quantized (their names often end with gguf and unpacked)";
-        return Err(Error::unsupported(format!("MLX {bits}-bit"), reason));
+/// Groups of MLX's 2-bit weights, which are ternary in the models made so.
+fn mlx_group(top: &Object) -> Result<Option<usize>> {
+    let Some(mlx) = top.object("quantization")? else { return Ok(None) };
+    let Some(bits) = mlx.uint("bits")? else { return Ok(None) };
+    let (group, mode) = (mlx.optional_count("group_size")?.unwrap_or(64), mlx.str("mode")?.unwrap_or("affine"));
+    if bits == 2 && matches!(group, 64 | 128) && mode == "affine" {
+        return Ok(Some(group));
     }
+    let reason = "of MLX's weights those of 2 bits in groups of 64 or 128 are read, where they are ternary: take the model's \
+                  GGUF file, or its checkpoint of safetensors that is not quantized (their names often end with gguf and \
+                  unpacked)";
+    Err(Error::unsupported(format!("MLX {bits}-bit in groups of {group}, mode {}", shown(mode)), reason))
+}
+
+fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
     let Some(quantisation) = top.object("quantization_config")? else { return Ok(None) };
     let method = quantisation.str("quant_method")?.unwrap_or("absent");
     if method != "bitnet" {
@@ -588,9 +601,18 @@ mod tests {
         assert_eq!(config(llama(off)).unwrap().model.input_norms, None);
         let other = message(json!({"quantization_config": {"quant_method": "gptq"}}));
         assert_eq!(other, "quant_method gptq is not supported: only bitnet is");
-        let mlx = json!({"group_size": 128, "bits": 2});
-        let mlx = message(json!({"quantization": mlx, "quantization_config": mlx}));
-        assert!(mlx.starts_with("MLX 2-bit is not supported") && mlx.contains("GGUF"), "{mlx}");
+        let mlx = |group: u32, bits: u32| {
+            let mlx = json!({"group_size": group, "bits": bits, "mode": "affine"});
+            config(json!({"quantization": mlx, "quantization_config": mlx})).map(|found| found.mlx_group)
+        };
+        assert_eq!((mlx(128, 2).unwrap(), mlx(64, 2).unwrap()), (Some(128), Some(64)));
+        for (group, bits) in [(32, 2), (64, 4)] {
+            let error = mlx(group, bits).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("MLX {bits}-bit in groups of {group}")) && error.contains("GGUF"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

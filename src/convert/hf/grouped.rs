@@ -9,8 +9,10 @@ use super::{
     layout::{Content, Item, Projection},
 };
 use crate::{
+    convert::TernaryType,
     error::{Error, Result},
-    model::common_magnitude,
+    gguf::TensorType,
+    model::{common_magnitude, dialect::blame},
 };
 
 /// Columns that may share a scale, the most first.
@@ -30,11 +32,16 @@ pub(super) fn size(items: &[Item<'_>]) -> Option<usize> {
         if projection.stated_scale.is_some() {
             return None;
         }
+        if let Some(affine) = &projection.affine {
+            sizes = &sizes[sizes.iter().position(|size| affine.group.is_multiple_of(*size))?..];
+            one_scale = false;
+            continue;
+        }
         let mut values = vec![0.0; projection.cols];
         let mut scratch = values.clone();
         let mut of_matrix: Result<f32, usize> = Ok(0.0);
         for row in (0..projection.rows).step_by(projection.rows.div_ceil(SAMPLED_ROWS)) {
-            read_row(projection, row, &mut values, &mut scratch);
+            read_row(projection, row, &mut values, &mut scratch).ok()?;
             of_matrix = of_matrix.and_then(|magnitude| common_magnitude(magnitude, &values));
             let fits = |size: &usize| {
                 values.len().is_multiple_of(*size)
@@ -58,7 +65,7 @@ pub(super) fn read(projection: &Projection<'_>, size: usize) -> Result<(Vec<u8>,
     let mut scales = Vec::with_capacity(rows * cols / size);
     let (mut values, mut scratch, mut codes) = (vec![0.0; cols], vec![0.0; cols], vec![0; cols]);
     for (row, packed) in packed.chunks_exact_mut(row_bytes).enumerate() {
-        read_row(projection, row, &mut values, &mut scratch);
+        read_row(projection, row, &mut values, &mut scratch)?;
         for (group, codes) in values.chunks_exact(size).zip(codes.chunks_exact_mut(size)) {
             let scale = common_magnitude(0.0, group).map_err(|_| {
                 let thing = format!("row {} of tensor {}", projection.row_order.source(row), weight.name);
@@ -80,10 +87,23 @@ pub(super) fn read(projection: &Projection<'_>, size: usize) -> Result<(Vec<u8>,
 }
 
 /// A row of the file.
-fn read_row(projection: &Projection<'_>, row: usize, values: &mut [f32], scratch: &mut [f32]) {
+fn read_row(projection: &Projection<'_>, row: usize, values: &mut [f32], scratch: &mut [f32]) -> Result<()> {
     let from = projection.row_order.source(row);
-    dense::read(projection.weight, from * projection.cols, values);
+    match &projection.affine {
+        Some(affine) => affine.row(from, values)?,
+        None => dense::read(projection.weight, from * projection.cols, values),
+    }
     projection.col_order.apply(values, scratch);
+    Ok(())
+}
+
+/// A table of MLX in the type of its groups.
+pub(super) fn table(table: &Projection<'_>) -> Result<Vec<u8>> {
+    let (codes, scales) = read(table, table.affine().group)?;
+    let name = &table.weight.name;
+    let ty = if table.affine().table_type() == TensorType::Q2_0 { TernaryType::Q2_0 } else { TernaryType::PQ2_0 };
+    let codec = ty.codec(name, table.rows, table.cols)?;
+    codec.encode(&codes, &scales).map_err(|e| blame(name, table.cols, e))
 }
 
 #[cfg(test)]
@@ -103,7 +123,15 @@ mod tests {
 
     fn projection(weight: &Tensor) -> Projection<'_> {
         let (rows, cols) = (weight.shape[0], weight.shape[1]);
-        Projection { weight, stated_scale: None, rows, cols, row_order: Order::Same, col_order: Order::Same }
+        Projection {
+            weight,
+            stated_scale: None,
+            affine: None,
+            rows,
+            cols,
+            row_order: Order::Same,
+            col_order: Order::Same,
+        }
     }
 
     fn size_of(tensors: &[&Tensor]) -> Option<usize> {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use safetensors::Dtype;
 
 use super::{
+    affine::Affine,
     checkpoint::Checkpoint,
     config::SourceConfig,
     dense, names,
@@ -28,6 +29,8 @@ pub(super) enum Content<'a> {
     Table(&'a Tensor),
     /// A ternary table, written as real numbers; (rows, cols).
     TernaryTable(Ternary<'a>),
+    /// A ternary table of MLX, written in a ternary type; (rows, cols).
+    AffineTable(Projection<'a>),
     /// A norm or a bias, written as F32.
     Norm {
         weight: &'a Tensor,
@@ -47,6 +50,8 @@ pub(super) struct Projection<'a> {
     pub weight: &'a Tensor,
     /// The `weight_scale` of a packed matrix.
     pub stated_scale: Option<f32>,
+    /// Of a matrix of MLX, all of it.
+    pub affine: Option<Affine<'a>>,
     pub rows: usize,
     pub cols: usize,
     pub row_order: Order,
@@ -54,6 +59,11 @@ pub(super) struct Projection<'a> {
 }
 
 impl<'a> Projection<'a> {
+    /// The matrix of a table of MLX.
+    pub fn affine(&self) -> &Affine<'a> {
+        self.affine.as_ref().unwrap_or_else(|| unreachable!("tables of MLX are made with it"))
+    }
+
     /// Finds the scale; looks through the whole matrix unless it is packed.
     pub fn open(&self, config: &SourceConfig, may_round: bool) -> Result<Ternary<'a>> {
         match (self.stated_scale, config.scale_reading) {
@@ -79,7 +89,13 @@ pub(super) struct Item<'a> {
 
 /// Finds every tensor the model needs, with the shape it needs, and nothing else.
 pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> Result<(Vec<Item<'a>>, Vec<String>)> {
-    let mut builder = Builder { checkpoint, used: HashSet::new(), items: Vec::new(), warnings: Vec::new() };
+    let mut builder = Builder {
+        checkpoint,
+        mlx_group: config.mlx_group,
+        used: HashSet::new(),
+        items: Vec::new(),
+        warnings: Vec::new(),
+    };
     let model = &config.model;
     builder.table(gguf_names::TOKEN_EMBD, names::TOKEN_EMBD, model)?;
     builder.head(config)?;
@@ -116,6 +132,8 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
 
 struct Builder<'a> {
     checkpoint: &'a Checkpoint,
+    /// Columns that share a scale in matrices of MLX.
+    mlx_group: Option<usize>,
     used: HashSet<String>,
     items: Vec<Item<'a>>,
     warnings: Vec<String>,
@@ -140,9 +158,28 @@ impl<'a> Builder<'a> {
 
     fn table(&mut self, to: &str, from: &str, model: &Config) -> Result<()> {
         let tensor = self.need(from)?;
+        if let Some(table) = self.affine(tensor, from, (model.vocab, model.dim))? {
+            self.add(to, &[model.vocab, model.dim], Content::AffineTable(table));
+            return Ok(());
+        }
         check(tensor, &[model.vocab, model.dim])?;
         self.add(to, &[model.vocab, model.dim], Content::Table(tensor));
         Ok(())
+    }
+
+    /// A matrix of MLX, where `tensor`, of that name, is one.
+    fn affine(
+        &mut self,
+        tensor: &'a Tensor,
+        name: &str,
+        (rows, cols): (usize, usize),
+    ) -> Result<Option<Projection<'a>>> {
+        let Some(group) = self.mlx_group.filter(|_| tensor.dtype == Dtype::U32) else { return Ok(None) };
+        let stem = name.trim_end_matches(".weight");
+        let (scales, biases) = (self.need(&format!("{stem}.scales"))?, self.need(&format!("{stem}.biases"))?);
+        let affine = Some(Affine::new(tensor, scales, biases, (rows, cols), group)?);
+        let (row_order, col_order) = (Order::Same, Order::Same);
+        Ok(Some(Projection { weight: tensor, stated_scale: None, affine, rows, cols, row_order, col_order }))
     }
 
     /// The output head. A tied one is not written: the reader takes the embedding table.
@@ -177,12 +214,22 @@ impl<'a> Builder<'a> {
         }
         let weight = self.need(names::OUTPUT)?;
         let (rows, cols) = (model.vocab, model.dim);
+        if weight.dtype == Dtype::U32 {
+            return self.table(gguf_names::OUTPUT, names::OUTPUT, model);
+        }
         let stated_scale = self.ternary_scale(weight, (rows, cols), names::OUTPUT_SCALE)?;
         if stated_scale.is_none() && !has_norm {
             return self.table(gguf_names::OUTPUT, names::OUTPUT, model);
         }
-        let projection =
-            Projection { weight, stated_scale, rows, cols, row_order: Order::Same, col_order: Order::Same };
+        let projection = Projection {
+            weight,
+            stated_scale,
+            affine: None,
+            rows,
+            cols,
+            row_order: Order::Same,
+            col_order: Order::Same,
+        };
         let matrix = projection.open(config, config.masters_are_ternary)?;
         self.add(gguf_names::OUTPUT, &[rows, cols], Content::TernaryTable(matrix));
         Ok(())
@@ -220,9 +267,14 @@ impl<'a> Builder<'a> {
         let (rows, cols) = model.linear_shape(role);
         let from = names::linear(layer, role);
         let weight = self.need(&format!("{from}.weight"))?;
-        let stated_scale = self.ternary_scale(weight, (rows, cols), &format!("{from}.weight_scale"))?;
         let (row_order, col_order) = orders(model, role);
-        let projection = Projection { weight, stated_scale, rows, cols, row_order, col_order };
+        if let Some(projection) = self.affine(weight, &from, (rows, cols))? {
+            let projection = Projection { row_order, col_order, ..projection };
+            self.add(gguf_names::linear(layer, role), &[rows, cols], Content::Projection(projection));
+            return Ok(());
+        }
+        let stated_scale = self.ternary_scale(weight, (rows, cols), &format!("{from}.weight_scale"))?;
+        let projection = Projection { weight, stated_scale, affine: None, rows, cols, row_order, col_order };
         self.add(gguf_names::linear(layer, role), &[rows, cols], Content::Projection(projection));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A Hugging Face directory as a source: `config.json`, `model.safetensors` or its shards, and the tokenizer's files
 //! where there are any.
 
+mod affine;
 mod checkpoint;
 pub(crate) mod config;
 mod dense;
@@ -141,6 +142,10 @@ fn input(item: &Item, group: Option<usize>) -> Input {
     let (origin, kind) = match &item.content {
         Content::Table(tensor) => (&tensor.name, Kind::Table(real_type(tensor))),
         Content::TernaryTable(matrix) => (&matrix.tensor.name, Kind::Table(matrix.table_type())),
+        Content::AffineTable(table) => {
+            let affine = table.affine();
+            (&affine.codes.name, Kind::Table(affine.table_type()))
+        }
         Content::Rows(tensor, _) => (&tensor.name, Kind::Other(real_type(tensor))),
         Content::Norm { weight, .. } => (&weight.name, Kind::Other(TensorType::F32)),
         Content::Computed(_) => (&item.name, Kind::Other(TensorType::F32)),
@@ -196,6 +201,12 @@ impl Source for HfSource<'_> {
         match &self.items[at].content {
             Content::Table(tensor) => dense::read(tensor, rows.start * self.items[at].sizes[1], out),
             Content::TernaryTable(matrix) => matrix.values(rows, out)?,
+            Content::AffineTable(table) => {
+                let affine = table.affine();
+                for (row, out) in rows.zip(out.chunks_exact_mut(table.cols)) {
+                    affine.row(row, out)?;
+                }
+            }
             _ => unreachable!("the kind of the input says that it is a table"),
         }
         Ok(())
@@ -209,6 +220,7 @@ impl Source for HfSource<'_> {
                 Ok(tensor.data.clone())
             }
             Content::TernaryTable(matrix) => matrix.table().map(Bytes::from),
+            Content::AffineTable(table) => grouped::table(table).map(Bytes::from),
             Content::Norm { weight, offset } => {
                 let mut values = dense::floats(weight)?;
                 values.iter_mut().for_each(|value| *value += offset);
