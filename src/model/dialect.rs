@@ -3,7 +3,10 @@
 
 use std::{iter, num::NonZero, ops::Range, thread};
 
-use bitnet_cpu_kernels::format::{Codec, Dialect, FormatError, I2sPacking, Layout, Tile, TileTable, ternary_bytes};
+use bitnet_cpu_kernels::format::{
+    Codec, Dialect, FormatError, I2sPacking, Layout, MatrixScales, ScaleKind, Tile, TileTable, ternary_bytes,
+};
+use half::f16;
 
 use crate::{
     error::{Error, Result, shown},
@@ -191,11 +194,28 @@ pub(crate) fn decode(codec: &Codec, bytes: &[u8]) -> Result<Vec<u8>, FormatError
     Ok(out)
 }
 
+/// The scales of a matrix; those of groups, which stand all over its bytes, on all cores.
+///
+/// # Errors
+/// As [`Codec::scales`].
+pub(crate) fn scales(codec: &Codec, bytes: &[u8]) -> Result<MatrixScales, FormatError> {
+    let ScaleKind::PerGroup(size) = codec.scale_kind() else { return codec.scales(bytes) };
+    let mut values = vec![f16::ZERO; codec.rows() * (codec.cols() / size)];
+    let shares = values.chunks_mut((codec.cols() / size * share(codec.rows(), codec.cols())).max(1));
+    share_rows(codec.rows(), codec.cols(), shares, |rows, values: &mut [f16]| {
+        codec.group_scales(bytes, rows).map(|scales| values.copy_from_slice(&scales))
+    })?;
+    Ok(MatrixScales::PerGroup { size, values: values.into() })
+}
+
 /// Looks for a weight that is not ternary, on all cores.
 ///
 /// # Errors
 /// Names the first.
 pub(crate) fn check(codec: &Codec, bytes: &[u8]) -> Result<(), FormatError> {
+    if codec.is_always_ternary() {
+        return Ok(());
+    }
     let row_bytes = ternary_bytes(Layout::I2sP128, 1, codec.cols());
     share_rows(codec.rows(), codec.cols(), iter::repeat(()), |rows, ()| {
         // Few at a time stay in the caches.

@@ -48,7 +48,7 @@ impl Pace {
             None => UNMEASURED,
             Some(token) if answers > 0 => {
                 let time = (BESIDE_ANSWERS * (1.0 + waiting as f64 / answers as f64)).min(MOST_BESIDE);
-                ((time - self.answers.unwrap_or(0.0)) / token).max(0.0) as usize
+                ((time - self.answers.unwrap_or(0.0)) / token).round().max(0.0) as usize
             }
             Some(token) => ((ALONE / token) as usize).max(LEAST_ALONE),
         }

@@ -9,7 +9,7 @@ use crate::{
     gguf::TensorInfo,
     model::{
         Block, Linear, Norm, TernaryCodes, TernaryMatrix, TernaryScales,
-        dialect::{blame, check},
+        dialect::{blame, check, scales},
         names,
         reals::{Odd, of_bytes, real_type},
         scales::{differ_in_zeros_only, multiplied},
@@ -126,7 +126,7 @@ impl Loader<'_> {
 
     /// The scales of a tensor, multiplied by the factor that may stand in a tensor of its own, and that factor.
     fn scales(&self, info: &TensorInfo, codec: &Codec, data: &[u8], factor: &str) -> Result<(MatrixScales, f32)> {
-        let scales = codec.scales(data).map_err(|e| blame(&info.name, codec.cols(), e))?;
+        let scales = scales(codec, data).map_err(|e| blame(&info.name, codec.cols(), e))?;
         if let MatrixScales::PerTensor(scale) = scales {
             positive(format!("scale of {}", tensor(info)), scale)?;
         }

@@ -129,6 +129,15 @@ trait Coding {
     /// Writes them. `bytes` was zero before row 0 was written, and rows come in order.
     fn write(&self, codes: &Grid, first: usize, bytes: &mut [u8]);
 
+    /// Scales of f16 by their numbers.
+    fn f16_scales(&self, bytes: &[u8], numbers: Range<usize>) -> Vec<f16> {
+        let scale = |number| {
+            let at = self.scale_at(number, bytes.len());
+            f16::from_le_bytes([bytes[at], bytes[at + 1]])
+        };
+        numbers.map(scale).collect()
+    }
+
     /// Where scale number `index` begins in `bytes` bytes; without group or row scales, the only one, in the trailer.
     fn scale_at(&self, _index: usize, bytes: usize) -> usize {
         bytes - TRAILER_BYTES
@@ -271,15 +280,38 @@ impl Codec {
                     MatrixScales::PerRow((0..self.rows).map(row).collect::<Result<_, _>>()?)
                 }
                 ScaleKind::PerGroup(size) => {
-                    let group = |group| {
-                        let value = f16_at(at(group));
-                        finite(Some(group * size), value.to_f32()).map(|_| value)
-                    };
-                    let groups = self.rows * (self.cols / size);
-                    MatrixScales::PerGroup { size, values: (0..groups).map(group).collect::<Result<_, _>>()? }
+                    MatrixScales::PerGroup { size, values: self.group_scales(bytes, 0..self.rows)?.into() }
                 }
             })
         })
+    }
+
+    /// The scales of groups of some rows, (rows, groups), of a dialect that has them.
+    ///
+    /// # Errors
+    /// As [`Self::scales`].
+    ///
+    /// # Panics
+    /// If `bytes` are not [`Self::bytes`] many, there are no such rows, or the dialect has other scales.
+    pub fn group_scales(&self, bytes: &[u8], rows: Range<usize>) -> Result<Vec<f16>, FormatError> {
+        self.check(bytes);
+        assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let ScaleKind::PerGroup(size) = self.scale_kind() else { panic!("{:?} has no scales of groups", self.dialect) };
+        let groups = self.cols / size;
+        let scales = self.with(|coding| coding.f16_scales(bytes, rows.start * groups..rows.end * groups));
+        match scales.iter().position(|scale| !scale.is_finite()) {
+            None => Ok(scales),
+            Some(at) => {
+                let element = Some((rows.start * groups + at) * size);
+                Err(FormatError::Scale { element, found: scales[at].to_f32().to_string() })
+            }
+        }
+    }
+
+    /// True where all bytes are ternary codes: then [`Self::decode_rows`] finds nothing to complain about.
+    pub fn is_always_ternary(&self) -> bool {
+        // A digit of base 3 is 0, 1 or 2.
+        matches!(self.dialect, Dialect::TQ1_0 | Dialect::PTQ1_0)
     }
 
     /// Packs `rows` of the matrix into `out` as [`Layout::I2sP128`].

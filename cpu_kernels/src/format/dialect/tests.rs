@@ -221,7 +221,31 @@ fn rows_can_be_read_apart() {
             codec.decode_rows(&bytes, at * step..(at + 1) * step, part).unwrap();
         }
         assert!(out == packed, "{dialect:?} {rows} x {cols}");
+        if let MatrixScales::PerGroup { values, .. } = codec.scales(&bytes).unwrap() {
+            let of_row = |row| codec.group_scales(&bytes, row..row + 1).unwrap();
+            assert_eq!((0..rows).flat_map(of_row).collect::<Vec<_>>(), values[..], "{dialect:?} {rows} x {cols}");
+        }
     }
+}
+
+#[test]
+fn what_is_always_ternary_has_codes_in_any_bytes() {
+    let mut rng = Rng::new(9);
+    let mut seen = Vec::new();
+    for (dialect, rows, cols) in cases() {
+        let codec = Codec::new(dialect, rows, cols).unwrap();
+        if !codec.is_always_ternary() {
+            continue;
+        }
+        seen.push(dialect);
+        for _ in 0..20 {
+            let bytes: Vec<u8> = rng.i8s(codec.bytes()).iter().map(|&byte| byte as u8).collect();
+            let mut out = vec![0; crate::format::ternary_bytes(Layout::I2sP128, rows, cols)];
+            codec.decode_rows(&bytes, 0..rows, &mut out).unwrap();
+            assert!(out.iter().all(|byte| byte & byte >> 1 & 0x55 == 0), "{dialect:?} {rows} x {cols}");
+        }
+    }
+    assert!(seen.contains(&Dialect::TQ1_0) && seen.contains(&Dialect::PTQ1_0), "{seen:?}");
 }
 
 #[test]
