@@ -33,12 +33,18 @@ impl Choice {
 }
 
 /// Files beside the weights that a directory is read with, where it has them.
-const BESIDE: [&str; 6] = [
+const BESIDE: [&str; 12] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "added_tokens.json",
+    "modules.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
     "model.safetensors.index.json",
 ];
 
@@ -132,9 +138,13 @@ fn list(files: &[&String]) -> String {
 
 fn directory(files: &[String]) -> Option<Choice> {
     let is_weights = |file: &str| !file.contains('/') && file.starts_with("model") && file.ends_with(".safetensors");
+    let is_template = |file: &str| {
+        let name = file.strip_prefix("additional_chat_templates/");
+        name.is_some_and(|name| !name.contains('/') && name.ends_with(".jinja"))
+    };
+    let is_beside = |file: &str| BESIDE.contains(&file) || is_template(file);
     let has_config = files.iter().any(|file| file == "config.json");
-    let chosen: Vec<String> =
-        files.iter().filter(|file| BESIDE.contains(&file.as_str()) || is_weights(file)).cloned().collect();
+    let chosen: Vec<String> = files.iter().filter(|file| is_beside(file) || is_weights(file)).cloned().collect();
     (has_config && chosen.iter().any(|file| is_weights(file))).then_some(Choice::Directory(chosen))
 }
 
@@ -193,5 +203,16 @@ mod tests {
             ["config.json", "model.safetensors", "onnx/model.safetensors", "pytorch_model.bin", "tokenizer.json"];
         assert_eq!(chosen("a/b", &files).unwrap().unwrap(), ["config.json", "model.safetensors", "tokenizer.json"]);
         assert_eq!(chosen("a/b", &files[1..]).unwrap(), None, "no config.json");
+        let more = [
+            "1_Pooling/config.json",
+            "additional_chat_templates/tool_use.jinja",
+            "chat_template.json",
+            "config.json",
+            "model.safetensors",
+            "tokenizer.model",
+        ];
+        assert_eq!(chosen("a/b", &more).unwrap().unwrap(), more);
+        let others = ["additional_chat_templates/a/b.jinja", "config.json", "model.safetensors", "x/tokenizer.model"];
+        assert_eq!(chosen("a/b", &others).unwrap().unwrap(), others[1..3]);
     }
 }

@@ -320,6 +320,22 @@ fn chat_templates_are_found_in_each_of_their_places() {
     assert_eq!(template().as_deref(), Some("five"));
     write("chat_template.jinja", "four");
     assert_eq!(template().as_deref(), Some("four"));
+    // Those of a folder go before those of a list.
+    write("tokenizer_config.json", &format!(r#"{{"chat_template": {list}}}"#));
+    fs::create_dir(case.input().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/rag.jinja", "six");
+    write("additional_chat_templates/tool_use.jinja", "seven");
+    write("additional_chat_templates/notes.txt", "eight");
+    assert_eq!(template().as_deref(), Some("four"));
+    let named = File::open(&case.output()).unwrap();
+    let text = |name: &str| named.metadata().str(&format!("tokenizer.chat_template.{name}")).unwrap();
+    assert_eq!((text("tool_use"), text("rag"), text("notes")), (Some("seven"), Some("six"), None));
+    let names = ["tool_use", "rag"].map(str::to_owned).to_vec();
+    assert_eq!(named.metadata().strings("tokenizer.chat_templates").unwrap(), Some(&names[..]));
+    fs::write(case.input().join("additional_chat_templates/rag.jinja"), [0xff]).unwrap();
+    let error = convert(&case.input(), &case.output(), &ConvertOptions { force: true, ..Default::default() });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("rag.jinja: chat template: expected UTF-8 text"), "{error}");
 }
 
 #[test]

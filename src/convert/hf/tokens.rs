@@ -1,14 +1,17 @@
 //! The tokenizer's files -> metadata pairs.
 
 use std::{
-    fs,
+    ffi::OsStr,
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use serde_json::json;
 
 use crate::{
     bytes::Bytes,
     error::{Error, Result, shown},
-    gguf::Value,
+    gguf::{Array, Value},
     tokenizer::{JsonOptions, templates_to_gguf, to_gguf},
 };
 
@@ -60,6 +63,19 @@ fn check_lfs(bytes: &[u8], path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Puts the pairs of named templates into others: lists of names are joined, and a template takes the place of one of its name.
+fn add_named(pairs: &mut Vec<(String, Value)>, more: Vec<(String, Value)>) {
+    for (key, value) in more {
+        match (pairs.iter_mut().find(|(known, _)| *known == key), value) {
+            (Some((_, Value::Array(Array::String(names)))), Value::Array(Array::String(new))) => {
+                names.extend(new.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>());
+            }
+            (Some((_, known)), value) => *known = value,
+            (None, value) => pairs.push((key, value)),
+        }
+    }
+}
+
 impl Tokens {
     /// The pairs of SentencePiece's own file and of those beside it.
     fn sentence_piece(&mut self, dir: &Path, model: &[u8], vocab: usize) -> Result<()> {
@@ -101,6 +117,29 @@ impl Tokens {
             self.pairs.retain(|(key, _)| key != CHAT_TEMPLATE);
             self.pairs.push((CHAT_TEMPLATE.into(), Value::String(template)));
         }
+        self.named_template_files(&dir.join("additional_chat_templates"))
+    }
+
+    /// Templates by name in a folder of their own, which go before those of `tokenizer_config.json`.
+    fn named_template_files(&mut self, folder: &Path) -> Result<()> {
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(|e| Error::io("read", folder, e))?;
+        let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|end| end == "jinja"));
+        paths.sort();
+        let mut list = Vec::new();
+        for path in paths {
+            let Some(name) = path.file_stem().and_then(OsStr::to_str).map(str::to_owned) else { continue };
+            let source = String::from_utf8(Bytes::map(&path)?.to_vec());
+            let source = source
+                .map_err(|e| Error::malformed("chat template", "UTF-8 text", e).in_file(path.display().to_string()))?;
+            list.push(json!({"name": name, "template": source}));
+            self.files.push(path);
+        }
+        add_named(&mut self.pairs, templates_to_gguf(&list.into()));
         Ok(())
     }
 
