@@ -72,6 +72,8 @@ pub struct AnswerOptions {
     pub reasoning: Option<ReasoningLimit>,
     /// Probabilities of each token and of so many of the most probable ones; `None` = none.
     pub logprobs: Option<usize>,
+    /// Whether those are of the draw, behind bias, penalties, cuts and temperature; else of the model.
+    pub drawn_logprobs: bool,
     /// Whether the tokens that a sequence holds already may serve for the prompt.
     pub reuse: bool,
 }
@@ -85,6 +87,7 @@ impl Default for AnswerOptions {
             stop: Vec::new(),
             reasoning: None,
             logprobs: None,
+            drawn_logprobs: false,
             reuse: true,
         }
     }

@@ -467,7 +467,7 @@ impl Generation {
 
     /// The id at `position`; `None` where that takes all logits.
     fn sample(&mut self, output: &RowOutput, logits: &mut [f32], position: usize) -> Result<Option<u32>> {
-        if let Some(top) = self.options.logprobs {
+        if let Some(top) = self.options.logprobs.filter(|_| !self.options.drawn_logprobs) {
             self.logprobs.read(logits, top);
         }
         if let Some(id) = self.reasoning.as_ref().and_then(Guard::forced) {
@@ -544,7 +544,11 @@ impl Generation {
         } else if position >= self.context_tokens {
             self.flush(Finish::ContextFull, &mut text);
         }
-        let logprobs = self.options.logprobs.map(|_| self.logprobs.of(id));
+        let drawn = self.options.drawn_logprobs;
+        let logprobs = self
+            .options
+            .logprobs
+            .map(|top| if drawn { self.chooser.sampler.logprobs(id, top) } else { self.logprobs.of(id) });
         self.events.push_back(Event { id: Some(id), text, logprobs });
         Ok(())
     }

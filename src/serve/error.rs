@@ -91,6 +91,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
     }
 
+    pub fn unsupported_encoding() -> Self {
+        let message = "the body of the request is compressed, which this server does not read";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
+    }
+
     pub fn loading() -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "Loading model");
         Self { retry_after: Some(2), ..error }

@@ -117,8 +117,13 @@ impl<'a> Fields<'a> {
                 return Err(ApiError::bad_field(name, format!("Field '{name}': {reason}")));
             }
         }
+        Ok(())
+    }
+
+    /// Refuses probabilities of the draw, for which a form has no words.
+    pub fn refuse_drawn_probabilities(self) -> ApiResult<()> {
         if self.bool("post_sampling_probs")?.unwrap_or(false) {
-            let message = "Field 'post_sampling_probs': probabilities are those before sampling";
+            let message = "Field 'post_sampling_probs': logprobs are those before sampling; /completion has both";
             return Err(ApiError::bad_field("post_sampling_probs", message));
         }
         Ok(())

@@ -70,6 +70,7 @@ impl Wishes {
                 stop: stops(fields)?,
                 reasoning: None,
                 logprobs: None,
+                drawn_logprobs: false,
                 reuse: fields.bool("cache_prompt")?.unwrap_or(true),
             },
             grammar: grammar(fields)?,

@@ -272,6 +272,10 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 
 }
 
 async fn read_body(app: &App, request: Request) -> ApiResult<Bytes> {
+    let encoding = request.headers().get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::unsupported_encoding());
+    }
     let most = app.options.body_bytes;
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

@@ -26,7 +26,7 @@ fn what_cannot_be_done_is_refused_by_its_name() {
         (CHAT, "dry_sequence_breakers", json!([5])),
         (CHAT, "dynatemp_range", json!(0.5)),
         (COMPLETION, "t_max_predict_ms", json!(100)),
-        (COMPLETION, "post_sampling_probs", json!(true)),
+        (CHAT, "post_sampling_probs", json!(true)),
         (COMPLETION, "id_slot", json!(4)),
         (COMPLETION, "samplers", json!(["temperature", "top_k"])),
         ("/v1/completions", "suffix", json!("the end")),
@@ -43,6 +43,35 @@ fn what_cannot_be_done_is_refused_by_its_name() {
     let idle = json!({ "dry_multiplier": 0, "dynatemp_range": 0.0, "t_max_predict_ms": -1, "id_slot": -1, "suffix": "",
         "post_sampling_probs": false });
     assert_eq!(server.post(COMPLETION, &prompt(idle)).status, 200);
+}
+
+/// Of the draw, they sum to one over what the cuts left; of the model, they are what they are without sampling.
+#[test]
+fn probabilities_are_those_of_the_model_or_of_the_draw() {
+    let server = Server::start(&[]);
+    let first = |more: Value| {
+        let answer = server.post(COMPLETION, &prompt(more)).json();
+        let entries = answer["completion_probabilities"].as_array().unwrap().clone();
+        assert_eq!(entries.len() as u64, answer["tokens_predicted"].as_u64().unwrap());
+        entries[0].clone()
+    };
+    let options = json!({ "n_probs": 10, "temperature": 2.0, "top_k": 4, "top_p": 1, "min_p": 0, "seed": 5, "post_sampling_probs": true });
+    let drawn = first(options.clone());
+    let top: Vec<f64> =
+        drawn["top_probs"].as_array().unwrap().iter().map(|entry| entry["prob"].as_f64().unwrap()).collect();
+    assert!(top.len() == 4 && top.is_sorted_by(|a, b| a >= b), "{drawn}");
+    assert!((top.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{drawn}");
+    assert!(top.contains(&drawn["prob"].as_f64().unwrap()) && drawn.get("logprob").is_none(), "{drawn}");
+    let mut raw = options;
+    raw["post_sampling_probs"] = json!(false);
+    let raw = first(raw);
+    assert_eq!((&raw["id"], raw["top_logprobs"].as_array().unwrap().len()), (&drawn["id"], 10));
+    // Twice the temperature halves what two logarithms differ by.
+    let of_model = |at: usize| raw["top_logprobs"][at]["logprob"].as_f64().unwrap();
+    let expected = (of_model(0) - of_model(1)) / 2.0;
+    assert!(((top[0] / top[1]).ln() - expected).abs() < 1e-3, "{drawn} {raw}");
+    let greedy = first(json!({ "n_probs": 3, "temperature": 0, "post_sampling_probs": true }));
+    assert_eq!((&greedy["prob"], greedy["top_probs"].as_array().unwrap().len()), (&json!(1.0), 1));
 }
 
 #[test]

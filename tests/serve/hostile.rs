@@ -4,7 +4,7 @@ use std::thread::sleep;
 
 use serde_json::{Value, json};
 
-use super::client::{LOOK, Server, chat, content};
+use super::client::{LOOK, Response, Server, chat, content};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -25,6 +25,10 @@ fn bodies_that_are_no_requests_are_refused() {
     assert_eq!(server.get("/health").status, 200);
 }
 
+fn answer_to_compressed(server: &Server, compressed: &[u8]) -> Response {
+    server.connect().request("POST", CHAT, &["Content-Encoding: gzip"], compressed)
+}
+
 #[test]
 fn huge_bodies_are_refused_before_they_are_read() {
     let server = Server::start(&[]);
@@ -40,6 +44,8 @@ fn huge_bodies_are_refused_before_they_are_read() {
     }
     connection.write(b"0\r\n\r\n");
     connection.response().error(413);
+    let zipped = answer_to_compressed(&server, b"\x1f\x8b\x08\x00");
+    assert!(zipped.error(415).contains("compressed"));
     // Large and allowed, but beyond any context.
     let text = "word ".repeat(200_000);
     server.post(CHAT, &chat(&text, json!({}))).error(400);

@@ -19,6 +19,7 @@ pub use options::{Mirostat, SampleOptions, Xtc};
 pub use recommended::Recommended;
 
 use self::{chain::WeightedId, dry::Repetitions};
+use super::Logprobs;
 use crate::{
     backend::{Candidates, Limits, Rest, Want},
     error::{Error, Result},
@@ -233,7 +234,10 @@ impl Sampler {
             }
         }
         if self.is_greedy() {
-            return Ok(argmax(logits));
+            let id = argmax(logits);
+            self.candidates.clear();
+            self.candidates.push(WeightedId::new(id, logits[id as usize]));
+            return Ok(id);
         }
         if let Some(mirostat) = self.options.mirostat {
             chain::rank_unsurprising(&mut self.candidates, logits, self.options.temperature, self.bound);
@@ -247,6 +251,20 @@ impl Sampler {
             self.candidates.truncate(kept.max(1));
         }
         Ok(self.cut_and_draw(position))
+    }
+
+    /// Probabilities in the draw of the last [`sample`](Self::sample): those of its id and of the `top` most probable ids
+    /// that bias, penalties, cuts and temperature left. An id that was not drawn was certain.
+    pub fn logprobs(&self, id: u32, top: usize) -> Logprobs {
+        let weights = || self.candidates.iter().map(|c| (c.scored.id, f64::from(c.weight)));
+        if self.candidates.len() < 2 || weights().all(|(other, _)| other != id) {
+            return Logprobs { chosen: 0.0, top: vec![(id, 0.0)] };
+        }
+        let sum: f64 = weights().map(|(_, weight)| weight).sum();
+        let log = |weight: f64| (weight / sum).ln() as f32;
+        let chosen = weights().find(|&(other, _)| other == id).map_or(0.0, |(_, weight)| log(weight));
+        // In rank order, in which weights do not rise.
+        Logprobs { chosen, top: weights().take(top).map(|(id, weight)| (id, log(weight))).collect() }
     }
 
     /// As [`sample`](Self::sample), with the same result, from the highest logits alone. `None` where the others

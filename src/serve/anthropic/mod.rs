@@ -100,7 +100,7 @@ fn text_of(content: &Value) -> ApiResult<String> {
                 Some("text") => Ok(block["text"].as_str().unwrap_or_default().to_owned()),
                 other => Err(not_supported(other)),
             };
-            blocks.iter().map(text).collect()
+            Ok(blocks.iter().map(text).collect::<ApiResult<Vec<_>>>()?.join("\n"))
         }
         other => Err(wrong_type("content", "a string or blocks", other)),
     }

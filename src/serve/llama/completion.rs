@@ -26,6 +26,7 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
     let mut wishes = Wishes::read(fields, model, &app.options)?;
     let probabilities = fields.integer("n_probs")?.unwrap_or(0) as usize;
     wishes.answer.logprobs = (probabilities > 0).then_some(probabilities);
+    wishes.answer.drawn_logprobs = fields.bool("post_sampling_probs")?.unwrap_or(false);
     let prompts = completions::prompts(fields, model)?;
     let answered = Answered::new((0..prompts.len() * wishes.n).map(|_| Splitter::new(None, None)));
     let dialect = Completion {
@@ -35,6 +36,7 @@ pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<
         is_list: fields.get("prompt").is_some_and(is_list),
         choices_each: wishes.n,
         with_logprobs: probabilities > 0,
+        drawn: wishes.answer.drawn_logprobs,
         settings: settings(&wishes.sample, &wishes.answer),
         returns_tokens: fields.bool("return_tokens")?.unwrap_or(false),
         kept_fields: kept_fields(fields)?,
@@ -56,6 +58,8 @@ struct Completion {
     is_list: bool,
     choices_each: usize,
     with_logprobs: bool,
+    /// Whether probabilities are those of the draw.
+    drawn: bool,
     settings: Value,
     /// Whether an answer in one piece has its ids.
     returns_tokens: bool,
@@ -99,9 +103,26 @@ impl Completion {
             "timings": timings(&end.stats),
         });
         if self.with_logprobs && !tokens.is_empty() {
-            object["completion_probabilities"] = logprobs(&self.model, tokens).into();
+            object["completion_probabilities"] = self.probabilities(tokens);
         }
         self.with_kept_fields(object)
+    }
+
+    /// Logarithms of the model's probabilities, or probabilities of the draw.
+    fn probabilities(&self, tokens: &[Token]) -> Value {
+        let mut entries = logprobs(&self.model, tokens);
+        if self.drawn {
+            for entry in &mut entries {
+                to_probability(entry);
+                let mut top = entry["top_logprobs"].take();
+                top.as_array_mut().into_iter().flatten().for_each(to_probability);
+                entry["top_probs"] = top;
+                if let Some(fields) = entry.as_object_mut() {
+                    fields.shift_remove("top_logprobs");
+                }
+            }
+        }
+        entries.into()
     }
 
     /// As asked for: each field under its path, where there is one.
@@ -111,6 +132,14 @@ impl Completion {
         }
         let found = |path: &String| Some((path.clone(), object.pointer(&format!("/{path}"))?.clone()));
         Value::Object(self.kept_fields.iter().filter_map(found).collect())
+    }
+}
+
+/// Replaces a logarithm by what it is of.
+fn to_probability(entry: &mut Value) {
+    let Some(fields) = entry.as_object_mut() else { return };
+    if let Some(logprob) = fields.shift_remove("logprob").and_then(|logprob| logprob.as_f64()) {
+        fields.insert("prob".into(), logprob.exp().into());
     }
 }
 
@@ -141,7 +170,7 @@ impl Dialect for Completion {
             "tokens_evaluated": self.evaluated[number / self.choices_each],
         });
         if self.with_logprobs {
-            object["completion_probabilities"] = logprobs(&self.model, tokens).into();
+            object["completion_probabilities"] = self.probabilities(tokens);
         }
         if let Some(stats) = &choice.so_far {
             object["timings"] = timings(stats);

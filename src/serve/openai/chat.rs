@@ -23,6 +23,7 @@ use super::{
 /// Wishes and prompt of a request, with the grammar of a call that must be made.
 pub fn read(app: &App, model: &Served, fields: Fields<'_>) -> ApiResult<(Wishes, ChatPrompt)> {
     let mut wishes = Wishes::read(fields, model, &app.options)?;
+    fields.refuse_drawn_probabilities()?;
     let top = fields.integer("top_logprobs")?;
     let wants_logprobs = fields.bool("logprobs")?.unwrap_or(false);
     if top.is_some() && !wants_logprobs {

@@ -25,6 +25,7 @@ const MOST_PROMPTS: usize = 256;
 /// Checks a request and makes it ready for the engine.
 pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
     let mut wishes = Wishes::read(fields, model, &app.options)?;
+    fields.refuse_drawn_probabilities()?;
     wishes.answer.logprobs = match fields.get("logprobs") {
         None | Some(Value::Bool(false)) => None,
         Some(Value::Bool(true)) => Some(0),
