@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Log, ServeOptions,
     answer::{self, Answers},
-    engine::Job,
     error::{ApiError, ApiResult},
     grammars,
+    job::Job,
     metrics::Metrics,
     model::Served,
     models::Models,

@@ -8,35 +8,18 @@ use std::{
 
 use super::{
     Log,
-    answer::{Output, Progress, Reply},
+    answer::{Output, Progress},
+    job::{Action, Done, Job, SlotTask},
     metrics::Metrics,
     queue::{Command, JobReceiver, Received},
-    slots::{Action, Done, SlotTask},
 };
 use crate::{
     error::Error,
-    generate::{AnswerId, Batcher, Event, Finish, FinishedAnswer, Generation, PlaceState, Stats},
+    generate::{AnswerId, Batcher, Event, Finish, FinishedAnswer, PlaceState, Stats},
 };
 
 /// How often the queue is looked at for clients that went away, while nothing else happens.
 const LOOK_AROUND: Duration = Duration::from_millis(50);
-
-/// Answers to one prompt, for one client.
-pub struct Job {
-    /// Name of the answer in the log.
-    pub id: String,
-    /// At least one.
-    pub choices: Vec<Generation>,
-    /// Number of the first one in the answer.
-    pub first_choice: usize,
-    /// The slot that has to answer.
-    pub place: Option<usize>,
-    /// Whether progress of the prompt is told, and times with each event.
-    pub tells_progress: bool,
-    pub tells_times: bool,
-    pub reply: Reply,
-    pub arrived: Instant,
-}
 
 /// A job that has places.
 struct Serving {

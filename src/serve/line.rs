@@ -17,7 +17,7 @@ use tokio::{
     time::sleep_until,
 };
 
-use super::{connection::Clock, listener::Stream};
+use super::{clock::Clock, listener::Stream};
 
 /// Bytes of a next request that are read while one is answered.
 const AHEAD_BYTES: usize = 4096;

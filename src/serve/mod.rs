@@ -13,6 +13,8 @@ mod app;
 
 mod anthropic;
 
+mod clock;
+
 mod connection;
 
 mod embedding;
@@ -30,6 +32,8 @@ mod guard;
 mod host;
 
 mod ids;
+
+mod job;
 
 mod line;
 

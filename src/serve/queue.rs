@@ -10,9 +10,8 @@ use std::{
 };
 
 use super::{
-    engine::Job,
     error::{ApiError, ApiResult},
-    slots::SlotTask,
+    job::{Job, SlotTask},
 };
 
 /// Something for the engine to do.
@@ -179,7 +178,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::{
-        super::slots::{Action, SlotTask},
+        super::job::{Action, SlotTask},
         *,
     };
 

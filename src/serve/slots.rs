@@ -16,36 +16,12 @@ use super::{
     error::{ApiError, ApiResult},
     fields::Fields,
     host::Host,
+    job::{Action, Done, SlotTask},
 };
-use crate::{
-    error::{Error, Result},
-    session::SavedSequence,
-};
+use crate::{error::Error, session::SavedSequence};
 
 /// Bytes of a file's name at most.
 const MOST_NAME_BYTES: usize = 255;
-
-/// Work on a slot, which is done when no answer is in it.
-pub struct SlotTask {
-    pub place: usize,
-    pub action: Action,
-    pub reply: oneshot::Sender<Result<Done>>,
-}
-
-pub enum Action {
-    Save,
-    Restore(Box<SavedSequence>),
-    Erase,
-}
-
-/// Result of an action.
-pub enum Done {
-    /// A copy of what the slot holds; `None` where it holds nothing.
-    Saved(Option<Box<SavedSequence>>),
-    Restored,
-    /// So many tokens were forgotten.
-    Erased(usize),
-}
 
 /// The action of a query.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -282,18 +282,7 @@ impl CpuSegment {
                 let (k, v) = (&self.slots[Slot::K as usize][..kv_len], &self.slots[Slot::V as usize][..kv_len]);
                 attention::append(cpu, self.states.caches(index), &self.placed, k, v);
             }
-            Op::Attention => {
-                let kv_len = tokens * config.kv_width();
-                let [q, k, v, out] = self
-                    .slots
-                    .get_disjoint_mut([Slot::Q, Slot::K, Slot::V, Slot::Attn].map(|slot| slot as usize))
-                    .unwrap_or_else(|_| unreachable!("four different slots"));
-                let caches = self.states.caches(index);
-                attention::append(cpu, caches, &self.placed, &k[..kv_len], &v[..kv_len]);
-                let q_len = tokens * Slot::Q.width(config);
-                let scale = 1.0 / (config.head_dim as f32).sqrt();
-                attention::attend(cpu, &q[..q_len], config.heads, caches, &self.placed, scale, &mut out[..q_len]);
-            }
+            Op::Attention => self.attend(cpu, index, tokens),
             Op::Gate(activation) => {
                 let kind = match activation {
                     Activation::Relu2 => gate::Kind::Relu2,
@@ -324,6 +313,22 @@ impl CpuSegment {
                 self.run_delta(cpu, op, block, index, tokens);
             }
         }
+    }
+
+    /// Keys and values into the caches of a layer, and what its queries find there.
+    fn attend(&mut self, cpu: &Cpu, index: usize, tokens: usize) {
+        let model = Arc::clone(&self.model);
+        let config = &model.config;
+        let kv_len = tokens * config.kv_width();
+        let [q, k, v, out] = self
+            .slots
+            .get_disjoint_mut([Slot::Q, Slot::K, Slot::V, Slot::Attn].map(|slot| slot as usize))
+            .unwrap_or_else(|_| unreachable!("four different slots"));
+        let caches = self.states.caches(index);
+        attention::append(cpu, caches, &self.placed, &k[..kv_len], &v[..kv_len]);
+        let q_len = tokens * Slot::Q.width(config);
+        let scale = 1.0 / (config.head_dim as f32).sqrt();
+        attention::attend(cpu, &q[..q_len], config.heads, caches, &self.placed, scale, &mut out[..q_len]);
     }
 
     /// The ops of a gated DeltaNet.

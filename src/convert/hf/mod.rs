@@ -11,6 +11,7 @@ mod layout;
 mod names;
 mod order;
 mod pooling;
+mod rope;
 mod safetensors;
 mod sampling;
 mod sentencepiece;

@@ -181,9 +181,58 @@ fn rotated_norms(ops: &[Op]) -> Vec<Norm> {
 }
 
 impl LayerWeights {
+    fn place(
+        layout: &mut Layout,
+        layer: usize,
+        block: &Block,
+        ops: &[Op],
+        config: &Config,
+        act_group: Option<usize>,
+    ) -> Result<Self> {
+        let delta = block.delta().map(|delta| DeltaRegions::place(layout, layer, config, delta)).transpose()?;
+        let bias = match block.bias() {
+            Some(values) if values.len() != qkv_width(config) => {
+                let what = format!("the biases of layer {layer}");
+                return Err(Error::malformed(what, qkv_width(config), values.len()));
+            }
+            Some(values) => Some(layout.place("the biases", 1, 4 * values.len() as u64)?),
+            None => None,
+        };
+        let mut placed = Self { joined: Vec::new(), norms: Vec::new(), rotated: Vec::new(), delta, bias };
+        for role in rotated_norms(ops) {
+            let what = format!("norm {role:?} of layer {layer}, rotated");
+            let values = block.norm(role).ok_or_else(|| Error::missing(&what, "the layer"))?;
+            placed.rotated.push((role, place_norm(layout, config, &what, role, values)?));
+        }
+        for role in Norm::BLOCK {
+            if let Some(values) = block.norm(role) {
+                let what = format!("norm {role:?} of layer {layer}");
+                placed.norms.push((role, place_norm(layout, config, &what, role, values)?));
+            }
+        }
+        for op in ops {
+            let Op::Linear { parts } = op else { continue };
+            for parts in joined(parts) {
+                for part in parts {
+                    check_linear(layer, part.weight, block, config)?;
+                }
+                placed.joined.push(place_joined(layout, layer, block, parts, act_group)?);
+            }
+        }
+        Ok(placed)
+    }
+
     pub fn norm(&self, role: Norm) -> Option<&Region> {
         self.norms.iter().find(|(have, _)| *have == role).map(|(_, region)| region)
     }
+}
+
+/// A place for the weights of a norm.
+fn place_norm(layout: &mut Layout, config: &Config, what: &str, role: Norm, values: &[f32]) -> Result<Region> {
+    if values.len() != config.norm_len(role) {
+        return Err(Error::malformed(what, config.norm_len(role), values.len()));
+    }
+    layout.place(what, 1, 4 * values.len() as u64)
 }
 
 /// All weights of a segment, with their places.
@@ -298,50 +347,13 @@ impl Weights {
     pub fn place(layout: &mut Layout, model: &Model, graph: &Graph, segment: &Segment, sizes: &Sizes) -> Result<Self> {
         let (config, weights) = (&model.config, &model.weights);
         check_config(config)?;
-        let norm_region = |layout: &mut Layout, what: &str, role: Norm, values: &[f32]| {
-            if values.len() != config.norm_len(role) {
-                return Err(Error::malformed(what, config.norm_len(role), values.len()));
-            }
-            layout.place(what, 1, 4 * values.len() as u64)
-        };
         let act_group = weights.act_group();
         let rotation = config.rotation.as_ref();
         let mut layers = Vec::new();
         for layer in segment.layers.clone() {
             let block =
                 weights.blocks.get(layer).ok_or_else(|| Error::missing(format!("layer {layer}"), "the model"))?;
-            let ops = &graph.layer(layer).ops;
-            let delta = block.delta().map(|delta| DeltaRegions::place(layout, layer, config, delta)).transpose()?;
-            let bias = match block.bias() {
-                Some(values) if values.len() != qkv_width(config) => {
-                    let what = format!("the biases of layer {layer}");
-                    return Err(Error::malformed(what, qkv_width(config), values.len()));
-                }
-                Some(values) => Some(layout.place("the biases", 1, 4 * values.len() as u64)?),
-                None => None,
-            };
-            let mut placed = LayerWeights { joined: Vec::new(), norms: Vec::new(), rotated: Vec::new(), delta, bias };
-            for role in rotated_norms(ops) {
-                let what = format!("norm {role:?} of layer {layer}, rotated");
-                let values = block.norm(role).ok_or_else(|| Error::missing(&what, "the layer"))?;
-                placed.rotated.push((role, norm_region(layout, &what, role, values)?));
-            }
-            for role in Norm::BLOCK {
-                if let Some(values) = block.norm(role) {
-                    let what = format!("norm {role:?} of layer {layer}");
-                    placed.norms.push((role, norm_region(layout, &what, role, values)?));
-                }
-            }
-            for op in ops {
-                let Op::Linear { parts } = op else { continue };
-                for parts in joined(parts) {
-                    for part in parts {
-                        check_linear(layer, part.weight, block, config)?;
-                    }
-                    placed.joined.push(place_joined(layout, layer, block, parts, act_group)?);
-                }
-            }
-            layers.push(placed);
+            layers.push(LayerWeights::place(layout, layer, block, &graph.layer(layer).ops, config, act_group)?);
         }
 
         let layer_bytes = layout.bytes();
@@ -364,13 +376,13 @@ impl Weights {
         };
         let table_bytes = layout.bytes() - layer_bytes;
         let output_norm = if segment.head {
-            Some(norm_region(layout, "the output norm", Norm::Output, &weights.output_norm)?)
+            Some(place_norm(layout, config, "the output norm", Norm::Output, &weights.output_norm)?)
         } else {
             None
         };
 
         let head_norm = match weights.head_norm.as_ref().filter(|_| segment.head) {
-            Some(norm) => Some(norm_region(layout, "the norm of the head's input", Norm::HeadIn, norm)?),
+            Some(norm) => Some(place_norm(layout, config, "the norm of the head's input", Norm::HeadIn, norm)?),
             None => None,
         };
 

@@ -1,0 +1,47 @@
+//! What the engine of a model is asked for: answers, and work on its slots.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::answer::Reply;
+use crate::{error::Result, generate::Generation, session::SavedSequence};
+
+/// Answers to one prompt, for one client.
+pub struct Job {
+    /// Name of the answer in the log.
+    pub id: String,
+    /// At least one.
+    pub choices: Vec<Generation>,
+    /// Number of the first one in the answer.
+    pub first_choice: usize,
+    /// The slot that has to answer.
+    pub place: Option<usize>,
+    /// Whether progress of the prompt is told, and times with each event.
+    pub tells_progress: bool,
+    pub tells_times: bool,
+    pub reply: Reply,
+    pub arrived: Instant,
+}
+
+/// Work on a slot, which is done when no answer is in it.
+pub struct SlotTask {
+    pub place: usize,
+    pub action: Action,
+    pub reply: oneshot::Sender<Result<Done>>,
+}
+
+pub enum Action {
+    Save,
+    Restore(Box<SavedSequence>),
+    Erase,
+}
+
+/// Result of an action.
+pub enum Done {
+    /// A copy of what the slot holds; `None` where it holds nothing.
+    Saved(Option<Box<SavedSequence>>),
+    Restored,
+    /// So many tokens were forgotten.
+    Erased(usize),
+}
