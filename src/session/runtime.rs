@@ -482,7 +482,9 @@ impl Runtime {
             return Ok(());
         }
         let before = self.logits.len() / self.vocab.max(1);
-        let (mut total, mut dropped) = (0, 0);
+        let mut total = 0;
+        // Of tokens that ran once more nobody wants logits: where these begin, and how many rows.
+        let mut dropped: Vec<(usize, usize)> = Vec::new();
         for (row, &at) in members.iter().enumerate() {
             let found = &self.activations.rows[row];
             let expected = match self.batch.rows[row].want {
@@ -497,7 +499,6 @@ impl Runtime {
             }
             let output = &mut self.outputs[at];
             std::mem::swap(output, &mut self.activations.rows[row]);
-            let start = output.logits.start - dropped;
             let again = match self.batch.rows[row].want {
                 Want::All | Want::Each(_) => self.repeated[row],
                 _ => 0,
@@ -507,10 +508,24 @@ impl Runtime {
                 output.each -= again;
                 continue;
             }
-            self.activations.logits.drain(start * self.vocab..(start + again) * self.vocab);
-            dropped += again;
+            if again > 0 {
+                dropped.push((output.logits.start, again));
+            }
             total += expected - again;
-            output.logits = start + before..start + before + expected - again;
+        }
+        // A backend may have the logits of some rows behind those of later ones.
+        dropped.sort_unstable();
+        for &(start, again) in dropped.iter().rev() {
+            self.activations.logits.drain(start * self.vocab..(start + again) * self.vocab);
+        }
+        for &at in members {
+            let logits = &mut self.outputs[at].logits;
+            let is_own = |part: &&(usize, usize)| part.0 == logits.start && logits.start < logits.end;
+            let kept = logits.end - logits.start - dropped.iter().find(is_own).map_or(0, |part| part.1);
+            let earlier: usize =
+                dropped.iter().filter(|(start, _)| *start < logits.start).map(|(_, again)| again).sum();
+            let start = before + logits.start - earlier;
+            *logits = start..start + kept;
         }
         let (expected, found) = (total * self.vocab, self.activations.logits.len());
         if found != expected {

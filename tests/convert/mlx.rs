@@ -127,6 +127,19 @@ fn what_is_not_ternary_is_named() {
         }
     });
     assert!(error.contains("expected a number for each 64 of"), "{error}");
+    // A matrix of numbers that are not ternary, behind those of codes.
+    let down = "model.layers.1.mlp.down_proj";
+    let error = of(&|model| {
+        let values = (0..512 * 1536).map(|at| (at % 97) as f32 * 0.01 - 0.4);
+        let shape = model.tensors[&format!("{down}.weight")].shape.clone();
+        let cols = shape[1] * 16;
+        let values = Source::f32(&[shape[0], cols], values.cycle().take(shape[0] * cols));
+        model.tensors.insert(format!("{down}.weight"), values);
+        for end in ["scales", "biases"] {
+            model.tensors.remove(&format!("{down}.{end}"));
+        }
+    });
+    assert!(error.contains("of MLX in 2 bits is not supported: other matrices"), "{error}");
     // Without the word of config.json that MLX made them, such numbers mean nothing.
     let error = of(&|model| {
         for key in ["quantization", "quantization_config"] {

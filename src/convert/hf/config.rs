@@ -436,6 +436,34 @@ mod tests {
     }
 
     #[test]
+    fn longrope_is_taken_where_nothing_is_stretched() {
+        let with = |top: Value, scaling: Value| {
+            let mut all = json!({"rope_type": "longrope", "short_factor": vec![1.5; 32], "long_factor": vec![3.0; 32]});
+            all.as_object_mut().unwrap().extend(scaling.as_object().unwrap().clone());
+            let mut changes = json!({"max_position_embeddings": 256, "rope_scaling": all});
+            changes.as_object_mut().unwrap().extend(top.as_object().unwrap().clone());
+            config(changes).map(|found| found.rope_factors.unwrap()).map_err(|error| error.to_string())
+        };
+        let original = |tokens: usize| json!({"original_max_position_embeddings": tokens});
+        for (top, scaling) in [
+            (json!({}), json!({})),
+            (original(256), json!({"factor": 1.0})),
+            (json!({}), json!({"original_max_position_embeddings": 256, "factor": 4.0})),
+        ] {
+            assert_eq!(with(top.clone(), scaling.clone()).unwrap(), [1.5; 32], "{top} {scaling}");
+        }
+        for (top, scaling) in [
+            (original(64), json!({})),
+            (json!({}), original(64)),
+            (json!({}), json!({"factor": 4.0})),
+            (original(256), json!({"attention_factor": 1.3})),
+        ] {
+            let error = with(top.clone(), scaling.clone()).unwrap_err();
+            assert!(error.contains("only models that stay within their original context"), "{top} {scaling}: {error}");
+        }
+    }
+
+    #[test]
     fn linear_class_decides_how_the_scale_is_read() {
         let reading = |quantisation: Value| config(json!({"quantization_config": quantisation})).unwrap().scale_reading;
         let auto = json!({"quant_method": "bitnet", "linear_class": "autobitlinear"});

@@ -66,6 +66,10 @@ impl<'a> Projection<'a> {
 
     /// Finds the scale; looks through the whole matrix unless it is packed.
     pub fn open(&self, config: &SourceConfig, may_round: bool) -> Result<Ternary<'a>> {
+        if self.affine.is_some() {
+            let reason = "other matrices of the model are not ternary in groups of columns";
+            return Err(Error::unsupported(format!("tensor {} of MLX in 2 bits", self.weight.name), reason));
+        }
         match (self.stated_scale, config.scale_reading) {
             (Some(scale), _) if ternary::is_real(self.weight.dtype) => {
                 Ternary::scaled(self.weight, self.rows, self.cols, scale)

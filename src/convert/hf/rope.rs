@@ -68,7 +68,7 @@ pub(super) fn rope(
             let factors = llama3_factors(head_dim, base.into(), factor, low, high, old_context);
             Ok((rope, Some(factors)))
         }
-        Rope::LONG => Ok((rope, Some(short_factors(&scaling, head_dim, context)?))),
+        Rope::LONG => Ok((rope, Some(short_factors(top, &scaling, head_dim, context)?))),
         "yarn" => {
             rope.yarn = Some(yarn(&scaling, context)?);
             Ok((rope, None))
@@ -81,11 +81,25 @@ pub(super) fn rope(
 }
 
 /// The divisors of LongRoPE up to the original context (`MiniCPMLongRoPE`), where there is nothing beyond it.
-fn short_factors(scaling: &Object, head_dim: usize, context: usize) -> Result<Vec<f32>> {
-    let original = scaling.optional_count("original_max_position_embeddings")?.unwrap_or(context);
-    if original < context {
-        let thing = format!("RoPE scaling longrope from {original} to {context} positions");
-        return Err(Error::unsupported(thing, "only models that stay within their original context are"));
+fn short_factors(top: &Object, scaling: &Object, head_dim: usize, context: usize) -> Result<Vec<f32>> {
+    let within = "only models that stay within their original context are";
+    // Phi's and MiniCPM's configurations differ in where it stands.
+    let original = match scaling.optional_count("original_max_position_embeddings")? {
+        Some(original) => Some(original),
+        None => top.optional_count("original_max_position_embeddings")?,
+    };
+    if let Some(original) = original.filter(|original| *original < context) {
+        return Err(Error::unsupported(
+            format!("RoPE scaling longrope from {original} to {context} positions"),
+            within,
+        ));
+    }
+    // Without an original context the factor says that there is one.
+    let factor = scaling.float("factor")?.filter(|_| original.is_none());
+    for (key, value) in [("factor", factor), ("attention_factor", scaling.float("attention_factor")?)] {
+        if let Some(value) = value.filter(|value| *value != 1.0) {
+            return Err(Error::unsupported(format!("{} = {value}", scaling.key(key)), within));
+        }
     }
     let factors = scaling.floats("short_factor")?;
     if factors.len() != head_dim / 2 {

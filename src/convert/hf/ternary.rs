@@ -108,6 +108,11 @@ impl<'a> Ternary<'a> {
 
     /// The bytes of that type.
     pub fn table(&self) -> Result<Vec<u8>> {
+        let scale = f16::from_f32(self.scale);
+        if !scale.is_normal() || scale.is_sign_negative() {
+            let thing = format!("scale of tensor {}", self.tensor.name);
+            return Err(Error::malformed(thing, "a number above 0 that f16 holds", self.scale));
+        }
         let mut values = vec![0.0; self.cols];
         if self.table_type() == TensorType::F16 {
             let mut bytes = Vec::with_capacity(2 * self.rows * self.cols);
@@ -125,7 +130,7 @@ impl<'a> Ternary<'a> {
             pack_row(&codes, packed);
         }
         let codec = TernaryType::Q2_0.codec(&self.tensor.name, self.rows, self.cols)?;
-        let groups = vec![f16::from_f32(self.scale); self.rows * self.cols / Q2_0_COLS].into();
+        let groups = vec![scale; self.rows * self.cols / Q2_0_COLS].into();
         let scales = MatrixScales::PerGroup { size: Q2_0_COLS, values: groups };
         codec.encode(&packed, &scales).map_err(|e| blame(&self.tensor.name, self.cols, e))
     }

@@ -128,7 +128,7 @@ impl Tokens {
         let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let entries = entries.map_err(|e| Error::io("read", folder, e))?;
         let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|end| end == "jinja"));
+        paths.retain(|path| path.is_file() && path.extension().is_some_and(|end| end == "jinja"));
         paths.sort();
         let mut list = Vec::new();
         for path in paths {

@@ -143,12 +143,14 @@ impl Loader<'_> {
         };
         let mut output_norm = self.floats(names::OUTPUT_NORM, self.config.norm_len(Norm::Output))?;
         let has_head_norm = self.config.input_norms.is_some() && self.file.tensor(names::HEAD_NORM).is_some();
-        let head_norm = match has_head_norm {
+        let mut head_norm = match has_head_norm {
             true => Some(self.floats(names::HEAD_NORM, self.config.norm_len(Norm::HeadIn))?),
             false => None,
         };
         if self.config.multipliers.logits != 1.0 {
-            output_norm.iter_mut().for_each(|weight| *weight /= self.config.multipliers.logits);
+            // In the last norm before the head: one behind it would take the factor out again.
+            let last = head_norm.as_mut().unwrap_or(&mut output_norm);
+            last.iter_mut().for_each(|weight| *weight /= self.config.multipliers.logits);
         }
         let factors = if self.is_longrope()? { names::ROPE_SHORT } else { names::ROPE_FREQS };
         let rope_factors = match self.file.tensor(factors) {
