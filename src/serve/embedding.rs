@@ -1,13 +1,10 @@
 //! The engine of a model that was made for embeddings: texts in, vectors out, one after the other.
 
-use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError},
-    time::Duration,
+use super::{
+    Log,
+    job::VectorsJob,
+    queue::{Command, JobReceiver, Received},
 };
-
-use tokio::sync::oneshot;
-
-use super::queue::JobReceiver;
 use crate::{
     error::Result,
     generate::{Pooling, embedding},
@@ -15,34 +12,35 @@ use crate::{
     session::Session,
 };
 
-/// How often it looks whether the server ends.
-const LOOK_AROUND: Duration = Duration::from_millis(100);
-
-/// Texts of one request, and who waits for their vectors.
-pub struct EmbeddingJob {
-    /// Token ids, none empty.
-    pub texts: Vec<Vec<u32>>,
-    /// (texts, dim), each of length 1.
-    pub reply: oneshot::Sender<Result<Vec<Vec<f32>>>>,
+/// Serves until it is told to stop, or nobody is left who could send more.
+pub fn run(mut session: Session, model: &Model, pooling: Pooling, jobs: &JobReceiver, log: &dyn Log) {
+    loop {
+        match jobs.receive(None) {
+            Received::Command(Command::Vectors(job)) => {
+                jobs.served(1);
+                serve(&mut session, model, pooling, job, log);
+            }
+            // This model writes no text, which its requests are told before.
+            Received::Command(Command::Answer(_)) => jobs.served(1),
+            Received::Command(Command::Slot(_)) | Received::Nothing => {}
+            Received::Closed | Received::Stopped => return,
+        }
+    }
 }
 
-/// Serves until `others` is told to stop.
-pub fn run(mut session: Session, model: &Model, pooling: Pooling, jobs: &Receiver<EmbeddingJob>, others: &JobReceiver) {
-    while !others.is_stopped() {
-        let job = match jobs.recv_timeout(LOOK_AROUND) {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let mut vectors = Vec::with_capacity(job.texts.len());
-        let done = job.texts.iter().try_for_each(|ids| {
-            // Nobody waits any more.
-            if !job.reply.is_closed() {
-                vectors.push(embedding(&mut session, model, ids, pooling)?);
-            }
-            Ok(())
-        });
-        // The client may have gone away.
-        let _ = job.reply.send(done.map(|()| vectors));
+fn serve(session: &mut Session, model: &Model, pooling: Pooling, job: VectorsJob, log: &dyn Log) {
+    let VectorsJob { texts, reply } = job;
+    let mut vectors = Vec::with_capacity(texts.len());
+    let mut vector_of = |ids: &Vec<u32>| -> Result<()> {
+        vectors.push(embedding(session, model, ids, pooling)?);
+        Ok(())
+    };
+    // Where nobody waits any more, the rest is left.
+    let done = texts.iter().take_while(|_| !reply.is_closed()).try_for_each(&mut vector_of);
+    if reply.is_closed() {
+        log.request(&format!("embeddings of {} texts, cancelled after {}", texts.len(), vectors.len()));
+        return;
     }
+    // The client may have gone away.
+    let _ = reply.send(done.map(|()| vectors));
 }

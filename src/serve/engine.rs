@@ -114,6 +114,8 @@ impl EngineThread {
             match self.jobs.receive(most) {
                 Received::Command(Command::Answer(job)) => self.queue.push_back(*job),
                 Received::Command(Command::Slot(task)) => self.slot_tasks.push_back(task),
+                // This model gives none, which its requests are told before.
+                Received::Command(Command::Vectors(_)) => self.jobs.served(1),
                 Received::Nothing => return true,
                 Received::Closed => return !idles || has_work || !self.queue.is_empty() || !self.slot_tasks.is_empty(),
                 Received::Stopped => return false,

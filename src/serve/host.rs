@@ -1,10 +1,7 @@
 //! A loaded model and the thread that runs it.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -12,8 +9,7 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Log, ServeOptions,
-    embedding::{self, EmbeddingJob},
+    Log, ServeOptions, embedding,
     engine::EngineThread,
     metrics::Metrics,
     model::Served,
@@ -31,8 +27,6 @@ use crate::{
 pub struct Host {
     pub served: Arc<Served>,
     pub jobs: JobSender,
-    /// Jobs of a model that was made for embeddings.
-    pub embeddings: Mutex<Sender<EmbeddingJob>>,
     /// The slots after the last step.
     pub places: Arc<Mutex<Vec<PlaceState>>>,
     used: Mutex<Instant>,
@@ -76,11 +70,10 @@ pub fn start(
     let (prefix_bytes, metrics, log) = (options.prefix_bytes, Arc::clone(metrics), Arc::clone(log));
     let work = move || {
         let (jobs, receiver) = queue;
-        let (embeddings, embedding_jobs) = mpsc::channel();
         let places = Arc::new(Mutex::new(Vec::new()));
         let host = |served| {
-            let (embeddings, used) = (Mutex::new(embeddings), Mutex::new(Instant::now()));
-            Arc::new(Host { served: Arc::new(served), jobs, embeddings, places: Arc::clone(&places), used })
+            let used = Mutex::new(Instant::now());
+            Arc::new(Host { served: Arc::new(served), jobs, places: Arc::clone(&places), used })
         };
         match load(opened, names) {
             Err(error) => _ = told.send(Err(error)),
@@ -88,7 +81,7 @@ pub fn start(
                 log.ready(&format!("{} on {}: embeddings", served.name, session.devices()));
                 // Nobody waits for it where the server ends already.
                 let _ = told.send(Ok(host(served)));
-                run_vectors(*session, &file, pooling, &embedding_jobs, &receiver);
+                run_vectors(*session, &file, pooling, &receiver, &*log);
             }
             Ok(Loaded::Text(served, runtime)) => {
                 let Served { name, slots, context_tokens, .. } = &served;
@@ -106,16 +99,10 @@ pub fn start(
     Ok(Starting { loaded, gone })
 }
 
-fn run_vectors(
-    session: Session,
-    file: &ModelFile,
-    pooling: Pooling,
-    jobs: &Receiver<EmbeddingJob>,
-    others: &JobReceiver,
-) {
+fn run_vectors(session: Session, file: &ModelFile, pooling: Pooling, jobs: &JobReceiver, log: &dyn Log) {
     // It was loaded a moment ago.
     if let Ok(model) = file.model() {
-        embedding::run(session, model, pooling, jobs, others);
+        embedding::run(session, model, pooling, jobs, log);
     }
 }
 

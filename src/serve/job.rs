@@ -1,4 +1,4 @@
-//! What the engine of a model is asked for: answers, and work on its slots.
+//! What the engine of a model is asked for: answers, work on its slots, and vectors.
 
 use std::time::Instant;
 
@@ -22,6 +22,14 @@ pub struct Job {
     pub tells_times: bool,
     pub reply: Reply,
     pub arrived: Instant,
+}
+
+/// Texts of one request for embeddings, and who waits for their vectors.
+pub struct VectorsJob {
+    /// Token ids, none empty.
+    pub texts: Vec<Vec<u32>>,
+    /// (texts, dim), each of length 1.
+    pub reply: oneshot::Sender<Result<Vec<Vec<f32>>>>,
 }
 
 /// Work on a slot, which is done when no answer is in it.

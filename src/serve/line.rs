@@ -14,7 +14,7 @@ use axum::extract::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
-    time::sleep_until,
+    time::{sleep, sleep_until},
 };
 
 use super::{clock::Clock, listener::Stream};
@@ -25,6 +25,9 @@ const AHEAD_BYTES: usize = 4096;
 /// Time between the first two things that are sent to a client that may be gone; it doubles up to the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time that a client which has ended its side gets before anything is done about it: most answers take less.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The line, which is read and written by the connection, and listened to beside it, in one task.
 #[derive(Clone)]
@@ -132,6 +135,16 @@ impl ClientSide {
     /// The client of a request.
     pub fn of(request: &Request) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
+    }
+
+    /// Returns some time after the client has ended its side.
+    pub async fn ended_long(&mut self) {
+        let Some(ended) = &mut self.ended else { return pending().await };
+        if ended.wait_for(|&ended| ended).await.is_err() {
+            // The line is gone, and the request with it.
+            return pending().await;
+        }
+        sleep(PATIENCE).await;
     }
 
     /// Returns each time something is to be sent to a client that has ended its side, to see whether it is there.

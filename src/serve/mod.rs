@@ -35,6 +35,8 @@ mod ids;
 
 mod job;
 
+mod late;
+
 mod line;
 
 mod listener;

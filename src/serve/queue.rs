@@ -11,13 +11,14 @@ use std::{
 
 use super::{
     error::{ApiError, ApiResult},
-    job::{Job, SlotTask},
+    job::{Job, SlotTask, VectorsJob},
 };
 
 /// Something for the engine to do.
 pub enum Command {
     Answer(Box<Job>),
     Slot(SlotTask),
+    Vectors(VectorsJob),
 }
 
 /// Hands work to the engine, which ends when this is gone and all is done.
@@ -65,12 +66,18 @@ impl JobSender {
     /// # Errors
     /// If too many wait, or the engine has ended.
     pub fn submit(&self, job: Job) -> ApiResult<()> {
-        let Shared { waiting, most_waiting, .. } = &*self.0;
-        if waiting.fetch_add(1, Ordering::Relaxed) >= *most_waiting {
-            waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(ApiError::busy());
+        self.enqueue(Command::Answer(Box::new(job)))
+    }
+
+    /// Queues texts for their vectors.
+    ///
+    /// # Errors
+    /// If too many wait, or the engine has ended.
+    pub fn submit_vectors(&self, job: VectorsJob) -> ApiResult<()> {
+        if self.waiting() >= self.0.most_waiting {
+            self.forget_gone();
         }
-        self.send(Command::Answer(Box::new(job))).inspect_err(|_| _ = waiting.fetch_sub(1, Ordering::Relaxed))
+        self.enqueue(Command::Vectors(job))
     }
 
     /// Queues work on a slot.
@@ -89,6 +96,23 @@ impl JobSender {
     /// Stops the engine also when this is gone.
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.0))
+    }
+
+    fn enqueue(&self, command: Command) -> ApiResult<()> {
+        let Shared { waiting, most_waiting, .. } = &*self.0;
+        if waiting.fetch_add(1, Ordering::Relaxed) >= *most_waiting {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(ApiError::busy());
+        }
+        self.send(command).inspect_err(|_| _ = waiting.fetch_sub(1, Ordering::Relaxed))
+    }
+
+    /// Makes room: texts whose client is gone wait no more.
+    fn forget_gone(&self) {
+        let mut state = self.0.lock();
+        let before = state.commands.len();
+        state.commands.retain(|command| !matches!(command, Command::Vectors(job) if job.reply.is_closed()));
+        self.0.waiting.fetch_sub(before - state.commands.len(), Ordering::Relaxed);
     }
 
     fn send(&self, command: Command) -> ApiResult<()> {
@@ -151,17 +175,6 @@ impl JobReceiver {
     pub fn served(&self, jobs: usize) {
         self.0.waiting.fetch_sub(jobs, Ordering::Relaxed);
     }
-
-    /// True once it is told to stop, or nobody is left who could send something; jobs that come are dropped.
-    pub fn is_stopped(&self) -> bool {
-        loop {
-            match self.receive(Some(Duration::ZERO)) {
-                Received::Command(_) => {}
-                Received::Nothing => return false,
-                Received::Closed | Received::Stopped => return true,
-            }
-        }
-    }
 }
 
 impl Drop for JobReceiver {
@@ -200,11 +213,33 @@ mod tests {
         sender.submit_slot(task()).unwrap();
         drop(sender);
         stopper.stop();
-        assert!(matches!(receiver.receive(None), Received::Stopped) && receiver.is_stopped());
+        assert!(matches!(receiver.receive(None), Received::Stopped));
 
         let (sender, receiver) = queue(4);
         drop(receiver);
         assert!(sender.submit_slot(task()).is_err());
+    }
+
+    #[test]
+    fn texts_of_clients_that_are_gone_make_room() {
+        let job = || {
+            let (reply, vectors) = oneshot::channel();
+            (VectorsJob { texts: Vec::new(), reply }, vectors)
+        };
+        let (sender, receiver) = queue(2);
+        let ((first, _first), (second, gone)) = (job(), job());
+        sender.submit_vectors(first).unwrap();
+        sender.submit_vectors(second).unwrap();
+        assert_eq!(sender.submit_vectors(job().0).unwrap_err().status, 503);
+        drop(gone);
+        let (third, _third) = job();
+        sender.submit_vectors(third).unwrap();
+        assert_eq!(sender.waiting(), 2);
+        let (fourth, _fourth) = job();
+        assert_eq!(sender.submit_vectors(fourth).unwrap_err().status, 503);
+        assert!(matches!(receiver.receive(None), Received::Command(Command::Vectors(_))));
+        receiver.served(1);
+        assert_eq!(sender.waiting(), 1);
     }
 
     #[test]

@@ -379,7 +379,7 @@ impl IntoResponse for Late {
 }
 
 /// Media type of an answer in one piece.
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// A response of JSON.
 pub fn json_response(value: &Value) -> Response {

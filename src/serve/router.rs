@@ -20,11 +20,12 @@ use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 use super::{
     anthropic,
     app::{App, Prepared},
-    embedding::EmbeddingJob,
     error::{ApiError, ApiResult},
     fields::Fields,
     guard,
     host::Host,
+    job::VectorsJob,
+    late,
     line::ClientSide,
     llama::{self, completion},
     model::Served,
@@ -57,8 +58,11 @@ type Compute = fn(&App, &Arc<Served>, Fields<'_>) -> ApiResult<Value>;
 /// All routes.
 pub fn router(app: &Arc<App>) -> Router {
     let chat = || answered_by(chat::prepare);
-    let computed =
-        |compute: Compute| post(move |State(app): Shared, request: Request| run_compute(app, request, compute));
+    let computed = |compute: Compute| {
+        post(move |State(app): Shared, request: Request| {
+            late::answer(ClientSide::of(&request), run_compute(app, request, compute))
+        })
+    };
     let models = || get(|State(app): Shared| shown(app, |app| Ok(models::list(&app.models.list()))));
     let health = || get(|| async { json_response(&json!({ "status": "ok" })) });
     Router::new()
@@ -113,8 +117,11 @@ fn ollama_routes() -> Router<Arc<App>> {
         })
     };
     let embed = |State(app): Shared, request: Request| async move {
-        let done = run_embedding(app, request, "input", true, Asked::ollama).await;
-        done.unwrap_or_else(|error| ollama::error_response(&error))
+        late::answer(ClientSide::of(&request), async move {
+            let done = run_embedding(app, request, "input", true, Asked::ollama).await;
+            done.unwrap_or_else(|error| ollama::error_response(&error))
+        })
+        .await
     };
     Router::new()
         .route("/api/version", get(|| async { json_response(&ollama::version()) }))
@@ -130,7 +137,9 @@ fn ollama_routes() -> Router<Arc<App>> {
 type Form = fn(&Asked, &Served, &[Vec<f32>]) -> Value;
 
 fn embedded(field: &'static str, cuts: bool, form: Form) -> MethodRouter<Arc<App>> {
-    post(move |State(app): Shared, request: Request| run_embedding(app, request, field, cuts, form))
+    post(move |State(app): Shared, request: Request| {
+        late::answer(ClientSide::of(&request), run_embedding(app, request, field, cuts, form))
+    })
 }
 
 async fn run_embedding(
@@ -151,9 +160,7 @@ async fn run_embedding(
         .await?
     };
     let (reply, vectors) = oneshot::channel();
-    let job = EmbeddingJob { texts: asked.texts.clone(), reply };
-    let sent = host.embeddings.lock().unwrap_or_else(PoisonError::into_inner).send(job);
-    sent.map_err(|_| ApiError::stopping())?;
+    host.jobs.submit_vectors(VectorsJob { texts: asked.texts.clone(), reply })?;
     let vectors = vectors.await.map_err(|_| ApiError::stopping())??;
     Ok(json_response(&form(&asked, &host.served, &vectors)))
 }
@@ -221,7 +228,7 @@ async fn run_ollama(app: Arc<App>, request: Request, prepare: Prepare, form: oll
 async fn answer(
     app: Arc<App>,
     fields: Map<String, Value>,
-    client: ClientSide,
+    mut client: ClientSide,
     prepare: Prepare,
 ) -> ApiResult<Response> {
     let ping = app.options.ping;
@@ -229,7 +236,12 @@ async fn answer(
     let (jobs, prepared) = {
         let served = Arc::clone(&host.served);
         let prepared = timeout(PREPARATION_TIME, async {
-            let turn = app.grammar_turns.of(&fields).await;
+            let turn = tokio::select! {
+                biased;
+                turn = app.grammar_turns.of(&fields) => turn,
+                // It may be gone: those who are there go first.
+                () = client.ended_long() => return Err(ApiError::busy()),
+            };
             beside(move || {
                 // Held also where nobody waits any more.
                 let _turn = turn;
@@ -349,7 +361,11 @@ async fn slots(State(app): Shared, request: Request) -> ApiResult<Response> {
     Ok(json_response(&slots))
 }
 
-async fn slot_action(State(app): Shared, Path(slot): Path<String>, request: Request) -> ApiResult<Response> {
+async fn slot_action(State(app): Shared, Path(slot): Path<String>, request: Request) -> Response {
+    late::answer(ClientSide::of(&request), act_on_slot(app, slot, request)).await
+}
+
+async fn act_on_slot(app: Arc<App>, slot: String, request: Request) -> ApiResult<Response> {
     let host = queried(&app, &request)?.ok_or_else(ApiError::loading)?;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let body = read_body(&app, request).await?;

@@ -115,6 +115,16 @@ impl Server {
         panic!("no request is queued");
     }
 
+    /// Waits until a line with this on standard error.
+    pub fn wait_for_line(&mut self, part: &str) {
+        let mut line = String::new();
+        while !line.contains(part) {
+            line.clear();
+            let read = self.stderr.as_mut().unwrap().read_line(&mut line).unwrap();
+            assert!(read > 0, "it ended without saying {part:?}");
+        }
+    }
+
     /// Ends it; gives what it said on standard error.
     pub fn stop(mut self) -> String {
         let _ = self.child.kill();

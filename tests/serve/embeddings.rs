@@ -68,6 +68,30 @@ fn vectors_are_those_of_the_command() {
     server.post("/v1/chat/completions", &chat("Hi", json!({}))).error(501);
 }
 
+/// Many texts of clients that hang up, in front of one that is there.
+#[test]
+fn texts_of_clients_that_are_gone_are_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("embedding.gguf");
+    embedding_model(&path);
+    let mut server = Server::start(&["-m", path.to_str().unwrap()]);
+    let ids: Vec<u32> = (3..203).collect();
+    let body = json!({ "input": vec![ids; 2048] }).to_string();
+    for _ in 0..3 {
+        let mut gone = server.connect();
+        gone.send("POST", "/v1/embeddings", &[], body.as_bytes());
+        gone.hang_up();
+    }
+    server.wait_for_line("embeddings of 2048 texts, cancelled after ");
+    let one = json!({ "input": "A dog" });
+    assert_eq!(server.post("/v1/embeddings", &one).status, 200);
+    // One that only has nothing more to say gets its vector.
+    let mut quiet = server.connect();
+    quiet.send("POST", "/v1/embeddings", &[], one.to_string().as_bytes());
+    quiet.end_writing();
+    assert_eq!(quiet.response().json()["object"], "list");
+}
+
 #[test]
 fn models_that_write_text_give_none() {
     let server = Server::start(&[]);
