@@ -46,6 +46,11 @@ fn refuse(options: &ServeOptions, request: &Request) -> Option<ApiError> {
     if is_open_at_home(options) && !host_may(headers) {
         return Some(ApiError::forbidden("requests to this server must be for localhost or for an address"));
     }
+    let is_action = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    if is_action && headers.get_all(header::ORIGIN).iter().any(|origin| !page_may(options, headers, origin)) {
+        let message = "this server takes no requests from pages of this origin. Start it with `--cors-origins`";
+        return Some(ApiError::forbidden(message));
+    }
     let is_public = request.method() == Method::OPTIONS
         || PUBLIC.contains(&request.uri().path())
         || page::has(options, request.uri().path());
@@ -60,6 +65,20 @@ fn is_open_at_home(options: &ServeOptions) -> bool {
         name == "localhost" || is_socket(name) || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
     };
     options.keys.is_empty() && options.hosts.iter().all(at_home)
+}
+
+/// Whether a page of `origin` may ask for more than to read: browsers send much without asking first.
+fn page_may(options: &ServeOptions, headers: &HeaderMap, origin: &HeaderValue) -> bool {
+    origin_may(options, origin) || is_own(headers, origin)
+}
+
+/// Whether a page of `origin` came from the host that the request is for.
+fn is_own(headers: &HeaderMap, origin: &HeaderValue) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let of_page = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    of_page.is_some_and(|(scheme, name)| {
+        ["http", "https"].contains(&scheme) && host.is_some_and(|host| host.eq_ignore_ascii_case(name))
+    })
 }
 
 fn host_may(headers: &HeaderMap) -> bool {
@@ -160,6 +179,21 @@ mod tests {
         assert!(may(&listed, "https://a.example") && !may(&listed, "http://localhost:3000"));
         let keyed = ServeOptions { keys: vec!["k".into()], ..ServeOptions::default() };
         assert!(may(&keyed, "https://b.example"));
+    }
+
+    #[test]
+    fn pages_of_the_server_itself_may_act() {
+        let may = |origin: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("192.168.1.5:8080"));
+            page_may(&ServeOptions::default(), &headers, &HeaderValue::from_static(origin))
+        };
+        for origin in ["http://192.168.1.5:8080", "https://192.168.1.5:8080", "http://localhost:3000"] {
+            assert!(may(origin), "{origin}");
+        }
+        for origin in ["http://192.168.1.5:3000", "http://192.168.1.5", "http://evil.example", "null", ""] {
+            assert!(!may(origin), "{origin:?}");
+        }
     }
 
     #[test]

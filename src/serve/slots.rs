@@ -18,7 +18,10 @@ use super::{
     host::Host,
     job::{Action, Done, SlotTask},
 };
-use crate::{error::Error, session::SavedSequence};
+use crate::{
+    error::Error,
+    session::{SavedForm, SavedSequence},
+};
 
 /// Bytes of a file's name at most.
 const MOST_NAME_BYTES: usize = 255;
@@ -117,6 +120,10 @@ fn unexpected() -> ApiError {
 
 /// The file is replaced in one step or not at all. Gives its size.
 fn write(host: &Host, saved: &SavedSequence, path: &Path) -> ApiResult<u64> {
+    // A link that leads nowhere is something as well.
+    if fs::symlink_metadata(path).is_ok() && !is_saved(path) {
+        return Err(ApiError::bad_field("filename", "another file has this name: only saved slots are replaced"));
+    }
     let written = || {
         let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
         let mut buffered = BufWriter::new(&mut file);
@@ -126,6 +133,11 @@ fn write(host: &Host, saved: &SavedSequence, path: &Path) -> ApiResult<u64> {
         file.persist(path).map(|_| bytes).map_err(|error| error.error)
     };
     written().map_err(|error| ApiError::internal(format!("the slot cannot be saved: {error}")))
+}
+
+fn is_saved(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file())
+        && File::open(path).is_ok_and(|mut file| SavedForm::begins(&mut file))
 }
 
 fn read(host: &Host, path: &Path) -> ApiResult<(SavedSequence, u64)> {

@@ -99,6 +99,12 @@ impl SavedForm {
         Ok(to.len)
     }
 
+    /// True for a file that begins as [`write`](Self::write) lets it begin, of any model.
+    pub fn begins(from: &mut impl Read) -> bool {
+        let mut head = [0; MAGIC.len()];
+        from.read_exact(&mut head).is_ok_and(|()| head == MAGIC)
+    }
+
     /// Reads what [`write`](Self::write) wrote, and the number of bytes.
     ///
     /// # Errors

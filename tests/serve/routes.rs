@@ -89,6 +89,27 @@ fn pages_of_other_machines_get_nothing_from_an_open_server() {
     assert!(error.header("access-control-allow-origin").is_some());
 }
 
+/// Browsers send plain text from any page without asking first.
+#[test]
+fn pages_of_other_origins_may_not_act() {
+    let post = |server: &Server, headers: &[&str]| {
+        let headers = [&["Content-Type: text/plain"], headers].concat();
+        server.connect().request("POST", "/tokenize", &headers, b"{\"content\": \"a\"}")
+    };
+    let server = Server::start(&[]);
+    for other in ["http://evil.example", "null", "http://192.168.1.5:8080"] {
+        assert!(post(&server, &[&format!("Origin: {other}")]).error(403).contains("--cors-origins"), "{other}");
+    }
+    for own in ["Origin: http://localhost:3000", "Origin: http://127.0.0.1:8080", "Accept: */*"] {
+        assert_eq!(post(&server, &[own]).status, 200, "{own}");
+    }
+    let of_itself = ["Host: 192.168.1.5:8080", "Origin: http://192.168.1.5:8080"];
+    assert_eq!(post(&server, &of_itself).status, 200);
+    let listing = Server::start(&["--cors-origins", "https://a.example"]);
+    assert_eq!(post(&listing, &["Origin: https://a.example"]).status, 200);
+    post(&listing, &["Origin: https://b.example"]).error(403);
+}
+
 #[test]
 fn text_and_tokens_go_both_ways() {
     let server = Server::start(&[]);

@@ -76,6 +76,11 @@ fn other_files_slots_and_actions_are_refused() {
     act(&server, 0, "burn", "a.bin").error(400);
     server.post("/slots/x?action=erase", &json!({})).error(400);
     assert!(act(&server, 1, "save", "b.bin").error(400).contains("holds nothing"));
+    // What is no saved slot is not written over, what is one is.
+    fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+    assert!(act(&server, 0, "save", "notes.txt").error(400).contains("another file"));
+    assert_eq!(fs::read_to_string(folder.path().join("notes.txt")).unwrap(), "mine");
+    assert_eq!(act(&server, 0, "save", "a.bin").status, 200);
     let whole = fs::read(folder.path().join("a.bin")).unwrap();
     let mut damaged = whole.clone();
     damaged[whole.len() / 2] ^= 1;
