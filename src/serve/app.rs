@@ -13,6 +13,7 @@ use super::{
     models::Models,
     request::Wishes,
     respond::{Answered, Dialect},
+    slots,
 };
 use crate::{
     generate::{Chooser, Generation, Sampler},
@@ -26,6 +27,7 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     pub log: Arc<dyn Log>,
     pub grammar_turns: grammars::Turns,
+    pub slot_turns: slots::Turns,
     /// When the server began, in seconds since 1970.
     pub started: u64,
 }

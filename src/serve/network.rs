@@ -15,6 +15,7 @@ use super::{
     models::Models,
     offer::Offer,
     router::router,
+    slots,
 };
 use crate::error::{Error, Result};
 
@@ -35,6 +36,7 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
         metrics,
         log: Arc::clone(&log),
         grammar_turns: Turns::default(),
+        slot_turns: slots::Turns::default(),
         started: ids::now(),
     });
     let listeners = runtime.block_on(listen(&app.options))?;

@@ -372,7 +372,7 @@ async fn act_on_slot(app: Arc<App>, slot: String, request: Request) -> ApiResult
     // To erase takes no fields.
     let fields = if body.is_empty() { Map::new() } else { parse(&body)? };
     let folder = app.options.slot_folder.as_deref();
-    Ok(json_response(&slot_actions::act(&host, folder, &slot, &query, fields).await?))
+    Ok(json_response(&slot_actions::act(&app.slot_turns, &host, folder, &slot, &query, fields).await?))
 }
 
 async fn metrics(State(app): Shared) -> ApiResult<Response> {

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     error::{ApiError, ApiResult},
@@ -26,6 +26,37 @@ use crate::{
 /// Bytes of a file's name at most.
 const MOST_NAME_BYTES: usize = 255;
 
+/// Actions that wait while one is done.
+const MOST_WAITING: usize = 4;
+
+/// Turns of actions on slots: each may hold a whole context in memory.
+pub struct Turns {
+    places: Arc<Semaphore>,
+    turn: Arc<Semaphore>,
+}
+
+/// A turn, held as long as what it takes is in memory.
+type Turn = Arc<(OwnedSemaphorePermit, OwnedSemaphorePermit)>;
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(1 + MOST_WAITING)), turn: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+impl Turns {
+    /// The turn of one more action.
+    ///
+    /// # Errors
+    /// If too many wait.
+    async fn next(&self) -> ApiResult<Turn> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ApiError::busy())?;
+        // Nobody closes it.
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| ApiError::stopping())?;
+        Ok(Arc::new((place, turn)))
+    }
+}
+
 /// The action of a query.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
@@ -37,8 +68,9 @@ enum Verb {
 /// Performs the action that `query` names. `folder` has the files.
 ///
 /// # Errors
-/// If there is no such slot, action or file.
+/// If there is no such slot, action or file, or too many actions wait.
 pub async fn act(
+    turns: &Turns,
     host: &Arc<Host>,
     folder: Option<&Path>,
     slot: &str,
@@ -57,6 +89,7 @@ pub async fn act(
         Some("erase") => Verb::Erase,
         _ => return Err(ApiError::bad_request("Invalid action: one of save, restore and erase")),
     };
+    let turn = turns.next().await?;
     let begun = Instant::now();
     if verb == Verb::Erase {
         let Done::Erased(tokens) = done(host, place, Action::Erase).await? else { return Err(unexpected()) };
@@ -68,9 +101,9 @@ pub async fn act(
         let Done::Saved(saved) = done(host, place, Action::Save).await? else { return Err(unexpected()) };
         let saved = saved.ok_or_else(|| ApiError::bad_request(format!("slot {place} holds nothing to be saved")))?;
         let tokens = saved.tokens().len();
-        ("n_saved", tokens, beside(move || write(&of_task, &saved, &path)).await?)
+        ("n_saved", tokens, beside(turn, move || write(&of_task, &saved, &path)).await?)
     } else {
-        let (saved, bytes) = beside(move || read(&of_task, &path)).await?;
+        let (saved, bytes) = beside(Arc::clone(&turn), move || read(&of_task, &path)).await?;
         let tokens = saved.tokens().len();
         done(host, place, Action::Restore(Box::new(saved))).await?;
         ("n_restored", tokens, bytes)
@@ -110,7 +143,12 @@ async fn done(host: &Host, place: usize, action: Action) -> ApiResult<Done> {
     Ok(done.await.map_err(|_| ApiError::stopping())??)
 }
 
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
+/// Runs what takes long on a thread of its own. It goes on, and has its turn, where the client goes away.
+async fn beside<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(unexpected()))
 }
 
@@ -130,6 +168,7 @@ fn write(host: &Host, saved: &SavedSequence, path: &Path) -> ApiResult<u64> {
         let bytes = host.served.saved_form.write(saved, host.served.fingerprint, &mut buffered)?;
         buffered.flush()?;
         drop(buffered);
+        file.as_file().sync_all()?;
         file.persist(path).map(|_| bytes).map_err(|error| error.error)
     };
     written().map_err(|error| ApiError::internal(format!("the slot cannot be saved: {error}")))
@@ -151,7 +190,23 @@ fn read(host: &Host, path: &Path) -> ApiResult<(SavedSequence, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_few_wait_for_their_turn_and_more_are_told_so() {
+        let turns = Turns::default();
+        let first = turns.next().await.unwrap();
+        let mut waiting: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(turns.next())).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert_eq!(turns.next().await.unwrap_err().status, 503);
+        drop(first);
+        assert!(waiting.remove(0).await.is_ok());
+        assert!(waiting.remove(0).await.is_ok());
+    }
 
     #[test]
     fn files_are_in_the_folder() {
