@@ -16,8 +16,11 @@ use tokio::{
 use {
     std::{
         fs,
-        os::unix::{fs::FileTypeExt, net::UnixStream},
-        path::PathBuf,
+        os::unix::{
+            fs::{FileTypeExt, MetadataExt},
+            net::UnixStream,
+        },
+        path::{Path, PathBuf},
     },
     tokio::net::UnixListener,
 };
@@ -38,8 +41,39 @@ pub fn is_socket(host: &str) -> bool {
 /// One place to listen at.
 pub enum Listener {
     Tcp(TcpListener, SocketAddr),
+    /// The file goes first, while its number is still taken.
     #[cfg(unix)]
-    Unix(UnixListener, PathBuf),
+    Unix(Socket, UnixListener),
+}
+
+/// The file of a Unix socket.
+#[cfg(unix)]
+pub struct Socket {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+#[cfg(unix)]
+impl Socket {
+    fn new(path: &Path) -> Self {
+        Self { path: path.into(), identity: Self::identity(path) }
+    }
+
+    /// Device and inode of what is there.
+    fn identity(path: &Path) -> Option<(u64, u64)> {
+        fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Another server may have put its own there.
+        if self.identity.is_some() && Self::identity(&self.path) == self.identity {
+            // It may be gone already.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Listener {
@@ -60,7 +94,8 @@ impl Listener {
         if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             fs::remove_file(path)?;
         }
-        Ok(Self::Unix(UnixListener::bind(path)?, path.into()))
+        let listener = UnixListener::bind(path)?;
+        Ok(Self::Unix(Socket::new(Path::new(path)), listener))
     }
 
     #[cfg(not(unix))]
@@ -82,7 +117,7 @@ impl Listener {
         match self {
             Self::Tcp(_, address) => format!("http://{address}"),
             #[cfg(unix)]
-            Self::Unix(_, path) => format!("unix://{}", path.display()),
+            Self::Unix(socket, _) => format!("unix://{}", socket.path.display()),
         }
     }
 
@@ -94,17 +129,7 @@ impl Listener {
                 Box::pin(stream) as Stream
             }),
             #[cfg(unix)]
-            Self::Unix(listener, _) => listener.poll_accept(context).map_ok(|(stream, _)| Box::pin(stream) as Stream),
-        }
-    }
-}
-
-#[cfg(unix)]
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            // It may be gone already.
-            let _ = fs::remove_file(path);
+            Self::Unix(_, listener) => listener.poll_accept(context).map_ok(|(stream, _)| Box::pin(stream) as Stream),
         }
     }
 }

@@ -43,6 +43,14 @@ fn it_listens_at_a_socket_of_the_file_system() {
     server.terminate();
     assert!(server.child.wait().unwrap().success());
     assert!(!path.exists());
+    // The socket that another put in its place is not taken away.
+    let mut server = Server::start(&["--host", &host]);
+    fs::remove_file(&path).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    server.terminate();
+    assert!(server.child.wait().unwrap().success());
+    assert!(path.exists());
+    fs::remove_file(&path).unwrap();
     // A file that is no socket stays.
     fs::write(&path, "text").unwrap();
     let refused = crate::common::cli::program(&["serve", "--host", path.to_str().unwrap()]).output().unwrap();
