@@ -15,6 +15,9 @@ use super::{ServeOptions, app::App, error::ApiError, listener::is_socket, page};
 /// Routes that need no key.
 const PUBLIC: [&str; 2] = ["/health", "/v1/health"];
 
+/// Schemes of origins that are pages of the web.
+const WEB: [&str; 2] = ["http", "https"];
+
 /// Answers what needs no route, and passes on what may.
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
@@ -69,16 +72,25 @@ fn is_open_at_home(options: &ServeOptions) -> bool {
 
 /// Whether a page of `origin` may ask for more than to read: browsers send much without asking first.
 fn page_may(options: &ServeOptions, headers: &HeaderMap, origin: &HeaderValue) -> bool {
-    origin_may(options, origin) || is_own(headers, origin)
+    origin_may(options, origin) || is_own(headers, origin) || is_program(origin)
 }
 
 /// Whether a page of `origin` came from the host that the request is for.
 fn is_own(headers: &HeaderMap, origin: &HeaderValue) -> bool {
+    // Behind a proxy the host may be another one. No page can set this header itself.
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin") {
+        return true;
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let of_page = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-    of_page.is_some_and(|(scheme, name)| {
-        ["http", "https"].contains(&scheme) && host.is_some_and(|host| host.eq_ignore_ascii_case(name))
-    })
+    of_page
+        .is_some_and(|(scheme, name)| WEB.contains(&scheme) && host.is_some_and(|host| host.eq_ignore_ascii_case(name)))
+}
+
+/// Whether `origin` is that of a program or an extension of a browser (`tauri://`, `app://`), which somebody installed.
+fn is_program(origin: &HeaderValue) -> bool {
+    let scheme = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| !scheme.is_empty() && !WEB.iter().any(|web| web.eq_ignore_ascii_case(scheme)))
 }
 
 fn host_may(headers: &HeaderMap) -> bool {
@@ -188,9 +200,16 @@ mod tests {
             headers.insert(header::HOST, HeaderValue::from_static("192.168.1.5:8080"));
             page_may(&ServeOptions::default(), &headers, &HeaderValue::from_static(origin))
         };
-        for origin in ["http://192.168.1.5:8080", "https://192.168.1.5:8080", "http://localhost:3000"] {
+        let own = ["http://192.168.1.5:8080", "https://192.168.1.5:8080", "http://localhost:3000", "tauri://localhost"];
+        for origin in own {
             assert!(may(origin), "{origin}");
         }
+        let mut proxied = HeaderMap::new();
+        proxied.insert(header::HOST, HeaderValue::from_static("backend:8080"));
+        let origin = HeaderValue::from_static("https://chat.example");
+        assert!(!page_may(&ServeOptions::default(), &proxied, &origin));
+        proxied.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+        assert!(page_may(&ServeOptions::default(), &proxied, &origin));
         for origin in ["http://192.168.1.5:3000", "http://192.168.1.5", "http://evil.example", "null", ""] {
             assert!(!may(origin), "{origin:?}");
         }
