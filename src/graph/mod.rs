@@ -47,14 +47,18 @@ impl StateKind {
                 key_dim: delta.head_dim,
                 value_dim: delta.head_dim,
             },
-            _ => Self::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim },
+            _ => Self::of_attention(config),
         }
     }
 
-    /// The states of all layers, and of a block of multi-token prediction behind them.
+    /// State of a layer of attention, and of a block of multi-token prediction.
+    pub fn of_attention(config: &Config) -> Self {
+        Self::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim }
+    }
+
+    /// States of all layers, and of a block of multi-token prediction behind them.
     pub fn all_of(config: &Config) -> impl Iterator<Item = Self> {
-        let mtp = Self::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
-        (0..config.layers).map(|layer| Self::of(config, layer)).chain([mtp])
+        (0..config.layers).map(|layer| Self::of(config, layer)).chain([Self::of_attention(config)])
     }
 
     /// True where positions can be forgotten from any one on.

@@ -159,8 +159,7 @@ impl Sizes {
     /// last outputs of the layers.
     pub fn mtp_state_bytes(&self, config: &Config) -> u64 {
         let outputs = self.sequences * (MTP_TOKENS + 1) * config.dim * size_of::<f32>();
-        let kv = StateKind::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
-        self.state_bytes(kv).saturating_add(outputs as u64)
+        self.state_bytes(StateKind::of_attention(config)).saturating_add(outputs as u64)
     }
 
     /// The part of [`Self::model_state_bytes`] that layers keep that are no attention, whatever the context.

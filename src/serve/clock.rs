@@ -29,7 +29,7 @@ impl Clock {
         Self(Mutex::new(State::Idle(now)))
     }
 
-    /// The connection is there from now on.
+    /// Notes where the connection is now.
     pub fn set(&self, state: State) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }

@@ -1,4 +1,4 @@
-//! What the engine of a model is asked for: answers, work on its slots, and vectors.
+//! Requests to the engine of a model: answers, work on its slots, and vectors.
 
 use std::time::Instant;
 

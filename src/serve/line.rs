@@ -35,7 +35,7 @@ pub struct Line(Arc<Mutex<Inner>>);
 
 struct Inner {
     stream: Stream,
-    /// What came while a request was answered.
+    /// Bytes that came while a request was answered.
     ahead: Vec<u8>,
     /// Told when the client has ended its side.
     ended: watch::Sender<bool>,

@@ -1,4 +1,4 @@
-//! What the threads of the network hand to the thread of a model: jobs, and work on its slots, in order.
+//! Queue between the threads of the network and the thread of a model: jobs, and work on its slots, in order.
 
 use std::{
     collections::VecDeque,

@@ -5,6 +5,8 @@
 
 use std::io::{Read, Write};
 
+use bitnet_cpu_kernels::attention::Q8_BLOCK;
+
 use super::{Phase, Runtime, SavedSequence, sequence::Steps};
 use crate::{
     backend::{KvRows, LayerState},
@@ -15,9 +17,6 @@ use crate::{
 };
 
 const MAGIC: [u8; 8] = *b"BTNSEQ01";
-
-/// Values of a block of `KvType::Q8_0`.
-const Q8_BLOCK: usize = 32;
 
 /// Shape of the saved sequences of a [`Runtime`].
 #[derive(Clone, Debug, PartialEq, Eq)]

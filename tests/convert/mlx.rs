@@ -21,7 +21,7 @@ fn code(row: usize, col: usize) -> u32 {
     [0, 1, 2, 2, 0, 1, 1][(3 * row + col + col / 16) % 7]
 }
 
-/// The same model as numbers and as MLX has it.
+/// One model, as numbers and as MLX has it.
 fn models(group: usize) -> [Model; 2] {
     let mut numbers = Model::wide_llama();
     numbers.config.as_object_mut().unwrap().remove("quantization_config");

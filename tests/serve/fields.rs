@@ -45,7 +45,7 @@ fn what_cannot_be_done_is_refused_by_its_name() {
     assert_eq!(server.post(COMPLETION, &prompt(idle)).status, 200);
 }
 
-/// Of the draw, they sum to one over what the cuts left; of the model, they are what they are without sampling.
+/// Those of the draw sum to one over what the cuts left; those of the model are as without sampling.
 #[test]
 fn probabilities_are_those_of_the_model_or_of_the_draw() {
     let server = Server::start(&[]);

@@ -58,7 +58,7 @@ fn a_client_that_ends_its_side_gets_its_answer() {
     server.wait_for_busy_slots(0);
 }
 
-/// What was sent ahead is read in its turn.
+/// A request that was sent ahead is read in its turn.
 #[test]
 fn requests_sent_in_one_go_are_answered_in_order() {
     let server = Server::start(&["-np", "1"]);

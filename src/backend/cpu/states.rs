@@ -47,8 +47,8 @@ impl SegmentStates {
     /// [`Error::OutOfMemory`] if there is not the memory.
     pub fn new(graph: &Graph, config: &Config, segment: &Segment, sizes: &Sizes, has_mtp: bool) -> Result<Self> {
         let layers = segment.layers.clone();
-        let kv = StateKind::Kv { kv_heads: config.kv_heads, head_dim: config.head_dim };
-        let kinds = layers.clone().map(|layer| graph.layer(layer).state).chain(has_mtp.then_some(kv));
+        let mtp = has_mtp.then(|| StateKind::of_attention(config));
+        let kinds = layers.clone().map(|layer| graph.layer(layer).state).chain(mtp);
         let all = kinds.map(|kind| layer_states(kind, config, sizes));
         let Some(all) = all.collect::<Result<Option<Vec<_>>>>()? else {
             let kinds = if config.delta.is_some() { "keys, values and recurrent states" } else { "keys and values" };

@@ -50,7 +50,7 @@ pub(super) struct Projection<'a> {
     pub weight: &'a Tensor,
     /// The `weight_scale` of a packed matrix.
     pub stated_scale: Option<f32>,
-    /// Of a matrix of MLX, all of it.
+    /// The whole matrix, where MLX wrote it.
     pub affine: Option<Affine<'a>>,
     pub rows: usize,
     pub cols: usize,

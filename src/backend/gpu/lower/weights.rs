@@ -93,7 +93,7 @@ pub struct LayerWeights {
     /// Weights of norms times the factors of the rotation behind them.
     pub rotated: Vec<(Norm, Region)>,
     pub delta: Option<DeltaRegions>,
-    /// Of q, k and v, one after the other.
+    /// Biases of q, k and v, one after the other.
     pub bias: Option<Region>,
 }
 
