@@ -6,7 +6,7 @@ use bitnet_cpu_kernels::format::{Layout, unpack};
 use bitnet_gpu::{
     convert::{Progress, TernaryType},
     dummy::{DummyOptions, HeadType, Shape, make},
-    gguf::{File, TensorType, Value},
+    gguf::{Array, File, TensorType, Value},
     model::{Linear, MatrixScales, Model},
 };
 use half::f16;
@@ -235,6 +235,10 @@ fn hybrid_models_are_as_their_keys_say() {
             assert_eq!(model.weights.act_group(), group, "{name} {ty:?}");
             assert_eq!(model.weights.output.is_none(), tied, "{name}");
         }
+        // llama.cpp refuses the family without them: those of the published files.
+        let file = File::open(&out).unwrap();
+        let sections = file.metadata().get("qwen35.rope.dimension_sections");
+        assert_eq!(sections, Some(&Value::Array(Array::I32(vec![11, 11, 10, 0]))), "{name}");
     }
 }
 
