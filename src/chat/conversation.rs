@@ -10,6 +10,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Conversation {
     messages: Vec<Message>,
+    /// Messages behind the system message that are not shown to the model any more, for lack of room.
+    forgotten: usize,
     read: Read,
 }
 
@@ -24,15 +26,15 @@ impl Conversation {
     /// Begins with `system`, if there is one.
     pub fn new(system: Option<&str>) -> Self {
         let messages = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
-        Self { messages, read: Read::default() }
+        Self::from_messages(messages)
     }
 
     /// Goes on with a conversation of another day.
     pub fn from_messages(messages: Vec<Message>) -> Self {
-        Self { messages, read: Read::default() }
+        Self { messages, ..Self::default() }
     }
 
-    /// All messages, the oldest first.
+    /// All messages, the oldest first; those that were forgotten too.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
@@ -64,11 +66,25 @@ impl Conversation {
         }
     }
 
+    /// Takes back the last question with all that follows it, and returns it. Turns that were forgotten may have room
+    /// again.
+    pub fn take_back_turn(&mut self) -> Option<String> {
+        let at = self.messages.iter().rposition(is_question)?;
+        self.forgotten = 0;
+        self.messages.drain(at..).next().map(|question| question.content)
+    }
+
+    /// The messages that the model is shown.
+    pub fn remembered(&self) -> Vec<Message> {
+        let (system, turns) = self.messages.split_at(usize::from(self.system().is_some()));
+        [system, &turns[self.forgotten..]].concat()
+    }
+
     /// The token ids for the next answer. Where the text goes on from what the model has read and written, so do
     /// the ids: an answer need not come out of the tokenizer as the model wrote it, and the caches would then hold
     /// something else from there on.
     pub fn prompt(&self, template: &Template, variables: &Variables, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let text = template.render(&self.messages, variables)?;
+        let text = template.render(&self.remembered(), variables)?;
         let encode = |text: &str| tokenizer.encode(text, &EncodeOptions { add_special: false, parse_special: true });
         let mut ids = encode(&text)?;
         if let Some(bos) = tokenizer.bos()
@@ -99,7 +115,7 @@ impl Conversation {
         ids: &[u32],
         text: &str,
     ) -> Result<()> {
-        let mut read = Read { text: template.render(&self.messages, variables)?, ids: prompt };
+        let mut read = Read { text: template.render(&self.remembered(), variables)?, ids: prompt };
         let AnswerParts { reasoning, answer } = ReasoningSplit::after(&read.text, ReasoningFormat::Auto).whole(text);
         read.text += text;
         read.ids.extend_from_slice(ids);
@@ -109,13 +125,17 @@ impl Conversation {
         Ok(())
     }
 
-    /// Drops the oldest question and what follows it up to the next; the system message stays. False when there is
-    /// only the last question left.
-    pub fn drop_oldest_turn(&mut self) -> bool {
-        let is_question = |message: &Message| message.role == Role::User;
-        let Some(first) = self.messages.iter().position(is_question) else { return false };
-        let Some(second) = self.messages[first + 1..].iter().position(is_question) else { return false };
-        self.messages.drain(first..first + 1 + second);
+    /// Shows the model no longer the oldest question that it is shown, and what follows it up to the next; the system
+    /// message stays. False when there is only the last question left.
+    pub fn forget_oldest_turn(&mut self) -> bool {
+        let turns = &self.messages[usize::from(self.system().is_some()) + self.forgotten..];
+        let Some(first) = turns.iter().position(is_question) else { return false };
+        let Some(second) = turns[first + 1..].iter().position(is_question) else { return false };
+        self.forgotten += first + 1 + second;
         true
     }
+}
+
+fn is_question(message: &Message) -> bool {
+    message.role == Role::User
 }

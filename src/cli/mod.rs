@@ -63,6 +63,8 @@ mod run;
 
 mod serve;
 
+mod shell;
+
 mod source;
 
 mod tokenize;
@@ -105,10 +107,10 @@ pub fn main() -> ExitCode {
         command.arg(LOOK_UP_ADAPTERS);
         Ok(command)
     });
-    let command = without_empty_variables(Cli::command());
+    let command = without_empty_variables(args::shaped(Cli::command()));
     let argv = argv::rewrite(env::args_os(), &command);
     if let Some(refused) = argv.refused {
-        output::note(format_args!("error: {refused}"));
+        output::error(refused);
         return ExitCode::from(USAGE);
     }
     if !argv.left_out.is_empty() {
@@ -123,7 +125,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(answer.exit_code() as u8);
         }
     };
-    init_log(cli.verbose);
+    init_log(cli.verbose, cli.quiet);
+    output::set_quiet(cli.quiet);
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         choose_isa(env::var(ISA).ok())?;
         dispatch(cli.command, &matches, cli.verbose > 0)
@@ -134,7 +137,7 @@ pub fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            output::note(one_line(&format!("error: {}", error_text(&error))));
+            output::error(one_line(&error_text(&error)));
             ExitCode::from(if interrupt::raised() { interrupt::EXIT_CODE } else { exit_code(&error) })
         }
         // The hook has printed it.
@@ -149,10 +152,13 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
     };
     match &mut command {
         Command::Run(args) => args.settle(of_environment())?,
-        Command::Chat(args) => args.model.take_word(args.word.take(), of_environment())?,
         // The first of its words counts as -m does; the others are more models.
         Command::Serve(args) => args.settle(of_environment())?,
-        _ => {}
+        other => {
+            if let Some((word, model)) = other.named_model() {
+                model.take_word(word.word.take(), of_environment())?;
+            }
+        }
     }
     match &command {
         Command::Run(args) => run::run(args, verbose),
@@ -175,6 +181,8 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
         Command::Bench(args) => bench::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Completions(args) => shell::completions(args),
+        Command::Man => shell::manual(),
     }
 }
 
@@ -194,8 +202,9 @@ fn choose_isa(name: Option<String>) -> Result<()> {
 /// RUST_LOG decides; without it warnings are shown, and with -v more. The graphics stack speaks up at
 /// `warn` about adapters that are merely absent, and the HTTP client about proxies that are not taken, so they are
 /// silent unless asked.
-fn init_log(verbose: u8) {
+fn init_log(verbose: u8, quiet: bool) {
     let default = match verbose {
+        _ if quiet => "off",
         0 => "warn,wgpu_core=off,wgpu_hal=off,naga=off,ureq=off",
         1 => "info,wgpu_core=error,wgpu_hal=error,naga=error,ureq=off",
         _ => "debug",
@@ -221,7 +230,7 @@ fn init_log(verbose: u8) {
 fn print_panic(info: &panic::PanicHookInfo<'_>) {
     let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
     let message = one_line(panic_message(info.payload()));
-    output::note(format_args!("error: internal error at {place}: {message} (this is a bug: please report it)"));
+    output::error(format_args!("internal error at {place}: {message} (this is a bug: please report it)"));
     if env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
         output::note(std::backtrace::Backtrace::force_capture());
     }

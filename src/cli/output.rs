@@ -4,6 +4,7 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::Serialize;
@@ -11,6 +12,18 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 
 const STDOUT: &str = "standard output";
+
+/// Whether notes are left out (`-q`).
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Leaves out notes and progress from here on.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
 
 /// Writes `text` and flushes, so that a reader sees each piece at once.
 pub fn print(text: &str) -> Result<()> {
@@ -35,9 +48,16 @@ pub fn break_line() {
     }
 }
 
-/// Writes a line to standard error; a failure to do so is nobody's concern.
+/// Writes a line to standard error, unless notes are left out; a failure to do so is nobody's concern.
 pub fn note(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    if !is_quiet() {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Writes an error to standard error.
+pub fn error(message: impl Display) {
+    let _ = writeln!(io::stderr(), "error: {message}");
 }
 
 fn stdout_error(error: io::Error) -> Error {

@@ -1,6 +1,9 @@
 //! `run`: continues a text.
 
-use std::sync::Arc;
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+};
 
 use serde_json::{Value as Json, json};
 
@@ -17,6 +20,7 @@ use crate::{
     engine::{Engine, EngineOptions},
     error::{Error, Result},
     generate::{AnswerOptions, Chooser, Finish, ReasoningLimit, Sampler},
+    plan::BackendKind,
     session::Session,
 };
 
@@ -24,7 +28,7 @@ use crate::{
 const DEFAULT_PROMPT: &str = "Once upon a time";
 
 pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
-    if args.conversation {
+    if args.conversation || is_conversation(args) {
         return chat::run_conversation(args, verbose);
     }
     if args.chat.system_prompt.is_some() || args.chat.chat_template.is_some() {
@@ -40,7 +44,18 @@ pub fn run(args: &RunArgs, verbose: bool) -> Result<()> {
     let options = answer_options(&tokenizer, &args.answer)?;
     let engine = with_room(engine, prompt.len() + options.max_tokens.unwrap_or(ROOM_TOKENS))?;
     let job = Job { args, source, tokenizer, model, engine, text, prompt, options };
-    if args.bench { compare::run(&job) } else { generate(&job) }
+    if args.bench { compare::run(&job) } else { generate(&job, verbose || args.stats) }
+}
+
+/// Whether a model was named, and nothing to continue, where a person sits at both ends.
+fn is_conversation(args: &RunArgs) -> bool {
+    let has_text = args.given.prompt.is_some() || args.given.file.is_some();
+    let is_for_programs = args.json || args.bench || args.no_display_prompt || args.no_conversation;
+    args.model.model.is_some()
+        && !has_text
+        && !is_for_programs
+        && io::stdin().is_terminal()
+        && io::stdout().is_terminal()
 }
 
 /// Room for an answer of any length behind a prompt that needs a larger context than the default.
@@ -81,7 +96,7 @@ fn prompt_text(args: &RunArgs) -> Result<String> {
     Ok(text)
 }
 
-fn generate(job: &Job<'_>) -> Result<()> {
+fn generate(job: &Job<'_>, in_full: bool) -> Result<()> {
     let args = job.args;
     let context = job.engine.context_tokens()?;
     // Said before minutes are spent on loading.
@@ -111,7 +126,12 @@ fn generate(job: &Job<'_>) -> Result<()> {
     let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, show);
     // An error, too, begins on a line of its own.
     output::print("\n")?;
-    summary(job, &session, &chooser.sampler, &settings, &answered?);
+    let answered = answered?;
+    if in_full {
+        summary(job, &session, &chooser.sampler, &settings, &answered);
+    } else if io::stderr().is_terminal() {
+        short_summary(job, &session, &chooser.sampler, &answered);
+    }
     Ok(())
 }
 
@@ -135,6 +155,38 @@ fn to_json(job: &Job<'_>, session: &Session, sampler: &Sampler, settings: &[Sett
         "prefill_plan": session.prefill_segments().map(segments_json),
     })
 }
+
+/// At most two lines of 80 columns.
+fn short_summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: &Answered) {
+    let stats = &answered.stats;
+    let backends = session.segments().map(|(segment, _)| segment.backend);
+    let prefill = session.prefill_segments().into_iter().flatten().map(|(segment, _)| segment.backend);
+    let backends: Vec<BackendKind> = backends.chain(prefill).collect();
+    let place = match (backends.contains(&BackendKind::Cpu), backends.contains(&BackendKind::Gpu)) {
+        (true, true) => "CPU and GPU",
+        (false, true) => "GPU",
+        _ => "CPU",
+    };
+    let ending = match answered.finish {
+        Finish::EndToken(_) | Finish::StopString(_) | Finish::Complete => String::new(),
+        _ => format!(", {}", ending(&answered.finish)),
+    };
+    let speed = |rate: Option<f64>| rate.map_or_else(String::new, |_| format!(" at {}/s", format::rate(rate)));
+    let answer = format::count(stats.generated_tokens, "token") + &speed(stats.decode_rate());
+    let prompt = stats.prompt_tokens.to_string() + &speed(stats.prefill_rate());
+    output::note(format_args!("\n{answer} on {place} (prompt: {prompt}){ending}"));
+    if job.args.model.model.is_none() {
+        output::note(format_args!("only a toy; a real model: bitnet-gpu chat {RECOMMENDED}"));
+    } else if answered.reasoning_tokens > 0 && !job.args.show_thinking {
+        let thought = format::count(answered.reasoning_tokens, "token");
+        output::note(format_args!("{thought} of thinking left out (--show-thinking)"));
+    } else if !sampler.is_greedy() {
+        output::note(format_args!("seed {}; --stats says more", sampler.seed()));
+    }
+}
+
+/// The model that a first run names: a small one that answers well.
+const RECOMMENDED: &str = "microsoft/bitnet-b1.58-2B-4T-gguf";
 
 fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, settings: &[Setting], answered: &Answered) {
     let stats = &answered.stats;

@@ -69,6 +69,36 @@ fn a_saved_conversation_goes_on_as_it_would_have() {
 }
 
 #[test]
+fn a_turn_is_taken_back_or_answered_again() {
+    let plain = chat(&[], "Hello\nOne day\n").stdout;
+    let again = chat(&[], "Hello\nAnd then?\n/undo\nOne day\n/regenerate\n");
+    let (first, rest) = plain.split_once('\n').unwrap();
+    let lines: Vec<&str> = again.stdout.lines().collect();
+    // Greedy: an answer that is given again is the same.
+    assert_eq!((lines[0], lines[lines.len() - 2], lines[lines.len() - 1]), (first, rest.trim_end(), rest.trim_end()));
+    assert!(again.stderr.contains("(taken back: And then?)"), "{again:?}");
+    for nothing in ["/undo\n", "/regenerate\n"] {
+        assert_eq!(chat(&[], nothing).code, Some(2), "{nothing:?}");
+    }
+}
+
+#[test]
+fn a_file_of_another_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("chat.json");
+    let file = path.to_str().unwrap();
+    fs::write(&path, "precious").unwrap();
+    let refused = chat(&[], &format!("Hello\n/save {file}\n"));
+    assert!(refused.code == Some(2) && refused.stderr.contains("exists"), "{refused:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    fs::remove_file(&path).unwrap();
+    // Its own is.
+    let again = chat(&[], &format!("Hello\n/save {file}\nAnd then?\n/save {file}\n/load {file}\n/save {file}\n"));
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(again.stderr.contains("(4 messages written"), "{again:?}");
+}
+
+#[test]
 fn texts_of_several_lines_and_settings() {
     let script = "\"\"\"first\n\nlast\"\"\"\n/set temp 0.25\n/set seed 7\n/set system Be  kind.\n/show\n/help\n";
     let finished = chat(&[], script);

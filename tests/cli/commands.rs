@@ -622,3 +622,47 @@ fn shell_habits_are_answered() {
     let wide = run_with_input(&["run", "-n", "1", "--backend", "cpu", "--json"], b"\xFF\xFEA\0 \0");
     assert!(wide.one_line_error(1).contains("found UTF-16"), "{wide:?}");
 }
+
+#[test]
+fn a_model_is_named_with_a_word_or_with_a_flag() {
+    for command in
+        [&["plan"][..], &["tokenize", "-p", "x"], &["bench"], &["perplexity", "-p", "x"], &["tune"], &["embed"]]
+    {
+        let word = run(&[command, &["no-such-model.gguf"]].concat());
+        assert!(word.one_line_error(1).contains("no-such-model.gguf"), "{command:?}: {word:?}");
+        let both = run(&[command, &["no-such-model.gguf", "-m", "another.gguf"]].concat());
+        assert!(both.one_line_error(2).contains("one word too many"), "{command:?}: {both:?}");
+    }
+}
+
+#[test]
+fn quiet_leaves_results_and_errors() {
+    let done = run(&["run", "-q", "-p", "x", "-n", "1", "--temp", "0", "--backend", "cpu", "--stats"]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{done:?}");
+    let talked = run_with_input(&["chat", "-q", "-n", "1", "--backend", "cpu"], b"Hello\n");
+    assert_eq!((talked.code, talked.stderr.as_str()), (Some(0), ""), "{talked:?}");
+    assert!(run(&["run", "-q", "-m", "no-such-model.gguf", "-p", "x"]).one_line_error(1).contains("no-such-model"));
+}
+
+#[test]
+fn shells_and_manuals_know_the_flags() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = run(&["completions", shell]);
+        assert_eq!(script.code, Some(0), "{script:?}");
+        assert!(script.stdout.contains("perplexity") && script.stdout.contains("ctx-size"), "{shell}");
+    }
+    let page = run(&["man"]).stdout;
+    for part in [".TH bitnet", "BITNET-GPU RUN", "BITNET-GPU SERVE", "ctx\\-size"] {
+        assert!(page.contains(part), "no {part:?} in the manual page");
+    }
+    assert!(run(&["completions", "command.com"]).code == Some(2));
+}
+
+/// The software driver looks for a display there and complains.
+#[cfg(target_os = "linux")]
+#[test]
+fn drivers_do_not_complain_about_a_missing_folder() {
+    let output = program(&["devices"]).env_remove("XDG_RUNTIME_DIR").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !stderr.contains("XDG_RUNTIME_DIR"), "{stderr}");
+}

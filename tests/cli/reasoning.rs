@@ -71,12 +71,12 @@ fn a_grammar_holds_for_the_answer() {
 fn run_prints_the_answer_without_the_reasoning() {
     let budget = ["-n", "30", "--reasoning-budget", "6"];
     let json = continued_json(&budget);
-    let finished = continued(&budget);
+    let finished = continued(&[&budget[..], &["--stats"]].concat());
     assert_eq!(finished.stdout, format!("{PROMPT}{}\n", text(&json, "text")));
     assert!(!text(&json, "text").contains("think") && !text(&json, "text").starts_with('\n'), "{json}");
     // The six, and five of the end before its tag is complete.
     assert!(finished.stderr.contains("thinking 11 tokens of these, not shown (--show-thinking)"), "{finished:?}");
-    let shown = continued(&[&budget[..], &["--show-thinking"]].concat());
+    let shown = continued(&[&budget[..], &["--show-thinking", "--stats"]].concat());
     assert!(shown.stdout.contains(END) && shown.stderr.contains("thinking 11 tokens of these\n"), "{shown:?}");
     // Never ended: there is no answer.
     assert_eq!(continued(&["-n", "6"]).stdout, format!("{PROMPT}\n"));

@@ -22,7 +22,7 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn the_text_comes_on_stdout_and_the_summary_on_stderr() {
-    let finished = run(&short(&["-p", "Once upon a time"]));
+    let finished = run(&short(&["-p", "Once upon a time", "--stats"]));
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert!(finished.stdout.starts_with("Once upon a time, "), "{finished:?}");
     assert!(finished.stdout.ends_with('\n') && finished.stdout.len() > 25, "{finished:?}");
@@ -33,11 +33,13 @@ fn the_text_comes_on_stdout_and_the_summary_on_stderr() {
     }
     let bare = run(&short(&["-p", "Once upon a time", "--no-display-prompt"]));
     assert_eq!(format!("Once upon a time{}", bare.stdout), finished.stdout);
+    // A script that did not ask is not told.
+    assert_eq!(bare.stderr, "");
 }
 
 #[test]
 fn without_arguments_it_tells_a_story() {
-    let finished = run(&["run", "-n", "4"]);
+    let finished = run(&["run", "-n", "4", "--stats"]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert!(finished.stdout.starts_with("Once upon a time"), "{finished:?}");
     assert!(finished.stderr.contains("built-in story model") && finished.stderr.contains("seed "), "{finished:?}");
@@ -304,7 +306,7 @@ fn every_placement_gives_the_same_tokens() {
 #[test]
 fn without_a_driver_it_runs_on_the_cpu_and_says_so() {
     let without = |backend: &str| {
-        let mut command = program(&["run", "-p", "Once upon a time", "-n", "3", "--backend", backend]);
+        let mut command = program(&["run", "-p", "Once upon a time", "-n", "3", "--stats", "--backend", backend]);
         command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent").output().unwrap()
     };
     let auto = without("auto");
@@ -317,7 +319,7 @@ fn without_a_driver_it_runs_on_the_cpu_and_says_so() {
 
 /// A run that goes on for long; returns when its first text has come.
 fn long_run(more: &[&str]) -> Child {
-    let args = ["run", "-p", "Once upon a time", "--ignore-eos", "-c", "30000", "--backend", "cpu"];
+    let args = ["run", "-p", "Once upon a time", "--stats", "--ignore-eos", "-c", "30000", "--backend", "cpu"];
     let mut child = program(&[&args, more].concat()).spawn().unwrap();
     let mut first = [0; 30];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
@@ -382,7 +384,7 @@ mod interrupts {
     #[test]
     fn ctrl_c_ends_a_prompt_in_the_middle_of_a_batch() {
         let prompt = "and then ".repeat(2000);
-        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "4096", "--backend", "cpu", "-t", "1"];
+        let args = ["run", "-p", &prompt, "--stats", "-c", "30000", "-b", "4096", "--backend", "cpu", "-t", "1"];
         let is_given_up = || {
             let mut child = program(&args).spawn().unwrap();
             child.stdout.as_mut().unwrap().read_exact(&mut [0; 30]).unwrap();
@@ -401,7 +403,7 @@ mod interrupts {
     fn a_second_ctrl_c_ends_the_program_at_once() {
         // A batch runs to its end on a GPU: the first Ctrl-C waits for that, the second does not.
         let prompt = "and then ".repeat(2000);
-        let args = ["run", "-p", &prompt, "-c", "30000", "-b", "4096", "--backend", "gpu"];
+        let args = ["run", "-p", &prompt, "--stats", "-c", "30000", "-b", "4096", "--backend", "gpu"];
         let mut child = program(&args).spawn().unwrap();
         if child.stdout.as_mut().unwrap().read_exact(&mut [0; 30]).is_err() {
             let (_, _, stderr) = end(child);

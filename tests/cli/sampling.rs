@@ -62,7 +62,8 @@ fn the_file_is_asked_where_no_flag_says_otherwise() {
     let both = told(Some(&path), &["--temp", "0", "--top-p", "0.5"]);
     assert_eq!((&both["sampling"]["temp"], &both["sampling"]["top-p"]), (&setting(0.0, "flag"), &setting(0.5, "flag")));
     assert_eq!(both["tokens"], told(None, &["--temp", "0"])["tokens"]);
-    let mut command = program(&["run", "-m", path.to_str().unwrap(), "-p", "Once", "-n", "2", "--backend", "cpu"]);
+    let mut command =
+        program(&["run", "-m", path.to_str().unwrap(), "-p", "Once", "-n", "2", "--backend", "cpu", "--stats"]);
     let output = command.env("LLAMA_ARG_TOP_P", "0.25").output().unwrap();
     let summary = String::from_utf8(output.stderr).unwrap();
     let line = "sampling temp 1.5 (file), top-k 0 (file), top-p 0.25 (flag), min-p 0 (file), repeat-penalty 1\n";
@@ -73,7 +74,7 @@ fn the_file_is_asked_where_no_flag_says_otherwise() {
 fn what_makes_no_sense_is_left_out_with_a_word() {
     let folder = tempfile::tempdir().unwrap();
     let path = model(folder.path(), &[("temp", Value::F32(f32::NAN)), ("top_p", Value::F32(0.75))]);
-    let finished = run(&["run", "-m", path.to_str().unwrap(), "-p", "Once", "-n", "2", "--backend", "cpu"]);
+    let finished = run(&["run", "-m", path.to_str().unwrap(), "-p", "Once", "-n", "2", "--backend", "cpu", "--stats"]);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert!(finished.stderr.contains("general.sampling.temp is left out: "), "{finished:?}");
     assert!(finished.stderr.contains("sampling temp 0.8, top-k 40, top-p 0.75 (file), "), "{finished:?}");

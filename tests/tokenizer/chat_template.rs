@@ -271,19 +271,33 @@ fn a_beginning_of_text_is_added_where_the_file_asks_for_it() {
 }
 
 #[test]
-fn the_oldest_turn_is_dropped_and_the_system_message_stays() {
+fn the_oldest_turn_is_forgotten_and_the_system_message_stays() {
     let mut conversation = Conversation::from_messages(several());
-    assert!(conversation.drop_oldest_turn());
-    let left: Vec<_> = conversation.messages().iter().map(|m| m.content.as_str()).collect();
+    assert!(conversation.forget_oldest_turn());
+    let left: Vec<_> = conversation.remembered().into_iter().map(|m| m.content).collect();
     assert_eq!(left, ["Be kind.", "Three?"]);
-    assert!(!conversation.drop_oldest_turn());
+    // What is written to a file is all of it.
+    assert_eq!(conversation.messages(), several());
+    assert!(!conversation.forget_oldest_turn());
     assert_eq!(conversation.system(), Some("Be kind."));
     conversation.set_system(Some("New."));
     conversation.take_back();
     conversation.take_back();
-    assert_eq!(conversation.messages(), [Message::new(Role::System, "New.")]);
+    assert_eq!(conversation.remembered(), [Message::new(Role::System, "New.")]);
     conversation.set_system(None);
-    assert_eq!(conversation.messages(), []);
+    assert_eq!(conversation.remembered(), []);
+}
+
+#[test]
+fn a_turn_that_is_taken_back_makes_room_for_older_ones() {
+    let mut conversation = Conversation::from_messages(several());
+    assert!(conversation.forget_oldest_turn());
+    assert_eq!(conversation.take_back_turn().as_deref(), Some("Three?"));
+    let remembered = conversation.remembered();
+    assert_eq!(remembered, conversation.messages());
+    assert_eq!(remembered, several()[..several().len() - 1]);
+    while conversation.take_back_turn().is_some() {}
+    assert_eq!(conversation.messages(), [Message::new(Role::System, "Be kind.")]);
 }
 
 /// A template of our own that behaves as the published ones of models that think: tools as XML, reasoning only behind the

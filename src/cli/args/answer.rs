@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{EngineArgs, GrammarArgs, ModelArgs, ReasoningArgs, SampleArgs, TextArgs};
+use super::{EngineArgs, GrammarArgs, ModelArgs, ModelWord, ReasoningArgs, SampleArgs, TextArgs};
 use crate::{
     error::{Error, Result},
     generate::Drafter,
@@ -58,6 +58,11 @@ pub struct RunArgs {
     /// Print one JSON object instead of the text
     #[arg(long)]
     pub json: bool,
+
+    /// Say in full after the answer how fast it was, on which backend and how sampled, as -v does; on a terminal it is
+    /// said in short without
+    #[arg(long)]
+    pub stats: bool,
 
     /// Run the prompt on the CPU, on the GPU (with -ngl, that many layers of it) and as auto decides, and print a
     /// table of all three
@@ -246,9 +251,8 @@ pub struct ConversationArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu chat -m model.gguf -sys \"Be brief.\"")]
 pub struct ChatArgs {
-    /// The model, as -m
-    #[arg(value_name = "MODEL")]
-    pub word: Option<PathBuf>,
+    #[command(flatten)]
+    pub word: ModelWord,
 
     #[command(flatten)]
     pub model: ModelArgs,

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{
-    EngineArgs, ModelArgs, TextArgs,
+    EngineArgs, ModelArgs, ModelWord, TextArgs,
     engine::{BackendChoice, CacheType, HeadChoice, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size},
 };
 use crate::generate::Pooling;
 
 #[derive(Args, Debug)]
 pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub word: ModelWord,
+
     #[command(flatten)]
     pub model: ModelArgs,
 
@@ -33,6 +36,9 @@ pub struct PerplexityArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example: bitnet-gpu embed -m model.gguf -p \"What is a ternary weight?\" --query")]
 pub struct EmbedArgs {
+    #[command(flatten)]
+    pub word: ModelWord,
+
     #[command(flatten)]
     pub model: ModelArgs,
 
@@ -87,6 +93,9 @@ impl From<PoolingChoice> for Pooling {
 #[derive(Args, Debug)]
 pub struct LogitsArgs {
     #[command(flatten)]
+    pub word: ModelWord,
+
+    #[command(flatten)]
     pub model: ModelArgs,
 
     /// Token ids, separated by commas; square brackets around them are allowed
@@ -118,6 +127,9 @@ fn ids(text: &str) -> Result<Ids, String> {
 
 #[derive(Args, Debug)]
 pub struct BenchArgs {
+    #[command(flatten)]
+    pub word: ModelWord,
+
     #[command(flatten)]
     pub model: ModelArgs,
 
@@ -212,6 +224,9 @@ pub enum BenchFormat {
 #[command(after_help = "Example: bitnet-gpu tune -m model.gguf")]
 pub struct TuneArgs {
     #[command(flatten)]
+    pub word: ModelWord,
+
+    #[command(flatten)]
     pub model: ModelArgs,
 
     #[command(flatten)]
@@ -224,6 +239,9 @@ pub struct TuneArgs {
 
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
+    #[command(flatten)]
+    pub word: ModelWord,
+
     #[command(flatten)]
     pub model: ModelArgs,
 

@@ -3,6 +3,7 @@
 mod answer;
 mod engine;
 mod grammar;
+mod help;
 mod make;
 mod measure;
 mod models;
@@ -19,13 +20,14 @@ pub use self::{
     answer::{AnswerArgs, ChatArgs, DraftArgs, RunArgs},
     engine::{BackendChoice, EngineArgs, KernelChoice, NO_DEVICE, ThreadsArgs},
     grammar::GrammarArgs,
+    help::shaped,
     make::{ConvertArgs, DummyArgs, PullArgs},
     measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
     models::{ListArgs, PsArgs, RmArgs},
     reasoning::{ReasoningArgs, ReasoningChoice},
     sample::{SampleArgs, Setting},
     serve::{ReasoningFormatChoice, ServeArgs},
-    show::{DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
+    show::{CompletionsArgs, DevicesArgs, DoctorArgs, InspectArgs, PlanArgs, TokenizeArgs},
 };
 
 use crate::{
@@ -40,6 +42,10 @@ pub struct Cli {
     /// Say more; twice: say everything. RUST_LOG chooses in detail
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+
+    /// Say nothing beside results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
 
     #[command(subcommand)]
     pub command: Command,
@@ -88,13 +94,45 @@ pub enum Command {
     Tune(TuneArgs),
     /// Measure speed, and how near it comes to what the machine can do
     Bench(BenchArgs),
+    /// Print a shell's script that completes commands and flags
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man,
+}
+
+impl Command {
+    /// The word that names a model, of commands that take such a word alone, and the flags that name it.
+    pub fn named_model(&mut self) -> Option<(&mut ModelWord, &mut ModelArgs)> {
+        Some(match self {
+            Self::Chat(ChatArgs { word, model, .. }) => (word, model),
+            Self::Tokenize(TokenizeArgs { word, model, .. }) => (word, model),
+            Self::Logits(LogitsArgs { word, model, .. }) => (word, model),
+            Self::Verify(VerifyArgs { word, model, .. }) => (word, model),
+            Self::Plan(PlanArgs { word, model, .. }) => (word, model),
+            Self::Embed(EmbedArgs { word, model, .. }) => (word, model),
+            Self::Perplexity(PerplexityArgs { word, model, .. }) => (word, model),
+            Self::Tune(TuneArgs { word, model, .. }) => (word, model),
+            Self::Bench(BenchArgs { word, model, .. }) => (word, model),
+            _ => return None,
+        })
+    }
+}
+
+/// A model named without a flag.
+#[derive(Args, Debug)]
+pub struct ModelWord {
+    /// The model, as -m
+    #[arg(value_name = "MODEL")]
+    pub word: Option<PathBuf>,
 }
 
 /// Which model.
 #[derive(Args, Debug)]
 pub struct ModelArgs {
-    /// GGUF file, a part of a split one, a Hugging Face directory of safetensors, or org/name[:FILE] of a model of the
-    /// Hugging Face Hub, which is downloaded where it is not here; without it, the small story model inside this program
+    /// GGUF file, Hugging Face directory, or org/name of the Hub; without it, the small story model inside this program
+    ///
+    /// The file may be a part of a split one; a directory holds safetensors. org/name[:FILE] of the Hugging Face Hub is
+    /// downloaded where it is not here.
     #[arg(short, long, visible_alias = "hf-repo", value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
 

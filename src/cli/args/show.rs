@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::Shell;
 
-use super::{EngineArgs, ModelArgs, TextArgs};
+use super::{EngineArgs, ModelArgs, ModelWord, TextArgs};
 
 #[derive(Args, Debug)]
 pub struct TokenizeArgs {
+    #[command(flatten)]
+    pub word: ModelWord,
+
     #[command(flatten)]
     pub model: ModelArgs,
 
@@ -66,6 +70,9 @@ pub struct DoctorArgs {
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     #[command(flatten)]
+    pub word: ModelWord,
+
+    #[command(flatten)]
     pub model: ModelArgs,
 
     /// Print one JSON object
@@ -74,4 +81,12 @@ pub struct PlanArgs {
 
     #[command(flatten)]
     pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example: bitnet-gpu completions bash > ~/.local/share/bash-completion/completions/bitnet-gpu")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
 }

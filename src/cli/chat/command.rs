@@ -7,7 +7,9 @@ pub const HELP: &str = "\
                  n (most tokens), reasoning on|off|auto, reasoning_budget (most tokens of it), system, verbose on|off
 /show            the model, the settings and the conversation
 /clear           forget the conversation, but not the system prompt
-/save FILE       write the conversation to a file
+/regenerate      answer the last question again
+/undo            take back the last question and its answer
+/save FILE       write the conversation to a file; another's is overwritten only if you say so
 /load FILE       go on with a saved conversation
 /help            this text
 /bye             end, as Ctrl-D does
@@ -15,11 +17,16 @@ pub const HELP: &str = "\
 Ctrl-C stops an answer.
 ";
 
+/// The words that begin commands, for completion.
+pub const WORDS: [&str; 9] = ["/bye", "/clear", "/help", "/load ", "/regenerate", "/save ", "/set ", "/show", "/undo"];
+
 #[derive(Debug, PartialEq)]
 pub enum Command<'a> {
     Set { name: &'a str, value: &'a str },
     Show,
     Clear,
+    Regenerate,
+    Undo,
     Save(&'a str),
     Load(&'a str),
     Help,
@@ -44,6 +51,8 @@ impl<'a> Command<'a> {
             "load" => file(Self::Load),
             "show" => Ok(Self::Show),
             "clear" => Ok(Self::Clear),
+            "regenerate" | "retry" => Ok(Self::Regenerate),
+            "undo" => Ok(Self::Undo),
             "help" | "?" => Ok(Self::Help),
             "bye" | "exit" | "quit" => Ok(Self::Bye),
             _ => Err(Error::Usage(format!("there is no command /{word} (/help lists them)"))),
@@ -66,7 +75,11 @@ mod tests {
             (parse("/?"), parse("/bye"), parse("/clear "), parse("/show")),
             (Command::Help, Command::Bye, Command::Clear, Command::Show)
         );
+        assert_eq!((parse("/regenerate"), parse("/undo")), (Command::Regenerate, Command::Undo));
         assert!(Command::parse("a /set").is_none() && Command::parse("").is_none());
+        for word in WORDS {
+            assert!(Command::parse(&format!("{word} x y")).unwrap().is_ok(), "{word}");
+        }
         for line in ["/", "/set", "/set temp", "/save", "/load ", "/usr/bin"] {
             assert!(matches!(Command::parse(line), Some(Err(Error::Usage(_)))), "{line}");
         }

@@ -2,8 +2,17 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
-use rustyline::{DefaultEditor, error::ReadlineError};
+use rustyline::{
+    CompletionType, Config, Context, Editor, Helper,
+    completion::{Completer, FilenameCompleter, Pair},
+    error::ReadlineError,
+    highlight::Highlighter,
+    hint::Hinter,
+    history::DefaultHistory,
+    validate::Validator,
+};
 
+use super::command::WORDS;
 use crate::{
     cli::{interrupt, output},
     error::{Error, Result},
@@ -13,7 +22,7 @@ use crate::{
 const QUOTES: &str = "\"\"\"";
 
 pub struct Lines {
-    editor: Option<DefaultEditor>,
+    editor: Option<Editor<Completion, DefaultHistory>>,
     interrupted: bool,
 }
 
@@ -21,7 +30,7 @@ impl Lines {
     pub fn new() -> Self {
         let on_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         let editor = on_terminal
-            .then(DefaultEditor::new)
+            .then(editor)
             .and_then(|editor| editor.map_err(|error| log::warn!("no editing of lines: {error}")).ok());
         Self { editor, interrupted: false }
     }
@@ -53,6 +62,15 @@ impl Lines {
         Ok(Some(text.trim_end().trim_end_matches(QUOTES).trim_matches('\n').to_owned()))
     }
 
+    /// Whether the person says yes to `question`; no, where nobody sits there.
+    pub fn confirms(&mut self, question: &str) -> Result<bool> {
+        if !self.interactive() {
+            return Ok(false);
+        }
+        let said = self.line(&format!("{question} [y/N] "))?;
+        Ok(said.is_some_and(|said| ["y", "yes"].contains(&said.trim().to_ascii_lowercase().as_str())))
+    }
+
     fn line(&mut self, prompt: &str) -> Result<Option<String>> {
         let Some(editor) = &mut self.editor else { return plain_line() };
         loop {
@@ -80,6 +98,38 @@ impl Lines {
         }
     }
 }
+
+fn editor() -> rustyline::Result<Editor<Completion, DefaultHistory>> {
+    let config = Config::builder().completion_type(CompletionType::List).build();
+    let mut editor = Editor::with_config(config)?;
+    editor.set_helper(Some(Completion { files: FilenameCompleter::new() }));
+    Ok(editor)
+}
+
+/// What the Tab key completes: commands, and the files behind those that take one.
+struct Completion {
+    files: FilenameCompleter,
+}
+
+impl Completer for Completion {
+    type Candidate = Pair;
+
+    fn complete(&self, line: &str, position: usize, context: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let before = &line[..position];
+        if before.starts_with("/save ") || before.starts_with("/load ") {
+            return self.files.complete(line, position, context);
+        }
+        let fitting = WORDS.into_iter().filter(|word| before.starts_with('/') && word.starts_with(before));
+        Ok((0, fitting.map(|word| Pair { display: word.trim_end().into(), replacement: word.into() }).collect()))
+    }
+}
+
+impl Helper for Completion {}
+impl Highlighter for Completion {}
+impl Hinter for Completion {
+    type Hint = String;
+}
+impl Validator for Completion {}
 
 fn plain_line() -> Result<Option<String>> {
     let mut line = String::new();

@@ -127,6 +127,7 @@ fn converse(wishes: &Wishes<'_>) -> Result<()> {
         chooser,
         options,
         conversation: Conversation::new(wishes.system.as_deref()),
+        file: None,
         verbose: wishes.verbose,
     };
     chat.introduce(wishes.model.model.is_none());
@@ -168,6 +169,8 @@ struct Chat {
     chooser: Chooser,
     options: AnswerOptions,
     conversation: Conversation,
+    /// File that the conversation was last written to or read from.
+    file: Option<String>,
     verbose: bool,
 }
 
@@ -212,7 +215,7 @@ impl Chat {
         while let Some(text) = lines.next()? {
             let done = match Command::parse(&text) {
                 Some(Ok(Command::Bye)) => break,
-                Some(command) => command.and_then(|command| self.obey(&command)),
+                Some(command) => command.and_then(|command| self.obey(&command, &mut lines)),
                 None if text.trim().is_empty() => continue,
                 None => self.say(&text),
             };
@@ -220,7 +223,7 @@ impl Chat {
                 Ok(()) => {}
                 // In a script, what follows a mistake was written for something else.
                 Err(error) if !lines.interactive() || output::is_closed_pipe(&error) => return Err(error),
-                Err(error) => output::note(format_args!("error: {}", super::one_line(&super::error_text(&error)))),
+                Err(error) => output::error(super::one_line(&super::error_text(&error))),
             }
         }
         Ok(())
@@ -268,7 +271,7 @@ impl Chat {
         loop {
             let ids = self.conversation.prompt(&self.template, &variables, &self.tokenizer)?;
             let needed = ids.len() + room;
-            if needed > context && self.conversation.drop_oldest_turn() {
+            if needed > context && self.conversation.forget_oldest_turn() {
                 dropped += 1;
                 continue;
             }
@@ -310,7 +313,7 @@ impl Chat {
         }
     }
 
-    fn obey(&mut self, command: &Command<'_>) -> Result<()> {
+    fn obey(&mut self, command: &Command<'_>, lines: &mut Lines) -> Result<()> {
         match *command {
             Command::Set { name, value } => self.set(name, value),
             Command::Show => output::print(&self.description()),
@@ -319,14 +322,31 @@ impl Chat {
                 self.conversation = Conversation::new(system.as_deref());
                 Ok(())
             }
+            Command::Regenerate => match self.conversation.take_back_turn() {
+                Some(question) => self.say(&question),
+                None => Err(Error::Usage("there is no question to answer again".into())),
+            },
+            Command::Undo => match self.conversation.take_back_turn() {
+                Some(question) => {
+                    output::note(format_args!("(taken back: {})", shown(&question)));
+                    Ok(())
+                }
+                None => Err(Error::Usage("there is nothing to take back".into())),
+            },
             Command::Save(file) => {
+                let is_another = Path::new(file).exists() && self.file.as_deref() != Some(file);
+                if is_another && !lines.confirms(&format!("{file} exists. Overwrite it?"))? {
+                    return Err(Error::Usage(format!("{file} exists and was left as it is")));
+                }
                 self.conversation.save(file.as_ref(), &self.name)?;
+                self.file = Some(file.to_owned());
                 let messages = format::count(self.conversation.messages().len(), "message");
                 output::note(format_args!("({messages} written to {file})"));
                 Ok(())
             }
             Command::Load(file) => {
                 self.conversation = Conversation::load(file.as_ref(), &self.name)?;
+                self.file = Some(file.to_owned());
                 let messages = format::count(self.conversation.messages().len(), "message");
                 output::note(format_args!("({messages} read from {file})"));
                 Ok(())
