@@ -19,7 +19,10 @@ use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
-use super::support::{Case, Model, Source};
+use super::{
+    mlx,
+    support::{Case, Model, Source},
+};
 use crate::common::{gpu::relative_l2, shared};
 
 /// Rows and columns of any type that these files have, as numbers.
@@ -192,6 +195,67 @@ fn seeing(text: &Model) -> Model {
         "vision_config": {"depth": 2}, "tie_word_embeddings": false,
     });
     Model { config, tensors }
+}
+
+/// What mlx-lm makes of the directory of a model that sees: norms have 1 added, convolutions their channel last, matrices are
+/// quantized, and the settings of that stand outside. Gives the numbers of the gates as well, which are not ternary.
+fn of_mlx(text: &Model, group: usize) -> (Model, BTreeMap<String, Vec<f32>>) {
+    let mut mlx = seeing(text);
+    let mut gates = BTreeMap::new();
+    mlx.config["quantization"] = json!({"group_size": group, "bits": 2});
+    mlx.tensors.retain(|name, _| !name.starts_with("mtp."));
+    mlx.rename("model.visual.", "vision_tower.");
+    mlx.rename("model.language_model.", "language_model.model.");
+    mlx.rename("lm_head.", "language_model.lm_head.");
+    for name in mlx.tensors.keys().cloned().collect::<Vec<_>>() {
+        let tensor = mlx.tensors.get_mut(&name).unwrap();
+        if name.ends_with("conv1d.weight") {
+            tensor.shape.swap(1, 2);
+        } else if name.ends_with("norm.weight") && !name.ends_with("linear_attn.norm.weight") {
+            let sums: Vec<f32> =
+                tensor.bytes.chunks(4).map(|raw| f32::from_le_bytes(raw.try_into().unwrap()) + 1.0).collect();
+            *tensor = Source::f32(&tensor.shape.clone(), sums);
+        } else if name.ends_with("in_proj_a.weight") || name.ends_with("in_proj_b.weight") {
+            let values = mlx::quantize(&mut mlx, &name, group, 8);
+            gates.insert(name, values);
+        } else if name.ends_with(".weight") && tensor.shape.len() == 2 {
+            // Its columns come in heads, of which two in a row have scales of their own here.
+            let group = if name.ends_with("out_proj.weight") { 64 } else { group };
+            mlx::quantize(&mut mlx, &name, group, 2);
+        }
+    }
+    (mlx, gates)
+}
+
+#[test]
+fn a_directory_of_mlx_is_the_same_model() {
+    for (name, group) in [("a-q2_0-g128", 128), ("b-q2_0-g64-mtp", 64)] {
+        let Some((original, expected)) = golden(name) else { return };
+        let (mut text, mut norms) = (directory(&original, &expected), 0);
+        let (mlx, gates) = of_mlx(&text, group);
+        // The same numbers where MLX has rounded.
+        for (name, values) in &gates {
+            let name = name.replacen("language_model.", "", 1);
+            let shape = text.tensors[&name].shape.clone();
+            text.tensors.insert(name, Source::f32(&shape, values.iter().copied()));
+        }
+        let (case, plain) = (Case::of(&mlx), Case::of(&text).file());
+        let words = case.convert().unwrap().warnings.join("\n");
+        assert!(words.contains("its vision part is left out: the model reads text only (2 tensors)"), "{words}");
+        let file = File::open(&case.output()).unwrap();
+        assert_eq!(file.tensors().len(), plain.tensors().len());
+        for info in plain.tensors() {
+            let found = file.tensor(&info.name).unwrap_or_else(|| panic!("no {}", info.name));
+            let bound = if info.name.ends_with("norm.weight") { 1e-6 } else { 0.0 };
+            norms += usize::from(bound > 0.0);
+            assert_eq!(found.dims, info.dims, "{}", info.name);
+            for (a, b) in values(&file, &info.name).iter().zip(values(&plain, &info.name)) {
+                assert!((a - b).abs() <= bound * b.abs().max(1.0), "{}: {a} and {b}", info.name);
+            }
+        }
+        assert!(norms > 8 && !gates.is_empty());
+        Loaded::from_gguf(&in_memory(&case.input(), None).unwrap()).unwrap();
+    }
 }
 
 fn golden(name: &str) -> Option<(File, Arc<Loaded>)> {

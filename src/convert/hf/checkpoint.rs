@@ -106,8 +106,11 @@ impl Checkpoint {
     }
 }
 
-/// Models that see as well have their text part one level deeper.
+/// Models that see as well have their text part one level deeper, and in MLX the other way round.
 fn without_prefix(name: &str) -> &str {
     let name = name.strip_prefix("model.").unwrap_or(name);
-    name.strip_prefix("language_model.").unwrap_or(name)
+    match name.strip_prefix("language_model.") {
+        Some(text) => text.strip_prefix("model.").unwrap_or(text),
+        None => name,
+    }
 }

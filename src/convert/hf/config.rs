@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{json::Object, rope::rope};
+use super::{affine::INSTEAD, json::Object, rope::rope};
 use crate::{
     error::{Error, Result, shown},
     model::{Activation, Config, DeltaNet, Family, InputNorms, Multipliers},
@@ -31,8 +31,8 @@ pub(crate) struct SourceConfig {
     pub rope_sections: Option<[i32; 4]>,
     /// Meaning of `weight_scale`; `None` without `quantization_config`.
     pub scale_reading: Option<ScaleReading>,
-    /// Columns that share a scale in matrices of MLX; `None` where it made none.
-    pub mlx_group: Option<usize>,
+    /// MLX quantized matrices of the directory.
+    pub is_mlx: bool,
     /// The model was trained to be rounded to ternary, so real-valued matrices may be.
     pub masters_are_ternary: bool,
     /// Tokens that some layers look back in training; they look at all.
@@ -41,11 +41,15 @@ pub(crate) struct SourceConfig {
 
 /// Reads and checks `config.json`.
 pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
-    let top = Object::top(json)?;
-    let (arch, family) = architecture(&top)?;
-    let (name, tied) = (name(&top)?, top.bool("tie_word_embeddings")?);
+    let outer = Object::top(json)?;
+    let (arch, family) = architecture(&outer)?;
+    let (name, tied) = (name(&outer)?, outer.bool("tie_word_embeddings")?);
+    let is_mlx = is_mlx(&outer)?;
     // Models that see as well describe their text part one level deeper.
-    let top = if family == Family::Qwen35 { top.object("text_config")?.unwrap_or(top) } else { top };
+    let top = match outer.object("text_config")? {
+        Some(text) if family == Family::Qwen35 => text,
+        _ => outer,
+    };
     refuse_unsupported(&top, family)?;
 
     let heads = top.count("num_attention_heads")?;
@@ -100,15 +104,14 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         input_norms: input_norms(&top, family, rms_eps)?,
         multipliers: multipliers(&top, arch, layers, dim)?,
     };
-    let mlx_group = mlx_group(&top)?;
-    let scale_reading = if mlx_group.is_some() { None } else { scale_reading(&top)? };
+    let scale_reading = scale_reading(&top, is_mlx, arch)?;
     Ok(SourceConfig {
         model,
         tied: tied.or(top.bool("tie_word_embeddings")?),
         rope_sections: rope_sections(&top, family)?,
         rope_factors,
         scale_reading,
-        mlx_group,
+        is_mlx,
         masters_are_ternary: family == Family::BitNet || family == Family::Gemma3 || scale_reading.is_some(),
         window: window(&top, family)?,
     })
@@ -283,22 +286,21 @@ fn activation(top: &Object, arch: &str, family: Family) -> Result<Activation> {
     }
 }
 
-/// Groups of MLX's 2-bit weights, which are ternary in the models made so.
-fn mlx_group(top: &Object) -> Result<Option<usize>> {
-    let Some(mlx) = top.object("quantization")? else { return Ok(None) };
-    let Some(bits) = mlx.uint("bits")? else { return Ok(None) };
-    let (group, mode) = (mlx.optional_count("group_size")?.unwrap_or(64), mlx.str("mode")?.unwrap_or("affine"));
-    if bits == 2 && matches!(group, 64 | 128) && mode == "affine" {
-        return Ok(Some(group));
+/// Whether MLX quantized matrices, each of which says by its shapes how.
+fn is_mlx(outer: &Object) -> Result<bool> {
+    let Some(mlx) = outer.object("quantization")? else { return Ok(false) };
+    match mlx.str("mode")?.unwrap_or("affine") {
+        "affine" => Ok(mlx.get("bits").is_some()),
+        mode => Err(Error::unsupported(format!("MLX in mode {}", shown(mode)), format!("only affine is: {INSTEAD}"))),
     }
-    let reason = "of MLX's weights those of 2 bits in groups of 64 or 128 are read, where they are ternary: take the model's \
-                  GGUF file, or its checkpoint of safetensors that is not quantized (their names often end with gguf and \
-                  unpacked)";
-    Err(Error::unsupported(format!("MLX {bits}-bit in groups of {group}, mode {}", shown(mode)), reason))
 }
 
-fn scale_reading(top: &Object) -> Result<Option<ScaleReading>> {
-    let Some(quantisation) = top.object("quantization_config")? else { return Ok(None) };
+fn scale_reading(top: &Object, is_mlx: bool, arch: &str) -> Result<Option<ScaleReading>> {
+    let stated = top.object("quantization_config")?;
+    // Where it quantizes, MLX writes its own settings over those of transformers. Its graph of this model multiplies.
+    let Some(quantisation) = stated.filter(|stated| !is_mlx || stated.get("quant_method").is_some()) else {
+        return Ok((is_mlx && arch == "bitnet-b1.58").then_some(ScaleReading::Multiply));
+    };
     let method = quantisation.str("quant_method")?.unwrap_or("absent");
     if method != "bitnet" {
         return Err(Error::unsupported(format!("quant_method {}", shown(method)), "only bitnet is"));
@@ -481,18 +483,24 @@ mod tests {
         assert_eq!(config(llama(off)).unwrap().model.input_norms, None);
         let other = message(json!({"quantization_config": {"quant_method": "gptq"}}));
         assert_eq!(other, "quant_method gptq is not supported: only bitnet is");
-        let mlx = |group: u32, bits: u32| {
-            let mlx = json!({"group_size": group, "bits": bits, "mode": "affine"});
-            config(json!({"quantization": mlx, "quantization_config": mlx})).map(|found| found.mlx_group)
+    }
+
+    #[test]
+    fn settings_of_mlx_stand_beside_or_over_those_of_transformers() {
+        let mlx = json!({"group_size": 64, "bits": 4});
+        let of = |class: &str, transformers: &Value| {
+            let all = json!({"architectures": [class], "hidden_act": "silu", "quantization": mlx,
+                "quantization_config": transformers});
+            let found = config(all).unwrap();
+            (found.is_mlx, found.scale_reading)
         };
-        assert_eq!((mlx(128, 2).unwrap(), mlx(64, 2).unwrap()), (Some(128), Some(64)));
-        for (group, bits) in [(32, 2), (64, 4)] {
-            let error = mlx(group, bits).unwrap_err().to_string();
-            assert!(
-                error.starts_with(&format!("MLX {bits}-bit in groups of {group}")) && error.contains("GGUF"),
-                "{error}"
-            );
-        }
+        let bitnet = json!({"quant_method": "bitnet", "linear_class": "bitlinear"});
+        assert_eq!(of("BitNetForCausalLM", &mlx), (true, Some(ScaleReading::Multiply)));
+        assert_eq!(of("BitNetForCausalLM", &bitnet), (true, Some(ScaleReading::Divide)));
+        assert_eq!(of("LlamaForCausalLM", &mlx), (true, None));
+        let error = message(json!({"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}));
+        assert!(error.starts_with("MLX in mode mxfp4 is not supported") && error.contains("GGUF"), "{error}");
+        assert!(!config(json!({})).unwrap().is_mlx);
     }
 
     #[test]

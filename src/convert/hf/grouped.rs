@@ -21,10 +21,42 @@ const SIZES: [usize; 2] = [128, 64];
 /// Rows of a matrix that are looked at to know what shares a scale.
 const SAMPLED_ROWS: usize = 8;
 
-/// The columns that share a scale in all projections of a model, those of a row with a scale of its own among them; `None`
-/// where one scale is enough for each matrix, or groups are not what they are. Looks at some rows of each, as reading all of
-/// them takes minutes; the rest is checked when they are read.
-pub(super) fn size(items: &[Item<'_>]) -> Option<usize> {
+/// What the projections of a model have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Groups {
+    /// The columns that share a scale in all of them, those of a row with a scale of its own among them; `None` where one
+    /// scale is enough for each matrix, or groups are not what they are.
+    pub size: Option<usize>,
+    /// MLX has cut some weights.
+    pub are_cut: bool,
+}
+
+/// Looks at some rows of each projection, as reading all of them takes minutes; the rest is checked when they are read.
+///
+/// # Errors
+/// If there are matrices of MLX, which have to be in such groups; names one that is not.
+pub(super) fn of(items: &[Item<'_>]) -> Result<Groups> {
+    let mut are_cut = false;
+    let size = size(items, &mut are_cut);
+    if size.is_none() {
+        let projections = items.iter().filter_map(|item| match &item.content {
+            Content::Projection(projection) => projection.affine.as_ref(),
+            _ => None,
+        });
+        let mut first = None;
+        for affine in projections {
+            affine.check()?;
+            first.get_or_insert(affine);
+        }
+        if let Some(affine) = first {
+            let reason = "other matrices of the model are not ternary in groups of 64 or 128 columns";
+            return Err(Error::unsupported(format!("tensor {} of MLX", affine.codes.name), reason));
+        }
+    }
+    Ok(Groups { size, are_cut: are_cut && size.is_some() })
+}
+
+fn size(items: &[Item<'_>], are_cut: &mut bool) -> Option<usize> {
     let mut sizes = SIZES.as_slice();
     let mut one_scale = true;
     for item in items {
@@ -32,16 +64,12 @@ pub(super) fn size(items: &[Item<'_>]) -> Option<usize> {
         if projection.stated_scale.is_some() {
             return None;
         }
-        if let Some(affine) = &projection.affine {
-            sizes = &sizes[sizes.iter().position(|size| affine.group.is_multiple_of(*size))?..];
-            one_scale = false;
-            continue;
-        }
+        one_scale &= projection.affine.is_none();
         let mut values = vec![0.0; projection.cols];
         let mut scratch = values.clone();
         let mut of_matrix: Result<f32, usize> = Ok(0.0);
         for row in (0..projection.rows).step_by(projection.rows.div_ceil(SAMPLED_ROWS)) {
-            read_row(projection, row, &mut values, &mut scratch).ok()?;
+            *are_cut |= read_row(projection, row, &mut values, &mut scratch).ok()?;
             of_matrix = of_matrix.and_then(|magnitude| common_magnitude(magnitude, &values));
             let fits = |size: &usize| {
                 values.len().is_multiple_of(*size)
@@ -86,22 +114,23 @@ pub(super) fn read(projection: &Projection<'_>, size: usize) -> Result<(Vec<u8>,
     Ok((packed, MatrixScales::PerGroup { size, values: scales.into() }))
 }
 
-/// A row of the file.
-fn read_row(projection: &Projection<'_>, row: usize, values: &mut [f32], scratch: &mut [f32]) -> Result<()> {
+/// A row of the file; true where MLX has cut some of its weights.
+fn read_row(projection: &Projection<'_>, row: usize, values: &mut [f32], scratch: &mut [f32]) -> Result<bool> {
     let from = projection.row_order.source(row);
+    let mut is_cut = false;
     match &projection.affine {
-        Some(affine) => affine.row(from, values)?,
+        Some(affine) => is_cut = affine.ternary_row(from, values)?,
         None => dense::read(projection.weight, from * projection.cols, values),
     }
     projection.col_order.apply(values, scratch);
-    Ok(())
+    Ok(is_cut)
 }
 
-/// A table of MLX in the type of its groups.
-pub(super) fn table(table: &Projection<'_>) -> Result<Vec<u8>> {
-    let (codes, scales) = read(table, table.affine().group)?;
+/// A ternary table of MLX in the type of its groups.
+pub(super) fn table(table: &Projection<'_>, ty: TensorType) -> Result<Vec<u8>> {
+    let (ty, size) = if ty == TensorType::Q2_0 { (TernaryType::Q2_0, 64) } else { (TernaryType::PQ2_0, 128) };
+    let (codes, scales) = read(table, size)?;
     let name = &table.weight.name;
-    let ty = if table.affine().table_type() == TensorType::Q2_0 { TernaryType::Q2_0 } else { TernaryType::PQ2_0 };
     let codec = ty.codec(name, table.rows, table.cols)?;
     codec.encode(&codes, &scales).map_err(|e| blame(name, table.cols, e))
 }
@@ -138,7 +167,7 @@ mod tests {
         fn item(weight: &Tensor) -> Item<'_> {
             Item { name: "w".into(), sizes: weight.shape.clone(), content: Content::Projection(projection(weight)) }
         }
-        size(&tensors.iter().map(|weight| item(weight)).collect::<Vec<_>>())
+        of(&tensors.iter().map(|weight| item(weight)).collect::<Vec<_>>()).unwrap().size
     }
 
     #[test]

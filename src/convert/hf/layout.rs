@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    gguf::TensorType,
     model::{
         Config, DeltaNet, Family, Linear, Norm,
         names::{self as gguf_names, DeltaTensor},
@@ -29,8 +30,8 @@ pub(super) enum Content<'a> {
     Table(&'a Tensor),
     /// A ternary table, written as real numbers; (rows, cols).
     TernaryTable(Ternary<'a>),
-    /// A ternary table of MLX, written in a ternary type; (rows, cols).
-    AffineTable(Projection<'a>),
+    /// A table of MLX, written in the ternary type, or else in F16; (rows, cols).
+    AffineTable(Projection<'a>, Option<TensorType>),
     /// A norm or a bias, written as F32.
     Norm {
         weight: &'a Tensor,
@@ -66,10 +67,7 @@ impl<'a> Projection<'a> {
 
     /// Finds the scale; looks through the whole matrix unless it is packed.
     pub fn open(&self, config: &SourceConfig, may_round: bool) -> Result<Ternary<'a>> {
-        if self.affine.is_some() {
-            let reason = "other matrices of the model are not ternary in groups of columns";
-            return Err(Error::unsupported(format!("tensor {} of MLX in 2 bits", self.weight.name), reason));
-        }
+        debug_assert!(self.affine.is_none(), "matrices of MLX are read in groups");
         match (self.stated_scale, config.scale_reading) {
             (Some(scale), _) if ternary::is_real(self.weight.dtype) => {
                 Ternary::scaled(self.weight, self.rows, self.cols, scale)
@@ -95,7 +93,8 @@ pub(super) struct Item<'a> {
 pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> Result<(Vec<Item<'a>>, Vec<String>)> {
     let mut builder = Builder {
         checkpoint,
-        mlx_group: config.mlx_group,
+        is_mlx: config.is_mlx,
+        norms_are_sums: config.is_mlx && delta_is_of_mlx(checkpoint),
         used: HashSet::new(),
         items: Vec::new(),
         warnings: Vec::new(),
@@ -136,8 +135,10 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
 
 struct Builder<'a> {
     checkpoint: &'a Checkpoint,
-    /// Columns that share a scale in matrices of MLX.
-    mlx_group: Option<usize>,
+    /// MLX quantized matrices.
+    is_mlx: bool,
+    /// Norms of Qwen3.5 have the number that they multiply by.
+    norms_are_sums: bool,
     used: HashSet<String>,
     items: Vec<Item<'a>>,
     warnings: Vec<String>,
@@ -163,7 +164,8 @@ impl<'a> Builder<'a> {
     fn table(&mut self, to: &str, from: &str, model: &Config) -> Result<()> {
         let tensor = self.need(from)?;
         if let Some(table) = self.affine(tensor, from, (model.vocab, model.dim))? {
-            self.add(to, &[model.vocab, model.dim], Content::AffineTable(table));
+            let ty = table.affine().ternary_type();
+            self.add(to, &[model.vocab, model.dim], Content::AffineTable(table, ty));
             return Ok(());
         }
         check(tensor, &[model.vocab, model.dim])?;
@@ -178,10 +180,12 @@ impl<'a> Builder<'a> {
         name: &str,
         (rows, cols): (usize, usize),
     ) -> Result<Option<Projection<'a>>> {
-        let Some(group) = self.mlx_group.filter(|_| tensor.dtype == Dtype::U32) else { return Ok(None) };
+        if !self.is_mlx || tensor.dtype != Dtype::U32 {
+            return Ok(None);
+        }
         let stem = name.trim_end_matches(".weight");
         let (scales, biases) = (self.need(&format!("{stem}.scales"))?, self.need(&format!("{stem}.biases"))?);
-        let affine = Some(Affine::new(tensor, scales, biases, (rows, cols), group)?);
+        let affine = Some(Affine::new(tensor, scales, biases, (rows, cols))?);
         let (row_order, col_order) = (Order::Same, Order::Same);
         Ok(Some(Projection { weight: tensor, stated_scale: None, affine, rows, cols, row_order, col_order }))
     }
@@ -259,7 +263,7 @@ impl<'a> Builder<'a> {
         // the sum.
         let is_more = match model.family {
             Family::Gemma3 => !Norm::INPUTS.contains(&role),
-            Family::Qwen35 => role != Norm::DeltaHead,
+            Family::Qwen35 => role != Norm::DeltaHead && !self.norms_are_sums,
             _ => false,
         };
         let offset = if is_more { 1.0 } else { 0.0 };
@@ -289,14 +293,27 @@ impl<'a> Builder<'a> {
             |start, width| Order::Tiled { start, width, key_heads: delta.key_heads, value_heads: delta.value_heads };
         let one_each = heads(0, 1);
         for tensor in DeltaTensor::ALL {
-            let weight = self.need(&names::delta(layer, tensor))?;
+            let name = names::delta(layer, tensor);
+            let weight = self.need(&name)?;
             let (sizes, content) = match tensor {
                 DeltaTensor::Alpha | DeltaTensor::Beta => {
-                    check(weight, &[delta.value_heads, model.dim])?;
-                    (vec![delta.value_heads, model.dim], Content::Rows(weight, one_each))
+                    let shape = (delta.value_heads, model.dim);
+                    let content = match self.affine(weight, &name, shape)? {
+                        Some(matrix) => Content::Computed(matrix.affine().rows(one_each)?),
+                        None => {
+                            check(weight, &[shape.0, shape.1])?;
+                            Content::Rows(weight, one_each)
+                        }
+                    };
+                    (vec![shape.0, shape.1], content)
                 }
                 DeltaTensor::Conv => {
-                    check(weight, &[delta.channels(), 1, delta.kernel])?;
+                    // MLX has the only channel of a convolution last.
+                    let shape = match self.norms_are_sums {
+                        true => [delta.channels(), delta.kernel, 1],
+                        false => [delta.channels(), 1, delta.kernel],
+                    };
+                    check(weight, &shape)?;
                     let order = heads(2 * delta.key_width(), delta.head_dim);
                     let taps = dense::floats(weight)?;
                     let row = |channel| taps[order.source(channel) * delta.kernel..][..delta.kernel].iter();
@@ -319,8 +336,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Passes over the tensors whose names begin so, with a word.
-    fn leave_out(&mut self, prefix: &str, word: &str) {
-        let names: Vec<_> = self.checkpoint.iter().map(|(name, _)| name).filter(|n| n.starts_with(prefix)).collect();
+    fn leave_out(&mut self, prefixes: &[&str], word: &str) {
+        let begins = |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let names: Vec<_> = self.checkpoint.iter().map(|(name, _)| name).filter(begins).collect();
         if !names.is_empty() {
             self.warnings.push(format!("{word} ({})", numbers::count(names.len(), "tensor")));
             self.used.extend(names.into_iter().map(str::to_owned));
@@ -339,6 +357,13 @@ impl<'a> Builder<'a> {
         let reason = format!("the architecture in config.json has no place for it{more}");
         Err(Error::unsupported(format!("tensor {} {}", first.name, shape(&first.shape)), reason))
     }
+}
+
+/// Whether MLX has brought the tensors of Qwen3.5 into its own form, where norms have 1 added and convolutions have their only
+/// channel last (`sanitize` of mlx-lm's `qwen3_5.py`, which tells by the convolution as well).
+fn delta_is_of_mlx(checkpoint: &Checkpoint) -> bool {
+    let conv = checkpoint.iter().find(|(name, _)| name.ends_with("linear_attn.conv1d.weight"));
+    conv.is_some_and(|(_, tensor)| matches!(tensor.shape[..], [_, taps, 1] if taps > 1))
 }
 
 /// The orders of a projection's rows and columns.

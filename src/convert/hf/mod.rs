@@ -107,7 +107,13 @@ impl Directory {
         files.push(src.join("config.json"));
         files.extend(tokens.files);
         files.extend(more_files);
-        let group = grouped::size(&items);
+        let groups = grouped::of(&items)?;
+        let group = groups.size;
+        if groups.are_cut {
+            warnings.push(
+                "MLX has cut one end of its weights; they are taken as the ternary ones they were made of".to_owned(),
+            );
+        }
         let inputs = items.iter().map(|item| input(item, group)).collect();
         let description = Description {
             metadata,
@@ -143,10 +149,7 @@ fn input(item: &Item, group: Option<usize>) -> Input {
     let (origin, kind) = match &item.content {
         Content::Table(tensor) => (&tensor.name, Kind::Table(real_type(tensor))),
         Content::TernaryTable(matrix) => (&matrix.tensor.name, Kind::Table(matrix.table_type())),
-        Content::AffineTable(table) => {
-            let affine = table.affine();
-            (&affine.codes.name, Kind::Table(affine.table_type()))
-        }
+        Content::AffineTable(table, ty) => (&table.weight.name, Kind::Table(ty.unwrap_or(TensorType::F16))),
         Content::Rows(tensor, _) => (&tensor.name, Kind::Other(real_type(tensor))),
         Content::Norm { weight, .. } => (&weight.name, Kind::Other(TensorType::F32)),
         Content::Computed(_) => (&item.name, Kind::Other(TensorType::F32)),
@@ -202,10 +205,12 @@ impl Source for HfSource<'_> {
         match &self.items[at].content {
             Content::Table(tensor) => dense::read(tensor, rows.start * self.items[at].sizes[1], out),
             Content::TernaryTable(matrix) => matrix.values(rows, out)?,
-            Content::AffineTable(table) => {
-                let affine = table.affine();
+            Content::AffineTable(table, ty) => {
                 for (row, out) in rows.zip(out.chunks_exact_mut(table.cols)) {
-                    affine.row(row, out)?;
+                    match ty {
+                        Some(_) => drop(table.affine().ternary_row(row, out)?),
+                        None => table.affine().row(row, out),
+                    }
                 }
             }
             _ => unreachable!("the kind of the input says that it is a table"),
@@ -221,7 +226,8 @@ impl Source for HfSource<'_> {
                 Ok(tensor.data.clone())
             }
             Content::TernaryTable(matrix) => matrix.table().map(Bytes::from),
-            Content::AffineTable(table) => grouped::table(table).map(Bytes::from),
+            Content::AffineTable(table, Some(ty)) => grouped::table(table, *ty).map(Bytes::from),
+            Content::AffineTable(table, None) => table.affine().short().map(Bytes::from),
             Content::Norm { weight, offset } => {
                 let mut values = dense::floats(weight)?;
                 values.iter_mut().for_each(|value| *value += offset);

@@ -5,10 +5,10 @@ use crate::model::{Family, Linear, Norm, names::DeltaTensor};
 pub(super) const TOKEN_EMBD: &str = "embed_tokens.weight";
 pub(super) const OUTPUT: &str = "lm_head.weight";
 pub(super) const OUTPUT_SCALE: &str = "lm_head.weight_scale";
-/// Beginning of the names of a vision part.
-pub(super) const VISION: &str = "visual.";
+/// Beginnings of the names of a vision part, in transformers and in MLX.
+pub(super) const VISION: &[&str] = &["visual.", "vision_tower."];
 /// Beginning of the names of blocks that predict further tokens ahead.
-pub(super) const MTP: &str = "mtp.";
+pub(super) const MTP: &[&str] = &["mtp."];
 
 /// The names a norm may have: 1bitLLM's models call the sub-norms differently, and BitNet's embedding models those of
 /// inputs than transformers.
