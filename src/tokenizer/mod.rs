@@ -14,6 +14,7 @@ mod special;
 mod spm;
 mod stream;
 mod templates;
+mod unigram;
 mod vocab;
 
 pub use export::{templates_to_gguf, to_gguf};
@@ -22,7 +23,7 @@ pub use stream::TokenStream;
 
 use crate::{
     error::{Error, Result, shown},
-    gguf::Metadata,
+    gguf::{Array, Metadata, Value},
 };
 
 use bpe::Bpe;
@@ -34,6 +35,7 @@ use special::{Part, Specials};
 use spm::Spm;
 use stream::Start;
 use templates::Templates;
+use unigram::{Charsmap, Unigram};
 use vocab::{Spelling, Vocab};
 
 /// Tokens that end an answer, where a file has more than the keys of llama.cpp hold. A key of our own.
@@ -66,6 +68,7 @@ pub struct Tokenizer {
 enum Engine {
     Bpe(Box<Bpe>, Specials),
     Spm(Spm, Specials),
+    Unigram(Unigram, Specials),
     Hf(Box<Hf>),
 }
 
@@ -95,8 +98,10 @@ impl Tokenizer {
         match model {
             "gpt2" => Self::from_gguf_bpe(metadata),
             "llama" => Self::from_gguf_spm(metadata),
+            "t5" => Self::from_gguf_unigram(metadata),
             other => {
-                let reason = "known models are gpt2 (byte-level BPE) and llama (SentencePiece BPE)";
+                let reason =
+                    "known models are gpt2 (byte-level BPE), llama (SentencePiece BPE) and t5 (SentencePiece Unigram)";
                 Err(Error::unsupported(format!("tokenizer.ggml.model \"{}\"", shown(other)), reason))
             }
         }
@@ -176,6 +181,29 @@ impl Tokenizer {
         Ok(Self { vocab, engine, special, around: None, space_first, templates, notes: Vec::new() })
     }
 
+    fn from_gguf_unigram(metadata: &Metadata) -> Result<Self> {
+        const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
+        let vocab = Vocab::from_metadata(metadata, Spelling::Marks)?;
+        let scores = vocab::scores(metadata, vocab.len())?;
+        // T5's numbering, where the file does not say.
+        let usual = |id: u32| vocab.text(id).map(|_| id);
+        let unknown = vocab.id_from(metadata, "tokenizer.ggml.unknown_token_id")?.or(usual(2));
+        let default = SpecialIds { eos: usual(1), add_eos: usual(1).is_some(), ..SpecialIds::default() };
+        let special = SpecialIds::read(metadata, &vocab, default)?;
+        let space_first = metadata.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+        let trims_spaces = metadata.bool("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false);
+        let charsmap = match metadata.get(CHARSMAP) {
+            None => Charsmap::default(),
+            Some(Value::Array(Array::U8(bytes))) => Charsmap::read(bytes)?,
+            Some(Value::Array(Array::I8(bytes))) => Charsmap::read(bytemuck::cast_slice(bytes))?,
+            Some(_) => return Err(Error::malformed(format!("key {CHARSMAP}"), "an array of bytes", "another type")),
+        };
+        let engine = Unigram::new(&vocab, scores, unknown, charsmap, trims_spaces)?;
+        let engine = Engine::Unigram(engine, Specials::markup(&vocab));
+        let templates = Templates::of_metadata(metadata)?;
+        Ok(Self { vocab, engine, special, around: None, space_first, templates, notes: Vec::new() })
+    }
+
     /// Turns text into token ids.
     pub fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Vec<u32>> {
         let special = &self.special;
@@ -192,6 +220,14 @@ impl Tokenizer {
                     match part {
                         Part::Token(id) => ids.push(id),
                         Part::Text(text) => bpe.encode(text, &mut ids)?,
+                    }
+                }
+            }
+            Engine::Unigram(unigram, specials) => {
+                for part in specials.cut(text, options.parse_special) {
+                    match part {
+                        Part::Token(id) => ids.push(id),
+                        Part::Text(text) => unigram.encode(text, self.space_first, &mut ids)?,
                     }
                 }
             }

@@ -35,6 +35,13 @@ impl Specials {
         Self { all: with(&[Kind::Control, Kind::Unknown, Kind::UserDefined]), user_defined: with(&[Kind::UserDefined]) }
     }
 
+    /// Without user-defined tokens, for engines that find these themselves.
+    pub fn markup(vocab: &Vocab) -> Self {
+        let tokens = vocab.iter().filter(|(_, text, kind)| *kind == Kind::Control && text.len() <= MAX_TOKEN_BYTES);
+        let all = Finder::new(tokens.map(|(id, text, _)| (text.to_string(), id)).collect());
+        Self { all, user_defined: Finder::new(Vec::new()) }
+    }
+
     /// Cuts `text` at special tokens; markup counts only with `parse_special`.
     pub fn cut<'t>(&self, text: &'t str, parse_special: bool) -> Vec<Part<'t>> {
         let finder = if parse_special { &self.all } else { &self.user_defined };
@@ -58,14 +65,15 @@ impl Specials {
 
 /// Tokens in byte order, so that those with a common beginning stand together, the shortest first.
 #[derive(Debug)]
-struct Finder {
+pub(super) struct Finder {
     tokens: Vec<(String, u32)>,
     /// Where the tokens with each first byte start; one more entry for the end.
     starts: Vec<usize>,
 }
 
 impl Finder {
-    fn new(mut tokens: Vec<(String, u32)>) -> Self {
+    /// None of the tokens is empty.
+    pub fn new(mut tokens: Vec<(String, u32)>) -> Self {
         tokens.sort();
         let start = |byte: usize| tokens.partition_point(|(text, _)| usize::from(text.as_bytes()[0]) < byte);
         let starts = (0..=256).map(start).collect();
@@ -73,15 +81,21 @@ impl Finder {
     }
 
     /// Length and id of the longest token at the start of `text`, which must not be empty.
-    fn longest_at(&self, text: &[u8]) -> Option<(usize, u32)> {
+    pub fn longest_at(&self, text: &[u8]) -> Option<(usize, u32)> {
+        let mut longest = None;
+        self.each_at(text, |len, id| longest = Some((len, id)));
+        longest
+    }
+
+    /// Length and id of each token at the start of `text`, which must not be empty, the shortest first.
+    pub fn each_at(&self, text: &[u8], mut take: impl FnMut(usize, u32)) {
         let first = usize::from(text[0]);
         let mut left = &self.tokens[self.starts[first]..self.starts[first + 1]];
-        let mut longest = None;
         let mut depth = 1;
         // `left` holds the tokens that agree with the text in their first `depth` bytes.
         while let Some((token, id)) = left.first() {
             if token.len() == depth {
-                longest = Some((depth, *id));
+                take(depth, *id);
                 left = &left[1..];
                 continue;
             }
@@ -91,7 +105,6 @@ impl Finder {
             left = &left[from..to];
             depth += 1;
         }
-        longest
     }
 }
 

@@ -13,3 +13,4 @@ mod output;
 mod reals;
 mod refused;
 mod support;
+mod unigram;

@@ -13,7 +13,8 @@ use crate::{
 
 const FILE: &str = "tokenizer.model";
 
-/// `TrainerSpec.ModelType`: pairs are merged by their scores.
+/// `TrainerSpec.ModelType`: the scores of a text's tokens add up to the most (the default), or pairs are merged by them.
+const UNIGRAM: i32 = 1;
 const BPE: i32 = 2;
 /// `SentencePiece.Type`; the numbers are those of `tokenizer.ggml.token_type` too.
 const NORMAL: i32 = 1;
@@ -50,6 +51,8 @@ struct Piece {
 struct TrainerSpec {
     #[prost(int32, optional, tag = "3")]
     model_type: Option<i32>,
+    #[prost(bool, optional, tag = "24")]
+    treat_whitespace_as_suffix: Option<bool>,
     #[prost(int32, optional, tag = "40")]
     unk_id: Option<i32>,
     #[prost(int32, optional, tag = "41")]
@@ -66,6 +69,10 @@ struct NormalizerSpec {
     precompiled_charsmap: Option<Vec<u8>>,
     #[prost(bool, optional, tag = "3")]
     add_dummy_prefix: Option<bool>,
+    #[prost(bool, optional, tag = "4")]
+    remove_extra_whitespaces: Option<bool>,
+    #[prost(bool, optional, tag = "5")]
+    escape_whitespaces: Option<bool>,
 }
 
 /// Keys and values of a GGUF file.
@@ -87,9 +94,20 @@ pub(super) fn read(bytes: &[u8], beside: &Beside, vocab: usize) -> Result<(Pairs
         .map_err(|e| Error::malformed(FILE, "a SentencePiece model", shown(&e.to_string())))?;
     // A file without the training's settings has nothing but pieces.
     let trainer = model.trainer_spec.clone();
-    if trainer.as_ref().is_some_and(|spec| spec.model_type != Some(BPE)) {
-        let reason = "it is no BPE model (Unigram, words and characters are not known)";
-        return Err(Error::unsupported(FILE, reason));
+    let is_unigram = match trainer.as_ref().map(|spec| spec.model_type.unwrap_or(UNIGRAM)) {
+        None | Some(BPE) => false,
+        Some(UNIGRAM) => true,
+        Some(_) => {
+            return Err(Error::unsupported(
+                FILE,
+                "it is a model of words or characters, and only BPE and Unigram are known",
+            ));
+        }
+    };
+    let suffix = trainer.as_ref().and_then(|spec| spec.treat_whitespace_as_suffix) == Some(true);
+    let normalizer = model.normalizer_spec.clone().unwrap_or_default();
+    if is_unigram && (suffix || normalizer.escape_whitespaces == Some(false)) {
+        return Err(Error::unsupported(FILE, "its words do not begin with the mark of a space"));
     }
     let (mut texts, mut scores, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
     for Piece { piece, score, kind } in &model.pieces {
@@ -140,14 +158,14 @@ pub(super) fn read(bytes: &[u8], beside: &Beside, vocab: usize) -> Result<(Pairs
     let flag = |key: &str, usual: bool| beside.config[key].as_bool().unwrap_or(usual);
     let (add_bos, add_eos) =
         (flag("add_bos_token", true) && bos.is_some(), flag("add_eos_token", false) && eos.is_some());
-    let normalizer = model.normalizer_spec.unwrap_or_default();
     let mut warnings = Vec::new();
-    if normalizer.precompiled_charsmap.is_some_and(|map| !map.is_empty()) {
+    let charsmap = normalizer.precompiled_charsmap.unwrap_or_default();
+    if !is_unigram && !charsmap.is_empty() {
         warnings.push(format!("{FILE} normalizes characters (NFKC and the like), which is left out, as in llama.cpp"));
     }
 
     let mut pairs = vec![
-        ("model", Value::String("llama".into())),
+        ("model", Value::String(if is_unigram { "t5" } else { "llama" }.into())),
         ("pre", Value::String("default".into())),
         ("tokens", Value::Array(Array::String(texts))),
         ("scores", Value::Array(Array::F32(scores))),
@@ -156,6 +174,11 @@ pub(super) fn read(bytes: &[u8], beside: &Beside, vocab: usize) -> Result<(Pairs
         ("add_bos_token", Value::Bool(add_bos)),
         ("add_eos_token", Value::Bool(add_eos)),
     ];
+    if is_unigram {
+        let trims_spaces = normalizer.remove_extra_whitespaces.unwrap_or(true);
+        pairs.push(("remove_extra_whitespaces", Value::Bool(trims_spaces)));
+        pairs.push(("precompiled_charsmap", Value::Array(Array::U8(charsmap))));
+    }
     let special =
         [("bos_token_id", bos), ("eos_token_id", eos), ("padding_token_id", pad), ("unknown_token_id", unknown)];
     pairs.extend(special.into_iter().filter_map(|(key, id)| Some((key, Value::U32(id?)))));
@@ -231,7 +254,7 @@ mod tests {
     fn other_models_and_other_files_are_refused() {
         let alone = || Beside { config: Json::Null, added: Json::Null };
         let error = |bytes: &[u8], vocab| read(bytes, &alone(), vocab).unwrap_err().to_string();
-        assert!(error(&file(1), 8).contains("tokenizer.model is not supported: it is no BPE model"));
+        assert!(error(&file(3), 8).contains("tokenizer.model is not supported: it is a model of words"));
         assert!(error(&file(2), 4).contains("expected 1 to 4 pieces, as the model has rows, found 5"));
         assert!(error(b"version https://git-lfs", 8).contains("expected a SentencePiece model"));
         assert!(error(b"", 8).contains("found 0"));
