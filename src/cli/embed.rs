@@ -1,6 +1,6 @@
 //! `embed`: texts -> vectors, as JSON or as a NumPy file.
 
-use std::{fs, path::Path, sync::atomic::Ordering};
+use std::{fs, path::Path};
 
 use serde_json::json;
 
@@ -60,13 +60,16 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let options = EngineOptions { context_tokens: Some(longest), failover: false, ..EngineOptions::from(&args.engine) };
     let mut session = Engine::new(&source, options).load(&Purpose::Hidden)?;
 
-    let cancel = interrupt::catch();
+    session.cancel_when(Some(interrupt::catch()));
     let bar = progress::count_bar(ids.len() as u64);
     let mut vectors = Vec::with_capacity(ids.len());
     for ids in &ids {
-        vectors.push(embedding(&mut session, model, ids, pooling)?);
+        match embedding(&mut session, model, ids, pooling) {
+            Err(Error::Cancelled) => return Ok(()),
+            vector => vectors.push(vector?),
+        }
         bar.inc(1);
-        if cancel.load(Ordering::Relaxed) {
+        if interrupt::raised() {
             return Ok(());
         }
     }

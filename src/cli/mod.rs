@@ -1,7 +1,7 @@
 //! The command line: the only place that reads arguments and prints.
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong
-//! usage, 130 ended by Ctrl-C.
+//! usage, 130, 143 and 129 ended by Ctrl-C, SIGTERM and SIGHUP.
 
 mod agreement;
 
@@ -77,9 +77,10 @@ use std::{
     any::Any,
     env,
     ffi::OsStr,
-    io::Write,
+    io::{self, Write},
     panic::{self, AssertUnwindSafe},
     process::{self, ExitCode},
+    thread,
 };
 
 use bitnet_cpu_kernels::Isa;
@@ -99,6 +100,11 @@ const LOOK_UP_ADAPTERS: &str = "--look-up-adapters";
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(print_panic));
     if env::args_os().nth(1).is_some_and(|arg| arg == LOOK_UP_ADAPTERS) {
+        // Where a driver hangs and the parent was ended, nobody waits.
+        let _ = thread::Builder::new().spawn(|| {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            interrupt::end_at_once(0)
+        });
         gpu::adapters();
         return ExitCode::SUCCESS;
     }
@@ -107,6 +113,7 @@ pub fn main() -> ExitCode {
         command.arg(LOOK_UP_ADAPTERS);
         Ok(command)
     });
+    interrupt::install();
     let command = without_empty_variables(args::shaped(Cli::command()));
     let argv = argv::rewrite(env::args_os(), &command);
     if let Some(refused) = argv.refused {
@@ -133,12 +140,12 @@ pub fn main() -> ExitCode {
     }));
     gpu::settle();
     match result {
-        Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::EXIT_CODE),
+        Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::exit_code()),
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             output::error(one_line(&error_text(&error)));
-            ExitCode::from(if interrupt::raised() { interrupt::EXIT_CODE } else { exit_code(&error) })
+            ExitCode::from(if interrupt::raised() { interrupt::exit_code() } else { exit_code(&error) })
         }
         // The hook has printed it.
         Err(_) => ExitCode::FAILURE,

@@ -28,14 +28,18 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let ids = tokenizer.encode(&text, &EncodeOptions { add_special: true, parse_special: args.special })?;
     let bos = tokenizer.bos().filter(|&bos| ids.first() == Some(&bos));
     let mut session = engine.load(&Purpose::Logits)?;
-    let cancel = interrupt::catch();
+    session.cancel_when(Some(interrupt::catch()));
     let bar = progress::count_bar((ids.len() / context) as u64);
     let likelihood = perplexity(&mut session, &ids, context, bos, |done, _, so_far| {
         bar.set_position(done as u64);
         bar.set_message(format!("perplexity {:.4}", so_far.perplexity()));
-        !cancel.load(std::sync::atomic::Ordering::Relaxed)
+        !interrupt::raised()
     })?;
     bar.finish_and_clear();
+    if likelihood.tokens() == 0 {
+        // Ended in the first chunk.
+        return Ok(());
+    }
     print(args, source.name(), context, &likelihood)
 }
 

@@ -240,6 +240,7 @@ fn ending(finish: &Finish) -> String {
         Finish::Complete => "ended by the grammar".into(),
         Finish::MaxTokens => "ended by -n".into(),
         Finish::ContextFull => "ended by the context (-c)".into(),
+        Finish::Cancelled if interrupt::is_last() => "ended by a signal".into(),
         Finish::Cancelled => "ended by Ctrl-C".into(),
     }
 }

@@ -6,7 +6,7 @@ use super::{
     args::{ModelArgs, ReasoningFormatChoice, SampleArgs, ServeArgs},
     chat::template,
     download::fetched,
-    output, source,
+    interrupt, output, source,
 };
 use crate::{
     chat::Variables,
@@ -149,6 +149,7 @@ struct Terminal;
 
 impl Log for Terminal {
     fn listening(&self, at: &str) {
+        interrupt::leave();
         // Nobody may be reading.
         let _ = output::print(&format!("listening on {at}\n"));
     }

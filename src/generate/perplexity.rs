@@ -49,7 +49,8 @@ impl Likelihood {
 }
 
 /// Scores `ids` in chunks of `context` tokens, at most as many as the session holds. `on_chunk` is told after
-/// each chunk how many of how many are done, and the likelihood so far; false from it ends the run.
+/// each chunk how many of how many are done, and the likelihood so far; false from it ends the run, and so does a flag of
+/// [`Runtime::cancel_when`](crate::session::Runtime::cancel_when), without the chunk at hand.
 ///
 /// # Errors
 /// When there is no complete chunk, or `context` is below 4 or above the session's.
@@ -78,13 +79,18 @@ pub fn perplexity(
         }
         session.truncate(0)?;
         let mut position = 0;
-        session.score(&chunk, |logits| {
+        let before = likelihood;
+        let scored = session.score(&chunk, |logits| {
             // Logits of position i predict token i + 1; the last ones predict nothing that is there.
             if (context / 2..context - 1).contains(&position) {
                 likelihood.add(negative_log_likelihood(logits, text[position + 1] as usize));
             }
             position += 1;
-        })?;
+        });
+        match scored {
+            Err(Error::Cancelled) => return Ok(before),
+            scored => scored?,
+        }
         if !on_chunk(index + 1, count, &likelihood) {
             break;
         }

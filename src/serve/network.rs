@@ -28,6 +28,7 @@ const MOST_CONNECTIONS: usize = 4096;
 pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("start threads for", "the network", error))?;
+    let signals = runtime.block_on(async { Signals::new() });
     let metrics = Arc::new(Metrics::default());
     let models = Arc::new(Models::new(offer, &options, &metrics, &log));
     let app = Arc::new(App {
@@ -53,7 +54,7 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
             let _ = ended.send(true);
         });
     }
-    let asked = runtime.block_on(answer(listeners, &app, only_ended));
+    let asked = runtime.block_on(answer(listeners, &app, signals, only_ended));
     // Where one is loading still, the process ends without it.
     runtime.block_on(app.models.ended());
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -80,11 +81,15 @@ async fn listen(options: &ServeOptions) -> Result<Vec<Listener>> {
 /// Serves connections until the process is asked to end, then ends in order.
 ///
 /// False where the only model has ended instead.
-async fn answer(listeners: Vec<Listener>, app: &Arc<App>, mut only_ended: watch::Receiver<bool>) -> bool {
+async fn answer(
+    listeners: Vec<Listener>,
+    app: &Arc<App>,
+    mut signals: Signals,
+    mut only_ended: watch::Receiver<bool>,
+) -> bool {
     let routes = router(app);
     let (ending, end) = watch::channel(false);
     let mut connections = JoinSet::new();
-    let mut asked_to_end = pin!(asked_to_end());
     let asked = loop {
         tokio::select! {
             accepted = accept(&listeners), if connections.len() < MOST_CONNECTIONS => match accepted {
@@ -93,15 +98,15 @@ async fn answer(listeners: Vec<Listener>, app: &Arc<App>, mut only_ended: watch:
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            () = &mut asked_to_end => break true,
+            () = signals.next() => break true,
             Ok(()) = only_ended.changed() => break false,
         }
     };
     drop(listeners);
     // Idle connections close, others after their response.
     let _ = ending.send(true);
-    tokio::spawn(async {
-        self::asked_to_end().await;
+    tokio::spawn(async move {
+        signals.next().await;
         std::process::exit(INTERRUPTED);
     });
     let all_ended = async { while connections.join_next().await.is_some() {} };
@@ -117,20 +122,44 @@ async fn answer(listeners: Vec<Listener>, app: &Arc<App>, mut only_ended: watch:
 /// Exit code after a second signal: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// SIGINT or SIGTERM.
-async fn asked_to_end() {
+/// SIGINT and SIGTERM, which do not end the process from when this is made.
+struct Signals {
     #[cfg(unix)]
-    {
+    terminate: Option<tokio::signal::unix::Signal>,
+    #[cfg(unix)]
+    interrupt: Option<tokio::signal::unix::Signal>,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
+        Self { terminate: signal(SignalKind::terminate()).ok(), interrupt: signal(SignalKind::interrupt()).ok() }
     }
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+
+    #[cfg(not(unix))]
+    fn new() -> Self {
+        Self {}
+    }
+
+    /// The next one.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        {
+            async fn of(signal: &mut Option<tokio::signal::unix::Signal>) {
+                match signal {
+                    Some(signal) => _ = signal.recv().await,
+                    None => std::future::pending().await,
+                }
+            }
+            tokio::select! {
+                () = of(&mut self.terminate) => {}
+                () = of(&mut self.interrupt) => {}
+            }
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{BufReader, Read},
+    io::{BufReader, Read, Write},
     process::{Child, Stdio},
     thread,
     time::Duration,
@@ -349,12 +349,17 @@ fn a_full_disk_is_an_error() {
 
 #[cfg(unix)]
 mod interrupts {
-    use std::process::Command;
+    use std::{os::unix::process::ExitStatusExt, process::Command};
 
     use super::*;
 
     fn interrupt(child: &Child) {
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        send(child, "INT");
+    }
+
+    fn send(child: &Child, signal: &str) {
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
     }
 
     /// Keeps reading, so that the program is never blocked on a full pipe, and waits for the end.
@@ -378,6 +383,57 @@ mod interrupts {
         assert!(stdout.ends_with('\n'));
         assert!(stderr.contains("ended by Ctrl-C"), "{stderr}");
         assert!(!stderr.contains("error"), "{stderr}");
+    }
+
+    #[test]
+    fn other_signals_end_it_with_the_codes_of_a_shell() {
+        for (signal, expected) in [("TERM", 143), ("HUP", 129)] {
+            let child = long_run(&[]);
+            send(&child, signal);
+            let (code, stdout, stderr) = end(child);
+            assert_eq!(code, Some(expected), "{stderr}");
+            assert!(stdout.ends_with('\n') && stderr.contains("ended by a signal"), "{stderr}");
+            assert!(!stderr.contains("error"), "{stderr}");
+        }
+    }
+
+    /// Whatever it is doing then, nothing is left behind.
+    #[test]
+    fn a_signal_before_there_is_anything_to_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        for (signal, number, milliseconds) in [("TERM", 15, 0), ("HUP", 1, 3), ("INT", 2, 10), ("TERM", 15, 30)] {
+            let mut command = program(&["run", "-n", "1000000", "-c", "30000", "--ignore-eos", "--no-display-prompt"]);
+            let child = command.env("BITNET_CACHE", &cache).current_dir(&folder).spawn().unwrap();
+            thread::sleep(Duration::from_millis(milliseconds));
+            send(&child, signal);
+            let output = child.wait_with_output().unwrap();
+            // Before the program listens, the system ends it.
+            let by_system = output.status.signal() == Some(number);
+            assert!(by_system || output.status.code() == Some(128 + number), "{signal}: {output:?}");
+            assert!(!String::from_utf8_lossy(&output.stderr).contains("error"), "{output:?}");
+        }
+        let left = fs::read_dir(&cache).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// `nohup` has SIGHUP ignored, and so it stays.
+    #[test]
+    fn an_ignored_signal_stays_ignored() {
+        let of_program = program(&[]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"trap '' HUP; echo ready; exec "$0" run -n 2 --backend cpu"#]);
+        shell.arg(of_program.get_program()).env("BITNET_CACHE", "");
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        // It waits for its prompt by then, in all likelihood.
+        thread::sleep(Duration::from_millis(100));
+        send(&child, "HUP");
+        child.stdin.take().unwrap().write_all(b"Once upon a time").unwrap();
+        let (code, stdout, stderr) = end(child);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.starts_with("Once upon a time"), "{stdout}");
     }
 
     /// A prompt of one batch, from which nothing was read when it was given up: there is no rate to tell.

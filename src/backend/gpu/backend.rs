@@ -1,6 +1,9 @@
 //! The GPU as a [`Backend`].
 
-use std::{sync::Arc, task::Poll};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    task::Poll,
+};
 
 use super::{
     buffers::head_copy::screen_pays,
@@ -164,6 +167,10 @@ impl Backend for GpuBackend {
         let done = self.of_ticket(&ticket).and_then(|loaded| loaded.wait(out));
         self.pending = None;
         done
+    }
+
+    fn cancel_when(&mut self, raised: Option<Arc<AtomicBool>>) {
+        self.segments.iter_mut().for_each(|segment| segment.cancel.clone_from(&raised));
     }
 
     fn full_logits(&mut self, segment: SegmentId, slot: SlotId, logits: &mut Vec<f32>) -> Result<()> {

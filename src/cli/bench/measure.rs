@@ -95,6 +95,7 @@ pub fn run(
         gpu: None,
         ceilings: None,
     };
+    session.cancel_when(Some(interrupt::catch()));
     session.truncate(0)?;
     if test.depth > 0 {
         let ids: Vec<u32> = (0..test.depth).map(|i| test_id(model, i)).collect();
@@ -105,7 +106,7 @@ pub fn run(
     let before = counters(session);
     let energy_before = energy::Package::read();
     for _ in 0..repetitions {
-        if interrupt::catch().load(std::sync::atomic::Ordering::Relaxed) {
+        if interrupt::raised() {
             break;
         }
         if let Some(probe) = &mut probe {

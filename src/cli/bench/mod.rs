@@ -103,6 +103,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut failed = None;
     let mut first_answer: Option<Vec<u32>> = None;
     for &backend in &args.backend {
+        if interrupt::raised() {
+            break;
+        }
         let threads_and_kernels =
             args.threads.iter().flat_map(|&threads| args.kernel.iter().map(move |&kernel| (threads, kernel)));
         for (index, (threads, kernel)) in threads_and_kernels.enumerate() {
@@ -114,6 +117,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             let engine = Engine::new(&source, options);
             let measured = measure_all(&engine, args, &tests, compared, &mut first_answer, &mut table);
             match measured {
+                // What was measured before stays.
+                Err(Error::Cancelled) => break,
                 // Its other rows are lost, and not those of other devices.
                 Err(error) if compared && !output::is_closed_pipe(&error) => {
                     log::warn!("{}", error_text(&error));

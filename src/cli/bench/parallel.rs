@@ -2,10 +2,7 @@
 //!
 //! All sequences begin at once. Their prompts are read one after the other, then every step decodes a token of each.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
@@ -21,7 +18,7 @@ use super::{
 use crate::{
     backend::Want,
     engine::{Engine, ModelFile, Purpose},
-    error::Result,
+    error::{Error, Result},
     generate::SampleOptions,
     model::Model,
     numbers::median,
@@ -105,8 +102,10 @@ fn run_all(
                 let threads = options.thread_count();
                 let mut runtime = Engine::new(source, options).runtime(&Purpose::Sample(&greedy))?;
                 for test in tests(args) {
-                    let Some(times) = measured(&mut runtime, model, test, args.repetitions as usize)? else {
-                        return Ok(());
+                    let times = match measured(&mut runtime, model, test, args.repetitions as usize) {
+                        Ok(Some(times)) => times,
+                        Ok(None) | Err(Error::Cancelled) => return Ok(()),
+                        Err(error) => return Err(error),
                     };
                     add(&Row { device: runtime.devices(), threads, test, times })?;
                 }
@@ -127,10 +126,11 @@ fn tests(args: &BenchArgs) -> impl Iterator<Item = Test> {
 
 /// Medians of `repetitions` behind one to warm up; `None` where Ctrl-C was pressed.
 fn measured(runtime: &mut Runtime, model: &Model, test: Test, repetitions: usize) -> Result<Option<Times>> {
+    runtime.cancel_when(Some(interrupt::catch()));
     once(runtime, model, test)?;
     let mut all = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
-        if interrupt::catch().load(Ordering::Relaxed) {
+        if interrupt::raised() {
             return Ok(None);
         }
         all.push(once(runtime, model, test)?);

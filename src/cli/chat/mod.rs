@@ -212,7 +212,9 @@ impl Chat {
         }
         // From here on Ctrl-C stops an answer and not the program.
         interrupt::catch();
-        while let Some(text) = lines.next()? {
+        while !interrupt::is_last()
+            && let Some(text) = lines.next()?
+        {
             let done = match Command::parse(&text) {
                 Some(Ok(Command::Bye)) => break,
                 Some(command) => command.and_then(|command| self.obey(&command, &mut lines)),

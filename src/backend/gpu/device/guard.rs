@@ -63,7 +63,8 @@ fn find() -> Result<(), String> {
             command.env("VK_DRIVER_FILES", file).env("VK_ICD_FILENAMES", file).env_remove("VK_ADD_DRIVER_FILES");
         }
         // A system without room for a process has none for a driver that crashes either: it is asked directly.
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        // The pipe ends with this process, which tells the child.
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
         failure(child)
     };
     let Some(what) = ask(None) else {

@@ -1,6 +1,6 @@
 //! A segment on the device.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{
     ahead::{Chosen, RecordedStep},
@@ -75,6 +75,8 @@ pub struct GpuSegment {
     /// The next token, where the last step chose it and left it on the device.
     pub chosen: Option<Chosen>,
     pub held: Held,
+    /// Flag that ends a step of several parts.
+    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl GpuSegment {
@@ -153,6 +155,7 @@ impl GpuSegment {
             wasted: None,
             chosen: None,
             held: Held::new(sizes.sequences, shape.logit_rows),
+            cancel: None,
             shape,
         })
     }

@@ -1,6 +1,6 @@
 //! Recording of a part of a step.
 
-use std::ops::Range;
+use std::{ops::Range, sync::atomic::Ordering};
 
 use super::{
     held::Place,
@@ -21,7 +21,7 @@ use crate::{
         lower::lowering::place_code,
         record::encode::{Dispatch, Recorded, StepParams},
     },
-    error::Result,
+    error::{Error, Result},
     model::Config,
 };
 
@@ -94,7 +94,8 @@ impl GpuSegment {
     /// Layers and logits. What is behind the last submit between layers is one compute pass.
     fn record_dispatches(&mut self, encoder: &mut wgpu::CommandEncoder, part: &Part, rows: &[StepRow]) -> Result<()> {
         let per_submit = part.layers.map_or(1, |list| self.layers_per_submit(list, part, rows));
-        let Self { gpu, recorder, uniforms, lists, .. } = self;
+        let Self { gpu, recorder, uniforms, lists, cancel, .. } = self;
+        let mut earlier = None;
         let (embed, layers): (&[Dispatch], &[Vec<Dispatch>]) = match part.layers {
             None => (&[], &[]),
             Some(List::Decode) => (&lists.embed, &lists.decode),
@@ -108,7 +109,16 @@ impl GpuSegment {
             recorder.record(encoder, dispatches.map(|dispatch| (&part.params, dispatch)), uniforms);
             let next = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let full = recorder.finish(std::mem::replace(encoder, next));
-            recorder.submit(gpu, full, uniforms)?;
+            let submitted = recorder.submit(gpu, full, uniforms)?;
+            // Who may be cancelled does not hand over more than the device needs to be busy.
+            if let Some(raised) = cancel
+                && let Some(before) = earlier.replace(submitted)
+            {
+                gpu.wait(before)?;
+                if raised.load(Ordering::Relaxed) {
+                    return Err(Error::Cancelled);
+                }
+            }
         }
         let embed = if last == 0 { embed } else { &[] };
         let dispatches = embed.iter().chain(layers[last..].iter().flatten());

@@ -2,6 +2,7 @@
 
 use std::{
     ops::Range,
+    sync::atomic::Ordering,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -276,10 +277,12 @@ impl GpuSegment {
     fn begin_next(&mut self, step_rows: &[StepRow], part: &Part) -> Result<bool> {
         let first = part.head.as_ref().map_or(part.chunk.end, |head| head.tokens.end);
         if let Some(head) = self.head_part(step_rows, &part.chunk, first, None) {
+            self.go_on()?;
             self.begin_part(step_rows, Part { layers: None, head: Some(head), ..part.clone() })?;
             return Ok(true);
         }
         if part.chunk.end < self.flight.tokens {
+            self.go_on()?;
             let chunk = self.chunk(step_rows, part.chunk.end);
             let part = self.chunk_part(step_rows, chunk, None);
             self.begin_part(step_rows, part)?;
@@ -296,6 +299,14 @@ impl GpuSegment {
             self.chosen = Some(Chosen { slot: row.slot, position, id: best.id });
         }
         Ok(false)
+    }
+
+    /// Whether the caller still wants what is left of the step.
+    fn go_on(&self) -> Result<()> {
+        match &self.cancel {
+            Some(raised) if raised.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
     }
 
     fn read_part(&mut self, step_rows: &[StepRow], part: &Part, begun: Begun) -> Result<()> {
