@@ -42,13 +42,21 @@ pub(super) fn model() -> Model {
         vocab: 1,
         context: 2 * TOKENS,
         rms_eps: 1e-5,
-        rope: Rope { dims: 32, base: 10000.0, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
+        rope: Rope {
+            dims: 32,
+            base: 10000.0,
+            position_scale: 1.0,
+            yarn: None,
+            long: None,
+            style: RopeStyle::HalfSplit,
+        },
         activation: Activation::Relu2,
         delta: None,
         rotation: None,
         mtp_blocks: 0,
         input_norms: None,
         multipliers: Multipliers::default(),
+        biased: &[],
     };
     let mut at = 0;
     let mut next = |count: usize| {
@@ -81,6 +89,7 @@ pub(super) fn model() -> Model {
         head_norm: None,
         output: None,
         rope_factors: None,
+        long_rope_factors: None,
         mtp: None,
     };
     Model { config, weights }

@@ -3,7 +3,7 @@
 use super::TernaryType;
 use crate::{
     gguf::{Array, Metadata, Value},
-    model::{Activation, Config, Family, InputNorms, Multipliers, Rotation, names},
+    model::{Activation, Config, Family, InputNorms, Multipliers, Rope, Rotation, names},
 };
 
 /// The pairs that describe a model of I2_S matrices, in the order of the official 2B-4T file (`ggml-model-i2_s.gguf`).
@@ -72,6 +72,12 @@ pub(crate) fn describe(model: &Config) -> Metadata {
         set("yarn_beta_fast", Value::F32(yarn.beta_fast));
         set("yarn_beta_slow", Value::F32(yarn.beta_slow));
         set("attn_factor", Value::F32(yarn.attention_factor));
+    }
+    if let Some(long) = model.rope.long {
+        let mut set = |key: &str, value| metadata.set(format!("{arch}.rope.scaling.{key}"), value);
+        set("type", Value::String(Rope::LONG.into()));
+        set("original_context_length", Value::U32(long.original_context as u32));
+        set("attn_factor", Value::F32(long.magnitude));
     }
     // The other families have one activation. For BitNet, readers guess by the architecture's name and differ.
     if model.family == Family::BitNet {

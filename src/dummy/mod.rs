@@ -199,11 +199,9 @@ fn tensors(shape: &Shape, options: &DummyOptions) -> Result<Vec<Tensor>> {
             let content = matrix(&name, rows, cols)?;
             add(name, &[rows, cols], options.ty.tensor_type(), content)?;
         }
-        if model.has_bias() {
-            for role in Linear::BIASED {
-                let content = numbers(Numbers::Floats { least: -0.5, most: 0.5 });
-                add(names::bias(layer, role), &[model.linear_shape(role).0], TensorType::F32, content)?;
-            }
+        for &role in model.biased {
+            let content = numbers(Numbers::Floats { least: -0.5, most: 0.5 });
+            add(names::bias(layer, role), &[model.linear_shape(role).0], TensorType::F32, content)?;
         }
         if let Some(delta) = model.delta.as_ref().filter(|_| model.is_recurrent(layer)) {
             for tensor in DeltaTensor::ALL {

@@ -174,13 +174,14 @@ impl Published {
             vocab: self.vocab,
             context: self.context,
             rms_eps: self.eps,
-            rope: Rope { dims: self.head_dim, base: self.base, position_scale: 1.0, yarn: None, style },
+            rope: Rope { dims: self.head_dim, base: self.base, position_scale: 1.0, yarn: None, long: None, style },
             activation: if self.arch == "bitnet-b1.58" { Activation::Relu2 } else { Activation::Silu },
             delta: None,
             rotation: None,
             mtp_blocks: 0,
             input_norms: None,
             multipliers: Multipliers::default(),
+            biased: &[],
         };
         Shape { model, tied: family == Family::BitNet, grouped: false }
     }
@@ -195,7 +196,8 @@ impl Hybrid {
             value_heads: self.value_heads,
             head_dim: 128,
         };
-        let rope = Rope { dims: 64, base: 1e7, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit };
+        let rope =
+            Rope { dims: 64, base: 1e7, position_scale: 1.0, yarn: None, long: None, style: RopeStyle::HalfSplit };
         let mut model = Config {
             arch: "qwen35".to_owned(),
             family: Family::Qwen35,
@@ -216,6 +218,7 @@ impl Hybrid {
             mtp_blocks: 0,
             input_norms: None,
             multipliers: Multipliers::default(),
+            biased: &[],
         };
         model.rotation = self.block.map(|block| rotation(&model, block, self.tied));
         Shape { model, tied: self.tied, grouped: true }

@@ -28,11 +28,12 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
     product(&mut ops, Slot::Normed, Norm::QIn, Linear::Q, Slot::Q);
     product(&mut ops, Slot::Normed, Norm::KIn, Linear::K, Slot::K);
     product(&mut ops, Slot::Normed, Norm::VIn, Linear::V, Slot::V);
-    ops.extend(config.has_bias().then_some(Op::Bias));
+    ops.extend((!config.biased.is_empty()).then_some(Op::Bias));
     ops.extend(norms.contains(&Norm::QHead).then_some(Op::HeadNorm { slot: Slot::Q, norm: Norm::QHead }));
     ops.extend(norms.contains(&Norm::KHead).then_some(Op::HeadNorm { slot: Slot::K, norm: Norm::KHead }));
     ops.extend([Op::Rope, Op::Attention]);
     residual(&mut ops, Slot::Attn, Norm::OIn, Linear::O, Norm::PostAttn);
+    ops.extend(config.biased.contains(&Linear::O).then_some(Op::OutputBias));
     ops.push(copy(Norm::Ffn));
     product(&mut ops, Slot::Normed, Norm::GateIn, Linear::Gate, Slot::Gate);
     product(&mut ops, Slot::Normed, Norm::UpIn, Linear::Up, Slot::Up);
@@ -44,7 +45,8 @@ fn input_norm_ops(config: &Config) -> Vec<Op> {
 /// The ops of a block of attention.
 ///
 /// - BitNet b1.58 2B-4T: Hugging Face `modeling_bitnet.py`: two sub-norms, before `o` and before `down`.
-/// - Llama: `modeling_llama.py`; the Falcon3 and Llama3-8B-1.58 checkpoints only change sizes, and MiniCPM's factors are in
+/// - Llama: `modeling_llama.py`; the Falcon3 and Llama3-8B-1.58 checkpoints only change sizes (`attention_bias`: biases on q,
+///   k, v and the output), and MiniCPM's factors are in
 ///   [`Config::embedding_scale`], [`Config::eps`] and the output norm.
 /// - Qwen2: `modeling_qwen2.py`: biases on q, k and v.
 /// - Qwen3: `modeling_qwen3.py`: per-head norms of q and k before RoPE.
@@ -61,12 +63,13 @@ fn attention_ops(config: &Config, layer: usize) -> Vec<Op> {
     let inputs = [part(Linear::Q, q), part(Linear::K, Slot::K), part(Linear::V, Slot::V)];
     products(&mut ops, config, layer, (Slot::Hidden, Some(Norm::Attn)), &inputs);
     ops.extend(gated.then_some(Op::SplitGate));
-    ops.extend(config.has_bias().then_some(Op::Bias));
+    ops.extend((!config.biased.is_empty()).then_some(Op::Bias));
     ops.extend(optional(Norm::QHead).map(|norm| Op::HeadNorm { slot: Slot::Q, norm }));
     ops.extend(optional(Norm::KHead).map(|norm| Op::HeadNorm { slot: Slot::K, norm }));
     ops.extend([Op::Rope, Op::Attention]);
     ops.extend(gated.then_some(Op::OutputGate));
     products(&mut ops, config, layer, (Slot::Attn, optional(Norm::AttnSub)), &[residual(Linear::O)]);
+    ops.extend(config.biased.contains(&Linear::O).then_some(Op::OutputBias));
     feed_forward(&mut ops, config, layer);
     ops
 }

@@ -140,6 +140,8 @@ pub enum Op {
     },
     /// Adds their biases to Q, K and V.
     Bias,
+    /// Adds the bias of attention's output to Hidden.
+    OutputBias,
     /// RMSNorm over each head of `slot`, in place.
     HeadNorm {
         /// `Q` or `K`.

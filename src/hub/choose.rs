@@ -33,7 +33,7 @@ impl Choice {
 }
 
 /// Files beside the weights that a directory is read with, where it has them.
-const BESIDE: [&str; 12] = [
+const BESIDE: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -44,7 +44,6 @@ const BESIDE: [&str; 12] = [
     "added_tokens.json",
     "modules.json",
     "config_sentence_transformers.json",
-    "1_Pooling/config.json",
     "model.safetensors.index.json",
 ];
 
@@ -142,7 +141,10 @@ fn directory(files: &[String]) -> Option<Choice> {
         let name = file.strip_prefix("additional_chat_templates/");
         name.is_some_and(|name| !name.contains('/') && name.ends_with(".jinja"))
     };
-    let is_beside = |file: &str| BESIDE.contains(&file) || is_template(file);
+    // The folder of the pooling module has the name that modules.json gives it.
+    let has_modules = files.iter().any(|file| file == "modules.json");
+    let is_module = |file: &str| has_modules && file.split_once('/').is_some_and(|(_, name)| name == "config.json");
+    let is_beside = |file: &str| BESIDE.contains(&file) || is_template(file) || is_module(file);
     let has_config = files.iter().any(|file| file == "config.json");
     let chosen: Vec<String> = files.iter().filter(|file| is_beside(file) || is_weights(file)).cloned().collect();
     (has_config && chosen.iter().any(|file| is_weights(file))).then_some(Choice::Directory(chosen))
@@ -204,15 +206,22 @@ mod tests {
         assert_eq!(chosen("a/b", &files).unwrap().unwrap(), ["config.json", "model.safetensors", "tokenizer.json"]);
         assert_eq!(chosen("a/b", &files[1..]).unwrap(), None, "no config.json");
         let more = [
-            "1_Pooling/config.json",
+            "1_WordPooling/config.json",
             "additional_chat_templates/tool_use.jinja",
             "chat_template.json",
             "config.json",
             "model.safetensors",
+            "modules.json",
             "tokenizer.model",
         ];
         assert_eq!(chosen("a/b", &more).unwrap().unwrap(), more);
-        let others = ["additional_chat_templates/a/b.jinja", "config.json", "model.safetensors", "x/tokenizer.model"];
+        let others = [
+            "additional_chat_templates/a/b.jinja",
+            "config.json",
+            "model.safetensors",
+            "onnx/config.json",
+            "x/tokenizer.model",
+        ];
         assert_eq!(chosen("a/b", &others).unwrap().unwrap(), others[1..3]);
     }
 }

@@ -66,6 +66,8 @@ pub struct Rope {
     pub position_scale: f32,
     /// Where `rope.scaling.type` is `yarn`.
     pub yarn: Option<Yarn>,
+    /// Where `rope.scaling.type` is `longrope`.
+    pub long: Option<LongRope>,
     /// Pairing of the elements.
     pub style: RopeStyle,
 }
@@ -73,6 +75,16 @@ pub struct Rope {
 impl Rope {
     /// `rope.scaling.type` of models whose tensors have factors for short and for long texts.
     pub(crate) const LONG: &'static str = "longrope";
+}
+
+/// LongRoPE (arXiv:2402.13753): other divisors of the frequencies where the context is longer than the model was trained for
+/// first. As llama.cpp does it, the context that is asked for decides, and not the length of a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LongRope {
+    /// Positions up to which the divisors for short texts hold.
+    pub original_context: usize,
+    /// Factor of cos and sin.
+    pub magnitude: f32,
 }
 
 /// RMSNorms on the input of each projection, besides those of the block.
@@ -167,6 +179,8 @@ pub struct Config {
     pub input_norms: Option<InputNorms>,
     /// Factors of the graph.
     pub multipliers: Multipliers,
+    /// Projections of attention with a bias: those of q, k and v, or all; of Llama's they are read with the tensors.
+    pub biased: &'static [Linear],
 }
 
 /// Upper bounds no real model comes near; they keep sizes computed from a hostile file small.
@@ -241,6 +255,7 @@ impl Config {
             mtp_blocks,
             input_norms,
             multipliers: keys.multipliers(layers, dim)?,
+            biased: if family == Family::Qwen2 { &Linear::BIASED[..3] } else { &[] },
         })
     }
 
@@ -272,11 +287,6 @@ impl Config {
             // The stream is kept in units of what is added to it.
             _ => self.multipliers.embedding / self.multipliers.residual,
         }
-    }
-
-    /// True where q, k and v have biases.
-    pub fn has_bias(&self) -> bool {
-        self.family == Family::Qwen2
     }
 
     /// Epsilon of a norm.
@@ -360,12 +370,17 @@ impl Keys<'_> {
         }
         let base = self.positive("rope.freq_base", Some(10_000.0))?;
         let factor = self.positive("rope.scaling.factor", Some(1.0))?;
-        let (mut position_scale, mut yarn) = (1.0, None);
+        let (mut position_scale, mut yarn, mut long) = (1.0, None, None);
         match self.metadata.str(&self.name("rope.scaling.type"))? {
             None | Some("none") => {}
             Some("linear") => position_scale = 1.0 / factor,
             Some("yarn") => yarn = Some(self.yarn(factor, context)?),
-            Some(Rope::LONG) => self.check_longrope(context)?,
+            Some(Rope::LONG) => {
+                let original_context =
+                    self.count("rope.scaling.original_context_length", Some(context), MAX_CONTEXT)?;
+                let magnitude = self.positive("rope.scaling.attn_factor", Some(1.0))?;
+                long = Some(LongRope { original_context, magnitude });
+            }
             Some(other) => {
                 return Err(Error::unsupported(
                     format!("key {} = '{}'", self.name("rope.scaling.type"), shown(other)),
@@ -375,21 +390,7 @@ impl Keys<'_> {
         }
         // llama.cpp's converter permutes the q and k rows of llama models; all others keep Hugging Face's order.
         let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
-        Ok(Rope { dims, base, position_scale, yarn, style })
-    }
-
-    /// That the short factors alone are used, unstretched, as they are up to the original context.
-    fn check_longrope(&self, context: usize) -> Result<()> {
-        let original = self.count("rope.scaling.original_context_length", Some(context), MAX_CONTEXT)?;
-        let stretch = self.positive("rope.scaling.attn_factor", Some(1.0))?;
-        if original >= context && stretch == 1.0 {
-            return Ok(());
-        }
-        let found = format!("a context of {context} over {original}, factor {stretch}");
-        Err(Error::unsupported(
-            format!("key {} = 'longrope' with {found}", self.name("rope.scaling.type")),
-            "only models that stay within their original context are",
-        ))
+        Ok(Rope { dims, base, position_scale, yarn, long, style })
     }
 
     /// MiniCPM's factors.

@@ -14,7 +14,7 @@ mod weights;
 
 pub use bitnet_cpu_kernels::format::{I2sPacking, MatrixScales, TileTable};
 use bitnet_cpu_kernels::{format::Layout, rope::RopeTable};
-pub use config::{Activation, Config, Family, InputNorms, Multipliers, Rope, RopeStyle};
+pub use config::{Activation, Config, Family, InputNorms, LongRope, Multipliers, Rope, RopeStyle};
 pub use delta::DeltaNet;
 pub use dialect::OpenOptions;
 use dialect::blame;
@@ -81,21 +81,26 @@ impl Model {
         matrix.packed(to).map_err(|e| blame(&names::linear(layer, role), matrix.cols, e))
     }
 
-    /// The rotations of the first `positions` positions, as the model scales them.
+    /// The rotations of the first `positions` positions, as the model scales them where a text may have `context` tokens.
     ///
     /// # Panics
     /// If `rope_factors` are not one for each pair that rotates; loading a file checks it.
-    pub fn rope_table(&self, positions: usize) -> RopeTable {
+    pub fn rope_table(&self, positions: usize, context: usize) -> RopeTable {
         let rope = &self.config.rope;
         let yarn = rope.yarn.map(|yarn| yarn.factors(rope.dims, rope.base));
-        let factors = match (yarn, &self.weights.rope_factors) {
+        let given = match rope.long {
+            Some(long) if context > long.original_context => &self.weights.long_rope_factors,
+            _ => &self.weights.rope_factors,
+        };
+        let factors = match (yarn, given) {
             (Some(yarn), Some(given)) => Some(yarn.iter().zip(given).map(|(a, b)| a * b).collect()),
             (yarn, given) => yarn.or_else(|| given.clone()),
         };
         let table = RopeTable::new(rope.dims, rope.base, rope.position_scale, factors.as_deref(), positions);
-        match rope.yarn {
-            Some(yarn) => table.stretched(yarn.magnitude()),
-            None => table,
+        match (rope.yarn, rope.long) {
+            (Some(yarn), _) => table.stretched(yarn.magnitude()),
+            (None, Some(long)) => table.stretched(long.magnitude),
+            (None, None) => table,
         }
     }
 }

@@ -45,8 +45,8 @@ impl Linear {
         Self::DeltaOut,
     ];
 
-    /// Those that have a bias in some families, in the order of their products.
-    pub const BIASED: [Self; 3] = [Self::Q, Self::K, Self::V];
+    /// Those that have a bias in some models, in the order of their products; the last one in some of these.
+    pub const BIASED: [Self; 4] = [Self::Q, Self::K, Self::V, Self::O];
 
     /// Those of a block of attention, in storage order.
     pub const ATTENTION: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
@@ -215,7 +215,7 @@ impl Block {
         self.delta.as_ref()
     }
 
-    /// The biases of q, k and v, one after the other, where there are any.
+    /// The biases of [`Config::biased`](super::Config::biased), one after the other, where there are any.
     pub fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()
     }
@@ -303,6 +303,8 @@ pub struct Weights {
     pub output: Option<DenseMatrix>,
     /// Divides each RoPE frequency; (rope.dims / 2), where the file has `rope_freqs.weight`.
     pub rope_factors: Option<Vec<f32>>,
+    /// Those of [`LongRope`](super::LongRope) beyond the original context; (rope dims / 2).
+    pub long_rope_factors: Option<Vec<f32>>,
     /// For drafts; `None` where the file has none, or one that cannot run.
     pub mtp: Option<MtpBlock>,
 }

@@ -8,7 +8,7 @@ use bitnet_gpu::{
     backend::{Backend, cpu::CpuBackend, gpu::Tuning},
     convert::in_memory,
     gguf::{File, TensorType, Value},
-    model::{InputNorms, Model as Loaded},
+    model::{InputNorms, Linear, Model as Loaded},
     plan::{BackendKind, Plan, Sizes},
     session::Session,
 };
@@ -25,7 +25,11 @@ const IDS: [u32; 6] = [1, 7, 20, 3, 5, 19];
 const BOUND: f64 = 0.05;
 
 fn on(backend: Box<dyn Backend>, kind: BackendKind, model: &Arc<Loaded>) -> Vec<f32> {
-    let mut plan = Plan::all_cpu(model.config.layers, Sizes::new(64, 64), "test");
+    on_with(backend, kind, model, 64)
+}
+
+fn on_with(backend: Box<dyn Backend>, kind: BackendKind, model: &Arc<Loaded>, context: usize) -> Vec<f32> {
+    let mut plan = Plan::all_cpu(model.config.layers, Sizes::new(context, context), "test");
     plan.segments[0].backend = kind;
     let mut session = Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap();
     session.prefill(&IDS[..4]).unwrap();
@@ -169,6 +173,68 @@ fn biases_of_qwen2() {
     assert!(error.contains("_proj.bias") && error.contains("has no place for it"), "{error}");
 }
 
+/// Llama's `attention_bias`: on the output as well, and in the order of the rows that files have.
+#[test]
+fn biases_of_llama() {
+    let mut devices = Devices::default();
+    #[rustfmt::skip]
+    let expected = [
+        -2.7349, 0.7701, -2.8169, 0.0021, 0.4381, 3.2335, -2.5796, 3.1855, -0.9921, -2.4019, 0.1083, -2.3350,
+        0.4690, -3.3757, 2.9353, -0.2965, -0.6681, -3.7248, 8.0009, 5.5522, -4.8235, 1.9174, -5.8161, 2.8964,
+    ];
+    let mut model = Model::llama();
+    model.config["attention_bias"] = json!(true);
+    for layer in 0..LAYERS {
+        for (of, width) in [("q", DIM), ("k", DIM / 2), ("v", DIM / 2), ("o", DIM)] {
+            let name = format!("model.layers.{layer}.self_attn.{of}_proj.bias");
+            let values = noise(&name, width).into_iter().map(|v| 4.0 * v);
+            model.tensors.insert(name, Source::f32(&[width], values));
+        }
+    }
+    let file = assert_logits(&mut devices, "Llama", &Case::of(&model), &expected);
+    assert_eq!(Loaded::from_gguf(&file).unwrap().config.biased, Linear::BIASED);
+
+    model.tensors.remove("model.layers.1.self_attn.o_proj.bias");
+    let error = Case::of(&model).failure();
+    assert!(error.contains("tensor model.layers.1.self_attn.o_proj.bias is missing"), "{error}");
+}
+
+/// Beyond the original context others of its factors, where the context that is asked for is longer.
+#[test]
+fn longrope_beyond_its_original_context() {
+    #[rustfmt::skip]
+    let within = [
+        2.3524, -1.5681, 3.5747, 2.6116, 3.1800, -0.2749, -3.5330, -0.1527, -1.3802, -2.6590, -1.0267, 1.6975,
+        1.7415, -1.4418, -0.6268, 0.4135, -0.5965, -4.0346, -1.8433, 0.7181, -0.2153, -0.6258, 0.7286, 2.0630,
+    ];
+    #[rustfmt::skip]
+    let beyond = [
+        2.9783, -1.6726, 3.5969, 2.1158, 2.5157, -0.3353, -3.8140, 0.5859, -0.7989, -2.0821, -1.4085, 0.9870,
+        1.6125, -2.0677, -0.1413, -0.0541, -0.5800, -4.0964, -1.7612, -0.0164, -1.0685, -0.5148, 0.9819, 1.3482,
+    ];
+    let mut model = Model::llama();
+    model.config["architectures"] = json!(["MiniCPMForCausalLM"]);
+    for (key, value) in [("scale_emb", 3.0), ("scale_depth", 3.5), ("dim_model_base", 20.0)] {
+        model.config[key] = json!(value);
+    }
+    model.config["rope_scaling"] = json!({"rope_type": "longrope", "original_max_position_embeddings": 32,
+        "short_factor": [2.0, 4.0, 3.0, 8.0], "long_factor": [3.0, 0.5, 0.25, 0.125]});
+    let case = Case::of(&model);
+    let directory = Arc::new(Loaded::from_gguf(&in_memory(&case.input(), None).unwrap()).unwrap());
+    let file = Arc::new(Loaded::from_gguf(&case.file()).unwrap());
+    let mut devices = Devices::default();
+    for model in [directory, file] {
+        for (context, expected) in [(32, within), (64, beyond)] {
+            let found = on_with(Box::new(CpuBackend::new(Isa::detect(), 2)), BackendKind::Cpu, &model, context);
+            assert!(relative_l2(&found, &expected) < BOUND, "{context}: {found:?}");
+            if let Some(gpu) = devices.backend(Tuning::default()) {
+                let found = on_with(Box::new(gpu), BackendKind::Gpu, &model, context);
+                assert!(relative_l2(&found, &expected) < BOUND, "{context} on a GPU: {found:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn factors_of_minicpm() {
     let mut devices = Devices::default();
@@ -198,7 +264,11 @@ fn factors_of_minicpm() {
     model.config["rope_scaling"] = scaling.clone();
     assert_logits(&mut devices, "LongRoPE", &Case::of(&model), &with_factors);
     for (key, value, named) in [
-        ("original_max_position_embeddings", json!(32), "longrope from 32 to 64 positions is not supported"),
+        (
+            "original_max_position_embeddings",
+            json!(1),
+            "original_max_position_embeddings: expected at least 2, found 1",
+        ),
         ("short_factor", json!([1.0, 2.0]), "short_factor: expected 4 numbers, found 2"),
         ("short_factor", json!([1.0, 2.0, 0.0, 4.0]), "short_factor: expected numbers above 0, found 0"),
         ("short_factor", json!(null), "short_factor is missing"),

@@ -262,6 +262,13 @@ fn a_repository_gives_the_vectors_of_the_file_made_of_it() {
     fs::write(&pooling, r#"{"pooling_mode_cls_token": true}"#).unwrap();
     let refused = run(&["embed", "-m", &dir, "-p", "hello"]);
     assert!(refused.one_line_error(1).contains("pooling_mode_cls_token"), "{refused:?}");
+    // The folder has the name that modules.json gives it.
+    fs::rename(Path::new(&dir).join("1_Pooling"), Path::new(&dir).join("2_Average")).unwrap();
+    put("2_Average/config.json", json!({"pooling_mode_mean_tokens": true}));
+    let refused = embed(&["-p", "hello"]);
+    assert!(refused.one_line_error(1).contains("1_Pooling/config.json is missing"), "{refused:?}");
+    put("modules.json", json!([{"type": "x.Pooling", "path": "2_Average"}, {"type": "x.Normalize", "path": ""}]));
+    assert_eq!(embed(&["-p", "hello"]).json()["pooling"], "mean");
     fs::write(Path::new(&dir).join("modules.json"), r#"[{"type": "Pooling", "path": "../elsewhere"}]"#).unwrap();
     let refused = run(&["embed", "-m", &dir, "-p", "hello"]);
     assert!(refused.one_line_error(1).contains("path of the pooling module"), "{refused:?}");

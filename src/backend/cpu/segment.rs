@@ -79,7 +79,7 @@ impl CpuSegment {
         let block = model.weights.mtp.as_ref().filter(|_| segment.head && sizes.mtp);
         let widest = Slot::ALL.map(|slot| slot.width(config)).into_iter().max().unwrap_or(0);
         Ok(Self {
-            rope: model.rope_table(sizes.batch_tokens),
+            rope: model.rope_table(sizes.batch_tokens, sizes.context_tokens),
             placed: Vec::with_capacity(sizes.sequences),
             states: SegmentStates::new(&graph, config, segment, sizes, block.is_some())?,
             taps: segment.layers.clone().map(|layer| taps(model, layer)).collect(),
@@ -256,6 +256,11 @@ impl CpuSegment {
                     (own, rest) = rest.split_at(slot.width(config));
                     bias::add(cpu, &mut self.slots[slot as usize][..tokens * own.len()], own);
                 }
+            }
+            Op::OutputBias => {
+                let all = block.bias().unwrap_or_else(|| panic!("no biases in this model"));
+                let own = &all[all.len() - config.dim..];
+                bias::add(cpu, &mut self.slots[Slot::Hidden as usize][..tokens * own.len()], own);
             }
             Op::HeadNorm { slot, norm } => {
                 let x = &mut self.slots[*slot as usize][..tokens * slot.width(config)];

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{affine::INSTEAD, json::Object, rope::rope};
 use crate::{
     error::{Error, Result, shown},
-    model::{Activation, Config, DeltaNet, Family, InputNorms, Multipliers},
+    model::{Activation, Config, DeltaNet, Family, InputNorms, Linear, Multipliers},
 };
 
 /// How `weight_scale` of a packed matrix enters (`BitLinear` and `AutoBitLinear` of transformers); `linear_class`
@@ -25,8 +25,10 @@ pub(crate) struct SourceConfig {
     pub model: Config,
     /// `tie_word_embeddings`, where stated.
     pub tied: Option<bool>,
-    /// Divides each RoPE frequency; (head_dim / 2), for `rope_type: llama3`.
+    /// Divides each RoPE frequency; (head_dim / 2), for `rope_type` `llama3` and `longrope`.
     pub rope_factors: Option<Vec<f32>>,
+    /// Likewise, beyond the original context of `longrope`.
+    pub long_rope_factors: Option<Vec<f32>>,
     /// Pairs of RoPE that turn by time, height, width and nothing: equal for text, but readers expect the key.
     pub rope_sections: Option<[i32; 4]>,
     /// Meaning of `weight_scale`; `None` without `quantization_config`.
@@ -81,7 +83,7 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         return Err(Error::malformed(top.key("num_hidden_layers"), format!("at most {MAX_LAYERS}"), layers));
     }
     let context = top.count("max_position_embeddings")?;
-    let (rope, rope_factors) = rope(&top, arch, family, head_dim, context)?;
+    let (rope, rope_factors, long_rope_factors) = rope(&top, arch, family, head_dim, context)?;
     let rms_eps = top.positive("rms_norm_eps")?.ok_or_else(|| Error::missing(top.key("rms_norm_eps"), "every norm"))?;
     let model = Config {
         arch: arch.to_owned(),
@@ -103,6 +105,11 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         mtp_blocks: 0,
         input_norms: input_norms(&top, family, rms_eps)?,
         multipliers: multipliers(&top, arch, layers, dim)?,
+        biased: match family {
+            Family::Qwen2 => &Linear::BIASED[..3],
+            Family::Llama if top.bool("attention_bias")? == Some(true) => &Linear::BIASED,
+            _ => &[],
+        },
     };
     let scale_reading = scale_reading(&top, is_mlx, arch)?;
     Ok(SourceConfig {
@@ -110,6 +117,7 @@ pub(crate) fn read_config(json: &Value) -> Result<SourceConfig> {
         tied: tied.or(top.bool("tie_word_embeddings")?),
         rope_sections: rope_sections(&top, family)?,
         rope_factors,
+        long_rope_factors,
         scale_reading,
         is_mlx,
         masters_are_ternary: family == Family::BitNet || family == Family::Gemma3 || scale_reading.is_some(),
@@ -175,7 +183,8 @@ fn window(top: &Object, family: Family) -> Result<Option<usize>> {
 /// Settings that change the graph in ways no op list has.
 fn refuse_unsupported(top: &Object, family: Family) -> Result<()> {
     for key in ["attention_bias", "mlp_bias", "use_sliding_window"] {
-        if top.bool(key)? == Some(true) {
+        let is_known = key == "attention_bias" && matches!(family, Family::Llama | Family::Qwen2);
+        if top.bool(key)? == Some(true) && !is_known {
             return Err(Error::unsupported(format!("{} = true", top.key(key)), "no ternary model is known to use it"));
         }
     }
@@ -438,13 +447,13 @@ mod tests {
     }
 
     #[test]
-    fn longrope_is_taken_where_nothing_is_stretched() {
+    fn longrope_has_other_factors_beyond_its_original_context() {
         let with = |top: Value, scaling: Value| {
             let mut all = json!({"rope_type": "longrope", "short_factor": vec![1.5; 32], "long_factor": vec![3.0; 32]});
             all.as_object_mut().unwrap().extend(scaling.as_object().unwrap().clone());
             let mut changes = json!({"max_position_embeddings": 256, "rope_scaling": all});
             changes.as_object_mut().unwrap().extend(top.as_object().unwrap().clone());
-            config(changes).map(|found| found.rope_factors.unwrap()).map_err(|error| error.to_string())
+            config(changes).unwrap()
         };
         let original = |tokens: usize| json!({"original_max_position_embeddings": tokens});
         for (top, scaling) in [
@@ -452,16 +461,21 @@ mod tests {
             (original(256), json!({"factor": 1.0})),
             (json!({}), json!({"original_max_position_embeddings": 256, "factor": 4.0})),
         ] {
-            assert_eq!(with(top.clone(), scaling.clone()).unwrap(), [1.5; 32], "{top} {scaling}");
+            let found = with(top.clone(), scaling.clone());
+            assert_eq!((found.rope_factors, found.model.rope.long), (Some(vec![1.5; 32]), None), "{top} {scaling}");
         }
-        for (top, scaling) in [
-            (original(64), json!({})),
-            (json!({}), original(64)),
-            (json!({}), json!({"factor": 4.0})),
-            (original(256), json!({"attention_factor": 1.3})),
+        // transformers: sqrt(1 + ln(factor) / ln(original)), where the factor is stretched / original.
+        for (top, scaling, expected, magnitude) in [
+            (original(64), json!({}), 64, (1.0 + 4.0_f64.ln() / 64.0_f64.ln()).sqrt()),
+            (json!({}), original(64), 64, (1.0 + 4.0_f64.ln() / 64.0_f64.ln()).sqrt()),
+            (json!({}), json!({"factor": 4.0}), 256, (1.0 + 4.0_f64.ln() / 256.0_f64.ln()).sqrt()),
+            (original(64), json!({"attention_factor": 1.3}), 64, 1.3),
         ] {
-            let error = with(top.clone(), scaling.clone()).unwrap_err();
-            assert!(error.contains("only models that stay within their original context"), "{top} {scaling}: {error}");
+            let found = with(top.clone(), scaling.clone());
+            let long = found.model.rope.long.unwrap();
+            assert_eq!(long.original_context, expected, "{top} {scaling}");
+            assert!((f64::from(long.magnitude) - magnitude).abs() < 1e-6, "{top} {scaling}: {long:?}");
+            assert_eq!(found.long_rope_factors, Some(vec![3.0; 32]));
         }
     }
 
@@ -517,6 +531,7 @@ mod tests {
             (json!({"rms_norm_eps": 0}), "key rms_norm_eps: expected a positive number, found 0"),
             (json!({"hidden_act": "gelu"}), "key hidden_act: expected relu2 or silu, found gelu"),
             (json!({"attention_bias": true}), "key attention_bias = true is not supported"),
+            (json!({"mlp_bias": true}), "key mlp_bias = true is not supported"),
             (json!({"rope_parameters": {"rope_theta": 0}}), "key rope_parameters.rope_theta: expected a positive"),
         ] {
             let found = message(changes);

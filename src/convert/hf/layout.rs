@@ -32,13 +32,13 @@ pub(super) enum Content<'a> {
     TernaryTable(Ternary<'a>),
     /// A table of MLX, written in the ternary type, or else in F16; (rows, cols).
     AffineTable(Projection<'a>, Option<TensorType>),
-    /// A norm or a bias, written as F32.
+    /// A norm, written as F32.
     Norm {
         weight: &'a Tensor,
         /// Number added to each element.
         offset: f32,
     },
-    /// Numbers computed from the configuration, written as F32.
+    /// Numbers computed from the configuration or put in another order, written as F32.
     Computed(Vec<f32>),
     /// A small matrix, written in its own type, with its rows in another order.
     Rows(&'a Tensor, Order),
@@ -102,8 +102,11 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
     let model = &config.model;
     builder.table(gguf_names::TOKEN_EMBD, names::TOKEN_EMBD, model)?;
     builder.head(config)?;
-    if let Some(factors) = &config.rope_factors {
-        builder.add(gguf_names::ROPE_FREQS, &[factors.len()], Content::Computed(factors.clone()));
+    let usual = if model.rope.long.is_some() { gguf_names::ROPE_SHORT } else { gguf_names::ROPE_FREQS };
+    for (name, factors) in [(usual, &config.rope_factors), (gguf_names::ROPE_LONG, &config.long_rope_factors)] {
+        if let Some(factors) = factors {
+            builder.add(name, &[factors.len()], Content::Computed(factors.clone()));
+        }
     }
     for layer in 0..model.layers {
         for role in model.norms(layer) {
@@ -112,13 +115,13 @@ pub(super) fn layout<'a>(config: &SourceConfig, checkpoint: &'a Checkpoint) -> R
         for &role in model.linears(layer) {
             builder.projection(model, layer, role)?;
         }
-        if model.has_bias() {
-            for role in Linear::BIASED {
-                let bias = builder.need(&format!("{}.bias", names::linear(layer, role)))?;
-                let size = [model.linear_shape(role).0];
-                check(bias, &size)?;
-                builder.add(gguf_names::bias(layer, role), &size, Content::Norm { weight: bias, offset: 0.0 });
-            }
+        for &role in model.biased {
+            let bias = builder.need(&format!("{}.bias", names::linear(layer, role)))?;
+            let size = [model.linear_shape(role).0];
+            check(bias, &size)?;
+            let mut values = dense::floats(bias)?;
+            orders(model, role).0.apply(&mut values, &mut vec![0.0; size[0]]);
+            builder.add(gguf_names::bias(layer, role), &size, Content::Computed(values));
         }
         if let Some(delta) = model.delta.as_ref().filter(|delta| delta.layers[layer]) {
             builder.delta(model, delta, layer)?;

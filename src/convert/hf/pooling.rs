@@ -59,7 +59,8 @@ pub(super) fn read(dir: &Path, files: &mut Vec<PathBuf>, warnings: &mut Vec<Stri
         return Err(error.in_file(list.display().to_string()));
     }
     let path = dir.join(folder).join("config.json");
-    let Some(json) = read_json(&path)? else { return Ok(LAST) };
+    let json = read_json(&path)?
+        .ok_or_else(|| Error::missing(path.display().to_string(), "the pooling that modules.json names"))?;
     files.push(path.clone());
     let of_config = || -> Result<u32> {
         let config = Object::top(&json)?;

@@ -5,17 +5,14 @@ use bitnet_cpu_kernels::rope::Yarn;
 use super::json::Object;
 use crate::{
     error::{Error, Result, shown},
-    model::{Family, Rope, RopeStyle},
+    model::{Family, LongRope, Rope, RopeStyle},
 };
 
+/// RoPE, and divisors of its frequencies for short and for long contexts.
+type Scaled = (Rope, Option<Vec<f32>>, Option<Vec<f32>>);
+
 /// RoPE from `rope_parameters` (transformers 5), `rope_scaling` and `rope_theta`; the first wins.
-pub(super) fn rope(
-    top: &Object,
-    arch: &str,
-    family: Family,
-    head_dim: usize,
-    context: usize,
-) -> Result<(Rope, Option<Vec<f32>>)> {
+pub(super) fn rope(top: &Object, arch: &str, family: Family, head_dim: usize, context: usize) -> Result<Scaled> {
     let parameters = top.object("rope_parameters")?;
     let scaling = match parameters {
         Some(parameters) => Some(parameters),
@@ -37,8 +34,8 @@ pub(super) fn rope(
     };
     let style = if family == Family::Llama { RopeStyle::Interleaved } else { RopeStyle::HalfSplit };
     let dims = rotated_dims(top, scaling.as_ref(), family, head_dim)?;
-    let mut rope = Rope { dims, base, position_scale: 1.0, yarn: None, style };
-    let Some(scaling) = scaling else { return Ok((rope, None)) };
+    let mut rope = Rope { dims, base, position_scale: 1.0, yarn: None, long: None, style };
+    let Some(scaling) = scaling else { return Ok((rope, None, None)) };
 
     let kind = match scaling.str("rope_type")? {
         Some(kind) => kind,
@@ -49,10 +46,10 @@ pub(super) fn rope(
         Ok(value.into())
     };
     match kind {
-        "default" | "none" => Ok((rope, None)),
+        "default" | "none" => Ok((rope, None, None)),
         "linear" => {
             rope.position_scale = (1.0 / required("factor")?) as f32;
-            Ok((rope, None))
+            Ok((rope, None, None))
         }
         "llama3" => {
             let old_context = match scaling.positive("original_max_position_embeddings")? {
@@ -66,12 +63,17 @@ pub(super) fn rope(
                 return Err(Error::malformed(scaling.key("high_freq_factor"), expected, high));
             }
             let factors = llama3_factors(head_dim, base.into(), factor, low, high, old_context);
-            Ok((rope, Some(factors)))
+            Ok((rope, Some(factors), None))
         }
-        Rope::LONG => Ok((rope, Some(short_factors(top, &scaling, head_dim, context)?))),
+        Rope::LONG => {
+            rope.long = long_rope(top, &scaling, context)?;
+            let factors = |key| long_factors(&scaling, key, head_dim);
+            let long = if rope.long.is_some() { Some(factors("long_factor")?) } else { None };
+            Ok((rope, Some(factors("short_factor")?), long))
+        }
         "yarn" => {
             rope.yarn = Some(yarn(&scaling, context)?);
-            Ok((rope, None))
+            Ok((rope, None, None))
         }
         other => Err(Error::unsupported(
             format!("RoPE scaling {}", shown(other)),
@@ -80,33 +82,42 @@ pub(super) fn rope(
     }
 }
 
-/// The divisors of LongRoPE up to the original context (`MiniCPMLongRoPE`), where there is nothing beyond it.
-fn short_factors(top: &Object, scaling: &Object, head_dim: usize, context: usize) -> Result<Vec<f32>> {
-    let within = "only models that stay within their original context are";
+/// The original context of LongRoPE and its factor of cos and sin (`_compute_longrope_parameters` in transformers'
+/// `modeling_rope_utils.py`, `MiniCPMLongRoPE`); `None` where nothing is beyond that context, nor stretched.
+fn long_rope(top: &Object, scaling: &Object, context: usize) -> Result<Option<LongRope>> {
     // Phi's and MiniCPM's configurations differ in where it stands.
     let original = match scaling.optional_count("original_max_position_embeddings")? {
         Some(original) => Some(original),
         None => top.optional_count("original_max_position_embeddings")?,
     };
-    if let Some(original) = original.filter(|original| *original < context) {
-        return Err(Error::unsupported(
-            format!("RoPE scaling longrope from {original} to {context} positions"),
-            within,
-        ));
-    }
     // Without an original context the factor says that there is one.
-    let factor = scaling.float("factor")?.filter(|_| original.is_none());
-    for (key, value) in [("factor", factor), ("attention_factor", scaling.float("attention_factor")?)] {
-        if let Some(value) = value.filter(|value| *value != 1.0) {
-            return Err(Error::unsupported(format!("{} = {value}", scaling.key(key)), within));
-        }
+    let factor = match original {
+        Some(original) => context as f64 / original as f64,
+        None => scaling.positive("factor")?.map_or(1.0, f64::from),
+    };
+    let original_context = original.unwrap_or(context);
+    let magnitude = match scaling.positive("attention_factor")? {
+        Some(stated) => stated,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() as f32,
+    };
+    if original_context >= context && magnitude == 1.0 {
+        return Ok(None);
     }
-    let factors = scaling.floats("short_factor")?;
+    if !magnitude.is_normal() {
+        return Err(Error::malformed(scaling.key("original_max_position_embeddings"), "at least 2", original_context));
+    }
+    Ok(Some(LongRope { original_context, magnitude }))
+}
+
+/// Divisors of LongRoPE.
+fn long_factors(scaling: &Object, key: &str, head_dim: usize) -> Result<Vec<f32>> {
+    let factors = scaling.floats(key)?;
     if factors.len() != head_dim / 2 {
-        return Err(Error::malformed(scaling.key("short_factor"), format!("{} numbers", head_dim / 2), factors.len()));
+        return Err(Error::malformed(scaling.key(key), format!("{} numbers", head_dim / 2), factors.len()));
     }
     match factors.iter().find(|factor| !(factor.is_normal() && **factor > 0.0)) {
-        Some(bad) => Err(Error::malformed(scaling.key("short_factor"), "numbers above 0", bad)),
+        Some(bad) => Err(Error::malformed(scaling.key(key), "numbers above 0", bad)),
         None => Ok(factors),
     }
 }

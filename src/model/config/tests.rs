@@ -114,18 +114,16 @@ fn norms_on_inputs_have_an_epsilon_of_their_own() {
 }
 
 #[test]
-fn longrope_is_taken_within_the_original_context() {
-    let long = |original: u32, stretch: f32| {
-        let kind = ("rope.scaling.type", Value::String("longrope".into()));
-        let context = ("rope.scaling.original_context_length", Value::U32(original));
-        let changes = [kind, context, ("rope.scaling.attn_factor", Value::F32(stretch))];
-        Config::from_metadata(&metadata("minicpm", &changes), 1000).map(|config| config.rope.yarn)
+fn longrope_has_its_context_and_its_factor() {
+    let long = |changes: &[(&str, Value)]| {
+        let kind = [("rope.scaling.type", Value::String("longrope".into()))];
+        Config::from_metadata(&metadata("minicpm", &[&kind, changes].concat()), 1000).map(|config| config.rope.long)
     };
-    assert_eq!(long(4096, 1.0).unwrap(), None);
-    for (original, stretch) in [(2048, 1.0), (4096, 1.1)] {
-        let error = long(original, stretch).unwrap_err().to_string();
-        assert!(error.contains("longrope") && error.contains("original context"), "{error}");
-    }
+    let of = |original_context, magnitude| Some(LongRope { original_context, magnitude });
+    assert_eq!(long(&[]).unwrap(), of(4096, 1.0));
+    let original = ("rope.scaling.original_context_length", Value::U32(2048));
+    assert_eq!(long(&[original, ("rope.scaling.attn_factor", Value::F32(1.25))]).unwrap(), of(2048, 1.25));
+    assert!(long(&[("rope.scaling.attn_factor", Value::F32(0.0))]).is_err());
 }
 
 #[test]

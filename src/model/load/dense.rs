@@ -90,11 +90,15 @@ impl Loader<'_> {
         }
     }
 
-    pub(super) fn rope_factors(&self, name: &str) -> Result<Vec<f32>> {
+    /// Divisors of the frequencies, where there are some: llama.cpp's files of models with LongRoPE may lack either.
+    pub(super) fn rope_factors(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        if self.file.tensor(name).is_none() {
+            return Ok(None);
+        }
         let factors = self.floats(name, self.config.rope.dims / 2)?;
         match factors.iter().find(|f| **f <= 0.0) {
             Some(bad) => Err(Error::malformed(format!("tensor {name}"), "factors above 0", bad)),
-            None => Ok(factors),
+            None => Ok(Some(factors)),
         }
     }
 }

@@ -15,7 +15,7 @@ pub(crate) use dense::dense_type;
 pub(crate) use unpacked::to_f16 as table_as_f16;
 
 use super::{
-    Config, DeltaNet, Family, InputNorms, Linear, Model, Norm, Rope, Weights,
+    Config, DeltaNet, Family, InputNorms, Linear, Model, Norm, Weights,
     dialect::{Dialects, OpenOptions},
     names::{self, DeltaTensor},
 };
@@ -61,6 +61,11 @@ impl Model {
             && file.tensor(&names::norm(config.family, 0, Norm::QIn)).is_some()
         {
             config.input_norms = Some(InputNorms { eps: config.rms_eps, embedder: true });
+        }
+        // Nor of Llama's.
+        let has_bias = |role| file.tensor(&names::bias(0, role)).is_some();
+        if config.family == Family::Llama && Linear::BIASED[..3].iter().copied().all(has_bias) {
+            config.biased = &Linear::BIASED[..3 + usize::from(has_bias(Linear::O))];
         }
         config.rotation = rotation::rotation(file.metadata(), &config)?;
         let dialects = Dialects::of(file.metadata(), options)?;
@@ -152,19 +157,11 @@ impl Loader<'_> {
             let last = head_norm.as_mut().unwrap_or(&mut output_norm);
             last.iter_mut().for_each(|weight| *weight /= self.config.multipliers.logits);
         }
-        let factors = if self.is_longrope()? { names::ROPE_SHORT } else { names::ROPE_FREQS };
-        let rope_factors = match self.file.tensor(factors) {
-            None if factors == names::ROPE_FREQS => None,
-            _ => Some(self.rope_factors(factors)?),
-        };
+        let usual = if self.config.rope.long.is_some() { names::ROPE_SHORT } else { names::ROPE_FREQS };
+        let (rope_factors, long_rope_factors) = (self.rope_factors(usual)?, self.rope_factors(names::ROPE_LONG)?);
         let blocks = self.blocks()?;
         let mtp = self.mtp()?;
-        Ok(Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp })
-    }
-
-    fn is_longrope(&self) -> Result<bool> {
-        let key = format!("{}.rope.scaling.type", self.config.arch);
-        Ok(self.file.metadata().str(&key)? == Some(Rope::LONG))
+        Ok(Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, long_rope_factors, mtp })
     }
 
     /// That a rotated embedding table has the head that its keys promise.
@@ -204,7 +201,7 @@ impl Loader<'_> {
         let mut known: HashSet<String> =
             [names::TOKEN_EMBD, names::OUTPUT_NORM, names::OUTPUT, names::ROPE_FREQS].map(String::from).into();
         let config = self.config;
-        if self.is_longrope()? {
+        if config.rope.long.is_some() {
             known.remove(names::ROPE_FREQS);
             known.extend([names::ROPE_SHORT, names::ROPE_LONG].map(String::from));
         }
@@ -213,9 +210,7 @@ impl Loader<'_> {
             known.extend(config.linears(layer).iter().map(|&role| names::linear(layer, role)));
             known.extend(config.linears(layer).iter().map(|&role| names::linear_scale(layer, role)));
             known.extend(config.norms(layer).iter().map(|&role| names::norm(config.family, layer, role)));
-            if config.has_bias() {
-                known.extend(Linear::BIASED.map(|role| names::bias(layer, role)));
-            }
+            known.extend(config.biased.iter().map(|&role| names::bias(layer, role)));
             if config.is_recurrent(layer) {
                 known.extend(DeltaTensor::ALL.map(|tensor| names::delta(layer, tensor)));
             }

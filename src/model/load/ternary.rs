@@ -55,9 +55,9 @@ impl Loader<'_> {
             norms[role as usize] = Some(self.floats(&name, self.config.norm_len(role))?);
         }
         let mut block = Block::new([], norms);
-        if self.config.has_bias() {
+        if !self.config.biased.is_empty() {
             let bias = |role| self.floats(&names::bias(layer, role), self.config.linear_shape(role).0);
-            let parts = Linear::BIASED.into_iter().map(bias).collect::<Result<Vec<_>>>()?;
+            let parts = self.config.biased.iter().copied().map(bias).collect::<Result<Vec<_>>>()?;
             block = block.with_bias(parts.concat());
         }
         let mut block = match &self.config.delta {

@@ -136,13 +136,21 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         vocab: spec.vocab,
         context: 256,
         rms_eps: 1e-5,
-        rope: Rope { dims: spec.head_dim, base: 10000.0, position_scale: 1.0, yarn: spec.yarn, style: spec.style },
+        rope: Rope {
+            dims: spec.head_dim,
+            base: 10000.0,
+            position_scale: 1.0,
+            yarn: spec.yarn,
+            long: None,
+            style: spec.style,
+        },
         activation: spec.activation,
         delta: None,
         rotation: None,
         mtp_blocks: 0,
         input_norms: spec.input_norms,
         multipliers: spec.multipliers,
+        biased: if spec.family == Family::Qwen2 { &Linear::BIASED[..3] } else { &[] },
     };
     let norm = |rng: &mut Rng, n: usize| (0..n).map(|_| 1.0 + 0.2 * rng.f32()).collect::<Vec<f32>>();
     let block = |rng: &mut Rng| {
@@ -179,8 +187,11 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
     output_norm.iter_mut().for_each(|weight| *weight /= spec.multipliers.logits);
     let has_head_norm = config.input_norms.is_some_and(|norms| !norms.embedder);
     let head_norm = has_head_norm.then(|| norm(&mut rng, spec.dim));
-    let (rope_factors, mtp) = (None, None);
-    Model { config, weights: Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp } }
+    let (rope_factors, long_rope_factors, mtp) = (None, None, None);
+    Model {
+        config,
+        weights: Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, long_rope_factors, mtp },
+    }
 }
 
 pub fn random_ids(spec: &Spec, seed: u64, n: usize) -> Vec<u32> {

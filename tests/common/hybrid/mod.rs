@@ -100,6 +100,7 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
             base: 10000.0,
             position_scale: 1.0,
             yarn: None,
+            long: None,
             style: RopeStyle::HalfSplit,
         },
         activation: Activation::Silu,
@@ -108,6 +109,7 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
         mtp_blocks: 0,
         input_norms: None,
         multipliers: Multipliers::default(),
+        biased: &[],
     };
     config.rotation = spec.rotation.map(|block| rotation(&config, block, spec.tied, &mut rng));
     let blocks = (0..config.layers).map(|layer| random_block(&config, layer, spec.group, &mut rng)).collect();
@@ -116,8 +118,11 @@ pub fn random_model(spec: &Spec, seed: u64) -> Model {
     let token_embd = dense(spec.vocab, DenseType::F16);
     let output = (!spec.tied).then(|| dense(spec.vocab, DenseType::Q8_0));
     let output_norm = norm(&mut rng, spec.dim);
-    let (head_norm, rope_factors, mtp) = (None, None, None);
-    Model { config, weights: Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, mtp } }
+    let (head_norm, rope_factors, long_rope_factors, mtp) = (None, None, None, None);
+    Model {
+        config,
+        weights: Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, long_rope_factors, mtp },
+    }
 }
 
 pub(super) fn norm(rng: &mut Rng, n: usize) -> Vec<f32> {

@@ -231,7 +231,7 @@ impl States for Fake {
 }
 
 pub fn model() -> Arc<Model> {
-    let rope = Rope { dims: 2, base: 1e4, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit };
+    let rope = Rope { dims: 2, base: 1e4, position_scale: 1.0, yarn: None, long: None, style: RopeStyle::HalfSplit };
     let config = Config {
         arch: "fake".into(),
         family: Family::Llama,
@@ -252,6 +252,7 @@ pub fn model() -> Arc<Model> {
         mtp_blocks: 0,
         input_norms: None,
         multipliers: Multipliers::default(),
+        biased: &[],
     };
     let token_embd = DenseMatrix { rows: VOCAB, cols: 1, data: Bytes::from(vec![0; 4 * VOCAB]), ty: DenseType::F32 };
     let weights = Weights {
@@ -261,6 +262,7 @@ pub fn model() -> Arc<Model> {
         head_norm: None,
         output: None,
         rope_factors: None,
+        long_rope_factors: None,
         mtp: None,
     };
     Arc::new(Model { config, weights })

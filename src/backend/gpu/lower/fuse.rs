@@ -290,13 +290,21 @@ mod tests {
             vocab: 128_256,
             context: 4096,
             rms_eps: 1e-5,
-            rope: Rope { dims: 128, base: 500_000.0, position_scale: 1.0, yarn: None, style: RopeStyle::HalfSplit },
+            rope: Rope {
+                dims: 128,
+                base: 500_000.0,
+                position_scale: 1.0,
+                yarn: None,
+                long: None,
+                style: RopeStyle::HalfSplit,
+            },
             activation: Activation::Relu2,
             delta: None,
             rotation: None,
             mtp_blocks: 0,
             input_norms: None,
             multipliers: Multipliers::default(),
+            biased: &[],
         }
     }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     backend::gpu::{
-        buffers::shape::qkv_width,
+        buffers::{arenas::Region, shape::qkv_width},
         kernels::{
             params,
             pipelines::{Program, Shader},
@@ -25,6 +25,7 @@ impl<'a> Lowering<'a> {
             &Op::Norm { input, norm, out, add } => self.slot_norm((input, out), norm, add, weights, place),
             Op::Gate(activation) => self.gate(*activation),
             Op::Bias => self.bias(weights),
+            Op::OutputBias => self.output_bias(weights),
             // Those that fuse, where they stand so that they cannot.
             Op::NormQuantize { .. }
             | Op::RotateQuantize { .. }
@@ -72,10 +73,20 @@ impl<'a> Lowering<'a> {
 
     /// Queries, keys and values lie one after the other, as their biases do.
     fn bias(&mut self, weights: &'a LayerWeights) -> Result<Dispatch> {
-        let (config, activations) = (self.config, self.activations);
-        let region = weights.bias.as_ref().ok_or_else(|| Error::missing("the biases of q, k and v", "the layer"))?;
-        let place = activations.place(config, Slot::Q);
-        let cols = qkv_width(config);
+        let region = weights.bias.as_ref().map(|(inputs, _)| inputs);
+        let region = region.ok_or_else(|| Error::missing("the biases of q, k and v", "the layer"))?;
+        self.added_bias(Slot::Q, qkv_width(self.config), region)
+    }
+
+    fn output_bias(&mut self, weights: &'a LayerWeights) -> Result<Dispatch> {
+        let region = weights.bias.as_ref().and_then(|(_, output)| output.as_ref());
+        let region = region.ok_or_else(|| Error::missing("the bias of attention's output", "the layer"))?;
+        self.added_bias(Slot::Hidden, self.config.dim, region)
+    }
+
+    /// Adds numbers to so many columns from those of a slot on.
+    fn added_bias(&mut self, slot: Slot, cols: usize, region: &'a Region) -> Result<Dispatch> {
+        let place = self.activations.place(self.config, slot);
         let params = params::AddBias { cols: cols as u32, stride: place.stride as u32, ..Default::default() };
         let shader = Shader::AddBias;
         let workgroups = cols.div_ceil(Program::from(shader).workgroup() as usize);

@@ -93,8 +93,8 @@ pub struct LayerWeights {
     /// Weights of norms times the factors of the rotation behind them.
     pub rotated: Vec<(Norm, Region)>,
     pub delta: Option<DeltaRegions>,
-    /// Biases of q, k and v, one after the other.
-    pub bias: Option<Region>,
+    /// Biases of q, k and v, one after the other, and that of the output in a region of its own.
+    pub bias: Option<(Region, Option<Region>)>,
 }
 
 /// The small tensors of a gated DeltaNet.
@@ -190,12 +190,17 @@ impl LayerWeights {
         act_group: Option<usize>,
     ) -> Result<Self> {
         let delta = block.delta().map(|delta| DeltaRegions::place(layout, layer, config, delta)).transpose()?;
+        let output = if config.biased.contains(&Linear::O) { config.dim } else { 0 };
         let bias = match block.bias() {
-            Some(values) if values.len() != qkv_width(config) => {
+            Some(values) if values.len() != qkv_width(config) + output => {
                 let what = format!("the biases of layer {layer}");
-                return Err(Error::malformed(what, qkv_width(config), values.len()));
+                return Err(Error::malformed(what, qkv_width(config) + output, values.len()));
             }
-            Some(values) => Some(layout.place("the biases", 1, 4 * values.len() as u64)?),
+            Some(_) => {
+                let mut place = |width: usize| layout.place("the biases", 1, 4 * width as u64);
+                let inputs = place(qkv_width(config))?;
+                Some((inputs, (output > 0).then(|| place(output)).transpose()?))
+            }
             None => None,
         };
         let mut placed = Self { joined: Vec::new(), norms: Vec::new(), rotated: Vec::new(), delta, bias };
@@ -446,8 +451,12 @@ impl Weights {
             if let (Some(regions), Some(shape), Some(delta)) = (&placed.delta, &config.delta, block.delta()) {
                 regions.upload(&mut uploader, shape, delta)?;
             }
-            if let (Some(region), Some(bias)) = (&placed.bias, block.bias()) {
-                uploader.write(region, &[bytemuck::cast_slice(bias)])?;
+            if let (Some((inputs, output)), Some(bias)) = (&placed.bias, block.bias()) {
+                let (of_inputs, of_output) = bias.split_at(qkv_width(config));
+                uploader.write(inputs, &[bytemuck::cast_slice(of_inputs)])?;
+                if let Some(output) = output {
+                    uploader.write(output, &[bytemuck::cast_slice(of_output)])?;
+                }
             }
             for joined in &placed.joined {
                 // One dispatch at a time: what is decoded is in memory until it is on the device.
@@ -484,7 +493,7 @@ impl Weights {
             let values = rotation.map(|rotation| factors(rotation, *cols)).unwrap_or_default();
             uploader.write(region, &[bytemuck::cast_slice(&values)])?;
         }
-        let table = model.rope_table(self.context_tokens);
+        let table = model.rope_table(self.context_tokens, self.context_tokens);
         let (cos, sin) = table.data();
         if !cos.is_empty() {
             uploader.write(&self.rope, &[bytemuck::cast_slice(cos), bytemuck::cast_slice(sin)])?;
