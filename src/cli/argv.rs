@@ -69,7 +69,7 @@ pub fn rewrite(args: impl IntoIterator<Item = OsString>, program: &Command) -> R
             return Rewritten { args, ..Rewritten::default() };
         }
         if command.is_some() && name.starts_with('-') && !known.all.contains(name) {
-            if let Some((reply, takes)) = llama::reply(name) {
+            if let Some((reply, takes)) = llama::reply(command.map_or("", Command::get_name), name) {
                 let next = args.peek().and_then(|(_, next)| next.to_str());
                 if value.is_none() && is_taken(takes, next) {
                     args.next();
@@ -258,6 +258,19 @@ mod tests {
         assert!(refused(&["run", "--port", "1"]).contains("a flag of `bitnet-gpu serve`"));
         assert_eq!(refused(&["run", "--nonsense"]), "", "the parser says that");
         assert_eq!(refused(&["run", "-p", "--lora"]), "", "a text");
+        // Some commands do what a flag asks for.
+        for (line, is_left_out) in [
+            (&["run", "-no-cnv"][..], true),
+            (&["run", "-cnv"], false),
+            (&["chat", "-cnv"], true),
+            (&["chat", "-no-cnv"], false),
+            (&["serve", "--embedding"], true),
+            (&["bench", "--embedding"], false),
+        ] {
+            let answered = of(line);
+            assert_eq!((answered.left_out.len(), answered.refused.is_none()), (usize::from(is_left_out), is_left_out));
+        }
+        assert_eq!(of(&["bench", "-nkvo", "0", "-nopo", "1", "--no-host", "0"]).args, ["bitnet-gpu", "bench"]);
         assert_eq!(of(&["run", "-m", "x", "--list-devices"]).args, ["bitnet-gpu", "devices"]);
     }
 

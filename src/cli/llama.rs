@@ -26,15 +26,33 @@ use Takes::{Nothing, Switch, Value};
 type Group = (Reply, Takes, &'static [&'static str]);
 
 /// The reply to a flag that a command does not have; `None` where llama.cpp has none of the name either.
-pub fn reply(flag: &str) -> Option<(Reply, Takes)> {
+pub fn reply(command: &str, flag: &str) -> Option<(Reply, Takes)> {
+    let own = OWN.iter().filter(|(name, _)| *name == command).map(|(_, group)| group);
     let groups = [&SPEED[..], &OUTPUT, &MODEL, &SPECULATION, &CHAT, &SERVER];
-    let found = groups.into_iter().flatten().find(|(_, _, names)| names.contains(&flag));
+    let found = own.chain(groups.into_iter().flatten()).find(|(_, _, names)| names.contains(&flag));
     found.map(|&(reply, takes, _)| (reply, takes))
 }
 
+/// What some commands say to flags that others refuse or leave out.
+#[rustfmt::skip]
+const OWN: [(&str, Group); 8] = [
+    ("run", (LeftOut("`run` goes on with the text, without a chat template"), Nothing, &["-no-cnv", "--no-conversation"])),
+    ("run", (Refused("`bitnet-gpu chat` is a conversation, in which -sys is the system prompt"), Nothing, &[
+        "-cnv", "--conversation", "-i", "--interactive", "-if", "--interactive-first",
+    ])),
+    ("run", (Refused("`echo QUESTION | bitnet-gpu chat` answers once, by the chat template"), Nothing, &["-st", "--single-turn"])),
+    ("chat", (LeftOut("`chat` is a conversation"), Nothing, &[
+        "-cnv", "--conversation", "-i", "--interactive", "-if", "--interactive-first",
+    ])),
+    ("chat", (Refused("`bitnet-gpu run` goes on with a text, without a chat template"), Nothing, &["-no-cnv", "--no-conversation"])),
+    ("chat", (Refused("a question that is piped in is answered once: `echo QUESTION | bitnet-gpu chat`"), Nothing, &["-st", "--single-turn"])),
+    ("serve", (LeftOut("/v1/embeddings answers where the model makes vectors"), Nothing, &["--embedding", "--embeddings"])),
+    ("serve", (Refused("nothing ranks texts here; /v1/embeddings gives vectors to compare"), Nothing, &["--rerank", "--reranking"])),
+];
+
 /// Threads, devices and memory.
 #[rustfmt::skip]
-const SPEED: [Group; 16] = [
+const SPEED: [Group; 17] = [
     (LeftOut("-t counts for prompts as well"), Value, &["-tb", "--threads-batch", "--threads-http"]),
     (LeftOut("threads are placed by the system; taskset binds them"), Value, &[
         "-C", "--cpu-mask", "-Cr", "--cpu-range", "-Cb", "--cpu-mask-batch", "-Crb", "--cpu-range-batch", "--cpu-strict",
@@ -44,16 +62,17 @@ const SPEED: [Group; 16] = [
     (LeftOut("numactl places memory"), Value, &["--numa"]),
     (LeftOut("batches are cut by measured times; -b bounds them"), Value, &["-ub", "--ubatch-size"]),
     (LeftOut("attention is one pass always"), Switch, &["-fa", "--flash-attn"]),
-    (LeftOut("layouts are chosen for the device"), Nothing, &[
+    (LeftOut("layouts are chosen for the device"), Switch, &[
         "--repack", "-nr", "--no-repack", "--no-host", "--op-offload", "--no-op-offload", "-nopo",
     ]),
-    (LeftOut("the cache of a layer is where the layer is"), Nothing, &["-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"]),
+    (LeftOut("the cache of a layer is where the layer is"), Switch, &["-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"]),
     (LeftOut("a plan fits the memory always; `plan` shows it"), Switch, &["-fit", "--fit"]),
     (LeftOut("a plan fits the memory always; --gpu-memory bounds it"), Value, &["-fitt", "--fit-target", "-fitc", "--fit-ctx"]),
     (LeftOut("caches are not fragmented"), Value, &["-dt", "--defrag-thold"]),
     (LeftOut("the model has no such layers"), Nothing, &["--swa-full", "-cmoe", "--cpu-moe"]),
-    (LeftOut("the model has no such layers"), Value, &[
-        "-ncmoe", "--n-cpu-moe", "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", "-cms", "--checkpoint-min-step",
+    (LeftOut("the model has no such layers"), Value, &["-ncmoe", "--n-cpu-moe", "--moe-cache-mib"]),
+    (LeftOut("checkpoints are made where a prompt may come again"), Value, &[
+        "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", "-cms", "--checkpoint-min-step",
     ]),
     (LeftOut("weights are read in place where that serves (--no-mmap copies them)"), Value, &[
         "-lm", "--load-mode", "-lzm", "--lazy-mode", "-mmp",
@@ -67,7 +86,7 @@ const SPEED: [Group; 16] = [
 
 /// Output and measurement.
 #[rustfmt::skip]
-const OUTPUT: [Group; 13] = [
+const OUTPUT: [Group; 15] = [
     (LeftOut("nothing is coloured"), Switch, &["-co", "--color", "--log-colors"]),
     (LeftOut("messages go to standard error; -v says more"), Nothing, &[
         "--log-disable", "--log-prefix", "--no-log-prefix", "--log-timestamps", "--no-log-timestamps", "--no-log-jsonl",
@@ -80,7 +99,9 @@ const OUTPUT: [Group; 13] = [
     (LeftOut("--top-k and --top-p run on the device where they can"), Nothing, &["-bs", "--backend-sampling"]),
     (Refused("`bitnet-gpu tokenize -p TEXT` shows the tokens of a prompt"), Nothing, &["--verbose-prompt"]),
     (Refused("messages go to standard error: 2> FILE keeps them, and --json prints the result"), Nothing, &["--log-jsonl"]),
-    (Refused("messages go to standard error: 2> FILE keeps them"), Value, &["--log-file", "--log-prompts-dir", "-ptc", "--print-token-count"]),
+    (Refused("messages go to standard error: 2> FILE keeps them"), Value, &["--log-file"]),
+    (Refused("prompts are not kept: a proxy in front of the server can do it"), Value, &["--log-prompts-dir"]),
+    (LeftOut("the summary has the number of tokens"), Value, &["-ptc", "--print-token-count"]),
     (Refused("output goes to standard output: > FILE keeps it"), Value, &["-o", "--output", "--output-file"]),
     (Refused("-p and -n take lists: each prompt and each answer is a row, and -np has both together"), Value, &["-pg", "--delay"]),
     (Refused("`bitnet-gpu embed` makes vectors"), Switch, &["-embd", "--embedding", "--embeddings", "--rerank", "--reranking"]),
@@ -96,7 +117,7 @@ const MODEL: [Group; 18] = [
     (Refused("HF_HUB_OFFLINE=1 keeps the program off the network"), Nothing, &["--offline"]),
     (Refused("`bitnet-gpu list` shows what is here"), Nothing, &["-cl", "--cache-list"]),
     (Refused("a tool of your shell completes file names; --help lists the flags"), Nothing, &["--completion-bash"]),
-    (Refused("`bitnet-gpu inspect --check` looks at every weight"), Nothing, &["--check-tensors"]),
+    (LeftOut("codes and scales are checked always; `inspect --check` looks for zeros as well"), Nothing, &["--check-tensors"]),
     (Refused("the file's own keys hold; `bitnet-gpu convert` makes another one"), Value, &["--override-kv"]),
     (Refused("positions are scaled as the file says, and -c goes beyond at a loss"), Value, &[
         "--rope-scaling", "--rope-scale", "--rope-freq-base", "--rope-freq-scale", "--yarn-orig-ctx", "--yarn-ext-factor",
@@ -108,7 +129,7 @@ const MODEL: [Group; 18] = [
     (Refused("adapters are not applied: merge them into the model and convert it"), Nothing, &["--lora-init-without-apply"]),
     (Refused("models here read text only"), Value, &[
         "-mm", "--mmproj", "-mmu", "--mmproj-url", "--image", "--audio", "--video", "--image-min-tokens",
-        "--image-max-tokens", "--mtmd-batch-max-tokens", "--video-fps", "--video-timestamp-interval",
+        "--image-max-tokens", "--mtmd-batch-max-tokens", "-mmdev", "--mmproj-device", "--video-fps", "--video-timestamp-interval",
         "--video-ffmpeg-dir", "--media-path",
     ]),
     (LeftOut("models here read text only"), Nothing, &[
@@ -145,6 +166,7 @@ const SPECULATION: [Group; 4] = [
         "--cpu-strict-batch-draft", "--spec-draft-cpu-strict-batch", "--prio-batch-draft", "--spec-draft-prio-batch",
         "--poll-batch-draft", "--spec-draft-poll-batch", "-ncmoed", "--n-cpu-moe-draft", "--spec-draft-n-cpu-moe",
         "--spec-draft-ncmoe", "-Crbd", "--cpu-range-batch-draft", "--spec-draft-cpu-range-batch", "--spec-synth-len",
+        "--spec-draft-n-ubatch", "--spec-draft-sampling",
         "--spec-synth-rates", "-lcs", "--lookup-cache-static", "-lcd", "--lookup-cache-dynamic",
     ]),
     (Refused("guesses come from the text or the model itself: --spec-type ngram-simple or draft-mtp"), Nothing, &[
@@ -165,7 +187,7 @@ const SPECULATION: [Group; 4] = [
 
 /// Conversations.
 #[rustfmt::skip]
-const CHAT: [Group; 12] = [
+const CHAT: [Group; 13] = [
     (LeftOut("templates are Jinja always"), Nothing, &["--jinja"]),
     (Refused("special tokens are not printed; `bitnet-gpu tokenize --special` reads them"), Nothing, &["-sp", "--special"]),
     (Refused("templates are Jinja always; --chat-template chatml takes a built-in one"), Nothing, &["--no-jinja"]),
@@ -182,14 +204,17 @@ const CHAT: [Group; 12] = [
         "--prompt-cache-all", "--prompt-cache-ro",
     ]),
     (LeftOut("all of a prompt is kept"), Value, &["--keep"]),
-    (Refused("--reasoning-budget N bounds it, --reasoning off does without"), Value, &["--reasoning-effort", "--reasoning-budget-message"]),
+    (Refused("--chat-template-kwargs '{\"reasoning_effort\": \"low\"}' tells a template that knows it; --reasoning-budget N bounds thoughts"), Value, &[
+        "--reasoning-effort",
+    ]),
+    (Refused("--reasoning-budget N bounds thoughts, which end without a message"), Value, &["--reasoning-budget-message"]),
     (LeftOut("thoughts stay out of later turns, as templates have it"), Nothing, &["--reasoning-preserve", "--no-reasoning-preserve"]),
     (LeftOut("answers are parsed by the template"), Nothing, &["--skip-chat-parsing", "--no-skip-chat-parsing"]),
 ];
 
 /// The server.
 #[rustfmt::skip]
-const SERVER: [Group; 12] = [
+const SERVER: [Group; 24] = [
     (LeftOut("requests are answered side by side always"), Nothing, &[
         "-cb", "--cont-batching", "-nocb", "--no-cont-batching", "-kvu", "--kv-unified", "-no-kvu", "--no-kv-unified",
     ]),
@@ -199,18 +224,27 @@ const SERVER: [Group; 12] = [
     (LeftOut("prompts are found again by what they have in common"), Value, &[
         "--cache-reuse", "-sps", "--slot-prompt-similarity", "--kv-unified-per-slot",
     ]),
-    (LeftOut("the page is there always"), Nothing, &[
-        "--ui", "--webui", "--no-ui-mcp-proxy", "--no-webui-mcp-proxy", "--no-agent", "-no-ag", "--props",
-        "--no-cors-credentials", "--reuse-port", "--models-autoload",
+    (LeftOut("the page is there without it"), Nothing, &[
+        "--ui", "--webui", "--no-ui-mcp-proxy", "--no-webui-mcp-proxy", "--no-agent", "-no-ag",
     ]),
-    (Refused("the page cannot be changed or left out: a proxy in front decides what is reached"), Nothing, &[
-        "--ui-mcp-proxy", "--webui-mcp-proxy", "--agent", "-ag", "--no-models-autoload",
-        "--cors-credentials",
+    (LeftOut("models are loaded when they are asked for"), Nothing, &["--models-autoload"]),
+    (LeftOut("pages send keys as headers, not as cookies"), Nothing, &["--no-cors-credentials"]),
+    (LeftOut("GET /props answers always, and a request states its own options"), Nothing, &["--props"]),
+    (LeftOut("one server has the port"), Nothing, &["--reuse-port"]),
+    (LeftOut("there is no /infill"), Nothing, &["--spm-infill"]),
+    (Refused("the page does not act by itself; --no-ui leaves it out"), Nothing, &[
+        "--ui-mcp-proxy", "--webui-mcp-proxy", "--agent", "-ag",
     ]),
-    (Refused("the page cannot be changed or left out: a proxy in front decides what is reached"), Value, &[
-        "--path", "--api-prefix", "--ui-config", "--webui-config", "--ui-config-file", "--webui-config-file",
-        "--cors-headers", "--cors-methods",
+    (Refused("the page is what it is, or left out with --no-ui: a proxy in front may put another one there"), Value, &[
+        "--path", "--ui-config", "--webui-config", "--ui-config-file", "--webui-config-file",
     ]),
+    (Refused("a proxy in front decides what is reached, and under which prefix (docs/serving.md)"), Value, &["--api-prefix"]),
+    (Refused("models are loaded when they are asked for; --models-max N bounds how many"), Nothing, &["--no-models-autoload"]),
+    (Refused("--models-max N bounds how many models are loaded, --keep-alive how long"), Value, &["--models-memory-margin"]),
+    (Refused("--cors-origins says whose pages may use the server"), Nothing, &["--cors-credentials"]),
+    (Refused("--cors-origins says whose pages may use the server"), Value, &["--cors-headers", "--cors-methods"]),
+    (Refused("there are no tunnels: --host 0.0.0.0 --api-key KEY, or ssh -R, lets others in"), Nothing, &["--connect"]),
+    (Refused("there are no tunnels: --host 0.0.0.0 --api-key KEY, or ssh -R, lets others in"), Value, &["--connect-code"]),
     (Refused("there is no TLS: put a proxy in front (docs/serving.md)"), Value, &["--ssl-key-file", "--ssl-cert-file"]),
     (Refused("tools are run by the client that asks"), Value, &[
         "--tools", "--tools-runtime", "--mcp-servers-config", "--mcp-servers-json",
@@ -219,8 +253,8 @@ const SERVER: [Group; 12] = [
         "--sleep-idle-seconds", "--models-preset", "--server-base",
     ]),
     (LeftOut("a request has as long as it needs; a pause of the client is bounded"), Value, &["-to", "--timeout"]),
-    (Refused("the file says how vectors are made"), Value, &["--pooling", "--embd-normalize"]),
+    (Refused("the file says how vectors are made; `bitnet-gpu embed --pooling` takes another way"), Value, &["--pooling", "--embd-normalize"]),
     (LeftOut("an answer that was begun by the client is continued as the template has it"), Nothing, &[
-        "--prefill-assistant", "--no-prefill-assistant", "--spm-infill",
+        "--prefill-assistant", "--no-prefill-assistant",
     ]),
 ];
