@@ -2,9 +2,12 @@
 
 use serde_json::json;
 
-use super::{args::VerifyArgs, format, input, machine, output, source, usage};
+use super::{
+    args::{NO_DEVICE, VerifyArgs},
+    format, input, machine, output, source, usage,
+};
 use crate::{
-    backend::gpu::{GpuBackend, OpenOptions},
+    backend::gpu::{DeviceChoice, GpuBackend, OpenOptions},
     engine::{Engine, EngineOptions, ModelFile},
     error::{Error, Result},
     verify::{self, BOUND, Subject},
@@ -28,7 +31,11 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     if let Some(needed) = prompts.iter().map(|ids| ids.len() + answer_tokens).find(|&needed| needed > context) {
         return Err(Error::ContextFull { needed, context });
     }
-    let backend = GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() })?;
+    if args.device.as_deref() == Some(NO_DEVICE) {
+        return Err(usage("without a device there is nothing to compare", "bitnet-gpu verify --device 0"));
+    }
+    let device = args.device.as_deref().map(DeviceChoice::from);
+    let backend = GpuBackend::open(&OpenOptions { software_allowed: true, device, ..OpenOptions::default() })?;
     backend.gpu().notes().iter().for_each(|note| log::warn!("{note}"));
     let caps = backend.gpu().caps();
     let options = EngineOptions { kernel: args.kernel.forced(), ..EngineOptions::default() };

@@ -29,8 +29,21 @@ fn the_built_in_model_passes() {
     for part in ["whole numbers compared", "layers    4: ", "tokens    ", " of 10 equal", "\npassed\n"] {
         assert!(finished.stdout.contains(part), "no {part:?} in {}", finished.stdout);
     }
-    let report = run(&["verify", "-n", "4", "--json"]).json();
+    let report = run(&["verify", "-n", "4", "--json", "--device", "0"]).json();
     assert_eq!((report["passed"].as_bool(), report["tokens"].as_u64()), (Some(true), Some(15)), "{report}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    let Some(finished) = with_gpu(run(&["verify", "-dev", "77"])) else { return };
+    assert!(finished.one_line_error(1).contains("there is no number 77; found: "), "{finished:?}");
+    let bench = run(&["bench", "-p", "4", "-n", "0", "-r", "1", "--backend", "gpu", "--device", "77"]);
+    assert!(bench.one_line_error(1).contains("there is no number 77; found: "), "{bench:?}");
+    let none = run(&["verify", "--device", "none"]);
+    assert!(none.one_line_error(2).contains("without a device there is nothing to compare"), "{none:?}");
+    let bench =
+        run(&["bench", "-p", "4", "-n", "0", "-r", "1", "-o", "json", "--backend", "gpu", "-dev", "none"]).json();
+    assert!(bench[0]["backends"].as_str().unwrap().starts_with("CPU"), "{bench}");
 }
 
 #[test]

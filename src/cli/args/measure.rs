@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, ModelWord, TextArgs,
-    engine::{BackendChoice, CacheType, HeadChoice, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size},
+    engine::{BackendChoice, CacheType, HeadChoice, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size, device},
 };
 use crate::generate::Pooling;
 
@@ -170,6 +170,10 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "auto")]
     pub backend: Vec<BackendChoice>,
 
+    /// GPU to use: its number in `devices`, or a part of its name; none = the CPU alone [llama.cpp: -dev]
+    #[arg(long, value_name = "DEVICE", value_parser = device, env = "LLAMA_ARG_DEVICE")]
+    pub device: Option<String>,
+
     /// Memory of the GPU to use at most, as 6G or 800M; without it what its driver says is free
     #[arg(long, value_name = "SIZE", value_parser = byte_size, env = "BITNET_GPU_MEMORY")]
     pub gpu_memory: Option<u64>,
@@ -256,6 +260,10 @@ pub struct VerifyArgs {
     /// Kernel for ternary matrices on the CPU, a token at a time
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
     pub kernel: KernelChoice,
+
+    /// GPU to compare: its number in `devices`, or a part of its name [llama.cpp: -dev]
+    #[arg(long, value_name = "DEVICE", value_parser = device, env = "LLAMA_ARG_DEVICE")]
+    pub device: Option<String>,
 
     /// Print one JSON object
     #[arg(long)]

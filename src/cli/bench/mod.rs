@@ -20,7 +20,7 @@ use ceilings::Probe;
 
 use super::{
     agreement::Agreement,
-    args::{BackendChoice, BenchArgs, BenchFormat, KernelChoice, ThreadsArgs},
+    args::{BackendChoice, BenchArgs, BenchFormat, KernelChoice, NO_DEVICE, ThreadsArgs},
     chart::{self, Chart},
     error_text, interrupt, output, source,
 };
@@ -29,7 +29,7 @@ use crate::{
     error::{Error, Result},
     generate::SampleOptions,
     machine,
-    plan::BackendKind,
+    plan::{BackendKind, Request},
 };
 use report::{ModelFacts, Report};
 
@@ -198,8 +198,10 @@ fn engine_options(
     (threads, kernel): (i64, KernelChoice),
     context: usize,
 ) -> EngineOptions {
+    let is_none = args.device.as_deref() == Some(NO_DEVICE);
     EngineOptions {
-        request: backend.request(),
+        request: if is_none { Request::Cpu } else { backend.request() },
+        device: args.device.clone().filter(|_| !is_none),
         gpu_memory: args.gpu_memory,
         threads: ThreadsArgs { threads }.asked(),
         context_tokens: Some(context),
