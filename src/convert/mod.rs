@@ -2,7 +2,8 @@
 //!
 //! In: a Hugging Face directory (`hf`) or a GGUF file (`from_gguf`). Either gives a description and its tensors one
 //! at a time; `outline` decides what becomes of each, `write`(mod@write) writes them, and `verify` reads the file
-//! back and compares it with the input before it gets its name. No more than a matrix is in memory.
+//! back and compares it with the input before it gets its name. In memory is a matrix, and those that were read as far as
+//! they have room (`remember`).
 
 mod fit;
 mod from_gguf;
@@ -11,6 +12,7 @@ mod kinds;
 mod memory;
 pub(crate) mod metadata;
 pub(crate) mod outline;
+mod remember;
 mod report;
 mod source;
 pub(crate) mod target;
@@ -22,12 +24,14 @@ use std::{io, ops::ControlFlow, path::Path};
 pub use kinds::{Head, TernaryType};
 pub use memory::in_memory;
 use outline::Outline;
+use remember::Remembering;
 pub use report::Report;
 use source::{Description, Source};
 
 use crate::{
     error::{Error, Result},
     gguf::Writer,
+    machine,
     model::{self, OpenOptions},
 };
 
@@ -80,12 +84,18 @@ pub fn convert(src: &Path, out: &Path, options: &ConvertOptions) -> Result<Repor
     let in_source = |e: Error| e.in_file(src.display().to_string());
     if src.is_file() {
         let (source, description) = from_gguf::GgufSource::open(src, options)?;
-        run(&source, description, out, options, in_source)
+        run(&source, description, out, options, in_source, room())
     } else {
         let directory = hf::Directory::open(src, options)?;
         let (source, description) = directory.source(src).map_err(in_source)?;
-        run(&source, description, out, options, in_source)
+        run(&source, description, out, options, in_source, room())
     }
+}
+
+/// Bytes that matrices may take until they have been compared: half of what is free, as the files that are read want to
+/// stay in memory, too.
+fn room() -> u64 {
+    machine::free_memory_bytes().unwrap_or(0) / 2
 }
 
 /// The type that the ternary matrices of a directory are written in where none is asked for: one that holds them as they
@@ -105,7 +115,9 @@ fn run(
     out: &Path,
     options: &ConvertOptions,
     in_source: impl Fn(Error) -> Error,
+    room: u64,
 ) -> Result<Report> {
+    let source = &Remembering::new(source, room);
     let outline = Outline::new(&description, source, options).map_err(&in_source)?;
     let mut report = Report::new(out.to_path_buf(), &outline.metadata, &outline.specs());
     report.matrices = outline.outputs.iter().filter(|o| matches!(o.content, outline::Content::Ternary(_))).count();

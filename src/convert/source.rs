@@ -55,6 +55,7 @@ pub(super) enum Kind {
 }
 
 /// A ternary matrix as the kernels have it: weight = factor * scale * (code - 1).
+#[derive(Clone)]
 pub(super) struct Matrix {
     /// Rows of [`Layout::I2sP128`](bitnet_cpu_kernels::format::Layout::I2sP128).
     pub codes: Vec<u8>,

@@ -3,6 +3,7 @@
 use super::{
     fit::fit,
     outline::{Content, Outline, Output, bytes},
+    remember::Remembering,
     source::{Description, Source},
     target::Target,
     write::Meter,
@@ -22,7 +23,7 @@ pub(super) fn verify(
     target: &Target,
     outline: &Outline,
     description: &Description,
-    source: &dyn Source,
+    source: &Remembering<'_>,
     meter: &mut Meter,
 ) -> Result<usize> {
     let file = target.reopen()?;
@@ -63,7 +64,7 @@ fn matrix(
     dialects: &Dialects,
     output: &Output,
     description: &Description,
-    source: &dyn Source,
+    source: &Remembering<'_>,
     meter: &Meter,
 ) -> Result<Option<f32>> {
     let name = &output.spec.name;
@@ -71,7 +72,7 @@ fn matrix(
     let codec = dialects.codec(info)?.ok_or_else(|| differs(name, "a type that is not ternary"))?;
     let data = file.data(info);
     let blame = |e| blame(name, codec.cols(), e);
-    let input = source.ternary(output.input)?;
+    let input = source.take(output.input)?;
     let origin = &description.inputs[output.input].origin;
     let (scales, factor) = fit(origin, &input, &codec, meter.options.lossy)?;
     if codec.scales(&data).map_err(blame)? != scales {
@@ -172,7 +173,7 @@ mod tests {
                 warnings: Vec::new(),
             };
             let options = ConvertOptions { ty: Some(ty), force: true, ..Default::default() };
-            run(&source, description, &out, &options, |e| e).map(drop).map_err(|e| e.to_string())
+            run(&source, description, &out, &options, |e| e, 0).map(drop).map_err(|e| e.to_string())
         };
         for (change, ty, expected) in [
             (
