@@ -8,7 +8,7 @@ use super::{
     delta::{DeltaNet, mtp_blocks},
     keys::Keys,
     rotation::Rotation,
-    weights::Norm,
+    weights::{Linear, Norm},
 };
 use crate::{
     error::{Error, Result, shown},

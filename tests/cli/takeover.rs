@@ -61,6 +61,7 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
                 ("memory", "GPU out of memory while running "),
                 ("nan", "not a finite number in "),
                 ("silence", "GPU device lost: no answer for "),
+                ("dropped", "GPU device lost: the driver dropped a step: number "),
             ] {
                 let finished = with_fault(&args, &format!("{kind}@{}", PROMPT_TOKENS + 20));
                 let found = finished.json();

@@ -199,6 +199,40 @@ fn biases_of_llama() {
     assert!(error.contains("tensor model.layers.1.self_attn.o_proj.bias is missing"), "{error}");
 }
 
+/// A head that is ternary itself, with a norm on its input or a scale alone, behind the factor of the logits.
+#[test]
+fn factors_of_minicpm_with_a_ternary_head() {
+    let mut devices = Devices::default();
+    #[rustfmt::skip]
+    let normed = [
+        -0.7667, -0.4667, 0.1814, 2.4221, -0.6252, 0.6067, 1.5296, 1.0989, 1.3233, -0.4815, 1.2197, -0.8496,
+        -0.4273, 0.7782, 0.6700, 0.4043, 0.6064, -0.5123, -1.0720, -0.6275, -0.9177, -0.1542, -0.1106, -0.0716,
+    ];
+    #[rustfmt::skip]
+    let scaled = [
+        -0.6991, -1.3225, -1.7213, 0.7056, -0.4699, 0.2700, 1.8552, 1.5555, -0.2272, 0.5972, 0.4868, -0.4005,
+        -1.6216, -0.8599, -0.7433, -0.6956, 1.6894, -0.3603, -0.5976, -1.6752, -0.2858, 0.1966, -0.5930, -0.2753,
+    ];
+    for (mut model, expected, has_norms) in [(with_input_norms(), normed, true), (Model::llama(), scaled, false)] {
+        model.config["architectures"] = json!(["MiniCPMForCausalLM"]);
+        model.config["tie_word_embeddings"] = json!(false);
+        for (key, value) in [("scale_emb", 3.0), ("scale_depth", 3.5), ("dim_model_base", 20.0)] {
+            model.config[key] = json!(value);
+        }
+        let values = noise("lm_head.weight", VOCAB * DIM);
+        let scale = values.iter().map(|v| v.abs()).sum::<f32>() / values.len() as f32;
+        let codes: Vec<u8> =
+            values.iter().map(|v| ((v / scale).round_ties_even().clamp(-1.0, 1.0) + 1.0) as u8).collect();
+        model.tensors.insert("lm_head.weight_scale".into(), Source::f32(&[1], [scale]));
+        model.tensors.insert("lm_head.weight".into(), packed(VOCAB, &codes));
+        if has_norms {
+            model.norm("lm_head.rms_norm.weight", DIM);
+        }
+        let name = if has_norms { "MiniCPM, a norm" } else { "MiniCPM, a scale" };
+        assert_logits(&mut devices, name, &Case::of(&model), &expected);
+    }
+}
+
 /// Beyond the original context others of its factors, where the context that is asked for is longer.
 #[test]
 fn longrope_beyond_its_original_context() {

@@ -428,7 +428,7 @@ fn a_step_of_eight_is_one_submit() {
             // product, or query, screen, probe and rescore; and the choice.
             let head = if screen { 5 } else { 3 };
             assert_eq!(step.dispatches, 1 + 9 * spec.layers as u64 + head);
-            assert_eq!(step.readback_bytes, 4 + SEQUENCES as u64 * if screen { 20 } else { 16 });
+            assert_eq!(step.readback_bytes, 8 + SEQUENCES as u64 * if screen { 20 } else { 16 });
         }
     }
 }

@@ -148,14 +148,13 @@ impl Loader<'_> {
         };
         let mut output_norm = self.floats(names::OUTPUT_NORM, self.config.norm_len(Norm::Output))?;
         let has_head_norm = self.config.input_norms.is_some() && self.file.tensor(names::HEAD_NORM).is_some();
-        let mut head_norm = match has_head_norm {
+        let head_norm = match has_head_norm {
             true => Some(self.floats(names::HEAD_NORM, self.config.norm_len(Norm::HeadIn))?),
             false => None,
         };
         if self.config.multipliers.logits != 1.0 {
-            // In the last norm before the head: one behind it would take the factor out again.
-            let last = head_norm.as_mut().unwrap_or(&mut output_norm);
-            last.iter_mut().for_each(|weight| *weight /= self.config.multipliers.logits);
+            // Before the head's own norm, which takes most of it out again: MiniCPM's class divides what it gives the head.
+            output_norm.iter_mut().for_each(|weight| *weight /= self.config.multipliers.logits);
         }
         let usual = if self.config.rope.long.is_some() { names::ROPE_SHORT } else { names::ROPE_FREQS };
         let (rope_factors, long_rope_factors) = (self.rope_factors(usual)?, self.rope_factors(names::ROPE_LONG)?);

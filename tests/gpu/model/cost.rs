@@ -37,7 +37,7 @@ fn a_decode_step_creates_nothing() {
                 // The embedding, the layers, the last norm and the head.
                 let layer = if fold { 5 } else { 9 };
                 assert_eq!(step.dispatches, layer * spec.layers as u64 + 3, "{:?}, fold {fold}", spec.family);
-                assert_eq!(step.readback_bytes, 4 + 4 * spec.vocab as u64);
+                assert_eq!(step.readback_bytes, 8 + 4 * spec.vocab as u64);
             }
             let before = gpu.backend.counters();
             gpu.run(&random_ids(&spec, 14, 70), 10, Want::Last).unwrap();
@@ -81,7 +81,7 @@ fn a_screened_step_is_as_bounded_as_a_full_one() {
     let Some(backend) = open_backend(Tuning::default()) else { return };
     let mut gpu = Loaded::new(backend, &model, &Sizes { head_screen: true, ..sizes(KvType::F16) });
     // The embedding, five kernels of each layer, and of the head: query, screen, (cut,) probe, rescore, and the choice.
-    for (count, head, bytes) in [(1, 5, 4 + 16 + 4), (2, 7, 4 + 8 + 2 * 8 + 4)] {
+    for (count, head, bytes) in [(1, 5, 8 + 16 + 4), (2, 7, 8 + 8 + 2 * 8 + 4)] {
         let mut id = gpu.top(7, 0, count)[0].0;
         for at in 1..6 {
             let before = gpu.backend.counters();
@@ -105,7 +105,7 @@ fn a_choice_reads_back_little() {
         gpu.run(&[5], 0, Want::Last).unwrap();
         gpu.backend.counters().since(&before).dispatches
     };
-    for (count, more, most_bytes) in [(1, 1, 20), (40, 2, 2048)] {
+    for (count, more, most_bytes) in [(1, 1, 24), (40, 2, 2048)] {
         let mut id = gpu.top(7, 0, count)[0].0;
         let start = gpu.backend.counters();
         for at in 1..21 {

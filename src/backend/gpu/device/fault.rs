@@ -7,8 +7,8 @@ use super::options::{Fault, Tuning};
 use crate::error::{Error, Result};
 
 /// Read by the program, so that tests can run it as a process: a list of "memory=BYTES" (the budget), "later=BYTES" (what
-/// is left of it when the model is loaded) and one of "self-test", "load", "lost@N", "memory@N", "nan@N" or "silence@N"
-/// (see [`Fault`]; N is a position), which "above=BYTES" restricts to segments that take more.
+/// is left of it when the model is loaded) and one of "self-test", "load", "lost@N", "memory@N", "nan@N", "silence@N" or
+/// "dropped@N" (see [`Fault`]; N is a position), which "above=BYTES" restricts to segments that take more.
 const VARIABLE: &str = "BITNET_TEST_GPU_FAULT";
 
 fn fault_of(text: &str) -> Option<Fault> {
@@ -24,6 +24,7 @@ fn fault_of(text: &str) -> Option<Fault> {
         "memory" => Some(Fault::OutOfMemory(position)),
         "nan" => Some(Fault::NotFinite(position)),
         "silence" => Some(Fault::Silence(position)),
+        "dropped" => Some(Fault::Dropped(position)),
         _ => None,
     }
 }

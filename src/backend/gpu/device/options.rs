@@ -139,6 +139,8 @@ pub enum Fault {
     NotFinite(usize),
     /// That step is not waited for, as if it never ended.
     Silence(usize),
+    /// The driver drops that step without a word.
+    Dropped(usize),
 }
 
 impl Fault {
@@ -146,7 +148,9 @@ impl Fault {
     pub fn hits(self, positions: &Range<usize>) -> bool {
         match self {
             Self::SelfTest | Self::Load => false,
-            Self::Lost(at) | Self::OutOfMemory(at) | Self::NotFinite(at) | Self::Silence(at) => positions.contains(&at),
+            Self::Lost(at) | Self::OutOfMemory(at) | Self::NotFinite(at) | Self::Silence(at) | Self::Dropped(at) => {
+                positions.contains(&at)
+            }
         }
     }
 }

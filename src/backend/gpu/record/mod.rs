@@ -3,3 +3,4 @@
 pub mod encode;
 pub mod pace;
 pub mod profile;
+pub mod proof;

@@ -18,6 +18,8 @@ pub struct Begun {
     pub pending: Pending,
     /// When it was submitted.
     pub since: Instant,
+    /// Its number, see [`Proof`](crate::backend::gpu::record::proof::Proof).
+    pub number: u32,
 }
 
 /// The rest of a step, and its results so far. One a segment, reused from step to step.

@@ -28,6 +28,7 @@ use crate::{
                 encode::{Recorder, Uniforms},
                 pace::Pace,
                 profile::{KernelTime, Profiler},
+                proof::{NUMBER_BYTES, Proof},
             },
             startup::{debug, known_delta::self_test_delta},
         },
@@ -60,6 +61,8 @@ pub struct GpuSegment {
     /// The way back of logits and hidden states.
     pub bulk: Readback,
     pub recorder: Recorder,
+    /// That what was submitted was done.
+    pub proof: Proof,
     pub readback_bytes: u64,
     /// Positions held of each sequence.
     pub lengths: Lengths,
@@ -123,9 +126,10 @@ impl GpuSegment {
         let (lists, uniforms) = Lists::new(&made)?;
         let result_bytes = if segment.head { shape.small_batch * RESULT_BYTES } else { 0 };
         let bulk_bytes = if segment.head { shape.logit_rows * config.vocab } else { shape.chunk_tokens * config.dim };
-        let results = Readback::new(gpu, 3, 4 + result_bytes as u64)?;
+        let before = NUMBER_BYTES + 4;
+        let results = Readback::new(gpu, 3, before + result_bytes as u64)?;
         // Beside logits there may be a few highest ones, of other rows.
-        let bulk = Readback::new(gpu, 1, (4 + result_bytes + 4 * bulk_bytes) as u64)?;
+        let bulk = Readback::new(gpu, 1, before + (result_bytes + 4 * bulk_bytes) as u64)?;
         weights.upload(gpu, &arenas, model, segment, progress)?;
         gpu.check("loading weights")?;
 
@@ -147,6 +151,7 @@ impl GpuSegment {
             results,
             bulk,
             recorder: Recorder::default(),
+            proof: Proof::new(gpu, segment.layers.len())?,
             readback_bytes: 0,
             pace: Pace::default(),
             fault: None,

@@ -11,7 +11,10 @@ use super::{
 use crate::{
     backend::{
         SlotId,
-        gpu::{kernels::params::Dynamic, record::encode::StepParams},
+        gpu::{
+            kernels::params::Dynamic,
+            record::{encode::StepParams, proof::proven},
+        },
     },
     error::{Error, Result},
 };
@@ -30,6 +33,7 @@ impl GpuSegment {
         let vocab = self.model.config.vocab;
         let mut encoder = self.new_encoder();
         encoder.clear_buffer(&self.activations.batch, 0, Some(4));
+        self.proof.restart();
         let row_bytes = 4 * self.model.config.dim as u64;
         let normed = match place {
             Place::Shared(row) | Place::Own(row) => row,
@@ -48,19 +52,19 @@ impl GpuSegment {
         };
         let dynamic = Dynamic { tokens: 1, normed: normed as u32, ..Dynamic::default() };
         let params = StepParams::from(dynamic);
-        let Self { lists, recorder, uniforms, activations, bulk, .. } = self;
+        let Self { lists, recorder, uniforms, activations, bulk, proof, .. } = self;
         let list = lists.head.iter().flat_map(|head| &head.one);
         recorder.record(&mut encoder, list.map(|dispatch| (&params, dispatch)), uniforms);
-        let sources = [(&activations.batch, 0, 4), (&activations.logits, 0, 4 * vocab as u64)];
+        let sources = [proof.source(), (&activations.batch, 0, 4), (&activations.logits, 0, 4 * vocab as u64)];
         let pending = bulk.record(&mut encoder, &sources);
         let recorded = recorder.finish(encoder);
         let begun = self.launch(recorded, pending, Instant::now())?;
         let damage = self.bulk.wait(&self.gpu, begun.pending, begun.submission, |bytes| {
             self.readback_bytes += bytes.len() as u64;
-            let (damage, values) = bytes.split_at(4);
+            let (damage, values) = proven(bytes, begun.number)?.split_at(4);
             logits.extend(values.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-            u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]])
-        })?;
+            Ok::<_, Error>(u32::from_le_bytes([damage[0], damage[1], damage[2], damage[3]]))
+        })??;
         check_damage(&self.gpu, damage, self.model.config.layers)
     }
 }

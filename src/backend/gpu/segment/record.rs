@@ -54,11 +54,13 @@ impl GpuSegment {
                 _ => encoder.clear_buffer(&self.activations.batch, 0, Some(4)),
             }
         }
+        self.proof.restart();
         self.make_way(&mut encoder, part, rows);
         self.record_dispatches(&mut encoder, part, rows)?;
-        let Self { activations, lists, model, segment, results, bulk, recorder, .. } = self;
+        let Self { activations, lists, model, segment, results, bulk, recorder, proof, .. } = self;
         let readback = if is_bulk(part, rows, segment.head) { bulk } else { results };
-        let sources = sources(activations, lists.head.as_ref(), &model.config, part, rows);
+        let mut sources = sources(activations, lists.head.as_ref(), &model.config, part, rows);
+        sources.insert(0, proof.source());
         let pending = readback.record(&mut encoder, &sources);
         Ok((recorder.finish(encoder), pending))
     }
@@ -94,7 +96,7 @@ impl GpuSegment {
     /// Layers and logits. What is behind the last submit between layers is one compute pass.
     fn record_dispatches(&mut self, encoder: &mut wgpu::CommandEncoder, part: &Part, rows: &[StepRow]) -> Result<()> {
         let per_submit = part.layers.map_or(1, |list| self.layers_per_submit(list, part, rows));
-        let Self { gpu, recorder, uniforms, lists, cancel, .. } = self;
+        let Self { gpu, recorder, uniforms, lists, cancel, proof, .. } = self;
         let mut earlier = None;
         let (embed, layers): (&[Dispatch], &[Vec<Dispatch>]) = match part.layers {
             None => (&[], &[]),
@@ -107,6 +109,10 @@ impl GpuSegment {
             let embed = if first == 0 { embed } else { &[] };
             let dispatches = embed.iter().chain(layers[first..first + per_submit].iter().flatten());
             recorder.record(encoder, dispatches.map(|dispatch| (&part.params, dispatch)), uniforms);
+            if first == 0 {
+                proof.begin(gpu);
+            }
+            proof.hand_on(encoder);
             let next = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let full = recorder.finish(std::mem::replace(encoder, next));
             let submitted = recorder.submit(gpu, full, uniforms)?;

@@ -24,7 +24,10 @@ use crate::{
             device::{Fault, Gpu},
             kernels::params::Dynamic,
             lower::{lowering::damaged_place, screen::Screen, select::Selection},
-            record::encode::{Recorded, StepParams},
+            record::{
+                encode::{Recorded, StepParams},
+                proof::proven,
+            },
         },
     },
     error::{Error, Result},
@@ -209,8 +212,9 @@ impl GpuSegment {
 
     /// Submits what was recorded.
     pub fn launch(&mut self, recorded: Recorded, pending: Pending, since: Instant) -> Result<Begun> {
+        let number = self.proof.launch(&self.gpu, matches!(self.fault, Some(Fault::Dropped(_))));
         let submission = self.recorder.submit(&self.gpu, recorded, &self.uniforms)?;
-        Ok(Begun { submission, pending, since })
+        Ok(Begun { submission, pending, since, number })
     }
 
     /// Looks whether the step is done, and begins its next part where one is; `out` gets the results of the whole.
@@ -314,8 +318,9 @@ impl GpuSegment {
         let readback = if is_bulk(part, step_rows, segment.head) { bulk } else { results };
         let damage = readback.read(begun.pending, |bytes| {
             *readback_bytes += bytes.len() as u64;
-            flight.take_results(bytes, lists.head.as_ref(), &model.config, (step_rows, part))
-        })?;
+            let results = proven(bytes, begun.number)?;
+            Ok::<_, Error>(flight.take_results(results, lists.head.as_ref(), &model.config, (step_rows, part)))
+        })??;
         self.release_wasted()?;
         check_damage(&self.gpu, damage, self.model.config.layers)?;
         for output in part.head.iter().flat_map(|head| rows::outputs(step_rows, &head.tokens)) {
