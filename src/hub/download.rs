@@ -127,7 +127,12 @@ impl Transfer<'_> {
             let _ = fs::remove_file(&path);
             return Ok(blob);
         }
-        self.fill(&mut out, &path, told)?;
+        let filled = self.fill(&mut out, &path, told);
+        if filled.is_err() && out.metadata().is_ok_and(|found| found.len() == 0) {
+            // Nothing to go on from.
+            let _ = fs::remove_file(&path);
+        }
+        filled?;
         self.check(&mut out, &path)?;
         out.sync_all().map_err(|e| Error::io("write", &path, e))?;
         fs::rename(&path, &blob).map_err(|e| Error::io("write", &blob, e))?;
@@ -275,8 +280,12 @@ fn symlink(to: &Path, name: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_file(to, name)
 }
 
-/// Other programs see the old contents or the new, nothing between.
+/// Other programs see the old contents or the new, nothing between. What is there already is not written, as in a cache that
+/// may only be read.
 fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|found| found == contents) {
+        return Ok(());
+    }
     let failed = |e: io::Error| Error::io("write", path, e);
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed)?;

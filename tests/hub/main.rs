@@ -9,6 +9,7 @@ mod server;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bitnet_gpu::{
@@ -106,8 +107,12 @@ fn a_file_lies_in_the_cache_as_huggingface_hub_puts_it() {
         let has_token = request.headers.get("authorization").map(String::as_str) == Some("Bearer secret");
         assert_eq!(has_token, !request.path.starts_with("/cdn/"), "{request:?}");
     }
-    // The second time there is nothing to fetch.
+    // The second time there is nothing to fetch, and nothing is written, as the cache may be one to read only.
+    let reference = case.repo().join("refs/main");
+    let earlier = fs::metadata(&reference).unwrap().modified().unwrap() - Duration::from_secs(1000);
+    fs::File::options().write(true).open(&reference).unwrap().set_modified(earlier).unwrap();
     assert_eq!(case.pull().unwrap().fetched_bytes, 0);
+    assert_eq!(fs::metadata(&reference).unwrap().modified().unwrap(), earlier);
     assert_eq!(case.ranges(), [""; 0]);
     assert_eq!(case.cache().find(&name).unwrap(), Some(snapshot));
 }
@@ -156,6 +161,7 @@ fn a_server_that_is_busy_is_asked_again_and_not_for_ever() {
     assert!(case.failure().contains("the server says 503"));
     assert_eq!(case.ranges().len(), 4);
     assert!(!case.blob().exists() && !case.repo().join("refs/main").exists());
+    assert!(!case.incomplete().exists(), "nothing came");
 
     // It comes on every time, so it is asked more often than that.
     let case = Case::new();
