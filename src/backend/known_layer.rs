@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use bitnet_cpu_kernels::format::{DenseType, Layout, MatrixScales, pack};
+use half::f16;
 
 use crate::model::{
     Activation, Block, Config, DenseMatrix, Family, Linear, Model, Multipliers, Norm, Rope, RopeStyle, TernaryCodes,
@@ -25,6 +26,19 @@ fn noise(i: usize) -> u8 {
 /// From -1 to 1.
 fn noise_f32(i: usize) -> f32 {
     f32::from(noise(i)) / 127.5 - 1.0
+}
+
+/// Rows of the head: as many as a screen of four candidates needs.
+pub(super) const VOCAB: usize = 2048;
+
+/// As [`model`], with a head of half floats.
+pub(super) fn model_with_head() -> Model {
+    let mut model = model();
+    model.config.vocab = VOCAB;
+    let values = (0..VOCAB * DIM).flat_map(|i| f16::from_f32(noise_f32(i + 2_000_000)).to_le_bytes());
+    let data = values.collect::<Vec<u8>>().into();
+    model.weights.output = Some(DenseMatrix { rows: VOCAB, cols: DIM, data, ty: DenseType::F16 });
+    model
 }
 
 /// A model of one layer; its table is not used.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{debug, measure, timing::time_us};
 use crate::{
     backend::{
-        Activations, Backend, Batch, Want,
+        Activations, Backend, Batch, Scored, Want,
         cpu::CpuBackend,
         gpu::{
             device::{Fault, Geometry, Gpu, Measure, OpenOptions},
@@ -75,7 +75,7 @@ struct Passed {
 pub(crate) fn prepare(
     mut gpu: Gpu,
     options: &OpenOptions,
-    backend: impl FnOnce(&Arc<Gpu>) -> Box<dyn Backend>,
+    backend: impl Fn(&Arc<Gpu>) -> Box<dyn Backend>,
 ) -> Result<(Arc<Gpu>, Vec<TestedChoices>)> {
     let key = key(&gpu, options);
     if let Some(Passed { lanes, product, geometry }) = options.cache.get(AREA, &key) {
@@ -99,6 +99,10 @@ pub(crate) fn prepare(
     let gpu = Arc::new(gpu);
     gpu.set_testing(true);
     test_layer(&gpu, &mut *backend(&gpu))?;
+    // Nobody waits for the kernels of the head on a software adapter but who asks.
+    if !gpu.caps().software || options.measure == Measure::Always {
+        test_head(&gpu, &mut *backend(&gpu))?;
+    }
     gpu.set_testing(false);
     options.cache.put(AREA, &key, &Passed { lanes, product, geometry: gpu.geometry() });
     Ok((gpu, candidates))
@@ -244,14 +248,74 @@ fn known_output(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     Ok([run(0..TOKENS)?, run(TOKENS..TOKENS + 1)?].concat())
 }
 
+/// Runs a token through the layer and a head, and compares the logits with the reference, and what is found through the screen
+/// with the logits.
+fn test_head(gpu: &Gpu, backend: &mut dyn Backend) -> Result<()> {
+    let expected = known_head(&mut CpuBackend::new(Isa::Scalar, 1), Want::Last)?;
+    let found = known_head(backend, Want::Last)?;
+    let mut fault = head_fault(&found.logits, &expected.logits);
+    for count in [1, SCREENED] {
+        let through_screen = known_head(backend, Want::Top(count))?;
+        fault = fault.or_else(|| choice_fault(&through_screen.top, &found.logits, count));
+    }
+    match fault {
+        Some(fault) => Err(failed(gpu, &fault)),
+        None => Ok(()),
+    }
+}
+
+/// Candidates that the screen serves in one way; 1 is the other.
+const SCREENED: usize = 4;
+
+/// What a head gives: all logits, or the highest.
+struct KnownHead {
+    logits: Vec<f32>,
+    top: Vec<Scored>,
+}
+
+fn known_head(backend: &mut dyn Backend, want: Want) -> Result<KnownHead> {
+    let model = Arc::new(known_layer::model_with_head());
+    let segment = Segment { layers: 0..1, backend: BackendKind::Gpu, embed: false, head: true, reason: String::new() };
+    let sizes = Sizes { head_screen: true, ..Sizes::new(1, 1).with_kv(KvType::F16, KvType::F16) };
+    let id = backend.load(&model, &segment, &sizes, &mut |_| {})?;
+    let mut activations = Activations { hidden: known_layer::input(0..1), ..Activations::default() };
+    backend.run(id, &Batch::one(0..1, want), &mut activations)?;
+    let top = activations.rows.first().map(|row| row.candidates.top.clone()).unwrap_or_default();
+    Ok(KnownHead { logits: activations.logits, top })
+}
+
+fn head_fault(found: &[f32], expected: &[f32]) -> Option<String> {
+    let relative = distance(found, expected);
+    // Written so that NaN, and a missing logit, are faults.
+    let fine = found.len() == expected.len() && relative <= MOST_DIFFERENCE;
+    (!fine).then(|| format!("a head: expected at most {MOST_DIFFERENCE} from the reference, found {relative:.3}"))
+}
+
+/// Fault of the highest logits, which have to be the first of a full sort with the same values.
+fn choice_fault(top: &[Scored], logits: &[f32], count: usize) -> Option<String> {
+    let mut sorted: Vec<Scored> =
+        logits.iter().enumerate().map(|(id, &logit)| Scored { id: id as u32, logit }).collect();
+    sorted.sort_by(Scored::by_rank);
+    let pairs = top.iter().zip(&sorted).take(count);
+    let fine = top.len() >= count && pairs.clone().all(|(a, b)| a.id == b.id && a.logit == b.logit);
+    (!fine).then(|| {
+        let ids = |list: &[Scored]| list.iter().take(count).map(|scored| scored.id).collect::<Vec<_>>();
+        format!("the screen of a head: expected tokens {:?}, found {:?}", ids(&sorted), ids(top))
+    })
+}
+
+/// The norm of the difference over the norm of what is expected.
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut found.iter().zip(expected).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    difference / norm(&mut expected.iter().map(|&b| f64::from(b)))
+}
+
 /// Fault of the layer's output, separately for the prompt and the token after it, as different kernels compute them.
 fn layer_fault(found: &[f32], expected: &[f32]) -> Option<String> {
     let parts = [("a prompt", 0..TOKENS * DIM), ("a token with attention over a prompt", TOKENS * DIM..expected.len())];
     parts.into_iter().find_map(|(part, range)| {
-        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-        let pairs = found.get(range.clone())?.iter().zip(&expected[range.clone()]);
-        let difference = norm(&mut pairs.map(|(&a, &b)| f64::from(a) - f64::from(b)));
-        let relative = difference / norm(&mut expected[range].iter().map(|&b| f64::from(b)));
+        let relative = distance(found.get(range.clone())?, &expected[range]);
         // Written so that NaN is a fault.
         let fine = relative <= MOST_DIFFERENCE;
         (!fine).then(|| {
@@ -334,6 +398,20 @@ mod tests {
         assert!(layer_fault(&wrong, &expected).unwrap().contains("a token with attention"));
         wrong[7] = f32::NAN;
         assert!(layer_fault(&wrong, &expected).unwrap().contains("a layer, a prompt: expected at most 0.02"));
+    }
+
+    #[test]
+    fn a_head_is_judged_by_its_distance_and_its_screen_by_the_tokens() {
+        let logits = [0.5, 2.0, -1.0, 1.5];
+        assert_eq!(head_fault(&logits, &logits), None);
+        assert!(head_fault(&[0.5, 2.0, -1.0, 0.0], &logits).unwrap().contains("a head: expected at most 0.02"));
+        assert!(head_fault(&[0.5, 2.0, f32::NAN, 1.5], &logits).is_some() && head_fault(&[], &logits).is_some());
+        let scored = |id: u32| Scored { id, logit: logits[id as usize] };
+        assert_eq!(choice_fault(&[scored(1), scored(3)], &logits, 2), None);
+        for wrong in [&[scored(1)][..], &[scored(1), scored(0)], &[scored(1), Scored { id: 3, logit: 1.4 }]] {
+            let fault = choice_fault(wrong, &logits, 2).unwrap();
+            assert!(fault.contains("the screen of a head: expected tokens [1, 3]"), "{fault}");
+        }
     }
 
     #[test]
