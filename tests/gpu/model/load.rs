@@ -81,6 +81,16 @@ fn both_ways_of_upload_give_the_same_bits() {
     };
     let (Some(mapped), Some(staged)) = (logits(true), logits(false)) else { return };
     assert_eq!(mapped, staged);
+
+    // What can be mapped may be less than a model takes: the first arena is, the second is not.
+    let tuning = Tuning {
+        mapped_upload: Some(true),
+        max_arena_bytes: Some(50_000),
+        mappable_bytes: Some(49_000),
+        ..Tuning::default()
+    };
+    let Some(mut gpu) = open(&model, KvType::F16, tuning) else { return };
+    assert_eq!(gpu.run(&ids, 0, Want::All).unwrap(), staged);
 }
 
 #[test]

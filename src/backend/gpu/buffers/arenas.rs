@@ -95,6 +95,8 @@ impl Layout {
 /// The buffers of all weights of a segment.
 pub struct Arenas {
     buffers: Vec<wgpu::Buffer>,
+    /// They are mapped for writing.
+    are_mapped: bool,
 }
 
 /// Rows of a region that one binding holds.
@@ -111,11 +113,18 @@ impl Arenas {
     /// Allocates what `layout` asks for.
     pub fn new(gpu: &Gpu, layout: &Layout) -> Result<Self> {
         let storage = wgpu::BufferUsages::STORAGE;
-        let arena = |&bytes: &u64| match gpu.maps_weights() {
-            true => gpu.mapped_buffer("weights", bytes, storage),
-            false => gpu.buffer("weights", bytes, storage | wgpu::BufferUsages::COPY_DST),
-        };
-        Ok(Self { buffers: layout.arenas.iter().map(arena).collect::<Result<_>>()? })
+        let arenas = layout.arenas.iter();
+        if gpu.maps_weights() {
+            let mapped = arenas.clone().map(|&bytes| gpu.mapped_buffer("weights", bytes, storage));
+            match mapped.collect::<Result<Vec<_>>>() {
+                // What can be mapped may be a small heap of the memory, as on some integrated GPUs; what was taken of it is
+                // given back here.
+                Err(error) if error.is_of_gpu_memory() => log::info!("weights go through staging memory: {error}"),
+                mapped => return Ok(Self { buffers: mapped?, are_mapped: true }),
+            }
+        }
+        let plain = arenas.map(|&bytes| gpu.buffer("weights", bytes, storage | wgpu::BufferUsages::COPY_DST));
+        Ok(Self { buffers: plain.collect::<Result<_>>()?, are_mapped: false })
     }
 
     /// The region in bindings of at most `max_bytes` and `max_rows`, in order.
@@ -161,7 +170,7 @@ impl<'a> Uploader<'a> {
                 |e: wgpu::MapRangeError| Error::Gpu { action: "mapping weights".into(), reason: e.to_string() };
             buffer.get_mapped_range_mut(..).map_err(failed)
         };
-        let mapped = if gpu.maps_weights() { arenas.buffers.iter().map(view).collect::<Result<_>>()? } else { vec![] };
+        let mapped = if arenas.are_mapped { arenas.buffers.iter().map(view).collect::<Result<_>>()? } else { vec![] };
         Ok(Self { gpu, arenas, mapped, in_flight: VecDeque::new(), progress })
     }
 

@@ -279,6 +279,10 @@ impl Gpu {
 
     /// As [`Self::buffer`], mapped for writing: to be unmapped before it is used.
     pub(crate) fn mapped_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        if let Some(most) = self.tuning.mappable_bytes().filter(|most| bytes > *most) {
+            let action = format!("allocating {bytes} bytes for {label}");
+            return Err(Error::GpuMemory { action, reason: format!("out of memory (a test of {most} bytes)") });
+        }
         self.create_buffer(label, bytes, usage | wgpu::BufferUsages::MAP_WRITE, true)
     }
 

@@ -89,6 +89,9 @@ pub struct Tuning {
     /// Bytes of device memory that turn out to be left when a model is loaded.
     #[cfg(feature = "fault-injection")]
     pub later_memory_bytes: Option<u64>,
+    /// Bytes of the largest buffer that can be mapped for writing.
+    #[cfg(feature = "fault-injection")]
+    pub mappable_bytes: Option<u64>,
     /// Something that fails.
     #[cfg(feature = "fault-injection")]
     pub fault: Option<Fault>,
@@ -108,6 +111,11 @@ impl Tuning {
     pub fn later_memory_bytes(&self) -> Option<u64> {
         self.later_memory_bytes
     }
+
+    /// Bytes of the largest buffer that can be mapped for writing.
+    pub fn mappable_bytes(&self) -> Option<u64> {
+        self.mappable_bytes
+    }
 }
 
 /// Nothing fails on demand.
@@ -120,6 +128,11 @@ impl Tuning {
 
     #[doc(hidden)]
     pub fn later_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    #[doc(hidden)]
+    pub fn mappable_bytes(&self) -> Option<u64> {
         None
     }
 }
