@@ -45,15 +45,19 @@ impl Proof {
 
     /// Ends a submit behind which there is another one of the part.
     pub fn hand_on(&mut self, encoder: &mut wgpu::CommandEncoder) {
-        let (from, at, bytes) = self.source();
-        self.submits += 1;
-        let (to, next, _) = self.source();
+        let (from, at, bytes) = self.place(self.submits);
+        let (to, next, _) = self.place(self.submits + 1);
         encoder.copy_buffer_to_buffer(from, at, to, next, bytes);
+        self.submits += 1;
     }
 
     /// The place of the number in the last submit: buffer, offset, bytes.
     pub fn source(&self) -> (&wgpu::Buffer, u64, u64) {
-        (&self.places[(self.submits % 2) as usize], NUMBER_BYTES * self.submits, NUMBER_BYTES)
+        self.place(self.submits)
+    }
+
+    fn place(&self, submits: u64) -> (&wgpu::Buffer, u64, u64) {
+        (&self.places[(submits % 2) as usize], NUMBER_BYTES * submits, NUMBER_BYTES)
     }
 
     /// The number of a part whose last submit comes next; with `dropped` a test wants one that the device does not get.
