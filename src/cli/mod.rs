@@ -76,7 +76,7 @@ mod verify;
 use std::{
     any::Any,
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{self, Write},
     panic::{self, AssertUnwindSafe},
     process::{self, ExitCode},
@@ -94,31 +94,42 @@ use crate::{
 };
 
 /// This program in the role of a child that looks for adapters, whose drivers may crash.
-const LOOK_UP_ADAPTERS: &str = "--look-up-adapters";
+pub const LOOK_UP_ADAPTERS: &str = "--look-up-adapters";
+
+/// Exit codes beside [`USAGE`] and those of [`interrupt`].
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
 
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {
+    let look_up = || {
+        let mut command = process::Command::new(env::current_exe()?);
+        command.arg(LOOK_UP_ADAPTERS);
+        Ok(command)
+    };
+    ExitCode::from(run(env::args_os().collect(), look_up))
+}
+
+/// Runs the program on `args`, of which the first is its name, and returns its exit code. `look_up` is this program with the
+/// argument [`LOOK_UP_ADAPTERS`].
+pub fn run(args: Vec<OsString>, look_up: fn() -> io::Result<process::Command>) -> u8 {
     panic::set_hook(Box::new(print_panic));
-    if env::args_os().nth(1).is_some_and(|arg| arg == LOOK_UP_ADAPTERS) {
+    if args.get(1).is_some_and(|arg| arg == LOOK_UP_ADAPTERS) {
         // Where a driver hangs and the parent was ended, nobody waits.
         let _ = thread::Builder::new().spawn(|| {
             let _ = io::copy(&mut io::stdin(), &mut io::sink());
             interrupt::end_at_once(0)
         });
         gpu::adapters();
-        return ExitCode::SUCCESS;
+        return SUCCESS;
     }
-    gpu::look_first_by(|| {
-        let mut command = process::Command::new(env::current_exe()?);
-        command.arg(LOOK_UP_ADAPTERS);
-        Ok(command)
-    });
+    gpu::look_first_by(look_up);
     interrupt::install();
     let command = without_empty_variables(args::shaped(Cli::command()));
-    let argv = argv::rewrite(env::args_os(), &command);
+    let argv = argv::rewrite(args, &command);
     if let Some(refused) = argv.refused {
         output::error(refused);
-        return ExitCode::from(USAGE);
+        return USAGE;
     }
     if !argv.left_out.is_empty() {
         output::note(format_args!("note: left out, as it changes nothing here: {}", argv.left_out.join(", ")));
@@ -129,7 +140,7 @@ pub fn main() -> ExitCode {
         // Help and --version come this way too, with exit code 0.
         Err(answer) => {
             let _ = answer.print();
-            return ExitCode::from(answer.exit_code() as u8);
+            return answer.exit_code() as u8;
         }
     };
     init_log(cli.verbose, cli.quiet);
@@ -140,15 +151,15 @@ pub fn main() -> ExitCode {
     }));
     gpu::settle();
     match result {
-        Ok(Ok(())) if interrupt::raised() => ExitCode::from(interrupt::exit_code()),
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Ok(())) if interrupt::raised() => interrupt::exit_code(),
+        Ok(Ok(())) => SUCCESS,
+        Ok(Err(error)) if output::is_closed_pipe(&error) => SUCCESS,
         Ok(Err(error)) => {
             output::error(one_line(&error_text(&error)));
-            ExitCode::from(if interrupt::raised() { interrupt::exit_code() } else { exit_code(&error) })
+            if interrupt::raised() { interrupt::exit_code() } else { exit_code(&error) }
         }
         // The hook has printed it.
-        Err(_) => ExitCode::FAILURE,
+        Err(_) => FAILURE,
     }
 }
 
@@ -272,7 +283,7 @@ const USAGE: u8 = 2;
 
 /// 2 for usage, as of the argument parser; 1 for everything else.
 fn exit_code(error: &Error) -> u8 {
-    if error.kind() == ErrorKind::Usage { USAGE } else { 1 }
+    if error.kind() == ErrorKind::Usage { USAGE } else { FAILURE }
 }
 
 /// An error with the flag that may help.

@@ -6,11 +6,12 @@ use super::{
     Log, ServeOptions,
     answer::{self, Answers},
     error::{ApiError, ApiResult},
-    grammars,
+    grammars, ids,
     job::Job,
     metrics::Metrics,
     model::Served,
     models::Models,
+    offer::Offer,
     request::Wishes,
     respond::{Answered, Dialect},
     slots,
@@ -42,6 +43,14 @@ pub struct Prepared {
 }
 
 impl App {
+    /// Nothing is loaded yet.
+    pub fn new(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let models = Arc::new(Models::new(offer, &options, &metrics, &log));
+        let (grammar_turns, slot_turns) = (grammars::Turns::default(), slots::Turns::default());
+        Self { options, models, metrics, log, grammar_turns, slot_turns, started: ids::now() }
+    }
+
     /// Generations for `wishes.n` answers to each of `prompts`, which `param` of the request has.
     ///
     /// # Errors

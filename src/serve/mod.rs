@@ -3,7 +3,8 @@
 //! In: models (`offer`) and [`ServeOptions`]. A few threads speak HTTP and prepare requests (`router`, `request`): they
 //! check fields, write and tokenize prompts and compile grammars. Each loaded model (`models`, `host`) has a thread that owns it (`engine`). Requests go to it
 //! over a channel; what it answers comes back over a bounded channel for each request (`answer`), is taken apart into
-//! text, thoughts and calls (`text`) and written in the words of an API (`openai`, `llama`, `ollama`, `anthropic`).
+//! text, thoughts and calls (`text`) and written in the words of an API (`openai`, `llama`, `ollama`, `anthropic`). A program that has
+//! the model in its own process asks the same routes without a network (`local`).
 
 mod about;
 
@@ -43,6 +44,8 @@ mod listener;
 
 mod llama;
 
+mod local;
+
 mod metrics;
 
 mod model;
@@ -75,6 +78,7 @@ mod text;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
+pub use self::local::{Local, Pending};
 pub use self::offer::{Catalogue, Offer, Open, Opened, short_name};
 use crate::{chat::Variables, error::Result};
 

@@ -8,14 +8,9 @@ use super::{
     Log, ServeOptions,
     app::App,
     connection::serve,
-    grammars::Turns,
-    ids,
     listener::{Listener, accept, is_socket},
-    metrics::Metrics,
-    models::Models,
     offer::Offer,
     router::router,
-    slots,
 };
 use crate::error::{Error, Result};
 
@@ -29,17 +24,7 @@ pub fn run(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Result<()>
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Error::io("start threads for", "the network", error))?;
     let signals = runtime.block_on(async { Signals::new() });
-    let metrics = Arc::new(Metrics::default());
-    let models = Arc::new(Models::new(offer, &options, &metrics, &log));
-    let app = Arc::new(App {
-        options,
-        models,
-        metrics,
-        log: Arc::clone(&log),
-        grammar_turns: Turns::default(),
-        slot_turns: slots::Turns::default(),
-        started: ids::now(),
-    });
+    let app = Arc::new(App::new(options, offer, Arc::clone(&log)));
     let listeners = runtime.block_on(listen(&app.options))?;
     for listener in &listeners {
         log.listening(&listener.url());
