@@ -186,7 +186,7 @@ fn short_summary(job: &Job<'_>, session: &Session, sampler: &Sampler, answered: 
 }
 
 /// The model that a first run names: a small one that answers well.
-const RECOMMENDED: &str = "microsoft/bitnet-b1.58-2B-4T-gguf";
+const RECOMMENDED: &str = "microsoft/BitNet-b1.58-2B-4T-gguf";
 
 fn summary(job: &Job<'_>, session: &Session, sampler: &Sampler, settings: &[Setting], answered: &Answered) {
     let stats = &answered.stats;
