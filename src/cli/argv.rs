@@ -260,8 +260,7 @@ mod tests {
         assert_eq!(refused(&["run", "-p", "--lora"]), "", "a text");
         // Some commands do what a flag asks for.
         for (line, is_left_out) in [
-            (&["run", "-no-cnv"][..], true),
-            (&["run", "-cnv"], false),
+            (&["run", "-i"][..], false),
             (&["chat", "-cnv"], true),
             (&["chat", "-no-cnv"], false),
             (&["serve", "--embedding"], true),

@@ -35,12 +35,15 @@ pub fn reply(command: &str, flag: &str) -> Option<(Reply, Takes)> {
 
 /// What some commands say to flags that others refuse or leave out.
 #[rustfmt::skip]
-const OWN: [(&str, Group); 8] = [
-    ("run", (LeftOut("`run` goes on with the text, without a chat template"), Nothing, &["-no-cnv", "--no-conversation"])),
-    ("run", (Refused("`bitnet-gpu chat` is a conversation, in which -sys is the system prompt"), Nothing, &[
-        "-cnv", "--conversation", "-i", "--interactive", "-if", "--interactive-first",
+const OWN: [(&str, Group); 7] = [
+    ("run", (Refused("`run -cnv` and `bitnet-gpu chat` are conversations"), Nothing, &[
+        "-i", "--interactive", "-if", "--interactive-first",
     ])),
-    ("run", (Refused("`echo QUESTION | bitnet-gpu chat` answers once, by the chat template"), Nothing, &["-st", "--single-turn"])),
+    ("run", (
+        Refused("`echo QUESTION | bitnet-gpu chat` answers once, by the chat template"),
+        Nothing,
+        &["-st", "--single-turn"],
+    )),
     ("chat", (LeftOut("`chat` is a conversation"), Nothing, &[
         "-cnv", "--conversation", "-i", "--interactive", "-if", "--interactive-first",
     ])),
