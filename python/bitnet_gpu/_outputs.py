@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 Json = dict[str, Any]
 
+#: End of an answer that was given up.
+_UNFINISHED = "cancelled"
+
 
 @dataclasses.dataclass
 class Completion:
@@ -135,12 +138,17 @@ class Builder(Generic[T]):
         """The answer so far."""
         raise NotImplementedError
 
+    def check_end(self) -> None:
+        """Raises where the answer lacks its end."""
+        if getattr(self.whole(), "finish_reason", None) == _UNFINISHED:
+            raise of_answer({"type": "unavailable_error"})
+
 
 class CompletionBuilder(Builder[Output]):
     """Of the pieces of `/completion`."""
 
     def __init__(self, prompt: Union[str, list[int]]) -> None:
-        self._output = Output(prompt, 0, [Completion("", [], "cancelled")])
+        self._output = Output(prompt, 0, [Completion("", [], _UNFINISHED)])
 
     def take(self, piece: Json) -> str:
         answer = self._output.outputs[0]
@@ -163,7 +171,7 @@ class ChatBuilder(Builder[Chat]):
 
     def __init__(self) -> None:
         message = {"role": "assistant", "content": ""}
-        self._chat = Chat(message, "cancelled", 0, 0, raw={})
+        self._chat = Chat(message, _UNFINISHED, 0, 0, raw={})
 
     def take(self, piece: Json) -> str:
         chat = self._chat
@@ -195,6 +203,7 @@ class TextStream(Generic[T]):
 
     def __init__(self, reply: Reply, builder: Builder[T]) -> None:
         self._reply, self._builder = reply, builder
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -204,6 +213,8 @@ class TextStream(Generic[T]):
             for piece in self._reply:
                 if text := self._builder.take(read(piece)):
                     return text
+            if not self._is_closed:
+                self._builder.check_end()
         except BaseException:
             self.close()
             raise
@@ -211,6 +222,7 @@ class TextStream(Generic[T]):
 
     def close(self) -> None:
         """Ends the answer; what was written so far is in `output`."""
+        self._is_closed = True
         self._reply.close()
 
     def __enter__(self) -> TextStream[T]:
@@ -231,20 +243,23 @@ class AsyncTextStream(Generic[T]):
     """As `TextStream`, for `async for`."""
 
     def __init__(self, reply: Reply, builder: Builder[T]) -> None:
-        self._builder = builder
-        self._reply = reply
+        self._reply, self._builder = reply, builder
+        self._is_closed = False
         self._texts = self._read()
 
     async def _read(self) -> AsyncIterator[str]:
         async for piece in pieces(self._reply):
             if text := self._builder.take(piece):
                 yield text
+        if not self._is_closed:
+            self._builder.check_end()
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self._texts
 
     async def aclose(self) -> None:
         """Ends the answer; what was written so far is in `output`."""
+        self._is_closed = True
         self._reply.close()
 
     async def __aenter__(self) -> AsyncTextStream[T]:
@@ -253,7 +268,7 @@ class AsyncTextStream(Generic[T]):
     async def __aexit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._reply.close()
+        await self.aclose()
 
     @property
     def output(self) -> T:

@@ -87,18 +87,23 @@ def _texts(name: str, given: Any) -> list[str]:
     return texts
 
 
+#: A key of the grammar engine: no white space between the parts, with which small models otherwise fill an answer.
+_COMPACT = {"x-guidance": {"whitespace_flexible": False}}
+
+
 def json_schema(schema: Schema) -> Any:
-    """A schema as JSON has it."""
-    if isinstance(schema, Mapping):
-        return dict(schema)
+    """A schema as JSON has it; the answers to it are compact."""
     if isinstance(schema, str):
         import json
 
         try:
-            return json.loads(schema)
+            schema = json.loads(schema)
         except ValueError as error:
             raise UsageError(f"json_schema: this is no JSON: {error}") from None
     describe = getattr(schema, "model_json_schema", None)
-    if describe is None:
-        raise TypeError(f"json_schema: expected a dictionary, text or a pydantic model, found {schema!r}")
-    return describe()
+    found = schema if describe is None else describe()
+    if isinstance(found, bool):
+        return found
+    if not isinstance(found, Mapping):
+        raise TypeError(f"json_schema: expected a dictionary, text or a pydantic model, found {schema!r:.80}")
+    return {**_COMPACT, **found}

@@ -18,7 +18,7 @@ class Topic(str, enum.Enum):
     food = "food"
 
 
-class Label(pydantic.BaseModel):
+class Label(pydantic.BaseModel, extra="forbid"):
     topic: Topic
     is_happy: bool
 

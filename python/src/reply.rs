@@ -55,6 +55,15 @@ impl Shared {
     }
 }
 
+/// The end at which pieces arrive. Dropped, as when the model is closed, it ends the answer.
+struct Arrivals(Arc<Shared>);
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.0.take(None);
+    }
+}
+
 /// An answer on its way, which iterates over the JSON of its pieces.
 #[pyclass(frozen, module = "bitnet_gpu._core")]
 pub struct Reply {
@@ -68,8 +77,8 @@ impl Reply {
         ask: impl FnOnce(Box<dyn FnMut(Option<String>) + Send>) -> bitnet_gpu::Result<Pending>,
     ) -> bitnet_gpu::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let into = Arc::clone(&shared);
-        let pending = ask(Box::new(move |piece| into.take(piece)))?;
+        let arrivals = Arrivals(Arc::clone(&shared));
+        let pending = ask(Box::new(move |piece| arrivals.0.take(piece)))?;
         Ok(Self { shared, pending: Mutex::new(Some(pending)) })
     }
 }

@@ -14,7 +14,7 @@ WEATHER = {
         "description": "The weather at a place.",
         "parameters": {
             "type": "object",
-            "properties": {"place": {"type": "string", "maxLength": 10}, "days": {"type": "integer"}},
+            "properties": {"place": {"type": "string", "maxLength": 10}, "days": {"enum": [1, 2]}},
             "required": ["place", "days"],
             "additionalProperties": False,
         },
@@ -46,7 +46,7 @@ def test_a_stream_gives_the_text_of_the_whole(llm):
 
 
 def test_a_forced_call_of_a_tool_comes_whole_and_streamed(llm):
-    wishes = {"tools": [WEATHER], "tool_choice": "required", "temperature": 0, "max_tokens": 80}
+    wishes = {"tools": [WEATHER], "tool_choice": "required", "temperature": 0, "max_tokens": 200}
     whole = llm.chat(QUESTION, **wishes)
     [call] = whole.tool_calls
     assert call["function"]["name"] == "weather" and whole.finish_reason == "tool_calls"
@@ -56,7 +56,7 @@ def test_a_forced_call_of_a_tool_comes_whole_and_streamed(llm):
     assert streamed["function"] == call["function"]
 
 
-class Mood(pydantic.BaseModel):
+class Mood(pydantic.BaseModel, extra="forbid"):
     mood: bool
 
 

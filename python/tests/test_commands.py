@@ -27,7 +27,7 @@ def test_the_program_is_in_the_wheel():
 
 def test_inspect_tells_what_a_file_holds():
     found = bitnet_gpu.inspect(MODEL)
-    assert found["runs"] and found["architecture"] == "llama" and not found["checked"]
+    assert found["runs"] and found["architecture"] == "bitnet-b1.58" and not found["checked"]
     assert bitnet_gpu.inspect(str(MODEL), check=True)["checked"]
 
 

@@ -96,7 +96,7 @@ def test_a_prompt_beyond_the_context(llm):
 
 
 def test_a_closed_model_says_so():
-    llm = LLM(backend="cpu", n_ctx=128, n_seqs=1)
+    llm = LLM(backend="cpu", n_ctx=4096, n_seqs=1)
     stream = llm.stream("A", max_tokens=-1, ignore_eos=True)
     next(stream)
     llm.close()

@@ -96,7 +96,7 @@ use crate::{
 /// This program in the role of a child that looks for adapters, whose drivers may crash.
 pub const LOOK_UP_ADAPTERS: &str = "--look-up-adapters";
 
-/// Exit codes beside [`USAGE`] and those of [`interrupt`].
+/// Exit codes beside [`USAGE`] and those of signals.
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
 

@@ -71,7 +71,7 @@ impl Local {
     }
 
     /// Posts the JSON `body` to the route `path`. `told` gets the JSON of the answer, or of each event of a stream (an error is
-    /// an object under `error`), and `None` at the end.
+    /// an object under `error`), and `None` at the end; where the request is cancelled, or the model closed, it is dropped.
     ///
     /// # Errors
     /// If the path is none, or the model is closed.
