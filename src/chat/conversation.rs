@@ -66,12 +66,17 @@ impl Conversation {
         }
     }
 
-    /// Takes back the last question with all that follows it, and returns it. Turns that were forgotten may have room
-    /// again.
-    pub fn take_back_turn(&mut self) -> Option<String> {
-        let at = self.messages.iter().rposition(is_question)?;
+    /// Takes back the last question with all that follows it, and returns these messages; none where there is no question.
+    /// Turns that were forgotten may have room again.
+    pub fn take_back_turn(&mut self) -> Vec<Message> {
+        let Some(at) = self.messages.iter().rposition(is_question) else { return Vec::new() };
         self.forgotten = 0;
-        self.messages.drain(at..).next().map(|question| question.content)
+        self.messages.split_off(at)
+    }
+
+    /// Adds a turn that was taken back.
+    pub fn put_back_turn(&mut self, turn: Vec<Message>) {
+        self.messages.extend(turn);
     }
 
     /// The messages that the model is shown.

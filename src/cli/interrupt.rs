@@ -20,8 +20,10 @@ const ASKS: u8 = 1;
 const SERVES: u8 = 2;
 
 static ROLE: AtomicU8 = AtomicU8::new(ENDS);
+/// Exit code of the signal that came, 0 before any.
+static CODE: AtomicU8 = AtomicU8::new(0);
+/// Whether one came, for those who look at each step.
 static RAISED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-static CODE: AtomicU8 = AtomicU8::new(CTRL_C);
 static WAITING: AtomicBool = AtomicBool::new(false);
 
 /// Listens to signals from the start on: the first process of a container would not be ended by them otherwise.
@@ -44,34 +46,42 @@ pub fn leave() {
 
 /// Whether a signal came since [`catch`] or [`clear`].
 pub fn raised() -> bool {
-    RAISED.load(Ordering::Relaxed)
+    CODE.load(Ordering::SeqCst) != 0
 }
 
 /// Whether a signal came that asks for the end of the program, and not of what it is doing.
 pub fn is_last() -> bool {
-    raised() && exit_code() != CTRL_C
+    ![0, CTRL_C].contains(&CODE.load(Ordering::SeqCst))
 }
 
 /// Exit code of a program ended by the signal that came.
 pub fn exit_code() -> u8 {
-    CODE.load(Ordering::Relaxed)
+    match CODE.load(Ordering::SeqCst) {
+        0 => CTRL_C,
+        code => code,
+    }
 }
 
-/// Marks Ctrl-C as dealt with: the next one is the first again.
+/// Marks Ctrl-C as dealt with: the next one is the first again. Other signals stay.
 pub fn clear() {
-    if !is_last() {
-        RAISED.store(false, Ordering::Relaxed);
+    if CODE.compare_exchange(CTRL_C, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        RAISED.store(false, Ordering::SeqCst);
+        // One that came in between is not lost.
+        if CODE.load(Ordering::SeqCst) != 0 {
+            RAISED.store(true, Ordering::SeqCst);
+        }
     }
 }
 
 /// For a terminal that gives Ctrl-C as a key.
 pub fn raise() {
-    RAISED.store(true, Ordering::Relaxed);
+    CODE.store(CTRL_C, Ordering::SeqCst);
+    RAISED.store(true, Ordering::SeqCst);
 }
 
 /// Says whether the program waits for a line: nothing is going on then that a first Ctrl-C could stop.
 pub fn waiting(waits: bool) {
-    WAITING.store(waits, Ordering::Relaxed);
+    WAITING.store(waits, Ordering::SeqCst);
 }
 
 /// Ends the process without the last words of drivers, whose threads may be at work.
@@ -85,8 +95,9 @@ fn arrived(code: u8) {
     if role == SERVES {
         return;
     }
-    CODE.store(code, Ordering::Relaxed);
-    if role == ENDS || RAISED.swap(true, Ordering::Relaxed) || WAITING.load(Ordering::Relaxed) {
+    let is_second = CODE.swap(code, Ordering::SeqCst) != 0;
+    RAISED.store(true, Ordering::SeqCst);
+    if role == ENDS || is_second || WAITING.load(Ordering::SeqCst) {
         system::restore_terminal();
         end_at_once(code);
     }
@@ -147,7 +158,7 @@ mod system {
     /// Puts the terminal back from the state in which a line is edited, pasted text marked.
     pub fn restore_terminal() {
         let found = TERMINAL.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = found.as_ref().filter(|_| WAITING.load(Ordering::Relaxed)) else { return };
+        let Some(found) = found.as_ref().filter(|_| WAITING.load(Ordering::SeqCst)) else { return };
         let _ = io::stdout().write_all(b"\x1b[?2004l\r\n").and_then(|()| io::stdout().flush());
         let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, found);
     }

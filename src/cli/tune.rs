@@ -17,6 +17,13 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let source = source::open(&args.model)?;
     let model = source.model()?;
     let threads = args.threads.count();
+    if args.forget {
+        let done = tuned::forget(model, threads)?;
+        return output::print(&match done {
+            Some(path) => format!("removed {path}\n"),
+            None => format!("{}: nothing was kept for {}\n", source.name(), format::count(threads, "thread")),
+        });
+    }
     let told = |shape: &str| log::info!("matrices of {shape}");
     let report = tune::measure(Isa::detect(), threads, model, told)?;
     let choice = report.choice();

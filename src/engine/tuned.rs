@@ -1,11 +1,14 @@
 //! Results of `tune`, kept for later runs of the same shapes on this processor.
 
+use std::{fs, io};
+
 use bitnet_cpu_kernels::{isa::Isa, ternary::Tiling};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     backend::cpu::{Kernel, WorkSplit, tune::CpuTuning},
     cache_dir::Cache,
+    error::{Error, Result},
     machine,
     model::{Linear, Model, TernaryMatrix},
 };
@@ -65,6 +68,19 @@ pub fn keep(model: &Model, threads: usize, choice: &CpuTuning) -> Option<String>
     let (cache, key) = (Cache::of_user(), key(model, threads));
     cache.put(KERNELS, &key, &Kept::new(choice));
     cache.path(KERNELS, &key, "json").filter(|path| path.exists()).map(|path| path.display().to_string())
+}
+
+/// Forgets what was kept for the model; gives the file, where there was one.
+///
+/// # Errors
+/// If the file is there and cannot be removed.
+pub fn forget(model: &Model, threads: usize) -> Result<Option<String>> {
+    let Some(path) = Cache::of_user().path(KERNELS, &key(model, threads), "json") else { return Ok(None) };
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(Some(path.display().to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("remove", path, error)),
+    }
 }
 
 /// Everything that the choice depends on: the processor, and shapes and layouts of the file.

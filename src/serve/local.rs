@@ -107,7 +107,7 @@ impl Local {
         })))
     }
 
-    /// Ends all answers, and returns when the model is out of memory.
+    /// Ends all answers, and returns when the model is out of memory, or a last step takes too long to wait for.
     pub fn close(&mut self) {
         let Some(tasks) = self.tasks.take() else { return };
         self.models.stop();

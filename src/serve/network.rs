@@ -83,7 +83,7 @@ async fn answer(
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            () = signals.next() => break true,
+            _ = signals.next() => break true,
             Ok(()) = only_ended.changed() => break false,
         }
     };
@@ -91,8 +91,7 @@ async fn answer(
     // Idle connections close, others after their response.
     let _ = ending.send(true);
     tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(INTERRUPTED);
+        std::process::exit(signals.next().await);
     });
     let all_ended = async { while connections.join_next().await.is_some() {} };
     let mut all_ended = pin!(all_ended);
@@ -104,8 +103,10 @@ async fn answer(
     asked
 }
 
-/// Exit code after a second signal: 128 + SIGINT.
+/// Exit codes after a second signal, as shells give them: 128 and its number.
 const INTERRUPTED: i32 = 130;
+#[cfg(unix)]
+const TERMINATED: i32 = 143;
 
 /// SIGINT and SIGTERM, which do not end the process from when this is made.
 struct Signals {
@@ -127,8 +128,8 @@ impl Signals {
         Self {}
     }
 
-    /// The next one.
-    async fn next(&mut self) {
+    /// The exit code of the next one.
+    async fn next(&mut self) -> i32 {
         #[cfg(unix)]
         {
             async fn of(signal: &mut Option<tokio::signal::unix::Signal>) {
@@ -138,13 +139,16 @@ impl Signals {
                 }
             }
             tokio::select! {
-                () = of(&mut self.terminate) => {}
-                () = of(&mut self.interrupt) => {}
+                () = of(&mut self.terminate) => TERMINATED,
+                () = of(&mut self.interrupt) => INTERRUPTED,
             }
         }
         #[cfg(not(unix))]
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+        {
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            INTERRUPTED
         }
     }
 }

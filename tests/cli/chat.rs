@@ -96,6 +96,9 @@ fn a_file_of_another_is_not_overwritten() {
     let again = chat(&[], &format!("Hello\n/save {file}\nAnd then?\n/save {file}\n/load {file}\n/save {file}\n"));
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(again.stderr.contains("(4 messages written"), "{again:?}");
+    // Behind /clear it is another conversation.
+    let another = chat(&[], &format!("/load {file}\n/clear\nOne day\n/save {file}\n"));
+    assert!(another.code == Some(2) && another.stderr.contains("exists"), "{another:?}");
 }
 
 #[test]

@@ -82,9 +82,13 @@ fn what_is_measured_is_kept_and_used() {
         assert_eq!(bench(kernel).1, hash, "{kernel}");
     }
 
-    // A damaged file is as good as none.
+    // A damaged file is as good as none, and so is one that is forgotten.
     fs::write(kept, "{").unwrap();
     assert_eq!(bench("auto"), (plain, hash));
+    let forget = || run_in(&cache, &["tune", &model, "-t", "2", "--forget"]).stdout;
+    assert_eq!(forget(), format!("removed {kept}\n"));
+    assert!(!Path::new(kept).exists());
+    assert!(forget().ends_with("nothing was kept for 2 threads\n"));
 }
 
 #[test]

@@ -292,11 +292,14 @@ fn the_oldest_turn_is_forgotten_and_the_system_message_stays() {
 fn a_turn_that_is_taken_back_makes_room_for_older_ones() {
     let mut conversation = Conversation::from_messages(several());
     assert!(conversation.forget_oldest_turn());
-    assert_eq!(conversation.take_back_turn().as_deref(), Some("Three?"));
+    let turn = conversation.take_back_turn();
+    assert_eq!(turn, [Message::new(Role::User, "Three?")]);
     let remembered = conversation.remembered();
     assert_eq!(remembered, conversation.messages());
     assert_eq!(remembered, several()[..several().len() - 1]);
-    while conversation.take_back_turn().is_some() {}
+    conversation.put_back_turn(turn);
+    assert_eq!(conversation.messages(), several());
+    while !conversation.take_back_turn().is_empty() {}
     assert_eq!(conversation.messages(), [Message::new(Role::System, "Be kind.")]);
 }
 

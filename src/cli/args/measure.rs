@@ -236,6 +236,10 @@ pub struct TuneArgs {
     #[command(flatten)]
     pub threads: ThreadsArgs,
 
+    /// Forget what was found for this model and number of threads, and measure nothing
+    #[arg(long, conflicts_with = "json")]
+    pub forget: bool,
+
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

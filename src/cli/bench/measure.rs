@@ -26,7 +26,7 @@ use crate::{
     },
     bytes::Bytes,
     cache_dir::stable_hash,
-    error::Result,
+    error::{Error, Result},
     generate::{Answer, AnswerOptions, Chooser, NoText, SampleOptions, Sampler},
     graph::CHECKPOINTS,
     model::{Model, TernaryMatrix},
@@ -113,7 +113,15 @@ pub fn run(
             probe.measure();
         }
         let start = Instant::now();
-        head_rows += once(session, model, test, &mut samples.steps)?;
+        let steps = samples.steps.len();
+        match once(session, model, test, &mut samples.steps) {
+            // The repetitions before it count.
+            Err(Error::Cancelled) if !samples.times.is_empty() => {
+                samples.steps.truncate(steps);
+                break;
+            }
+            rows => head_rows += rows?,
+        }
         samples.times.push(start.elapsed());
     }
     samples.gpu = counters(session).zip(before).map(|(after, before)| after.since(&before));

@@ -24,6 +24,8 @@ const QUOTES: &str = "\"\"\"";
 pub struct Lines {
     editor: Option<Editor<Completion, DefaultHistory>>,
     interrupted: bool,
+    /// Whether the person asked for the end with Ctrl-C.
+    ended: bool,
 }
 
 impl Lines {
@@ -32,7 +34,7 @@ impl Lines {
         let editor = on_terminal
             .then(editor)
             .and_then(|editor| editor.map_err(|error| log::warn!("no editing of lines: {error}")).ok());
-        Self { editor, interrupted: false }
+        Self { editor, interrupted: false, ended: false }
     }
 
     /// Whether a person sits there, who can be told of a mistake and try again.
@@ -42,13 +44,6 @@ impl Lines {
 
     /// The next text; `None` at the end.
     pub fn next(&mut self) -> Result<Option<String>> {
-        let read = self.text();
-        interrupt::waiting(false);
-        read
-    }
-
-    fn text(&mut self) -> Result<Option<String>> {
-        interrupt::waiting(true);
         let Some(line) = self.line("> ")? else { return Ok(None) };
         let Some(first) = line.trim_start().strip_prefix(QUOTES) else { return Ok(Some(line)) };
         let mut text = first.to_owned();
@@ -71,7 +66,16 @@ impl Lines {
         Ok(said.is_some_and(|said| ["y", "yes"].contains(&said.trim().to_ascii_lowercase().as_str())))
     }
 
+    /// One line; `None` at the end, and after a signal that asks for it.
     fn line(&mut self, prompt: &str) -> Result<Option<String>> {
+        interrupt::waiting(true);
+        let is_over = self.ended || interrupt::is_last();
+        let read = if is_over { Ok(None) } else { self.read_line(prompt) };
+        interrupt::waiting(false);
+        read
+    }
+
+    fn read_line(&mut self, prompt: &str) -> Result<Option<String>> {
         let Some(editor) = &mut self.editor else { return plain_line() };
         loop {
             match editor.readline(prompt) {
@@ -86,6 +90,7 @@ impl Lines {
                 Err(ReadlineError::Eof) => return Ok(None),
                 Err(ReadlineError::Interrupted) if self.interrupted => {
                     interrupt::raise();
+                    self.ended = true;
                     return Ok(None);
                 }
                 Err(ReadlineError::Interrupted) => {

@@ -255,6 +255,20 @@ impl Chat {
         Ok(())
     }
 
+    /// A new answer to the last question; the old one stays where there is none.
+    fn answer_again(&mut self) -> Result<()> {
+        let turn = self.conversation.take_back_turn();
+        let Some(question) = turn.first().map(|question| question.content.clone()) else {
+            return Err(Error::Usage("there is no question to answer again".into()));
+        };
+        let before = self.conversation.messages().len();
+        let said = self.say(&question);
+        if self.conversation.messages().len() == before {
+            self.conversation.put_back_turn(turn);
+        }
+        said
+    }
+
     /// Variables for the template.
     fn variables(&self) -> Variables {
         let mut variables = self.variables.clone();
@@ -322,15 +336,14 @@ impl Chat {
             Command::Clear => {
                 let system = self.conversation.system().map(str::to_owned);
                 self.conversation = Conversation::new(system.as_deref());
+                // Another conversation from here on.
+                self.file = None;
                 Ok(())
             }
-            Command::Regenerate => match self.conversation.take_back_turn() {
-                Some(question) => self.say(&question),
-                None => Err(Error::Usage("there is no question to answer again".into())),
-            },
-            Command::Undo => match self.conversation.take_back_turn() {
+            Command::Regenerate => self.answer_again(),
+            Command::Undo => match self.conversation.take_back_turn().first() {
                 Some(question) => {
-                    output::note(format_args!("(taken back: {})", shown(&question)));
+                    output::note(format_args!("(taken back: {})", shown(&question.content)));
                     Ok(())
                 }
                 None => Err(Error::Usage("there is nothing to take back".into())),

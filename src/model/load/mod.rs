@@ -158,6 +158,10 @@ impl Loader<'_> {
         }
         let usual = if self.config.rope.long.is_some() { names::ROPE_SHORT } else { names::ROPE_FREQS };
         let (rope_factors, long_rope_factors) = (self.rope_factors(usual)?, self.rope_factors(names::ROPE_LONG)?);
+        if self.config.rope.long.is_some() && rope_factors.is_some() != long_rope_factors.is_some() {
+            let absent = if rope_factors.is_some() { names::ROPE_LONG } else { names::ROPE_SHORT };
+            return Err(Error::missing(format!("tensor {absent}"), "LongRoPE, of whose factors it has the others"));
+        }
         let blocks = self.blocks()?;
         let mtp = self.mtp()?;
         Ok(Weights { token_embd, blocks, output_norm, head_norm, output, rope_factors, long_rope_factors, mtp })
