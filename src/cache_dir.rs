@@ -12,6 +12,7 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -160,9 +161,25 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
+/// Held while a file has a name of its own.
+static WRITING: Mutex<()> = Mutex::new(());
+
+/// Waits, for a moment at most, until no file is half written, and lets none begin: for a process that ends at once.
+#[cfg(feature = "cli")]
+pub(crate) fn stop_writing() {
+    for _ in 0..100 {
+        if let Ok(guard) = WRITING.try_lock() {
+            std::mem::forget(guard);
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 /// Under a name of its own first, so that nobody reads half a file, and two writers do not mix.
 fn write(path: &Path, bytes: &[u8]) {
     let Some(folder) = path.parent() else { return };
+    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let write = || {
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use crate::cache_dir;
+
 /// Exit code of a program ended by Ctrl-C: 128 + SIGINT.
 const CTRL_C: u8 = 130;
 
@@ -99,6 +101,7 @@ fn arrived(code: u8) {
     RAISED.store(true, Ordering::SeqCst);
     if role == ENDS || is_second || WAITING.load(Ordering::SeqCst) {
         system::restore_terminal();
+        cache_dir::stop_writing();
         end_at_once(code);
     }
 }
