@@ -19,7 +19,7 @@ STORE_BYTES = 100_000_000
 @pytest.fixture
 def cluster():
     """A head with CPUs for reading and one engine."""
-    head = {"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+    head = {"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
     yield cluster

@@ -25,7 +25,7 @@ def test_every_document_is_there_once_though_a_node_dies(cluster, tmp_path):
         engine=ENGINE, sampling=SAMPLING, concurrency=2, batch_size=25, postprocess=lambda row: {"text": row["generated_text"]}
     )
     processor = build_processor(config)
-    node = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, node_ip_address="127.0.0.1")
+    node = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
     cluster.wait_for_nodes()
     killed = threading.Event()
 
