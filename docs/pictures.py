@@ -31,7 +31,7 @@ def chart(rows):
     bar, gap, left, width = 18, 16, 130, 640
     most = max(value for _, values in groups for value in values)
     out, y = [], 44
-    x = left
+    x = 18
     for name, colour in zip(names, COLOURS):
         out.append(f"<rect x='{x}' y='12' width='12' height='12' fill='{colour}'/>")
         out.append(f"<text x='{x + 18}' y='23' fill='#475569'>{escape(name)}</text>")

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod documents;
 mod names;
 mod network;
 mod server;
@@ -9,6 +10,7 @@ mod server;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -221,7 +223,7 @@ fn two_downloads_of_one_file_do_not_write_into_each_other() {
 }
 
 /// The program with this cache and server, and no settings of whoever runs the tests.
-fn with_hub(case: &Case, args: &[&str], more: &[(&str, &str)]) -> Finished {
+fn hub_command(cache: &Path, server: &Server, args: &[&str]) -> Command {
     let mut command = program(args);
     for name in ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
         command.env_remove(name);
@@ -235,8 +237,13 @@ fn with_hub(case: &Case, args: &[&str], more: &[(&str, &str)]) -> Finished {
     for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
         command.env_remove(name);
     }
-    command.env("HF_HUB_CACHE", case.folder.path()).env("HF_ENDPOINT", case.server.endpoint());
-    command.env("HF_HOME", case.folder.path().join("home"));
+    command.env("HF_HUB_CACHE", cache).env("HF_ENDPOINT", server.endpoint());
+    command.env("HF_HOME", cache.join("home"));
+    command
+}
+
+fn with_hub(case: &Case, args: &[&str], more: &[(&str, &str)]) -> Finished {
+    let mut command = hub_command(case.folder.path(), &case.server, args);
     command.envs(more.iter().copied());
     command.output().unwrap().into()
 }

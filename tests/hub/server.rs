@@ -42,6 +42,8 @@ pub struct Request {
 pub struct State {
     /// Contents by file name; those of 1000 bytes and more are "large".
     pub files: Vec<(String, Vec<u8>)>,
+    /// Other repositories than `org/name`, and their files, each with the contents of the first of `files`.
+    pub others: Vec<(String, Vec<String>)>,
     pub trouble: Option<Trouble>,
     /// Answers to the next requests, the last one first.
     pub refusals: Vec<Refusal>,
@@ -153,6 +155,11 @@ impl Server {
             let to = format!("{prefix}{}", path.replace("/org/old/", "/org/name/"));
             return (307, vec![("Location".into(), to)], Vec::new(), usize::MAX);
         }
+        let path = &match self.of_another(path) {
+            Some(Ok(listing)) => return plain(200, &listing),
+            Some(Err(path)) => path,
+            None => path.to_owned(),
+        };
         if path == "/api/models/org/name/revision/main" {
             let siblings: Vec<_> = files.iter().map(|(name, _)| serde_json::json!({ "rfilename": name })).collect();
             return plain(200, &serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string());
@@ -181,6 +188,24 @@ impl Server {
         };
         let Some((_, bytes)) = files.iter().find(|(file, _)| file == name) else { return plain(404, "no such file") };
         self.transfer(request, bytes.clone(), large)
+    }
+
+    /// The list of another repository, or the path that leads to what one of its files holds.
+    fn of_another(&self, path: &str) -> Option<Result<String, String>> {
+        self.set(|state| {
+            let list = |files: &[String]| {
+                let siblings: Vec<_> = files.iter().map(|name| serde_json::json!({ "rfilename": name })).collect();
+                serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string()
+            };
+            state.others.iter().find_map(|(repo, files)| {
+                if path == format!("/api/models/{repo}/revision/main") {
+                    return Some(Ok(list(files)));
+                }
+                let file = path.strip_prefix(&format!("/{repo}/resolve/{COMMIT}/"))?;
+                let held = &state.files[0].0;
+                files.iter().any(|name| name == file).then(|| Err(format!("/org/name/resolve/{COMMIT}/{held}")))
+            })
+        })
     }
 
     fn transfer(
