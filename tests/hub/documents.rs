@@ -61,7 +61,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
     found.into_iter().filter(|line| !line.starts_with("= ")).map(words).collect()
 }
 
-/// As a shell splits a line: quotes hold words together, and a comment ends it.
+/// As a shell splits a line: quotes hold words together, and a comment or a file for the output ends it.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (at, part) in line.split('"').enumerate() {
@@ -69,7 +69,7 @@ fn words(line: &str) -> Vec<String> {
             words.push(part.to_owned());
             continue;
         }
-        let code = part.split(" #").next().unwrap();
+        let code = part.split(" #").next().and_then(|code| code.split(" > ").next()).unwrap();
         words.extend(code.split_whitespace().map(|word| match word {
             "COMMAND" => "run".to_owned(),
             "SHELL" => "bash".to_owned(),
