@@ -20,7 +20,7 @@ target=${TARGET:-$(rustc -vV | sed -n 's/^host: //p')}
 dist=target/dist
 program=${1:-}
 if [ -z "$program" ]; then
-    cargo build --release --locked --bin bitnet-gpu
+    BITNET_COMMIT=$(git rev-parse --short=9 HEAD 2>/dev/null || true) cargo build --release --locked --bin bitnet-gpu
     program=target/release/bitnet-gpu
 fi
 

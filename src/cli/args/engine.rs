@@ -43,7 +43,7 @@ pub struct EngineArgs {
     pub gpu_memory: Option<u64>,
 
     /// Kernel for ternary matrices on the CPU, a token at a time; the answers are the same. auto: the one that `tune`
-    /// found, else i2_s
+    /// found, else base3 for a large model where the processor has AVX-512 VBMI and its copy fits, else i2_s
     #[arg(long, value_enum, default_value = "auto", env = "BITNET_KERNEL")]
     pub kernel: KernelChoice,
 

@@ -12,7 +12,7 @@ mod sample;
 mod serve;
 mod show;
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf, sync::LazyLock};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
@@ -35,9 +35,20 @@ use crate::{
     model::I2sPacking,
 };
 
+/// Version, commit where the builder of a release named it, machine and optional parts.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("BITNET_COMMIT")
+        .filter(|commit| !commit.is_empty())
+        .map(|commit| format!(" ({commit})"))
+        .unwrap_or_default();
+    let (version, arch, os) = (env!("CARGO_PKG_VERSION"), env::consts::ARCH, env::consts::OS);
+    // The program has all parts of the library.
+    format!("{version}{commit}\n{os} {arch}; gpu, hub, convert, grammar, server")
+});
+
 /// Runs ternary (1.58-bit) language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "bitnet-gpu", version, arg_required_else_help = true, propagate_version = true)]
+#[command(name = "bitnet-gpu", version, long_version = LONG_VERSION.as_str(), arg_required_else_help = true, propagate_version = true)]
 pub struct Cli {
     /// Say more; twice: say everything. RUST_LOG chooses in detail
     #[arg(short, long, global = true, action = ArgAction::Count)]
