@@ -110,8 +110,15 @@ fn cells(model: &ModelFacts, row: &Row) -> Vec<String> {
         row.test.name(),
         format!("{mean:.2} ± {deviation:.2}"),
         latency,
-        share(row).map_or_else(|| "-".into(), |(share, of)| format!("{:.0} % of {of}", share * 100.0)),
+        share(row).map_or_else(|| "-".into(), |(share, of)| share_text(share, &of)),
     ]
+}
+
+/// A share of a ceiling; one that cannot be says that something else was at work while either was measured.
+fn share_text(share: f64, of: &str) -> String {
+    const POSSIBLE: f64 = 1.05;
+    let disturbed = if share > POSSIBLE { " (disturbed)" } else { "" };
+    format!("{:.0} % of {of}{disturbed}", share * 100.0)
 }
 
 /// Lines behind the table of Markdown.
@@ -277,5 +284,11 @@ mod tests {
     fn mean_and_deviation_of_a_sample() {
         assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
         assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_called_disturbed() {
+        assert_eq!(share_text(0.876, "24.0 GB/s"), "88 % of 24.0 GB/s");
+        assert_eq!(share_text(1.2, "24.0 GB/s"), "120 % of 24.0 GB/s (disturbed)");
     }
 }
