@@ -16,7 +16,6 @@ struct Params {
   first: u32,
   heads: u32,
   kv_heads: u32,
-  head_dim: u32,     // even, at most 256
   stride: u32,
   q_offset: u32,
   k_offset: u32,
@@ -53,6 +52,62 @@ var<workgroup> score: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> share: array<f32, 128>; // (4 heads, 32 keys)
 var<workgroup> fade: array<f32, 4>;    // what the sums so far are multiplied by; at the end l
 
+// The part of q . k of two adjacent elements, those at q[at] and behind.
+fn dot2(k: vec2<f32>, at: u32) -> f32 { return k.x * q[at] + k.y * q[at + 1u]; }
+
+// q . k with a key of the cache in pairs, for the head that begins at q[mine]. All three forms add in the order of pairs.
+fn dot_pairs(row: u32, mine: u32) -> f32 {
+  var sum = 0.0;
+  var d = 0u;
+  // Four loads are under way at a time.
+  for (; d + 4u <= pairs(); d += 4u) {
+    let k0 = load_k(row, d);
+    let k1 = load_k(row, d + 1u);
+    let k2 = load_k(row, d + 2u);
+    let k3 = load_k(row, d + 3u);
+    let at = mine + 2u * d;
+    sum += dot2(k0, at);
+    sum += dot2(k1, at + 2u);
+    sum += dot2(k2, at + 4u);
+    sum += dot2(k3, at + 6u);
+  }
+  for (; d < pairs(); d++) { sum += dot2(load_k(row, d), mine + 2u * d); }
+  return sum;
+}
+
+// As `dot_pairs`, with the key of q8_0 whose words begin at k_cache[at]; codes past the head are 0.
+fn dot_codes(at: u32, mine: u32) -> f32 {
+  var sum = 0.0;
+  for (var b = 0u; b < q8_blocks(); b++) {
+    let d = q8_scale(k_cache[at + q8_code_words() + b / 2u], b);
+    for (var w = 8u * b; w < min(8u * b + 8u, q8_code_words()); w++) {
+      let k = d * vec4<f32>(unpack4xI8(k_cache[at + w]));
+      sum += dot2(k.xy, mine + 4u * w);
+      sum += dot2(k.zw, mine + 4u * w + 2u);
+    }
+  }
+  return sum;
+}
+
+// As `dot_pairs`, with the key of this step that begins at fresh[at].
+fn dot_fresh(at: u32, mine: u32) -> f32 {
+  var sum = 0.0;
+  for (var e = 0u; e < HEAD_DIM; e += 2u) { sum += dot2(vec2(fresh[at + e], fresh[at + e + 1u]), mine + e); }
+  return sum;
+}
+
+// Pair i of the value of the sequence's n-th token of the step, whose first is `first`, as it will be found in the cache.
+fn fresh_v(n: u32, first: u32, kv_head: u32, i: u32) -> vec2<f32> {
+  let at = (first + n) * p.stride + p.v_offset + kv_head * HEAD_DIM + 2u * i;
+  let v = vec2(x[at], x[at + 1u]);
+  if (V_TYPE == F32_CACHE) { return v; }
+  if (V_TYPE == Q8_CACHE) {
+    let step = fresh_steps[n * 8u + i / 16u];
+    return vec2(q8_rounded(v.x, step), q8_rounded(v.y, step));
+  }
+  return unpack2x16float(f16_pack(v));
+}
+
 fn kernel(group: vec3<u32>, lane: Lane) {
   let i = lane.index;
   let per_kv = p.heads / p.kv_heads;
@@ -74,27 +129,26 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let per_split = (keys + splits - 1u) / splits;
   let begin = min(group.y * per_split, keys);
   let end = min(begin + per_split, keys);
-  let pairs = p.head_dim / 2u;
 
   for (var h = 0u; h < count; h++) {
-    load_head(token * p.stride + p.q_offset + (head_first + h) * Q_STEP * p.head_dim, true, false, lane);
-    for (var e = i; e < p.head_dim; e += WG) {
+    load_head(token * p.stride + p.q_offset + (head_first + h) * Q_STEP * HEAD_DIM, true, false, lane);
+    for (var e = i; e < HEAD_DIM; e += WG) {
       let value = rotated(e, position);
       note(value);
-      q[h * p.head_dim + e] = value;
+      q[h * HEAD_DIM + e] = value;
     }
   }
   // Heads that are not there compute something that nobody reads.
-  for (var e = count * p.head_dim + i; e < 4u * p.head_dim; e += WG) { q[e] = 0.0; }
+  for (var e = count * HEAD_DIM + i; e < 4u * HEAD_DIM; e += WG) { q[e] = 0.0; }
 
   // One workgroup of each kv head and token appends to the cache.
   for (var key = max(begin, cached); key < end; key++) {
     let appends = group.x % bundles == 0u && key == position;
-    let x_row = (at_token.first + key - cached) * p.stride + kv_head * p.head_dim;
-    let at = (key - cached) * p.head_dim;
+    let x_row = (at_token.first + key - cached) * p.stride + kv_head * HEAD_DIM;
+    let at = (key - cached) * HEAD_DIM;
     let row = (window_row + key) * p.kv_heads + kv_head;
     load_head(x_row + p.k_offset, false, true, lane);
-    for (var pair = i; pair < pairs; pair += WG) {
+    for (var pair = i; pair < pairs(); pair += WG) {
       let e = 2u * pair;
       let k = vec2(rotated(e, key), rotated(e + 1u, key));
       let v = vec2(x[x_row + p.v_offset + e], x[x_row + p.v_offset + e + 1u]);
@@ -118,14 +172,14 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     }
     if (K_TYPE == Q8_CACHE) {
       find_steps(lane);
-      for (var e = i; e < p.head_dim; e += WG) { fresh[at + e] = q8_rounded(kept[e], steps[e / 32u]); }
+      for (var e = i; e < HEAD_DIM; e += WG) { fresh[at + e] = q8_rounded(kept[e], steps[e / 32u]); }
       if (appends) {
         for (var w = i; w < q8_row_words(); w += WG) { k_cache[row * q8_row_words() + w] = q8_word(w); }
       }
     }
     if (V_TYPE == Q8_CACHE) {
       workgroupBarrier(); // the keys in `kept` are not read any more
-      for (var e = i; e < p.head_dim; e += WG) { kept[e] = x[x_row + p.v_offset + e]; }
+      for (var e = i; e < HEAD_DIM; e += WG) { kept[e] = x[x_row + p.v_offset + e]; }
       find_steps(lane);
       for (var b = i; b < q8_blocks(); b += WG) { fresh_steps[(key - cached) * 8u + b] = steps[b]; }
       if (appends) {
@@ -144,31 +198,16 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     let key = first + my_key;
     var s = LOWEST;
     if (key < end) {
-      let mine = my_head * p.head_dim;
-      var dot_product = 0.0;
+      let mine = my_head * HEAD_DIM;
       let row = (window_row + key) * p.kv_heads + kv_head;
-      if (key < cached && K_TYPE == Q8_CACHE) {
-        // The same order of additions; codes past the head are 0.
-        let at = row * q8_row_words();
-        for (var w = 0u; w < q8_code_words(); w++) {
-          let d = q8_scale(k_cache[at + q8_code_words() + w / 16u], w / 8u);
-          let k = d * vec4<f32>(unpack4xI8(k_cache[at + w]));
-          let there = mine + 4u * w;
-          dot_product += k.x * q[there] + k.y * q[there + 1u];
-          dot_product += k.z * q[there + 2u] + k.w * q[there + 3u];
-        }
-      } else if (key < cached) {
-        for (var d = 0u; d < pairs; d++) {
-          let k = load_k(row, d);
-          dot_product += k.x * q[mine + 2u * d] + k.y * q[mine + 2u * d + 1u];
-        }
+      if (key >= cached) {
+        s = dot_fresh((key - cached) * HEAD_DIM, mine);
+      } else if (K_TYPE == Q8_CACHE) {
+        s = dot_codes(row * q8_row_words(), mine);
       } else {
-        let at = (key - cached) * p.head_dim;
-        for (var d = 0u; d < pairs; d++) {
-          dot_product += fresh[at + 2u * d] * q[mine + 2u * d] + fresh[at + 2u * d + 1u] * q[mine + 2u * d + 1u];
-        }
+        s = dot_pairs(row, mine);
       }
-      s = dot_product * p.scale;
+      s *= p.scale;
     }
     score[my_head * TILE + my_key] = s;
     workgroupBarrier();
@@ -182,22 +221,32 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     workgroupBarrier();
 
     for (var j = 0u; j < TILE; j++) { l += share[my_head * TILE + j]; }
-    if (i < pairs) {
+    if (i < pairs()) {
       for (var h = 0u; h < 4u; h++) { o[h] *= fade[h]; }
-      for (var j = 0u; j < min(TILE, end - first); j++) {
-        var v = vec2<f32>();
-        if (first + j < cached) {
-          v = load_v((window_row + first + j) * p.kv_heads + kv_head, i);
-        } else {
-          let at = (at_token.first + first + j - cached) * p.stride + p.v_offset + kv_head * p.head_dim + 2u * i;
-          v = vec2(x[at], x[at + 1u]);
-          if (V_TYPE == Q8_CACHE) {
-            let step = fresh_steps[(first + j - cached) * 8u + i / 16u];
-            v = vec2(q8_rounded(v.x, step), q8_rounded(v.y, step));
-          } else if (V_TYPE != F32_CACHE) {
-            v = unpack2x16float(f16_pack(v));
-          }
+      let there = min(TILE, end - first);
+      let earlier = min(there, max(cached, first) - first);
+      let row = (window_row + first) * p.kv_heads + kv_head;
+      var j = 0u;
+      // Four values are under way at a time.
+      for (; j + 4u <= earlier; j += 4u) {
+        let v0 = load_v(row + j * p.kv_heads, i);
+        let v1 = load_v(row + (j + 1u) * p.kv_heads, i);
+        let v2 = load_v(row + (j + 2u) * p.kv_heads, i);
+        let v3 = load_v(row + (j + 3u) * p.kv_heads, i);
+        for (var h = 0u; h < 4u; h++) {
+          let at = h * TILE + j;
+          o[h] += share[at] * v0;
+          o[h] += share[at + 1u] * v1;
+          o[h] += share[at + 2u] * v2;
+          o[h] += share[at + 3u] * v3;
         }
+      }
+      for (; j < earlier; j++) {
+        let v = load_v(row + j * p.kv_heads, i);
+        for (var h = 0u; h < 4u; h++) { o[h] += share[h * TILE + j] * v; }
+      }
+      for (; j < there; j++) {
+        let v = fresh_v(first + j - cached, at_token.first, kv_head, i);
         for (var h = 0u; h < 4u; h++) { o[h] += share[h * TILE + j] * v; }
       }
     }
@@ -207,20 +256,20 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     workgroupBarrier();
     if (my_key == 0u) { fade[my_head] = l; }
     workgroupBarrier();
-    if (i < pairs) {
+    if (i < pairs()) {
       for (var h = 0u; h < 4u; h++) { o[h] = o[h] / fade[h]; }
     }
   }
-  let width = p.head_dim + 2u;
+  let width = HEAD_DIM + 2u;
   let out = ((token * p.splits + group.y) * p.heads + head_first) * width;
-  if (i < pairs) {
+  if (i < pairs()) {
     for (var h = 0u; h < count; h++) {
       parts[out + h * width + 2u * i] = o[h].x;
       parts[out + h * width + 2u * i + 1u] = o[h].y;
     }
   }
   if (my_key == 0u && my_head < count) {
-    parts[out + my_head * width + p.head_dim] = m;
-    parts[out + my_head * width + p.head_dim + 1u] = l;
+    parts[out + my_head * width + HEAD_DIM] = m;
+    parts[out + my_head * width + HEAD_DIM + 1u] = l;
   }
 }

@@ -11,7 +11,6 @@ struct Params {
   first: u32,
   heads: u32,
   kv_heads: u32,
-  head_dim: u32,     // even, at most 256
   stride: u32,
   q_offset: u32,
   scale: f32,
@@ -25,9 +24,8 @@ struct Params {
 
 override Q_STEP: u32 = 1u; // from query to query in x, in heads: 2 where each has its gate behind it
 
-// Pairs of an invocation. A constant, so that drivers keep the sums in registers: with a bound of run time each access
-// chooses among all eight.
-override ROUNDS: u32 = 8u;
+// Pairs of an invocation, of a constant: with a bound of run time, drivers would choose among all of `o` at each access.
+fn rounds() -> u32 { return (pairs() + 15u) / 16u; }
 
 const LOWEST: f32 = -1e30; // instead of -inf, which WGSL lets a compiler assume away
 
@@ -44,9 +42,8 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   let head = group.x;
   let kv_head = head / (p.heads / p.kv_heads);
   let token = group.y * 16u + down;
-  let base = min(token, p.tokens - 1u) * p.stride + p.q_offset + head * Q_STEP * p.head_dim;
+  let base = min(token, p.tokens - 1u) * p.stride + p.q_offset + head * Q_STEP * HEAD_DIM;
   let keys = start + min(group.y * 16u + 16u, p.tokens); // that any token of this tile may see
-  let pairs = p.head_dim / 2u;
 
   var m = LOWEST;
   var l = 0.0;
@@ -55,10 +52,10 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     var s = 0.0;
     // Staging: row `down` of both tiles, pair `across`.
     let key_row = (window_row + min(first + down, keys - 1u)) * p.kv_heads + kv_head;
-    for (var d = 0u; d < pairs; d += 16u) {
+    for (var d = 0u; d < pairs(); d += 16u) {
       var q_pair = vec2(0.0, 0.0);
       var k_pair = vec2(0.0, 0.0);
-      if (d + across < pairs) {
+      if (d + across < pairs()) {
         q_pair = vec2(x[base + 2u * (d + across)], x[base + 2u * (d + across) + 1u]);
         k_pair = load_k(key_row, d + across);
       }
@@ -81,21 +78,21 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     let fade = exp(m - most);
     m = most;
     l *= fade;
-    for (var b = 0u; b < ROUNDS; b++) { o[b] *= fade; }
+    for (var b = 0u; b < rounds(); b++) { o[b] *= fade; }
     for (var j = 0u; j < min(16u, keys - first); j++) {
       let share = tile[down * 17u + j];
       l += share;
       let row = (window_row + first + j) * p.kv_heads + kv_head;
       // Past the head some other pair is added up, which nobody reads.
-      for (var b = 0u; b < ROUNDS; b++) { o[b] += share * load_v(row, min(across + 16u * b, pairs - 1u)); }
+      for (var b = 0u; b < rounds(); b++) { o[b] += share * load_v(row, min(across + 16u * b, pairs() - 1u)); }
     }
     workgroupBarrier();
   }
   if (token < p.tokens) {
-    let at = (token * p.heads + head) * p.head_dim;
-    for (var b = 0u; b < ROUNDS; b++) {
+    let at = (token * p.heads + head) * HEAD_DIM;
+    for (var b = 0u; b < rounds(); b++) {
       let pair = across + 16u * b;
-      if (pair < pairs) {
+      if (pair < pairs()) {
         out[at + 2u * pair] = o[b].x / l;
         out[at + 2u * pair + 1u] = o[b].y / l;
       }

@@ -11,7 +11,6 @@ struct Params {
   first: u32,
   heads: u32,
   kv_heads: u32,
-  head_dim: u32,     // even, at most 256
   stride: u32,
   q_offset: u32,
   k_offset: u32,
@@ -45,19 +44,19 @@ fn kernel(group: vec3<u32>, lane: Lane) {
   var base = token * p.stride;
   var kv_head = 0u;
   if (is_q) {
-    base += p.q_offset + group.x * Q_STEP * p.head_dim;
+    base += p.q_offset + group.x * Q_STEP * HEAD_DIM;
   } else if (is_k) {
     kv_head = group.x - p.heads;
-    base += p.k_offset + kv_head * p.head_dim;
+    base += p.k_offset + kv_head * HEAD_DIM;
   } else {
     kv_head = group.x - p.heads - p.kv_heads;
-    base += p.v_offset + kv_head * p.head_dim;
+    base += p.v_offset + kv_head * HEAD_DIM;
   }
   load_head(base, is_q, is_k, lane);
 
   let row = (window_row + position) * p.kv_heads + kv_head;
   let in_blocks = select(V_TYPE, K_TYPE, is_k) == Q8_CACHE && !is_q;
-  for (var pair = lane.index; pair < p.head_dim / 2u; pair += WG) {
+  for (var pair = lane.index; pair < pairs(); pair += WG) {
     let e = 2u * pair;
     var result = vec2(part[e], part[e + 1u]);
     if (is_q || is_k) { result = vec2(rotated(e, position), rotated(e + 1u, position)); }

@@ -6,6 +6,7 @@
 // Packing is written out because pack2x16float may round towards zero and need not give infinity above 65504:
 // here it is round half to even, as the CPU does.
 
+override HEAD_DIM: u32 = 128u;           // even, at most 256
 override K_TYPE: u32 = 0u;
 override V_TYPE: u32 = 0u;
 override WINDOW_BASE: u32 = 0u;          // positions of the sequences before the window
@@ -36,10 +37,13 @@ fn f16_bits(value: f32) -> u32 {
 
 fn f16_pack(pair: vec2<f32>) -> u32 { return f16_bits(pair.x) | (f16_bits(pair.y) << 16u); }
 
-// Words of codes of a row, blocks, and words of both codes and d.
-fn q8_code_words() -> u32 { return (p.head_dim + 3u) / 4u; }
+// Pairs of elements of a row.
+fn pairs() -> u32 { return HEAD_DIM / 2u; }
 
-fn q8_blocks() -> u32 { return (p.head_dim + 31u) / 32u; }
+// Words of codes of a row, blocks, and words of both codes and d.
+fn q8_code_words() -> u32 { return (HEAD_DIM + 3u) / 4u; }
+
+fn q8_blocks() -> u32 { return (HEAD_DIM + 31u) / 32u; }
 
 fn q8_row_words() -> u32 { return q8_code_words() + (q8_blocks() + 1u) / 2u; }
 
@@ -55,7 +59,7 @@ fn load_k(row: u32, pair: u32) -> vec2<f32> {
     let at = row * q8_row_words();
     return q8_pair(k_cache[at + pair / 2u], k_cache[at + q8_code_words() + pair / 32u], pair);
   }
-  let at = row * (p.head_dim / 2u) + pair;
+  let at = row * pairs() + pair;
   if (K_TYPE == F32_CACHE) { return vec2(bitcast<f32>(k_cache[2u * at]), bitcast<f32>(k_cache[2u * at + 1u])); }
   return unpack2x16float(k_cache[at]);
 }
@@ -65,7 +69,7 @@ fn load_v(row: u32, pair: u32) -> vec2<f32> {
     let at = row * q8_row_words();
     return q8_pair(v_cache[at + pair / 2u], v_cache[at + q8_code_words() + pair / 32u], pair);
   }
-  let at = row * (p.head_dim / 2u) + pair;
+  let at = row * pairs() + pair;
   if (V_TYPE == F32_CACHE) { return vec2(bitcast<f32>(v_cache[2u * at]), bitcast<f32>(v_cache[2u * at + 1u])); }
   return unpack2x16float(v_cache[at]);
 }

@@ -9,7 +9,7 @@ var<workgroup> kept: array<f32, 256>;
 var<workgroup> steps: array<Step, 8>; // of the blocks of `kept`
 
 fn store_k(row: u32, pair: u32, value: vec2<f32>) {
-  let at = row * (p.head_dim / 2u) + pair;
+  let at = row * pairs() + pair;
   if (K_TYPE == F32_CACHE) {
     k_cache[2u * at] = bitcast<u32>(value.x);
     k_cache[2u * at + 1u] = bitcast<u32>(value.y);
@@ -19,7 +19,7 @@ fn store_k(row: u32, pair: u32, value: vec2<f32>) {
 }
 
 fn store_v(row: u32, pair: u32, value: vec2<f32>) {
-  let at = row * (p.head_dim / 2u) + pair;
+  let at = row * pairs() + pair;
   if (V_TYPE == F32_CACHE) {
     v_cache[2u * at] = bitcast<u32>(value.x);
     v_cache[2u * at + 1u] = bitcast<u32>(value.y);
@@ -75,7 +75,7 @@ fn find_steps(lane: Lane) {
   workgroupBarrier();
   for (var b = lane.index; b < q8_blocks(); b += WG) {
     var largest = 0u;
-    for (var e = 32u * b; e < min(32u * b + 32u, p.head_dim); e++) {
+    for (var e = 32u * b; e < min(32u * b + 32u, HEAD_DIM); e++) {
       largest = max(largest, bitcast<u32>(kept[e]) & 0x7fffffffu);
     }
     steps[b] = step_of(largest);
@@ -93,7 +93,7 @@ fn q8_word(w: u32) -> u32 {
   if (w < q8_code_words()) {
     let step = steps[w / 8u];
     var codes = vec4<i32>();
-    for (var j = 0u; j < min(4u, p.head_dim - 4u * w); j++) { codes[j] = i32(q8_code(kept[4u * w + j], step)); }
+    for (var j = 0u; j < min(4u, HEAD_DIM - 4u * w); j++) { codes[j] = i32(q8_code(kept[4u * w + j], step)); }
     return pack4xI8(codes);
   }
   let b = 2u * (w - q8_code_words());

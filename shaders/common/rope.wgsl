@@ -11,15 +11,15 @@ var<workgroup> part: array<f32, 256>;
 fn load_head(base: u32, is_q: bool, is_k: bool, lane: Lane) {
   workgroupBarrier(); // the head before is not read any more
   var squares = 0.0;
-  for (var e = lane.index; e < p.head_dim; e += WG) {
+  for (var e = lane.index; e < HEAD_DIM; e += WG) {
     let v = x[base + e];
     part[e] = v;
     squares += v * v;
   }
   workgroupBarrier();
   if (Q_NORM || K_NORM) {
-    let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(p.head_dim) + p.eps);
-    for (var e = lane.index; e < p.head_dim; e += WG) {
+    let norm = 1.0 / sqrt(reduce_add(squares, lane) / f32(HEAD_DIM) + p.eps);
+    for (var e = lane.index; e < HEAD_DIM; e += WG) {
       if (Q_NORM && is_q) { part[e] = part[e] * norm * q_norm[e]; }
       if (K_NORM && is_k) { part[e] = part[e] * norm * k_norm[e]; }
     }

@@ -123,7 +123,6 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
     let params = Params::from(params::RopeAppend {
         heads: 1,
         kv_heads: 1,
-        head_dim: head_dim as u32,
         stride: 3 * head_dim as u32,
         k_offset: head_dim as u32,
         v_offset: 2 * head_dim as u32,
@@ -135,7 +134,7 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
     let batch = bytemuck::cast_slice(&[0; 4].into_iter().chain(placed).collect::<Vec<u32>>()).to_vec();
     vec![Run {
         variant: Variant::new(Shader::RopeAppend, choices(Lanes::Workgroup, Product::Int8), None),
-        constants: vec![("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 2.0), ("V_TYPE", 2.0)],
+        constants: vec![("HEAD_DIM", head_dim as f64), ("K_TYPE", 2.0), ("V_TYPE", 2.0)],
         params: params.with(&Dynamic { tokens: tokens as u32, ..Dynamic::default() }),
         buffers: vec![
             bytemuck::cast_slice(&x).to_vec(),

@@ -406,13 +406,13 @@ params! {
 
     /// rope_append.wgsl
     RopeAppend {
-        heads: u32, kv_heads: u32, head_dim: u32, stride: u32, q_offset: u32, k_offset: u32, v_offset: u32,
+        heads: u32, kv_heads: u32, stride: u32, q_offset: u32, k_offset: u32, v_offset: u32,
         half: u32, sines: u32, eps: f32, place: u32,
     }
 
     /// attention_decode.wgsl
     AttentionDecode {
-        heads: u32, kv_heads: u32, head_dim: u32, stride: u32, q_offset: u32, k_offset: u32, v_offset: u32,
+        heads: u32, kv_heads: u32, stride: u32, q_offset: u32, k_offset: u32, v_offset: u32,
         half: u32, sines: u32, eps: f32, scale: f32, place: u32,
     }
 
@@ -420,7 +420,7 @@ params! {
     AttentionMerge { heads: u32, head_dim: u32 }
 
     /// attention_prefill.wgsl
-    Attention { heads: u32, kv_heads: u32, head_dim: u32, stride: u32, q_offset: u32, scale: f32 }
+    Attention { heads: u32, kv_heads: u32, stride: u32, q_offset: u32, scale: f32 }
 
     /// gate_up.wgsl
     GateUp { cols: u32, stride: u32, gate_offset: u32, up_offset: u32 }

@@ -31,8 +31,11 @@ fn cache_constant(ty: KvType) -> f64 {
 impl<'a> Lowering<'a> {
     /// Constants of the kernels that read or write a window of the caches.
     fn cache_constants(&self, window: &CacheWindow) -> Vec<(&'static str, f64)> {
-        let mut constants =
-            vec![("K_TYPE", cache_constant(self.sizes.k_type)), ("V_TYPE", cache_constant(self.sizes.v_type))];
+        let mut constants = vec![
+            ("HEAD_DIM", self.config.head_dim as f64),
+            ("K_TYPE", cache_constant(self.sizes.k_type)),
+            ("V_TYPE", cache_constant(self.sizes.v_type)),
+        ];
         if window.slots.len() < self.sizes.sequences {
             let rows = |slots: usize| (slots * self.sizes.context_tokens) as f64;
             constants.extend([("WINDOW_BASE", rows(window.slots.start)), ("WINDOW_ROWS", rows(window.slots.len()))]);
@@ -87,7 +90,6 @@ impl<'a> Lowering<'a> {
         let params = params::RopeAppend {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
-            head_dim: config.head_dim as u32,
             stride: qkv_width(config) as u32,
             q_offset: activations.place(config, Slot::Q).offset as u32,
             k_offset: activations.place(config, Slot::K).offset as u32,
@@ -118,7 +120,6 @@ impl<'a> Lowering<'a> {
         let params = params::AttentionDecode {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
-            head_dim: config.head_dim as u32,
             stride: qkv_width(config) as u32,
             q_offset: activations.place(config, Slot::Q).offset as u32,
             k_offset: activations.place(config, Slot::K).offset as u32,
@@ -154,7 +155,6 @@ impl<'a> Lowering<'a> {
         let params = params::Attention {
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
-            head_dim: config.head_dim as u32,
             stride: qkv_width(config) as u32,
             q_offset: activations.place(config, Slot::Q).offset as u32,
             scale: 1.0 / (config.head_dim as f32).sqrt(),
@@ -164,8 +164,7 @@ impl<'a> Lowering<'a> {
             [all(&activations.qkv), all(&window.k), all(&window.v), all(&activations.attn), all(&activations.batch)];
         let grid = [Extent::Fixed(config.heads), Extent::PerTokens(16), Extent::Fixed(1)];
         let mut constants = self.cache_constants(window);
-        let rounds = (config.head_dim / 2).div_ceil(16);
-        constants.extend([("Q_STEP", self.query_step()), ("ROUNDS", rounds as f64)]);
+        constants.push(("Q_STEP", self.query_step()));
         let variant = self.builder.variant(Shader::AttentionPrefill);
         Ok(self.builder.dispatch(variant, &constants, params, &buffers, grid)?.in_window(window.index))
     }

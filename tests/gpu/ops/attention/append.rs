@@ -51,7 +51,6 @@ fn rope_append(gpu: &Gpu, rng: &mut Rng, choices: Choices, of: &Heads, (k_type, 
     let params = params::RopeAppend {
         heads: of.heads as u32,
         kv_heads: of.kv_heads as u32,
-        head_dim: of.head_dim as u32,
         stride: stride as u32,
         q_offset: 0,
         k_offset: q as u32,
@@ -120,7 +119,6 @@ fn cached_8_bit_values_are_the_processors_bytes() {
         let params = params::RopeAppend {
             heads: 1,
             kv_heads: 1,
-            head_dim: width,
             stride: 3 * width,
             k_offset: width,
             v_offset: 2 * width,
@@ -130,7 +128,7 @@ fn cached_8_bit_values_are_the_processors_bytes() {
             (cache_bytes(&k, KvType::Q8_0, head_dim), cache_bytes(&v, KvType::Q8_0, head_dim));
         let run = Run {
             variant: Variant::new(Shader::RopeAppend, gpu.choices(), None),
-            constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 2.0), ("V_TYPE", 2.0)],
+            constants: &[("HEAD_DIM", head_dim as f64), ("K_TYPE", 2.0), ("V_TYPE", 2.0)],
             params: params.into(),
             dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },
             buffers: &[
@@ -164,7 +162,6 @@ fn decode_alone(gpu: &Gpu, x: &[f32]) -> Vec<Vec<u8>> {
     let params = params::AttentionDecode {
         heads: 1,
         kv_heads: 1,
-        head_dim: width,
         stride: 3 * width,
         k_offset: width,
         v_offset: 2 * width,
@@ -175,9 +172,7 @@ fn decode_alone(gpu: &Gpu, x: &[f32]) -> Vec<Vec<u8>> {
     let run = Run {
         variant: Variant::new(Shader::AttentionDecode, gpu.choices(), None),
         constants: &[
-            ("Q_NORM", 0.0),
-            ("K_NORM", 0.0),
-            ("INTERLEAVED", 0.0),
+            ("HEAD_DIM", head_dim as f64),
             ("K_TYPE", 2.0),
             ("V_TYPE", 2.0),
             ("FRESH", head_dim as f64),
@@ -216,18 +211,11 @@ fn cache_rounding_equals_the_processors() {
     // v of one head of 256 is packed unchanged.
     let mut x = vec![0.0; 512];
     x.extend(&values);
-    let params = params::RopeAppend {
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 256,
-        stride: 768,
-        k_offset: 256,
-        v_offset: 512,
-        ..Default::default()
-    };
+    let params =
+        params::RopeAppend { heads: 1, kv_heads: 1, stride: 768, k_offset: 256, v_offset: 512, ..Default::default() };
     let run = Run {
         variant: Variant::new(Shader::RopeAppend, gpu.choices(), None),
-        constants: &[("Q_NORM", 0.0), ("K_NORM", 0.0), ("INTERLEAVED", 0.0), ("K_TYPE", 0.0), ("V_TYPE", 0.0)],
+        constants: &[("HEAD_DIM", 256.0)],
         params: params.into(),
         dynamic: Dynamic { tokens: 1, ..Dynamic::default() },
         buffers: &[bytes(&x), &[0; 512], &[0; 512], &[0; 4], &[0; 4], &[0; 4], &batch(&[0], 0, 0)],

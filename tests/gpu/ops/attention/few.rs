@@ -118,7 +118,6 @@ fn decode(gpu: &Gpu, case: &Case, x: &[f32], prepared: &Prepared, before: &[Vec<
     let params = params::AttentionDecode {
         heads: of.heads as u32,
         kv_heads: of.kv_heads as u32,
-        head_dim: of.head_dim as u32,
         stride: of.stride() as u32,
         q_offset: 0,
         k_offset: q as u32,

@@ -47,7 +47,6 @@ fn attention_of_many_tokens_equals_the_reference() {
             let params = params::Attention {
                 heads: heads as u32,
                 kv_heads: kv_heads as u32,
-                head_dim: head_dim as u32,
                 stride: stride as u32,
                 q_offset: offset as u32,
                 scale,
@@ -56,9 +55,9 @@ fn attention_of_many_tokens_equals_the_reference() {
             let run = Run {
                 variant: Variant::new(Shader::AttentionPrefill, gpu.choices(), None),
                 constants: &[
+                    ("HEAD_DIM", head_dim as f64),
                     ("K_TYPE", cache_constant(k_type)),
                     ("V_TYPE", cache_constant(v_type)),
-                    ("ROUNDS", (head_dim / 2).div_ceil(16) as f64),
                 ],
                 params: params.into(),
                 dynamic: Dynamic { tokens: tokens as u32, ..Dynamic::default() },

@@ -115,6 +115,7 @@ impl Prepared {
 fn constants(of: &Heads, (k_type, v_type): (KvType, KvType)) -> Vec<(&'static str, f64)> {
     let flag = |on: bool| f64::from(u8::from(on));
     vec![
+        ("HEAD_DIM", of.head_dim as f64),
         ("Q_NORM", flag(of.norms)),
         ("K_NORM", flag(of.norms)),
         ("INTERLEAVED", flag(of.style == Style::Interleaved)),
