@@ -93,6 +93,7 @@ fn every_variant_validates_and_matches_the_table() {
         assert_eq!(overrides, expected, "{name}: pipeline constants");
         let workgroup = variant.program.workgroup();
         assert!(workgroup.is_power_of_two() && workgroup <= 256, "{name}");
+        assert!(kernel.bindings.len() <= 8, "{name}: more storage buffers than every device has");
         let entry_points: Vec<_> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
         assert_eq!(entry_points, ["main"], "{name}");
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     buffers::head_copy::screen_pays,
-    device::{Gpu, OpenOptions},
+    device::{Gpu, OpenOptions, candidates},
     lower::{screen::Screen, select::Selection},
     record::profile::{KernelTime, add},
     segment::{counters::Counters, demand::demand, loaded::GpuSegment, plan::segment_bytes},
@@ -32,10 +32,19 @@ pub struct GpuBackend {
 }
 
 impl GpuBackend {
-    /// Opens the adapter that `options` ask for, and refuses it when it fails the self-test.
+    /// Opens the adapter that `options` ask for. One that does not open or fails the self-test is refused, and the next is
+    /// taken: another GPU, or the same by another driver.
     pub fn open(options: &OpenOptions) -> Result<Self> {
-        let (gpu, compared) =
-            self_test::prepare(Gpu::open(options)?, options, |gpu| Box::new(Self::on(Arc::clone(gpu))))?;
+        let (adapters, mut notes) = candidates(options)?;
+        let (opened, refused) =
+            first_sound(adapters, |adapter| Self::tested(Gpu::open_adapter(adapter, options)?, options))?;
+        notes.extend(refused.into_iter().map(|reason| format!("{reason}: {} is used", opened.gpu.caps())));
+        notes.into_iter().for_each(|note| opened.gpu.add_note(note));
+        Ok(opened)
+    }
+
+    fn tested(gpu: Gpu, options: &OpenOptions) -> Result<Self> {
+        let (gpu, compared) = self_test::prepare(gpu, options, |gpu| Box::new(Self::on(Arc::clone(gpu))))?;
         gpu.compiler.keep();
         Ok(Self { compared, ..Self::on(gpu) })
     }
@@ -121,6 +130,28 @@ impl GpuBackend {
     }
 }
 
+/// The first that `open` takes, and why it took none of those before; where it takes none, all reasons.
+fn first_sound<A, T>(all: Vec<A>, mut open: impl FnMut(A) -> Result<T>) -> Result<(T, Vec<String>)> {
+    let mut refused = Vec::new();
+    for candidate in all {
+        match open(candidate) {
+            Ok(opened) => return Ok((opened, refused.into_iter().map(reason).collect())),
+            Err(error) => refused.push(error),
+        }
+    }
+    if refused.len() == 1 {
+        return Err(refused.remove(0));
+    }
+    Err(Error::NoAdapter { reason: refused.into_iter().map(reason).collect::<Vec<_>>().join("; ") })
+}
+
+fn reason(error: Error) -> String {
+    match error {
+        Error::NoAdapter { reason } => reason,
+        other => other.to_string(),
+    }
+}
+
 impl Backend for GpuBackend {
     fn name(&self) -> &str {
         &self.name
@@ -179,5 +210,26 @@ impl Backend for GpuBackend {
 
     fn states(&mut self, segment: SegmentId) -> Result<&mut dyn States> {
         Ok(self.loaded(segment)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_adapter_is_taken_where_one_fails() {
+        let open = |name: &'static str| match name {
+            "wrong" => Err(Error::NoAdapter { reason: "wrong failed the self-test".to_owned() }),
+            "closed" => Err(Error::Gpu { action: "opening closed".to_owned(), reason: "lost".to_owned() }),
+            sound => Ok(sound),
+        };
+        assert_eq!(first_sound(vec!["a", "wrong"], open).unwrap(), ("a", Vec::new()));
+        let (opened, refused) = first_sound(vec!["wrong", "closed", "a", "b"], open).unwrap();
+        assert_eq!((opened, &*refused[0]), ("a", "wrong failed the self-test"));
+        assert!(refused.len() == 2 && refused[1].contains("opening closed"), "{refused:?}");
+        let none = first_sound(vec!["wrong", "closed"], open).unwrap_err();
+        assert!(matches!(none, Error::NoAdapter { .. }) && none.to_string().contains("self-test; "), "{none}");
+        assert!(matches!(first_sound(vec!["closed"], open).unwrap_err(), Error::Gpu { .. }), "its own error");
     }
 }

@@ -54,8 +54,10 @@ impl fmt::Display for AdapterCaps {
 }
 
 impl AdapterCaps {
-    /// Order of preference: discrete, integrated, virtual, unknown, software; Vulkan before others of the same
-    /// kind, because DirectX 12 without dxcompiler.dll has neither subgroups nor integer dot products.
+    /// Order of preference: discrete, integrated, virtual, unknown, software. Of one kind Vulkan is before DirectX 12,
+    /// which without dxcompiler.dll has neither subgroups nor integer dot products; but on Qualcomm's GPUs behind it, as
+    /// their Vulkan driver for Windows refuses the layouts that naga gives variables in workgroup memory
+    /// (<https://github.com/gfx-rs/wgpu/issues/7696>).
     pub fn rank(&self) -> (u8, bool) {
         let kind = match self.kind {
             "discrete GPU" => 0,
@@ -64,7 +66,8 @@ impl AdapterCaps {
             "software" => 4,
             _ => 3,
         };
-        (kind, self.backend == "DX12")
+        let is_qualcomm = self.name.contains("Adreno");
+        (kind, (self.backend == "DX12") != is_qualcomm)
     }
 
     fn new(adapter: &wgpu::Adapter) -> Self {
@@ -256,9 +259,12 @@ pub fn adapters() -> Vec<AdapterCaps> {
     look_up().adapters
 }
 
-/// The adapter that `options` ask for, and what is odd about the choice.
-pub fn select(options: &OpenOptions) -> Result<(wgpu::Adapter, AdapterCaps, Vec<String>)> {
-    let (mut all, hidden) = enumerate();
+/// An adapter that may be opened.
+pub type Candidate = (wgpu::Adapter, AdapterCaps);
+
+/// The adapters that `options` ask for, the preferred one first and at least one, and what is odd about the choice.
+pub fn candidates(options: &OpenOptions) -> Result<(Vec<Candidate>, Vec<String>)> {
+    let (all, hidden) = enumerate();
     let caps: Vec<&AdapterCaps> = all.iter().map(|(_, caps)| caps).collect();
     let of_environment = options.device.is_none().then(|| variable(ADAPTER_NAME).map(DeviceChoice::Named)).flatten();
     let by = if of_environment.is_some() { format!(" ({ADAPTER_NAME})") } else { String::new() };
@@ -268,21 +274,22 @@ pub fn select(options: &OpenOptions) -> Result<(wgpu::Adapter, AdapterCaps, Vec<
     let chosen = choose(&caps, choice.as_ref(), software_allowed).map_err(|reason| Error::NoAdapter {
         reason: if hidden.is_empty() { reason + &by } else { format!("{reason}{by}; {}", hidden.join("; ")) },
     })?;
-    let (adapter, caps) = all.swap_remove(chosen);
+    let chosen = (0..).zip(all).filter(|(at, _)| chosen.contains(at)).map(|(_, candidate)| candidate).collect();
     let is_empty = |note: &String| note.ends_with(COUNTS_AS_NOT_SET);
-    Ok((adapter, caps, hidden.into_iter().filter(is_empty).collect()))
+    Ok((chosen, hidden.into_iter().filter(is_empty).collect()))
 }
 
 fn is_named(caps: &AdapterCaps, name: &str) -> bool {
     caps.name.to_lowercase().contains(&name.to_lowercase())
 }
 
-/// The index of the adapter to take; else why there is none.
+/// The indices of the adapters to try, in this order; else why there is none. No software adapter stands in for a GPU: the
+/// CPU backend is faster.
 fn choose(
     all: &[&AdapterCaps],
     choice: Option<&DeviceChoice>,
     software_allowed: bool,
-) -> std::result::Result<usize, String> {
+) -> std::result::Result<Vec<usize>, String> {
     let names = || {
         let names = all.iter().enumerate().map(|(at, caps)| format!("{at}: {}", caps.name));
         names.collect::<Vec<_>>().join(", ")
@@ -307,10 +314,12 @@ fn choose(
     if usable.is_empty() {
         return Err(format!("only software adapters were found ({}), which are slower than the CPU backend", names()));
     }
-    usable.iter().copied().find(|&at| all[at].unusable.is_none()).ok_or_else(|| {
+    let Some(first) = usable.iter().copied().find(|&at| all[at].unusable.is_none()) else {
         let reason = |&at: &usize| format!("{}: {}", all[at].name, all[at].unusable.as_deref().unwrap_or_default());
-        usable.iter().map(reason).collect::<Vec<_>>().join("; ")
-    })
+        return Err(usable.iter().map(reason).collect::<Vec<_>>().join("; "));
+    };
+    let is_like = |&at: &usize| all[at].unusable.is_none() && all[at].software == all[first].software;
+    Ok(usable.into_iter().filter(is_like).collect())
 }
 
 #[cfg(test)]
@@ -337,7 +346,7 @@ mod tests {
         }
     }
 
-    fn reason(result: std::result::Result<usize, String>) -> String {
+    fn reason(result: std::result::Result<Vec<usize>, String>) -> String {
         result.unwrap_err()
     }
 
@@ -348,10 +357,10 @@ mod tests {
     #[test]
     fn software_is_taken_only_when_allowed() {
         let (gpu, soft) = (caps("Radeon 780M", "integrated GPU", None), caps("llvmpipe", "software", None));
-        assert_eq!(choose(&[&gpu, &soft], None, true).unwrap(), 0);
-        assert_eq!(choose(&[&soft], None, true).unwrap(), 0);
+        assert_eq!(choose(&[&gpu, &soft], None, true).unwrap(), [0], "nor instead of a GPU");
+        assert_eq!(choose(&[&soft], None, true).unwrap(), [0]);
         assert!(reason(choose(&[&soft], None, false)).contains("only software adapters were found (0: llvmpipe)"));
-        assert_eq!(choose(&[&gpu, &soft], Some(&named("LLVM")), true).unwrap(), 1);
+        assert_eq!(choose(&[&gpu, &soft], Some(&named("LLVM")), true).unwrap(), [1]);
     }
 
     #[test]
@@ -361,14 +370,19 @@ mod tests {
         assert!(reason(choose(&[], None, true)).contains("no Vulkan, Metal or DirectX 12 driver was found"));
         assert!(reason(choose(&[&good], Some(&named("nvidia")), true)).contains("\"nvidia\"; found: 0: Arc"));
         assert!(reason(choose(&[&weak], None, true)).contains("Old GPU: storage buffers of a kernel: 7 needed"));
-        assert_eq!(choose(&[&weak, &good], None, false).unwrap(), 1);
+        assert_eq!(choose(&[&weak, &good], None, false).unwrap(), [1]);
     }
 
     #[test]
     fn two_of_one_name_have_numbers() {
         let card = caps("Radeon", "discrete GPU", None);
         let number = |at| choose(&[&card, &card], Some(&DeviceChoice::Number(at)), false);
-        assert_eq!((number(0), number(1)), (Ok(0), Ok(1)));
+        assert_eq!((number(0), number(1)), (Ok(vec![0]), Ok(vec![1])));
+        assert_eq!(
+            choose(&[&card, &card], Some(&named("radeon")), false),
+            Ok(vec![0, 1]),
+            "the next if the first fails"
+        );
         assert_eq!(number(2).unwrap_err(), "there is no number 2; found: 0: Radeon, 1: Radeon");
     }
 
@@ -398,5 +412,9 @@ mod tests {
         ];
         all.sort_by_key(AdapterCaps::rank);
         assert_eq!(all.map(|c| c.name), ["discrete", "discrete-dx", "integrated", "soft"]);
+
+        let vulkan = caps("Qualcomm(R) Adreno(TM) X1-85 GPU", "integrated GPU", None);
+        let dx12 = AdapterCaps { backend: "DX12".to_owned(), ..vulkan.clone() };
+        assert!(dx12.rank() < vulkan.rank());
     }
 }

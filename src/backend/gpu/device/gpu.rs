@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     abandoned::abandon,
-    adapter::{self, AdapterCaps},
+    adapter::{self, AdapterCaps, Candidate},
     geometry::Geometry,
     health::{Failure, Health},
     memory::{self, Memory},
@@ -64,7 +64,15 @@ pub struct Gpu {
 impl Gpu {
     /// Opens the adapter that `options` ask for.
     pub fn open(options: &OpenOptions) -> Result<Self> {
-        let (adapter, caps, notes) = adapter::select(options)?;
+        let (candidates, notes) = adapter::candidates(options)?;
+        let first = candidates.into_iter().next().unwrap_or_else(|| unreachable!("there is one at least"));
+        let gpu = Self::open_adapter(first, options)?;
+        notes.into_iter().for_each(|note| gpu.add_note(note));
+        Ok(gpu)
+    }
+
+    /// Opens this one.
+    pub(crate) fn open_adapter((adapter, caps): Candidate, options: &OpenOptions) -> Result<Self> {
         let tuning = options.tuning.clone();
         let wanted = wgpu::Features::SUBGROUP
             | wgpu::Features::IMMEDIATES
@@ -116,7 +124,7 @@ impl Gpu {
             health,
             objects,
             testing: AtomicBool::new(false),
-            notes: Mutex::new(notes),
+            notes: Mutex::default(),
             compiler,
         };
         gpu.check("opening the device")?;

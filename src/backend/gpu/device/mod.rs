@@ -12,7 +12,7 @@ mod memory;
 mod options;
 
 pub use abandoned::settle;
-pub use adapter::{AdapterCaps, Found, adapters, look_up};
+pub use adapter::{AdapterCaps, Found, adapters, candidates, look_up};
 pub use geometry::{Geometry, WORKGROUPS};
 pub use gpu::Gpu;
 pub use guard::look_first_by;
