@@ -20,8 +20,8 @@ COLOURS = ["#2563eb", "#94a3b8", "#cbd5e1"]
 
 # Commands of the recording. A seed gives the same text on every machine's CPU.
 SESSION = [
-    ["run", "-p", "Once upon a time", "-n", "60", "-s", "4"],
-    ["list"],
+    ["run", "-p", "Once upon a time", "-n", "40", "-s", "4"],
+    ["run", "Tom had a red ball.", "-n", "38", "-s", "1", "-q"],
 ]
 
 
