@@ -125,7 +125,7 @@ pub fn run(args: Vec<OsString>, look_up: fn() -> io::Result<process::Command>) -
     }
     gpu::look_first_by(look_up);
     interrupt::install();
-    let command = without_empty_variables(args::shaped(Cli::command()));
+    let command = without_empty_variables(args::shaped(Cli::command(), args.iter().any(|arg| arg == "-h")));
     let argv = argv::rewrite(args, &command);
     if let Some(refused) = argv.refused {
         output::error(refused);

@@ -21,7 +21,10 @@ fn built_in_model() -> Vec<u8> {
 #[test]
 fn help_and_version() {
     let version = run(&["--version"]);
-    assert_eq!((version.code, version.stdout), (Some(0), format!("bitnet-gpu {}\n", env!("CARGO_PKG_VERSION"))));
+    let of_package = concat!("bitnet-gpu ", env!("CARGO_PKG_VERSION"));
+    assert!(version.code == Some(0) && version.stdout.starts_with(of_package), "{version:?}");
+    assert!(version.stdout.contains(std::env::consts::ARCH), "{version:?}");
+    assert_eq!(run(&["-V"]).stdout, format!("{of_package}\n"));
     let help = run(&["--help"]);
     assert_eq!(help.code, Some(0));
     for command in ["run", "tokenize", "logits", "inspect", "devices", "plan", "convert"] {

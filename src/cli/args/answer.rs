@@ -44,9 +44,6 @@ pub struct RunArgs {
     #[arg(long, overrides_with = "conversation")]
     pub no_conversation: bool,
 
-    #[command(flatten)]
-    pub chat: ConversationArgs,
-
     /// Print the answer without the prompt before it
     #[arg(long)]
     pub no_display_prompt: bool,
@@ -72,6 +69,9 @@ pub struct RunArgs {
     /// Draw the rates of --bench into a new SVG file
     #[arg(long, value_name = "FILE", requires = "bench")]
     pub plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub chat: ConversationArgs,
 
     #[command(flatten)]
     pub reasoning: ReasoningArgs,

@@ -20,7 +20,7 @@ const EVERYDAY: [&str; 26] = [
     "file",
     "n_predict",
     "system_prompt",
-    "temperature",
+    "temp",
     "seed",
     "backend",
     "n_gpu_layers",
@@ -44,17 +44,17 @@ const EVERYDAY: [&str; 26] = [
 /// A command with more flags has only the everyday ones in `-h`.
 const MANY: usize = 14;
 
-/// The program with shorter texts for `-h` and grouped commands.
+/// The program with shorter texts for `-h`, which is what `is_short` is about, and grouped commands.
 ///
 /// # Panics
 /// If a command is in no group, which a test finds.
-pub fn shaped(program: Command) -> Command {
+pub fn shaped(program: Command, is_short: bool) -> Command {
     let list = commands(&program);
     let template = format!("{{about}}\n\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}{{after-help}}");
     program
         .help_template(template)
         .after_help("`bitnet-gpu COMMAND -h` shows the everyday flags of a command, `--help` all.")
-        .mut_subcommands(with_everyday_flags)
+        .mut_subcommands(|command| with_everyday_flags(command, is_short))
 }
 
 fn commands(program: &Command) -> String {
@@ -70,13 +70,13 @@ fn commands(program: &Command) -> String {
     text + "\n"
 }
 
-fn with_everyday_flags(command: Command) -> Command {
+fn with_everyday_flags(command: Command, is_short: bool) -> Command {
     if command.get_arguments().count() <= MANY {
         return command;
     }
     command.mut_args(|arg| {
         let is_everyday = EVERYDAY.contains(&arg.get_id().as_str());
-        arg.hide_short_help(!is_everyday)
+        arg.hide_short_help(!is_everyday).hide_env(is_short)
     })
 }
 
@@ -112,9 +112,9 @@ mod tests {
 
     #[test]
     fn short_help_fits_a_screen() {
-        for command in shaped(Cli::command()).term_width(80).get_subcommands_mut() {
+        for command in shaped(Cli::command(), true).term_width(80).get_subcommands_mut() {
             let lines = command.render_help().to_string().lines().count();
-            assert!(lines <= 45, "{}: {lines} lines", command.get_name());
+            assert!(lines <= 40, "{}: {lines} lines", command.get_name());
         }
     }
 }

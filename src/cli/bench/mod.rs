@@ -22,7 +22,7 @@ use super::{
     agreement::Agreement,
     args::{BackendChoice, BenchArgs, BenchFormat, KernelChoice, NO_DEVICE, ThreadsArgs},
     chart::{self, Chart},
-    error_text, interrupt, output, source,
+    error_text, interrupt, output, source, usage,
 };
 use crate::{
     engine::{Engine, EngineOptions, Purpose},
@@ -81,6 +81,9 @@ impl Test {
 
 pub fn run(args: &BenchArgs) -> Result<()> {
     chart::check_free(args.plot.as_deref())?;
+    if args.device.as_deref() == Some(NO_DEVICE) && args.backend.contains(&BackendChoice::Gpu) {
+        return Err(usage("without a device there is no GPU to measure", "bitnet-gpu bench --backend gpu --device 0"));
+    }
     let source = source::open(&args.model)?;
     if !args.parallel.is_empty() {
         return parallel::run(args, &source);

@@ -432,9 +432,15 @@ impl Chat {
             self.chooser.sampler.seed(),
             self.reasoning.reasoning.name(),
         );
-        for Message { role, content, .. } in self.conversation.messages() {
-            let mark = if *role == Role::User { ">" } else { role.name() };
-            text += &format!("{mark} {}\n", shown(content));
+        let remembered = self.conversation.remembered();
+        let forgotten = self.conversation.messages().len() - remembered.len();
+        for Message { role, content, .. } in remembered {
+            let mark = if role == Role::User { ">" } else { role.name() };
+            text += &format!("{mark} {}\n", shown(&content));
+        }
+        if forgotten > 0 {
+            let messages = format::count(forgotten, "older message");
+            text += &format!("({messages} that the model does not see any more; /save keeps all)\n");
         }
         text
     }
