@@ -47,7 +47,7 @@ use crate::{
     error::{Error, Result},
     machine,
     model::Model,
-    plan::Plan,
+    plan::{Plan, Prefer},
     session::{Runtime, Session},
     tokenizer::Tokenizer,
 };
@@ -166,6 +166,9 @@ impl Engine {
     fn kernels_of(&self, model: &Model) -> Kernels {
         if let Some(kernel) = self.options.kernel {
             return Kernels::All(kernel);
+        }
+        if self.options.prefer == Prefer::Memory {
+            return Kernels::AsLoaded;
         }
         // Repacked, a file whose rows interleave answers prompts faster; read as it is, it may be larger than memory.
         let plain: usize = model.weights.blocks.iter().map(|block| block.plain_bytes()).sum();

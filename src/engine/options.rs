@@ -14,7 +14,7 @@ use crate::{
 pub struct EngineOptions {
     /// Which backend runs which layers.
     pub request: Request,
-    /// Goal of [`Request::Auto`].
+    /// Goal of [`Request::Auto`]. [`Prefer::Memory`] also leaves out copies that are there for speed, wherever a model runs.
     pub prefer: Prefer,
     /// The GPU: its number in the list of adapters, or a part of its name; `None`: the best one.
     pub device: Option<String>,
@@ -48,7 +48,7 @@ pub struct EngineOptions {
 /// Answers are the same either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeadScreen {
-    /// Where the copy is large enough to matter and faster to read than the head.
+    /// Where the copy is large enough to matter and faster to read than the head, and memory is not preferred.
     #[default]
     Auto,
     /// Wherever it can serve.

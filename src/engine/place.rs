@@ -144,6 +144,7 @@ impl Engine {
         match self.options.head {
             HeadScreen::Off => false,
             HeadScreen::On => true,
+            HeadScreen::Auto if self.options.prefer == Prefer::Memory => false,
             HeadScreen::Auto => head.rows >= SCREENED_HEAD_ROWS && Screen::pays(head.rows, head.cols, head.ty),
         }
     }

@@ -195,3 +195,25 @@ fn no_layer_makes_room_for_a_copy_of_the_head() {
     assert_eq!(plan(least, "on").unwrap()["segments"].as_array().unwrap().len(), 2);
     assert_eq!(bytes(&plan(roomy, "auto").unwrap()), roomy);
 }
+
+/// Weights as the file has them, and no copy of the head.
+#[test]
+fn who_prefers_memory_gets_no_copies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("2b.gguf");
+    B2.write(&path);
+    let memory = |more: &[&str]| {
+        let plan = run(&[&["plan", path.to_str().unwrap(), "--backend", "cpu", "--json"], more].concat()).json();
+        let bytes = |field: &str| plan["segment_memory"][0][field].as_u64().unwrap();
+        (bytes("table_bytes"), bytes("weight_bytes"))
+    };
+    let (table, weights) = memory(&["--prefer", "memory"]);
+    assert_eq!(table, B2.table_bytes());
+    let of_layers = B2.layers * (B2.layer_bytes() - B2.context * 2 * B2.kv_dim() * 2);
+    assert!((of_layers..of_layers + of_layers / 100).contains(&weights), "{weights}, {of_layers}");
+    let (with_copy, packed) = memory(&[]);
+    // 6 of 16 bits.
+    assert!(with_copy > table + table / 3 && packed > 0, "{with_copy}");
+    // Asked for, there is one all the same.
+    assert_eq!(memory(&["--prefer", "memory", "--head-screen", "on"]).0, with_copy);
+}
