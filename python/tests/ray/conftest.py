@@ -16,9 +16,9 @@ from ray.cluster_utils import Cluster  # noqa: E402
 STORE_BYTES = 100_000_000
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cluster():
-    """A head with CPUs for reading and one engine."""
+    """A head with CPUs for reading and one engine; one for all tests, as a start takes long."""
     head = {"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="warning")
