@@ -59,6 +59,8 @@ mod ps;
 
 mod pull;
 
+mod report_gpu;
+
 mod run;
 
 mod serve;
@@ -188,6 +190,7 @@ fn dispatch(mut command: Command, matches: &ArgMatches, verbose: bool) -> Result
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::ReportGpu(args) => report_gpu::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => models::list(args),

@@ -14,6 +14,7 @@ mod granted;
 mod perplexity;
 mod plan_budget;
 mod reasoning;
+mod report_gpu;
 mod run;
 mod sampling;
 mod takeover;

@@ -6,7 +6,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Use a model", &["run", "chat", "serve", "embed"]),
     ("Models on this machine", &["pull", "list", "rm", "ps", "inspect", "convert", "dummy"]),
-    ("Speed and devices", &["plan", "bench", "tune", "devices", "doctor", "verify"]),
+    ("Speed and devices", &["plan", "bench", "tune", "devices", "doctor", "verify", "report-gpu"]),
     ("Look inside", &["tokenize", "logits", "perplexity"]),
     ("This program", &["completions", "man", "help"]),
 ];

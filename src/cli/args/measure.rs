@@ -274,6 +274,50 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example: bitnet-gpu report-gpu -o report.md\nWithout -m the models are dummies: up to 8 GB beside the report while it is made."
+)]
+pub struct ReportGpuArgs {
+    /// The Markdown file to write
+    #[arg(short, long, value_name = "FILE", default_value = "gpu-report.md")]
+    pub output: PathBuf,
+
+    /// Measure this GGUF file instead of dummies
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+
+    /// Shapes of dummies, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "2b,8b,27b", conflicts_with = "model")]
+    pub shapes: Vec<ReportShape>,
+
+    /// Length of the prompt
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512, value_parser = bench_tokens(), allow_negative_numbers = true)]
+    pub n_prompt: u32,
+
+    /// Length of the answer
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 32, value_parser = bench_tokens(), allow_negative_numbers = true)]
+    pub n_gen: u32,
+
+    /// How often each test is run, after one run to warm up
+    #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000), allow_negative_numbers = true)]
+    pub repetitions: u32,
+}
+
+/// Dummies that `report-gpu` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportShape {
+    /// BitNet b1.58 2B-4T in I2_S
+    #[value(name = "2b")]
+    TwoB,
+    /// Llama 3 8B in Q2_0
+    #[value(name = "8b")]
+    EightB,
+    /// Bonsai 2 27B in Q2_0
+    #[value(name = "27b")]
+    TwentySevenB,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,9 @@ pub use self::{
     grammar::GrammarArgs,
     help::shaped,
     make::{ConvertArgs, DummyArgs, PullArgs},
-    measure::{BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, TuneArgs, VerifyArgs},
+    measure::{
+        BenchArgs, BenchFormat, EmbedArgs, LogitsArgs, PerplexityArgs, ReportGpuArgs, ReportShape, TuneArgs, VerifyArgs,
+    },
     models::{ListArgs, PsArgs, RmArgs},
     reasoning::{ReasoningArgs, ReasoningChoice},
     sample::{SampleArgs, Setting},
@@ -82,6 +84,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Compare the GPU with the CPU on a model: products, layers, answers
     Verify(VerifyArgs),
+    /// Test and measure the GPU on some models, and write one report to send
+    ReportGpu(ReportGpuArgs),
     /// Show which backend would run which layer, and why, without loading
     Plan(PlanArgs),
     /// Download a model from the Hugging Face Hub
