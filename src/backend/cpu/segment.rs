@@ -266,16 +266,7 @@ impl CpuSegment {
                 let x = &mut self.slots[*slot as usize][..tokens * slot.width(config)];
                 norm::rms_norm_in_place(cpu, x, config.head_dim, weight(*norm), config.eps(*norm));
             }
-            Op::Rope => {
-                let style = match config.rope.style {
-                    RopeStyle::HalfSplit => rope::Style::HalfSplit,
-                    RopeStyle::Interleaved => rope::Style::Interleaved,
-                };
-                for (slot, heads) in [(Slot::Q, config.heads), (Slot::K, config.kv_heads)] {
-                    let x = &mut self.slots[slot as usize][..tokens * slot.width(config)];
-                    rope::apply(cpu, x, heads, config.head_dim, &self.rope, style);
-                }
-            }
+            Op::Rope => self.turn(cpu, config, tokens),
             Op::Dense { input, parts } => self.dense(cpu, *input, parts, tokens),
             Op::Rotate { slot } => {
                 let width = slot.width(config);
@@ -317,6 +308,18 @@ impl CpuSegment {
                 }
                 self.run_delta(cpu, op, block, index, tokens);
             }
+        }
+    }
+
+    /// Queries and keys by their positions.
+    fn turn(&mut self, cpu: &Cpu, config: &Config, tokens: usize) {
+        let style = match config.rope.style {
+            RopeStyle::HalfSplit => rope::Style::HalfSplit,
+            RopeStyle::Interleaved => rope::Style::Interleaved,
+        };
+        for (slot, heads) in [(Slot::Q, config.heads), (Slot::K, config.kv_heads)] {
+            let x = &mut self.slots[slot as usize][..tokens * slot.width(config)];
+            rope::apply(cpu, x, heads, config.head_dim, &self.rope, style);
         }
     }
 

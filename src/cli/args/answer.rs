@@ -56,8 +56,9 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Say in full after the answer how fast it was, on which backend and how sampled, as -v does; on a terminal it is
-    /// said in short without
+    /// Say in full after the answer how fast it was
+    ///
+    /// And on which backend, how sampled, and why it ended, as -v does. On a terminal it is said in short without.
     #[arg(long)]
     pub stats: bool,
 

@@ -12,7 +12,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
 ];
 
 /// Flags that `-h` shows of a command with many; `--help` shows all.
-const EVERYDAY: [&str; 26] = [
+const EVERYDAY: [&str; 25] = [
     "model",
     "word",
     "words",
@@ -27,7 +27,6 @@ const EVERYDAY: [&str; 26] = [
     "threads",
     "ctx_size",
     "json",
-    "json_schema",
     "stats",
     "quiet",
     "verbose",

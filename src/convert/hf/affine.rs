@@ -9,6 +9,7 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::{
+    config::INSTEAD,
     dense,
     order::Order,
     safetensors::{Tensor, shape},
@@ -183,10 +184,6 @@ impl<'a> Affine<'a> {
         (scales, biases)
     }
 }
-
-/// Advice where weights are not ternary.
-pub(super) const INSTEAD: &str = "take the model's GGUF file, or its checkpoint of safetensors that is not quantized (their \
-                                  names often end with gguf and unpacked)";
 
 /// What the lowest and the highest code of a ternary group stand for; one between them is 0.
 struct Ends {

@@ -2,11 +2,15 @@
 
 use serde_json::Value;
 
-use super::{affine::INSTEAD, json::Object, rope::rope};
+use super::{json::Object, rope::rope};
 use crate::{
     error::{Error, Result, shown},
     model::{Activation, Config, DeltaNet, Family, InputNorms, Linear, Multipliers},
 };
+
+/// Advice where weights are not ternary.
+pub(super) const INSTEAD: &str = "take the model's GGUF file, or its checkpoint of safetensors that is not quantized (their \
+                                  names often end with gguf and unpacked)";
 
 /// How `weight_scale` of a packed matrix enters (`BitLinear` and `AutoBitLinear` of transformers); `linear_class`
 /// decides, not the values.
