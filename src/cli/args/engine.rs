@@ -50,8 +50,9 @@ pub struct EngineArgs {
     #[command(flatten)]
     pub threads: ThreadsArgs,
 
-    /// Tokens of prompt and answer together; 0 = what the model was trained for. Without this flag that
-    /// too, but at most 4096, or what `run` needs for its prompt
+    /// Tokens of prompt and answer together; 0 = what the model was trained for
+    ///
+    /// Without this flag that too, but at most 4096, or what `run` needs for its prompt.
     #[arg(
         short,
         long,

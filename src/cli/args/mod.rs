@@ -52,7 +52,9 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Debug, Parser)]
 #[command(name = "bitnet-gpu", version, long_version = LONG_VERSION.as_str(), arg_required_else_help = true, propagate_version = true)]
 pub struct Cli {
-    /// Say more; twice: say everything. RUST_LOG chooses in detail
+    /// Say more; twice: say everything
+    ///
+    /// RUST_LOG chooses in detail.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 
@@ -186,7 +188,9 @@ impl ModelArgs {
 /// Which text.
 #[derive(Args, Debug)]
 pub struct TextArgs {
-    /// The text. Without -p and -f it is read from standard input, unless that is a terminal
+    /// The text
+    ///
+    /// Without -p and -f it is read from standard input, unless that is a terminal.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
     pub prompt: Option<String>,
 

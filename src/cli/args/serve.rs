@@ -14,8 +14,9 @@ pub struct ServeArgs {
     #[arg(value_name = "MODEL")]
     pub words: Vec<PathBuf>,
 
-    /// Offer the models of this folder as well (GGUF files and Hugging Face directories), each loaded when a request names
-    /// it
+    /// Offer the models of this folder as well
+    ///
+    /// GGUF files and Hugging Face directories, each loaded when a request names it.
     #[arg(long, value_name = "FOLDER", env = "LLAMA_ARG_MODELS_DIR")]
     pub models_dir: Option<PathBuf>,
 
@@ -30,7 +31,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Addresses to listen on; 0.0.0.0 = all of this machine; a path that ends in .sock = a Unix socket
+    /// Addresses to listen on; 0.0.0.0 = all of this machine
+    ///
+    /// A path that ends in .sock is a Unix socket.
     #[arg(
         long,
         value_name = "ADDRESS[,ADDRESS]",
