@@ -17,7 +17,7 @@ def program(*args):
 
 
 def test_the_program_is_in_the_wheel():
-    done = program("--version")
+    done = program("-V")
     assert (done.returncode, done.stdout) == (0, f"bitnet-gpu {bitnet_gpu.__version__}\n")
     done = program("no-such-command")
     assert done.returncode == 2 and "no-such-command" in done.stderr
