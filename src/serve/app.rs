@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Log, ServeOptions,
     answer::{self, Answers},
+    beside::Turns,
     error::{ApiError, ApiResult},
     grammars, ids,
     job::Job,
@@ -27,8 +28,8 @@ pub struct App {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<dyn Log>,
-    pub grammar_turns: grammars::Turns,
-    pub slot_turns: slots::Turns,
+    pub grammar_turns: Turns,
+    pub slot_turns: Turns,
     /// When the server began, in seconds since 1970.
     pub started: u64,
 }
@@ -43,11 +44,11 @@ pub struct Prepared {
 }
 
 impl App {
-    /// Nothing is loaded yet.
+    /// A server that has loaded nothing yet.
     pub fn new(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let models = Arc::new(Models::new(offer, &options, &metrics, &log));
-        let (grammar_turns, slot_turns) = (grammars::Turns::default(), slots::Turns::default());
+        let (grammar_turns, slot_turns) = (grammars::turns(), slots::turns());
         Self { options, models, metrics, log, grammar_turns, slot_turns, started: ids::now() }
     }
 

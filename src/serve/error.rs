@@ -124,6 +124,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
+    /// A panic, or a reply that cannot be.
+    pub fn bug() -> Self {
+        Self::internal("the request met a bug of the server")
+    }
+
     /// The object under `error`.
     pub fn to_json(&self) -> Value {
         let code = self.code.map_or_else(|| json!(self.status.as_u16()), |code| json!(code));
@@ -147,13 +152,16 @@ impl From<Error> for ApiError {
     }
 }
 
+/// Media type of an answer in one piece.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = json!({ "error": self.to_json() }).to_string();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+        headers.insert(header::CONTENT_TYPE, JSON);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

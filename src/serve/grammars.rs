@@ -1,11 +1,11 @@
 //! Bounds of grammars from strangers: what the compiler needs minutes or gigabytes for is refused before.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Number, Value};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::{ApiError, ApiResult};
+use super::{
+    beside::{Turn, Turns},
+    error::{ApiError, ApiResult},
+};
 use crate::generate::Grammar;
 
 /// Bytes of a grammar at most.
@@ -30,25 +30,18 @@ const SIDE_BY_SIDE: usize = 2;
 /// Fields of requests that may ask for a grammar, in all APIs.
 const FIELDS: [&str; 6] = ["grammar", "json_schema", "response_format", "format", "tools", "text"];
 
-/// Turns to compile grammars. The compiler cannot be interrupted, but ends in seconds within the bounds here; who waits for
-/// a turn takes no thread, and goes away with its client.
-pub struct Turns(Arc<Semaphore>);
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(SIDE_BY_SIDE)))
-    }
+/// Turns to compile grammars. The compiler cannot be interrupted, but ends in seconds within the bounds here.
+pub fn turns() -> Turns {
+    Turns::new(SIDE_BY_SIDE, usize::MAX)
 }
 
-impl Turns {
-    /// A turn for a request that may need one, to be held until its grammar is compiled.
-    pub async fn of(&self, fields: &Map<String, Value>) -> Option<OwnedSemaphorePermit> {
-        if !FIELDS.iter().any(|field| fields.contains_key(*field)) {
-            return None;
-        }
-        // Nobody closes it.
-        Arc::clone(&self.0).acquire_owned().await.ok()
-    }
+/// A turn for a request that may need one, to be held until its grammar is compiled.
+///
+/// # Errors
+/// If too many wait.
+pub async fn turn(turns: &Turns, fields: &Map<String, Value>) -> ApiResult<Option<Turn>> {
+    let needs_one = FIELDS.iter().any(|field| fields.contains_key(*field));
+    Ok(if needs_one { Some(turns.next().await?) } else { None })
 }
 
 /// Refuses a grammar beyond the bounds.

@@ -10,26 +10,50 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::{line::ClientSide, respond::JSON};
+use super::{error::JSON, line::ClientSide};
+
+/// How soon white space is sent to a client that has ended its side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// At once: the work takes the engine's time, which is not for clients that are gone.
+    None,
+    /// After a while: most work is done by then.
+    Some,
+}
 
 /// Answers with what `work` gives. Once white space was sent, the status of an error is 200 as well.
-pub async fn answer<T: IntoResponse>(
-    mut client: ClientSide,
+pub async fn answer<T: IntoResponse + Send + 'static>(
+    client: ClientSide,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Response {
-    let mut work: Pin<Box<dyn Future<Output = Response> + Send>> = Box::pin(async move { work.await.into_response() });
+    in_time(client, Patience::Some, work).await.map_or_else(|late| late, IntoResponse::into_response)
+}
+
+/// What `work` gives, if it does before anything has to be sent; else, as an error, the response that ends with it.
+pub async fn in_time<T: IntoResponse + Send + 'static>(
+    mut client: ClientSide,
+    patience: Patience,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Response> {
+    let mut work: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(work);
+    let is_late = async {
+        match patience {
+            Patience::None => client.time_to_probe().await,
+            Patience::Some => client.ended_long().await,
+        }
+    };
     tokio::select! {
         biased;
-        response = &mut work => return response,
-        () = client.ended_long() => {}
+        done = &mut work => return Ok(done),
+        () = is_late => {}
     }
     let body = Body::from_stream(stream::unfold(Some((work, client)), |state| async {
         let (mut work, mut client) = state?;
         tokio::select! {
             biased;
-            response = &mut work => Some((to_bytes(response.into_body(), usize::MAX).await, None)),
+            done = &mut work => Some((to_bytes(done.into_response().into_body(), usize::MAX).await, None)),
             () = client.time_to_probe() => Some((Ok("\n".into()), Some((work, client)))),
         }
     }));
-    ([(header::CONTENT_TYPE, JSON)], body).into_response()
+    Err(([(header::CONTENT_TYPE, JSON)], body).into_response())
 }

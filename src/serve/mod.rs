@@ -14,6 +14,8 @@ mod app;
 
 mod anthropic;
 
+mod beside;
+
 mod clock;
 
 mod connection;

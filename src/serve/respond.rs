@@ -13,8 +13,9 @@ use tokio::time::sleep;
 
 use super::{
     answer::{Answers, Output, Progress},
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, JSON},
     ids,
+    late::{self, Patience},
     line::ClientSide,
     text::{Delta, Splitter},
 };
@@ -244,15 +245,6 @@ struct Streaming {
     ended: bool,
 }
 
-/// An answer in one piece for a client that may be gone: white space goes before it.
-struct Late {
-    answers: Answers,
-    answered: Answered,
-    dialect: Box<dyn Dialect>,
-    client: ClientSide,
-    ended: bool,
-}
-
 /// Answers with a stream or with one object. What goes wrong before anything was sent is an error with a status.
 pub async fn respond(
     mut answers: Answers,
@@ -262,22 +254,11 @@ pub async fn respond(
     mut client: ClientSide,
     ping: Duration,
 ) -> ApiResult<Response> {
-    let mut frames = Frames::default();
     if !is_stream {
-        while !answered.has_ended() {
-            let output = tokio::select! {
-                biased;
-                output = answers.next() => output.ok_or_else(ApiError::stopping)?,
-                () = client.time_to_probe() => {
-                    return Ok(Late { answers, answered, dialect, client, ended: false }.into_response());
-                }
-            };
-            answered.take(output, &mut *dialect, &mut frames)?;
-            // Written to nobody.
-            frames.0.clear();
-        }
-        return Ok(json_response(&dialect.whole(&answered)));
+        let work = whole(answers, answered, dialect);
+        return late::in_time(client, Patience::None, work).await.unwrap_or_else(Ok);
     }
+    let mut frames = Frames::default();
     // Whoever waits long for a place gets the head of the response meanwhile.
     let first = tokio::select! {
         biased;
@@ -302,6 +283,18 @@ pub async fn respond(
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     Ok((headers, body).into_response())
+}
+
+/// The answer as one object.
+async fn whole(mut answers: Answers, mut answered: Answered, mut dialect: Box<dyn Dialect>) -> ApiResult<Response> {
+    let mut frames = Frames::default();
+    while !answered.has_ended() {
+        let output = answers.next().await.ok_or_else(ApiError::stopping)?;
+        answered.take(output, &mut *dialect, &mut frames)?;
+        // Written to nobody.
+        frames.0.clear();
+    }
+    Ok(json_response(&dialect.whole(&answered)))
 }
 
 impl Streaming {
@@ -344,42 +337,6 @@ impl Streaming {
         self.ended |= complete || taken.is_err();
     }
 }
-
-impl Late {
-    /// The next bytes; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
-        let mut frames = Frames::default();
-        while !self.ended {
-            let output = tokio::select! {
-                biased;
-                output = self.answers.next() => output.unwrap_or(Output::Stopping),
-                () = self.client.time_to_probe() => return Some("\n".into()),
-            };
-            let taken = self.answered.take(output, &mut *self.dialect, &mut frames);
-            self.ended = taken.is_err() || self.answered.has_ended();
-            if self.ended {
-                let done = taken.map(|()| self.dialect.whole(&self.answered));
-                return Some(done.unwrap_or_else(|error| json!({ "error": error.to_json() })).to_string().into());
-            }
-            // Written to nobody.
-            frames.0.clear();
-        }
-        None
-    }
-}
-
-impl IntoResponse for Late {
-    fn into_response(self) -> Response {
-        let body = Body::from_stream(stream::unfold(self, |mut late| async {
-            let bytes = late.next().await?;
-            Some((Ok::<_, Infallible>(bytes), late))
-        }));
-        ([(header::CONTENT_TYPE, JSON)], body).into_response()
-    }
-}
-
-/// Media type of an answer in one piece.
-pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// A response of JSON.
 pub fn json_response(value: &Value) -> Response {

@@ -15,14 +15,15 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use serde_json::{Map, Value, json};
-use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     anthropic,
     app::{App, Prepared},
+    beside::beside,
     error::{ApiError, ApiResult},
     fields::Fields,
-    guard,
+    grammars, guard,
     host::Host,
     job::VectorsJob,
     late,
@@ -153,7 +154,7 @@ async fn run_embedding(
     let host = host_of(&app, &fields).await?;
     let asked = {
         let served = Arc::clone(&host.served);
-        beside(move || {
+        beside((), move || {
             let field = if fields.contains_key(field) { field } else { "input" };
             embeddings::read(&served, Fields(&fields), field, cuts)
         })
@@ -195,7 +196,7 @@ async fn show_one(app: Arc<App>, request: Request) -> ApiResult<Response> {
 
 /// Shows what takes no engine; files may be looked into.
 async fn shown(app: Arc<App>, show: impl FnOnce(&App) -> ApiResult<Value> + Send + 'static) -> ApiResult<Response> {
-    beside(move || show(&app).map(|value| json_response(&value))).await
+    beside((), move || show(&app).map(|value| json_response(&value))).await
 }
 
 fn answered_by(prepare: Prepare) -> MethodRouter<Arc<App>> {
@@ -238,13 +239,11 @@ async fn answer(
         let prepared = timeout(PREPARATION_TIME, async {
             let turn = tokio::select! {
                 biased;
-                turn = app.grammar_turns.of(&fields) => turn,
+                turn = grammars::turn(&app.grammar_turns, &fields) => turn?,
                 // It may be gone: those who are there go first.
                 () = client.ended_long() => return Err(ApiError::busy()),
             };
-            beside(move || {
-                // Held also where nobody waits any more.
-                let _turn = turn;
+            beside(turn, move || {
                 let mut prepared = prepare(&app, &served, Fields(&fields))?;
                 Ok((std::mem::take(&mut prepared.jobs), prepared))
             })
@@ -269,18 +268,13 @@ async fn answer(
 async fn run_compute(app: Arc<App>, request: Request, compute: Compute) -> ApiResult<Response> {
     let fields = read_fields(&app, request).await?;
     let host = host_of(&app, &fields).await?;
-    beside(move || compute(&app, &host.served, Fields(&fields)).map(|value| json_response(&value))).await
+    beside((), move || compute(&app, &host.served, Fields(&fields)).map(|value| json_response(&value))).await
 }
 
 /// The fields of a request's body.
 async fn read_fields(app: &App, request: Request) -> ApiResult<Map<String, Value>> {
     let body = read_body(app, request).await?;
-    beside(move || parse(&body)).await
-}
-
-/// Runs what takes long on a thread of its own, so that connections are served meanwhile.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
-    spawn_blocking(work).await.unwrap_or_else(|_| Err(ApiError::internal("the request met a bug of the server")))
+    beside((), move || parse(&body)).await
 }
 
 async fn read_body(app: &App, request: Request) -> ApiResult<Bytes> {

@@ -10,9 +10,10 @@ use std::{
 
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
+    beside::{Turns, beside},
     error::{ApiError, ApiResult},
     fields::Fields,
     host::Host,
@@ -30,31 +31,8 @@ const MOST_NAME_BYTES: usize = 255;
 const MOST_WAITING: usize = 4;
 
 /// Turns of actions on slots: each may hold a whole context in memory.
-pub struct Turns {
-    places: Arc<Semaphore>,
-    turn: Arc<Semaphore>,
-}
-
-/// A turn, held as long as what it takes is in memory.
-type Turn = Arc<(OwnedSemaphorePermit, OwnedSemaphorePermit)>;
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(1 + MOST_WAITING)), turn: Arc::new(Semaphore::new(1)) }
-    }
-}
-
-impl Turns {
-    /// The turn of one more action.
-    ///
-    /// # Errors
-    /// If too many wait.
-    async fn next(&self) -> ApiResult<Turn> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ApiError::busy())?;
-        // Nobody closes it.
-        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| ApiError::stopping())?;
-        Ok(Arc::new((place, turn)))
-    }
+pub fn turns() -> Turns {
+    Turns::new(1, MOST_WAITING)
 }
 
 /// The action of a query.
@@ -92,13 +70,13 @@ pub async fn act(
     let turn = turns.next().await?;
     let begun = Instant::now();
     if verb == Verb::Erase {
-        let Done::Erased(tokens) = done(host, place, Action::Erase).await? else { return Err(unexpected()) };
+        let Done::Erased(tokens) = done(host, place, Action::Erase).await? else { return Err(ApiError::bug()) };
         return Ok(json!({ "id_slot": place, "n_erased": tokens }));
     }
     let (name, path) = file(folder, &fields)?;
     let of_task = Arc::clone(host);
     let (key, tokens, bytes) = if verb == Verb::Save {
-        let Done::Saved(saved) = done(host, place, Action::Save).await? else { return Err(unexpected()) };
+        let Done::Saved(saved) = done(host, place, Action::Save).await? else { return Err(ApiError::bug()) };
         let saved = saved.ok_or_else(|| ApiError::bad_request(format!("slot {place} holds nothing to be saved")))?;
         let tokens = saved.tokens().len();
         ("n_saved", tokens, beside(turn, move || write(&of_task, &saved, &path)).await?)
@@ -143,19 +121,6 @@ async fn done(host: &Host, place: usize, action: Action) -> ApiResult<Done> {
     Ok(done.await.map_err(|_| ApiError::stopping())??)
 }
 
-/// Runs what takes long on a thread of its own. It goes on, and has its turn, where the client goes away.
-async fn beside<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
-    let work = move || {
-        let _turn = turn;
-        work()
-    };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(unexpected()))
-}
-
-fn unexpected() -> ApiError {
-    ApiError::internal("the request met a bug of the server")
-}
-
 /// The file is replaced in one step or not at all. Gives its size.
 fn write(host: &Host, saved: &SavedSequence, path: &Path) -> ApiResult<u64> {
     // A link that leads nowhere is something as well.
@@ -196,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_few_wait_for_their_turn_and_more_are_told_so() {
-        let turns = Turns::default();
+        let turns = turns();
         let first = turns.next().await.unwrap();
         let mut waiting: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(turns.next())).collect();
         for one in &mut waiting {
