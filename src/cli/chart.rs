@@ -1,8 +1,9 @@
 //! Bars: in the terminal, and as an SVG file. Text in, text out.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, path::Path};
 
-use crate::error::{Error, Result};
+use super::output;
+use crate::error::Result;
 
 /// Bars of one quantity.
 pub struct Chart {
@@ -91,27 +92,15 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Refuses a file that exists, before anything is measured for it.
-pub fn check_free(path: Option<&Path>) -> Result<()> {
-    match path {
-        Some(path) if path.exists() => {
-            Err(Error::malformed(format!("--plot {}", path.display()), "the name of a new file", "one that exists"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Writes all charts into a new file.
 pub fn save(path: &Path, charts: &[Chart]) -> Result<()> {
-    let write = |path: &Path| {
-        let mut file = fs::File::create_new(path)?;
-        std::io::Write::write_all(&mut file, svg(charts).as_bytes())
-    };
-    write(path).map_err(|error| Error::io("write", path, error))
+    output::write_new(path, &svg(charts))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn chart(values: &[f64]) -> Chart {
@@ -140,9 +129,9 @@ mod tests {
     fn a_file_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.svg");
-        check_free(Some(&path)).unwrap();
+        output::check_new("--plot", Some(&path)).unwrap();
         save(&path, &[chart(&[1.0])]).unwrap();
-        assert!(check_free(Some(&path)).is_err());
+        assert!(output::check_new("--plot", Some(&path)).is_err());
         assert!(save(&path, &[]).is_err());
         assert!(fs::read_to_string(&path).unwrap().contains("decode"));
     }

@@ -44,7 +44,7 @@ struct Run {
 
 pub fn run(job: &Job<'_>) -> Result<()> {
     let args = job.args;
-    chart::check_free(args.plot.as_deref())?;
+    output::check_new("--plot", args.plot.as_deref())?;
     let context = job.engine.context_tokens()?;
     let on_gpu = match args.engine.request() {
         Request::GpuLayers(n) => Request::GpuLayers(n),

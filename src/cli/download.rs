@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, env, path::Path};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use super::{format, output};
+use super::{format, output, progress};
 use crate::{
     engine::located,
     error::{Remedy, Result},
@@ -74,7 +74,5 @@ fn file_bar(file: &str, total_bytes: Option<u64>) -> ProgressBar {
         Some(_) => "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         None => "{msg} {bytes} {bytes_per_sec}",
     };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = total_bytes.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    bar.with_style(style).with_message(file.to_owned())
+    progress::bar(total_bytes, template).with_message(file.to_owned())
 }

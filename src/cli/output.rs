@@ -3,7 +3,9 @@
 
 use std::{
     fmt::Display,
+    fs,
     io::{self, IsTerminal, Write},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -62,6 +64,22 @@ pub fn error(message: impl Display) {
 
 fn stdout_error(error: io::Error) -> Error {
     Error::io("write", STDOUT, error)
+}
+
+/// Refuses a file that exists, before anything is measured for it.
+pub fn check_new(flag: &str, path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) if path.exists() => {
+            Err(Error::malformed(format!("{flag} {}", path.display()), "the name of a new file", "one that exists"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a new file.
+pub fn write_new(path: &Path, text: &str) -> Result<()> {
+    let write = || fs::File::create_new(path)?.write_all(text.as_bytes());
+    write().map_err(|error| Error::io("write", path, error))
 }
 
 /// True for the error of a reader that has seen enough (`| head -1`): a quiet end.

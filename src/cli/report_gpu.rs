@@ -8,7 +8,6 @@ use std::{
     fs,
     path::{MAIN_SEPARATOR, Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::Ordering,
 };
 
 use super::{
@@ -32,14 +31,11 @@ impl ReportShape {
 }
 
 pub fn run(args: &ReportGpuArgs) -> Result<()> {
-    if args.output.exists() {
-        let what = format!("-o {}", args.output.display());
-        return Err(Error::malformed(what, "the name of a new file", "one that exists"));
-    }
-    let cancel = interrupt::catch();
+    output::check_new("-o", Some(&args.output))?;
+    interrupt::catch();
     let step = |name: &str, arguments: &[OsString]| {
         let told = process(name, arguments)?;
-        if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(told) }
+        if interrupt::raised() { Err(Error::Cancelled) } else { Ok(told) }
     };
     let mut text = format!("# GPU report of bitnet-gpu {}\n\n", env!("CARGO_PKG_VERSION"));
     text += &step("doctor", &[])?.section;
@@ -63,7 +59,7 @@ pub fn run(args: &ReportGpuArgs) -> Result<()> {
             }
         }
     }
-    fs::write(&args.output, text).map_err(|e| Error::io("write", &args.output, e))?;
+    output::write_new(&args.output, &text)?;
     output::print(&format!("{}\n", args.output.display()))
 }
 
@@ -77,7 +73,7 @@ fn of_model(heading: &str, model: &Path, args: &ReportGpuArgs, step: Step<'_>) -
     Ok(format!("## {heading}\n\n{}{}", verify.section, bench.section))
 }
 
-/// What a command said.
+/// Output of a command.
 struct Told {
     /// A heading and the text.
     section: String,

@@ -12,7 +12,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
 ];
 
 /// Flags that `-h` shows of a command with many; `--help` shows all.
-const EVERYDAY: [&str; 25] = [
+const EVERYDAY: [&str; 24] = [
     "model",
     "word",
     "words",
@@ -30,7 +30,6 @@ const EVERYDAY: [&str; 25] = [
     "stats",
     "quiet",
     "verbose",
-    "help",
     "host",
     "port",
     "models_dir",
@@ -43,10 +42,7 @@ const EVERYDAY: [&str; 25] = [
 /// A command with more flags has only the everyday ones in `-h`.
 const MANY: usize = 14;
 
-/// The program with shorter texts for `-h`, which is what `is_short` is about, and grouped commands.
-///
-/// # Panics
-/// If a command is in no group, which a test finds.
+/// The program with its commands in groups, and with the everyday flags in `-h`; `is_short`: which is asked for.
 pub fn shaped(program: Command, is_short: bool) -> Command {
     let list = commands(&program);
     let template = format!("{{about}}\n\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}{{after-help}}");
@@ -104,7 +100,7 @@ mod tests {
             .chain([&program])
             .flat_map(|command| command.get_arguments().map(|arg| arg.get_id().as_str()))
             .collect();
-        for flag in EVERYDAY.iter().filter(|&&flag| flag != "help") {
+        for flag in &EVERYDAY {
             assert!(known.contains(flag), "{flag}");
         }
     }

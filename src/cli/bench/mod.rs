@@ -80,7 +80,7 @@ impl Test {
 }
 
 pub fn run(args: &BenchArgs) -> Result<()> {
-    chart::check_free(args.plot.as_deref())?;
+    output::check_new("--plot", args.plot.as_deref())?;
     if args.device.as_deref() == Some(NO_DEVICE) && args.backend.contains(&BackendChoice::Gpu) {
         return Err(usage("without a device there is no GPU to measure", "bitnet-gpu bench --backend gpu --device 0"));
     }
