@@ -1,4 +1,4 @@
-//! What the engine decides on its way, kept as text until Python asks.
+//! Decisions of the engine on its way, kept as text until Python asks.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -33,7 +33,7 @@ pub fn reply(command: &str, flag: &str) -> Option<(Reply, Takes)> {
     found.map(|&(reply, takes, _)| (reply, takes))
 }
 
-/// What some commands say to flags that others refuse or leave out.
+/// Replies of single commands to flags that others refuse or leave out.
 #[rustfmt::skip]
 const OWN: [(&str, Group); 7] = [
     ("run", (Refused("`run -cnv` and `bitnet-gpu chat` are conversations"), Nothing, &[

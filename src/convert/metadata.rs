@@ -46,7 +46,7 @@ pub(crate) fn describe(model: &Config) -> Metadata {
             number("full_attention_interval", interval);
         }
         // llama.cpp does not load the family without; a checkpoint's own list replaces it.
-        let sections = Value::Array(Array::I32(rope_sections(model.rope.dims / 2).to_vec()));
+        let sections = Value::Array(Array::I32(usual_sections(model.rope.dims / 2).to_vec()));
         metadata.set(format!("{arch}.rope.dimension_sections"), sections);
     }
     if let Some(delta) = model.delta.as_ref().filter(|delta| interval(&delta.layers).is_none()) {
@@ -101,7 +101,7 @@ pub(crate) fn describe(model: &Config) -> Metadata {
 
 /// Pairs of dimensions that turn with time, height, width and nothing: thirds, as published models have them (11, 11, 10,
 /// 0 of 32). All turn with the position where there are no images.
-fn rope_sections(pairs: usize) -> [i32; 4] {
+fn usual_sections(pairs: usize) -> [i32; 4] {
     let share = |part: usize| ((pairs + 2 - part) / 3) as i32;
     [share(0), share(1), share(2), 0]
 }

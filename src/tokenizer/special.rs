@@ -72,7 +72,7 @@ pub(super) struct Finder {
 }
 
 impl Finder {
-    /// None of the tokens is empty.
+    /// Finds these tokens, none of which may be empty.
     pub fn new(mut tokens: Vec<(String, u32)>) -> Self {
         tokens.sort();
         let start = |byte: usize| tokens.partition_point(|(text, _)| usize::from(text.as_bytes()[0]) < byte);

@@ -33,7 +33,7 @@ pub(super) struct Unigram {
     normalizer: Normalizer,
 }
 
-/// What becomes of a text before it is cut.
+/// Changes to a text before it is cut.
 #[derive(Debug)]
 pub(super) struct Normalizer {
     charsmap: Charsmap,
@@ -191,7 +191,7 @@ impl Normalizer {
         out
     }
 
-    /// What the beginning of a text becomes, and its length; nothing of nothing.
+    /// The replacement for the beginning of a text, and the length of that; nothing of nothing.
     fn prefix<'t>(&'t self, text: &'t str) -> (&'t str, usize) {
         let Some(first) = text.chars().next() else { return ("", 0) };
         match self.kept.longest_at(text.as_bytes()) {

@@ -111,7 +111,7 @@ fn editor() -> rustyline::Result<Editor<Completion, DefaultHistory>> {
     Ok(editor)
 }
 
-/// What the Tab key completes: commands, and the files behind those that take one.
+/// Completion by the Tab key: commands, and the files behind those that take one.
 struct Completion {
     files: FilenameCompleter,
 }

@@ -185,7 +185,7 @@ impl<'a> Affine<'a> {
     }
 }
 
-/// What the lowest and the highest code of a ternary group stand for; one between them is 0.
+/// Values of the lowest and the highest code of a ternary group; one between them is 0.
 struct Ends {
     low: (u8, f32),
     high: (u8, f32),

@@ -21,7 +21,7 @@ const SIZES: [usize; 2] = [128, 64];
 /// Rows of a matrix that are looked at to know what shares a scale.
 const SAMPLED_ROWS: usize = 8;
 
-/// What the projections of a model have in common.
+/// Groups that the projections of a model have in common.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Groups {
     /// The columns that share a scale in all of them, those of a row with a scale of its own among them; `None` where one

@@ -95,7 +95,7 @@ impl Layout {
 /// The buffers of all weights of a segment.
 pub struct Arenas {
     buffers: Vec<wgpu::Buffer>,
-    /// They are mapped for writing.
+    /// Whether they are mapped for writing.
     are_mapped: bool,
 }
 

@@ -31,7 +31,7 @@ impl Proof {
         Ok(Self { places: [place()?, place()?], number: 0, begun: false, submits: 0 })
     }
 
-    /// A part is going to be recorded.
+    /// Begins the record of a part.
     pub fn restart(&mut self) {
         (self.begun, self.submits) = (false, 0);
     }

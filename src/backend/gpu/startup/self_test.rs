@@ -267,7 +267,7 @@ fn test_head(gpu: &Gpu, backend: &mut dyn Backend) -> Result<()> {
 /// Candidates that the screen serves in one way; 1 is the other.
 const SCREENED: usize = 4;
 
-/// What a head gives: all logits, or the highest.
+/// Output of a head: all logits, or the highest.
 struct KnownHead {
     logits: Vec<f32>,
     top: Vec<Scored>,
