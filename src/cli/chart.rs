@@ -2,8 +2,10 @@
 
 use std::{fmt::Write, path::Path};
 
+use jiff::Zoned;
+
 use super::output;
-use crate::error::Result;
+use crate::{error::Result, machine};
 
 /// Bars of one quantity.
 pub struct Chart {
@@ -58,9 +60,19 @@ const HEADING: usize = 28;
 /// For a figure behind the longest bar.
 const FIGURE: usize = 80;
 
-/// All charts below each other.
-pub fn svg(charts: &[Chart]) -> String {
-    let height: usize = charts.iter().map(|chart| HEADING + chart.bars.len() * (BAR + GAP)).sum::<usize>() + GAP;
+/// Lines over the charts of a model: its name; program, machine and day.
+pub fn heading(model: &str) -> [String; 2] {
+    let processor = machine::processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let system = machine::system_version().map(|version| format!(" {version}")).unwrap_or_default();
+    let os = std::env::consts::OS;
+    let day = Zoned::now().date();
+    [model.to_owned(), format!("bitnet-gpu {}, {processor}, {os}{system}, {day}", env!("CARGO_PKG_VERSION"))]
+}
+
+/// Lines of text, and all charts below each other.
+pub fn svg(heading: &[String], charts: &[Chart]) -> String {
+    let lines = heading.len() * HEADING;
+    let height = lines + charts.iter().map(|chart| HEADING + chart.bars.len() * (BAR + GAP)).sum::<usize>() + GAP;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
@@ -69,6 +81,11 @@ pub fn svg(charts: &[Chart]) -> String {
         let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\"{more}>{}</text>", escaped(words));
     };
     let mut top = 0;
+    for (number, line) in heading.iter().enumerate() {
+        let more = if number == 0 { " font-size=\"16\" font-weight=\"bold\"" } else { " fill=\"#555\"" };
+        text(&mut svg, GAP, top + BAR, more, line);
+        top += HEADING;
+    }
     for chart in charts {
         text(&mut svg, GAP, top + BAR, " font-weight=\"bold\"", &chart.title);
         top += HEADING;
@@ -92,9 +109,9 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Writes all charts into a new file.
-pub fn save(path: &Path, charts: &[Chart]) -> Result<()> {
-    output::write_new(path, &svg(charts))
+/// Writes [`svg`] into a new file.
+pub fn save(path: &Path, heading: &[String], charts: &[Chart]) -> Result<()> {
+    output::write_new(path, &svg(heading, charts))
 }
 
 #[cfg(test)]
@@ -119,7 +136,8 @@ mod tests {
 
     #[test]
     fn svg_is_in_proportion_and_escapes_text() {
-        let svg = svg(&[chart(&[50.0, 25.0])]);
+        let svg = svg(&heading("Llama <2>"), &[chart(&[50.0, 25.0])]);
+        assert!(svg.contains(">Llama &lt;2&gt;</text>") && svg.contains(">bitnet-gpu "), "{svg}");
         assert!(svg.contains("width=\"340.0\"") && svg.contains("width=\"170.0\""), "{svg}");
         assert!(svg.contains("GPU &lt;1&gt;") && !svg.contains("<1>"), "{svg}");
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
@@ -130,9 +148,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.svg");
         output::check_new("--plot", Some(&path)).unwrap();
-        save(&path, &[chart(&[1.0])]).unwrap();
+        save(&path, &[], &[chart(&[1.0])]).unwrap();
         assert!(output::check_new("--plot", Some(&path)).is_err());
-        assert!(save(&path, &[]).is_err());
+        assert!(save(&path, &[], &[]).is_err());
         assert!(fs::read_to_string(&path).unwrap().contains("decode"));
     }
 }

@@ -1,5 +1,7 @@
 //! `run --bench`: the same prompt on the CPU, on the GPU and as `auto` decides, in one table.
 
+use std::time::{Duration, Instant};
+
 use bitnet_cpu_kernels::Isa;
 use serde_json::{Value as Json, json};
 
@@ -8,13 +10,14 @@ use super::{
     answering::{Answered, Job, answer, timings_json},
     chart::{self, Bar, Chart},
     engine::{segment_line, segments_json},
-    format, interrupt, output,
+    format::{self, Spread},
+    interrupt, output,
 };
 use crate::{
     backend::{cpu, energy},
     engine::{EngineOptions, Purpose},
     error::{Error, Result},
-    generate::{AnswerOptions, Chooser, Drafter, SampleOptions, Sampler},
+    generate::{AnswerOptions, Chooser, Drafter, SampleOptions, Sampler, Stats},
     plan::Request,
 };
 
@@ -22,6 +25,9 @@ use crate::{
 const DEFAULT_TOKENS: usize = 128;
 /// Greedy, where `--temp` is absent: the tokens of both backends can then be compared.
 const DEFAULT_TEMPERATURE: f32 = 0.0;
+/// Answers of a row, which show how much its rates vary; fewer where they take longer than [`ENOUGH`].
+const ANSWERS: usize = 3;
+const ENOUGH: Duration = Duration::from_secs(30);
 /// Tokens of the unmeasured first answer: drivers compile shaders then, and weights are read from disk.
 const WARM_UP_TOKENS: usize = 2;
 
@@ -35,11 +41,15 @@ struct Run {
     devices: String,
     plan: Vec<Json>,
     memory_bytes: u64,
-    /// Energy of the processor's package for prompt and answer together; `None` where the machine does not tell.
-    millijoules: Option<f64>,
+    /// Energy of the processor's package for a token, prompt and answer together; `None` where the machine does not tell.
+    millijoules_per_token: Option<f64>,
     /// The segments with their reasons, a line each.
     placement: String,
+    /// The first answer, which the others repeat.
     answered: Answered,
+    /// Tokens of the prompt a second, and tokens of the answer, of each answer.
+    prefill_rates: Vec<f64>,
+    decode_rates: Vec<f64>,
 }
 
 pub fn run(job: &Job<'_>) -> Result<()> {
@@ -68,47 +78,59 @@ pub fn run(job: &Job<'_>) -> Result<()> {
         }
     }
     if let Some(path) = &args.plot {
-        chart::save(path, &charts(&rows))?;
+        chart::save(path, &chart::heading(job.source.name()), &charts(&rows))?;
     }
     if args.json { output::print_json(&to_json(job, &rows)) } else { output::print(&to_text(job, &rows, context)) }
 }
 
 /// The rates of the rows that ran.
 fn charts(rows: &[Row]) -> [Chart; 2] {
-    let bars = |rate: &dyn Fn(&Run) -> Option<f64>| {
-        let ran = rows.iter().filter_map(|row| Some((row.backend, row.outcome.as_ref().ok()?)));
-        ran.map(|(label, run)| Bar { label: label.to_owned(), value: rate(run).unwrap_or(0.0) }).collect()
+    let bars = |rates: fn(&Run) -> &[f64]| {
+        let ran = rows.iter().filter_map(|row| Some((row.backend, rates(row.outcome.as_ref().ok()?))));
+        let mean = |rates: &[f64]| if rates.is_empty() { 0.0 } else { Spread::of(rates).mean };
+        ran.map(|(label, rates)| Bar { label: label.to_owned(), value: mean(rates) }).collect()
     };
     [
-        Chart { title: "prefill, tok/s".into(), bars: bars(&|run| run.answered.stats.prefill_rate()) },
-        Chart { title: "decode, tok/s".into(), bars: bars(&|run| run.answered.stats.decode_rate()) },
+        Chart { title: "prefill, tok/s".into(), bars: bars(|run| &run.prefill_rates) },
+        Chart { title: "decode, tok/s".into(), bars: bars(|run| &run.decode_rates) },
     ]
 }
 
 fn measure(job: &Job<'_>, request: Request, sample: &SampleOptions) -> Result<Run> {
     let options = EngineOptions { request, failover: false, mtp: false, ..job.engine.options().clone() };
     let mut session = job.engine.with_options(options).load(&Purpose::Sample(sample))?;
-    let sampler = Sampler::new(sample.clone(), session.context_tokens())?;
     let max_tokens = if job.args.answer.n_predict.is_some() { job.options.max_tokens } else { Some(DEFAULT_TOKENS) };
-    // Each token alone: what is compared is the speed of a step.
-    let drafter = Drafter::new(Some(0));
-    let mut chooser =
-        Chooser { sampler, drafter: Some(drafter), constraint: job.args.grammar.constraint(&job.tokenizer)? };
-    let options = |max_tokens| AnswerOptions { max_tokens, ..job.options.clone() };
-    answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options(Some(WARM_UP_TOKENS)), |_| Ok(()))?;
-    session.truncate(0)?;
-    let before = energy::Package::read();
-    let answered = answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options(max_tokens), |_| Ok(()))?;
+    let mut one = |max_tokens| {
+        // Each token alone: what is compared is the speed of a step.
+        let drafter = Some(Drafter::new(Some(0)));
+        let sampler = Sampler::new(sample.clone(), session.context_tokens())?;
+        let mut chooser = Chooser { sampler, drafter, constraint: job.args.grammar.constraint(&job.tokenizer)? };
+        let options = AnswerOptions { max_tokens, ..job.options.clone() };
+        session.truncate(0)?;
+        answer(&job.tokenizer, &job.prompt, &mut session, &mut chooser, options, |_| Ok(()))
+    };
+    one(Some(WARM_UP_TOKENS))?;
+    let (begun, before) = (Instant::now(), energy::Package::read());
+    let mut answers = vec![one(max_tokens)?];
+    while answers.len() < ANSWERS && begun.elapsed() < ENOUGH && !interrupt::raised() {
+        answers.push(one(max_tokens)?);
+    }
     let millijoules = before.and_then(|before| before.millijoules_since());
+    let tokens = |Answered { stats, .. }: &Answered| stats.computed_tokens() + stats.latencies.len();
+    let tokens = answers.iter().map(tokens).sum::<usize>().max(1) as f64;
+    let rates = |rate: fn(&Stats) -> Option<f64>| answers.iter().filter_map(|answer| rate(&answer.stats)).collect();
+    let (prefill_rates, decode_rates) = (rates(Stats::prefill_rate), rates(Stats::decode_rate));
     let demand = cpu::demand(Isa::detect(), &job.engine.kernels()?, &job.model, session.sizes());
     let segments = || session.segments();
     Ok(Run {
         devices: segments().map(|(_, device)| device).collect::<Vec<_>>().join(" + "),
         plan: segments_json(segments()),
         memory_bytes: segments().map(|(s, _)| demand.segment_bytes(s.layers.clone(), s.embed, s.head)).sum(),
-        millijoules,
+        millijoules_per_token: millijoules.map(|all| all / tokens),
         placement: segments().map(|(s, device)| format!("  {}\n", segment_line(s, device))).collect(),
-        answered,
+        answered: answers.swap_remove(0),
+        prefill_rates,
+        decode_rates,
     })
 }
 
@@ -117,13 +139,6 @@ fn agreements(rows: &[Row]) -> Vec<(&'static str, Agreement)> {
     let mut ran = rows.iter().filter_map(|row| Some((row.backend, &row.outcome.as_ref().ok()?.answered.ids)));
     let Some((_, first)) = ran.next() else { return Vec::new() };
     ran.map(|(backend, ids)| (backend, Agreement::of(first, ids))).collect()
-}
-
-/// Mean energy of the tokens that were computed.
-fn millijoules_per_token(run: &Run) -> Option<f64> {
-    let stats = &run.answered.stats;
-    let tokens = stats.computed_tokens() + stats.latencies.len();
-    run.millijoules.map(|mj| mj / tokens.max(1) as f64)
 }
 
 fn to_text(job: &Job<'_>, rows: &[Row], context: usize) -> String {
@@ -149,13 +164,13 @@ fn to_text(job: &Job<'_>, rows: &[Row], context: usize) -> String {
                 };
                 table.push(vec![
                     format!("{}: {}", row.backend, run.devices),
-                    format::rate(stats.prefill_rate()),
-                    format::rate(stats.decode_rate()),
+                    format::rates(&run.prefill_rates),
+                    format::rates(&run.decode_rates),
                     ms(0.5),
                     ms(0.95),
                     stats.generated_tokens.to_string(),
                     format::bytes(run.memory_bytes),
-                    millijoules_per_token(run).map_or_else(|| "-".into(), |mj| format!("{mj:.1}")),
+                    run.millijoules_per_token.map_or_else(|| "-".into(), |mj| format!("{mj:.1}")),
                     stats.head_rows_per_step().map_or_else(|| "-".into(), |rows| format!("{rows:.0}")),
                 ]);
             }
@@ -190,7 +205,9 @@ fn to_json(job: &Job<'_>, rows: &[Row]) -> Json {
                 "device": run.devices,
                 "plan": run.plan,
                 "memory_bytes": run.memory_bytes,
-                "millijoules_per_token": millijoules_per_token(run),
+                "millijoules_per_token": run.millijoules_per_token,
+                "prefill_rates": run.prefill_rates,
+                "decode_rates": run.decode_rates,
                 "tokens": run.answered.ids,
                 "text": run.answered.text,
                 "finish": run.answered.finish.name(),

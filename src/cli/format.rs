@@ -20,6 +20,34 @@ pub fn rate(per_second: Option<f64>) -> String {
     per_second.map_or_else(|| "-".into(), |rate| format!("{rate:.1}"))
 }
 
+/// Mean and standard deviation of measurements of one thing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub mean: f64,
+    /// 0 of a single measurement.
+    pub deviation: f64,
+}
+
+impl Spread {
+    /// Of a sample; NaN of none.
+    pub fn of(values: &[f64]) -> Self {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Self { mean, deviation: if values.len() < 2 { 0.0 } else { (squares / (n - 1.0)).sqrt() } }
+    }
+}
+
+/// "406.5 ± 2.1" of several rates, "406.5" of one, or "-" where nothing was measured.
+pub fn rates(per_second: &[f64]) -> String {
+    let Spread { mean, deviation } = Spread::of(per_second);
+    match per_second {
+        [] => "-".into(),
+        [_] => rate(Some(mean)),
+        _ => format!("{mean:.1} ± {deviation:.1}"),
+    }
+}
+
 /// Columns padded to their widest cell; the first row is the heading.
 pub fn table(rows: &[Vec<String>]) -> String {
     table_and_widths(rows).0
@@ -56,6 +84,13 @@ mod tests {
         assert_eq!(duration(Duration::from_micros(12_340)), "12.3 ms");
         assert_eq!(duration(Duration::from_millis(4_500)), "4.5 s");
         assert_eq!((rate(None), rate(Some(406.54))), ("-".into(), "406.5".into()));
+    }
+
+    #[test]
+    fn several_rates_have_a_spread() {
+        assert_eq!(Spread::of(&[2.0, 4.0, 6.0]), Spread { mean: 4.0, deviation: 2.0 });
+        assert_eq!(Spread::of(&[5.0]), Spread { mean: 5.0, deviation: 0.0 });
+        assert_eq!([&[][..], &[406.54], &[2.0, 4.0, 6.0]].map(rates), ["-", "406.5", "4.0 ± 2.0"]);
     }
 
     #[test]

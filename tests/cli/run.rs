@@ -235,12 +235,16 @@ fn bench_prints_a_table_of_cpu_gpu_and_auto() {
     let plotted = ["run", "--bench", "-p", "Once upon a time", "-n", "8", "--json", "--plot", plot.to_str().unwrap()];
     let json = run(&plotted).json();
     let svg = fs::read_to_string(&plot).unwrap();
-    assert!(svg.contains("decode, tok/s") && svg.contains(">auto</text>"), "{svg}");
+    assert!(svg.contains("decode, tok/s") && svg.contains(">auto</text>") && svg.contains(">bitnet-gpu "), "{svg}");
     assert!(run(&plotted).one_line_error(1).contains("rates.svg"), "a file is not overwritten");
     assert_eq!(json["runs"].as_array().unwrap().len(), 3);
     assert_eq!(json["runs"][0]["tokens"].as_array().unwrap().len(), 8);
     assert!(json["runs"][0]["memory_bytes"].as_u64().unwrap() > 1_000_000);
     assert_eq!(json["runs"][0]["timings"]["head_rows_exact"], 2048.0);
+    for rates in ["prefill_rates", "decode_rates"] {
+        let rates = json["runs"][0][rates].as_array().unwrap();
+        assert!(rates.len() > 1 && rates.iter().all(|rate| rate.as_f64().unwrap() > 0.0), "{rates:?}");
+    }
 }
 
 /// The program's greedy tokens against those that transformers computed for the same weights, all in f32.

@@ -144,7 +144,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         output::print(&charts.iter().map(Chart::to_text).collect::<String>())?;
     }
     if let Some(path) = args.plot.as_ref().filter(|_| !table.rows().is_empty()) {
-        chart::save(path, &charts)?;
+        chart::save(path, &chart::heading(table.model().name()), &charts)?;
     }
     match failed {
         // Said above, and nothing was measured that could stand.

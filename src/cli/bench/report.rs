@@ -9,7 +9,8 @@ use super::{
         agreement::Agreement,
         args::BenchFormat,
         chart::{Bar, Chart},
-        format, output,
+        format::{self, Spread},
+        output,
     },
     Kind, Row, Test,
     table::Table,
@@ -73,6 +74,10 @@ impl Report {
         Self { table: Table::new(format, &heading), format, model, rows: Vec::new() }
     }
 
+    pub fn model(&self) -> &ModelFacts {
+        &self.model
+    }
+
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
@@ -95,7 +100,7 @@ impl Report {
 }
 
 fn cells(model: &ModelFacts, row: &Row) -> Vec<String> {
-    let (mean, deviation) = rates(row);
+    let Spread { mean, deviation } = rates(row);
     let quantiles = [0.5, 0.95, 0.99].map(|q| quantile_ms(row, q));
     let latency = match quantiles {
         [Some(p50), Some(p95), Some(p99)] => format!("{p50:.2} {p95:.2} {p99:.2}"),
@@ -153,7 +158,7 @@ pub fn charts(tests: &[Test], rows: &[Row]) -> Vec<Chart> {
         bars: rows
             .iter()
             .filter(|row| row.test == test)
-            .map(|row| Bar { label: row.device.clone(), value: rates(row).0 })
+            .map(|row| Bar { label: row.device.clone(), value: rates(row).mean })
             .collect(),
     };
     tests.iter().map(chart).collect()
@@ -187,18 +192,10 @@ fn parameters(count: u64) -> String {
     if count < 1_000_000_000 { format!("{:.2} M", count as f64 / 1e6) } else { format!("{:.2} B", count as f64 / 1e9) }
 }
 
-/// Mean and standard deviation of tokens per second, as llama-bench gives them.
-fn rates(row: &Row) -> (f64, f64) {
+/// Tokens per second, as llama-bench gives them.
+fn rates(row: &Row) -> Spread {
     let rate = |time: &Duration| row.test.tokens as f64 / time.as_secs_f64();
-    let rates: Vec<f64> = row.samples.times.iter().map(rate).collect();
-    mean_and_deviation(&rates)
-}
-
-fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, if values.len() < 2 { 0.0 } else { (squares / (n - 1.0)).sqrt() })
+    Spread::of(&row.samples.times.iter().map(rate).collect::<Vec<_>>())
 }
 
 /// Quantile of the times of decode steps, in milliseconds (nearest rank); `None` for prompts.
@@ -212,7 +209,7 @@ fn quantile_ms(row: &Row, q: f64) -> Option<f64> {
 /// The share of the ceiling that rules the test, and that ceiling in words.
 fn share(row: &Row) -> Option<(f64, String)> {
     let ceilings = row.samples.ceilings?;
-    let (rate, _) = rates(row);
+    let rate = rates(row).mean;
     Some(match row.test.kind {
         Kind::Prompt => {
             let limit = ceilings.multiply_adds_per_s;
@@ -226,9 +223,9 @@ fn share(row: &Row) -> Option<(f64, String)> {
 }
 
 fn to_json(model: &ModelFacts, row: &Row) -> Json {
-    let (mean, deviation) = rates(row);
+    let rates = rates(row);
     let ns: Vec<f64> = row.samples.times.iter().map(|time| time.as_nanos() as f64).collect();
-    let (avg_ns, stddev_ns) = mean_and_deviation(&ns);
+    let times = Spread::of(&ns);
     let (n_prompt, n_gen) = match row.test.kind {
         Kind::Prompt => (row.test.tokens, 0),
         Kind::Generate => (0, row.test.tokens),
@@ -241,10 +238,10 @@ fn to_json(model: &ModelFacts, row: &Row) -> Json {
         "n_gen": n_gen,
         "n_depth": row.test.depth,
         "test": row.test.name(),
-        "avg_ns": avg_ns,
-        "stddev_ns": stddev_ns,
-        "avg_ts": mean,
-        "stddev_ts": deviation,
+        "avg_ns": times.mean,
+        "stddev_ns": times.deviation,
+        "avg_ts": rates.mean,
+        "stddev_ts": rates.deviation,
         "samples_ns": ns,
         "p50_ms": quantile_ms(row, 0.5),
         "p95_ms": quantile_ms(row, 0.95),
@@ -275,16 +272,9 @@ pub fn add(fields: &mut Json, more: Json) {
     }
 }
 
-/// The fields of the JSON objects, quoted; lists are left out.
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mean_and_deviation_of_a_sample() {
-        assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
-        assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0));
-    }
 
     #[test]
     fn what_cannot_be_is_called_disturbed() {
