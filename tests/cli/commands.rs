@@ -397,6 +397,21 @@ fn plan_says_where_layers_go_and_why() {
     assert!(json["gpu_budget_bytes"].is_null(), "no GPU was looked for: {json}");
 }
 
+/// Within a factor of two, as a program that is built for tests is another than the one that was measured.
+#[cfg(target_os = "linux")]
+#[test]
+fn plan_tells_about_how_much_memory_a_run_takes() {
+    let plan = run(&["plan", "--backend", "cpu", "-c", "64", "-b", "64", "--json"]).json();
+    let planned = plan["peak_bytes"].as_u64().unwrap();
+    let bench = ["bench", "--backend", "cpu", "-p", "8", "-n", "4", "-r", "1", "-b", "64", "-o", "jsonl"];
+    let rows = run(&bench).stdout;
+    let last: Value = serde_json::from_str(rows.lines().last().unwrap()).unwrap();
+    let taken = last["peak_rss_bytes"].as_u64().unwrap();
+    assert!((planned / 2..planned * 2).contains(&taken), "{taken} instead of {planned}");
+    let text = run(&["plan", "--backend", "cpu"]).stdout;
+    assert!(text.contains("\nmemory: up to ") && text.contains(" of program and vocabulary"), "{text}");
+}
+
 /// `plan` tells the same of the GPU as loading does: it splits by the same bytes and refuses for the same reasons.
 #[test]
 fn plan_promises_what_the_gpu_holds() {
