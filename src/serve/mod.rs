@@ -28,6 +28,8 @@ mod error;
 
 mod fields;
 
+mod fingerprint;
+
 mod grammars;
 
 mod guard;

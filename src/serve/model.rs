@@ -6,15 +6,14 @@ use super::{
     ServeOptions,
     about::Facts,
     error::{ApiError, ApiResult},
+    fingerprint::fingerprint,
     grammars, ids,
     offer::Opened,
 };
 use crate::{
-    cache_dir::stable_hash,
     chat::Template,
     error::Result,
     generate::{Constraint, Grammar, GrammarVocabulary, Pooling, SampleOptions},
-    gguf::{File, TensorInfo},
     plan::Segment,
     session::{Runtime, SavedForm},
     tokenizer::{EncodeOptions, Tokenizer},
@@ -68,17 +67,6 @@ impl Placement {
             reason: segment.reason.clone(),
         }
     }
-}
-
-/// A hash of names, types and the first bytes of all tensors.
-fn fingerprint(file: &File) -> u64 {
-    const BYTES: usize = 64;
-    let of_tensor = |tensor: &TensorInfo| {
-        let data = file.data(tensor);
-        let first = data[..data.len().min(BYTES)].to_vec();
-        format!("{} {} ", tensor.name, tensor.id).into_bytes().into_iter().chain(first)
-    };
-    stable_hash(file.tensors().iter().flat_map(of_tensor))
 }
 
 impl Served {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufReader, BufWriter, Write},
+    io::{self, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -29,6 +29,33 @@ const MOST_NAME_BYTES: usize = 255;
 
 /// Actions that wait while one is done.
 const MOST_WAITING: usize = 4;
+
+/// Files that are being written begin with this, which no name of a request does.
+const UNFINISHED: &str = ".bitnet-slot-";
+
+/// Removes what servers that were killed left unfinished in the folder. Those that run hold a lock on theirs.
+pub fn remove_leftovers(folder: &Path) {
+    let is_unfinished = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(UNFINISHED);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_unfinished) {
+        if File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok() && fs::remove_file(entry.path()).is_err())
+        {
+            log::warn!("{} was left by a server that is gone, and cannot be removed", entry.path().display());
+        }
+    }
+}
+
+/// A file in the folder that has no name yet, locked.
+fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
+    loop {
+        let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
+        // There are file systems without locks: a leftover stays there.
+        let _ = file.as_file().lock();
+        // A server that began in between has taken it for one.
+        if file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
 
 /// Turns of actions on slots: each may hold a whole context in memory.
 pub fn turns() -> Turns {
@@ -128,15 +155,16 @@ fn write(host: &Host, saved: &SavedSequence, path: &Path) -> ApiResult<u64> {
         return Err(ApiError::bad_field("filename", "another file has this name: only saved slots are replaced"));
     }
     let written = || {
-        let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-        let mut buffered = BufWriter::new(&mut file);
+        let file = unfinished(path.parent().unwrap_or(Path::new(".")))?;
+        let mut buffered = BufWriter::new(file.as_file());
         let bytes = host.served.saved_form.write(saved, host.served.fingerprint, &mut buffered)?;
         buffered.flush()?;
         drop(buffered);
         file.as_file().sync_all()?;
         file.persist(path).map(|_| bytes).map_err(|error| error.error)
     };
-    written().map_err(|error| ApiError::internal(format!("the slot cannot be saved: {error}")))
+    // Not the whole of it, which has paths of this machine in it.
+    written().map_err(|error: io::Error| ApiError::internal(format!("the slot cannot be saved: {}", error.kind())))
 }
 
 fn is_saved(path: &Path) -> bool {
@@ -187,5 +215,27 @@ mod tests {
         {
             assert_eq!(path(odd), None, "{odd:?}");
         }
+    }
+
+    #[test]
+    fn leftovers_of_killed_servers_are_removed_and_work_of_others_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let mut names: Vec<_> =
+                fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        fs::write(folder.path().join("story.bin"), "saved").unwrap();
+        fs::write(folder.path().join(".other"), "somebody's").unwrap();
+        let working = unfinished(folder.path()).unwrap();
+        let left = folder.path().join(format!("{UNFINISHED}left"));
+        fs::write(&left, "half of it").unwrap();
+        assert_eq!(names().len(), 4);
+        remove_leftovers(folder.path());
+        assert!(!left.exists() && names().len() == 3, "{:?}", names());
+        working.persist(folder.path().join("new.bin")).unwrap();
+        remove_leftovers(folder.path());
+        assert_eq!(names(), [".other", "new.bin", "story.bin"]);
     }
 }

@@ -6,11 +6,12 @@
 use std::io::{Read, Write};
 
 use bitnet_cpu_kernels::attention::Q8_BLOCK;
+use half::f16;
 
 use super::{Phase, Runtime, SavedSequence, sequence::Steps};
 use crate::{
     backend::{KvRows, LayerState},
-    cache_dir::stable_hash,
+    cache_dir::{hash_on, stable_hash},
     error::{Error, Result},
     graph::StateKind,
     plan::KvType,
@@ -107,7 +108,7 @@ impl SavedForm {
     /// Reads what [`write`](Self::write) wrote, and the number of bytes.
     ///
     /// # Errors
-    /// If it is something else, of another model or form, longer than the context, or damaged.
+    /// If it is something else, of another model or form, longer than the context, or damaged, or a value is no number.
     pub fn read(&self, model: u64, from: &mut impl Read) -> Result<(SavedSequence, u64)> {
         let mut from = Checked { from, hash: stable_hash([]), len: 0 };
         if from.bytes::<8>()? != MAGIC {
@@ -140,11 +141,11 @@ impl SavedForm {
                 let mut rows = |ty| -> Result<KvRows> {
                     let (values, blocks) = (len * kv_heads * head_dim, len * kv_heads * head_dim.div_ceil(Q8_BLOCK));
                     Ok(match ty {
-                        KvType::F32 => KvRows::Floats(from.values(values, f32::from_le_bytes)?),
-                        KvType::F16 => KvRows::F16 { bits: from.values(values, u16::from_le_bytes)? },
+                        KvType::F32 => KvRows::Floats(from.floats(values)?),
+                        KvType::F16 => KvRows::F16 { bits: from.halves(values)? },
                         KvType::Q8_0 => KvRows::Q8_0 {
                             codes: from.values(values, i8::from_le_bytes)?,
-                            scales: from.values(blocks, u16::from_le_bytes)?,
+                            scales: from.halves(blocks)?,
                         },
                     })
                 };
@@ -152,8 +153,8 @@ impl SavedForm {
             }
             StateKind::Recurrent { conv: (channels, positions), heads, key_dim, value_dim } => {
                 Ok(LayerState::Recurrent {
-                    conv: from.values(channels * positions, f32::from_le_bytes)?,
-                    state: from.values(heads * key_dim * value_dim, f32::from_le_bytes)?,
+                    conv: from.floats(channels * positions)?,
+                    state: from.floats(heads * key_dim * value_dim)?,
                 })
             }
         }
@@ -176,6 +177,10 @@ fn damaged() -> Error {
     wrong("one as it was written", "a damaged one")
 }
 
+fn no_numbers() -> Error {
+    wrong("numbers", "NaN or infinity")
+}
+
 fn unreadable(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::UnexpectedEof { damaged() } else { Error::io("read", THING, error) }
 }
@@ -189,7 +194,7 @@ struct Counted<'a, W> {
 
 impl<W: Write> Counted<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.hash = go_on(self.hash, bytes);
+        self.hash = hash_on(self.hash, bytes);
         self.len += bytes.len() as u64;
         self.to.write_all(bytes)
     }
@@ -218,7 +223,7 @@ struct Checked<'a, R> {
 impl<R: Read> Checked<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> Result<()> {
         self.from.read_exact(into).map_err(unreadable)?;
-        self.hash = go_on(self.hash, into);
+        self.hash = hash_on(self.hash, into);
         self.len += into.len() as u64;
         Ok(())
     }
@@ -233,6 +238,18 @@ impl<R: Read> Checked<'_, R> {
         Ok(u64::from_le_bytes(self.bytes()?))
     }
 
+    /// Finite ones: others would spoil every answer that goes on from them.
+    fn floats(&mut self, count: usize) -> Result<Vec<f32>> {
+        let values = self.values(count, f32::from_le_bytes)?;
+        if values.iter().all(|value| value.is_finite()) { Ok(values) } else { Err(no_numbers()) }
+    }
+
+    /// As [`floats`](Self::floats), of half floats.
+    fn halves(&mut self, count: usize) -> Result<Vec<u16>> {
+        let values = self.values(count, u16::from_le_bytes)?;
+        if values.iter().all(|&bits| f16::from_bits(bits).is_finite()) { Ok(values) } else { Err(no_numbers()) }
+    }
+
     /// Memory is taken as bytes come, not as they are promised.
     fn values<T, const N: usize>(&mut self, count: usize, value: fn([u8; N]) -> T) -> Result<Vec<T>> {
         let mut values = Vec::new();
@@ -244,14 +261,6 @@ impl<R: Read> Checked<'_, R> {
         }
         Ok(values)
     }
-}
-
-/// The hash of more bytes, eight at a time: files of gigabytes are to be written as fast as the disk is.
-fn go_on(hash: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
-    let hash = words.iter().fold(hash, |hash, word| step(hash, u64::from_le_bytes(*word)));
-    rest.iter().fold(hash, |hash, &byte| step(hash, byte.into()))
 }
 
 #[cfg(test)]
@@ -313,5 +322,44 @@ mod tests {
         }
         file.push(0);
         assert!(refused(&form, 7, &file).contains("damaged"));
+    }
+
+    /// Its checksum fits: it is damaged on purpose, or was saved after a fault.
+    #[test]
+    fn values_that_are_no_numbers_are_refused() {
+        let form = form();
+        let refused = |spoil: &dyn Fn(&mut [LayerState])| {
+            let (mut saved, mut file) = (sequence(20), Vec::new());
+            spoil(&mut saved.states);
+            form.write(&saved, 7, &mut file).unwrap();
+            form.read(7, &mut file.as_slice()).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let infinity = f16::INFINITY.to_bits();
+        let spoils: [&dyn Fn(&mut [LayerState]); 4] = [
+            &|states| {
+                if let LayerState::Kv { k: KvRows::Q8_0 { scales, .. }, .. } = &mut states[2] {
+                    scales[3] = infinity;
+                }
+            },
+            &|states| {
+                if let LayerState::Kv { v: KvRows::F16 { bits }, .. } = &mut states[0] {
+                    bits[5] = f16::NAN.to_bits();
+                }
+            },
+            &|states| {
+                if let LayerState::Recurrent { conv, .. } = &mut states[1] {
+                    conv[0] = f32::NAN;
+                }
+            },
+            &|states| {
+                if let LayerState::Recurrent { state, .. } = &mut states[1] {
+                    state[7] = f32::NEG_INFINITY;
+                }
+            },
+        ];
+        assert_eq!(refused(&|_| {}), "");
+        for (at, spoil) in spoils.into_iter().enumerate() {
+            assert!(refused(spoil).contains("NaN or infinity"), "{at}");
+        }
     }
 }
