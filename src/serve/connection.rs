@@ -23,20 +23,23 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     clock::{Clock, State},
     line::Line,
-    listener::Stream,
+    listener::{Stream, Way},
 };
 
 /// How often both are looked at.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Serves requests, one after the other, until either side has enough.
-pub async fn serve(stream: Stream, routes: Router, mut end: watch::Receiver<bool>) {
+pub async fn serve((stream, way): (Stream, Way), routes: Router, mut end: watch::Receiver<bool>) {
     let clock = Arc::new(Clock::new(Instant::now()));
     let (service, of_requests) = (TowerToHyperService::new(routes), Arc::clone(&clock));
     let (line, client) = Line::new(stream, Arc::clone(&clock));
+    let of_service = line.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         of_requests.set(State::Answering);
-        request.extensions_mut().insert(client.clone());
+        let client = of_service.begin(&request, &client);
+        request.extensions_mut().insert(client);
+        request.extensions_mut().insert(way);
         let (answer, clock) = (service.call(request), Arc::clone(&of_requests));
         async move { answer.await.map(|response| response.map(|body| Answering { body, clock })) }
     });
@@ -44,23 +47,40 @@ pub async fn serve(stream: Stream, routes: Router, mut end: watch::Receiver<bool
     // A client may have nothing more to say and wait for its answer.
     http.half_close(true).keep_alive(true).title_case_headers(true);
     let mut connection = pin!(http.serve_connection(TokioIo::new(line.clone()), service));
-    let ended = tokio::select! {
+    let end_of_line = tokio::select! {
         // The line is listened to from the moment a request is being answered.
         biased;
-        _ = connection.as_mut() => true,
-        () = line.broken() => true,
-        () = over(&clock) => true,
-        _ = end.changed() => false,
+        // A client that went away is nobody's concern.
+        _ = connection.as_mut() => End::Said,
+        () = line.broken() => End::Gone,
+        () = over(&clock) => End::Gone,
+        _ = end.changed() => End::Asked,
     };
-    if !ended {
-        connection.as_mut().graceful_shutdown();
-        tokio::select! {
-            biased;
-            // A client that went away is nobody's concern.
-            _ = connection => {}
-            () = line.broken() => {}
+    match end_of_line {
+        End::Gone => {}
+        End::Said => tokio::select! {
+            () = line.drain() => {}
+            _ = end.changed() => {}
+        },
+        End::Asked => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased;
+                _ = connection => {}
+                () = line.broken() => {}
+            }
         }
     }
+}
+
+/// Why a connection ends.
+enum End {
+    /// One side has said so.
+    Said,
+    /// The client is gone, or has had its time.
+    Gone,
+    /// The server ends.
+    Asked,
 }
 
 /// Returns when the time of a head, or between two requests, is over.
@@ -70,7 +90,7 @@ async fn over(clock: &Clock) {
     }
 }
 
-/// The body of a response. Where it ends, the time until the next request begins.
+/// The body of a response. Where it ends, what is left to do is to send it.
 struct Answering {
     body: Body,
     clock: Arc<Clock>,
@@ -98,6 +118,6 @@ impl hyper::body::Body for Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.clock.set(State::Idle(Instant::now()));
+        self.clock.set(State::Sending);
     }
 }

@@ -9,6 +9,10 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind};
 
+/// Counts in the error of a prompt that is longer than the context.
+const PROMPT_TOKENS: &str = "n_prompt_tokens";
+const CONTEXT_TOKENS: &str = "n_ctx";
+
 pub type ApiResult<T> = Result<T, ApiError>;
 
 /// An answer that is an error.
@@ -50,14 +54,28 @@ impl ApiError {
              increasing it"
         );
         let mut more = Map::new();
-        more.insert("n_prompt_tokens".into(), prompt_tokens.into());
-        more.insert("n_ctx".into(), context_tokens.into());
+        more.insert(PROMPT_TOKENS.into(), prompt_tokens.into());
+        more.insert(CONTEXT_TOKENS.into(), context_tokens.into());
         Self {
             code: Some("context_length_exceeded"),
             param: Some(param.into()),
             more: Some(Box::new(more)),
             ..Self::new(StatusCode::BAD_REQUEST, "exceed_context_size_error", message)
         }
+    }
+
+    /// The error of a field that has no name in it yet.
+    pub fn of_field(self, field: &str) -> Self {
+        Self { param: self.param.or_else(|| Some(field.into())), ..self }
+    }
+
+    /// The error of an API that calls the field `ours` `theirs`.
+    pub fn renamed(mut self, ours: &str, theirs: &str) -> Self {
+        if self.param.as_deref() == Some(ours) {
+            self.param = Some(theirs.into());
+            self.message = self.message.replacen(ours, theirs, 1);
+        }
+        self
     }
 
     pub fn unauthorized() -> Self {
@@ -138,6 +156,58 @@ impl ApiError {
         }
         error
     }
+
+    /// The object under `error` in Anthropic's words, by which its clients know that a conversation is too long.
+    pub fn to_anthropic(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            503 => "overloaded_error",
+            500 => "api_error",
+            _ => "invalid_request_error",
+        };
+        let number = |name| self.more.as_ref().and_then(|more| more.get(name));
+        let message = match (number(PROMPT_TOKENS), number(CONTEXT_TOKENS)) {
+            (Some(prompt), Some(context)) => format!("prompt is too long: {prompt} tokens > {context} maximum"),
+            _ => self.message.clone(),
+        };
+        json!({ "type": kind, "message": message })
+    }
+}
+
+/// What an API makes of errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorForm {
+    #[default]
+    OpenAi,
+    Ollama,
+    Anthropic,
+}
+
+impl ErrorForm {
+    /// That of the API which a path belongs to.
+    pub fn of_path(path: &str) -> Self {
+        match path {
+            _ if path.starts_with("/api/") => Self::Ollama,
+            _ if path.starts_with("/v1/messages") => Self::Anthropic,
+            _ => Self::OpenAi,
+        }
+    }
+
+    /// The response; one that was made of an [`ApiError`] in this form.
+    pub fn apply(self, mut response: Response) -> Response {
+        let body = response.extensions().get::<ApiError>().map(|error| match self {
+            Self::OpenAi => json!({ "error": error.to_json() }),
+            Self::Ollama => json!({ "error": error.message }),
+            Self::Anthropic => json!({ "type": "error", "error": error.to_anthropic() }),
+        });
+        if let Some(body) = body {
+            *response.body_mut() = Body::from(body.to_string());
+        }
+        response
+    }
 }
 
 impl From<Error> for ApiError {
@@ -157,14 +227,14 @@ pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charse
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({ "error": self.to_json() }).to_string();
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, JSON);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        response
+        response.extensions_mut().insert(self);
+        ErrorForm::default().apply(response)
     }
 }

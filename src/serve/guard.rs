@@ -10,7 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ServeOptions, app::App, error::ApiError, listener::is_socket, page};
+use super::{
+    ServeOptions,
+    app::App,
+    error::{ApiError, ErrorForm},
+    listener::{Way, is_socket},
+    page,
+};
 
 /// Routes that need no key.
 const PUBLIC: [&str; 2] = ["/health", "/v1/health"];
@@ -30,6 +36,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         None if !app.models.is_ready() && !page::has(&app.options, &path) => ApiError::loading().into_response(),
         None => next.run(request).await,
     };
+    response = ErrorForm::of_path(&path).apply(response);
     if method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
@@ -46,7 +53,8 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
 
 fn refuse(options: &ServeOptions, request: &Request) -> Option<ApiError> {
     let headers = request.headers();
-    if is_open_at_home(options) && !host_may(headers) {
+    let is_by_socket = request.extensions().get() == Some(&Way::Socket);
+    if is_open_at_home(options) && !is_by_socket && !host_may(headers) {
         return Some(ApiError::forbidden("requests to this server must be for localhost or for an address"));
     }
     let is_action = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());

@@ -1,5 +1,5 @@
-//! Answers in one piece that take their time: a client that has ended its side of the line gets white space meanwhile, which
-//! shows whether it is there. Where it is gone, the work for it is dropped.
+//! Answers in one piece that take their time: a client that has ended its side of the line, and knows no interim responses,
+//! gets white space meanwhile, which shows whether it is there. Where it is gone, the work for it is dropped.
 
 use std::pin::Pin;
 
@@ -38,7 +38,7 @@ pub async fn in_time<T: IntoResponse + Send + 'static>(
     let mut work: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(work);
     let is_late = async {
         match patience {
-            Patience::None => client.time_to_probe().await,
+            Patience::None => client.time_to_begin().await,
             Patience::Some => client.ended_long().await,
         }
     };
@@ -51,7 +51,10 @@ pub async fn in_time<T: IntoResponse + Send + 'static>(
         let (mut work, mut client) = state?;
         tokio::select! {
             biased;
-            done = &mut work => Some((to_bytes(done.into_response().into_body(), usize::MAX).await, None)),
+            done = &mut work => {
+                let response = client.error_form().apply(done.into_response());
+                Some((to_bytes(response.into_body(), usize::MAX).await, None))
+            }
             () = client.time_to_probe() => Some((Ok("\n".into()), Some((work, client)))),
         }
     }));

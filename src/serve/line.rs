@@ -1,5 +1,7 @@
 //! The line to a client. While a request is answered it is listened to as well: a client that ends its side may still wait for
-//! the answer, or may be gone. Only what is sent to it tells, so answers send a little then (`respond`).
+//! the answer, or may be gone. Only what is sent to it tells: interim responses before the answer, which leave its status open,
+//! and a little between the parts of a stream (`respond`). Clients of HTTP/1.0, which has no interim responses, get white space
+//! (`late`).
 
 use std::{
     future::{pending, poll_fn},
@@ -10,14 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::extract::Request;
+use axum::http::{Request, Version};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout},
 };
 
-use super::{clock::Clock, listener::Stream};
+use super::{clock::Clock, error::ErrorForm, listener::Stream};
+
+/// What is sent to a client that may be gone before its answer. All clients of HTTP/1.1 skip it (RFC 9110, 15.2).
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Bytes of a next request that are read while one is answered.
 const AHEAD_BYTES: usize = 4096;
@@ -28,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Time that a client which has ended its side gets before anything is done about it: most answers take less.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time for what a client goes on sending after the end of its last answer.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// The line, which is read and written by the connection, and listened to beside it, in one task.
 #[derive(Clone)]
@@ -40,19 +48,71 @@ struct Inner {
     /// Told when the client has ended its side.
     ended: watch::Sender<bool>,
     clock: Arc<Clock>,
+    /// Whether a response has yet to begin that interim ones may precede.
+    is_before_head: bool,
+    /// Whether all that the connection wrote is on its way.
+    is_flushed: bool,
+    /// The rest of an interim response.
+    interim: &'static [u8],
 }
 
 impl Line {
     /// A line to a client that has said nothing yet. `clock` is told of what comes.
     pub fn new(stream: Stream, clock: Arc<Clock>) -> (Self, ClientSide) {
         let (ended, told) = watch::channel(false);
-        let inner = Inner { stream, ahead: Vec::new(), ended, clock };
-        (Self(Arc::new(Mutex::new(inner))), ClientSide { ended: Some(told), next: None, pause: Duration::ZERO })
+        let inner =
+            Inner { stream, ahead: Vec::new(), ended, clock, is_before_head: false, is_flushed: true, interim: &[] };
+        let client = ClientSide { ended: Some(told), takes_interim: true, ..ClientSide::default() };
+        (Self(Arc::new(Mutex::new(inner))), client)
+    }
+
+    /// A request begins to be answered; returns its client, from `client` of the line.
+    pub fn begin<B>(&self, request: &Request<B>, client: &ClientSide) -> ClientSide {
+        let takes_interim = request.version() >= Version::HTTP_11;
+        self.lock().is_before_head = takes_interim;
+        ClientSide { takes_interim, error_form: ErrorForm::of_path(request.uri().path()), ..client.clone() }
     }
 
     /// Returns when the client is gone while it is answered.
     pub async fn broken(&self) {
-        poll_fn(|context| self.lock().listen(context)).await;
+        tokio::select! {
+            () = poll_fn(|context| self.lock().listen(context)) => {}
+            () = self.probe_before_head() => {}
+        }
+    }
+
+    /// Reads on, for a while, until the client ends its side. Where a line is closed with bytes that nobody has read, the end of
+    /// the answer is lost, too (RFC 9112, 9.6): a client that sends a body which was refused would not see why.
+    pub async fn drain(&self) {
+        let drained = poll_fn(|context| {
+            let mut inner = self.lock();
+            loop {
+                let mut room = [0; AHEAD_BYTES];
+                let mut room = ReadBuf::new(&mut room);
+                match ready!(Pin::new(&mut inner.stream).poll_read(context, &mut room)) {
+                    Ok(()) if !room.filled().is_empty() => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+        });
+        // Whoever has more to say than that is cut off.
+        let _ = timeout(DRAIN_TIME, drained).await;
+    }
+
+    /// Sends interim responses to a client that has ended its side. Returns when one cannot be sent.
+    async fn probe_before_head(&self) {
+        let mut ended = self.lock().ended.subscribe();
+        if ended.wait_for(|&ended| ended).await.is_err() {
+            return pending().await;
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if poll_fn(|context| Poll::Ready(self.lock().probe(context))).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -78,6 +138,40 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Sends an interim response where one may stand.
+    fn probe(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.is_before_head && self.is_flushed && self.interim.is_empty() && self.clock.is_answering() {
+            self.interim = INTERIM;
+        }
+        match self.send_interim(context) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Sends the rest of an interim response: nothing may come between its bytes.
+    fn send_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(context, self.interim))?;
+            self.interim = &self.interim[sent..];
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Notes what became of bytes that the connection wrote, the first of which are `first`.
+    fn wrote(&mut self, first: &[u8], written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
+        // The connection itself asks for bodies that clients announce.
+        self.is_before_head &= first == INTERIM;
+        match &written {
+            Poll::Ready(_) => self.clock.moved(),
+            Poll::Pending => self.clock.stuck(Instant::now()),
+        }
+        written
+    }
+}
+
 impl AsyncRead for Line {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.lock();
@@ -98,11 +192,18 @@ impl AsyncRead for Line {
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.lock().stream).poll_write(context, bytes)
+        let mut inner = self.lock();
+        ready!(inner.send_interim(context))?;
+        let written = Pin::new(&mut inner.stream).poll_write(context, bytes);
+        inner.wrote(bytes, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().stream).poll_flush(context)
+        let mut inner = self.lock();
+        ready!(Pin::new(&mut inner.stream).poll_flush(context))?;
+        inner.is_flushed = true;
+        inner.clock.flushed(Instant::now());
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -118,7 +219,10 @@ impl AsyncWrite for Line {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.lock().stream).poll_write_vectored(context, parts)
+        let mut inner = self.lock();
+        ready!(inner.send_interim(context))?;
+        let written = Pin::new(&mut inner.stream).poll_write_vectored(context, parts);
+        inner.wrote(if let [only] = parts { only } else { &[] }, written)
     }
 }
 
@@ -126,6 +230,9 @@ impl AsyncWrite for Line {
 #[derive(Clone, Default)]
 pub struct ClientSide {
     ended: Option<watch::Receiver<bool>>,
+    /// Whether interim responses show if it is there, as long as its response has not begun.
+    takes_interim: bool,
+    error_form: ErrorForm,
     /// When something is to be sent.
     next: Option<Instant>,
     pause: Duration,
@@ -133,18 +240,34 @@ pub struct ClientSide {
 
 impl ClientSide {
     /// The client of a request.
-    pub fn of(request: &Request) -> Self {
+    pub fn of<B>(request: &Request<B>) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
-    /// Returns some time after the client has ended its side.
+    /// Form in which it gets errors.
+    pub fn error_form(&self) -> ErrorForm {
+        self.error_form
+    }
+
+    /// Returns some time after the client has ended its side, if only the response shows whether it is there.
     pub async fn ended_long(&mut self) {
+        if self.takes_interim {
+            return pending().await;
+        }
         let Some(ended) = &mut self.ended else { return pending().await };
         if ended.wait_for(|&ended| ended).await.is_err() {
             // The line is gone, and the request with it.
             return pending().await;
         }
         sleep(PATIENCE).await;
+    }
+
+    /// Returns when the response has to begin, whatever it is to be, to see whether the client is there.
+    pub async fn time_to_begin(&mut self) {
+        if self.takes_interim {
+            return pending().await;
+        }
+        self.time_to_probe().await;
     }
 
     /// Returns each time something is to be sent to a client that has ended its side, to see whether it is there.

@@ -78,7 +78,7 @@ async fn answer(
     let asked = loop {
         tokio::select! {
             accepted = accept(&listeners), if connections.len() < MOST_CONNECTIONS => match accepted {
-                Ok(stream) => _ = connections.spawn(serve(stream, routes.clone(), end.clone())),
+                Ok(accepted) => _ = connections.spawn(serve(accepted, routes.clone(), end.clone())),
                 // No more handles: those that are open end at some time.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },

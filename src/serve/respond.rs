@@ -263,7 +263,7 @@ pub async fn respond(
     let first = tokio::select! {
         biased;
         output = answers.next() => Some(output.ok_or_else(ApiError::stopping)?),
-        () = client.time_to_probe() => None,
+        () = client.time_to_begin() => None,
         () = sleep(ping) => None,
     };
     dialect.begin(&answered, &mut frames);

@@ -104,15 +104,15 @@ impl Server {
         panic!("{} slots are busy, not {count}", self.busy_slots());
     }
 
-    /// Waits until a request is queued, of a server with `--metrics`.
-    pub fn wait_for_one_queued(&self) {
+    /// Waits until so many requests are queued, of a server with `--metrics`.
+    pub fn wait_for_queued(&self, count: usize) {
         for _ in 0..3000 {
-            if self.get("/metrics").body.contains("llamacpp:requests_deferred 1\n") {
+            if self.get("/metrics").body.contains(&format!("llamacpp:requests_deferred {count}\n")) {
                 return;
             }
             sleep(LOOK);
         }
-        panic!("no request is queued");
+        panic!("{count} requests are not queued");
     }
 
     /// Waits until a line with this on standard error.
@@ -214,10 +214,26 @@ impl Connection {
 
     /// Bytes as they are. The server may have answered and closed before it read all of them.
     pub fn write(&mut self, bytes: &[u8]) {
-        let _ = self.reader.get_mut().write_all(bytes);
+        let _ = self.write_all(bytes);
     }
 
+    /// Bytes as they are; an error where the server has closed the line.
+    pub fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.reader.get_mut().write_all(bytes)
+    }
+
+    /// The head of a response, behind interim ones.
     pub fn head(&mut self) -> Response {
+        loop {
+            let head = self.any_head();
+            if head.status >= 200 {
+                return head;
+            }
+        }
+    }
+
+    /// The next head, which may be that of an interim response.
+    pub fn any_head(&mut self) -> Response {
         let mut status = String::new();
         self.reader.read_line(&mut status).expect("a status");
         let code = status.split(' ').nth(1).unwrap_or_else(|| panic!("no status: {status:?}"));

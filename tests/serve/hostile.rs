@@ -44,6 +44,12 @@ fn huge_bodies_are_refused_before_they_are_read() {
     }
     connection.write(b"0\r\n\r\n");
     connection.response().error(413);
+    // Those who write all of it before they read get to know, too.
+    let mut whole = server.connect();
+    let length = 40 << 20;
+    whole.write(format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n").as_bytes());
+    assert!(whole.write_all(&vec![b' '; length]).is_ok(), "the line is cut off");
+    whole.response().error(413);
     let zipped = answer_to_compressed(&server, b"\x1f\x8b\x08\x00");
     assert!(zipped.error(415).contains("compressed"));
     // Large and allowed, but beyond any context.

@@ -24,7 +24,9 @@ fn a_client_that_ends_its_side_gets_its_answer() {
     };
     let expected = content(&server.post(CHAT, &body(json!({}))));
     let mut whole = half_closed(&server, CHAT, &body(json!({})));
-    assert_eq!(content(&whole.response()), expected);
+    let answer = whole.response();
+    assert_eq!(content(&answer), expected);
+    assert!(answer.header("content-length").is_some(), "nothing was sent before its status was known");
     assert!(whole.is_closed());
     let mut stream = half_closed(&server, CHAT, &body(json!({ "stream": true })));
     let response = stream.response();
@@ -55,6 +57,35 @@ fn a_client_that_ends_its_side_gets_its_answer() {
     half.write(format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{").as_bytes());
     half.end_writing();
     assert!(!half.rest().starts_with("HTTP/1.1 200"));
+    server.wait_for_busy_slots(0);
+}
+
+/// Interim responses show whether it is there, whatever its answer is going to be.
+#[test]
+fn a_client_that_waits_for_its_turn_is_probed_before_its_status_is_known() {
+    let server = Server::start(&["-np", "1", "-c", "65536"]);
+    let mut endless = server.connect();
+    let body = chat("Story", json!({ "stream": true, "max_tokens": null, "ignore_eos": true }));
+    endless.send("POST", CHAT, &[], body.to_string().as_bytes());
+    server.wait_for_busy_slots(1);
+    // One that asks whether its body is wanted is told so once more.
+    let body = chat("Hi", json!({})).to_string();
+    let mut asking = server.connect();
+    asking.send("POST", CHAT, &["Expect: 100-continue"], body.as_bytes());
+    asking.end_writing();
+    let mut waiting = half_closed(&server, CHAT, &chat("Hi", json!({})));
+    let mut stream = half_closed(&server, CHAT, &chat("Hi", json!({ "stream": true })));
+    let mut gone = half_closed(&server, CHAT, &chat("Hi", json!({})));
+    for client in [&mut asking, &mut waiting, &mut stream, &mut gone] {
+        for _ in 0..3 {
+            let interim = client.any_head();
+            assert!(interim.status == 100 && interim.headers.is_empty(), "{interim:?}");
+        }
+    }
+    gone.hang_up();
+    endless.hang_up();
+    assert_eq!(content(&asking.response()), content(&waiting.response()));
+    assert!(stream.response().body.ends_with("data: [DONE]\n\n"));
     server.wait_for_busy_slots(0);
 }
 

@@ -57,7 +57,15 @@ fn answers_that_do_not_end_in_time_get_an_error() {
     assert_eq!(running.head().status, 200);
     let mut queued = server.connect();
     queued.send("POST", CHAT, &[], chat("Hi", json!({})).to_string().as_bytes());
-    server.wait_for_one_queued();
+    // Clients that end their side are probed while they wait, which leaves the status open; in the oldest words it does not.
+    let mut half = server.connect();
+    half.send("POST", CHAT, &[], chat("Hi", json!({})).to_string().as_bytes());
+    half.end_writing();
+    let body = chat("Hi", json!({ "stream": false })).to_string();
+    let mut oldest = server.connect();
+    oldest.write(format!("POST /api/chat HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+    oldest.end_writing();
+    server.wait_for_queued(3);
     server.terminate();
     let mut rest = String::new();
     while let Some(chunk) = running.chunk() {
@@ -65,5 +73,9 @@ fn answers_that_do_not_end_in_time_get_an_error() {
     }
     assert!(rest.contains("data: {\"error\":{\"message\":\"the server is shutting down\"") && !rest.contains("[DONE]"));
     queued.response().error(503);
+    assert_eq!(half.response().error(503), "the server is shutting down");
+    let late = oldest.rest();
+    assert!(late.starts_with("HTTP/1.0 200"), "{late}");
+    assert!(late.trim_end().ends_with("{\"error\":\"the server is shutting down\"}"), "{late}");
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
