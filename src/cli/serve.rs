@@ -138,8 +138,14 @@ fn keys(args: &ServeArgs) -> Result<Vec<String>> {
         keys.extend(text.lines().map(|line| line.trim().to_owned()));
     }
     keys.retain(|key| !key.is_empty());
+    // Who asks for a key is not to get a server without one.
     if keys.is_empty() && args.api_key_file.is_some() {
         return Err(Error::Usage("--api-key-file has no key in it".into()));
+    }
+    if keys.is_empty() && !args.api_key.is_empty() {
+        return Err(Error::Usage(
+            "--api-key or LLAMA_API_KEY is empty: leave it out for a server without a key".into(),
+        ));
     }
     Ok(keys)
 }

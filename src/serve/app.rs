@@ -18,7 +18,7 @@ use super::{
     slots,
 };
 use crate::{
-    generate::{Chooser, Generation, Sampler},
+    generate::{Chooser, Generation, Grammar, Sampler},
     tokenizer::TokenStream,
 };
 
@@ -46,6 +46,9 @@ pub struct Prepared {
 impl App {
     /// A server that has loaded nothing yet.
     pub fn new(options: ServeOptions, offer: Offer, log: Arc<dyn Log>) -> Self {
+        if let Some(folder) = &options.slot_folder {
+            slots::remove_leftovers(folder);
+        }
         let metrics = Arc::new(Metrics::default());
         let models = Arc::new(Models::new(offer, &options, &metrics, &log));
         let (grammar_turns, slot_turns) = (grammars::turns(), slots::turns());
@@ -72,7 +75,9 @@ impl App {
         }
         let (reply, answers) = answer::channel();
         // Compiled once for all answers.
-        let constraint = wishes.grammar.as_ref().map(|grammar| model.constraint(grammar)).transpose()?;
+        let compiled =
+            |(field, grammar): &(&str, Grammar)| model.constraint(grammar).map_err(|error| error.of_field(field));
+        let constraint = wishes.grammar.as_ref().map(compiled).transpose()?;
         let mut jobs = Vec::with_capacity(prompts.len());
         for (number, prompt) in prompts.iter().enumerate() {
             if prompt.len() >= model.context_tokens {

@@ -16,7 +16,8 @@ struct Number {
     soft: (f64, f64),
 }
 
-const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
+/// What single precision holds, products of two such numbers by far not.
+const ANY: (f64, f64) = (-1e30, 1e30);
 const SHARE: (f64, f64) = (0.0, 1.0);
 const AT_LEAST_0: (f64, f64) = (0.0, f64::INFINITY);
 
@@ -57,7 +58,7 @@ const NUMBERS: &[Number] = &[
     },
     whole("id_slot", (-1.0, 1e6), ANY),
     whole("mirostat", (0.0, 2.0), ANY),
-    real("mirostat_tau", (0.0, f64::INFINITY), ANY),
+    real("mirostat_tau", (0.0, 1e30), ANY),
     real("mirostat_eta", SHARE, ANY),
     whole("seed", (i64::MIN as f64, u64::MAX as f64), ANY),
     Number { aliases: &["n_cmpl"], ..whole("n", (1.0, 1024.0), ANY) },
@@ -179,6 +180,7 @@ mod tests {
         let temperature = |value: Value| check(json!({ "temperature": value }), |f| f.real("temperature"));
         assert_eq!(temperature(json!(-1)), Ok(Some(0.0)));
         assert_eq!(temperature(json!(null)), Ok(None));
+        assert!(temperature(json!(1e300)).unwrap_err().starts_with("Field 'temperature': Value must be between"));
         assert!(temperature(json!("hot")).unwrap_err().contains("'temperature': expected a number, found a string"));
         let n = |value: Value| check(json!({ "n": value }), |f| f.integer("n"));
         assert_eq!(n(json!(2.0)), Ok(Some(2)));

@@ -26,7 +26,8 @@ const ANY_SEED: i64 = u32::MAX as i64;
 pub struct Wishes {
     pub sample: SampleOptions,
     pub answer: AnswerOptions,
-    pub grammar: Option<Grammar>,
+    /// With the field that asks for it.
+    pub grammar: Option<(&'static str, Grammar)>,
     /// Answers to each prompt.
     pub n: usize,
     pub stream: bool,
@@ -235,10 +236,13 @@ fn stops(fields: Fields<'_>) -> ApiResult<Vec<String>> {
 }
 
 /// `response_format`, `json_schema` or `grammar`.
-fn grammar(fields: Fields<'_>) -> ApiResult<Option<Grammar>> {
-    let given =
-        [response_format(fields)?, fields.get("json_schema").map(schema), fields.text("grammar")?.and_then(text)];
-    let mut given = given.into_iter().flatten();
+fn grammar(fields: Fields<'_>) -> ApiResult<Option<(&'static str, Grammar)>> {
+    let given = [
+        ("response_format", response_format(fields)?),
+        ("json_schema", fields.get("json_schema").map(schema)),
+        ("grammar", fields.text("grammar")?.and_then(text)),
+    ];
+    let mut given = given.into_iter().filter_map(|(field, grammar)| Some((field, grammar?)));
     let first = given.next();
     if given.next().is_some() {
         let message = "only one of \"response_format\", \"json_schema\" and \"grammar\" can be given";

@@ -72,6 +72,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/models", models())
         .route("/v1/models", models())
         .route("/v1/models/{*id}", get(one_model))
+        .route("/models/load", post(load_model))
+        .route("/models/unload", post(unload_model))
         .route("/chat/completions", chat())
         .route("/v1/chat/completions", chat())
         .route("/v1/completions", answered_by(completions::prepare))
@@ -103,35 +105,20 @@ pub fn router(app: &Arc<App>) -> Router {
 
 fn ollama_routes() -> Router<Arc<App>> {
     let listed = |list: fn(&[Listed]) -> Value| {
-        get(move |State(app): Shared| async move {
-            let done = shown(app, move |app| Ok(list(&app.models.list()))).await;
-            done.unwrap_or_else(|error| ollama::error_response(&error))
-        })
-    };
-    let show = |State(app): Shared, request: Request| async move {
-        show_one(app, request).await.unwrap_or_else(|error| ollama::error_response(&error))
+        get(move |State(app): Shared| shown(app, move |app| Ok(list(&app.models.list()))))
     };
     let answered = |prepare: Prepare, form: ollama::Form| {
-        post(move |State(app): Shared, request: Request| async move {
-            let done = run_ollama(app, request, prepare, form).await;
-            done.unwrap_or_else(|error| ollama::error_response(&error))
-        })
-    };
-    let embed = |State(app): Shared, request: Request| async move {
-        late::answer(ClientSide::of(&request), async move {
-            let done = run_embedding(app, request, "input", true, Asked::ollama).await;
-            done.unwrap_or_else(|error| ollama::error_response(&error))
-        })
-        .await
+        post(move |State(app): Shared, request: Request| run_ollama(app, request, prepare, form))
     };
     Router::new()
         .route("/api/version", get(|| async { json_response(&ollama::version()) }))
         .route("/api/tags", listed(ollama::tags))
         .route("/api/ps", listed(ollama::processes))
-        .route("/api/show", post(show))
+        .route("/api/show", post(|State(app): Shared, request: Request| show_one(app, request)))
         .route("/api/chat", answered(ollama::chat, ollama::Form::Chat))
         .route("/api/generate", answered(ollama::generate, ollama::Form::Generate))
-        .route("/api/embed", post(embed))
+        .route("/api/embed", embedded("input", true, Asked::ollama))
+        .route("/api/embeddings", embedded("prompt", true, Asked::ollama_one))
 }
 
 /// Writes vectors in the words of an API.
@@ -314,6 +301,22 @@ async fn one_model(State(app): Shared, request: Request) -> ApiResult<Response> 
     let name = request.uri().path().trim_start_matches("/v1/models/");
     let name = percent_decoded(name);
     shown(app, move |app| Ok(models::entry(&app.models.find(&name)?))).await
+}
+
+/// llama.cpp's way to load a model before it is asked something.
+async fn load_model(State(app): Shared, request: Request) -> ApiResult<Response> {
+    let fields = read_fields(&app, request).await?;
+    host_of(&app, &fields).await?;
+    Ok(json_response(&json!({ "success": true })))
+}
+
+async fn unload_model(State(app): Shared, request: Request) -> ApiResult<Response> {
+    let fields = read_fields(&app, request).await?;
+    if !app.models.are_several() {
+        return Err(ApiError::not_supported("this server has one model, which stays loaded"));
+    }
+    app.models.unload(Fields(&fields).text("model")?)?;
+    Ok(json_response(&json!({ "success": true })))
 }
 
 /// The loaded model that a query means: `model=NAME`, else the one that was used last.

@@ -102,6 +102,11 @@ fn what_makes_no_sense_is_named_with_status_400() {
     }
     let wrong = server.post(CHAT, &chat("Hi", json!({ "grammar": "root ::= (" })));
     assert!(wrong.error(400).contains("grammar"));
+    let unkept = json!({ "type": "json_schema", "json_schema": { "schema": { "not": {} } } });
+    for (field, value) in [("grammar", json!("root ::= (")), ("json_schema", json!(5)), ("response_format", unkept)] {
+        let refused = server.post(CHAT, &chat("Hi", json!({ field: value })));
+        assert_eq!(refused.json()["error"]["param"], field, "{refused:?}");
+    }
 }
 
 #[test]

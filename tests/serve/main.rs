@@ -12,6 +12,7 @@ mod hostile;
 mod line;
 mod listening;
 mod models;
+mod open_webui;
 mod others;
 mod parallel;
 mod routes;

@@ -85,7 +85,9 @@ fn models_of_a_folder_are_listed_and_loaded_when_they_are_named() {
     assert_eq!(unknown.error(404), "The model `three` does not exist");
     assert_eq!(unknown.json()["error"]["code"], "model_not_found");
     assert_eq!(server.get("/v1/models/three").status, 404);
-    // A file that comes later is found.
+    // A file that goes is no model any more, one that comes later is.
+    fs::remove_file(folder.path().join("broken.gguf")).unwrap();
+    server.post(CHAT, &ask("broken", json!({}))).error(404);
     fs::copy(BUILT_IN, folder.path().join("three.gguf")).unwrap();
     assert_eq!(content(&server.post(CHAT, &ask("three", json!({})))), expected);
 }
@@ -184,6 +186,16 @@ fn keep_alive_says_when_a_model_goes() {
     wait_for_loaded(&server, &["two"]);
     let refused = server.post("/api/generate", &json!({ "model": "two", "prompt": "x", "keep_alive": "soon" }));
     assert!(refused.status == 400 && refused.body.contains("keep_alive"), "{refused:?}");
+
+    // In llama.cpp's words.
+    let manage = |verb: &str, model: &str| server.post(&format!("/models/{verb}"), &json!({ "model": model }));
+    assert_eq!(manage("load", "one").json(), json!({ "success": true }));
+    assert_eq!(loaded(&server), ["one", "two"]);
+    assert_eq!(manage("unload", "one").json(), json!({ "success": true }));
+    wait_for_loaded(&server, &["two"]);
+    manage("load", "none").error(404);
+    manage("unload", "none").error(404);
+    Server::start(&[]).post("/models/unload", &json!({})).error(501);
 
     // The flag is for those whose requests say nothing.
     let short = self::server(folder.path(), &["--keep-alive", "0"]);

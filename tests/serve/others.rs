@@ -103,10 +103,58 @@ fn chats_and_texts_of_ollama() {
     assert!(error.status == 400 && error.json()["error"].is_string(), "{error:?}");
 }
 
+/// What its clients send besides, and what would change an answer and is not done.
+#[test]
+fn fields_of_ollama() {
+    let directory = tempfile::tempdir().unwrap();
+    let template = directory.path().join("template.jinja");
+    let source =
+        "{% for m in messages %}{{ m.role }}={{ m.reasoning_content }}/{{ m.name }}/{{ m.content }}|{% endfor %}";
+    std::fs::write(&template, source).unwrap();
+    let server = Server::start(&["--chat-template", template.to_str().unwrap()]);
+    let ask = |path: &str, more: Value| {
+        let mut body = json!({ "model": "x", "stream": false, "options": { "num_predict": 6, "temperature": 0 } });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post(path, &body)
+    };
+    let history = json!([
+        { "role": "user", "content": "When?", "images": [] },
+        { "role": "assistant", "thinking": "The clock.", "tool_calls": [{ "function": { "name": "now", "arguments": {} } }] },
+        { "role": "tool", "tool_name": "now", "content": "noon" },
+    ]);
+    let read = "user=//When?|assistant=The clock.//|tool=/now/noon|";
+    let same = json!({ "prompt": read, "temperature": 0, "max_tokens": 6 });
+    let same = server.post("/v1/completions", &same).json();
+    let answer = ask("/api/chat", json!({ "messages": history, "logprobs": true, "top_logprobs": 2 })).json();
+    assert_eq!(answer["prompt_eval_count"], same["usage"]["prompt_tokens"]);
+    assert_eq!(answer["message"]["content"], same["choices"][0]["text"]);
+    let logprobs = answer["logprobs"].as_array().unwrap();
+    let tokens: String = logprobs.iter().map(|one| one["token"].as_str().unwrap()).collect();
+    assert_eq!((tokens.trim_start(), logprobs.len()), (answer["message"]["content"].as_str().unwrap().trim_start(), 6));
+    assert_eq!(logprobs[0]["top_logprobs"].as_array().map(Vec::len), Some(2));
+    let raw = json!({ "prompt": read, "raw": true, "logprobs": true, "stream": true });
+    let told: Vec<Value> = lines(&ask("/api/generate", raw))
+        .iter()
+        .filter_map(|line| line["logprobs"].as_array().cloned())
+        .flatten()
+        .collect();
+    assert_eq!(told.len(), 6);
+    for (path, more) in [
+        ("/api/chat", json!({ "messages": [{ "role": "user", "content": "?", "images": ["aGk="] }] })),
+        ("/api/generate", json!({ "prompt": "?", "images": ["aGk="] })),
+        ("/api/generate", json!({ "prompt": "?", "suffix": "!" })),
+        ("/api/generate", json!({ "prompt": "?", "template": "{{ .Prompt }}" })),
+    ] {
+        assert_eq!(ask(path, more.clone()).status, 400, "{more}");
+    }
+    let nothing = json!({ "prompt": "?", "images": [], "suffix": "", "template": "" });
+    assert_eq!(ask("/api/generate", nothing).status, 200);
+}
+
 #[test]
 fn calls_for_ollama_have_objects_as_arguments() {
     let server = Server::start(&[]);
-    let call = "<tool_call>{\\\"name\\\": \\\"f\\\", \\\"arguments\\\": {\\\"a\\\": 1}}</tool_call>";
+    let call = "<tool_call>{\\\"name\\\": \\\"f\\\", \\\"arguments\\\": {\\\"a\\\": 1}}</tool_call>".repeat(2);
     let directory = tempfile::tempdir().unwrap();
     let template = directory.path().join("template.jinja");
     std::fs::write(&template, "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
@@ -116,15 +164,17 @@ fn calls_for_ollama_have_objects_as_arguments() {
         "model": "x",
         "messages": [{ "role": "user", "content": "Hi" }],
         "tools": [{ "type": "function", "function": { "name": "f", "parameters": {} } }],
-        "options": { "grammar": format!("root ::= \"{call}\""), "num_predict": 100 },
+        "options": { "grammar": format!("root ::= \"{call}\""), "num_predict": 200 },
     });
     let answered = lines(&server_with_tools.post("/api/chat", &body));
     let calls: Vec<&Value> = answered
         .iter()
-        .map(|line| &line["message"]["tool_calls"][0]["function"])
-        .filter(|call| call.is_object())
+        .filter_map(|line| line["message"]["tool_calls"].as_array())
+        .flatten()
+        .map(|call| &call["function"])
         .collect();
-    assert_eq!(calls, [&json!({ "name": "f", "arguments": { "a": 1 } })]);
+    let expected = [0, 1].map(|index| json!({ "index": index, "name": "f", "arguments": { "a": 1 } }));
+    assert_eq!(calls, [&expected[0], &expected[1]]);
 }
 
 #[test]

@@ -135,60 +135,10 @@ fn a_full_queue_asks_to_come_again() {
     let first = ask();
     server.wait_for_busy_slots(1);
     let second = ask();
-    server.wait_for_one_queued();
+    server.wait_for_queued(1);
     let refused = server.post(CHAT, &chat("Hi", json!({ "max_tokens": 1 })));
     assert!(refused.error(503).contains("server busy") && refused.header("retry-after").is_some());
     first.hang_up();
     second.hang_up();
-    server.wait_for_busy_slots(0);
-}
-
-/// Open WebUI's turn: a request for a title beside the first question, 36 tools of 26 KB, then follow-ups, tags and the
-/// second turn, with default flags.
-#[test]
-fn the_turn_of_open_webui_works() {
-    let server = Server::start(&[]);
-    let tool = |at: usize| {
-        json!({ "type": "function", "function": {
-            "name": format!("tool_{at}"),
-            "description": "Does something useful with the things that it is given. ".repeat(11),
-            "parameters": { "type": "object", "properties": { "query": { "type": "string", "description": "What to look for. ".repeat(5) } }, "required": ["query"] },
-        } })
-    };
-    let tools: Vec<Value> = (0..36).map(tool).collect();
-    assert!(json!(tools).to_string().len() > 26_000);
-    let question = json!({ "role": "user", "content": "Tell me a story about a cat" });
-    let task = |text: &str, more: Value| {
-        let mut body = json!({ "model": "stories", "stream": false, "messages": [{ "role": "user", "content": text.repeat(25) }] });
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body
-    };
-    let turn = |messages: Value| json!({ "model": "stories", "stream": true, "messages": messages, "tools": tools });
-    let title = task("Write a short title for this chat, in JSON. ", json!({ "max_tokens": 1000 }));
-    let first_turn = turn(json!([question]));
-    let mut answers = at_once(vec![
-        Box::new(|| server.post(CHAT, &title)) as Box<dyn FnOnce() -> super::client::Response + Send>,
-        Box::new(|| server.post(CHAT, &first_turn)),
-    ]);
-    let events = answers.pop().unwrap().events();
-    let text = streamed(&events);
-    assert!(!text.is_empty());
-    assert!(
-        events.iter().filter(|event| event["choices"][0]["delta"]["content"].is_string()).count() > 3,
-        "as it comes"
-    );
-    assert_eq!(answers.pop().unwrap().status, 200);
-    for name in ["Suggest follow-up questions for this chat. ", "Generate tags for this chat, please. "] {
-        assert_eq!(server.post(CHAT, &task(name, json!({}))).status, 200);
-    }
-    let second =
-        turn(json!([question, { "role": "assistant", "content": text }, { "role": "user", "content": "And then?" }]));
-    assert!(!streamed(&server.post(CHAT, &second).events()).is_empty());
-    // Stop.
-    let mut stopped = server.connect();
-    stopped.send("POST", CHAT, &[], second.to_string().as_bytes());
-    stopped.head();
-    stopped.chunk();
-    stopped.hang_up();
     server.wait_for_busy_slots(0);
 }

@@ -47,6 +47,41 @@ fn errors_are_json_on_every_route() {
     assert_eq!(sent.status, 200);
 }
 
+/// From wherever they come: the way in, the routes, the fields.
+#[test]
+fn errors_have_the_form_of_their_api() {
+    let server = Server::start(&["-c", "128", "--api-key", "k"]);
+    let long = "A cat sat on a mat. ".repeat(60);
+    let cases = [
+        ("GET", "tags", "Authorization: Bearer x", json!({}), 401),
+        ("GET", "nothing", "Authorization: Bearer k", json!({}), 404),
+        ("GET", "chat", "Authorization: Bearer k", json!({}), 405),
+        ("POST", "chat", "Authorization: Bearer k", json!([]), 400),
+        ("POST", "chat", "Authorization: Bearer k", chat(&long, json!({})), 400),
+        ("POST", "embed", "Authorization: Bearer k", json!({ "input": "x" }), 501),
+        ("POST", "show", "Authorization: Bearer k", json!({ "model": 5 }), 400),
+    ];
+    for (method, path, key, body, status) in cases {
+        let refused = server.connect().request(method, &format!("/api/{path}"), &[key], body.to_string().as_bytes());
+        assert_eq!(refused.status, status, "{refused:?}");
+        assert!(refused.json()["error"].is_string(), "{refused:?}");
+    }
+    for (method, key, body, status, kind) in [
+        ("POST", "X-Api-Key: x", json!({}), 401, "authentication_error"),
+        ("GET", "X-Api-Key: k", json!({}), 405, "invalid_request_error"),
+        ("POST", "X-Api-Key: k", json!({ "messages": 5 }), 400, "invalid_request_error"),
+        ("POST", "X-Api-Key: k", chat("Hi", json!({ "stop_sequences": 5 })), 400, "invalid_request_error"),
+        ("POST", "X-Api-Key: k", chat(&long, json!({ "stream": true })), 400, "invalid_request_error"),
+    ] {
+        let refused = server.connect().request(method, "/v1/messages", &[key], body.to_string().as_bytes());
+        let said = refused.error(status);
+        assert_eq!((&refused.json()["type"], &refused.json()["error"]["type"]), (&json!("error"), &json!(kind)));
+        assert!(body.get("stop_sequences").is_none() || said.contains("'stop_sequences'"), "{said}");
+        // By these words programs know that they have to shorten the conversation.
+        assert!(body["stream"] != true || said.starts_with("prompt is too long: "), "{said}");
+    }
+}
+
 #[test]
 fn keys_are_asked_for_where_there_are_some() {
     let server = Server::start(&["--api-key", "alpha,beta"]);
@@ -62,6 +97,9 @@ fn keys_are_asked_for_where_there_are_some() {
     assert_eq!(server.get("/health").status, 200);
     let options = server.connect().request("OPTIONS", "/v1/models", &[], b"");
     assert_eq!((options.status, options.body.as_str()), (200, ""));
+    // A variable that is not set must not open the server.
+    let empty = crate::common::cli::run(&["serve", "--api-key", ""]);
+    assert!(empty.code == Some(2) && empty.stderr.contains("--api-key"), "{empty:?}");
 }
 
 #[test]

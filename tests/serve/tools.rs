@@ -75,6 +75,45 @@ fn forced_calls_are_made_whatever_the_model() {
     }
 }
 
+/// As Pydantic writes them; two tools have parts of the same name.
+#[test]
+fn forced_calls_keep_to_schemas_that_refer_to_their_parts() {
+    let server = Server::start(&[]);
+    let tool = |name: &str, unit: Value, more: Value| {
+        let mut properties = json!({ "unit": { "$ref": "#/$defs/Unit" } });
+        properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let parameters = json!({
+            "type": "object", "properties": properties, "required": ["unit"], "additionalProperties": false,
+            "$defs": { "Unit": unit },
+        });
+        json!({ "type": "function", "function": { "name": name, "parameters": parameters } })
+    };
+    let again = json!({ "default": { "anyOf": [{ "$ref": "#" }, { "type": "null" }] } });
+    let tools =
+        [tool("warmth", json!({ "enum": ["C", "F"] }), json!({})), tool("way", json!({ "enum": ["left"] }), again)];
+    fn fits(name: &str, arguments: &Value) -> bool {
+        let inner = &arguments["default"];
+        match name {
+            "warmth" => [json!({ "unit": "C" }), json!({ "unit": "F" })].contains(arguments),
+            _ => arguments["unit"] == "left" && (inner.is_null() || fits(name, inner)),
+        }
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for (at, choice) in [json!("required"), json!({ "type": "any" })].iter().cycle().take(8).enumerate() {
+        let more = json!({ "tools": tools, "tool_choice": choice, "max_tokens": 300, "temperature": 1.5, "seed": at });
+        let answer = server.post(CHAT, &chat("Where to?", more)).json();
+        if answer["choices"][0]["finish_reason"] == "length" {
+            continue;
+        }
+        let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        let name = call["name"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        let arguments = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        assert!(fits(name, &arguments), "{call}");
+        names.insert(name.to_owned());
+    }
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
 #[test]
 fn choices_of_tools_that_cannot_be_are_refused() {
     let server = Server::start(&[]);

@@ -21,6 +21,10 @@ const DEFAULT_MAX_TOKENS: u64 = 4096;
 
 /// Checks a request and makes it ready for the engine.
 pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
+    prepared(app, model, fields).map_err(|error| error.renamed("stop", "stop_sequences"))
+}
+
+fn prepared(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
     let translated = translate(fields)?;
     let (wishes, prompt) = chat::read(app, model, Fields(&translated))?;
     let id = ids::unique("msg_");
@@ -57,7 +61,7 @@ fn translate(fields: Fields<'_>) -> ApiResult<Map<String, Value>> {
     let mut messages = Vec::new();
     match fields.get("system") {
         None => {}
-        Some(system) => messages.push(json!({ "role": "system", "content": text_of(system)? })),
+        Some(system) => messages.push(json!({ "role": "system", "content": text_of(system, "system")? })),
     }
     for message in fields.array("messages")?.ok_or_else(|| ApiError::bad_field("messages", "'messages' is required"))? {
         push_message(message, &mut messages)?;
@@ -91,24 +95,24 @@ fn translate(fields: Fields<'_>) -> ApiResult<Map<String, Value>> {
 }
 
 /// A string, or blocks of text.
-fn text_of(content: &Value) -> ApiResult<String> {
+fn text_of(content: &Value, field: &str) -> ApiResult<String> {
     match content {
         Value::Null => Ok(String::new()),
         Value::String(text) => Ok(text.clone()),
         Value::Array(blocks) => {
             let text = |block: &Value| match block["type"].as_str() {
                 Some("text") => Ok(block["text"].as_str().unwrap_or_default().to_owned()),
-                other => Err(not_supported(other)),
+                other => Err(not_supported(other, field)),
             };
             Ok(blocks.iter().map(text).collect::<ApiResult<Vec<_>>>()?.join("\n"))
         }
-        other => Err(wrong_type("content", "a string or blocks", other)),
+        other => Err(wrong_type(field, "a string or blocks", other)),
     }
 }
 
-fn not_supported(kind: Option<&str>) -> ApiError {
+fn not_supported(kind: Option<&str>, field: &str) -> ApiError {
     let kind: String = kind.unwrap_or("no type").chars().take(40).collect();
-    ApiError::bad_field("messages", format!("this model does not support content of type {kind:?}"))
+    ApiError::bad_field(field, format!("{field}: this model does not support content of type {kind:?}"))
 }
 
 /// A message of blocks as messages: results of tools are messages of their own.
@@ -128,12 +132,12 @@ fn push_message(message: &Value, messages: &mut Vec<Value>) -> ApiResult<()> {
                 "function": { "name": block["name"], "arguments": block["input"] },
             })),
             Some("tool_result") => messages.push(json!({
-                "role": "tool", "tool_call_id": block["tool_use_id"], "content": text_of(&block["content"])?,
+                "role": "tool", "tool_call_id": block["tool_use_id"], "content": text_of(&block["content"], "messages")?,
             })),
             // Which thoughts of earlier turns are read again is for the template to say.
             Some("thinking") => thought += block["thinking"].as_str().unwrap_or_default(),
             Some("redacted_thinking") => {}
-            other => return Err(not_supported(other)),
+            other => return Err(not_supported(other, "messages")),
         }
     }
     if !calls.is_empty() || !text.is_empty() || blocks.is_empty() {
@@ -273,7 +277,7 @@ impl Dialect for Messages {
     }
 
     fn error(&mut self, error: &ApiError, frames: &mut Frames) {
-        Self::event("error", json!({ "error": { "type": "api_error", "message": error.message } }), frames);
+        Self::event("error", json!({ "error": error.to_anthropic() }), frames);
     }
 
     fn ping(&self) -> &'static str {

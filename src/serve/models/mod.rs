@@ -92,6 +92,11 @@ impl Entry {
         }
     }
 
+    /// True where there is nothing left to load.
+    fn is_gone(&self) -> bool {
+        matches!(self.state, State::Away) && !self.path.exists()
+    }
+
     fn host(&self) -> Option<&Arc<Host>> {
         match &self.state {
             State::Here { host, .. } => Some(host),
@@ -169,7 +174,8 @@ impl Models {
             let plain = name.strip_suffix(":latest").unwrap_or(name);
             let found = || {
                 let entries = self.lock();
-                [name, plain].into_iter().find(|name| entries.contains_key(*name)).map(str::to_owned)
+                let is_there = |name: &&str| entries.get(*name).is_some_and(|entry| !entry.is_gone());
+                [name, plain].into_iter().find(is_there).map(str::to_owned)
             };
             return found()
                 .or_else(|| {
@@ -190,7 +196,7 @@ impl Models {
         let Some(folder) = &catalogue.folder else { return };
         let found = models_in(folder);
         let mut entries = self.lock();
-        entries.retain(|_, entry| !matches!(entry.state, State::Away) || entry.path.exists());
+        entries.retain(|_, entry| !entry.is_gone());
         for (name, path) in found {
             entries.entry(name).or_insert_with(|| Entry::new(path, Vec::new(), KeepAlive(catalogue.keep_alive)));
         }

@@ -8,7 +8,6 @@ pub use show::{processes, show, tags, version};
 
 use std::{sync::Arc, time::Duration};
 
-use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use self::time::now;
@@ -19,19 +18,12 @@ use super::{
     ids,
     model::Served,
     models::KeepAlive,
-    openai::{ChatPrompt, chat},
+    openai::{ChatPrompt, chat, logprobs},
     request::Wishes,
-    respond::{Answered, Choice, Dialect, Frames, Token, json_response},
+    respond::{Answered, Choice, Dialect, Frames, Token},
     text::{Delta, Splitter},
 };
 use crate::generate::Stats;
-
-/// An error in ollama's form: text alone.
-pub fn error_response(error: &ApiError) -> Response {
-    let mut response = json_response(&json!({ "error": error.message }));
-    *response.status_mut() = error.status;
-    response
-}
 
 /// The answer to a request without a question, which only loads a model or unloads it; `None` where there is one.
 pub fn without_question(fields: Fields<'_>, name: &str, form: Form) -> ApiResult<Option<Value>> {
@@ -55,18 +47,60 @@ pub fn unloads(fields: Fields<'_>) -> ApiResult<bool> {
 
 /// `/api/chat`.
 pub fn chat(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
-    let mut translated = translate(fields)?;
-    translated.insert("messages".into(), fields.get("messages").cloned().unwrap_or_default());
-    prepare_chat(app, model, &translated, Form::Chat)
+    prepared_chat(app, model, fields).map_err(in_own_words)
 }
 
 /// `/api/generate`: a question, or with `raw` a text that is continued.
 pub fn generate(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
+    prepared_text(app, model, fields).map_err(in_own_words)
+}
+
+fn in_own_words(error: ApiError) -> ApiError {
+    error.renamed("n_predict", "num_predict").renamed("json_schema", "format")
+}
+
+fn prepared_chat(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
     let mut translated = translate(fields)?;
+    let given = fields.array("messages")?.unwrap_or_default();
+    let messages = given.iter().map(message).collect::<ApiResult<Vec<_>>>()?;
+    translated.insert("messages".into(), Value::Array(messages));
+    prepare_chat(app, model, &translated, Form::Chat)
+}
+
+/// A message in OpenAI's words.
+fn message(given: &Value) -> ApiResult<Value> {
+    let mut message = given.clone();
+    let Value::Object(fields) = &mut message else { return Ok(message) };
+    refuse_images(Fields(fields))?;
+    fields.entry("content").or_insert("".into());
+    for (theirs, ours) in [("thinking", "reasoning_content"), ("tool_name", "name")] {
+        if let Some(value) = fields.remove(theirs) {
+            fields.insert(ours.into(), value);
+        }
+    }
+    Ok(message)
+}
+
+fn refuse_images(fields: Fields<'_>) -> ApiResult<()> {
+    match fields.array("images")? {
+        None | Some([]) => Ok(()),
+        Some(_) => Err(ApiError::bad_field("images", "this model does not support images")),
+    }
+}
+
+fn prepared_text(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
+    let mut translated = translate(fields)?;
+    refuse_images(fields)?;
+    for name in ["suffix", "template"] {
+        if fields.text(name)?.is_some_and(|text| !text.is_empty()) {
+            return Err(ApiError::bad_field(name, format!("Field '{name}' is not supported")));
+        }
+    }
     let prompt = fields.text("prompt")?.unwrap_or_default();
     if fields.bool("raw")?.unwrap_or(false) {
         let ids = model.encode(prompt, true)?;
-        let wishes = Wishes::read(Fields(&translated), model, &app.options)?;
+        let mut wishes = Wishes::read(Fields(&translated), model, &app.options)?;
+        wishes.answer.logprobs = chat::logprobs_of(Fields(&translated))?;
         return finish(app, model, ids, wishes, Splitter::new(None, None), Form::Generate);
     }
     let mut messages = Vec::new();
@@ -95,7 +129,7 @@ fn finish(
 ) -> ApiResult<Prepared> {
     wishes.n = 1;
     let answered = Answered::new([splitter]);
-    let dialect = Ollama { model: Arc::clone(model), form };
+    let dialect = Ollama { model: Arc::clone(model), form, with_logprobs: wishes.answer.logprobs.is_some() };
     app.prepared(model, ids::unique("ollama-"), &[prompt], "messages", wishes, answered, Box::new(dialect))
 }
 
@@ -107,7 +141,7 @@ fn translate(fields: Fields<'_>) -> ApiResult<Map<String, Value>> {
         let most = if most == -2 { json!(-1) } else { most };
         translated.insert("n_predict".into(), most);
     }
-    for same in ["model", "tools"] {
+    for same in ["model", "tools", "logprobs", "top_logprobs"] {
         if let Some(value) = fields.get(same) {
             translated.insert(same.into(), value.clone());
         }
@@ -169,11 +203,18 @@ impl Form {
 struct Ollama {
     model: Arc<Served>,
     form: Form,
+    with_logprobs: bool,
 }
 
 impl Ollama {
     fn object(&self, content: &str, thinking: &str, calls: Vec<Value>, done: bool) -> Value {
         self.form.object(&self.model.name, content, thinking, calls, done)
+    }
+
+    fn add_logprobs(&self, tokens: &[Token], object: &mut Value) {
+        if self.with_logprobs {
+            object["logprobs"] = logprobs(&self.model, tokens).into();
+        }
     }
 
     fn end(choice: &Choice, object: &mut Value) {
@@ -197,11 +238,12 @@ impl Ollama {
 
 /// Calls with their arguments as objects.
 fn calls(choice: &Choice) -> Vec<Value> {
-    let call = |call: &super::respond::Call| {
+    let call = |(index, call): (usize, &super::respond::Call)| {
         let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
-        json!({ "id": call.id, "function": { "name": call.name, "arguments": arguments } })
+        // By the index clients tell calls of one answer apart.
+        json!({ "id": call.id, "function": { "index": index, "name": call.name, "arguments": arguments } })
     };
-    choice.calls.iter().map(call).collect()
+    choice.calls.iter().enumerate().map(call).collect()
 }
 
 impl Dialect for Ollama {
@@ -211,13 +253,16 @@ impl Dialect for Ollama {
 
     fn begin(&mut self, _answered: &Answered, _frames: &mut Frames) {}
 
-    fn delta(&mut self, _number: usize, _choice: &Choice, delta: &Delta, _tokens: &[Token], frames: &mut Frames) {
-        match delta {
-            Delta::Content(text) => frames.line(&self.object(text, "", Vec::new(), false)),
-            Delta::Reasoning(text) => frames.line(&self.object("", text, Vec::new(), false)),
+    fn delta(&mut self, _number: usize, _choice: &Choice, delta: &Delta, tokens: &[Token], frames: &mut Frames) {
+        let (content, thinking) = match delta {
+            Delta::Content(text) => (text.as_str(), ""),
+            Delta::Reasoning(text) => ("", text.as_str()),
             // Whole, at the end: arguments are an object here.
-            Delta::Call { .. } | Delta::Arguments { .. } => {}
-        }
+            Delta::Call { .. } | Delta::Arguments { .. } => return,
+        };
+        let mut object = self.object(content, thinking, Vec::new(), false);
+        self.add_logprobs(tokens, &mut object);
+        frames.line(&object);
     }
 
     fn ended(&mut self, number: usize, answered: &Answered, frames: &mut Frames) {
@@ -249,6 +294,7 @@ impl Dialect for Ollama {
         let choice = &answered.choices[0];
         let calls = if choice.is_call() { calls(choice) } else { Vec::new() };
         let mut object = self.object(&choice.content, &choice.reasoning, calls, true);
+        self.add_logprobs(&choice.tokens, &mut object);
         Self::end(choice, &mut object);
         object
     }

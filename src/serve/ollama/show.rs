@@ -46,7 +46,7 @@ pub fn show(model: &Listed) -> Value {
         capabilities.push("tools");
     }
     let architecture = model.architecture();
-    let mut info = json!({ "general.architecture": architecture });
+    let mut info = json!({ "general.architecture": architecture, "general.basename": model.name });
     if let Some(facts) = model.facts() {
         info["general.parameter_count"] = json!(facts.parameters);
         info[format!("{architecture}.context_length")] = json!(facts.trained_context);

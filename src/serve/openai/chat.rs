@@ -24,12 +24,7 @@ use super::{
 pub fn read(app: &App, model: &Served, fields: Fields<'_>) -> ApiResult<(Wishes, ChatPrompt)> {
     let mut wishes = Wishes::read(fields, model, &app.options)?;
     fields.refuse_drawn_probabilities()?;
-    let top = fields.integer("top_logprobs")?;
-    let wants_logprobs = fields.bool("logprobs")?.unwrap_or(false);
-    if top.is_some() && !wants_logprobs {
-        return Err(ApiError::bad_field("top_logprobs", "top_logprobs requires logprobs to be set to true"));
-    }
-    wishes.answer.logprobs = wants_logprobs.then(|| top.unwrap_or(0) as usize);
+    wishes.answer.logprobs = logprobs_of(fields)?;
     let prompt = ChatPrompt::read(fields, model, &app.options)?;
     if let Some(of_calls) = prompt.grammar(fields)? {
         if wishes.grammar.is_some() {
@@ -38,12 +33,22 @@ pub fn read(app: &App, model: &Served, fields: Fields<'_>) -> ApiResult<(Wishes,
                 "Cannot use a grammar or a response_format with a forced call of a tool",
             ));
         }
-        wishes.grammar = Some(of_calls);
+        wishes.grammar = Some(("tools", of_calls));
     } else {
         wishes.answer.reasoning = prompt.reasoning_limit(model, wishes.grammar.is_some())?;
     }
     wishes.answer.stop.extend(model.template.stops());
     Ok((wishes, prompt))
+}
+
+/// How many alternatives of each token are told; `None`: not even its own probability.
+pub fn logprobs_of(fields: Fields<'_>) -> ApiResult<Option<usize>> {
+    let top = fields.integer("top_logprobs")?;
+    let wants_logprobs = fields.bool("logprobs")?.unwrap_or(false);
+    if top.is_some() && !wants_logprobs {
+        return Err(ApiError::bad_field("top_logprobs", "top_logprobs requires logprobs to be set to true"));
+    }
+    Ok(wants_logprobs.then(|| top.unwrap_or(0) as usize))
 }
 
 /// Checks a request and makes it ready for the engine.

@@ -22,7 +22,8 @@ pub struct Asked {
     dimensions: Option<usize>,
 }
 
-/// Reads a request whose texts are in `field`. Where `cuts`, long texts are cut; else they are refused.
+/// Reads a request whose texts are in `field`. Where `cuts`, long texts are cut unless the request says otherwise;
+/// else they are refused.
 pub fn read(model: &Served, fields: Fields<'_>, field: &str, cuts: bool) -> ApiResult<Asked> {
     if model.pooling.is_none() {
         return Err(ApiError::not_supported("this model was made to write text: it gives no embeddings"));
@@ -46,6 +47,7 @@ pub fn read(model: &Served, fields: Fields<'_>, field: &str, cuts: bool) -> ApiR
         let message = format!("Field '{field}': from 1 to {MOST_TEXTS} texts, none empty");
         return Err(ApiError::bad_field(field, message));
     }
+    let cuts = cuts && fields.bool("truncate")?.unwrap_or(true);
     for text in &mut texts {
         if text.len() > model.context_tokens && !cuts {
             return Err(ApiError::context_exceeded(field, text.len(), model.context_tokens));
@@ -101,11 +103,16 @@ impl Asked {
     pub fn ollama(&self, model: &Served, vectors: &[Vec<f32>]) -> Value {
         json!({
             "model": model.name,
-            "embeddings": vectors,
+            "embeddings": vectors.iter().map(|vector| shortened(vector, self.dimensions)).collect::<Vec<_>>(),
             "total_duration": 0,
             "load_duration": 0,
             "prompt_eval_count": self.tokens(),
         })
+    }
+
+    /// ollama's older answer, of one text.
+    pub fn ollama_one(&self, _model: &Served, vectors: &[Vec<f32>]) -> Value {
+        json!({ "embedding": vectors.first() })
     }
 }
 

@@ -69,6 +69,7 @@ fn content(at: usize, given: Option<&Value>) -> ApiResult<Option<String>> {
     for part in parts {
         match (part["type"].as_str(), part["text"].as_str()) {
             (Some("text" | "input_text" | "output_text"), Some(more)) => texts.push(more),
+            (Some("refusal"), _) => texts.extend(part["refusal"].as_str()),
             (Some(kind @ ("image_url" | "input_image" | "input_audio" | "file" | "input_file" | "image")), _) => {
                 return Err(wrong(at, &format!("this model does not support input of type '{kind}'")));
             }
@@ -117,7 +118,7 @@ mod tests {
             { "role": "user", "content": "again", "extra": [1] },
             { "role": "assistant", "content": null, "tool_calls": [{ "function": { "name": "f", "arguments": "" } }] },
             { "role": "tool", "content": "4", "tool_call_id": "x" },
-            { "role": "assistant", "content": null },
+            { "role": "assistant", "content": [{ "type": "refusal", "refusal": "No." }] },
             { "role": "user", "content": "" },
             { "role": "assistant", "tool_calls": [{ "function": { "name": "f", "arguments": "{\"a\": " } }] },
         ]))
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(found[3].tool_calls, [ToolCall { id: None, name: "f".into(), arguments: json!({}) }]);
         assert_eq!(found[7].tool_calls[0].arguments, json!("{\"a\": "), "cut off");
         assert_eq!(found[4].tool_call_id.as_deref(), Some("x"));
-        assert_eq!((found[4].role, found[5].content.as_str()), (Role::Tool, ""));
+        assert_eq!((found[4].role, found[5].content.as_str()), (Role::Tool, "No."));
     }
 
     #[test]

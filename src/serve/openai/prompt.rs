@@ -1,7 +1,7 @@
 //! The prompt of a chat: messages, tools and variables through the template of the model.
 
 use jiff::Zoned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     super::{
@@ -94,18 +94,20 @@ impl ChatPrompt {
                 .find(|tool| tool["function"]["name"] == name.as_str())
                 .map(|tool| schema(&parameters(tool)))),
             Some(CallForm::Object) => {
-                let call = |tool: &Value| {
+                let mut definitions = Map::new();
+                let mut call = |(number, tool): (usize, &Value)| {
                     json!({
                         "type": "object",
                         "properties": {
                             "name": { "const": tool["function"]["name"] },
-                            "arguments": parameters(tool),
+                            "arguments": as_part(parameters(tool), number, &mut definitions),
                         },
                         "required": ["name", "arguments"],
                         "additionalProperties": false,
                     })
                 };
-                Ok(Some(schema(&json!({ "anyOf": tools.iter().map(call).collect::<Vec<_>>() }))))
+                let calls: Vec<Value> = tools.iter().enumerate().map(&mut call).collect();
+                Ok(Some(schema(&json!({ "anyOf": calls, "$defs": definitions }))))
             }
             Some(CallForm::Free(_)) | None => Ok(None),
         }
@@ -129,6 +131,39 @@ fn parameters(tool: &Value) -> Value {
     match &tool["function"]["parameters"] {
         Value::Object(schema) if !schema.is_empty() => Value::Object(schema.clone()),
         _ => json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+    }
+}
+
+/// A schema as a part of a larger one. If it refers to parts of itself, it goes to the definitions there, where they are found.
+fn as_part(parameters: Value, number: usize, definitions: &mut Map<String, Value>) -> Value {
+    let place = format!("#/$defs/{number}");
+    let moved = moved(&parameters, &place, false);
+    if moved == parameters {
+        return parameters;
+    }
+    definitions.insert(number.to_string(), moved);
+    json!({ "$ref": place })
+}
+
+/// A schema, or schemas by their names, whose references are to be found at `place`.
+fn moved(schema: &Value, place: &str, by_name: bool) -> Value {
+    const NAMED: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
+    const VALUES: [&str; 4] = ["const", "enum", "default", "examples"];
+    match schema {
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| {
+                let value = match value {
+                    _ if by_name => moved(value, place, false),
+                    Value::String(to) if key == "$ref" && to.starts_with('#') => json!(format!("{place}{}", &to[1..])),
+                    _ if VALUES.contains(&key.as_str()) => value.clone(),
+                    _ => moved(value, place, NAMED.contains(&key.as_str())),
+                };
+                (key.clone(), value)
+            };
+            Value::Object(fields.iter().map(field).collect())
+        }
+        Value::Array(parts) => parts.iter().map(|part| moved(part, place, false)).collect(),
+        other => other.clone(),
     }
 }
 
@@ -157,32 +192,49 @@ enum ToolChoice {
 }
 
 impl ToolChoice {
+    const NAME: &str = "tool_choice";
+
     fn read(fields: Fields<'_>, tools: Option<&[Value]>) -> ApiResult<Self> {
-        const NAME: &str = "tool_choice";
-        let choice = match fields.get(NAME) {
+        let choice = match fields.get(Self::NAME) {
             None => Self::Auto,
-            Some(Value::String(word)) => match word.as_str() {
-                "none" => Self::None,
-                "auto" => Self::Auto,
-                "required" | "any" => Self::Required,
-                other => return Err(ApiError::bad_field(NAME, format!("there is no tool_choice {other:?}"))),
-            },
+            Some(Value::String(word)) => Self::of_word(word)
+                .ok_or_else(|| ApiError::bad_field(Self::NAME, format!("there is no tool_choice {word:?}")))?,
             Some(Value::Object(named)) => {
+                // Anthropic's form, which some clients send to every API.
+                if let Some(choice) = named.get("type").and_then(Value::as_str).and_then(Self::of_word) {
+                    return Self::of_tools(choice, tools);
+                }
                 let name = named.get("function").unwrap_or(&Value::Null)["name"].as_str();
                 let name = name.or_else(|| named.get("name")?.as_str());
                 Self::Named(
-                    name.ok_or_else(|| ApiError::bad_field(NAME, "tool_choice.function.name is missing"))?.to_owned(),
+                    name.ok_or_else(|| ApiError::bad_field(Self::NAME, "tool_choice.function.name is missing"))?
+                        .to_owned(),
                 )
             }
-            Some(other) => return Err(wrong_type(NAME, "a string or an object", other)),
+            Some(other) => return Err(wrong_type(Self::NAME, "a string or an object", other)),
         };
+        Self::of_tools(choice, tools)
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        match word {
+            "none" => Some(Self::None),
+            "auto" => Some(Self::Auto),
+            "required" | "any" => Some(Self::Required),
+            _ => None,
+        }
+    }
+
+    /// A choice that these tools allow.
+    fn of_tools(choice: Self, tools: Option<&[Value]>) -> ApiResult<Self> {
         let has = |name: &str| tools.unwrap_or_default().iter().any(|tool| tool["function"]["name"] == name);
         match &choice {
-            Self::Named(name) if !has(name) => {
-                Err(ApiError::bad_field(NAME, format!("tool_choice names {name:?}, which is not among the tools")))
-            }
+            Self::Named(name) if !has(name) => Err(ApiError::bad_field(
+                Self::NAME,
+                format!("tool_choice names {name:?}, which is not among the tools"),
+            )),
             Self::Required if tools.is_none() => {
-                Err(ApiError::bad_field(NAME, "tool_choice requires a call, and there are no tools"))
+                Err(ApiError::bad_field(Self::NAME, "tool_choice requires a call, and there are no tools"))
             }
             _ if tools.is_none() => Ok(Self::None),
             _ => Ok(choice),

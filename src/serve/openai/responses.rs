@@ -20,6 +20,10 @@ use super::{
 
 /// Checks a request and makes it ready for the engine.
 pub fn prepare(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
+    prepared(app, model, fields).map_err(|error| error.renamed("messages", "input").renamed("response_format", "text"))
+}
+
+fn prepared(app: &App, model: &Arc<Served>, fields: Fields<'_>) -> ApiResult<Prepared> {
     let translated = translate(fields)?;
     let (wishes, prompt) = chat::read(app, model, Fields(&translated))?;
     if wishes.n > 1 {

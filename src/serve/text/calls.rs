@@ -60,21 +60,31 @@ struct Json {
     escaped: bool,
 }
 
+/// End that a character of JSON is.
+enum Closes {
+    Nothing,
+    /// The outermost object or array.
+    Outermost,
+    /// What is around: a number or a text came before.
+    Outside,
+}
+
 impl Json {
-    /// Takes a character; true where it closes the outermost object.
-    fn closes(&mut self, c: char) -> bool {
+    /// Takes a character; tells what it closes.
+    fn closes(&mut self, c: char) -> Closes {
         match c {
             _ if self.escaped => self.escaped = false,
             '\\' if self.in_string => self.escaped = true,
             '"' => self.in_string = !self.in_string,
             '{' | '[' if !self.in_string => self.depth += 1,
             '}' | ']' if !self.in_string => {
-                self.depth = self.depth.saturating_sub(1);
-                return self.depth == 0;
+                let Some(depth) = self.depth.checked_sub(1) else { return Closes::Outside };
+                self.depth = depth;
+                return if depth == 0 { Closes::Outermost } else { Closes::Nothing };
             }
             _ => {}
         }
-        false
+        Closes::Nothing
     }
 }
 
@@ -110,9 +120,16 @@ impl ToolCalls {
             State::Call => content(&format!("{OPEN}{}", self.held), out),
             State::Start if self.form != CallForm::Object => content(&self.held, out),
             State::Text => content(&self.held, out),
+            // A number or a text alone has no end of its own.
+            State::Arguments if self.is_alone() => self.complete += 1,
             State::Start | State::Arguments | State::Done => {}
         }
         self.held.clear();
+    }
+
+    /// True for arguments that are no object, with nothing around them, at the end of a value.
+    fn is_alone(&self) -> bool {
+        matches!(self.form, CallForm::ArgumentsOf(_)) && self.depth.depth == 0 && !self.depth.in_string
     }
 
     /// True where there may be more to take.
@@ -193,7 +210,11 @@ impl ToolCalls {
     fn pass_on(&mut self, out: &mut Vec<Delta>) {
         let skipped = if self.depth.depth == 0 { self.held.len() - self.held.trim_start().len() } else { 0 };
         self.held.drain(..skipped);
-        let closed = self.held.char_indices().find_map(|(at, c)| self.depth.closes(c).then_some(at + c.len_utf8()));
+        let closed = self.held.char_indices().find_map(|(at, c)| match self.depth.closes(c) {
+            Closes::Nothing => None,
+            Closes::Outermost => Some(at + c.len_utf8()),
+            Closes::Outside => Some(at),
+        });
         let text: String = self.held.drain(..closed.unwrap_or(self.held.len())).collect();
         if !text.is_empty() {
             out.push(Delta::Arguments { index: self.calls - 1, text });
@@ -322,5 +343,12 @@ mod tests {
         assert_eq!(found(&CallForm::Object, "{\"name\": \"f\", \"arguments\": {\"a\""), ("[0 f]{\"a\"".into(), 0));
         let named = CallForm::ArgumentsOf("g".into());
         assert_eq!(found(&named, "{\"a\":[1,2]}"), ("[0 g]{\"a\":[1,2]}".into(), 1));
+        // Schemas of strangers may be those of numbers and texts.
+        for value in ["null", "-2.5e3", "\"}\"", "true"] {
+            let object = format!("{{\"name\": \"f\", \"arguments\": {value}}}");
+            assert_eq!(found(&CallForm::Object, &object), (format!("[0 f]{value}"), 1));
+            assert_eq!(found(&named, value), (format!("[0 g]{value}"), 1));
+        }
+        assert_eq!(found(&named, "\"cut off"), ("[0 g]\"cut off".into(), 0));
     }
 }
