@@ -113,7 +113,7 @@ fn fields_of_ollama() {
     std::fs::write(&template, source).unwrap();
     let server = Server::start(&["--chat-template", template.to_str().unwrap()]);
     let ask = |path: &str, more: Value| {
-        let mut body = json!({ "model": "x", "stream": false, "options": { "num_predict": 6, "temperature": 0 } });
+        let mut body = json!({ "model": "x", "stream": false, "options": { "num_predict": 6, "temperature": 0, "ignore_eos": true } });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         server.post(path, &body)
     };
@@ -123,7 +123,7 @@ fn fields_of_ollama() {
         { "role": "tool", "tool_name": "now", "content": "noon" },
     ]);
     let read = "user=//When?|assistant=The clock.//|tool=/now/noon|";
-    let same = json!({ "prompt": read, "temperature": 0, "max_tokens": 6 });
+    let same = json!({ "prompt": read, "temperature": 0, "max_tokens": 6, "ignore_eos": true });
     let same = server.post("/v1/completions", &same).json();
     let answer = ask("/api/chat", json!({ "messages": history, "logprobs": true, "top_logprobs": 2 })).json();
     assert_eq!(answer["prompt_eval_count"], same["usage"]["prompt_tokens"]);
