@@ -244,7 +244,7 @@ fn ctrl_c_stops_the_answer_and_not_the_chat() {
     let answered = stdout.lock().unwrap().len();
     send(&mut stdin, "/set n 3\nAnd?\n");
     wait_for(&stderr, "second answer", |text| text.contains("(ended by -n)"));
-    assert!(stdout.lock().unwrap().len() > answered);
+    wait_for(&stdout, "text of the second answer", |text| text.len() > answered);
     // Until the program waits for a line again, this Ctrl-C could be taken for one that stops an answer.
     send(&mut stdin, "/show\n");
     wait_for(&stdout, "description", |text| text.contains("> And?\n"));
