@@ -15,11 +15,14 @@ use crate::{
 use super::{
     alphabet::ALPHABET,
     facts::{Facts, JsonOptions},
-    json::{Json, flatten, type_of},
+    json::{Json, charsmap_bytes, flatten, type_of},
     pre::{FALCON_PUNCTUATION, GPT2, ONE_NUMBER, TABLE, THREE_DIGITS},
     templates::Templates,
     vocab::{Kind, Spelling, is_end_text},
 };
+
+/// Score of ids that no text has, as in llama.cpp's files.
+const UNUSED_SCORE: f32 = -10_000.0;
 
 /// Vocabularies with longer words are not checked for equal merging (time goes with the square of the length).
 const MAX_CHECKED_BYTES: usize = 256;
@@ -42,8 +45,12 @@ pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Res
     }
     let mut entries = Vec::new();
     let mut put = |key: &str, value| entries.push((format!("tokenizer.{key}"), value));
-    let exact = match parsed.spelling {
-        Spelling::Bytes => {
+    let exact = match (&parsed.model.scores, parsed.spelling) {
+        (Some(scores), _) => {
+            unigram(&parsed, scores, vocab_size, &mut put)?;
+            false
+        }
+        (None, Spelling::Bytes) => {
             let pre = find_pre(&parsed)?;
             put("ggml.model", Value::String("gpt2".into()));
             if let Some(pre) = pre {
@@ -52,7 +59,7 @@ pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Res
             put("ggml.merges", Value::Array(Array::String(merge_lines(&parsed))));
             pre.is_some()
         }
-        Spelling::Marks => {
+        (None, Spelling::Marks) => {
             let space_first = sentence_piece(&parsed)?;
             put("ggml.model", Value::String("llama".into()));
             put("ggml.pre", Value::String("default".into()));
@@ -65,7 +72,7 @@ pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Res
     let (texts, kinds) = padded(&parsed, vocab_size);
     put("ggml.tokens", Value::Array(Array::String(texts)));
     put("ggml.token_type", Value::Array(Array::I32(kinds)));
-    let unknown = parsed.unknown.as_ref().and_then(|text| parsed.id(text));
+    let unknown = parsed.model.unknown.as_ref().and_then(|text| parsed.id(text));
     // Further tokens that end an answer, unless their text already says so.
     let is_end = |id: u32| is_end_text(&parsed.texts[id as usize]) && parsed.kinds[id as usize] != Kind::Normal;
     let said = |id: &&u32| Some(**id) == facts.eos || is_end(**id);
@@ -98,6 +105,24 @@ pub fn to_gguf(json: &[u8], options: &JsonOptions<'_>, vocab_size: usize) -> Res
     Ok(entries)
 }
 
+/// The keys of a Unigram model. Programs that read these, and not the JSON, replace characters and trim spaces by
+/// SentencePiece's rules instead of the file's.
+fn unigram(json: &Json, scores: &[f64], len: usize, put: &mut impl FnMut(&str, Value)) -> Result<()> {
+    let steps = flatten(json.normalizer.as_ref(), "normalizers")?;
+    let mut padded: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
+    padded.resize(len, UNUSED_SCORE);
+    put("ggml.model", Value::String("t5".into()));
+    put("ggml.pre", Value::String("default".into()));
+    put("ggml.scores", Value::Array(Array::F32(padded)));
+    put("ggml.add_space_prefix", Value::Bool(json.space_first));
+    let trims_spaces = steps.iter().any(|step| type_of(step) == "Replace" && step["pattern"]["Regex"].is_string());
+    put("ggml.remove_extra_whitespaces", Value::Bool(trims_spaces));
+    if let Some(step) = steps.into_iter().find(|step| type_of(step) == "Precompiled") {
+        put("ggml.precompiled_charsmap", Value::Array(Array::U8(charsmap_bytes(step)?)));
+    }
+    Ok(())
+}
+
 /// Whether metadata can say what is around the words: readers of it take tokens for markup by their texts, find added tokens
 /// wherever they stand, know BOS and EOS only, and normalize nothing.
 fn is_sayable(json: &Json, facts: &Facts) -> Result<bool> {
@@ -127,22 +152,22 @@ fn padded(json: &Json, len: usize) -> (Vec<String>, Vec<i32>) {
 /// "left right" lines. Of a pair listed twice the crate takes the last rank and GGUF readers the first, so only
 /// the last is kept.
 fn merge_lines(json: &Json) -> Vec<String> {
-    let last: HashMap<_, _> = json.merges.iter().enumerate().map(|(rank, pair)| (pair, rank)).collect();
-    let kept = json.merges.iter().enumerate().filter(|(rank, pair)| last[pair] == *rank);
+    let last: HashMap<_, _> = json.model.merges.iter().enumerate().map(|(rank, pair)| (pair, rank)).collect();
+    let kept = json.model.merges.iter().enumerate().filter(|(rank, pair)| last[pair] == *rank);
     kept.map(|(_, (left, right))| format!("{left} {right}")).collect()
 }
 
 /// The name of the pre-tokenizer that does exactly what this byte-level pipeline does.
 fn find_pre(json: &Json) -> Result<Option<&'static str>> {
     let normalizers = flatten(json.normalizer.as_ref(), "normalizers")?;
-    let complete = ALPHABET.iter().all(|c| json.ids.contains_key(c.encode_utf8(&mut [0; 4])));
+    let complete = ALPHABET.iter().all(|c| json.model.ids.contains_key(c.encode_utf8(&mut [0; 4])));
     let plain = normalizers.iter().all(|part| type_of(part) == "NFC")
-        && (complete || (json.unknown.is_none() && !json.byte_fallback));
+        && (complete || (json.model.unknown.is_none() && !json.model.byte_fallback));
     let Some(patterns) = patterns(&json.steps).filter(|_| plain) else { return Ok(None) };
     // A last alternative `\s+` makes no difference where what no pattern matches is a piece anyway.
     let core = |pattern: &str| pattern.strip_suffix(r"|\s+").unwrap_or(pattern).to_string();
     let found = TABLE.iter().find(|pre| {
-        pre.ignore_merges == json.ignore_merges
+        pre.ignore_merges == json.model.ignore_merges
             && pre.patterns.len() == patterns.len()
             && pre.patterns.iter().zip(&patterns).all(|(a, b)| core(a) == core(b))
     });
@@ -204,10 +229,10 @@ fn sentence_piece(json: &Json) -> Result<Option<bool>> {
         }
         _ => return Ok(None),
     };
-    let bytes = (0..=255).all(|byte: u8| json.ids.contains_key(&format!("<0x{byte:02X}>")));
+    let bytes = (0..=255).all(|byte: u8| json.model.ids.contains_key(&format!("<0x{byte:02X}>")));
     let same = bytes
-        && json.byte_fallback
-        && !json.ignore_merges
+        && json.model.byte_fallback
+        && !json.model.ignore_merges
         && space_first == json.space_first
         && merges_follow_scores(json);
     Ok(same.then_some(space_first))
@@ -216,12 +241,12 @@ fn sentence_piece(json: &Json) -> Result<Option<bool>> {
 /// True if the merge list is what scores would say: it has every way to make each word from two parts, and the
 /// ways to make one word stand together, so that the order of words is the order of merges.
 fn merges_follow_scores(json: &Json) -> bool {
-    let kind = |text: &str| json.ids.get(text).map(|&id| json.kinds[id as usize]);
+    let kind = |text: &str| json.model.ids.get(text).map(|&id| json.kinds[id as usize]);
     let is_word = |text: &str| kind(text) == Some(Kind::Normal);
-    let pairs: HashSet<_> = json.merges.iter().map(|(left, right)| (left.as_str(), right.as_str())).collect();
+    let pairs: HashSet<_> = json.model.merges.iter().map(|(left, right)| (left.as_str(), right.as_str())).collect();
     let mut seen = HashSet::new();
     let mut last = String::new();
-    for (left, right) in &json.merges {
+    for (left, right) in &json.model.merges {
         let word = [left.as_str(), right.as_str()].concat();
         if !(is_word(left) && is_word(right) && is_word(&word)) || (word != last && !seen.insert(word.clone())) {
             return false;
@@ -230,7 +255,7 @@ fn merges_follow_scores(json: &Json) -> bool {
     }
     // A character stands for itself in merging by score even if it is no token.
     let is_part = |text: &str| is_word(text) || text.chars().nth(1).is_none();
-    json.ids.keys().filter(|text| is_word(text)).all(|text| {
+    json.model.ids.keys().filter(|text| is_word(text)).all(|text| {
         let cuts = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
         text.len() <= MAX_CHECKED_BYTES
             && cuts.into_iter().all(|(left, right)| !is_part(left) || !is_part(right) || pairs.contains(&(left, right)))
@@ -240,7 +265,7 @@ fn merges_follow_scores(json: &Json) -> bool {
 /// Scores in the order of the merges: the earlier a word can be made, the higher. Added tokens and holes are below
 /// all words, as in llama.cpp's files.
 fn scores(json: &Json, len: usize) -> Vec<f32> {
-    let mut scores = vec![-10_000.0; len];
+    let mut scores = vec![UNUSED_SCORE; len];
     for (score, kind) in scores.iter_mut().zip(&json.kinds) {
         match kind {
             Kind::Unused => {}
@@ -248,8 +273,8 @@ fn scores(json: &Json, len: usize) -> Vec<f32> {
             _ => *score = 0.0,
         }
     }
-    for (rank, (left, right)) in json.merges.iter().enumerate().rev() {
-        if let Some(&id) = json.ids.get(&[left.as_str(), right.as_str()].concat()) {
+    for (rank, (left, right)) in json.model.merges.iter().enumerate().rev() {
+        if let Some(&id) = json.model.ids.get(&[left.as_str(), right.as_str()].concat()) {
             scores[id as usize] = -(rank as f32);
         }
     }

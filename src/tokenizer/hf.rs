@@ -1,11 +1,14 @@
 //! The pipeline of a `tokenizer.json`, run by the `tokenizers` crate.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use tokenizers::{
-    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    AddedToken, AddedVocabulary, Model, ModelWrapper, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
     PreTokenizerWrapper,
-    models::bpe::BPE,
+    models::{bpe::BPE, unigram::Unigram, wordlevel::WordLevel},
     pattern::{Invert, Pattern},
     utils::SysRegex,
 };
@@ -19,7 +22,7 @@ type Any<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// Normalizer, pre-tokenizers and model, each built from a checked part of the file.
 #[derive(Debug)]
 pub(super) struct Hf {
-    model: BPE,
+    model: ModelWrapper,
     normalizer: Option<NormalizerWrapper>,
     steps: Vec<PreTokenizerWrapper>,
     /// Finds all added tokens.
@@ -33,20 +36,16 @@ pub(super) struct Hf {
 /// Bytes that may be looked at before added tokens in one text: the crate looks at all of the text before each match.
 const MAX_LOOKED_AT_BYTES: usize = 1 << 28;
 
+/// Longer tokens of a Unigram model are never made from text: the crate copies each word that a text may go on with, and frees
+/// them by recursion. Real ones stay below 100.
+const MAX_WORD_BYTES: usize = 256;
+
 impl Hf {
     pub fn new(json: &Json) -> Result<Self> {
         let broken = |part: &str, e: &dyn std::fmt::Display| {
             Error::malformed(format!("tokenizer.json: {part}"), "a valid setting", shown(&e.to_string()))
         };
-        let mut model = BPE::builder()
-            .vocab_and_merges(json.ids.clone(), json.merges.clone())
-            .fuse_unk(json.fuse_unknown)
-            .byte_fallback(json.byte_fallback)
-            .ignore_merges(json.ignore_merges);
-        if let Some(unknown) = &json.unknown {
-            model = model.unk_token(unknown.clone());
-        }
-        let model = model.build().map_err(|e| broken("model", &e))?;
+        let model = model(json).map_err(|e| broken("model", &e))?;
         let normalizer = json.normalizer.clone().map(serde_json::from_value).transpose();
         let normalizer: Option<NormalizerWrapper> = normalizer.map_err(|e| broken("normalizer", &e))?;
         let steps = json.steps.iter().cloned().map(serde_json::from_value).collect::<std::result::Result<_, _>>();
@@ -59,10 +58,12 @@ impl Hf {
                 .lstrip(token.lstrip)
                 .rstrip(token.rstrip)
         });
-        added.add_tokens(tokens, &model, normalizer.as_ref()).map_err(|e| broken("added_tokens", &e))?;
+        // Of the model, only the ids matter here, and it may lack markup.
+        let ids = WordLevel::builder().vocab(json.model.ids.clone()).build().map_err(|e| broken("model", &e))?;
+        added.add_tokens(tokens, &ids, normalizer.as_ref()).map_err(|e| broken("added_tokens", &e))?;
         // The crate numbers tokens that the model does not know by itself, whatever the file says.
         for token in &json.added {
-            let id = added.token_to_id(&token.content, &model);
+            let id = added.token_to_id(&token.content, &ids);
             if id != Some(token.id) {
                 let expected = format!("id {} in the order of the file", id.unwrap_or_default());
                 let thing = format!("tokenizer.json: added token \"{}\"", shown(&token.content));
@@ -97,6 +98,29 @@ impl Hf {
         out.extend_from_slice(encoding.get_ids());
         Ok(())
     }
+}
+
+fn model(json: &Json) -> Any<ModelWrapper> {
+    let model = &json.model;
+    let Some(scores) = &model.scores else {
+        let mut bpe = BPE::builder()
+            .vocab_and_merges(model.ids.clone(), model.merges.clone())
+            .fuse_unk(model.fuse_unknown)
+            .byte_fallback(model.byte_fallback)
+            .ignore_merges(model.ignore_merges);
+        if let Some(unknown) = &model.unknown {
+            bpe = bpe.unk_token(unknown.clone());
+        }
+        return Ok(bpe.build()?.into());
+    };
+    // Markup is found before the model sees a text, and must not come out of plain text: it has no words here, only ids.
+    let markup: HashSet<u32> = json.added.iter().filter(|token| token.special).map(|token| token.id).collect();
+    let words = json.texts.iter().zip(scores).zip(0..).map(|((text, score), id)| {
+        let is_word = text.len() <= MAX_WORD_BYTES && !markup.contains(&id);
+        (if is_word { text.clone() } else { String::new() }, *score)
+    });
+    let unknown = model.unknown.as_ref().and_then(|text| model.ids.get(text)).map(|&id| id as usize);
+    Ok(Unigram::from(words.collect(), unknown, model.byte_fallback)?.into())
 }
 
 /// Runs one pre-tokenizer; patterns from the file run against the clock.

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokenizers::models::bpe::{Merges, Vocab as IdMap};
 
@@ -13,6 +14,7 @@ use crate::error::{Error, Result, shown};
 
 use super::{
     bpe::check_merge,
+    unigram::Charsmap,
     vocab::{Kind, Spelling, Vocab, parse_byte},
 };
 
@@ -24,20 +26,17 @@ const MAX_STEPS: usize = 16;
 const MAX_PATTERN_BYTES: usize = 4096;
 const MAX_REPLACEMENT_BYTES: usize = 64;
 
-/// A checked `tokenizer.json` with a BPE model.
+/// Patterns whose matches a normalizer may replace: those of Hugging Face's converters, which take time in proportion.
+const REPLACED_PATTERNS: [&str; 4] = [" {2,}", " +", r"\s+", r"\s{2,}"];
+
+/// A checked `tokenizer.json`.
 #[derive(Debug)]
 pub(super) struct Json {
     /// Text of each token id; empty for a hole.
     pub texts: Vec<String>,
     pub kinds: Vec<Kind>,
-    /// The model's own vocabulary, without added tokens that it does not know.
-    pub ids: IdMap,
-    pub merges: Merges,
+    pub model: Model,
     pub added: Vec<Added>,
-    pub unknown: Option<String>,
-    pub fuse_unknown: bool,
-    pub byte_fallback: bool,
-    pub ignore_merges: bool,
     pub normalizer: Option<Value>,
     /// Pre-tokenizers in order, sequences unpacked.
     pub steps: Vec<Value>,
@@ -46,6 +45,20 @@ pub(super) struct Json {
     pub space_first: bool,
     /// Ids the post-processor puts before and after a text; `None` where it says nothing about them.
     pub around: Option<(Vec<u32>, Vec<u32>)>,
+}
+
+/// The part that cuts words into tokens: BPE, or SentencePiece's Unigram.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    /// Its own vocabulary, without added tokens that it does not know.
+    pub ids: IdMap,
+    pub merges: Merges,
+    /// Unigram instead of BPE: the score of each id.
+    pub scores: Option<Vec<f64>>,
+    pub unknown: Option<String>,
+    pub fuse_unknown: bool,
+    pub byte_fallback: bool,
+    pub ignore_merges: bool,
 }
 
 /// A token found in text before anything else.
@@ -66,18 +79,18 @@ pub(super) struct Added {
 }
 
 #[derive(Deserialize)]
-struct File {
+struct File<M> {
     #[serde(default)]
     added_tokens: Vec<Added>,
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     post_processor: Option<Value>,
     decoder: Option<Value>,
-    model: Model,
+    model: M,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Bpe {
     vocab: HashMap<String, u32>,
     merges: Vec<Merge>,
     unk_token: Option<String>,
@@ -89,6 +102,15 @@ struct Model {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
+}
+
+#[derive(Deserialize)]
+struct Unigram {
+    /// Texts and scores in the order of their ids.
+    vocab: Vec<(String, f64)>,
+    unk_id: Option<usize>,
+    #[serde(default)]
+    byte_fallback: bool,
 }
 
 #[derive(Deserialize)]
@@ -112,24 +134,21 @@ struct ProbeModel {
 
 impl Json {
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let broken = |e: serde_json::Error| {
-            Error::malformed("tokenizer.json", "a Hugging Face tokenizer", shown(&e.to_string()))
-        };
-        let probe: Probe = serde_json::from_slice(json).map_err(broken)?;
-        if let Some(name) = probe.model.name.filter(|name| name != "BPE") {
-            return Err(unsupported("model", &name, "only BPE models are"));
+        let probe: Probe = read(json)?;
+        match probe.model.name.as_deref() {
+            None | Some("BPE") => Self::check(read(json)?, Bpe::check),
+            Some("Unigram") => Self::check(read(json)?, Unigram::check),
+            Some(name) => Err(unsupported("model", name, "only BPE and Unigram models are")),
         }
-        let File { added_tokens: added, normalizer, pre_tokenizer, post_processor, decoder, model } =
-            serde_json::from_slice(json).map_err(broken)?;
-        let affixes = [&model.continuing_subword_prefix, &model.end_of_word_suffix];
-        if let Some(affix) = affixes.into_iter().flatten().find(|affix| !affix.is_empty()) {
-            return Err(unsupported("model affix", affix, "sub-word prefixes and suffixes are not known here"));
-        }
-        let ids: IdMap = model.vocab.into_iter().collect();
-        let unknown = model.unk_token.filter(|text| !text.is_empty());
-        let (texts, mut kinds) = number(&ids, &added)?;
-        if let Some(text) = &unknown {
-            let id = ids.get(text).ok_or_else(|| malformed("model.unk_token", "a token of the vocabulary", text))?;
+    }
+
+    fn check<M>(file: File<M>, check_model: impl FnOnce(M) -> Result<Model>) -> Result<Self> {
+        let File { added_tokens: added, normalizer, pre_tokenizer, post_processor, decoder, model } = file;
+        let model = check_model(model)?;
+        let (texts, mut kinds) = number(&model.ids, &added)?;
+        if let Some(text) = &model.unknown {
+            let id =
+                model.ids.get(text).ok_or_else(|| malformed("model.unk_token", "a token of the vocabulary", text))?;
             kinds[*id as usize] = Kind::Unknown;
         }
         if model.byte_fallback {
@@ -137,7 +156,6 @@ impl Json {
                 *kind = Kind::Byte;
             }
         }
-        let merges = read_merges(model.merges, &ids)?;
         let normalizer = normalizer.filter(|value| !value.is_null());
         check_normalizers(normalizer.as_ref())?;
         let steps = flatten(pre_tokenizer.as_ref(), "pretokenizers")?;
@@ -147,13 +165,8 @@ impl Json {
             around: read_template(post_processor.as_ref(), texts.len())?,
             texts,
             kinds,
-            ids,
-            merges,
+            model,
             added,
-            unknown,
-            fuse_unknown: model.fuse_unk,
-            byte_fallback: model.byte_fallback,
-            ignore_merges: model.ignore_merges,
             normalizer,
             steps: steps.into_iter().cloned().collect(),
             spelling,
@@ -164,12 +177,56 @@ impl Json {
     /// The id of a token by its text, added tokens included.
     pub fn id(&self, text: &str) -> Option<u32> {
         let added = self.added.iter().find(|token| token.content == text).map(|token| token.id);
-        added.or_else(|| self.ids.get(text).copied())
+        added.or_else(|| self.model.ids.get(text).copied())
     }
 
     pub fn into_vocab(self) -> Result<Vocab> {
         Vocab::new(self.texts, self.kinds, self.spelling)
     }
+}
+
+impl Bpe {
+    fn check(self) -> Result<Model> {
+        let affixes = [&self.continuing_subword_prefix, &self.end_of_word_suffix];
+        if let Some(affix) = affixes.into_iter().flatten().find(|affix| !affix.is_empty()) {
+            return Err(unsupported("model affix", affix, "sub-word prefixes and suffixes are not known here"));
+        }
+        let ids: IdMap = self.vocab.into_iter().collect();
+        Ok(Model {
+            merges: read_merges(self.merges, &ids)?,
+            ids,
+            scores: None,
+            unknown: self.unk_token.filter(|text| !text.is_empty()),
+            fuse_unknown: self.fuse_unk,
+            byte_fallback: self.byte_fallback,
+            ignore_merges: self.ignore_merges,
+        })
+    }
+}
+
+impl Unigram {
+    fn check(self) -> Result<Model> {
+        let text = |id: usize| self.vocab.get(id).map(|(text, _)| text.clone()).filter(|text| !text.is_empty());
+        let unknown = self.unk_id.map(|id| {
+            let expected = format!("a token of the {} of the vocabulary", self.vocab.len());
+            text(id).ok_or_else(|| malformed("model.unk_id", &expected, &id.to_string()))
+        });
+        let unknown = unknown.transpose()?;
+        let scores = self.vocab.iter().map(|(_, score)| *score).collect();
+        let mut ids = IdMap::default();
+        for (id, (text, _)) in self.vocab.into_iter().enumerate().filter(|(_, (text, _))| !text.is_empty()) {
+            if let Some(other) = ids.insert(text.clone(), id as u32) {
+                let expected = format!("a text that token {other} has not");
+                return Err(malformed(&format!("model.vocab[{id}]"), &expected, &text));
+            }
+        }
+        Ok(Model { ids, scores: Some(scores), unknown, byte_fallback: self.byte_fallback, ..Model::default() })
+    }
+}
+
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json)
+        .map_err(|e| Error::malformed("tokenizer.json", "a Hugging Face tokenizer", shown(&e.to_string())))
 }
 
 /// Puts all tokens in the order of their ids.
@@ -267,6 +324,12 @@ fn check_normalizers(normalizer: Option<&Value>) -> Result<()> {
         match type_of(step) {
             "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "Strip" => {}
             "Prepend" if text("prepend") <= MAX_REPLACEMENT_BYTES => {}
+            "Precompiled" => {
+                Charsmap::read(&charsmap_bytes(step)?)?.check()?;
+            }
+            "Replace"
+                if step["pattern"]["Regex"].as_str().is_some_and(|pattern| REPLACED_PATTERNS.contains(&pattern))
+                    && text("content") <= MAX_REPLACEMENT_BYTES => {}
             "Replace" => {
                 let pattern = step["pattern"]["String"].as_str().unwrap_or_default().len();
                 if pattern == 0 || pattern > MAX_PATTERN_BYTES || text("content") > MAX_REPLACEMENT_BYTES {
@@ -277,6 +340,13 @@ fn check_normalizers(normalizer: Option<&Value>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The map of a `Precompiled` normalizer.
+pub(super) fn charsmap_bytes(step: &Value) -> Result<Vec<u8>> {
+    let text = step["precompiled_charsmap"].as_str();
+    let text = text.ok_or_else(|| malformed("normalizer Precompiled", "precompiled_charsmap", "nothing"))?;
+    BASE64_STANDARD.decode(text).map_err(|e| malformed("normalizer Precompiled", "Base64", &e.to_string()))
 }
 
 fn check_step(step: &Value) -> Result<()> {

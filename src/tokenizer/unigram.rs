@@ -2,7 +2,8 @@
 //! have the highest sum.
 //!
 //! This is written out here, and not left to the `tokenizers` crate, because that one replaces other stretches of characters
-//! than SentencePiece does and knows no user-defined tokens. Source: `unigram_model.cc` and `normalizer.cc` of SentencePiece.
+//! than SentencePiece does and knows no user-defined tokens; for a `tokenizer.json`, whose ids are those of the crate, `hf`
+//! runs it. Source: `unigram_model.cc` and `normalizer.cc` of SentencePiece.
 
 use crate::error::{Error, Result, shown};
 
@@ -213,6 +214,28 @@ pub(super) struct Charsmap {
 /// A bound on what a character becomes: the longest of NFKC has 33 bytes.
 const MAX_REPLACEMENT_BYTES: usize = 64;
 
+/// A bound on the array where each way through it is checked; that of NFKC has 60 thousand numbers.
+const MAX_CHECKED_UNITS: usize = 1 << 20;
+
+/// Distance from a unit to its children; a bit says that it is in units of 256.
+fn offset(unit: u32) -> usize {
+    ((unit >> 10) << ((unit & 1 << 9) >> 6)) as usize
+}
+
+/// Whether the unit is the child for that byte.
+fn is_child(unit: u32, byte: u8) -> bool {
+    unit & (1 << 31 | 0xff) == u32::from(byte)
+}
+
+fn has_value(unit: u32) -> bool {
+    unit >> 8 & 1 == 1
+}
+
+/// Where the replacement begins that a unit stands for.
+fn place(unit: u32) -> usize {
+    (unit & 0x7fff_ffff) as usize
+}
+
 impl Charsmap {
     /// # Errors
     /// If the bytes are no such map.
@@ -235,20 +258,57 @@ impl Charsmap {
         Ok(Self { units, texts })
     }
 
+    /// Follows every way through the array, for a reader that takes them all to lead somewhere.
+    ///
+    /// # Errors
+    /// If one leads out of the array or of the texts.
+    pub fn check(&self) -> Result<()> {
+        let wrong =
+            |expected: &str, found: usize| Error::malformed("map of characters of the tokenizer", expected, found);
+        if self.units.len() > MAX_CHECKED_UNITS {
+            return Err(wrong(&format!("at most {MAX_CHECKED_UNITS} numbers"), self.units.len()));
+        }
+        let mut seen = vec![false; self.units.len()];
+        let mut open = Vec::new();
+        let mut enter = |children: usize, open: &mut Vec<usize>| {
+            // Any byte may come next.
+            if children | 0xff >= seen.len() {
+                return Err(wrong("places inside the array", children));
+            }
+            if !std::mem::replace(&mut seen[children], true) {
+                open.push(children);
+            }
+            Ok(())
+        };
+        enter(offset(self.units.first().copied().unwrap_or(0)), &mut open)?;
+        while let Some(children) = open.pop() {
+            for byte in 1..=u8::MAX {
+                let at = children ^ usize::from(byte);
+                let unit = self.units[at];
+                if !is_child(unit, byte) {
+                    continue;
+                }
+                let next = at ^ offset(unit);
+                enter(next, &mut open)?;
+                if has_value(unit) && !self.texts.is_char_boundary(place(self.units[next])) {
+                    return Err(wrong("places inside the texts", place(self.units[next])));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What the longest known beginning of a text becomes, and its length.
     fn longest_at(&self, text: &str) -> Option<(&str, usize)> {
         let unit = |at: usize| self.units.get(at).copied();
-        // Distance to the children; a bit says that it is in units of 256.
-        let offset = |unit: u32| ((unit >> 10) << ((unit & 1 << 9) >> 6)) as usize;
-        let has_value = |unit: u32| unit >> 8 & 1 == 1;
         let mut at = offset(unit(0)?);
         let mut found = None;
         for (before, byte) in text.bytes().enumerate() {
             at ^= usize::from(byte);
-            let Some(node) = unit(at).filter(|node| node & (1 << 31 | 0xff) == u32::from(byte)) else { break };
+            let Some(node) = unit(at).filter(|node| is_child(*node, byte)) else { break };
             at ^= offset(node);
             if has_value(node) {
-                found = unit(at).map(|value| ((value & 0x7fff_ffff) as usize, before + 1));
+                found = unit(at).map(|value| (place(value), before + 1));
             }
         }
         let (start, len) = found.filter(|(_, len)| text.is_char_boundary(*len))?;

@@ -245,7 +245,12 @@ fn tokenizer_json() {
             row("no object", "[1]", &["tokenizer.json"]),
             row("68 deep", nested, &["tokenizer.json", "recursion"]),
             row("no model", "{}", &["tokenizer.json", "model"]),
-            refused("Unigram", "/model", json!({"type": "Unigram", "vocab": [["a", 0.0]]}), &["Unigram", "only BPE"]),
+            refused(
+                "WordPiece",
+                "/model",
+                json!({"type": "WordPiece", "vocab": {}}),
+                &["WordPiece", "only BPE and Unigram"],
+            ),
             refused("id -1", "/model/vocab/a", json!(-1), &["tokenizer.json", "-1"]),
             refused("id 2^32-1", "/model/vocab/a", json!(u32::MAX), &["vocabulary", "without gaps", "4294967295"]),
             refused("id twice", "/model/vocab/a", json!(98), &["token 98", "one text"]),
