@@ -178,7 +178,16 @@ fn templates_that_mean_harm() {
     let nested = format!("{}1{}", "{{ ".to_owned() + &"(".repeat(50_000), ")".repeat(50_000) + " }}");
     let blocks = "{% if true %}".repeat(15_000);
     let huge = "x".repeat(100 << 20);
-    let cases: [(&str, &str); 14] = [
+    let chain = |first: &str, link: &str, last: &str| format!("{{{{ {first}{}{last} }}}}", link.repeat(20_000));
+    let [dots, signs, nots, filters, texts] =
+        [chain("a", ".a", ""), chain("", "-", "1"), chain("", "not ", "1"), chain("a", "|e", ""), chain("1", "~1", "")];
+    let grown = |list: &str, item: &str| {
+        format!(
+            "{{% set ns = namespace(a={list}) %}}{{% for i in range(60) %}}{{% set ns.a = ns.a + {item} %}}{{% endfor %}}"
+        )
+    };
+    let [doubled, repeated] = [grown("[1]", "ns.a"), grown("[1] * 1000000000", "[1]")];
+    let cases: [(&str, &str); 25] = [
         (endless, "steps"),
         ("{% for i in range(1000000000) %}{% endfor %}", "range"),
         (doubling, "steps"),
@@ -187,6 +196,17 @@ fn templates_that_mean_harm() {
         ("{{ [1] * 1000000000 | length }}", ""),
         ("{{ '%1000000000d' | format(1) }}", ""),
         (deep_macro, "recursion"),
+        ("{{ '{:1000000000}'.format(1)|length }}", "steps"),
+        ("{{ '%1000000000d' % 1 }}", "steps"),
+        ("{{ '{:.999999999f}'.format(1.5) }}", "steps"),
+        ("{{ ('a' * 100000).replace('a', 'b' * 100000)|length }}", "steps"),
+        (&dots, "in a tag"),
+        (&signs, "in a tag"),
+        (&nots, "in a tag"),
+        (&filters, "in a tag"),
+        (&texts, "in a tag"),
+        (&doubled, "steps"),
+        (&repeated, "too large"),
         (&nested, "recursion"),
         (&blocks, ""),
         ("{{ ''.__class__.__mro__ }}", ""),
@@ -206,6 +226,54 @@ fn templates_that_mean_harm() {
         assert!(memory.peak < 64 << 20, "{shown}: {} bytes held", memory.peak);
         assert!(memory.total < 256 << 20, "{shown}: {} bytes allocated", memory.total);
     }
+}
+
+/// Values within values, as deep as the steps allow, are compared, printed and freed.
+#[test]
+fn deep_values_do_not_exhaust_the_stack() {
+    let nested = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(40000) %}{% set ns.a = [ns.a] %}{% set ns.b = [ns.b] %}{% endfor %}";
+    let branches = format!("{{% if false %}}{}{{% endif %}}", "{% elif false %}".repeat(15_000));
+    let chain = format!("{{{{ {}1 }}}}", "- ".repeat(4000));
+    let cases = [
+        (format!("{nested}{{{{ ns.a == ns.b }}}}"), "True"),
+        (format!("{nested}{{{{ (ns.a|string)[:3] }}}}"), "[[["),
+        (format!("{nested}{{{{ (ns.a|tojson)[:3] }}}}"), "[[["),
+        (branches, ""),
+        (chain, "1"),
+    ];
+    // The main thread of Windows has 1 MiB.
+    let small = std::thread::Builder::new().stack_size(1 << 20);
+    let work = move || {
+        for (source, expected) in cases {
+            let template = Template::of(&with_template(&source)).unwrap();
+            assert_eq!(template.render(&single(), &Variables::default()).unwrap(), expected);
+        }
+    };
+    small.spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
+fn lists_texts_and_numbers_are_added_as_in_python() {
+    let cases = [
+        (
+            "{% set a = [1] %}{% set b = [2, 3] %}{% set c = a + b %}{{ c }} {{ c[2] }} {{ c[-1] }} {{ c|length }} {{ c[1:] }}",
+            "[1, 2, 3] 3 3 3 [2, 3]",
+        ),
+        (
+            "{% set a = [1] %}{% set c = a + a + a %}{{ c is sequence }} {{ c|tojson }} {{ c == [1, 1, 1] }} {{ 1 in c }}",
+            "True [1, 1, 1] True True",
+        ),
+        ("{% set a = (1, 2) %}{{ a + a }}", "(1, 2, 1, 2)"),
+        ("{% set a = 'x' %}{% set b = 'y' %}{{ a + b }}", "xy"),
+        ("{% set a = 2 %}{% set b = 3.5 %}{{ a + a }} {{ a + b }} {{ a - b + a }} {{ true + a }}", "4 5.5 0.5 3"),
+    ];
+    for (source, expected) in cases {
+        let template = Template::of(&with_template(source)).unwrap();
+        assert_eq!(template.render(&single(), &Variables::default()).unwrap(), expected, "{source}");
+    }
+    let mixed = Template::of(&with_template("{% set a = [1] %}{% set b = 'x' %}{{ a + b }}")).unwrap();
+    let error = mixed.render(&single(), &Variables::default()).unwrap_err().to_string();
+    assert!(error.contains("+ is not for sequence and string"), "{error}");
 }
 
 /// A long conversation is not mistaken for an attack.

@@ -11,7 +11,8 @@ use minijinja_contrib::{filters, globals};
 use super::{
     argument, invalid,
     json::to_json,
-    source::MODULO,
+    lists::add as plus,
+    source::{MODULO, PLUS},
     text::{self, charge},
 };
 
@@ -23,6 +24,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     environment.add_function("joiner", globals::joiner);
     environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
     environment.add_filter(MODULO, modulo);
+    environment.add_filter(PLUS, plus);
     environment.add_filter("tojson", to_json);
     environment.add_filter("e", escape);
     environment.add_filter("escape", escape);
@@ -72,8 +74,9 @@ fn pair(item: &Value) -> Result<(Value, Value), Error> {
 }
 
 /// `left % right`: the rest of a division, or a text with values in it.
-fn modulo(left: Value, right: Value) -> Result<Value, Error> {
+fn modulo(state: &State, left: Value, right: Value) -> Result<Value, Error> {
     if let Some(pattern) = left.as_str() {
+        charge(state, text::widths(pattern))?;
         let values = match right.downcast_object_ref::<Tuple>() {
             Some(values) => values.to_vec(),
             None => vec![right],

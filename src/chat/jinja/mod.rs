@@ -10,10 +10,15 @@
 
 mod builtins;
 mod json;
+mod lists;
 mod source;
 mod text;
 
-use std::io::{self, Write};
+use std::{
+    collections::HashSet,
+    io::{self, Write},
+    panic, thread,
+};
 
 use minijinja::{
     AutoEscape, Environment, ErrorKind, Value, context,
@@ -37,6 +42,14 @@ const MAX_EXTRA_BYTES: usize = 1 << 20;
 /// A template may repeat the messages, but hardly more often than this.
 const MAX_REPEATS: usize = 4;
 
+/// Stack of the thread that compiles: minijinja goes down once for each operator of a tag, of which there are a few thousand at
+/// most (about 1 KB each, 4 KB unoptimised), and for each `elif`. Only what is used takes memory.
+const COMPILE_STACK_BYTES: usize = 64 << 20;
+
+/// Stack of a render besides, for each step: a value that holds a value that holds a value costs eight steps a level, and is
+/// printed, compared and freed by going down into it (0.5 KB a level, 2 KB unoptimised).
+const STACK_BYTES_PER_STEP: u64 = 512;
+
 /// minijinja's unit; an `if` or a `for` costs one, a macro about ten. Real templates stay below fifty.
 const MAX_RECURSION: usize = 200;
 
@@ -47,6 +60,8 @@ const NAME: &str = "chat template";
 pub(super) struct Jinja {
     environment: Environment<'static>,
     source: String,
+    /// Variables that it looks at.
+    reads: HashSet<String>,
 }
 
 impl Jinja {
@@ -54,14 +69,17 @@ impl Jinja {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(Error::malformed(NAME, format!("at most {MAX_SOURCE_BYTES} bytes"), source.len()));
         }
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax.map_err(reason)?);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_recursion_limit(MAX_RECURSION);
-        builtins::add(&mut environment);
-        environment.add_template_owned(NAME, source::translate(source).into_owned()).map_err(reason)?;
-        Ok(Self { environment, source: source.to_owned() })
+        on_stack(COMPILE_STACK_BYTES, || {
+            let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+            let mut environment = Environment::new();
+            environment.set_syntax(syntax.map_err(reason)?);
+            environment.set_auto_escape_callback(|_| AutoEscape::None);
+            environment.set_recursion_limit(MAX_RECURSION);
+            builtins::add(&mut environment);
+            environment.add_template_owned(NAME, source::translate(source)?).map_err(reason)?;
+            let reads = environment.get_template(NAME).map_err(reason)?.undeclared_variables(false);
+            Ok(Self { environment, source: source.to_owned(), reads })
+        })?
     }
 
     pub fn source(&self) -> &str {
@@ -70,7 +88,7 @@ impl Jinja {
 
     /// Whether it looks at this variable.
     pub fn reads(&self, variable: &str) -> bool {
-        self.environment.get_template(NAME).is_ok_and(|t| t.undeclared_variables(false).contains(variable))
+        self.reads.contains(variable)
     }
 
     pub fn render(
@@ -82,8 +100,21 @@ impl Jinja {
         with_answer: bool,
     ) -> Result<String> {
         let given = messages.iter().map(given_bytes).sum::<usize>() + variables.bytes();
+        let fuel = BASE_FUEL + given as u64;
+        let stack = COMPILE_STACK_BYTES + usize::try_from(fuel * STACK_BYTES_PER_STEP).unwrap_or(usize::MAX / 2);
+        on_stack(stack, || self.render_here(messages, variables, (bos, eos), with_answer, (given, fuel)))?
+    }
+
+    fn render_here(
+        &self,
+        messages: &[Message],
+        variables: &Variables,
+        (bos, eos): (&str, &str),
+        with_answer: bool,
+        (given, fuel): (usize, u64),
+    ) -> Result<String> {
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(BASE_FUEL + given as u64));
+        environment.set_fuel(Some(fuel));
         let mut out = Bounded { text: Vec::new(), limit: MAX_EXTRA_BYTES + MAX_REPEATS * given };
         let messages: Vec<_> = messages.iter().map(value).collect();
         let special = [("bos_token", bos), ("eos_token", eos)].into_iter().filter(|(_, text)| !text.is_empty());
@@ -99,6 +130,19 @@ impl Jinja {
         })?;
         String::from_utf8(out.text).map_err(|_| Error::malformed(NAME, "text", "bytes that are no UTF-8"))
     }
+}
+
+/// Runs `work` on a stack of its own.
+///
+/// # Errors
+/// If the system refuses it.
+fn on_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name(NAME.into()).stack_size(bytes).spawn_scoped(scope, work);
+        let started =
+            started.map_err(|_| Error::OutOfMemory { what: format!("the stack of a {NAME}"), bytes: bytes as u64 })?;
+        Ok(started.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)))
+    })
 }
 
 /// The error of an operation that cannot be done.

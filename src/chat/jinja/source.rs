@@ -1,16 +1,28 @@
-//! Two things of Hugging Face's dialect that minijinja does not parse, written in words that it knows.
+//! Things of Hugging Face's dialect that minijinja does not parse, or does without bounds, written in words that it knows.
 //!
 //! `{% generation %}` marks what an assistant said, for training: as a block that does nothing but keep its variables, it
 //! is a `with`. `%` between a text and values formats the text (`"%d items" % n`): `a % b` becomes `(a)|python_mod(b)`, for
-//! numbers too, as only the values tell which it is.
+//! numbers too, as only the values tell which it is. `a + b` of what may be two lists becomes `(a)|python_add(b)`.
 
 use std::borrow::Cow;
+
+use super::NAME;
+use crate::error::{Error, Result};
 
 /// The filter that stands for `%`.
 pub(super) const MODULO: &str = "python_mod";
 
+/// The filter that stands for `+`.
+pub(super) const PLUS: &str = "python_add";
+
+/// Names, literals and signs of one tag: minijinja goes down once for each operator, and folds constants in quadratic time. Real
+/// tags have some hundreds at most.
+const MAX_TAG_TOKENS: usize = 4096;
+
 /// Operators `%` replaced in one template; real ones have a handful. Each costs a pass over its tag.
 const MAX_REPLACED: usize = 256;
+
+mod sums;
 
 /// Words that no operand ends or begins with.
 const KEYWORDS: [&str; 17] = [
@@ -34,10 +46,10 @@ const KEYWORDS: [&str; 17] = [
 ];
 
 /// The template in minijinja's words.
-pub(super) fn translate(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") && !source.contains('%') {
-        return Cow::Borrowed(source);
-    }
+///
+/// # Errors
+/// If a tag is too long.
+pub(super) fn translate(source: &str) -> Result<String> {
     let mut out = String::with_capacity(source.len() + 64);
     let mut left = MAX_REPLACED;
     let mut at = 0;
@@ -54,15 +66,24 @@ pub(super) fn translate(source: &str) -> Cow<'_, str> {
             out += &source[inside..at];
             continue;
         }
-        let Some(tokens) = tokens(&source[inside..], kind) else {
-            // A tag that does not end: minijinja says where.
+        let (tokens, has_end) = tokens(&source[inside..], kind);
+        if tokens.len() > MAX_TAG_TOKENS {
+            let line = source[..open].matches('\n').count() + 1;
+            return Err(Error::malformed(
+                NAME,
+                format!("at most {MAX_TAG_TOKENS} words and signs in a tag"),
+                format!("more in line {line}"),
+            ));
+        }
+        if !has_end {
+            // minijinja says where.
             out += &source[inside..];
-            return Cow::Owned(out);
-        };
+            return Ok(out);
+        }
         at = inside + tokens.iter().map(|token| token.len()).sum::<usize>();
         if kind == '%' && is_word(&tokens, "raw") {
             // As it is, up to the end tag, in which nothing is translated either.
-            let end = source[at..].find("endraw").map_or(source.len(), |found| at + found);
+            let end = raw_end(&source[at..]).map_or(source.len(), |found| at + found);
             out += &source[inside..end];
             at = end;
             continue;
@@ -70,7 +91,15 @@ pub(super) fn translate(source: &str) -> Cow<'_, str> {
         write_tag(&tokens, kind, &mut left, &mut out);
     }
     out += &source[at..];
-    Cow::Owned(out)
+    Ok(out)
+}
+
+/// Where the tag begins that ends a raw block, past its opening.
+fn raw_end(text: &str) -> Option<usize> {
+    text.match_indices("{%").map(|(at, open)| at + open.len()).find(|&at| {
+        let rest = text[at..].strip_prefix(['-', '+']).unwrap_or(&text[at..]);
+        rest.trim_start().starts_with("endraw")
+    })
 }
 
 /// One tag without its delimiters.
@@ -82,11 +111,12 @@ fn write_tag(tokens: &[&str], kind: char, left: &mut usize, out: &mut String) {
     };
     match renamed {
         Some((from, to)) => tokens.iter().for_each(|token| *out += &token.replace(from, to)),
-        None if tokens.iter().any(|token| token.trim() == "%") => {
+        None if tokens.iter().any(|token| matches!(token.trim(), "%" | "+")) => {
             let mut owned: Vec<Cow<'_, str>> = tokens.iter().map(|&token| Cow::Borrowed(token)).collect();
-            while *left > 0 && replace_modulo(&mut owned) {
+            while *left > 0 && tokens.iter().any(|token| token.trim() == "%") && replace_modulo(&mut owned) {
                 *left -= 1;
             }
+            sums::replace(&mut owned);
             owned.iter().for_each(|token| *out += token);
         }
         None => tokens.iter().for_each(|token| *out += token),
@@ -99,8 +129,8 @@ fn is_word(tokens: &[&str], word: &str) -> bool {
     words.next() == Some(word) && words.next().is_none()
 }
 
-/// The tokens up to the end of a tag, each with the blanks before it; `None` where it has no end.
-fn tokens(text: &str, kind: char) -> Option<Vec<&str>> {
+/// The tokens up to the end of a tag, each with the blanks before it, and whether there is an end.
+fn tokens(text: &str, kind: char) -> (Vec<&str>, bool) {
     let close = if kind == '{' { "}}" } else { "%}" };
     let (mut tokens, mut start, mut depth) = (Vec::new(), 0, 0_usize);
     loop {
@@ -111,11 +141,14 @@ fn tokens(text: &str, kind: char) -> Option<Vec<&str>> {
             if start < at {
                 tokens.push(&text[start..at]);
             }
-            return Some(tokens);
+            return (tokens, true);
         }
-        let first = rest.chars().next()?;
+        let Some(first) = rest.chars().next() else { return (tokens, false) };
         let len = match first {
-            '"' | '\'' => string_len(rest, first)?,
+            '"' | '\'' => match string_len(rest, first) {
+                Some(len) => len,
+                None => return (tokens, false),
+            },
             c if c.is_alphanumeric() || c == '_' => word_len(rest),
             '*' | '/' if rest[1..].starts_with(first) => 2,
             c => {
@@ -173,7 +206,7 @@ fn replace_modulo(tokens: &mut Vec<Cow<'_, str>>) -> bool {
     tokens[start] = Cow::Owned(format!(" ({}", tokens[start]));
     // The pieces are found again as tokens of their own, as a chain may go on behind.
     let text: String = tokens.concat();
-    if let Some(again) = self::tokens(&format!("{text}%}}"), '%') {
+    if let (again, true) = self::tokens(&format!("{text}%}}"), '%') {
         let again: Vec<Cow<'_, str>> = again.into_iter().map(|token| Cow::Owned(token.to_owned())).collect();
         *tokens = again;
     }
@@ -279,7 +312,7 @@ mod tests {
             ("{% generation", "{% generation"),
         ];
         for (given, expected) in cases {
-            assert_eq!(translate(given), expected, "{given}");
+            assert_eq!(translate(given).unwrap(), expected, "{given}");
         }
     }
 
@@ -296,15 +329,22 @@ mod tests {
             ("{{ % }}", "{{ % }}"),
         ];
         for (given, expected) in cases {
-            assert_eq!(translate(given), expected, "{given}");
+            assert_eq!(translate(given).unwrap(), expected, "{given}");
         }
         // From the left, and within brackets as well.
-        assert_eq!(translate("{{ a % b % (c % d) }}").matches(MODULO).count(), 3);
+        assert_eq!(translate("{{ a % b % (c % d) }}").unwrap().matches(MODULO).count(), 3);
     }
 
     #[test]
     fn hostile_rows_of_operators_end() {
-        let long = format!("{{{{ {} }}}}", "a % ".repeat(60_000));
-        assert!(translate(&long).len() >= long.len());
+        let row = |count: usize| format!("{{{{ {} }}}}", "a % ".repeat(count));
+        assert!(translate(&row(300)).unwrap().len() >= row(300).len());
+        for tag in [row(60_000), row(60_000).replace("}}", ""), format!("\n\n{{% if {}x %}}", "not ".repeat(5000))] {
+            let error = translate(&tag).unwrap_err().to_string();
+            assert!(error.starts_with("chat template: expected at most 4096 words and signs in a tag"), "{error}");
+        }
+        // What looks like the end of a raw block is none.
+        let hidden = format!("{{% raw %}}endraw {{# {{% endraw %}}{{{{ {}1 }}}} #}}", "-".repeat(5000));
+        assert!(translate(&hidden).is_err());
     }
 }

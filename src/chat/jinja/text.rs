@@ -64,6 +64,10 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Op
             charge(state, bytes)?;
             return Ok(None);
         }
+        "format" => {
+            charge(state, widths(text))?;
+            return Ok(None);
+        }
         "startswith" | "endswith" if args.len() > 1 => {
             let (affix, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
             let part = Value::from(slice(text, start, end));
@@ -85,6 +89,13 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Op
         _ => return Ok(None),
     };
     Ok(Some(result))
+}
+
+/// At least as many bytes as the widths and precisions in a pattern of `%` or `format` ask for: the sum of the numbers in it.
+pub(super) fn widths(pattern: &str) -> usize {
+    let numbers = pattern.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    // Numbers of the text itself are short, and cost next to nothing.
+    numbers.map(|digits| digits.parse().unwrap_or(usize::MAX)).fold(0, usize::saturating_add)
 }
 
 /// A method with one argument of a part of the text.
