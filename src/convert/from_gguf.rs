@@ -19,9 +19,9 @@ use crate::{
     error::{Error, Result},
     gguf::{File, TensorInfo, TensorType, Value},
     model::{
-        Linear, dense_type,
+        Linear, TernaryCodes, TernaryMatrix, TernaryScales, dense_type,
         dialect::{Dialects, ROW_STEP, blame, decode},
-        names, of_real_bytes, real_type, table_as_f16,
+        names, of_real_bytes, real_type, table_as_f16, zero_warning,
     },
 };
 
@@ -68,6 +68,7 @@ impl GgufSource {
         let mut inputs = Vec::new();
         // Factors are written anew, behind their matrices.
         let mut factors = HashSet::new();
+        let mut zeros = Vec::new();
         for info in file.tensors() {
             let codec = dialects.codec(info)?;
             // A ternary table goes with the matrices, where its type can be read and no other one is asked for.
@@ -93,6 +94,12 @@ impl GgufSource {
                 None if is_table(&info.name) => (Kind::Table(info.ty), None),
                 None => (Kind::Other(info.ty), None),
             };
+            // Matrices that are converted are looked at on the way.
+            if let (Some(codec), Kind::Other(_)) = (codec, &kind)
+                && is_zero(codec, file.data(info))
+            {
+                zeros.push(info.name.clone());
+            }
             let sizes = info.dims.iter().rev().map(|&size| size as usize).collect();
             inputs.push(Input { name: info.name.clone(), origin: info.name.clone(), sizes, kind });
             tensors.push(Tensor { info: info.clone(), codec, reals, factor });
@@ -105,6 +112,8 @@ impl GgufSource {
         tensors.retain(|tensor| !factors.contains(tensor.info.name.as_str()));
         inputs.retain(|input| !factors.contains(input.name.as_str()));
 
+        let mut warnings = file.warnings().to_vec();
+        warnings.extend(zero_warning(&zeros));
         let mut metadata = file.metadata().clone();
         if let Some(name) = options.name {
             metadata.set("general.name", Value::String(name.to_owned()));
@@ -120,10 +129,18 @@ impl GgufSource {
             default_head: Head::Keep,
             files,
             bytes: file.len_bytes(),
-            warnings: file.warnings().to_vec(),
+            warnings,
         };
         Ok((Self { file, tensors }, description))
     }
+}
+
+/// Whether a matrix that is kept as it is has nothing but zeros; one that cannot be read is left to those who run it.
+fn is_zero(codec: Codec, data: Bytes) -> bool {
+    let Ok(scales) = codec.scales(&data) else { return false };
+    let (rows, cols) = (codec.rows(), codec.cols());
+    let codes = TernaryCodes::Encoded { codec, data };
+    TernaryMatrix { rows, cols, codes, scales: TernaryScales::Given(scales) }.is_zero().unwrap_or(false)
 }
 
 /// The type of a projection of real numbers; `None` for other tensors.

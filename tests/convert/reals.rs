@@ -72,10 +72,20 @@ fn a_matrix_of_zeros_is_named_once() {
         let tensor = damaged.tensors.get_mut(&format!("model.layers.1.self_attn.{name}_proj.weight")).unwrap();
         tensor.bytes.fill(0);
     }
-    let report = Case::of(&damaged).convert().unwrap();
-    let named: Vec<_> = report.warnings.iter().filter(|warning| warning.contains("nothing but zeros")).collect();
-    assert_eq!(named.len(), 1, "{:?}", report.warnings);
-    assert!(named[0].contains("layers.1.self_attn.q_proj.weight and 1 more"), "{named:?}");
+    let case = Case::of(&damaged);
+    // From the directory; from the file, whose matrices are kept; and into another type.
+    let again = case.output().with_file_name("again.gguf");
+    let other = ConvertOptions { ty: Some(TernaryType::TQ2_0), force: true, ..Default::default() };
+    for (report, first) in [
+        (case.convert(), "layers.1.self_attn.q_proj.weight"),
+        (convert(&case.output(), &again, &ConvertOptions::default()), "blk.1.attn_q.weight"),
+        (convert(&case.output(), &again, &other), "blk.1.attn_q.weight"),
+    ] {
+        let warnings = report.unwrap().warnings;
+        let named: Vec<_> = warnings.iter().filter(|warning| warning.contains("nothing but zeros")).collect();
+        assert_eq!(named.len(), 1, "{warnings:?}");
+        assert!(named[0].contains(&format!("{first} and 1 more")), "{named:?}");
+    }
 }
 
 /// A GGUF file of real numbers, as converters for other programs write them.
