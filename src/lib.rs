@@ -107,7 +107,7 @@ pub use engine::{
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use generate::{
     Answer, AnswerId, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Event, Fed, Finish, Generation, Logprobs,
-    Mirostat, Need, NoText, Pooling, SampleOptions, Sampler, Stats, TextDecoder, embedding,
+    Mirostat, Need, NoText, Pooling, SampleOptions, Sampler, Stats, TextDecoder, embedding, embeddings,
 };
 #[cfg(feature = "grammar")]
 pub use generate::{Grammar, GrammarVocabulary};

@@ -8,7 +8,7 @@ use super::{args::EmbedArgs, input, interrupt, output, progress, source, usage};
 use crate::{
     engine::{Engine, EngineOptions, Purpose},
     error::{Error, Result},
-    generate::{Pooling, Prompts, embedding},
+    generate::{Pooling, Prompts, embeddings},
     gguf::Metadata,
     model::Config,
     tokenizer::EncodeOptions,
@@ -16,6 +16,9 @@ use crate::{
 
 /// Text that bitnet.cpp's guide puts before a question to a collection of documents.
 const QUERY: &str = "query: ";
+
+/// Short texts that are read in one batch.
+const SIDE_BY_SIDE: usize = 8;
 
 /// `pooling_type` of llama.cpp.
 const POOLING_MEAN: u64 = 1;
@@ -57,22 +60,22 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     if longest > most {
         return Err(Error::ContextFull { needed: longest, context: most });
     }
-    let options = EngineOptions { context_tokens: Some(longest), failover: false, ..EngineOptions::from(&args.engine) };
-    let mut session = Engine::new(&source, options).load(&Purpose::Hidden)?;
+    let mut options = EngineOptions::from(&args.engine);
+    (options.context_tokens, options.failover) = (Some(longest), false);
+    // Longer ones share no batch, and their caches take memory.
+    options.sequences = if longest <= options.batch_tokens { ids.len().min(SIDE_BY_SIDE) } else { 1 };
+    let mut runtime = Engine::new(&source, options).runtime(&Purpose::Hidden)?;
 
-    session.cancel_when(Some(interrupt::catch()));
+    runtime.cancel_when(Some(interrupt::catch()));
     let bar = progress::count_bar(ids.len() as u64);
-    let mut vectors = Vec::with_capacity(ids.len());
-    for ids in &ids {
-        match embedding(&mut session, model, ids, pooling) {
-            Err(Error::Cancelled) => return Ok(()),
-            vector => vectors.push(vector?),
-        }
-        bar.inc(1);
-        if interrupt::raised() {
-            return Ok(());
-        }
-    }
+    let made = embeddings(&mut runtime, model, &ids, pooling, |done| {
+        bar.set_position(done as u64);
+        !interrupt::raised()
+    });
+    let vectors = match made {
+        Err(Error::Cancelled) => return Ok(()),
+        vectors => vectors?,
+    };
     bar.finish_and_clear();
     if let Some(path) = &args.output {
         return write_npy(path, &vectors, config.dim);
@@ -83,7 +86,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         "model": source.name(),
         "dim": config.dim,
         "pooling": if pooling == Pooling::Mean { "mean" } else { "last" },
-        "devices": session.devices(),
+        "devices": runtime.devices(),
         "embeddings": embeddings,
     }))
 }

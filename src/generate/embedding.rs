@@ -3,10 +3,11 @@
 //! The session's plan has no head: its last segment hands the stream over, on whatever backend it ran.
 
 use crate::{
+    backend::Want,
     error::{Error, Result, shown},
     gguf::Metadata,
     model::{Config, Model, Norm},
-    session::Session,
+    session::{Phase, Runtime, Sequence, Session, Work},
 };
 
 /// How the tokens of a text become one vector.
@@ -114,20 +115,127 @@ impl Prompts {
 /// If the text is empty or too long, or a backend fails.
 pub fn embedding(session: &mut Session, model: &Model, ids: &[u32], pooling: Pooling) -> Result<Vec<f32>> {
     session.truncate(0)?;
-    let mut pooled = vec![0.0; model.config.dim];
-    let mut position = 0;
-    session.hidden(ids, |stream| {
-        position += 1;
-        if pooling == Pooling::Mean || position == ids.len() {
-            add_normed(&mut pooled, stream, &model.weights.output_norm, model.config.eps(Norm::Output));
+    let mut pooled = Pooled::new(model, ids.len(), pooling);
+    session.hidden(ids, |stream| pooled.add(stream))?;
+    pooled.vector()
+}
+
+/// The embeddings of texts given as ids, in their order; each (dim), of length 1. Short texts share batches, as many as the
+/// runtime has sequences, and each gets what it gets alone, bit for bit. `go_on` is asked before each step, with the number of
+/// texts that are done.
+///
+/// # Errors
+/// If a text is empty or too long, which is found before anything runs; if a backend fails, or `go_on` says no.
+pub fn embeddings(
+    runtime: &mut Runtime,
+    model: &Model,
+    texts: &[Vec<u32>],
+    pooling: Pooling,
+    go_on: impl FnMut(usize) -> bool,
+) -> Result<Vec<Vec<f32>>> {
+    let context = runtime.sizes().context_tokens;
+    for (number, ids) in texts.iter().enumerate() {
+        match ids.len() {
+            0 => return Err(Error::malformed(format!("text {number}"), "at least one token", "none")),
+            needed if needed > context => return Err(Error::ContextFull { needed, context }),
+            _ => {}
         }
-    })?;
-    // The mean needs no division, as the length is set to 1 anyway.
-    let length = pooled.iter().map(|x| x * x).sum::<f64>().sqrt();
-    if !(length.is_normal() && length > 0.0) {
-        return Err(Error::malformed("the embedding", "a vector with a length", length));
     }
-    Ok(pooled.iter().map(|x| (x / length) as f32).collect())
+    let mut running = Vec::new();
+    let done = read_all(runtime, model, texts, pooling, &mut running, go_on);
+    running.into_iter().for_each(|reading: Reading<'_>| runtime.end(reading.sequence));
+    done
+}
+
+/// A text on its way, and the sequence that holds what is read of it.
+struct Reading<'a> {
+    text: usize,
+    sequence: Sequence,
+    pooled: Pooled<'a>,
+}
+
+/// As [`embeddings`]; texts that have a sequence are in `running`.
+fn read_all<'a>(
+    runtime: &mut Runtime,
+    model: &'a Model,
+    texts: &[Vec<u32>],
+    pooling: Pooling,
+    running: &mut Vec<Reading<'a>>,
+    mut go_on: impl FnMut(usize) -> bool,
+) -> Result<Vec<Vec<f32>>> {
+    let batch_tokens = runtime.sizes().batch_tokens;
+    let mut vectors = vec![Vec::new(); texts.len()];
+    let (mut done, mut begun) = (0, 0);
+    while done < texts.len() {
+        if !go_on(done) {
+            return Err(Error::Cancelled);
+        }
+        // Each is cut as it would be alone, so that one that is longer than a batch ends in a step with others.
+        let piece = |text: usize, held: usize| &texts[text][held..texts[text].len().min(held + batch_tokens)];
+        let mut tokens: usize = running.iter().map(|one| piece(one.text, one.sequence.tokens().len()).len()).sum();
+        while begun < texts.len() && (tokens == 0 || tokens + piece(begun, 0).len() <= batch_tokens) {
+            let Some(sequence) = runtime.begin() else { break };
+            tokens += piece(begun, 0).len();
+            let pooled = Pooled::new(model, texts[begun].len(), pooling);
+            running.push(Reading { text: begun, sequence, pooled });
+            begun += 1;
+        }
+        if running.is_empty() {
+            return Err(Error::missing("a free sequence", "a text"));
+        }
+        let work = running.iter_mut().map(|Reading { text, sequence, .. }| {
+            let ids = piece(*text, sequence.tokens().len());
+            Work { sequence, ids, want: Want::Nothing, phase: Phase::Prefill }
+        });
+        runtime.run(&mut work.collect::<Vec<_>>())?;
+        for (at, Reading { pooled, .. }) in running.iter_mut().enumerate() {
+            runtime.hidden(at).chunks_exact(model.config.dim).for_each(|stream| pooled.add(stream));
+        }
+        for ended in running.extract_if(.., |one| one.pooled.is_whole()) {
+            runtime.end(ended.sequence);
+            vectors[ended.text] = ended.pooled.vector()?;
+            done += 1;
+        }
+    }
+    Ok(vectors)
+}
+
+/// The vector of a text whose hidden states come one by one.
+struct Pooled<'a> {
+    model: &'a Model,
+    pooling: Pooling,
+    sum: Vec<f64>,
+    /// Tokens that came, and all that the text has.
+    position: usize,
+    len: usize,
+}
+
+impl<'a> Pooled<'a> {
+    fn new(model: &'a Model, len: usize, pooling: Pooling) -> Self {
+        Self { model, pooling, sum: vec![0.0; model.config.dim], position: 0, len }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.position == self.len
+    }
+
+    fn add(&mut self, stream: &[f32]) {
+        self.position += 1;
+        if self.pooling == Pooling::Mean || self.is_whole() {
+            let Model { weights, config, .. } = self.model;
+            add_normed(&mut self.sum, stream, &weights.output_norm, config.eps(Norm::Output));
+        }
+    }
+
+    /// Of length 1.
+    fn vector(&self) -> Result<Vec<f32>> {
+        // The mean needs no division, as the length is set to 1 anyway.
+        let length = self.sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if !(length.is_normal() && length > 0.0) {
+            return Err(Error::malformed("the embedding", "a vector with a length", length));
+        }
+        Ok(self.sum.iter().map(|x| (x / length) as f32).collect())
+    }
 }
 
 /// sum += x / sqrt(mean(x^2) + eps) * weight

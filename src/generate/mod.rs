@@ -42,11 +42,11 @@ pub use constraint::Constraint;
 #[cfg(feature = "grammar")]
 pub use constraint::{Grammar, GrammarVocabulary};
 pub use draft::Drafter;
-pub use embedding::{Pooling, Prompts, embedding};
+pub use embedding::{Pooling, Prompts, embedding, embeddings};
 pub use generation::{Fed, Generation, Need};
 pub use logprobs::Logprobs;
 pub(crate) use perplexity::negative_log_likelihood;
-pub use perplexity::{Likelihood, perplexity};
+pub use perplexity::{Likelihood, losses, perplexity, perplexity_by};
 pub use reasoning::{ReasoningLimit, prompt_end};
 pub use sampler::{Breaker, Dry, Mirostat, Needed, Recommended, SampleOptions, Sampler, Xtc, uniform};
 pub use stats::Stats;

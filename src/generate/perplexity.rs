@@ -7,7 +7,7 @@
 
 use crate::{
     error::{Error, Result},
-    session::Session,
+    session::{Runtime, Sequence, Session},
 };
 
 /// The likelihood of the tokens scored so far.
@@ -59,10 +59,31 @@ pub fn perplexity(
     ids: &[u32],
     context: usize,
     bos: Option<u32>,
+    on_chunk: impl FnMut(usize, usize, &Likelihood) -> bool,
+) -> Result<Likelihood> {
+    let most = session.context_tokens();
+    let of_chunk = |chunk: &[u32]| {
+        session.truncate(0)?;
+        let (runtime, sequence) = session.parts();
+        losses(runtime, sequence, chunk)
+    };
+    perplexity_by(of_chunk, ids, (context, most), bos, on_chunk)
+}
+
+/// As [`perplexity`], where each chunk goes to `losses_of`, which gives its [`losses`] from wherever a model is loaded.
+/// `context` comes with its upper bound.
+///
+/// # Errors
+/// As of [`perplexity`], and those of `losses_of`.
+pub fn perplexity_by(
+    mut losses_of: impl FnMut(&[u32]) -> Result<Vec<f64>>,
+    ids: &[u32],
+    (context, most): (usize, usize),
+    bos: Option<u32>,
     mut on_chunk: impl FnMut(usize, usize, &Likelihood) -> bool,
 ) -> Result<Likelihood> {
-    if context < 4 || context > session.context_tokens() {
-        let expected = format!("4 to {} tokens", session.context_tokens());
+    if context < 4 || context > most {
+        let expected = format!("4 to {most} tokens");
         return Err(Error::malformed("the context of a chunk", expected, context));
     }
     let chunks = ids.chunks_exact(context);
@@ -77,25 +98,31 @@ pub fn perplexity(
         if let Some(bos) = bos {
             chunk[0] = bos;
         }
-        session.truncate(0)?;
-        let mut position = 0;
-        let before = likelihood;
-        let scored = session.score(&chunk, |logits| {
-            // Logits of position i predict token i + 1; the last ones predict nothing that is there.
-            if (context / 2..context - 1).contains(&position) {
-                likelihood.add(negative_log_likelihood(logits, text[position + 1] as usize));
-            }
-            position += 1;
-        });
-        match scored {
-            Err(Error::Cancelled) => return Ok(before),
-            scored => scored?,
+        match losses_of(&chunk) {
+            Err(Error::Cancelled) => return Ok(likelihood),
+            losses => losses?.into_iter().for_each(|loss| likelihood.add(loss)),
         }
         if !on_chunk(index + 1, count, &likelihood) {
             break;
         }
     }
     Ok(likelihood)
+}
+
+/// Negative log-likelihoods in nats of the tokens in the second half of a chunk, which `sequence`, empty at first, holds then.
+///
+/// # Errors
+/// As of [`Runtime::score`].
+pub fn losses(runtime: &mut Runtime, sequence: &mut Sequence, chunk: &[u32]) -> Result<Vec<f64>> {
+    let (mut losses, mut position) = (Vec::with_capacity(chunk.len() / 2), 0);
+    runtime.score(sequence, chunk, |logits| {
+        // Logits of position i predict token i + 1; the last ones predict nothing that is there.
+        if (chunk.len() / 2..chunk.len() - 1).contains(&position) {
+            losses.push(negative_log_likelihood(logits, chunk[position + 1] as usize));
+        }
+        position += 1;
+    })?;
+    Ok(losses)
 }
 
 /// -ln softmax(logits)\[id\], in f64.

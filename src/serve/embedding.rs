@@ -1,4 +1,4 @@
-//! The engine of a model that was made for embeddings: texts in, vectors out, one after the other.
+//! The engine of a model that was made for embeddings: the texts of a request in, their vectors out; a request after the other.
 
 use super::{
     Log,
@@ -6,19 +6,18 @@ use super::{
     queue::{Command, JobReceiver, Received},
 };
 use crate::{
-    error::Result,
-    generate::{Pooling, embedding},
+    generate::{Pooling, embeddings},
     model::Model,
-    session::Session,
+    session::Runtime,
 };
 
 /// Serves until it is told to stop, or nobody is left who could send more.
-pub fn run(mut session: Session, model: &Model, pooling: Pooling, jobs: &JobReceiver, log: &dyn Log) {
+pub fn run(mut runtime: Runtime, model: &Model, pooling: Pooling, jobs: &JobReceiver, log: &dyn Log) {
     loop {
         match jobs.receive(None) {
             Received::Command(Command::Vectors(job)) => {
                 jobs.served(1);
-                serve(&mut session, model, pooling, job, log);
+                serve(&mut runtime, model, pooling, job, log);
             }
             // This model writes no text, which its requests are told before.
             Received::Command(Command::Answer(_)) => jobs.served(1),
@@ -28,19 +27,18 @@ pub fn run(mut session: Session, model: &Model, pooling: Pooling, jobs: &JobRece
     }
 }
 
-fn serve(session: &mut Session, model: &Model, pooling: Pooling, job: VectorsJob, log: &dyn Log) {
+fn serve(runtime: &mut Runtime, model: &Model, pooling: Pooling, job: VectorsJob, log: &dyn Log) {
     let VectorsJob { texts, reply } = job;
-    let mut vectors = Vec::with_capacity(texts.len());
-    let mut vector_of = |ids: &Vec<u32>| -> Result<()> {
-        vectors.push(embedding(session, model, ids, pooling)?);
-        Ok(())
-    };
+    let mut done = 0;
     // Where nobody waits any more, the rest is left.
-    let done = texts.iter().take_while(|_| !reply.is_closed()).try_for_each(&mut vector_of);
+    let vectors = embeddings(runtime, model, &texts, pooling, |count| {
+        done = count;
+        !reply.is_closed()
+    });
     if reply.is_closed() {
-        log.request(&format!("embeddings of {} texts, cancelled after {}", texts.len(), vectors.len()));
+        log.request(&format!("embeddings of {} texts, cancelled after {done}", texts.len()));
         return;
     }
     // The client may have gone away.
-    let _ = reply.send(done.map(|()| vectors));
+    let _ = reply.send(vectors);
 }

@@ -20,7 +20,7 @@ use crate::{
     engine::{ModelFile, Purpose},
     error::{Error, Result},
     generate::{Batcher, PlaceState, Pooling},
-    session::{Runtime, Session},
+    session::Runtime,
 };
 
 /// A loaded model. Its thread answers what it was sent and ends when all of these are dropped.
@@ -77,11 +77,11 @@ pub fn start(
         };
         match load(opened, names) {
             Err(error) => _ = told.send(Err(error)),
-            Ok(Loaded::Vectors(served, session, pooling, file)) => {
-                log.ready(&format!("{} on {}: embeddings", served.name, session.devices()));
+            Ok(Loaded::Vectors(served, runtime, pooling, file)) => {
+                log.ready(&format!("{} on {}: embeddings", served.name, runtime.devices()));
                 // Nobody waits for it where the server ends already.
                 let _ = told.send(Ok(host(served)));
-                run_vectors(*session, &file, pooling, &receiver, &*log);
+                run_vectors(*runtime, &file, pooling, &receiver, &*log);
             }
             Ok(Loaded::Text(served, runtime)) => {
                 let Served { name, slots, context_tokens, .. } = &served;
@@ -99,23 +99,23 @@ pub fn start(
     Ok(Starting { loaded, gone })
 }
 
-fn run_vectors(session: Session, file: &ModelFile, pooling: Pooling, jobs: &JobReceiver, log: &dyn Log) {
+fn run_vectors(runtime: Runtime, file: &ModelFile, pooling: Pooling, jobs: &JobReceiver, log: &dyn Log) {
     // It was loaded a moment ago.
     if let Ok(model) = file.model() {
-        embedding::run(session, model, pooling, jobs, log);
+        embedding::run(runtime, model, pooling, jobs, log);
     }
 }
 
 enum Loaded {
     Text(Served, Box<Runtime>),
-    Vectors(Served, Box<Session>, Pooling, ModelFile),
+    Vectors(Served, Box<Runtime>, Pooling, ModelFile),
 }
 
 fn load(opened: Opened, names: Vec<String>) -> Result<Loaded> {
     if let Some(pooling) = opened.pooling()? {
-        let session = opened.engine.load(&Purpose::Hidden)?;
+        let runtime = opened.engine.runtime(&Purpose::Hidden)?;
         let file = opened.file.clone();
-        return Ok(Loaded::Vectors(Served::new(opened, names, &session)?, Box::new(session), pooling, file));
+        return Ok(Loaded::Vectors(Served::new(opened, names, &runtime)?, Box::new(runtime), pooling, file));
     }
     let runtime = opened.engine.runtime(&Purpose::Sample(&opened.sample))?;
     let served = Served::new(opened, names, &runtime)?;

@@ -10,6 +10,7 @@ mod saved;
 mod saved_form;
 mod sequence;
 mod single;
+mod texts;
 
 pub use phase::Phase;
 pub use recover::{Standby, Takeover};

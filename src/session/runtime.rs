@@ -1,6 +1,9 @@
 //! Many sequences on the backends of a plan: batches of their tokens through the segments, and the states they leave.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use super::{
     phase::{LoadedSegment, Phase, Phases},
@@ -43,11 +46,11 @@ pub struct Runtime {
     pub(super) epoch: u32,
     pub(super) standby: Option<Standby>,
     pub(super) takeover: Option<Takeover>,
-    batch: Batch,
+    pub(super) batch: Batch,
     /// Tokens of each row of the batch that run once more, before those of its work.
     repeated: Vec<usize>,
     members: Vec<usize>,
-    activations: Activations,
+    pub(super) activations: Activations,
     moved: LayerState,
     /// One for each work of the last step.
     outputs: Vec<RowOutput>,
@@ -55,6 +58,9 @@ pub struct Runtime {
     pub(super) logits: Vec<f32>,
     /// (vocab): logits that were asked for behind candidates.
     pub(super) full: Vec<f32>,
+    /// (tokens, dim): hidden states of the last step, where the plan has no head; and the values of each work.
+    pub(super) hidden: Vec<f32>,
+    pub(super) hidden_of: Vec<Range<usize>>,
     /// The segment that computes, or was the last to.
     current: usize,
     /// See [`Self::cancel_when`].
@@ -91,6 +97,8 @@ impl Runtime {
             outputs: Vec::new(),
             logits: Vec::new(),
             full: Vec::new(),
+            hidden: Vec::new(),
+            hidden_of: Vec::new(),
             current: 0,
             cancel: None,
         })
@@ -340,11 +348,6 @@ impl Runtime {
         self.run(&mut [Work { sequence, ids: &[last], want: Want::Last, phase: Phase::Decode }])
     }
 
-    /// Hidden states of the last step, (tokens, dim), where the plan has no head.
-    pub(super) fn hidden(&self) -> &[f32] {
-        &self.activations.hidden
-    }
-
     pub(super) fn check(&self, sequence: &Sequence, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::malformed("prompt", "at least one token", "none"));
@@ -372,6 +375,9 @@ impl Runtime {
     fn try_run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
         self.outputs.resize_with(work.len(), RowOutput::default);
         self.logits.clear();
+        self.hidden.clear();
+        self.hidden_of.clear();
+        self.hidden_of.resize(work.len(), 0..0);
         for one in work.iter_mut() {
             if !self.joins(one) {
                 self.restore(one.sequence)?;
@@ -479,7 +485,7 @@ impl Runtime {
     fn take_outputs(&mut self, members: &[usize]) -> Result<()> {
         let has_head = self.phases.segments(Phase::Decode).last().is_some_and(|loaded| loaded.segment.head);
         if !has_head {
-            return Ok(());
+            return self.take_hidden(members);
         }
         let before = self.logits.len() / self.vocab.max(1);
         let mut total = 0;

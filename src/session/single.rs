@@ -51,6 +51,11 @@ impl Session {
         Self { runtime: self.runtime.with_standby(standby), sequence: self.sequence }
     }
 
+    /// The runtime and its one sequence.
+    pub fn parts(&mut self) -> (&mut Runtime, &mut Sequence) {
+        (&mut self.runtime, &mut self.sequence)
+    }
+
     /// The tokens whose states are held.
     pub fn tokens(&self) -> &[u32] {
         self.sequence.tokens()
@@ -111,18 +116,8 @@ impl Session {
 
     /// As [`prefill`](Self::prefill), asking `go_on` before each batch and giving what is wanted of the last token. False
     /// when it was stopped: then there are no logits, and [`tokens`](Self::tokens) tells how far it came.
-    pub fn prefill_while(&mut self, ids: &[u32], want: Want, mut go_on: impl FnMut() -> bool) -> Result<bool> {
-        // All is checked before anything runs: a prompt that cannot fit must not cost minutes first.
-        self.runtime.check(&self.sequence, ids)?;
-        let mut batches = ids.chunks(self.runtime.sizes().batch_tokens).peekable();
-        while let Some(batch) = batches.next() {
-            if !go_on() {
-                return Ok(false);
-            }
-            let want = if batches.peek().is_some() { Want::Nothing } else { want };
-            self.run_ids(batch, want, Phase::Prefill)?;
-        }
-        Ok(true)
+    pub fn prefill_while(&mut self, ids: &[u32], want: Want, go_on: impl FnMut() -> bool) -> Result<bool> {
+        self.runtime.prefill_while(&mut self.sequence, ids, want, go_on)
     }
 
     /// Runs one token; the logits are for the one after it.
@@ -154,13 +149,8 @@ impl Session {
     }
 
     /// Runs all of `ids`, in batches; `use_logits` is given the logits after each token, (vocab), in order.
-    pub fn score(&mut self, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
-        self.runtime.check(&self.sequence, ids)?;
-        for batch in ids.chunks(self.runtime.sizes().batch_tokens) {
-            self.run_ids(batch, Want::All, Phase::Prefill)?;
-            self.runtime.logits.chunks_exact(self.runtime.vocab()).for_each(&mut use_logits);
-        }
-        Ok(())
+    pub fn score(&mut self, ids: &[u32], use_logits: impl FnMut(&[f32])) -> Result<()> {
+        self.runtime.score(&mut self.sequence, ids, use_logits)
     }
 
     /// Runs all of `ids`, in batches, on a plan whose last segment has no head; `use_stream` is given the residual
@@ -169,8 +159,8 @@ impl Session {
         self.runtime.check(&self.sequence, ids)?;
         for batch in ids.chunks(self.runtime.sizes().batch_tokens) {
             self.run_ids(batch, Want::Nothing, Phase::Prefill)?;
-            let width = self.runtime.hidden().len() / batch.len();
-            self.runtime.hidden().chunks_exact(width.max(1)).for_each(&mut use_stream);
+            let stream = self.runtime.hidden(0);
+            stream.chunks_exact((stream.len() / batch.len()).max(1)).for_each(&mut use_stream);
         }
         Ok(())
     }

@@ -8,16 +8,17 @@ use bitnet_cpu_kernels::{
     isa::Isa,
 };
 use bitnet_gpu::{
+    Error,
     backend::{
         Backend,
         cpu::CpuBackend,
         gpu::{GpuBackend, OpenOptions},
     },
-    generate::{Pooling, embedding},
+    generate::{Pooling, embedding, embeddings},
     gguf::{File, Metadata, TensorSpec, TensorType, Value, Writer},
     model::{Activation, Family, Model},
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
-    session::Session,
+    session::{Runtime, Session},
 };
 use half::f16;
 use safetensors::{Dtype, tensor::TensorView};
@@ -303,6 +304,60 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
+fn backends() -> Vec<(BackendKind, Box<dyn Backend>)> {
+    let mut backends: Vec<(BackendKind, Box<dyn Backend>)> =
+        Isa::available().into_iter().map(|isa| (BackendKind::Cpu, Box::new(CpuBackend::new(isa, 2)) as _)).collect();
+    match GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() }) {
+        Ok(gpu) => backends.push((BackendKind::Gpu, Box::new(gpu))),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            assert!(std::env::var_os("BITNET_REQUIRE_GPU").is_none(), "{error}");
+        }
+    }
+    backends
+}
+
+#[test]
+fn texts_side_by_side_get_the_vectors_that_they_get_alone() {
+    let case = Case::new();
+    let model = Arc::new(Model::open(case.path(&SHAPES[0]).as_ref()).unwrap());
+    // Of one token, of batches large and small, and longer than a batch.
+    let texts: Vec<Vec<u32>> = [1, 3, 8, 9, 40, 2, 12, 16, 17, 5, 33]
+        .into_iter()
+        .enumerate()
+        .map(|(number, len)| (0..len).map(|at| (number as u32 * 7 + at * 3) % BYTE_LEVEL_TOKENS).collect())
+        .collect();
+    for (kind, backend) in backends() {
+        let name = backend.name().to_owned();
+        let segment = Segment { layers: 0..LAYERS, backend: kind, embed: true, head: true, reason: "test".into() };
+        let sizes = Sizes { sequences: 3, ..Sizes::new(40, 16) };
+        let plan = Plan { segments: vec![segment], prefill: None, sizes }.without_head();
+        let mut session = Session::load(&model, &plan, vec![(kind, backend)], &mut |_| ()).unwrap();
+        let pooling = Pooling::Mean;
+        let alone: Vec<_> = texts.iter().map(|ids| embedding(&mut session, &model, ids, pooling).unwrap()).collect();
+        let mut runtime = Runtime::from(session);
+        let mut told = Vec::new();
+        let together = embeddings(&mut runtime, &model, &texts, pooling, |done| {
+            told.push(done);
+            true
+        });
+        assert_eq!(together.unwrap(), alone, "on {name}");
+        // 1 + 3 + 8 tokens; 9; 16; 16; 8 + 2; 12; 16; 16; 1 + 5; 16; 16; 1.
+        assert_eq!(told, [0, 3, 4, 4, 4, 6, 7, 8, 8, 10, 10, 10], "on {name}");
+
+        let stopped = embeddings(&mut runtime, &model, &texts, pooling, |done| done < 3);
+        assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?} on {name}");
+        let too_long = [vec![1], vec![1; 41]];
+        let refused = embeddings(&mut runtime, &model, &too_long, pooling, |_| unreachable!("nothing runs"));
+        assert!(matches!(refused, Err(Error::ContextFull { needed: 41, context: 40 })), "{refused:?} on {name}");
+        let unknown = embeddings(&mut runtime, &model, &[vec![1], vec![BYTE_LEVEL_TOKENS]], pooling, |_| true);
+        assert!(unknown.is_err(), "on {name}");
+        assert_eq!(embeddings(&mut runtime, &model, &[], pooling, |_| true).unwrap(), Vec::<Vec<f32>>::new());
+        // However it ended, all sequences are free again.
+        assert!((0..3).all(|_| runtime.begin().is_some()), "on {name}");
+    }
+}
+
 #[test]
 fn vectors_equal_those_of_the_reference_on_every_backend() {
     let expected: Json = serde_json::from_str(EXPECTED).unwrap();
@@ -314,18 +369,7 @@ fn vectors_equal_those_of_the_reference_on_every_backend() {
         let (family, activation) =
             if is_gemma { (Family::Gemma3, Activation::GeluTanh) } else { (Family::Qwen3, Activation::Silu) };
         assert_eq!((model.config.family, model.config.activation), (family, activation));
-        let mut backends: Vec<(BackendKind, Box<dyn Backend>)> = Isa::available()
-            .into_iter()
-            .map(|isa| (BackendKind::Cpu, Box::new(CpuBackend::new(isa, 2)) as _))
-            .collect();
-        match GpuBackend::open(&OpenOptions { software_allowed: true, ..OpenOptions::default() }) {
-            Ok(gpu) => backends.push((BackendKind::Gpu, Box::new(gpu))),
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                assert!(std::env::var_os("BITNET_REQUIRE_GPU").is_none(), "{error}");
-            }
-        }
-        for (kind, backend) in backends {
+        for (kind, backend) in backends() {
             let name = backend.name().to_owned();
             let segment = Segment { layers: 0..LAYERS, backend: kind, embed: true, head: true, reason: "test".into() };
             // Two batches, so that the second one reads the cache of the first.
