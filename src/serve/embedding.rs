@@ -21,7 +21,7 @@ pub fn run(mut runtime: Runtime, model: &Model, pooling: Pooling, jobs: &JobRece
             }
             // This model writes no text, which its requests are told before.
             Received::Command(Command::Answer(_)) => jobs.served(1),
-            Received::Command(Command::Slot(_)) | Received::Nothing => {}
+            Received::Command(Command::Slot(_) | Command::Loan(_)) | Received::Nothing => {}
             Received::Closed | Received::Stopped => return,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Log,
     answer::{Output, Progress},
-    job::{Action, Done, Job, SlotTask},
+    job::{Action, Done, Job, Loan, SlotTask},
     metrics::Metrics,
     queue::{Command, JobReceiver, Received},
 };
@@ -42,6 +42,7 @@ pub struct EngineThread {
     queue: VecDeque<Job>,
     /// Work on slots that are not free.
     slot_tasks: VecDeque<SlotTask>,
+    loans: VecDeque<Loan>,
     serving: HashMap<u64, Serving>,
     /// Which job an answer belongs to, and its number there.
     answers: HashMap<AnswerId, (u64, usize)>,
@@ -65,6 +66,7 @@ impl EngineThread {
             jobs,
             queue: VecDeque::new(),
             slot_tasks: VecDeque::new(),
+            loans: VecDeque::new(),
             serving: HashMap::new(),
             answers: HashMap::new(),
             next_job: 0,
@@ -83,6 +85,7 @@ impl EngineThread {
         while self.take_commands() {
             self.drop_cancelled();
             self.work_on_slots();
+            self.lend();
             self.admit();
             self.publish();
             match self.batcher.step() {
@@ -104,7 +107,7 @@ impl EngineThread {
     /// Waits where there is nothing else to do; false when it is time to stop.
     fn take_commands(&mut self) -> bool {
         let idles = self.batcher.is_empty();
-        let has_work = !self.queue.is_empty() || !self.slot_tasks.is_empty();
+        let has_work = self.has_work();
         let mut most = match (idles, has_work) {
             (false, _) => Some(Duration::ZERO),
             (true, true) => Some(LOOK_AROUND),
@@ -114,14 +117,20 @@ impl EngineThread {
             match self.jobs.receive(most) {
                 Received::Command(Command::Answer(job)) => self.queue.push_back(*job),
                 Received::Command(Command::Slot(task)) => self.slot_tasks.push_back(task),
+                Received::Command(Command::Loan(loan)) => self.loans.push_back(loan),
                 // This model gives none, which its requests are told before.
                 Received::Command(Command::Vectors(_)) => self.jobs.served(1),
                 Received::Nothing => return true,
-                Received::Closed => return !idles || has_work || !self.queue.is_empty() || !self.slot_tasks.is_empty(),
+                Received::Closed => return !idles || has_work || self.has_work(),
                 Received::Stopped => return false,
             }
             most = Some(Duration::ZERO);
         }
+    }
+
+    /// Whether something waits for a place.
+    fn has_work(&self) -> bool {
+        !(self.queue.is_empty() && self.slot_tasks.is_empty() && self.loans.is_empty())
     }
 
     /// Does what was asked for slots that are free.
@@ -143,6 +152,19 @@ impl EngineThread {
             };
             // The client may have gone away.
             let _ = reply.send(done);
+        }
+    }
+
+    /// Does work on the model itself, one piece between two steps of answers.
+    fn lend(&mut self) {
+        while self.batcher.room() > 0 {
+            let Some(Loan(work)) = self.loans.pop_front() else { return };
+            if let Err(error) = self.batcher.lend(work) {
+                self.log.request(&format!("no place for work on the model: {error}"));
+            }
+            if !self.batcher.is_empty() || !self.queue.is_empty() {
+                return;
+            }
         }
     }
 

@@ -5,7 +5,11 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::answer::Reply;
-use crate::{error::Result, generate::Generation, session::SavedSequence};
+use crate::{
+    error::Result,
+    generate::Generation,
+    session::{Runtime, SavedSequence, Sequence},
+};
 
 /// Answers to one prompt, for one client.
 pub struct Job {
@@ -31,6 +35,9 @@ pub struct VectorsJob {
     /// (texts, dim), each of length 1.
     pub reply: oneshot::Sender<Result<Vec<Vec<f32>>>>,
 }
+
+/// Work on the model itself, with an empty sequence, between two steps of the answers.
+pub struct Loan(pub Box<dyn FnOnce(&mut Runtime, &mut Sequence) + Send>);
 
 /// Work on a slot, which is done when no answer is in it.
 pub struct SlotTask {

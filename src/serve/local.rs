@@ -2,7 +2,10 @@
 //!
 //! In: the path and the JSON of a request. Out: the JSON of its answer, or of each event of a stream.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -17,11 +20,15 @@ use tokio::{runtime, task::JoinHandle};
 use super::{
     Log, ServeOptions,
     app::App,
+    job::Loan,
     models::Models,
     offer::{Offer, Opened},
     router::router,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    session::{Runtime, Sequence},
+};
 
 /// Threads that read and prepare requests: more would only take turns with the engine's.
 const PREPARING_THREADS: usize = 4;
@@ -39,6 +46,23 @@ pub struct Local {
 
 /// A request that is being answered. Dropped, it is cancelled.
 pub struct Pending(JoinHandle<()>);
+
+/// The result of work that the model was lent to.
+pub struct Lent<T>(mpsc::Receiver<Result<T>>);
+
+impl<T> Lent<T> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// Those of the work; if the model was closed before it was done, or was made for embeddings.
+    pub fn wait(self) -> Result<T> {
+        self.0.recv().unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+fn closed() -> Error {
+    Error::missing("the model", "a request: it is closed")
+}
 
 impl Drop for Pending {
     fn drop(&mut self) {
@@ -84,7 +108,7 @@ impl Local {
         let request = Request::builder().method(Method::POST).uri(path).body(Body::from(body));
         let request =
             request.map_err(|_| Error::malformed("the path of a request", "one such as /completion", path))?;
-        let tasks = self.tasks.as_ref().ok_or_else(|| Error::missing("the model", "a request: it is closed"))?;
+        let tasks = self.tasks.as_ref().ok_or_else(closed)?;
         let answer = self.service.call(request);
         Ok(Pending(tasks.spawn(async move {
             let Ok(response) = answer.await;
@@ -105,6 +129,23 @@ impl Local {
             }
             told(None);
         })))
+    }
+
+    /// Lends the loaded model to `work`, with an empty sequence, between two steps of the answers. These wait meanwhile, so what
+    /// takes long should come in pieces.
+    ///
+    /// # Errors
+    /// If the model is closed.
+    pub fn lend<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Runtime, &mut Sequence) -> Result<T> + Send + 'static,
+    ) -> Result<Lent<T>> {
+        let host = self.models.loaded(None).ok().flatten().ok_or_else(closed)?;
+        let (tell, told) = mpsc::channel();
+        // Nobody may wait any more.
+        let work = move |runtime: &mut Runtime, sequence: &mut Sequence| _ = tell.send(work(runtime, sequence));
+        host.jobs.submit_loan(Loan(Box::new(work))).map_err(|_| closed())?;
+        Ok(Lent(told))
     }
 
     /// Ends all answers, and returns when the model is out of memory, or a last step takes too long to wait for.

@@ -82,7 +82,7 @@ mod text;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
-pub use self::local::{Local, Pending};
+pub use self::local::{Lent, Local, Pending};
 pub use self::offer::{Catalogue, Offer, Open, Opened, short_name};
 use crate::{chat::Variables, error::Result};
 

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     error::{ApiError, ApiResult},
-    job::{Job, SlotTask, VectorsJob},
+    job::{Job, Loan, SlotTask, VectorsJob},
 };
 
 /// Something for the engine to do.
@@ -19,6 +19,7 @@ pub enum Command {
     Answer(Box<Job>),
     Slot(SlotTask),
     Vectors(VectorsJob),
+    Loan(Loan),
 }
 
 /// Hands work to the engine, which ends when this is gone and all is done.
@@ -86,6 +87,14 @@ impl JobSender {
     /// If the engine has ended.
     pub fn submit_slot(&self, task: SlotTask) -> ApiResult<()> {
         self.send(Command::Slot(task))
+    }
+
+    /// Queues work on the model itself.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub fn submit_loan(&self, loan: Loan) -> ApiResult<()> {
+        self.send(Command::Loan(loan))
     }
 
     /// Jobs that wait for a place.

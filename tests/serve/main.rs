@@ -11,6 +11,7 @@ mod fields;
 mod hostile;
 mod line;
 mod listening;
+mod local;
 mod models;
 mod open_webui;
 mod others;

@@ -3,7 +3,7 @@
 use super::{AnswerId, Batcher, PlaceState, RunningAnswer, no_sequence};
 use crate::{
     error::{Error, Result},
-    session::{SavedSequence, Sequence},
+    session::{Runtime, SavedSequence, Sequence},
 };
 
 /// A common beginning that is worth copying; less is read again in no time.
@@ -186,6 +186,22 @@ impl Batcher {
         self.empty(at);
         self.places[at].used = 0;
         Ok(tokens)
+    }
+
+    /// Lends the runtime, with the empty sequence of the free place that was unused for longest; what it held gives way. It holds
+    /// then what `work` leaves there.
+    ///
+    /// # Errors
+    /// If no place is free.
+    pub fn lend<T>(&mut self, work: impl FnOnce(&mut Runtime, &mut Sequence) -> T) -> Result<T> {
+        let at = self.least_recent();
+        self.free_place(at)?;
+        self.keep(at);
+        self.empty(at);
+        let mut sequence = self.runtime.begin().ok_or_else(no_sequence)?;
+        let done = work(&mut self.runtime, &mut sequence);
+        self.places[at].sequence = Some(sequence);
+        Ok(done)
     }
 
     fn checked(&self, saved: SavedSequence) -> Result<SavedSequence> {
