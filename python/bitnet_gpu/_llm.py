@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Optional, TypeVar, Union, overload
 
 from ._commands import pull
-from ._core import Core, Reply, settle
-from ._errors import EngineError, Error
+from ._core import Cancel, Core, Reply, settle
+from ._errors import EngineError, Error, UsageError
 from ._outputs import AsyncTextStream, Chat, ChatBuilder, CompletionBuilder, Output, TextStream, pieces, whole
 from ._sampling import SamplingParams, json_schema
 
@@ -183,7 +183,7 @@ class LLM:
         """Continues a prompt; iterates over pieces of the text as they are written."""
         given = _prompt(prompt)
         [body] = _bodies([given], sampling_params, options, stream=True)
-        return TextStream(self._ask("/completion", body), CompletionBuilder(given))
+        return TextStream(self._ask("/completion", body), CompletionBuilder(given), self)
 
     def astream(
         self, prompt: Prompt, sampling_params: Optional[SamplingParams] = None, **options: Any
@@ -191,7 +191,7 @@ class LLM:
         """As `stream`, for `async for`."""
         given = _prompt(prompt)
         [body] = _bodies([given], sampling_params, options, stream=True)
-        return AsyncTextStream(self._ask("/completion", body), CompletionBuilder(given))
+        return AsyncTextStream(self._ask("/completion", body), CompletionBuilder(given), self)
 
     # Conversations
 
@@ -255,20 +255,17 @@ class LLM:
         a pydantic model. With `stream` it iterates over pieces of the text.
         """
         wishes = _chat_fields(sampling_params, options, tools, tool_choice, response_format, template_variables)
-        if _is_list_of_conversations(messages):
-            if stream:
-                raise TypeError("stream: expected one conversation, found a list of them")
-            bodies = [{**wishes, "messages": _messages(one)} for one in messages]
-            return self._all("/v1/chat/completions", bodies, [Chat.of] * len(bodies))
-        body = {**wishes, "messages": _messages(messages)}
         if stream:
-            return TextStream(self._ask("/v1/chat/completions", _streamed(body)), ChatBuilder())
-        [answer] = self._all("/v1/chat/completions", [body], [Chat.of])
-        return answer
+            body = _streamed({**wishes, "messages": _messages(_one_conversation(messages))})
+            return TextStream(self._ask("/v1/chat/completions", body), ChatBuilder(), self)
+        are_many = _is_list_of_conversations(messages)
+        bodies = [{**wishes, "messages": _messages(one)} for one in (messages if are_many else [messages])]
+        answers = self._all("/v1/chat/completions", bodies, [Chat.of] * len(bodies))
+        return answers if are_many else answers[0]
 
     async def achat(
         self,
-        messages: Union[str, Sequence[Message]],
+        messages: Union[str, Sequence[Message], Sequence[Sequence[Message]]],
         sampling_params: Optional[SamplingParams] = None,
         *,
         tools: Optional[Sequence[Mapping[str, Any]]] = None,
@@ -277,14 +274,16 @@ class LLM:
         template_variables: Optional[Mapping[str, Any]] = None,
         stream: bool = False,
         **options: Any,
-    ) -> Union[Chat, AsyncTextStream[Chat]]:
-        """As `chat` of one conversation, while the event loop goes on; `async for piece in await llm.achat(..., stream=True)`."""
+    ) -> Union[Chat, list[Chat], AsyncTextStream[Chat]]:
+        """As `chat`, while the event loop goes on; `async for piece in await llm.achat(..., stream=True)`."""
         wishes = _chat_fields(sampling_params, options, tools, tool_choice, response_format, template_variables)
-        body = {**wishes, "messages": _messages(messages)}
         if stream:
-            return AsyncTextStream(self._ask("/v1/chat/completions", _streamed(body)), ChatBuilder())
-        [answer] = await self._aall("/v1/chat/completions", [body], [Chat.of])
-        return answer
+            body = _streamed({**wishes, "messages": _messages(_one_conversation(messages))})
+            return AsyncTextStream(self._ask("/v1/chat/completions", body), ChatBuilder(), self)
+        are_many = _is_list_of_conversations(messages)
+        bodies = [{**wishes, "messages": _messages(one)} for one in (messages if are_many else [messages])]
+        answers = await self._aall("/v1/chat/completions", bodies, [Chat.of] * len(bodies))
+        return answers if are_many else answers[0]
 
     # Tokens, vectors, probabilities
 
@@ -298,34 +297,68 @@ class LLM:
 
     def embed(
         self,
-        texts: Union[str, Sequence[str]],
+        texts: Union[str, Iterable[str]],
         *,
         pooling: Optional[Literal["last", "mean"]] = None,
         prompt_name: Optional[str] = None,
     ) -> NDArray[numpy.float32]:
-        """Vectors of texts, (texts, dim), each of length 1.
+        """Vectors of texts, (texts, dim), each of length 1. Texts share batches, and each vector is what it is alone.
 
         `pooling` is needed for models that were made to write text, whose vectors mean little. `prompt_name` is that of a text
         which the model was trained to find before others, such as "query".
         """
+        return self._embedded(texts, pooling, prompt_name)[0]
+
+    async def aembed(
+        self,
+        texts: Union[str, Iterable[str]],
+        *,
+        pooling: Optional[Literal["last", "mean"]] = None,
+        prompt_name: Optional[str] = None,
+    ) -> NDArray[numpy.float32]:
+        """As `embed`, while the event loop goes on."""
+        return (await _beside(lambda cancel: self._embedded(texts, pooling, prompt_name, cancel)))[0]
+
+    def _embedded(
+        self,
+        texts: Union[str, Iterable[str]],
+        pooling: Optional[Literal["last", "mean"]],
+        prompt_name: Optional[str] = None,
+        cancel: Optional[Cancel] = None,
+    ) -> tuple[NDArray[numpy.float32], int]:
+        """The vectors of texts, and the tokens that all of them have."""
         import numpy
 
-        given = [texts] if isinstance(texts, str) else list(texts)
-        vectors, dim = self._core.embed(given, pooling, prompt_name)
-        return numpy.frombuffer(vectors, numpy.float32).reshape(len(given), dim).copy()
+        given = _texts(texts)
+        vectors, dim, tokens = self._core.embed(given, pooling, prompt_name, cancel)
+        return numpy.frombuffer(vectors, numpy.float32).reshape(len(given), dim), tokens
 
     def logits(self, prompt: Prompt, *, after_each: bool = False) -> NDArray[numpy.float32]:
         """Logits after the last token of a prompt, (vocab), or after each of them, (tokens, vocab)."""
+        return self._logits(prompt, after_each)
+
+    async def alogits(self, prompt: Prompt, *, after_each: bool = False) -> NDArray[numpy.float32]:
+        """As `logits`, while the event loop goes on."""
+        return await _beside(lambda cancel: self._logits(prompt, after_each, cancel))
+
+    def _logits(self, prompt: Prompt, after_each: bool, cancel: Optional[Cancel] = None) -> NDArray[numpy.float32]:
         import numpy
 
         given = _prompt(prompt)
         ids = self.tokenize(given) if isinstance(given, str) else given
-        logits = numpy.frombuffer(self._core.logits(ids, after_each), numpy.float32).copy()
+        logits = numpy.frombuffer(self._core.logits(ids, after_each, cancel), numpy.float32)
         return logits.reshape(len(ids), -1) if after_each else logits
 
     def perplexity(self, text: str, *, chunk: Optional[int] = None) -> dict[str, Any]:
         """How well the model predicts a text, as llama-perplexity defines it, in chunks of so many tokens."""
-        likelihood: dict[str, Any] = json.loads(self._core.perplexity(text, chunk))
+        return self._perplexity(text, chunk)
+
+    async def aperplexity(self, text: str, *, chunk: Optional[int] = None) -> dict[str, Any]:
+        """As `perplexity`, while the event loop goes on."""
+        return await _beside(lambda cancel: self._perplexity(text, chunk, cancel))
+
+    def _perplexity(self, text: str, chunk: Optional[int], cancel: Optional[Cancel] = None) -> dict[str, Any]:
+        likelihood: dict[str, Any] = json.loads(self._core.perplexity(text, chunk, cancel))
         return likelihood
 
     # Life
@@ -372,7 +405,11 @@ class LLM:
             reply.close()
 
     def _ask(self, path: str, fields: Mapping[str, Any]) -> Reply:
-        return self._core.ask(path, json.dumps(fields))
+        try:
+            body = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_plain)
+        except ValueError as error:
+            raise UsageError(f"a request: {error}") from None
+        return self._core.ask(path, body)
 
     @property
     def _window(self) -> int:
@@ -422,6 +459,15 @@ class LLM:
                 task.cancel()
 
 
+async def _beside(work: Callable[[Cancel], T]) -> T:
+    """The result of work on a thread of its own, which ends where its task is cancelled."""
+    cancel = Cancel()
+    try:
+        return await asyncio.to_thread(work, cancel)
+    finally:
+        cancel.set()
+
+
 @atexit.register
 def _close_all() -> None:
     # Devices are left in order before the interpreter goes.
@@ -439,6 +485,13 @@ def _to_pull(path: Optional[Union[str, os.PathLike[str]]], error: Error) -> Opti
     return None if is_offline or is_path else name
 
 
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as JSON has them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a request: expected what JSON has, found {type(value).__name__}")
+
+
 def _is_ids(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and all(isinstance(id, int) for id in value)
 
@@ -448,7 +501,7 @@ def _prompts(prompts: Any) -> list[Union[str, list[int]]]:
         return [prompts]
     if not isinstance(prompts, Iterable) or isinstance(prompts, (bytes, Mapping)):
         raise TypeError(f"prompts: expected a string, token ids, or a list of either, found {type(prompts).__name__}")
-    given = list(prompts)
+    given = prompts.tolist() if hasattr(prompts, "tolist") else list(prompts)
     if given and _is_ids(given):
         return [given]
     return [_prompt(one) for one in given]
@@ -463,6 +516,18 @@ def _prompt(prompt: Any) -> Union[str, list[int]]:
     if _is_ids(prompt):
         return list(prompt)
     raise TypeError(f"a prompt: expected a string or token ids, found {type(prompt).__name__}")
+
+
+def _texts(texts: Any) -> list[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Mapping)):
+        raise TypeError(f"texts: expected a string or a list of strings, found {type(texts).__name__}")
+    given = list(texts)
+    for text in given:
+        if not isinstance(text, str):
+            raise TypeError(f"texts: expected strings, found {type(text).__name__}")
+    return given
 
 
 def _bodies(
@@ -505,6 +570,12 @@ def _is_list_of_conversations(messages: Any) -> bool:
     return isinstance(messages, Sequence) and bool(messages) and all(
         isinstance(one, Sequence) and not isinstance(one, str) for one in messages
     )
+
+
+def _one_conversation(messages: Any) -> Any:
+    if _is_list_of_conversations(messages):
+        raise TypeError("messages: a stream takes one conversation, found a list of them")
+    return messages
 
 
 def _messages(messages: Any) -> list[dict[str, Any]]:

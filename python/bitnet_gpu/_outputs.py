@@ -201,8 +201,10 @@ class ChatBuilder(Builder[Chat]):
 class TextStream(Generic[T]):
     """Pieces of an answer as they are written. `close()`, the end of a `with`, or an interrupt end it early."""
 
-    def __init__(self, reply: Reply, builder: Builder[T]) -> None:
+    def __init__(self, reply: Reply, builder: Builder[T], owner: object) -> None:
         self._reply, self._builder = reply, builder
+        # A model that nobody else holds would be closed.
+        self._owner = owner
         self._is_closed = False
 
     def __iter__(self) -> Iterator[str]:
@@ -242,8 +244,8 @@ class TextStream(Generic[T]):
 class AsyncTextStream(Generic[T]):
     """As `TextStream`, for `async for`."""
 
-    def __init__(self, reply: Reply, builder: Builder[T]) -> None:
-        self._reply, self._builder = reply, builder
+    def __init__(self, reply: Reply, builder: Builder[T], owner: object) -> None:
+        self._reply, self._builder, self._owner = reply, builder, owner
         self._is_closed = False
         self._texts = self._read()
 

@@ -73,6 +73,8 @@ class SamplingParams:
         if "stop" in fields:
             fields["stop"] = _texts("stop", fields["stop"])
         if "logit_bias" in fields:
+            if not isinstance(fields["logit_bias"], Mapping):
+                raise TypeError(f"logit_bias: expected a dictionary, found {type(fields['logit_bias']).__name__}")
             fields["logit_bias"] = [[token, bias] for token, bias in fields["logit_bias"].items()]
         if schema is not None:
             fields["json_schema"] = json_schema(schema)

@@ -193,22 +193,22 @@ class Llama:
     def create_embedding(self, input: Union[str, Sequence[str]], model: Optional[str] = None) -> Json:
         """Vectors of texts in OpenAI's form."""
         texts = [input] if isinstance(input, str) else list(input)
-        tokens = sum(len(self.llm.tokenize(text)) for text in texts)
-        vectors = self._vectors(texts)
+        vectors, tokens = self._vectors(texts)
         data = [{"object": "embedding", "embedding": vector, "index": at} for at, vector in enumerate(vectors)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"object": "list", "data": data, "model": model or self.llm.info["name"], "usage": usage}
 
     def embed(self, input: Union[str, Sequence[str]]) -> Union[list[float], list[list[float]]]:
         """The vector of a text, or those of several."""
-        vectors = self._vectors([input] if isinstance(input, str) else list(input))
+        vectors, _ = self._vectors([input] if isinstance(input, str) else list(input))
         return vectors[0] if isinstance(input, str) else vectors
 
-    def _vectors(self, texts: list[str]) -> list[list[float]]:
+    def _vectors(self, texts: list[str]) -> tuple[list[list[float]], int]:
+        """The vectors of texts, and the tokens that all of them have."""
         if not self._embeds:
             raise RuntimeError("Llama model must be created with embedding=True to call this method")
-        vectors: list[list[float]] = self.llm.embed(texts, pooling=self._pooling).tolist()
-        return vectors
+        vectors, tokens = self.llm._embedded(texts, self._pooling)
+        return vectors.tolist(), tokens
 
     # Tokens
 

@@ -228,14 +228,16 @@ class _Engine:
         return [answer for answer in answers if answer is not None]
 
     def _embed(self, rows: list[Row]) -> list[Row]:
-        def vector(row: Row) -> Row:
-            try:
-                [found] = self._llm.embed([row.get("prompt")], **self._config.embed).tolist()  # type: ignore[list-item]
-                return {"embedding": found, "error": ""}
-            except (ContextError, UsageError, TypeError) as error:
-                return {"embedding": [], "error": str(error)}
-
-        return [vector(row) for row in rows]
+        texts: list[Any] = [row.get("prompt") for row in rows]
+        try:
+            found = self._llm.embed(texts, **self._config.embed).tolist()
+        except (ContextError, UsageError, TypeError) as error:
+            if len(rows) == 1:
+                return [{"embedding": [], "error": str(error)}]
+            # One text is at fault, which is found before anything is computed; the others share batches all the same.
+            middle = len(rows) // 2
+            return self._embed(rows[:middle]) + self._embed(rows[middle:])
+        return [{"embedding": vector, "error": ""} for vector in found]
 
 
 def _text_columns(text: str = "", finish_reason: str = "", read: int = 0, generated: int = 0) -> Row:

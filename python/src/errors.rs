@@ -30,6 +30,11 @@ pub fn of_kind(py: Python<'_>, kind: &str, message: &str) -> PyErr {
     made.map_or_else(|broken| broken, PyErr::from_value)
 }
 
+/// The exception where a model is used that another process loaded.
+pub fn forked(py: Python<'_>) -> PyErr {
+    of_kind(py, "Closed", "the model was loaded before this process was forked: make another LLM here")
+}
+
 fn kind(error: &Error) -> &'static str {
     if matches!(error.remedy(), Some(Remedy::Pull(_))) {
         return "NotFound";

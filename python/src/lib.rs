@@ -10,6 +10,8 @@ mod model;
 
 mod notices;
 
+mod numbers;
+
 mod options;
 
 mod program;
@@ -29,6 +31,7 @@ mod _core {
         model::Core,
         program::{run_program, settle},
         reply::Reply,
+        work::Cancel,
     };
     use pyo3::prelude::*;
 

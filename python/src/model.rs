@@ -1,9 +1,10 @@
 //! A model as Python holds it: its file, where it runs, and what is loaded of it.
 //!
-//! Texts are written by a [`Local`] server; logits and vectors come from sessions of their own, which are loaded when they are
-//! first asked for.
+//! Texts are written by a [`Local`] server, which also lends its model for logits. Vectors come from a runtime without a head,
+//! which is loaded when they are first asked for.
 
 use std::{
+    mem,
     path::PathBuf,
     process,
     sync::{
@@ -13,40 +14,40 @@ use std::{
 };
 
 use bitnet_gpu::{
-    EncodeOptions, Engine, EngineOptions, Error, ModelFile, OpenOptions, Pooling, Purpose, Result, Segment, Session,
-    Want,
+    EncodeOptions, Engine, EngineOptions, Error, ModelFile, OpenOptions, Pooling, Purpose, Result, Segment,
     chat::{Format, Template},
-    embedding,
-    generate::{Prompts, perplexity},
     serve::{Local, Opened, ServeOptions, short_name},
+    session::Runtime,
 };
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::{
+    prelude::*,
+    types::{PyByteArray, PyBytes},
+};
 use serde_json::{Value, json};
 
 use super::{
     errors,
     notices::Notices,
+    numbers::Embedded,
     options::{Arguments, i2s_layout},
     reply::Reply,
     work::{Cancel, do_long},
 };
 
-/// Tokens of a chunk whose perplexity is measured, where none are asked for; as in llama-perplexity.
-const CHUNK_TOKENS: usize = 512;
-
 /// A model and what is loaded of it.
-struct Model {
-    file: ModelFile,
-    engine: Engine,
+pub struct Model {
+    pub file: ModelFile,
+    pub engine: Engine,
     /// The form of prompts that was asked for.
     template: Option<String>,
     prefix_bytes: usize,
     notices: Arc<Notices>,
     /// How vectors are made, where the model was made for those.
-    pooling: Option<Pooling>,
+    pub pooling: Option<Pooling>,
     text: Mutex<Option<Local>>,
-    logits: Mutex<Option<Session>>,
-    hidden: Mutex<Option<Session>>,
+    /// The head of a model that was made for vectors; the others have theirs in `text`.
+    pub logits: Mutex<Option<Runtime>>,
+    pub hidden: Mutex<Option<Runtime>>,
     is_closed: AtomicBool,
 }
 
@@ -112,20 +113,21 @@ impl Core {
         let mut open = OpenOptions::default();
         open.copy = !use_mmap;
         open.i2s = self::i2s_layout(i2s_layout).map_err(fail)?;
-        let model = do_long(py, move |_| Model::open(model, &open, options, chat_template, prefix_cache))?;
-        Ok(Self { model: Arc::new(model), process: process::id() })
+        let opened =
+            do_long(py, Cancel::default(), move |_| Model::open(model, &open, options, chat_template, prefix_cache));
+        Ok(Self { model: Arc::new(opened?.map_err(fail)?), process: process::id() })
     }
 
     /// Loads what writes texts, where it is not loaded yet.
     fn load(&self, py: Python<'_>) -> PyResult<()> {
-        let model = self.usable(py)?;
-        do_long(py, move |_| model.with_text(|_| Ok(())))
+        self.long(py, Cancel::default(), |model, _| model.with_text(|_| Ok(())))
     }
 
     /// Sends the JSON of a request to a route of the server in this process.
     fn ask(&self, py: Python<'_>, path: String, body: String) -> PyResult<Reply> {
-        let model = self.usable(py)?;
-        do_long(py, move |_| model.with_text(|local| Reply::of(|told| local.ask(&path, body, told))))
+        self.long(py, Cancel::default(), move |model, _| {
+            model.with_text(|local| Reply::of(|told| local.ask(&path, body, told)))
+        })
     }
 
     /// Token ids of a text.
@@ -150,21 +152,29 @@ impl Core {
     }
 
     /// Logits after the last of `ids`, (vocab), or after each, (ids, vocab); f32, as bytes.
-    fn logits<'py>(&self, py: Python<'py>, ids: Vec<u32>, after_each: bool) -> PyResult<Bound<'py, PyBytes>> {
-        let model = self.usable(py)?;
-        let logits = do_long(py, move |cancel| model.logits(&ids, after_each, cancel))?;
-        Ok(bytes(py, &logits))
+    #[pyo3(signature = (ids, after_each, cancel=None))]
+    fn logits<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Vec<u32>,
+        after_each: bool,
+        cancel: Option<Cancel>,
+    ) -> PyResult<Bound<'py, PyByteArray>> {
+        let logits =
+            self.long(py, cancel.unwrap_or_default(), move |model, cancel| model.logits(ids, after_each, cancel))?;
+        bytes(py, [&logits[..]].into_iter())
     }
 
-    /// Vectors of texts, (texts, dim) f32 as bytes, and dim.
-    #[pyo3(signature = (texts, pooling=None, prompt_name=None))]
+    /// Vectors of texts, (texts, dim) f32 as bytes; dim; the tokens of all texts.
+    #[pyo3(signature = (texts, pooling=None, prompt_name=None, cancel=None))]
     fn embed<'py>(
         &self,
         py: Python<'py>,
         texts: Vec<String>,
         pooling: Option<&str>,
         prompt_name: Option<String>,
-    ) -> PyResult<(Bound<'py, PyBytes>, usize)> {
+        cancel: Option<Cancel>,
+    ) -> PyResult<(Bound<'py, PyByteArray>, usize, usize)> {
         let pooling = match pooling {
             None => None,
             Some("last") => Some(Pooling::Last),
@@ -174,22 +184,21 @@ impl Core {
                 return Err(errors::exception(py, &Error::Usage(message)));
             }
         };
-        let model = self.usable(py)?;
-        let (vectors, dim) = do_long(py, move |cancel| model.embed(&texts, pooling, prompt_name.as_deref(), cancel))?;
-        Ok((bytes(py, &vectors), dim))
+        let Embedded { vectors, dim, tokens } = self.long(py, cancel.unwrap_or_default(), move |model, cancel| {
+            model.embed(&texts, pooling, prompt_name.as_deref(), cancel)
+        })?;
+        Ok((bytes(py, vectors.iter().map(Vec::as_slice))?, dim, tokens))
     }
 
     /// How well the model predicts a text, as JSON.
-    #[pyo3(signature = (text, chunk=None))]
-    fn perplexity(&self, py: Python<'_>, text: String, chunk: Option<usize>) -> PyResult<String> {
-        let model = self.usable(py)?;
-        do_long(py, move |cancel| model.perplexity(&text, chunk, cancel))
+    #[pyo3(signature = (text, chunk=None, cancel=None))]
+    fn perplexity(&self, py: Python<'_>, text: String, chunk: Option<i64>, cancel: Option<Cancel>) -> PyResult<String> {
+        self.long(py, cancel.unwrap_or_default(), move |model, cancel| model.perplexity(&text, chunk, cancel))
     }
 
     /// Which layers would run where, and why, as JSON.
     fn plan(&self, py: Python<'_>) -> PyResult<String> {
-        let model = self.usable(py)?;
-        do_long(py, move |_| model.plan())
+        self.long(py, Cancel::default(), |model, _| model.plan())
     }
 
     /// Numbers and names of the model, as JSON.
@@ -211,23 +220,55 @@ impl Core {
     }
 }
 
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.process != process::id() {
+            // It would let go of threads that a forked process does not have.
+            mem::forget(Arc::clone(&self.model));
+        }
+    }
+}
+
 impl Core {
+    /// Does what takes long with the model.
+    fn long<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        cancel: Cancel,
+        work: impl FnOnce(&Model, &Cancel) -> Result<T> + Send + 'static,
+    ) -> PyResult<T> {
+        let model = self.usable(py)?;
+        let of_work = Arc::clone(&model);
+        let done = do_long(py, cancel, move |cancel| work(&of_work, cancel))?;
+        done.map_err(|error| {
+            if model.is_closed() {
+                errors::of_kind(py, "Closed", "the model was closed meanwhile")
+            } else {
+                errors::exception(py, &error)
+            }
+        })
+    }
+
     /// The model, where it can be used.
     fn usable(&self, py: Python<'_>) -> PyResult<Arc<Model>> {
         if self.process != process::id() {
-            let message = "the model was loaded before this process was forked: make another LLM here";
-            return Err(errors::of_kind(py, "Closed", message));
+            return Err(errors::forked(py));
         }
-        if self.model.is_closed.load(Ordering::Relaxed) {
+        if self.model.is_closed() {
             return Err(errors::of_kind(py, "Closed", "the model is closed"));
         }
         Ok(Arc::clone(&self.model))
     }
 }
 
-fn bytes<'py>(py: Python<'py>, values: &[f32]) -> Bound<'py, PyBytes> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-    PyBytes::new(py, &bytes)
+/// Rows of numbers as the bytes of an array that Python may write to.
+fn bytes<'py, 'a>(py: Python<'py>, rows: impl Iterator<Item = &'a [f32]> + Clone) -> PyResult<Bound<'py, PyByteArray>> {
+    let values = rows.clone().map(<[f32]>::len).sum::<usize>();
+    PyByteArray::new_with(py, values * size_of::<f32>(), |bytes| {
+        let places = bytes.chunks_exact_mut(size_of::<f32>());
+        places.zip(rows.flatten()).for_each(|(place, value)| place.copy_from_slice(&value.to_ne_bytes()));
+        Ok(())
+    })
 }
 
 /// The form of prompts: a built-in one by its name, a Jinja template, or that of the file.
@@ -270,8 +311,9 @@ impl Model {
     }
 
     /// Lends what writes texts, which is loaded where it is not yet.
-    fn with_text<T>(&self, lend: impl FnOnce(&Local) -> Result<T>) -> Result<T> {
+    pub fn with_text<T>(&self, lend: impl FnOnce(&Local) -> Result<T>) -> Result<T> {
         let mut text = lock(&self.text);
+        self.check_open()?;
         if let Some(local) = &*text {
             return lend(local);
         }
@@ -288,101 +330,38 @@ impl Model {
         lend(text.insert(Local::start(options, opened, log)?))
     }
 
-    /// Lends a session, which is loaded where it is not yet.
-    fn with_session<T>(
+    /// Lends a runtime of its own, which is loaded where it is not yet.
+    pub fn with_runtime<T>(
         &self,
-        of: &Mutex<Option<Session>>,
-        purpose: &Purpose<'_>,
-        lend: impl FnOnce(&mut Session) -> Result<T>,
+        of: &Mutex<Option<Runtime>>,
+        (purpose, sequences): (&Purpose<'_>, usize),
+        lend: impl FnOnce(&mut Runtime) -> Result<T>,
     ) -> Result<T> {
         let mut held = lock(of);
-        let session = match &mut *held {
-            Some(session) => session,
+        self.check_open()?;
+        let runtime = match &mut *held {
+            Some(runtime) => runtime,
             None => {
                 let mut options = self.engine.options().clone();
-                options.sequences = 1;
-                held.insert(self.engine.with_options(options).load(purpose)?)
+                options.sequences = sequences;
+                held.insert(self.engine.with_options(options).runtime(purpose)?)
             }
         };
-        let done = session.truncate(0).and_then(|()| lend(session));
+        let done = lend(runtime);
         if done.as_ref().is_err_and(Error::is_of_device) {
             *held = None;
         }
         done
     }
 
-    fn logits(&self, ids: &[u32], after_each: bool, cancel: &Cancel) -> Result<Vec<f32>> {
-        if ids.is_empty() {
-            return Err(Error::Usage("logits: expected at least one token id, found none".into()));
-        }
-        self.with_session(&self.logits, &Purpose::Logits, |session| {
-            if ids.len() > session.context_tokens() {
-                return Err(Error::ContextFull { needed: ids.len(), context: session.context_tokens() });
-            }
-            if !after_each {
-                session.prefill_while(ids, Want::Last, || !cancel.is_set())?;
-                cancel.check()?;
-                return Ok(session.logits_mut().to_vec());
-            }
-            let mut all = Vec::new();
-            for batch in ids.chunks(session.sizes().batch_tokens) {
-                cancel.check()?;
-                session.score(batch, |logits| all.extend_from_slice(logits))?;
-            }
-            Ok(all)
-        })
+    /// An error where the model is closed.
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::missing("the model", "a request: it is closed")) } else { Ok(()) }
     }
 
-    fn embed(
-        &self,
-        texts: &[String],
-        pooling: Option<Pooling>,
-        prompt_name: Option<&str>,
-        cancel: &Cancel,
-    ) -> Result<(Vec<f32>, usize)> {
-        let pooling = pooling.or(self.pooling).ok_or_else(|| {
-            let reason = "it was made to write text; with pooling=\"mean\" or \"last\" it gives vectors all the same";
-            Error::unsupported("embedding with this model", reason)
-        })?;
-        let (model, tokenizer) = (self.file.model()?, self.file.tokenizer()?);
-        let prompts = Prompts::stated(self.file.file().metadata())?;
-        let before = prompts.text(prompt_name)?;
-        let options = EncodeOptions { add_special: true, parse_special: true };
-        let mut vectors = Vec::with_capacity(texts.len() * model.config.dim);
-        self.with_session(&self.hidden, &Purpose::Hidden, |session| {
-            for (number, text) in texts.iter().enumerate() {
-                cancel.check()?;
-                let ids = tokenizer.encode(&format!("{before}{text}"), &options)?;
-                if ids.is_empty() {
-                    return Err(Error::Usage(format!("text {number} is empty")));
-                }
-                if ids.len() > session.context_tokens() {
-                    return Err(Error::ContextFull { needed: ids.len(), context: session.context_tokens() });
-                }
-                vectors.extend(embedding(session, model, &ids, pooling)?);
-            }
-            Ok(())
-        })?;
-        Ok((vectors, model.config.dim))
-    }
-
-    fn perplexity(&self, text: &str, chunk: Option<usize>, cancel: &Cancel) -> Result<String> {
-        let tokenizer = self.file.tokenizer()?;
-        let ids = tokenizer.encode(text, &EncodeOptions { add_special: true, parse_special: false })?;
-        let bos = tokenizer.bos().filter(|&bos| ids.first() == Some(&bos));
-        self.with_session(&self.logits, &Purpose::Logits, |session| {
-            let chunk = chunk.unwrap_or(CHUNK_TOKENS.min(session.context_tokens()));
-            let likelihood = perplexity(session, &ids, chunk, bos, |_, _, _| !cancel.is_set())?;
-            cancel.check()?;
-            Ok(json!({
-                "perplexity": likelihood.perplexity(),
-                "standard_error": likelihood.standard_error(),
-                "mean_nll": likelihood.mean_nll(),
-                "tokens_scored": likelihood.tokens(),
-                "chunk": chunk,
-            })
-            .to_string())
-        })
+    /// True from the beginning of its end on.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
     fn plan(&self) -> Result<String> {

@@ -2,13 +2,14 @@
 
 use std::{
     collections::VecDeque,
+    mem, process,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use bitnet_gpu::serve::Pending;
 use pyo3::prelude::*;
 
-use super::work::LOOK_AROUND;
+use super::{errors, work::LOOK_AROUND};
 
 /// Pieces that have arrived, and who is told of more.
 #[derive(Default)]
@@ -69,6 +70,8 @@ impl Drop for Arrivals {
 pub struct Reply {
     shared: Arc<Shared>,
     pending: Mutex<Option<Pending>>,
+    /// Threads do not go along where the process forks.
+    process: u32,
 }
 
 impl Reply {
@@ -79,7 +82,20 @@ impl Reply {
         let shared = Arc::<Shared>::default();
         let arrivals = Arrivals(Arc::clone(&shared));
         let pending = ask(Box::new(move |piece| arrivals.0.take(piece)))?;
-        Ok(Self { shared, pending: Mutex::new(Some(pending)) })
+        Ok(Self { shared, pending: Mutex::new(Some(pending)), process: process::id() })
+    }
+
+    /// An exception in a forked process, where nothing arrives.
+    fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.process == process::id() { Ok(()) } else { Err(errors::forked(py)) }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.process != process::id() {
+            mem::forget(self.pending.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
 
@@ -91,6 +107,7 @@ impl Reply {
 
     /// The next piece. Waits for it while other threads go on; Ctrl-C ends the wait.
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.check_process(py)?;
         loop {
             {
                 let mut state = self.shared.lock();
@@ -123,7 +140,8 @@ impl Reply {
     }
 
     /// Calls `listener` from a thread of the engine whenever something has arrived, and now where something has.
-    fn notify(&self, py: Python<'_>, listener: Py<PyAny>) {
+    fn notify(&self, py: Python<'_>, listener: Py<PyAny>) -> PyResult<()> {
+        self.check_process(py)?;
         let has_news = {
             let mut state = self.shared.lock();
             state.notify = Some(listener);
@@ -132,10 +150,14 @@ impl Reply {
         if has_news {
             self.shared.tell(py);
         }
+        Ok(())
     }
 
     /// Ends the answer; what has arrived stays.
     fn close(&self) {
+        if self.process != process::id() {
+            return;
+        }
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.lock().ended = true;
         self.shared.changed.notify_all();

@@ -19,9 +19,23 @@ use super::errors;
 /// How often Ctrl-C is looked for.
 pub const LOOK_AROUND: Duration = Duration::from_millis(50);
 
-/// Set where nobody waits for the work any more.
+/// Ends work for which nobody waits any more.
+#[pyclass(frozen, from_py_object, module = "bitnet_gpu._core")]
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
+
+#[pymethods]
+impl Cancel {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the work to end.
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Cancel {
     /// True where the work should end.
@@ -35,16 +49,16 @@ impl Cancel {
     }
 }
 
-/// Does `work` and waits for it. Ctrl-C ends the waiting at once, and the work where it looks at its `Cancel`.
+/// Does `work` and waits for it. Ctrl-C ends the waiting at once, and the work where it looks at `cancel`.
 ///
 /// # Errors
-/// Those of the work; a panic in it is one, too.
+/// An interrupt, or a panic of the work.
 pub fn do_long<T: Send + 'static>(
     py: Python<'_>,
+    cancel: Cancel,
     work: impl FnOnce(&Cancel) -> Result<T> + Send + 'static,
-) -> PyResult<T> {
+) -> PyResult<Result<T>> {
     let (tell, mut told) = mpsc::channel();
-    let cancel = Cancel::default();
     let of_work = cancel.clone();
     let begun = thread::Builder::new().name("bitnet_gpu".into()).spawn(move || {
         let done = panic::catch_unwind(AssertUnwindSafe(|| work(&of_work)));
@@ -56,13 +70,11 @@ pub fn do_long<T: Send + 'static>(
         let outcome;
         (outcome, told) = py.detach(move || (told.recv_timeout(LOOK_AROUND), told));
         match outcome {
-            Ok(Ok(done)) => return done.map_err(|error| errors::exception(py, &error)),
+            Ok(Ok(done)) => return Ok(done),
             Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => {
                 return Err(errors::of_kind(py, errors::BUG, "the engine met a bug; standard error says where"));
             }
-            Err(RecvTimeoutError::Timeout) => py.check_signals().inspect_err(|_| {
-                cancel.0.store(true, Ordering::Relaxed);
-            })?,
+            Err(RecvTimeoutError::Timeout) => py.check_signals().inspect_err(|_| cancel.set())?,
         }
     }
 }

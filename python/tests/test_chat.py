@@ -69,13 +69,17 @@ def test_answers_follow_a_schema(llm):
 
 def test_asyncio(llm):
     async def run():
-        whole, stream = await asyncio.gather(
-            llm.achat(QUESTION, **OPTIONS), llm.achat(QUESTION, stream=True, **OPTIONS)
+        whole, stream, two = await asyncio.gather(
+            llm.achat(QUESTION, **OPTIONS),
+            llm.achat(QUESTION, stream=True, **OPTIONS),
+            llm.achat([QUESTION, QUESTION], **OPTIONS),
         )
-        return whole.text, "".join([piece async for piece in stream])
+        return whole.text, "".join([piece async for piece in stream]), *(one.text for one in two)
 
-    whole, streamed = asyncio.run(run())
-    assert whole == streamed == llm.chat(QUESTION, **OPTIONS).text
+    assert set(asyncio.run(run())) == {llm.chat(QUESTION, **OPTIONS).text}
+    for stream in (llm.chat, lambda *args, **options: asyncio.run(llm.achat(*args, **options))):
+        with pytest.raises(TypeError, match="one conversation"):
+            stream([QUESTION, QUESTION], stream=True)
 
 
 def test_what_is_no_conversation_is_refused(llm):

@@ -1,5 +1,7 @@
 """What goes wrong is an exception, and the interpreter goes on."""
 
+import copy
+import gc
 import os
 import pickle
 import signal
@@ -81,10 +83,24 @@ def test_wrong_prompts_and_options_of_an_answer(llm):
     for wrong in ({"temperature": "hot"}, {"max_tokens": -5}, {"n": 100}, {"stop": [5]}, {"grammar": "no grammar ::"}):
         with pytest.raises(UsageError):
             llm.generate("A", **wrong)
+    for wrong in ({"logit_bias": [1]}, {"extra": {"a": object()}}):
+        with pytest.raises(TypeError):
+            llm.generate("A", **wrong)
+    for wrong in ({"temperature": float("nan")}, {"temperature": float("inf")}, {"seed": 10**30}):
+        with pytest.raises(UsageError):
+            llm.generate("A", **wrong)
+    with pytest.raises(ValueError, match="surrogate"):
+        llm.generate("\ud800")
     with pytest.raises(UsageError):
         llm.generate([llm.n_vocab])
     with pytest.raises(OverflowError):
         llm.detokenize([-1])
+    for wrong in (None, 5, b"bytes", {"a": 1}, ["a", None], [["a"]]):
+        with pytest.raises(TypeError, match="texts"):
+            llm.embed(wrong, pooling="mean")
+    for call in (llm.tokenize, llm.detokenize, llm.logits, llm.perplexity, llm.chat):
+        with pytest.raises(TypeError):
+            call(None)
     # All the same it answers.
     assert llm.generate("A", max_tokens=1)[0].token_ids
 
@@ -130,13 +146,55 @@ def test_closing_ends_what_other_threads_wait_for():
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("call", ["embed", "perplexity", "logits"])
+def test_closing_ends_numbers_that_other_threads_wait_for(call):
+    llm = LLM(backend="cpu", n_ctx=4096, n_seqs=1)
+    calls = {
+        "embed": lambda: llm.embed(["A dog."] * 200_000, pooling="mean"),
+        "perplexity": lambda: llm.perplexity("A dog and a cat. " * 100_000, chunk=64),
+        "logits": lambda: [llm.logits("A dog") for _ in range(100_000)],
+    }
+    caught = []
+
+    def wait():
+        try:
+            calls[call]()
+        except EngineError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.3)
+    llm.close()
+    thread.join()
+    assert len(caught) == 1 and "closed" in caught[0]
+
+
+def test_a_stream_keeps_its_model():
+    stream = LLM(backend="cpu", n_ctx=64, n_seqs=1).stream("A", max_tokens=20, temperature=0)
+    gc.collect()
+    assert "".join(stream) and stream.output.finish_reason == "length"
+
+
 def test_a_model_is_not_pickled(llm):
-    with pytest.raises(TypeError, match="arguments"):
-        pickle.dumps(llm)
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="arguments"):
+            attempt(llm)
+
+
+def test_answers_options_and_errors_are_pickled(llm, tmp_path):
+    [output] = llm.generate("A", max_tokens=2, temperature=0)
+    for one in (output, llm.chat("A", max_tokens=2), bitnet_gpu.SamplingParams(stop=["a"], logit_bias={1: 2.0})):
+        assert pickle.loads(pickle.dumps(one)) == one
+    for call in (lambda: llm.logits([]), lambda: LLM(tmp_path / "absent.gguf"), lambda: llm.generate("word " * 600)):
+        with pytest.raises(bitnet_gpu.Error) as caught:
+            call()
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (type(again), str(again)) == (type(caught.value), str(caught.value))
 
 
 @needs_posix
-@pytest.mark.parametrize("call", ["generate", "stream", "embed", "perplexity"])
+@pytest.mark.parametrize("call", ["generate", "stream", "embed", "perplexity", "logits"])
 def test_ctrl_c_ends_a_call_and_the_model_goes_on(call):
     code = f"""
 import os, signal, threading
@@ -148,6 +206,7 @@ calls = {{
     "stream": lambda: [piece for text in ["A"] * 100000 for piece in llm.stream(text, **endless)],
     "embed": lambda: llm.embed(["A dog."] * 1000000, pooling="last"),
     "perplexity": lambda: llm.perplexity("A dog and a cat. " * 200000, chunk=64),
+    "logits": lambda: [llm.logits([1] * 4000, after_each=True) for _ in range(10000)],
 }}
 # All that is loaded at the first call is there before the interrupt.
 llm.embed("A", pooling="last")
@@ -172,6 +231,31 @@ def test_a_fork_is_told_to_load_its_own(llm):
             os._exit(7 if "forked" in str(error) else 8)
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@needs_posix
+def test_a_forked_process_ends_in_order_and_may_load_its_own():
+    code = """
+import os, sys
+from bitnet_gpu import LLM, EngineError
+llm = LLM(backend="cpu", n_ctx=4096, n_seqs=1)
+stream = llm.stream("A", max_tokens=-1, ignore_eos=True)
+next(stream)
+child = os.fork()
+if child == 0:
+    try:
+        next(stream)
+    except EngineError as error:
+        assert "forked" in str(error)
+        stream.close()
+    with LLM(backend="cpu", n_ctx=64, n_seqs=1) as own:
+        own.generate("A", max_tokens=2)
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(next(stream)) > 0)
+"""
+    # Newer Pythons warn of forks.
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("3 True\n", "")
 
 
 def test_the_interpreter_ends_with_a_model_at_work():

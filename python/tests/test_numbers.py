@@ -1,9 +1,13 @@
 """Tokens, logits, vectors, perplexity, plans."""
 
+import asyncio
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 
-from bitnet_gpu import ContextError, ModelError, UsageError
+from bitnet_gpu import LLM, ContextError, ModelError, UsageError
 
 
 def test_the_highest_logit_is_the_greedy_token(llm):
@@ -21,6 +25,8 @@ def test_vectors_have_length_1_and_tell_texts_apart(llm):
     assert (vectors.shape, vectors.dtype) == ((3, llm.n_embd), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (vectors[0] == vectors[1]).all() and vectors[0] @ vectors[2] < 0.999
+    alone = [llm.embed(text, pooling="mean")[0] for text in ("A small dog.", "The red boat")]
+    assert (vectors[[1, 2]] == alone).all()
     assert llm.embed("A", pooling="last").shape == (1, llm.n_embd)
     assert llm.embed([], pooling="last").shape == (0, llm.n_embd)
     vectors[0] = 0
@@ -31,6 +37,67 @@ def test_a_model_that_writes_text_embeds_on_demand_only(llm):
         llm.embed("A")
     with pytest.raises(UsageError, match="max"):
         llm.embed("A", pooling="max")
+
+
+def test_many_texts_of_all_lengths_get_the_vectors_that_each_gets_alone(llm):
+    texts = ["The dog ran. " * (1 + at * at % 23) for at in range(30)]
+    for pooling in ("mean", "last"):
+        alone = np.concatenate([llm.embed(text, pooling=pooling) for text in texts])
+        assert (llm.embed(iter(texts), pooling=pooling) == alone).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists the threads of a process")
+def test_logits_come_from_the_model_that_is_loaded():
+    def threads():
+        names = [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
+        return sorted(name for name in names if name not in ("bitnet_gpu", "requests"))
+
+    with LLM(backend="cpu", n_ctx=64, n_seqs=1, n_threads=2) as llm:
+        before = threads()
+        llm.logits("A dog")
+        llm.perplexity("A dog and a cat. " * 20, chunk=16)
+        assert threads() == before
+
+
+def test_answers_go_on_while_logits_are_computed(llm):
+    [expected] = llm.generate("Once", temperature=0, max_tokens=60)
+    logits = llm.logits("The dog")
+    stream = llm.stream("Once", temperature=0, max_tokens=60)
+    next(stream)
+    for _ in range(5):
+        assert (llm.logits("The dog") == logits).all()
+    list(stream)
+    assert stream.output.text == expected.text
+
+
+def test_asyncio_gives_the_same_numbers(llm):
+    async def run():
+        return await asyncio.gather(
+            llm.alogits("A dog"), llm.aembed(["A", "B"], pooling="mean"), llm.aperplexity("A dog. " * 40, chunk=32)
+        )
+
+    logits, vectors, likelihood = asyncio.run(run())
+    assert (logits == llm.logits("A dog")).all()
+    assert (vectors == llm.embed(["A", "B"], pooling="mean")).all()
+    assert likelihood == llm.perplexity("A dog. " * 40, chunk=32)
+
+
+def test_a_cancelled_task_ends_its_work(llm):
+    async def run():
+        work = (
+            llm.aembed(["A dog."] * 1_000_000, pooling="mean"),
+            llm.aperplexity("A dog and a cat. " * 200_000, chunk=16),
+        )
+        for one in work:
+            task = asyncio.ensure_future(one)
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    # The loop waits for its threads.
+    asyncio.run(run())
+    assert llm.embed("A", pooling="mean").shape == (1, llm.n_embd)
 
 
 def test_perplexity_is_the_mean_of_what_logits_say(llm):
@@ -71,5 +138,8 @@ def test_what_does_not_fit_is_refused(llm):
         llm.logits([])
     with pytest.raises(ContextError):
         llm.embed("word " * 600, pooling="mean")
-    with pytest.raises(ValueError, match=str(llm.n_vocab)):
+    with pytest.raises(UsageError, match=str(llm.n_vocab)):
         llm.logits([llm.n_vocab])
+    for wrong in ({"chunk": 3}, {"chunk": 513}, {}):
+        with pytest.raises(UsageError, match="chunk"):
+            llm.perplexity("A dog.", **wrong)

@@ -75,8 +75,10 @@ def test_tasks_of_all_kinds_and_rows_that_fail(cluster):
     assert answer["generated_text"] in ('"x"', '"y"') and answer["prompt"] == "A dog"
 
     config = ProcessorConfig(task="embed", engine=ENGINE, embed={"pooling": "mean"})
-    [answer] = build_processor(config)(ray.data.from_items(rows[:1])).take_all()
-    assert np.linalg.norm(answer["embedding"]) == pytest.approx(1, abs=1e-5)
+    found = {row["id"]: row for row in build_processor(config)(ray.data.from_items(rows)).take_all()}
+    assert np.linalg.norm(found[0]["embedding"]) == pytest.approx(1, abs=1e-5) and found[0]["error"] == ""
+    assert "context" in found[1]["error"] and "text" in found[2]["error"]
+    assert len(found[1]["embedding"]) == len(found[2]["embedding"]) == 0
 
 
 def test_what_would_wait_for_ever_is_refused(cluster):
