@@ -18,5 +18,6 @@ mod report_gpu;
 mod run;
 mod sampling;
 mod takeover;
+mod troubleshooting;
 mod tune;
 mod verify;
