@@ -325,6 +325,15 @@ fn session_of(
     (session, log)
 }
 
+/// A session that hands the residual stream over.
+pub fn without_head(context: usize, batch: usize) -> (Session, Log) {
+    let (log, script): (Log, Script) = (Log::default(), Arc::new(summing));
+    let fake = |name| -> Box<dyn Backend> { Box::new(Fake::new(name, &log, &script)) };
+    let backends = vec![(BackendKind::Cpu, fake("cpu")), (BackendKind::Gpu, fake("gpu"))];
+    let plan = plan(context, batch).without_head();
+    (Session::load(&model(), &plan, backends, &mut |_| {}).unwrap(), log)
+}
+
 pub fn one_hot(id: u32) -> Vec<f32> {
     let mut logits = vec![0.0; VOCAB];
     logits[id as usize] = 1.0;

@@ -17,7 +17,7 @@ use std::{
 use bitnet_gpu::{
     Error,
     backend::{Backend, Want},
-    generate::{Answer, Chooser, Finish, NoText, SampleOptions, Sampler},
+    generate::{Answer, Chooser, Finish, NoText, SampleOptions, Sampler, perplexity},
     plan::{BackendKind, Plan, Segment},
     session::Session,
 };
@@ -256,6 +256,34 @@ fn a_flag_raised_in_a_batch_gives_it_up() {
     let again = run(&mut session, &prompt[..6], with!(options(), max_tokens: Some(1)), Box::new(NoText)).unwrap();
     assert_eq!((again.ids, again.stats.reused_tokens), (vec![6], 4));
     assert_eq!(log.take()[0].positions, 4..6);
+}
+
+/// As Ctrl-C while a text is scored or embedded in many small batches: none begins any more.
+#[test]
+fn a_raised_flag_stops_scores_and_embeddings_between_batches() {
+    let raised = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&raised);
+    let (mut session, log) = session(100, 2, move |ids| {
+        flag.fetch_or(ids.len() == 5, Ordering::Relaxed);
+        summing(ids)
+    });
+    session.cancel_when(Some(Arc::clone(&raised)));
+    let likelihood = perplexity(&mut session, &[1; 40], 20, None, |_, _, _| true).unwrap();
+    assert_eq!((likelihood.tokens(), session.tokens().len()), (0, 6));
+    // Three batches of two tokens, on two backends each.
+    assert_eq!(log.take().len(), 6);
+    raised.store(false, Ordering::Relaxed);
+    assert_eq!(perplexity(&mut session, &[1; 4], 4, None, |_, _, _| true).unwrap().tokens(), 1);
+
+    let (mut session, log) = without_head(100, 2);
+    session.cancel_when(Some(Arc::clone(&raised)));
+    let mut seen = 0;
+    let ended = session.hidden(&[1; 9], |_| {
+        seen += 1;
+        raised.store(seen == 4, Ordering::Relaxed);
+    });
+    assert!(matches!(ended, Err(Error::Cancelled)));
+    assert_eq!((seen, log.take().len()), (4, 4));
 }
 
 #[test]
