@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use bitnet_cpu_kernels::rope::Yarn;
+use bitnet_cpu_kernels::{attention::MAX_HEAD_DIM, rope::Yarn};
 
 use super::{
     delta::{DeltaNet, mtp_blocks},
@@ -356,6 +356,10 @@ impl Keys<'_> {
         let value_length = self.count("attention.value_length", Some(head_dim), MAX_WIDTH)?;
         if value_length != head_dim {
             return Err(self.wrong("attention.value_length", format!("{head_dim}, the key length"), value_length));
+        }
+        if head_dim > MAX_HEAD_DIM {
+            let expected = format!("heads of at most {MAX_HEAD_DIM}, which attention computes");
+            return Err(self.wrong("attention.key_length", expected, head_dim));
         }
         if heads.saturating_mul(head_dim) > MAX_WIDTH as usize {
             return Err(self.wrong("attention.key_length", format!("heads x length at most {MAX_WIDTH}"), head_dim));

@@ -45,6 +45,20 @@ fn hyperparameters() {
             with_key("attention.head_count_kv", u32(4)),
             &["head_count_kv", "a divisor of the 2"],
         ),
+        row(
+            "30 long heads",
+            with_key("attention.key_length", u32(8320)),
+            &["key_length", "at most 8192", "found 8320"],
+        ),
+        row(
+            "30 long heads by the width",
+            tiny_model()
+                .with(&arch_key("embedding_length"), u32(16_384))
+                .with(&arch_key("attention.head_count"), u32(1))
+                .with(&arch_key("attention.head_count_kv"), u32(1))
+                .build(),
+            &["key_length", "at most 8192", "found 16384"],
+        ),
         row("31 no width", with_key("embedding_length", u32(0)), &["embedding_length", "found 0"]),
         row("31 odd width", with_key("embedding_length", u32(129)), &["embedding_length", "a multiple of the 2 heads"]),
         row("31 2^31", with_key("embedding_length", u32(1 << 31)), &["embedding_length", "1 to 1048576"]),
