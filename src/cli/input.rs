@@ -11,13 +11,17 @@ use std::{
 
 use crate::error::{Error, Result};
 
+/// A device or a pipe may have no end. The longest context has some megabytes.
+const MAX_BYTES: u64 = 64 << 20;
+
 /// The text of `-p` as it is, of `-f`, or of standard input; `None` when that is a terminal.
 pub fn text(prompt: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
     match (prompt, file) {
         (Some(prompt), _) => Ok(Some(prompt.to_owned())),
         (None, Some(path)) => {
-            let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-            utf8(bytes).map_err(|e| e.in_file(path.display().to_string())).map(Some)
+            let failed = |e| Error::io("read", path, e);
+            let bytes = all_of(fs::File::open(path).map_err(failed)?, failed);
+            bytes.and_then(utf8).map_err(|e| e.in_file(path.display().to_string())).map(Some)
         }
         (None, None) if io::stdin().is_terminal() => Ok(None),
         (None, None) => standard_input().and_then(utf8).map(Some),
@@ -61,8 +65,15 @@ pub fn standard_input_if_any() -> Result<Option<String>> {
 }
 
 fn standard_input() -> Result<Vec<u8>> {
+    all_of(io::stdin(), stdin_error)
+}
+
+fn all_of(from: impl Read, failed: impl Fn(io::Error) -> Error) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    io::stdin().read_to_end(&mut bytes).map_err(stdin_error)?;
+    from.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Error::malformed("text", format!("at most {} MiB", MAX_BYTES >> 20), "more"));
+    }
     Ok(bytes)
 }
 

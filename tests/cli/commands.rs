@@ -139,6 +139,15 @@ fn a_prompt_file_must_exist_and_be_text() {
     assert!(finished.one_line_error(1).contains("byte 2 of the text: expected UTF-8"), "{finished:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_text_without_end_is_refused() {
+    for args in [&["run", "-n", "1", "--backend", "cpu", "-f", "/dev/zero"][..], &["tokenize", "-f", "/dev/zero"]] {
+        let error = run(args);
+        assert_eq!(error.one_line_error(1), "error: /dev/zero: text: expected at most 64 MiB, found more");
+    }
+}
+
 #[test]
 fn a_cache_larger_than_this_machine_is_refused() {
     if !cfg!(target_os = "linux") {
