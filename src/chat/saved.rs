@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::Path,
 };
 
@@ -31,9 +31,11 @@ impl Conversation {
         let saved = Saved { version: VERSION, model: model.into(), messages: self.messages().to_vec() };
         let write = || {
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut file = NamedTempFile::new_in(dir)?;
-            serde_json::to_writer_pretty(&mut file, &saved)?;
-            file.write_all(b"\n")?;
+            let mut bytes = serde_json::to_vec_pretty(&saved)?;
+            bytes.push(b'\n');
+            // The errors of its own would name the temporary file.
+            let mut file = NamedTempFile::new_in(dir).map_err(|error| io::Error::from(error.kind()))?;
+            file.as_file_mut().write_all(&bytes)?;
             file.persist(path).map_err(|error| error.error)
         };
         write().map(drop).map_err(|e| Error::io("write", path, e))
