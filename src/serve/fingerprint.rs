@@ -1,7 +1,8 @@
 //! A number that tells models of one shape apart, for what slots hold: a file of one is nothing to another.
 //!
 //! In: a model file. Out: a hash of all its keys but descriptions, and of its tensors: names, types, sizes, and so many bytes
-//! of each that a model which was trained further differs. 1.2 GB in 300 tensors take some milliseconds.
+//! of each that a model which was trained further differs. 1.2 GB in 333 tensors and 400 000 words took 36 ms (2 cores of
+//! 2.1 GHz with other work).
 
 use crate::{
     cache_dir::{hash_on, stable_hash},

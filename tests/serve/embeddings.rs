@@ -60,6 +60,10 @@ fn vectors_are_those_of_the_command() {
     assert_eq!(coded["data"][0]["embedding"].as_str().unwrap().len(), (expected[0].len() * 4).div_ceil(3) * 4);
     let ollama = server.post("/api/embed", &json!({ "model": "x", "input": texts })).json();
     assert_eq!(ollama["embeddings"][1], answer["data"][1]["embedding"]);
+    let few = server.post("/api/embed", &json!({ "model": "x", "input": texts[0], "dimensions": 8 })).json();
+    assert_eq!(floats(&few["embeddings"][0]), cut);
+    let older = server.post("/api/embeddings", &json!({ "model": "x", "prompt": texts[0] })).json();
+    assert_eq!(older["embedding"], answer["data"][0]["embedding"]);
     let llama = server.post("/embedding", &json!({ "content": texts[0] })).json();
     assert_eq!(llama[0]["embedding"][0], answer["data"][0]["embedding"]);
     for wrong in [json!([]), json!(""), json!(["a", ""]), json!(5), json!([99_999_999]), json!(null)] {

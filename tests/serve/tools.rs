@@ -89,8 +89,8 @@ fn forced_calls_keep_to_schemas_that_refer_to_their_parts() {
         json!({ "type": "function", "function": { "name": name, "parameters": parameters } })
     };
     let again = json!({ "default": { "anyOf": [{ "$ref": "#" }, { "type": "null" }] } });
-    let tools =
-        [tool("warmth", json!({ "enum": ["C", "F"] }), json!({})), tool("way", json!({ "enum": ["left"] }), again)];
+    let warmth = tool("warmth", json!({ "enum": ["C", "F"] }), json!({}));
+    let way = tool("way", json!({ "enum": ["left"] }), again);
     fn fits(name: &str, arguments: &Value) -> bool {
         let inner = &arguments["default"];
         match name {
@@ -99,8 +99,10 @@ fn forced_calls_keep_to_schemas_that_refer_to_their_parts() {
         }
     }
     let mut names = std::collections::BTreeSet::new();
-    for (at, choice) in [json!("required"), json!({ "type": "any" })].iter().cycle().take(8).enumerate() {
-        let more = json!({ "tools": tools, "tool_choice": choice, "max_tokens": 300, "temperature": 1.5, "seed": at });
+    let lists = [json!([warmth]), json!([way]), json!([warmth, way]), json!([way, warmth])];
+    for (at, tools) in lists.iter().cycle().take(12).enumerate() {
+        let choice = if at.is_multiple_of(2) { json!("required") } else { json!({ "type": "any" }) };
+        let more = json!({ "tools": tools, "tool_choice": choice, "max_tokens": 200, "temperature": 1.5, "seed": at });
         let answer = server.post(CHAT, &chat("Where to?", more)).json();
         if answer["choices"][0]["finish_reason"] == "length" {
             continue;

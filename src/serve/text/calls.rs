@@ -208,7 +208,8 @@ impl ToolCalls {
 
     /// Arguments up to the brace that closes them.
     fn pass_on(&mut self, out: &mut Vec<Delta>) {
-        let skipped = if self.depth.depth == 0 { self.held.len() - self.held.trim_start().len() } else { 0 };
+        let is_between = self.depth.depth == 0 && !self.depth.in_string;
+        let skipped = if is_between { self.held.len() - self.held.trim_start().len() } else { 0 };
         self.held.drain(..skipped);
         let closed = self.held.char_indices().find_map(|(at, c)| match self.depth.closes(c) {
             Closes::Nothing => None,
@@ -344,7 +345,7 @@ mod tests {
         let named = CallForm::ArgumentsOf("g".into());
         assert_eq!(found(&named, "{\"a\":[1,2]}"), ("[0 g]{\"a\":[1,2]}".into(), 1));
         // Schemas of strangers may be those of numbers and texts.
-        for value in ["null", "-2.5e3", "\"}\"", "true"] {
+        for value in ["null", "-2.5e3", "\"a }\"", "true"] {
             let object = format!("{{\"name\": \"f\", \"arguments\": {value}}}");
             assert_eq!(found(&CallForm::Object, &object), (format!("[0 f]{value}"), 1));
             assert_eq!(found(&named, value), (format!("[0 g]{value}"), 1));
