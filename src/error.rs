@@ -74,10 +74,21 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
+    /// An argument of a call that does not fit the thing called: an id outside the vocabulary, a sequence of another model.
+    #[error("{thing}: expected {expected}, found {found}")]
+    Argument {
+        /// The argument.
+        thing: String,
+        /// Values that it may have.
+        expected: String,
+        /// Value found.
+        found: String,
+    },
+
     /// An option whose value makes no sense.
     #[error("{name} {reason}")]
     BadOption {
-        /// Its name, with hyphens between words.
+        /// llama.cpp's name of it, with hyphens between words: `temp`, `top-p`.
         name: String,
         /// The value expected, and the one found.
         reason: String,
@@ -90,6 +101,17 @@ pub enum Error {
         needed: usize,
         /// Tokens that can be held.
         context: usize,
+    },
+
+    /// Something that is known beforehand to be larger than the memory there is.
+    #[error("{thing}: expected {expected}, found {found}")]
+    TooLarge {
+        /// Use of the memory.
+        thing: String,
+        /// The most that it may take.
+        expected: String,
+        /// Bytes that it would take.
+        found: String,
     },
 
     /// The system refused memory.
@@ -171,7 +193,7 @@ pub enum ErrorKind {
     Usage,
     /// Prompt and answer do not fit the context.
     ContextFull,
-    /// The system refused memory.
+    /// The system has too little memory, or refused some.
     OutOfMemory,
     /// No GPU fits the request.
     NoDevice,
@@ -243,6 +265,11 @@ impl Error {
         Self::Malformed { thing: thing.into(), expected: expected.to_string(), found: found.to_string() }
     }
 
+    /// A caller's value that does not fit, with what would.
+    pub fn argument(thing: impl Into<String>, expected: impl ToString, found: impl ToString) -> Self {
+        Self::Argument { thing: thing.into(), expected: expected.to_string(), found: found.to_string() }
+    }
+
     /// Valid data that cannot be run, and why.
     pub fn unsupported(thing: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Unsupported { thing: thing.into(), reason: reason.into() }
@@ -292,9 +319,9 @@ impl Error {
             Self::Malformed { .. } => ErrorKind::Format,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Missing { .. } => ErrorKind::Missing,
-            Self::Usage(_) | Self::BadOption { .. } => ErrorKind::Usage,
+            Self::Usage(_) | Self::Argument { .. } | Self::BadOption { .. } => ErrorKind::Usage,
             Self::ContextFull { .. } => ErrorKind::ContextFull,
-            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            Self::TooLarge { .. } | Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::NoAdapter { .. } => ErrorKind::NoDevice,
             Self::Gpu { .. } | Self::DeviceLost { .. } => ErrorKind::Device,
             Self::GpuMemory { .. } => ErrorKind::DeviceMemory,
@@ -338,6 +365,7 @@ mod tests {
         assert_eq!((error.kind(), error.remedy()), (ErrorKind::Missing, Some(&Remedy::MapFile)));
         assert_eq!(error.to_string(), "m.gguf: key is missing");
         assert_eq!(Error::Usage("x".into()).kind(), ErrorKind::Usage);
+        assert_eq!(Error::argument("token id", "below 5", 7).kind(), ErrorKind::Usage);
         assert_eq!(Error::missing("key", "").remedy(), None);
     }
 }

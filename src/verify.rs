@@ -73,7 +73,7 @@ pub fn run(
 ) -> Result<Report> {
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     if prompts.iter().any(Vec::is_empty) || longest == 0 {
-        return Err(Error::malformed("prompts", "at least one token each", "none"));
+        return Err(Error::argument("prompts", "at least one token each", "none"));
     }
     let mut report = Report::default();
     progress("products of each matrix");

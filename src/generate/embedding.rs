@@ -33,6 +33,7 @@ impl Pooling {
     ///
     /// # Errors
     /// If the file states one that is not known, or in another type.
+    #[doc(hidden)]
     pub fn stated(config: &Config, metadata: &Metadata) -> Result<Option<Self>> {
         let key = format!("{}.pooling_type", config.arch);
         let stated = match metadata.uint(Self::OWN_KEY)? {
@@ -89,7 +90,7 @@ impl Prompts {
         found.map(|(_, text)| text.as_str()).ok_or_else(|| {
             let names: Vec<_> = self.named.iter().map(|(name, _)| shown(name)).collect();
             let expected = if names.is_empty() { "no name, as the model has none".into() } else { names.join(", ") };
-            Error::malformed("name of the prompt", expected, shown(wanted))
+            Error::argument("name of the prompt", expected, shown(wanted))
         })
     }
 

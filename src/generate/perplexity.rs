@@ -84,12 +84,12 @@ pub fn perplexity_by(
 ) -> Result<Likelihood> {
     if context < 4 || context > most {
         let expected = format!("4 to {most} tokens");
-        return Err(Error::malformed("the context of a chunk", expected, context));
+        return Err(Error::argument("the context of a chunk", expected, context));
     }
     let chunks = ids.chunks_exact(context);
     let count = chunks.len();
     if count == 0 {
-        return Err(Error::malformed("the text", format!("at least {context} tokens, one chunk"), ids.len()));
+        return Err(Error::argument("the text", format!("at least {context} tokens, one chunk"), ids.len()));
     }
     let mut likelihood = Likelihood::default();
     let mut chunk = vec![0; context];

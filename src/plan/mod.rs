@@ -141,6 +141,7 @@ impl Sizes {
     }
 
     /// Bytes that a layer with such a state keeps for all sequences at the full context.
+    #[doc(hidden)]
     pub fn state_bytes(&self, state: StateKind) -> u64 {
         let of_one = match state {
             StateKind::Kv { kv_heads, head_dim } => {
@@ -158,7 +159,7 @@ impl Sizes {
     /// Bytes that the block of multi-token prediction keeps for all sequences: keys and values of each position, and the
     /// last outputs of the layers.
     pub fn mtp_state_bytes(&self, config: &Config) -> u64 {
-        let outputs = self.sequences * (MTP_TOKENS + 1) * config.dim * size_of::<f32>();
+        let outputs = self.sequences.saturating_mul((MTP_TOKENS + 1) * config.dim * size_of::<f32>());
         self.state_bytes(StateKind::of_attention(config)).saturating_add(outputs as u64)
     }
 

@@ -3,6 +3,7 @@
 //! [`Runtime`] runs batches of many [`Sequence`]s; [`Session`] is a runtime with a single one.
 
 mod checkpoints;
+mod checks;
 mod phase;
 mod recover;
 mod runtime;

@@ -8,10 +8,10 @@ use std::{
 use super::{
     phase::{LoadedSegment, Phase, Phases},
     recover::{Standby, Takeover},
-    sequence::Sequence,
+    sequence::{FreeSlots, Sequence},
 };
 use crate::{
-    backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, SlotId, Want},
+    backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, Want},
     error::{Error, Result},
     graph::{Graph, StateKind},
     model::Model,
@@ -40,8 +40,7 @@ pub struct Runtime {
     pub(super) can_rewind: bool,
     /// The state of each layer, and of a block of multi-token prediction.
     pub(super) kinds: Vec<StateKind>,
-    /// Slots that no sequence has; the next one to be handed out is the last.
-    pub(super) free: Vec<SlotId>,
+    pub(super) free: FreeSlots,
     /// Counts takeovers: a sequence with another number has lost its states.
     pub(super) epoch: u32,
     pub(super) standby: Option<Standby>,
@@ -53,7 +52,7 @@ pub struct Runtime {
     pub(super) activations: Activations,
     moved: LayerState,
     /// One for each work of the last step.
-    outputs: Vec<RowOutput>,
+    pub(super) outputs: Vec<RowOutput>,
     /// (rows, vocab): logits of the last step.
     pub(super) logits: Vec<f32>,
     /// (vocab): logits that were asked for behind candidates.
@@ -69,6 +68,7 @@ pub struct Runtime {
 
 impl Runtime {
     /// Loads every segment of `plan` on its backend. `progress` is told the bytes of weights finished since the last call.
+    #[doc(hidden)]
     pub fn load(
         model: &Arc<Model>,
         plan: &Plan,
@@ -77,7 +77,6 @@ impl Runtime {
     ) -> Result<Self> {
         let (kinds, mut backends): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
         let phases = Phases::load(model, plan, &kinds, &mut backends, progress)?;
-        let slots = u32::try_from(plan.sizes.sequences).unwrap_or(u32::MAX);
         Ok(Self {
             backends,
             phases,
@@ -85,7 +84,7 @@ impl Runtime {
             vocab: model.config.vocab,
             kinds: StateKind::all_of(&model.config).collect(),
             can_rewind: Graph::of(&model.config).can_rewind(),
-            free: (0..slots).rev().map(SlotId).collect(),
+            free: FreeSlots::all(plan.sizes.sequences),
             epoch: 0,
             standby: None,
             takeover: None,
@@ -106,6 +105,7 @@ impl Runtime {
 
     /// Lets `standby` take over where a GPU fails: callers notice nothing but the time it takes to run all tokens again.
     #[must_use]
+    #[doc(hidden)]
     pub fn with_standby(mut self, standby: Standby) -> Self {
         self.standby = Some(standby);
         self
@@ -188,19 +188,19 @@ impl Runtime {
     }
 
     /// The backends, for what only one kind of them can tell.
+    #[doc(hidden)]
     pub fn backends_mut(&mut self) -> impl Iterator<Item = &mut dyn Backend> {
         self.backends.iter_mut().map(AsMut::as_mut)
     }
 
     /// Begins an empty sequence; `None` while all slots are taken.
     pub fn begin(&mut self) -> Option<Sequence> {
-        let slot = self.free.pop()?;
-        Some(Sequence::new(slot, self.epoch, self.sizes.context_tokens))
+        Sequence::begin(&self.free, self.epoch, self.sizes.context_tokens)
     }
 
-    /// Ends a sequence; its slot can be taken by another.
+    /// Ends a sequence, as dropping it does; its slot can be taken by another.
     pub fn end(&mut self, sequence: Sequence) {
-        self.free.push(sequence.slot());
+        drop(sequence);
     }
 
     /// Forgets the tokens of a sequence from position `len` on; does nothing when there are fewer.
@@ -208,6 +208,7 @@ impl Runtime {
     /// Where a layer cannot, the states go back to the last checkpoint before it, or to the beginning. A few tokens from there
     /// on, as many as may share a batch, run again with the sequence's next step; more are forgotten as well.
     pub fn rewind(&mut self, sequence: &mut Sequence, len: usize) -> Result<()> {
+        self.check_owned(sequence)?;
         if len >= sequence.tokens.len() {
             return Ok(());
         }
@@ -230,17 +231,13 @@ impl Runtime {
     /// A sequence that begins with the first `len` tokens of another, without computing them again, as far as its layers can
     /// rewind or have a checkpoint; `None` while all slots are taken.
     pub fn fork(&mut self, from: &Sequence, len: usize) -> Result<Option<Sequence>> {
+        self.check_owned(from)?;
         let Some(mut to) = self.begin() else { return Ok(None) };
         to.tokens.extend_from_slice(&from.tokens[..len.min(from.tokens.len())]);
         to.steps = from.steps.clone();
         to.steps.truncate(len);
-        match self.fork_states(from, &mut to) {
-            Ok(()) => Ok(Some(to)),
-            Err(error) => {
-                self.end(to);
-                Err(error)
-            }
-        }
+        self.fork_states(from, &mut to)?;
+        Ok(Some(to))
     }
 
     fn fork_states(&mut self, from: &Sequence, to: &mut Sequence) -> Result<()> {
@@ -272,11 +269,14 @@ impl Runtime {
     /// One step of many sequences. [`output`](Self::output) `i` then belongs to work `i`.
     ///
     /// # Errors
-    /// If a token id is not in the vocabulary, a sequence has no room, or a backend fails and nothing takes over. The
-    /// sequences then hold what they held before.
+    /// If a token id is not in the vocabulary, a sequence has no room or is another runtime's, logits are wanted of a model
+    /// without its head, or a backend fails and nothing takes over. The sequences then hold what they held before.
     pub fn run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
         for one in &*work {
             self.check(one.sequence, one.ids)?;
+            if one.want != Want::Nothing {
+                self.check_head(true)?;
+            }
         }
         loop {
             match self.try_run(work) {
@@ -287,11 +287,17 @@ impl Runtime {
     }
 
     /// The results of work `i` of the last step.
+    ///
+    /// # Panics
+    /// If it had no such work.
     pub fn output(&self, i: usize) -> &RowOutput {
         &self.outputs[i]
     }
 
     /// The results of work `i` of the last step, and its logits, (rows, vocab).
+    ///
+    /// # Panics
+    /// If it had no such work.
     pub fn output_and_logits(&mut self, i: usize) -> (&RowOutput, &mut [f32]) {
         let output = &self.outputs[i];
         let rows = &output.logits;
@@ -300,6 +306,8 @@ impl Runtime {
 
     /// All logits after the last token of a sequence whose last step gave candidates: reruns the head, not the model.
     pub fn full_logits(&mut self, sequence: &mut Sequence) -> Result<&mut [f32]> {
+        self.check_owned(sequence)?;
+        self.check_head(true)?;
         let head = self.phases.segments(Phase::Decode).last().map(|loaded| (loaded.backend, loaded.id));
         let (backend, id) = head.ok_or_else(|| Error::missing("a segment with the head", "logits"))?;
         // After a takeover the new backends have not seen the step.
@@ -320,9 +328,11 @@ impl Runtime {
     /// of the sequence, replace `ids`. None where there is no such block, see [`Limits::most_drafted`].
     ///
     /// # Errors
-    /// If the backend fails.
+    /// If `last` is not in the vocabulary, or the backend fails.
     pub fn draft(&mut self, sequence: &Sequence, last: u32, most: usize, ids: &mut Vec<u32>) -> Result<()> {
         ids.clear();
+        self.check_owned(sequence)?;
+        self.check_vocabulary(&[last])?;
         let (held, limits) = (sequence.tokens.len(), self.limits());
         let most = most.min(limits.most_drafted).min(self.sizes.context_tokens - held);
         let head = self.phases.segments(Phase::Decode).last().map(|loaded| (loaded.backend, loaded.id));
@@ -346,20 +356,6 @@ impl Runtime {
         let Some(&last) = sequence.tokens.last() else { return Ok(()) };
         self.rewind(sequence, sequence.tokens.len() - 1)?;
         self.run(&mut [Work { sequence, ids: &[last], want: Want::Last, phase: Phase::Decode }])
-    }
-
-    pub(super) fn check(&self, sequence: &Sequence, ids: &[u32]) -> Result<()> {
-        if ids.is_empty() {
-            return Err(Error::malformed("prompt", "at least one token", "none"));
-        }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
-            return Err(Error::malformed("token id", format!("below {} (the vocabulary)", self.vocab), id));
-        }
-        let needed = sequence.tokens.len() + ids.len();
-        if needed > self.sizes.context_tokens {
-            return Err(Error::ContextFull { needed, context: self.sizes.context_tokens });
-        }
-        Ok(())
     }
 
     pub(super) fn failed_on_gpu(&self, error: &Error) -> bool {

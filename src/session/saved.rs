@@ -1,14 +1,15 @@
 //! Sequences in main memory: the tokens and the states of every layer, to go on with later.
 
-use super::{Phase, Runtime, Sequence, sequence::Steps};
+use super::{Phase, Runtime, SavedForm, Sequence, sequence::Steps};
 use crate::{
     backend::{KvRows, LayerState},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Tokens of a sequence, and its states. For the runtime that saved it, or one with the same model and types of caches.
 #[derive(Clone, Debug)]
 pub struct SavedSequence {
+    pub(super) form: SavedForm,
     pub(super) tokens: Vec<u32>,
     pub(super) steps: Steps,
     /// One for each layer, in order, and one for a block of multi-token prediction.
@@ -42,6 +43,7 @@ impl Runtime {
     /// # Errors
     /// If a backend cannot read its states.
     pub fn save(&mut self, sequence: &Sequence) -> Result<Option<SavedSequence>> {
+        self.check_owned(sequence)?;
         let len = sequence.tokens.len();
         let phases = Phase::ALL.into_iter().filter(|&phase| self.phases.effective(phase) == phase);
         let complete = phases.into_iter().find(|&phase| sequence.filled[phase as usize] >= len);
@@ -57,14 +59,18 @@ impl Runtime {
                 states.push(state);
             }
         }
-        Ok(Some(SavedSequence { tokens: sequence.tokens.clone(), steps: sequence.steps.clone(), states }))
+        let (tokens, steps) = (sequence.tokens.clone(), sequence.steps.clone());
+        Ok(Some(SavedSequence { form: self.saved_form(), tokens, steps, states }))
     }
 
-    /// Fills an empty sequence with what was saved.
+    /// Makes a sequence hold what was saved, and nothing else.
     ///
     /// # Errors
-    /// If a backend cannot take the states: the sequence is empty then.
+    /// If it was saved by a model of another shape or with other types of keys and values, is longer than the context, or a
+    /// backend cannot take the states: the sequence is empty then.
     pub fn restore_saved(&mut self, saved: &SavedSequence, sequence: &mut Sequence) -> Result<()> {
+        self.rewind(sequence, 0)?;
+        self.check_saved(saved)?;
         let len = saved.tokens.len();
         let phase = self.phases.effective(Phase::Prefill);
         let mut states = saved.states.iter();
@@ -81,6 +87,17 @@ impl Runtime {
         sequence.filled = [0; 2];
         sequence.filled[phase as usize] = len;
         Ok(())
+    }
+
+    /// That [`restore_saved`](Self::restore_saved) can take it.
+    pub(crate) fn check_saved(&self, saved: &SavedSequence) -> Result<()> {
+        if !self.takes(saved) {
+            let expected = "the states of the layers as they run now";
+            let found = "those of other layers or types, or of before a failure";
+            return Err(Error::argument("saved sequence", expected, found));
+        }
+        let (needed, context) = (saved.tokens.len(), self.sizes.context_tokens);
+        if needed > context { Err(Error::ContextFull { needed, context }) } else { Ok(()) }
     }
 }
 

@@ -42,9 +42,10 @@ impl Runtime {
         }
     }
 
-    /// Whether a sequence has the states that a [`SavedForm`] of now says: what runs where may have changed since.
+    /// Whether a sequence has the states that a [`SavedForm`] of now says: what runs where may have changed since. How long
+    /// it is does not count.
     pub fn takes(&self, saved: &SavedSequence) -> bool {
-        saved.states.len() == self.state_kinds().count()
+        self.saved_form().is_of(saved)
     }
 
     /// The states of a sequence, in the order in which they are saved.
@@ -61,11 +62,21 @@ impl Runtime {
 }
 
 impl SavedForm {
-    /// Writes a sequence of this form. `model` tells models of one shape apart.
+    fn is_of(&self, saved: &SavedSequence) -> bool {
+        let context_tokens = saved.form.context_tokens;
+        saved.states.len() == self.states.len() && saved.form == Self { context_tokens, ..self.clone() }
+    }
+
+    /// Writes a sequence of this form, and gives the number of bytes. `model` tells models of one shape apart:
+    /// [`ModelFile::fingerprint`](crate::ModelFile::fingerprint).
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written, or is of another form.
     pub fn write(&self, saved: &SavedSequence, model: u64, to: &mut impl Write) -> std::io::Result<u64> {
+        if !self.is_of(saved) {
+            let reason = "saved sequence: expected one of this form, found one of another";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason));
+        }
         let mut to = Counted { to, hash: stable_hash([]), len: 0 };
         to.write(&MAGIC)?;
         to.write(&self.hash(model).to_le_bytes())?;
@@ -112,7 +123,7 @@ impl SavedForm {
     pub fn read(&self, model: u64, from: &mut impl Read) -> Result<(SavedSequence, u64)> {
         let mut from = Checked { from, hash: stable_hash([]), len: 0 };
         if from.bytes::<8>()? != MAGIC {
-            return Err(wrong("one that a server saved", "another file"));
+            return Err(wrong("one as it is written here", "another file"));
         }
         if from.number()? != self.hash(model) {
             return Err(wrong("one of this model, with caches of these types", "one of another"));
@@ -132,7 +143,7 @@ impl SavedForm {
         if from.number()? != hash || from.from.read(&mut [0]).map_err(unreadable)? != 0 {
             return Err(damaged());
         }
-        Ok((SavedSequence { tokens, steps, states }, from.len))
+        Ok((SavedSequence { form: self.clone(), tokens, steps, states }, from.len))
     }
 
     fn state(&self, kind: StateKind, len: usize, from: &mut Checked<impl Read>) -> Result<LayerState> {
@@ -287,7 +298,8 @@ mod tests {
         let mut steps = Steps::default();
         steps.add(2, 3);
         steps.add(7, 1);
-        SavedSequence { tokens: (0..len as u32).collect(), steps, states: vec![kv(3), recurrent, kv(5)] }
+        let states = vec![kv(3), recurrent, kv(5)];
+        SavedSequence { form: form(), tokens: (0..len as u32).collect(), steps, states }
     }
 
     #[test]
@@ -311,6 +323,8 @@ mod tests {
         assert!(refused(&form, 8, &file).contains("of this model"));
         let wider = SavedForm { k_type: KvType::F16, ..form.clone() };
         assert!(refused(&wider, 7, &file).contains("of these types"));
+        let written = wider.write(&sequence(20), 7, &mut Vec::new());
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
         let short = SavedForm { context_tokens: 20, ..form.clone() };
         assert!(refused(&short, 7, &file).contains("fewer tokens"));
         assert!(refused(&form, 7, b"GGUF and more").contains("another file"));

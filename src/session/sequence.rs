@@ -1,6 +1,9 @@
 //! One conversation's tokens, and how much of them the states hold.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::Phase;
 use crate::{
@@ -11,9 +14,26 @@ use crate::{
 /// Tokens at the end of an answer that may differ where a conversation goes on: the rest of a text that ended it.
 const ENDING_TOKENS: usize = 8;
 
-/// The tokens of one sequence of a [`Runtime`](super::Runtime), which hands it out and takes it back.
+/// The slots of a [`Runtime`](super::Runtime) that no sequence has; the next one to be handed out is the last.
+#[derive(Clone, Debug)]
+pub(super) struct FreeSlots(Arc<Mutex<Vec<SlotId>>>);
+
+impl FreeSlots {
+    pub fn all(count: usize) -> Self {
+        let slots = u32::try_from(count).unwrap_or(u32::MAX);
+        Self(Arc::new(Mutex::new((0..slots).rev().map(SlotId).collect())))
+    }
+
+    fn with<T>(&self, use_slots: impl FnOnce(&mut Vec<SlotId>) -> T) -> T {
+        use_slots(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The tokens of one sequence of a [`Runtime`](super::Runtime), which hands it out. Dropped, it gives its place back.
 #[derive(Debug)]
 pub struct Sequence {
+    /// Where the slot is from and goes back to, which also tells the runtimes apart.
+    home: FreeSlots,
     pub(super) slot: SlotId,
     pub(super) tokens: Vec<u32>,
     /// Leading positions that the states of each [`Phase`](super::Phase) hold.
@@ -89,15 +109,23 @@ struct Mark {
 pub(super) const BEFORE_DRAFT: Checkpoint = Checkpoint(CHECKPOINTS as u32 - 1);
 
 impl Sequence {
-    pub(super) fn new(slot: SlotId, epoch: u32, context_tokens: usize) -> Self {
-        Self {
+    /// An empty one in a free slot; `None` where there is none.
+    pub(super) fn begin(home: &FreeSlots, epoch: u32, context_tokens: usize) -> Option<Self> {
+        let slot = home.with(Vec::pop)?;
+        Some(Self {
+            home: home.clone(),
             slot,
             tokens: Vec::with_capacity(context_tokens),
             filled: [0; 2],
             epoch,
             marks: [None; CHECKPOINTS],
             steps: Steps::default(),
-        }
+        })
+    }
+
+    /// Whether its slot is one of these.
+    pub(super) fn is_of(&self, home: &FreeSlots) -> bool {
+        Arc::ptr_eq(&self.home.0, &home.0)
     }
 
     /// Nothing is held: the states are those of new backends, or a failed step left them in the middle.
@@ -135,11 +163,6 @@ impl Sequence {
         places.min_by_key(|place| self.marks[place.index()].map(|mark| mark.len))
     }
 
-    /// Its place in the states.
-    pub fn slot(&self) -> SlotId {
-        self.slot
-    }
-
     /// The tokens whose states are held.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -156,6 +179,12 @@ impl Sequence {
     /// is no part of it.
     pub fn reusable_prefix(&self, prompt: &[u32], exact_tokens: usize) -> usize {
         self.steps.reusable_of(&self.tokens, prompt, exact_tokens)
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        self.home.with(|slots| slots.push(self.slot));
     }
 }
 

@@ -38,6 +38,7 @@ impl DerefMut for Session {
 
 impl Session {
     /// Loads every segment of `plan` on its backend. `progress` is told the bytes of weights finished since the last call.
+    #[doc(hidden)]
     pub fn load(
         model: &Arc<Model>,
         plan: &Plan,
@@ -50,6 +51,7 @@ impl Session {
     /// Lets `standby` take over where a GPU fails: the caller notices nothing but the time it takes to run all tokens
     /// again.
     #[must_use]
+    #[doc(hidden)]
     pub fn with_standby(self, standby: Standby) -> Self {
         Self { runtime: self.runtime.with_standby(standby), sequence: self.sequence }
     }
@@ -82,12 +84,12 @@ impl Session {
 
     /// The highest logits of the last step, where it wanted no more and the backend has a shortcut for them.
     pub fn candidates(&self) -> Option<&Candidates> {
-        Some(&self.runtime.output(0).candidates).filter(|candidates| !candidates.top.is_empty())
+        self.runtime.outputs.first().map(|output| &output.candidates).filter(|candidates| !candidates.top.is_empty())
     }
 
-    /// Rows of the output head that the last step multiplied exactly.
+    /// Rows of the output head that the last step multiplied exactly; 0 before any.
     pub fn head_rows(&self) -> usize {
-        self.runtime.output(0).head_rows
+        self.runtime.outputs.first().map_or(0, |output| output.head_rows)
     }
 
     /// All logits after the last token, also where the last step gave candidates alone.
@@ -146,6 +148,9 @@ impl Session {
     }
 
     /// The logits after token `row` of the last [`run_ahead`](Self::run_ahead), (vocab).
+    ///
+    /// # Panics
+    /// If it ran fewer tokens.
     pub fn logits_after(&mut self, row: usize) -> &mut [f32] {
         let vocab = self.runtime.vocab();
         &mut self.runtime.logits[row * vocab..][..vocab]
@@ -158,8 +163,12 @@ impl Session {
 
     /// Runs all of `ids`, in batches, on a plan whose last segment has no head; `use_stream` is given the residual
     /// stream behind the last block after each token, (dim), in order.
+    ///
+    /// # Errors
+    /// As [`Runtime::run`], and if the session has a head.
     pub fn hidden(&mut self, ids: &[u32], mut use_stream: impl FnMut(&[f32])) -> Result<()> {
         self.runtime.check(&self.sequence, ids)?;
+        self.runtime.check_head(false)?;
         for batch in ids.chunks(self.runtime.sizes().batch_tokens) {
             self.run_ids(batch, Want::Nothing, Phase::Prefill)?;
             let stream = self.runtime.hidden(0);
@@ -190,7 +199,8 @@ impl TryFrom<Runtime> for Session {
     /// Begins the one sequence.
     fn try_from(mut runtime: Runtime) -> Result<Self> {
         let sequence = runtime.begin();
-        let sequence = sequence.ok_or_else(|| Error::malformed("the sequences of a session", "one", "none"))?;
+        let sequence =
+            sequence.ok_or_else(|| Error::argument("the free sequences of a session's runtime", "one", "none"))?;
         Ok(Self { runtime, sequence })
     }
 }

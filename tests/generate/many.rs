@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
+    ErrorKind,
     backend::{Backend, Want, cpu::CpuBackend, gpu::Tuning},
     generate::{
         Answer, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Finish, FinishedAnswer, Generation, Grammar,
@@ -436,4 +437,85 @@ fn a_saved_sequence_goes_on_as_the_one_it_was() {
     runtime.restore_saved(&saved, &mut second).unwrap();
     assert_eq!(second.tokens(), ids);
     assert_eq!(run(&mut runtime, &mut second, &[7]), expected);
+}
+
+/// What is wrong with one answer is told by it, and the others go on.
+#[test]
+fn an_answer_that_cannot_run_does_not_stop_the_others() {
+    let story = Story::new();
+    let runtime = story.on_cpu(Isa::detect(), 1, story.sizes(4, KvType::F16));
+    let vocab = story.model.config.vocab as u32;
+    let good = Request { max_tokens: 6, ..requests(&story).swap_remove(0) };
+    let expected = good
+        .alone(&story.tokenizer, &mut story.on_cpu(Isa::detect(), 1, story.sizes(1, KvType::F16)).try_into().unwrap());
+    let mut batcher = Batcher::new(runtime);
+    let bad = |prompt: Vec<u32>, context_tokens: usize| {
+        let options = AnswerOptions::default();
+        let made =
+            Generation::new(Chooser::default(), Box::new(NoText), prompt, options, context_tokens, Arc::default());
+        made.map_err(|refused| refused.0).unwrap()
+    };
+    let outside = batcher.add(bad(vec![1, vocab], CONTEXT)).ok().unwrap();
+    let served = batcher.add(good.generation(&story.tokenizer)).ok().unwrap();
+    let long = batcher.add(bad(vec![1; CONTEXT + 1], usize::MAX)).ok().unwrap();
+    let (mut ids, mut errors) = (Vec::new(), Vec::new());
+    while !batcher.is_empty() {
+        batcher.step().unwrap();
+        ids.extend(std::iter::from_fn(|| batcher.event()).filter_map(|(_, event)| event.id));
+        errors
+            .extend(std::iter::from_fn(|| batcher.finished()).map(|one| (one.id, one.error.map(|error| error.kind()))));
+    }
+    assert_eq!(ids, expected.0);
+    errors.sort_unstable_by_key(|(id, _)| *id);
+    let kinds = [(outside, Some(ErrorKind::Usage)), (served, None), (long, Some(ErrorKind::ContextFull))];
+    assert_eq!(errors, kinds);
+}
+
+#[test]
+fn a_sequence_is_refused_by_other_runtimes_and_gives_its_slot_back() {
+    let story = Story::new();
+    let mut four = story.on_cpu(Isa::detect(), 1, story.sizes(4, KvType::F16));
+    let mut one = story.on_cpu(Isa::detect(), 1, story.sizes(1, KvType::F16));
+    let mut held: Vec<_> = std::iter::from_fn(|| four.begin()).collect();
+    assert_eq!(held.len(), 4);
+    let stranger = &mut held[3];
+    let work = &mut [Work { sequence: stranger, ids: &[1, 2], want: Want::Last, phase: Phase::Prefill }];
+    let refused = [
+        one.run(work).unwrap_err(),
+        one.rewind(&mut held[0], 0).unwrap_err(),
+        one.fork(&held[0], 0).unwrap_err(),
+        one.save(&held[0]).unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.to_string(), "sequence: expected one that this runtime began, found one of another");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+    // Ended by the wrong one or dropped, it goes back where it is from.
+    one.end(held.remove(0));
+    drop(held.remove(0));
+    assert_eq!(std::iter::from_fn(|| one.begin()).map(std::mem::forget).count(), 1);
+    assert_eq!(std::iter::from_fn(|| four.begin()).map(std::mem::forget).count(), 2);
+}
+
+#[test]
+fn a_saved_sequence_goes_only_where_it_fits() {
+    let story = Story::new();
+    let mut runtime = story.on_cpu(Isa::detect(), 1, story.sizes(1, KvType::F16));
+    let mut sequence = runtime.begin().unwrap();
+    let ids = story.ids("Once upon a time");
+    runtime
+        .run(&mut [Work { sequence: &mut sequence, ids: &ids, want: Want::Nothing, phase: Phase::Prefill }])
+        .unwrap();
+    let saved = runtime.save(&sequence).unwrap().unwrap();
+    let into = |sizes: Sizes| {
+        let mut runtime = story.on_cpu(Isa::detect(), 1, sizes);
+        let mut sequence = runtime.begin().unwrap();
+        let done = runtime.restore_saved(&saved, &mut sequence).map_err(|error| error.kind());
+        (done, sequence.tokens().len())
+    };
+    assert_eq!(into(story.sizes(1, KvType::Q8_0)), (Err(ErrorKind::Usage), 0));
+    let short = Sizes { context_tokens: ids.len() - 1, ..story.sizes(1, KvType::F16) };
+    assert_eq!(into(short), (Err(ErrorKind::ContextFull), 0));
+    let fitting = Sizes { context_tokens: ids.len(), ..story.sizes(1, KvType::F16) };
+    assert_eq!(into(fitting), (Ok(()), ids.len()));
 }

@@ -284,7 +284,15 @@ impl Batcher {
                 self.runtime.draft(sequence, last, most, &mut self.drafted)?;
                 generation.drafted(&self.drafted);
             }
-            match generation.need(sequence.tokens(), &limits) {
+            let need = generation.need(sequence.tokens(), &limits);
+            if let Need::Run { ids, .. } = need
+                && let Err(refused) = self.runtime.check(sequence, ids)
+            {
+                // What cannot run must not keep the others from running.
+                *error = Some(refused);
+                continue;
+            }
+            match need {
                 Need::Run { phase: Phase::Prefill, .. } if follows => {}
                 Need::Run { ids, phase: Phase::Prefill, .. } => prompts.push((at, *id, ids.len())),
                 Need::Run { .. } => {

@@ -152,7 +152,7 @@ impl Batcher {
         self.free_place(at)?;
         let Some(sequence) = &self.places[at].sequence else { return Ok(None) };
         let saved = self.runtime.save(sequence)?;
-        saved.map(|saved| self.checked(saved)).transpose()
+        saved.map(|saved| self.runtime.check_saved(&saved).map(|()| saved)).transpose()
     }
 
     /// Makes a place hold what was saved; what it held gives way.
@@ -161,20 +161,15 @@ impl Batcher {
     /// If an answer is in the place, or the runtime cannot take it.
     pub fn restore_place(&mut self, at: usize, saved: SavedSequence) -> Result<()> {
         self.free_place(at)?;
-        let saved = self.checked(saved)?;
+        self.runtime.check_saved(&saved)?;
         self.keep(at);
         self.empty(at);
         let mut sequence = self.runtime.begin().ok_or_else(no_sequence)?;
-        let restored = self.runtime.restore_saved(&saved, &mut sequence);
-        match restored {
-            Ok(()) => {
-                self.clock += 1;
-                let place = &mut self.places[at];
-                (place.sequence, place.used) = (Some(sequence), self.clock);
-            }
-            Err(_) => self.runtime.end(sequence),
-        }
-        restored
+        self.runtime.restore_saved(&saved, &mut sequence)?;
+        self.clock += 1;
+        let place = &mut self.places[at];
+        (place.sequence, place.used) = (Some(sequence), self.clock);
+        Ok(())
     }
 
     /// Forgets what a place holds; gives the number of its tokens.
@@ -202,13 +197,6 @@ impl Batcher {
         let done = work(&mut self.runtime, &mut sequence);
         self.places[at].sequence = Some(sequence);
         Ok(done)
-    }
-
-    fn checked(&self, saved: SavedSequence) -> Result<SavedSequence> {
-        if self.runtime.takes(&saved) {
-            return Ok(saved);
-        }
-        Err(Error::malformed("saved sequence", "the states of the layers as they run now", "those of before a failure"))
     }
 
     fn free_place(&self, at: usize) -> Result<&Place> {

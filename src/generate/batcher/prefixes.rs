@@ -55,7 +55,8 @@ impl Prefixes {
         Ok(())
     }
 
-    /// Fills an empty sequence with the one that holds most of `prompt`, which stays.
+    /// Fills an empty sequence with the one that holds most of `prompt`, which stays, unless it is from before a failure
+    /// that changed what layers keep.
     pub fn bring_back(
         &mut self,
         runtime: &mut Runtime,
@@ -65,6 +66,9 @@ impl Prefixes {
     ) -> Result<()> {
         let best = (0..self.kept.len()).max_by_key(|&at| self.kept[at].reusable_prefix(prompt, exact_tokens));
         let Some(saved) = best.and_then(|at| self.kept.remove(at)) else { return Ok(()) };
+        if !runtime.takes(&saved) {
+            return Ok(());
+        }
         let restored = runtime.restore_saved(&saved, sequence);
         self.kept.push_back(saved);
         restored

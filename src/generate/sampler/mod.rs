@@ -176,6 +176,7 @@ impl Sampler {
     }
 
     /// How many of the highest logits the next draw can do with; `None` where it needs all.
+    #[doc(hidden)]
     pub fn needed(&self) -> Option<Needed> {
         let o = &self.options;
         if !self.allowed.is_empty() || o.may_raise() || (!self.is_greedy() && o.takes_all()) {
@@ -206,7 +207,7 @@ impl Sampler {
     /// is that of an id which must not be chosen.
     pub fn sample(&mut self, logits: &mut [f32], position: usize) -> Result<u32> {
         if logits.is_empty() {
-            return Err(Error::malformed("logits", "one for each token of the vocabulary", "none"));
+            return Err(Error::argument("logits", "one for each token of the vocabulary", "none"));
         }
         if let Some(bad) = first_not_finite(logits) {
             let place = format!("the logit of token {bad}");
@@ -271,7 +272,7 @@ impl Sampler {
     /// might matter: then `sample` has to have all of them.
     pub fn sample_top(&mut self, from: &Candidates, position: usize) -> Result<Option<u32>> {
         let Some(last) = from.top.last() else {
-            return Err(Error::malformed("candidates", "at least one", "none"));
+            return Err(Error::argument("candidates", "at least one", "none"));
         };
         if let Some(bad) = from.top.iter().find(|c| !c.logit.is_finite()) {
             let place = format!("the logit of token {}", bad.id);

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SampleOptions {
-    /// Divides the logits before the draw; 0 or less takes the highest logit (greedy).
+    /// Divides the logits before the draw; 0 takes the highest logit (greedy).
     pub temperature: f32,
     /// Keep this many of the highest logits; 0 keeps all.
     pub top_k: usize,
