@@ -20,7 +20,9 @@
 //! [`open`] takes a GGUF file, a Hugging Face directory, or the name of a model that was fetched from its Hub. An [`Engine`]
 //! decides what runs where. A [`TextSession`] takes and gives text, a [`Session`] token ids and logits, a [`Runtime`] many
 //! sequences side by side, which a [`Batcher`] drives. Progress and decisions go to an [`Observer`]. [`chat`] turns
-//! conversations into prompts. `examples/` has a program for each.
+//! conversations into prompts, [`embedding`] texts into vectors, [`perplexity`] scores them. A [`Runtime`] also forks its
+//! [`Sequence`]s, rewinds them, and saves them as a [`SavedSequence`], which a [`SavedForm`] writes and reads. `docs/library.md`
+//! says which of these serves what, and `examples/` has programs.
 //!
 //! The library builds without default features: models in GGUF files, on the CPU.
 //!
@@ -99,19 +101,22 @@ pub mod serve;
 #[doc(hidden)]
 pub mod cli;
 
-pub use backend::{RowOutput, Want, cpu::Kernel};
+pub use backend::{Candidates, Limits, Rest, RowOutput, Scored, Want, cpu::Kernel};
+#[doc(hidden)]
+pub use engine::{Budget, Placement};
 pub use engine::{
-    Budget, Engine, EngineOptions, HeadScreen, I2sLayout, ModelFile, ModelSource, Notice, Observer, OpenOptions,
-    Placement, Purpose, TextSession, open,
+    Engine, EngineOptions, HeadScreen, I2sLayout, ModelFile, ModelSource, Notice, Observer, OpenOptions, Purpose,
+    TextSession, open,
 };
 pub use error::{Error, ErrorKind, Remedy, Result};
 pub use generate::{
-    Answer, AnswerId, AnswerOptions, Batcher, Chooser, Constraint, Drafter, Event, Fed, Finish, Generation, Logprobs,
-    Mirostat, Need, NoText, Pooling, SampleOptions, Sampler, Stats, TextDecoder, embedding, embeddings,
+    Answer, AnswerId, AnswerOptions, Batcher, Breaker, Chooser, Constraint, Drafter, Dry, Event, Fed, Finish,
+    FinishedAnswer, Generation, Likelihood, Logprobs, Mirostat, Need, NoText, PlaceState, Pooling, ReasoningLimit,
+    Recommended, SampleOptions, Sampler, Stats, TextDecoder, Xtc, embedding, embeddings, perplexity,
 };
 #[cfg(feature = "grammar")]
 pub use generate::{Grammar, GrammarVocabulary};
 pub use model::{Config, I2sPacking, Model};
 pub use plan::{BackendKind, KvType, Plan, Prefer, Request, Segment, Sizes};
-pub use session::{Phase, Runtime, Sequence, Session, Takeover, Work};
+pub use session::{Phase, Runtime, SavedForm, SavedSequence, Sequence, Session, Takeover, Work};
 pub use tokenizer::{EncodeOptions, TokenStream, Tokenizer};

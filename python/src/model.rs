@@ -301,7 +301,7 @@ impl Model {
             None => ModelFile::built_in(open, Arc::clone(&notices) as _)?,
         };
         self::template(&file, template.as_deref())?;
-        let pooling = Pooling::stated(&file.model()?.config, file.file().metadata())?;
+        let pooling = file.pooling()?;
         let engine = Engine::new(&file, options);
         // What cannot fit is said now.
         engine.sizes(&Purpose::Logits)?;

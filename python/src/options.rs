@@ -7,7 +7,7 @@ use bitnet_gpu::{EngineOptions, Error, I2sLayout, I2sPacking, Kernel, KvType, Pr
 /// Bounds for numbers that come from a user; no model or machine of today comes near.
 const MOST_CONTEXT: i64 = 1 << 24;
 const MOST_BATCH: i64 = 4096;
-const MOST_THREADS: i64 = 512;
+const MOST_THREADS: i64 = EngineOptions::MOST_THREADS as i64;
 const MOST_SEQUENCES: i64 = 1024;
 
 /// Where and how a model runs, as Python says it.

@@ -159,6 +159,7 @@ impl Engine {
     }
 
     /// The kernels of the CPU.
+    #[doc(hidden)]
     pub fn kernels(&self) -> Result<Kernels> {
         self.model().map(|model| self.kernels_of(model))
     }

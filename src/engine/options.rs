@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::{
     backend::cpu::Kernel,
+    error::{Error, Result},
     machine,
     plan::{KvType, Prefer, Request},
 };
@@ -20,7 +21,7 @@ pub struct EngineOptions {
     pub device: Option<String>,
     /// Most bytes of GPU memory to use; `None`: what the driver says is free.
     pub gpu_memory: Option<u64>,
-    /// CPU threads; `None`: one for each core this process may use, or what tuning found.
+    /// CPU threads, at most [`Self::MOST_THREADS`]; `None`: one for each core this process may use, or what tuning found.
     pub threads: Option<NonZeroUsize>,
     /// Tokens of prompt and answer together. `None`: the model's context, at most 4096; `Some(0)`: the model's context.
     pub context_tokens: Option<usize>,
@@ -79,6 +80,20 @@ impl Default for EngineOptions {
 }
 
 impl EngineOptions {
+    /// Most CPU threads that can be asked for: each takes a thread of the system, whatever there is for it to do.
+    pub const MOST_THREADS: usize = 512;
+
+    /// Refuses numbers that no machine can serve.
+    pub(super) fn validate(&self) -> Result<()> {
+        match self.threads {
+            Some(threads) if threads.get() > Self::MOST_THREADS => Err(Error::BadOption {
+                name: "threads".into(),
+                reason: format!("must be at most {}, not {threads}", Self::MOST_THREADS),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The number of CPU threads.
     pub fn thread_count(&self) -> usize {
         self.threads.map_or_else(|| machine::cores().threads, NonZeroUsize::get)

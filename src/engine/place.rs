@@ -115,6 +115,7 @@ impl Engine {
 
     fn sizes_for(&self, needs: Needs, context_tokens: usize) -> Result<Sizes> {
         let (model, options) = (self.model()?, &self.options);
+        options.validate()?;
         let sizes = Sizes {
             sequences: options.sequences.max(1),
             context_tokens,
@@ -128,11 +129,14 @@ impl Engine {
         let cache_bytes = sizes.model_state_bytes(&model.config).saturating_add(mtp_bytes);
         // The system may grant it all the same, and end the process without a word once it is used.
         match machine::memory_bytes() {
-            Some(memory) if cache_bytes > memory => Err(Error::malformed(
-                format!("cache for {context_tokens} tokens"),
-                format!("at most the memory that this program may have, {}", numbers::bytes(memory)),
-                numbers::bytes(cache_bytes),
-            )
+            Some(memory) if cache_bytes > memory => Err(Error::TooLarge {
+                thing: match sizes.sequences {
+                    1 => format!("cache for {context_tokens} tokens"),
+                    many => format!("cache for {many} sequences of {context_tokens} tokens"),
+                },
+                expected: format!("at most the memory that this program may have, {}", numbers::bytes(memory)),
+                found: numbers::bytes(cache_bytes),
+            }
             .with_remedy(Remedy::LowerContext)),
             _ => Ok(sizes),
         }
@@ -162,6 +166,7 @@ impl Engine {
     }
 
     /// Decides what runs where. [`Request::Auto`] measures a few layers where there is a GPU.
+    #[doc(hidden)]
     pub fn place(&self, purpose: &Purpose<'_>) -> Result<Placement> {
         self.place_for(self.job(purpose)?)
     }

@@ -25,6 +25,7 @@ pub struct Needs {
 
 impl Purpose<'_> {
     /// Needs from the model with a context of so many tokens.
+    #[doc(hidden)]
     pub fn needs(&self, context_tokens: usize) -> Needs {
         match self {
             Self::Sample(options) => Needs { head: true, most_top: options.most_top(context_tokens) },

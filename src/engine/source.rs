@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{
     bytes::{Access, Bytes},
+    cache_dir::stable_hash,
     error::{Error, ErrorKind, Remedy, Result, shown},
-    generate::Recommended,
-    gguf::{File, part_of_stem},
+    generate::{Pooling, Recommended},
+    gguf::{File, TensorInfo, part_of_stem},
     hub::{self, ModelName},
     machine,
     model::{self, I2sPacking, Model},
@@ -96,11 +97,14 @@ impl ModelFile {
                 told(&observer, |progress| File::open_with(path, Access::Copy(progress)))?
             }
         };
-        let opened = Self::from_file(path.display().to_string(), file, options, observer);
-        for warning in opened.file().warnings() {
-            opened.notice(&Notice::File { name: opened.name().into(), warning: warning.clone() });
+        Ok(Self::from_file(path.display().to_string(), file, options, observer).with_warnings_told())
+    }
+
+    fn with_warnings_told(self) -> Self {
+        for warning in self.file().warnings() {
+            self.notice(&Notice::File { name: self.name().into(), warning: warning.clone() });
         }
-        Ok(opened)
+        self
     }
 
     /// The small story model inside the program.
@@ -109,7 +113,23 @@ impl ModelFile {
         Ok(Self::from_file(BUILT_IN_NAME.into(), file, options, observer))
     }
 
+    /// A GGUF file that is in memory: part of a program, or from where no path leads. `name` is its name in messages.
+    ///
+    /// # Errors
+    /// If it is no GGUF file, or only a part of one. Whether it can run shows when it is loaded.
+    pub fn from_bytes(
+        name: impl Into<String>,
+        bytes: Vec<u8>,
+        options: &OpenOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self> {
+        let name = name.into();
+        let file = File::parse(Bytes::from(bytes)).map_err(|error| error.in_file(&name))?;
+        Ok(Self::from_file(name, file, options, observer).with_warnings_told())
+    }
+
     /// A file that is open already, and what to call it.
+    #[doc(hidden)]
     pub fn from_file(name: String, file: File, options: &OpenOptions, observer: Arc<dyn Observer>) -> Self {
         let i2s = options.i2s;
         let (packing, sampling) = (OnceLock::new(), OnceLock::new());
@@ -123,6 +143,7 @@ impl ModelFile {
     }
 
     /// The file itself.
+    #[doc(hidden)]
     pub fn file(&self) -> &File {
         &self.0.file
     }
@@ -162,6 +183,26 @@ impl ModelFile {
         })
     }
 
+    /// A hash of names, types and the first bytes of all tensors: tells models of one shape apart, and is the same wherever the
+    /// file lies.
+    pub fn fingerprint(&self) -> u64 {
+        const BYTES: usize = 64;
+        let of_tensor = |tensor: &TensorInfo| {
+            let data = self.file().data(tensor);
+            let first = data[..data.len().min(BYTES)].to_vec();
+            format!("{} {} ", tensor.name, tensor.id).into_bytes().into_iter().chain(first)
+        };
+        stable_hash(self.file().tensors().iter().flat_map(of_tensor))
+    }
+
+    /// How a model that was made for embeddings pools them; `None` for one that writes text.
+    ///
+    /// # Errors
+    /// If the model cannot run, or its pooling is not known.
+    pub fn pooling(&self) -> Result<Option<Pooling>> {
+        Pooling::stated(&self.model()?.config, self.file().metadata()).map_err(|error| self.named(error))
+    }
+
     /// The model.
     ///
     /// # Errors
@@ -179,11 +220,13 @@ impl ModelFile {
     }
 
     /// Options for what the file does not state about itself.
+    #[doc(hidden)]
     pub fn model_options(&self) -> Result<model::OpenOptions> {
         Ok(model::OpenOptions { i2s: self.packing()?.packing, ..Default::default() })
     }
 
     /// How I2_S matrices are read, and why so.
+    #[doc(hidden)]
     pub fn packing(&self) -> Result<&Packing> {
         once(&self.0.packing, || self.find_packing().map_err(|e| self.named(e)))
     }
@@ -302,11 +345,11 @@ fn told(observer: &Arc<dyn Observer>, read: impl FnOnce(&dyn Fn(u64, u64)) -> Re
 fn check_memory(path: &Path) -> Result<()> {
     let len = fs::metadata(path).map_err(|e| Error::io("open", path, e))?.len();
     match machine::free_memory_bytes() {
-        Some(free) if len > free => Err(Error::malformed(
-            format!("copy of {}", path.display()),
-            format!("at most the free memory, {}", numbers::bytes(free)),
-            numbers::bytes(len),
-        )
+        Some(free) if len > free => Err(Error::TooLarge {
+            thing: format!("copy of {}", path.display()),
+            expected: format!("at most the free memory, {}", numbers::bytes(free)),
+            found: numbers::bytes(len),
+        }
         .with_remedy(Remedy::MapFile)),
         _ => Ok(()),
     }

@@ -143,6 +143,7 @@ pub struct Config {
     /// `general.architecture`.
     pub arch: String,
     /// Which op list runs it.
+    #[doc(hidden)]
     pub family: Family,
     /// `general.name`, or empty.
     pub name: String,
@@ -165,21 +166,28 @@ pub struct Config {
     /// Epsilon of RMSNorms as the file states it; [`Self::eps`] has that of each.
     pub rms_eps: f32,
     /// Rotary position embedding.
+    #[doc(hidden)]
     pub rope: Rope,
     /// Feed-forward activation.
+    #[doc(hidden)]
     pub activation: Activation,
     /// The recurrent layers of a hybrid model; `None` where all are attention.
+    #[doc(hidden)]
     pub delta: Option<DeltaNet>,
     /// Where weights are stored in a rotated basis; read with the tensors.
+    #[doc(hidden)]
     pub rotation: Option<Rotation>,
     /// Blocks of the file behind the layers that predict further tokens ahead: the first may make drafts, see
     /// [`MtpBlock`](super::MtpBlock).
     pub mtp_blocks: usize,
     /// Norms on the inputs of projections; where no key says it, read with the tensors.
+    #[doc(hidden)]
     pub input_norms: Option<InputNorms>,
     /// Factors of the graph.
+    #[doc(hidden)]
     pub multipliers: Multipliers,
     /// Projections of attention with a bias: those of q, k and v, or all; of Llama's they are read with the tensors.
+    #[doc(hidden)]
     pub biased: &'static [Linear],
 }
 
@@ -196,6 +204,7 @@ impl Config {
     ///
     /// # Errors
     /// Names the key, what is allowed and what was found.
+    #[doc(hidden)]
     pub fn from_metadata(metadata: &Metadata, vocab: usize) -> Result<Self> {
         let arch = metadata.architecture()?;
         refuse_variants(metadata, arch)?;
@@ -260,11 +269,13 @@ impl Config {
     }
 
     /// True where a layer is a gated DeltaNet and not attention.
+    #[doc(hidden)]
     pub fn is_recurrent(&self, layer: usize) -> bool {
         self.delta.as_ref().is_some_and(|delta| delta.layers[layer])
     }
 
     /// Layers after which their kinds come again in the same order.
+    #[doc(hidden)]
     pub fn layer_period(&self) -> usize {
         let comes_again = |period: &usize| {
             (*period..self.layers).all(|layer| self.is_recurrent(layer) == self.is_recurrent(layer - period))
@@ -273,6 +284,7 @@ impl Config {
     }
 
     /// True where the output of attention goes through a gate, which q's projection has beside q.
+    #[doc(hidden)]
     pub fn has_output_gate(&self) -> bool {
         self.family == Family::Qwen35
     }
@@ -281,6 +293,7 @@ impl Config {
     ///
     /// The residual multiplier r of MiniCPM is no op: with the stream h = r g, what a block adds to g is not multiplied, and
     /// a norm of h with epsilon e is that of g with e / r^2 ([`Self::eps`]).
+    #[doc(hidden)]
     pub fn embedding_scale(&self) -> f32 {
         match self.family {
             Family::Gemma3 => (self.dim as f32).sqrt(),
@@ -290,6 +303,7 @@ impl Config {
     }
 
     /// Epsilon of a norm.
+    #[doc(hidden)]
     pub fn eps(&self, norm: Norm) -> f32 {
         match self.input_norms {
             Some(norms) if Norm::INPUTS.contains(&norm) || norm == Norm::HeadIn => norms.eps,
@@ -301,6 +315,7 @@ impl Config {
     }
 
     /// Values of one position in the key (or value) cache of one layer.
+    #[doc(hidden)]
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }

@@ -51,6 +51,7 @@ pub struct Model {
     /// Hyperparameters.
     pub config: Config,
     /// Tensors; large ones still in the memory map.
+    #[doc(hidden)]
     pub weights: Weights,
 }
 
@@ -76,6 +77,7 @@ impl Model {
     ///
     /// # Errors
     /// Names the tensor and the place of a code that is none, or that the layout has no room for.
+    #[doc(hidden)]
     pub fn packed(&self, layer: usize, role: Linear, to: Layout) -> Result<PackedMatrix> {
         let matrix = self.weights.blocks[layer].linear(role);
         matrix.packed(to).map_err(|e| blame(&names::linear(layer, role), matrix.cols, e))
@@ -85,6 +87,7 @@ impl Model {
     ///
     /// # Panics
     /// If `rope_factors` are not one for each pair that rotates; loading a file checks it.
+    #[doc(hidden)]
     pub fn rope_table(&self, positions: usize, context: usize) -> RopeTable {
         let rope = &self.config.rope;
         let yarn = rope.yarn.map(|yarn| yarn.factors(rope.dims, rope.base));

@@ -125,7 +125,7 @@ fn load(opened: Opened, names: Vec<String>) -> Result<Loaded> {
 impl Opened {
     /// How vectors are made, where the model was made for those.
     fn pooling(&self) -> Result<Option<Pooling>> {
-        Pooling::stated(&self.file.model()?.config, self.file.file().metadata())
+        self.file.pooling()
     }
 
     /// Whether the free memory of each device holds what the model would take there.

@@ -80,7 +80,7 @@ impl Served {
             aliases: names.collect(),
             path: file.name().to_owned(),
             architecture: config.arch.clone(),
-            pooling: Pooling::stated(config, file.file().metadata())?,
+            pooling: file.pooling()?,
             tokenizer: Arc::clone(file.tokenizer()?),
             template,
             sample,
@@ -89,7 +89,7 @@ impl Served {
             placement: runtime.segments().map(Placement::of).collect(),
             facts: Facts::of_model(file.file(), config),
             saved_form: runtime.saved_form(),
-            fingerprint: fingerprint(file.file()),
+            fingerprint: file.fingerprint(),
             created: ids::now(),
             grammars: OnceLock::new(),
         })

@@ -87,6 +87,7 @@ impl Tokenizer {
     /// Reads the tokenizer of a GGUF file. A complete `tokenizer.json` inside the metadata comes first.
     ///
     /// A file without a tokenizer gives [`Error::Missing`].
+    #[doc(hidden)]
     pub fn from_gguf(metadata: &Metadata) -> Result<Self> {
         const JSON: &str = "tokenizer.huggingface.json";
         if let Some(json) = metadata.str(JSON)? {
@@ -113,6 +114,7 @@ impl Tokenizer {
     }
 
     /// Reads a Hugging Face `tokenizer.json` with the files that stand beside it.
+    #[doc(hidden)]
     pub fn from_json_with(json: &[u8], options: &JsonOptions<'_>) -> Result<Self> {
         let json = Json::parse(json)?;
         let facts = Facts::read(&json, options)?;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use bitnet_gpu::{
-    Engine, EngineOptions, ErrorKind, HeadScreen, ModelFile, Notice, Observer, OpenOptions, Purpose, Remedy, Request,
-    SampleOptions,
+    Engine, EngineOptions, ErrorKind, HeadScreen, ModelFile, Notice, Observer, OpenOptions, Pooling, Purpose, Remedy,
+    Request, SampleOptions, Sizes, Want, embedding, perplexity,
 };
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llama-stories-ternary-4m.gguf");
@@ -95,4 +95,79 @@ fn errors_tell_what_may_be_done_in_no_front_ends_words() {
     assert!(!error.to_string().contains("-c"), "{error}");
     let missing = bitnet_gpu::open("nobody/has-this-model").err().unwrap();
     assert_eq!(missing.kind(), ErrorKind::Missing);
+}
+
+#[test]
+fn a_session_gives_what_its_purpose_says_and_refuses_the_rest() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    let model = file.model().unwrap();
+    let engine = Engine::new(&file, on_cpu(|options| options.context_tokens = Some(32)));
+    let mut hidden = engine.load(&Purpose::Hidden).unwrap();
+    let refused = [
+        hidden.prefill(&[1, 2]).map(|_| ()).unwrap_err(),
+        hidden.step(1).map(|_| ()).unwrap_err(),
+        hidden.step_for(1, Want::Top(1)).unwrap_err(),
+        hidden.score(&[1, 2], |_| panic!("there is nothing to score")).unwrap_err(),
+        perplexity(&mut hidden, &[1; 8], 8, None, |_, _, _| true).unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.to_string(), "purpose of the session: expected one with logits, found hidden states");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+    assert_eq!(embedding(&mut hidden, model, &[1, 2], Pooling::Mean).unwrap().len(), model.config.dim);
+    assert!(hidden.all_logits().is_err());
+    let mut logits = engine.load(&Purpose::Logits).unwrap();
+    let error = embedding(&mut logits, model, &[1, 2], Pooling::Mean).unwrap_err();
+    assert_eq!(error.to_string(), "purpose of the session: expected hidden states, found one with logits");
+    assert_eq!(logits.prefill(&[1, 2]).unwrap().len(), model.config.vocab);
+}
+
+#[test]
+fn a_session_that_has_run_nothing_has_nothing_to_show() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    let engine = Engine::new(&file, on_cpu(|_| {}));
+    let mut session = engine.load(&Purpose::Sample(&SampleOptions::greedy())).unwrap();
+    assert!(session.candidates().is_none() && session.all_logits().unwrap().is_empty());
+    assert_eq!(session.head_rows(), 0);
+    let guess = &mut vec![7];
+    assert_eq!(session.draft(u32::MAX, 4, guess).unwrap_err().kind(), ErrorKind::Usage);
+    assert!(guess.is_empty());
+}
+
+#[test]
+fn a_model_from_memory_is_that_of_the_file() {
+    let bytes = std::fs::read(MODEL).unwrap();
+    let open = |bytes: &[u8]| ModelFile::from_bytes("stories", bytes.to_vec(), &OpenOptions::default(), Arc::new(()));
+    let answer = |file: &ModelFile| {
+        let engine = Engine::new(file, on_cpu(|options| options.context_tokens = Some(64)));
+        engine.load(&Purpose::Logits).unwrap().prefill(&[1, 7, 9]).unwrap().to_vec()
+    };
+    assert_eq!(answer(&open(&bytes).unwrap()), answer(&bitnet_gpu::open(MODEL).unwrap()));
+    assert_eq!(open(&bytes).unwrap().pooling().unwrap(), None, "it writes text");
+    for len in [0, 3, 24, 1000, bytes.len() - 1] {
+        let error = open(&bytes[..len]).err().unwrap();
+        assert!(error.to_string().starts_with("stories: ") && error.kind() == ErrorKind::Format, "{len}: {error}");
+    }
+}
+
+#[test]
+fn sizes_beyond_the_machine_are_refused_before_anything_is_reserved() {
+    let file = bitnet_gpu::open(MODEL).unwrap();
+    let refused = |change: fn(&mut EngineOptions)| {
+        let error = Engine::new(&file, on_cpu(change)).load(&Purpose::Logits).err().unwrap();
+        assert_eq!((error.kind(), error.remedy()), (ErrorKind::OutOfMemory, Some(&Remedy::LowerContext)), "{error}");
+        error.to_string()
+    };
+    assert!(refused(|options| options.context_tokens = Some(1 << 40)).starts_with("cache for 1099511627776 tokens: "));
+    refused(|options| options.context_tokens = Some(usize::MAX));
+    let many = refused(|options| (options.context_tokens, options.sequences) = (Some(64), usize::MAX));
+    assert!(many.starts_with(&format!("cache for {} sequences of 64 tokens: ", usize::MAX)), "{many}");
+    for threads in [EngineOptions::MOST_THREADS + 1, usize::MAX] {
+        let options = on_cpu(|options| options.threads = std::num::NonZeroUsize::new(threads));
+        let error = Engine::new(&file, options).load(&Purpose::Logits).err().unwrap();
+        assert_eq!(error.to_string(), format!("threads must be at most 512, not {threads}"));
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+    let sizes = Sizes { sequences: usize::MAX, ..Sizes::new(64, 8) };
+    assert_eq!(sizes.mtp_state_bytes(&file.model().unwrap().config), u64::MAX);
 }

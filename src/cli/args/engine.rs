@@ -105,6 +105,9 @@ pub(super) fn device(text: &str) -> Result<String, String> {
 /// A bound for numbers that come from a user; no model of today comes near.
 pub(super) const MAX_CONTEXT: i64 = 1 << 24;
 
+/// More are refused.
+pub(super) const MAX_THREADS: i64 = engine::EngineOptions::MOST_THREADS as i64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendChoice {
     Auto,
@@ -247,7 +250,7 @@ pub struct ThreadsArgs {
         long,
         value_name = "N",
         default_value_t = -1,
-        value_parser = clap::value_parser!(i64).range(-1..=512),
+        value_parser = clap::value_parser!(i64).range(-1..=MAX_THREADS),
         allow_negative_numbers = true,
         env = "LLAMA_ARG_THREADS"
     )]

@@ -6,7 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EngineArgs, ModelArgs, ModelWord, TextArgs,
-    engine::{BackendChoice, CacheType, HeadChoice, KernelChoice, MAX_CONTEXT, ThreadsArgs, byte_size, device},
+    engine::{
+        BackendChoice, CacheType, HeadChoice, KernelChoice, MAX_CONTEXT, MAX_THREADS, ThreadsArgs, byte_size, device,
+    },
 };
 use crate::generate::Pooling;
 
@@ -157,7 +159,7 @@ pub struct BenchArgs {
         value_name = "N",
         value_delimiter = ',',
         default_value = "-1",
-        value_parser = clap::value_parser!(i64).range(-1..=512),
+        value_parser = clap::value_parser!(i64).range(-1..=MAX_THREADS),
         allow_negative_numbers = true
     )]
     pub threads: Vec<i64>,

@@ -35,6 +35,7 @@ impl Model {
     ///
     /// # Errors
     /// Names the key or tensor, what the architecture asks for, and what the file holds.
+    #[doc(hidden)]
     pub fn from_gguf(file: &File) -> Result<Self> {
         Self::from_gguf_with(file, &OpenOptions::default())
     }
@@ -43,6 +44,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Self::from_gguf`].
+    #[doc(hidden)]
     pub fn from_gguf_with(file: &File, options: &OpenOptions) -> Result<Self> {
         refuse_projector(file.metadata())?;
         let embedding = file.tensor(names::TOKEN_EMBD).ok_or_else(|| {
@@ -79,6 +81,7 @@ impl Model {
 
 impl Config {
     /// (rows, cols) of a projection.
+    #[doc(hidden)]
     pub fn linear_shape(&self, role: Linear) -> (usize, usize) {
         let q_width = self.heads * self.head_dim;
         match role {
@@ -95,11 +98,13 @@ impl Config {
     }
 
     /// The projections of a layer, in storage order.
+    #[doc(hidden)]
     pub fn linears(&self, layer: usize) -> &'static [Linear] {
         if self.is_recurrent(layer) { &Linear::DELTA } else { &Linear::ATTENTION }
     }
 
     /// The norms of a layer.
+    #[doc(hidden)]
     pub fn norms(&self, layer: usize) -> Vec<Norm> {
         if self.is_recurrent(layer) {
             return vec![Norm::Attn, Norm::DeltaHead, Norm::Ffn];
@@ -109,6 +114,7 @@ impl Config {
     }
 
     /// Length of a norm's weight.
+    #[doc(hidden)]
     pub fn norm_len(&self, role: Norm) -> usize {
         match role {
             Norm::Attn | Norm::Ffn | Norm::Output | Norm::HeadIn | Norm::PostAttn | Norm::PostFfn => self.dim,
