@@ -12,6 +12,9 @@ mod generate;
 #[allow(dead_code, reason = "as above")]
 #[path = "../../examples/logits.rs"]
 mod logits;
+#[allow(dead_code, reason = "as above")]
+#[path = "../../examples/side_by_side.rs"]
+mod side_by_side;
 
 use bitnet_gpu::chat::Role;
 
@@ -25,6 +28,15 @@ fn generate_continues_a_text_as_run_does() {
         crate::common::cli::run(&["run", "-m", MODEL, "-p", "Once upon a time", "-n", "20", "-s", "1", "--json"]);
     assert_eq!(by_program.json()["text"], text.as_str());
     assert!(text.split_whitespace().count() > 8, "{text}");
+}
+
+#[test]
+fn answers_side_by_side_are_those_of_each_alone() {
+    let prompts = ["Once upon a time", "The cat", "One day"].map(String::from);
+    let alone = |prompt: &String| side_by_side::run(MODEL, std::slice::from_ref(prompt), 20).unwrap().remove(0);
+    let expected: Vec<String> = prompts.iter().map(alone).collect();
+    assert!(expected.iter().all(|text| text.split_whitespace().count() > 4), "{expected:?}");
+    assert_eq!(side_by_side::run(MODEL, &prompts, 20).unwrap(), expected);
 }
 
 #[test]
