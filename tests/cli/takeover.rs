@@ -47,34 +47,38 @@ fn whatever_fails_at_token_20_of_60_the_tokens_are_those_of_the_undisturbed_run(
     if no_gpu() {
         return;
     }
-    for backend in [&["--backend", "gpu"][..], &["-ngl", "2"]] {
-        for sample in [&GREEDY[..], &SEEDED] {
-            let args = sixty(backend, sample);
-            let expected = run(&args).json();
-            assert_eq!(expected["prompt_tokens"], PROMPT_TOKENS);
-            assert_eq!(expected["takeover"], Value::Null);
-            assert_eq!(expected["tokens"].as_array().unwrap().len(), 60);
-            let on_cpu = run(&sixty(&["--backend", "cpu"], sample)).json();
-            assert_eq!(expected["tokens"], on_cpu["tokens"], "the same seed gives the same text on both");
-            for (kind, reason) in [
-                ("lost", "GPU device lost: "),
-                ("memory", "GPU out of memory while running "),
-                ("nan", "not a finite number in "),
-                ("silence", "GPU device lost: no answer for "),
-                ("dropped", "GPU device lost: the driver dropped a step: number "),
-            ] {
-                let finished = with_fault(&args, &format!("{kind}@{}", PROMPT_TOKENS + 20));
-                let found = finished.json();
-                assert_eq!(found["tokens"], expected["tokens"], "{kind} {backend:?} {sample:?}");
-                assert_eq!(found["text"], expected["text"]);
-                // The step of that token, or the pass that checks a draft with it.
-                let after = found["takeover"]["after_tokens"].as_u64().unwrap() as usize;
-                assert!((PROMPT_TOKENS + 17..=PROMPT_TOKENS + 20).contains(&after), "{found}");
-                assert!(found["takeover"]["reason"].as_str().unwrap().contains(reason), "{found}");
-                assert_eq!(found["plan"].as_array().unwrap().len(), 1);
-                assert_eq!(found["plan"][0]["backend"], "cpu");
-                assert!(warning(&finished).contains(reason), "{finished:?}");
-            }
+    const FAULTS: [(&str, &str); 5] = [
+        ("lost", "GPU device lost: "),
+        ("memory", "GPU out of memory while running "),
+        ("nan", "not a finite number in "),
+        ("silence", "GPU device lost: no answer for "),
+        ("dropped", "GPU device lost: the driver dropped a step: number "),
+    ];
+    // Every failure of a whole and of a split model, greedily and with draws. Only the first of these runs steps ahead.
+    for (backend, sample, faults) in [
+        (&["--backend", "gpu"][..], &GREEDY[..], &FAULTS[..]),
+        (&["-ngl", "2"], &SEEDED, &FAULTS),
+        (&["--backend", "gpu"], &SEEDED, &FAULTS[..1]),
+    ] {
+        let args = sixty(backend, sample);
+        let expected = run(&args).json();
+        assert_eq!(expected["prompt_tokens"], PROMPT_TOKENS);
+        assert_eq!(expected["takeover"], Value::Null);
+        assert_eq!(expected["tokens"].as_array().unwrap().len(), 60);
+        let on_cpu = run(&sixty(&["--backend", "cpu"], sample)).json();
+        assert_eq!(expected["tokens"], on_cpu["tokens"], "the same seed gives the same text on both");
+        for (kind, reason) in faults {
+            let finished = with_fault(&args, &format!("{kind}@{}", PROMPT_TOKENS + 20));
+            let found = finished.json();
+            assert_eq!(found["tokens"], expected["tokens"], "{kind} {backend:?} {sample:?}");
+            assert_eq!(found["text"], expected["text"]);
+            // The step of that token, or the pass that checks a draft with it.
+            let after = found["takeover"]["after_tokens"].as_u64().unwrap() as usize;
+            assert!((PROMPT_TOKENS + 17..=PROMPT_TOKENS + 20).contains(&after), "{found}");
+            assert!(found["takeover"]["reason"].as_str().unwrap().contains(reason), "{found}");
+            assert_eq!(found["plan"].as_array().unwrap().len(), 1);
+            assert_eq!(found["plan"][0]["backend"], "cpu");
+            assert!(warning(&finished).contains(reason), "{finished:?}");
         }
     }
 }

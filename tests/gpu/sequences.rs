@@ -16,8 +16,9 @@ use bitnet_gpu::{
 
 use crate::common::{
     gpu::{
+        Devices,
         model::{BITNET, LLAMA, QWEN3, Spec, grouped, random_ids, random_model},
-        open_backend, open_gpu,
+        open_gpu,
     },
     hybrid,
 };
@@ -91,8 +92,8 @@ fn step_of(rows: &[(usize, usize, &[u32], Want)]) -> (Batch, Activations) {
     (Batch { rows: rows.iter().map(row).collect() }, Activations { ids, ..Activations::default() })
 }
 
-fn open(model: &Arc<Model>, sizes: &Sizes, tuning: Tuning) -> Option<Loaded<GpuBackend>> {
-    Some(Loaded::new(open_backend(tuning)?, model, sizes))
+fn open(devices: &mut Devices, model: &Arc<Model>, sizes: &Sizes, tuning: Tuning) -> Option<Loaded<GpuBackend>> {
+    Some(Loaded::new(devices.backend(tuning)?, model, sizes))
 }
 
 /// A sequence of a test: it is started with its prompt at some step, and runs a token in each that follows.
@@ -114,11 +115,11 @@ fn scripts(vocab: usize) -> Vec<Script> {
 }
 
 /// Steps of all sequences together, against each alone. `slot_of` says which slot a sequence takes.
-fn assert_together_as_alone(what: &str, model: &Arc<Model>, sizes: &Sizes, tuning: Tuning) {
+fn assert_together_as_alone(devices: &mut Devices, what: &str, model: &Arc<Model>, sizes: &Sizes, tuning: Tuning) {
     let vocab = model.config.vocab;
-    let Some(mut together) = open(model, sizes, tuning.clone()) else { return };
+    let Some(mut together) = open(devices, model, sizes, tuning.clone()) else { return };
     let alone = Sizes { sequences: 1, ..*sizes };
-    let mut alone = open(model, &alone, tuning).unwrap();
+    let mut alone = open(devices, model, &alone, tuning).unwrap();
     let scripts = scripts(vocab);
     // What each gives alone, after its prompt and after each token behind it.
     let expected: Vec<Vec<Vec<u32>>> = scripts
@@ -179,6 +180,7 @@ fn assert_together_as_alone(what: &str, model: &Arc<Model>, sizes: &Sizes, tunin
 
 #[test]
 fn each_gets_what_it_gets_alone() {
+    let devices = &mut Devices::default();
     let plain = || Tuning { subgroups: Some(false), ..Tuning::default() };
     for (name, spec, kv, tuning) in [
         ("f16", BITNET, KvType::F16, Tuning::default()),
@@ -192,11 +194,11 @@ fn each_gets_what_it_gets_alone() {
         ("windows", BITNET, KvType::F16, Tuning { max_binding_bytes: Some(50_000), ..Tuning::default() }),
     ] {
         let model = Arc::new(random_model(&spec, 61));
-        assert_together_as_alone(name, &model, &sizes(kv, SEQUENCES), tuning);
+        assert_together_as_alone(devices, name, &model, &sizes(kv, SEQUENCES), tuning);
     }
     for (name, spec) in [("hybrid", hybrid::SMALL), ("hybrid, rotated", hybrid::ROTATED)] {
         let model = Arc::new(hybrid::random_model(&spec, 61));
-        assert_together_as_alone(name, &model, &sizes(KvType::F16, SEQUENCES), Tuning::default());
+        assert_together_as_alone(devices, name, &model, &sizes(KvType::F16, SEQUENCES), Tuning::default());
     }
 }
 
@@ -204,13 +206,14 @@ fn each_gets_what_it_gets_alone() {
 /// because the driver reads the width once.
 #[test]
 fn subgroups_of_four() {
+    let devices = &mut Devices::default();
     const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
     let Some(gpu) = open_gpu(Tuning::default()) else { return };
     if std::env::var_os(WIDTH).is_some() {
         assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
         for kv in [KvType::F16, KvType::Q8_0] {
             let model = Arc::new(random_model(&BITNET, 61));
-            assert_together_as_alone("subgroups of four", &model, &sizes(kv, SEQUENCES), Tuning::default());
+            assert_together_as_alone(devices, "subgroups of four", &model, &sizes(kv, SEQUENCES), Tuning::default());
         }
         return;
     }
@@ -228,13 +231,14 @@ fn subgroups_of_four() {
 /// later, whatever others ran in between.
 #[test]
 fn each_row_gets_what_it_wants() {
+    let devices = &mut Devices::default();
     let wants = [Want::Top(1), Want::Top(2), Want::Nothing, Want::Top(40), Want::Last];
     for (head, screen) in [(DenseType::F16, false), (DenseType::F16, true), (DenseType::Q8_0, true)] {
         let spec = Spec { vocab: 1100, layers: 2, table: head, head: None, ..BITNET };
         let model = Arc::new(random_model(&spec, 62));
         let sizes = Sizes { head_screen: screen, ..sizes(KvType::F16, 5) };
-        let Some(mut together) = open(&model, &sizes, Tuning::default()) else { return };
-        let mut alone = open(&model, &Sizes { sequences: 1, ..sizes }, Tuning::default()).unwrap();
+        let Some(mut together) = open(devices, &model, &sizes, Tuning::default()) else { return };
+        let mut alone = open(devices, &model, &Sizes { sequences: 1, ..sizes }, Tuning::default()).unwrap();
         let ids: Vec<Vec<u32>> = (0..5).map(|n| random_ids(&spec, 80 + n, 12)).collect();
         let mut expected = Vec::new();
         for (ids, want) in ids.iter().zip(wants) {
@@ -283,9 +287,10 @@ fn each_row_gets_what_it_wants() {
 /// The ids that sequences choose greedily, alternating and together, are those they choose alone.
 #[test]
 fn greedy_sequences_do_not_meet() {
+    let devices = &mut Devices::default();
     let model = Arc::new(random_model(&BITNET, 63));
-    let Some(mut gpu) = open(&model, &sizes(KvType::F16, 3), Tuning::default()) else { return };
-    let mut alone = open(&model, &sizes(KvType::F16, 1), Tuning::default()).unwrap();
+    let Some(mut gpu) = open(devices, &model, &sizes(KvType::F16, 3), Tuning::default()) else { return };
+    let mut alone = open(devices, &model, &sizes(KvType::F16, 1), Tuning::default()).unwrap();
     let first = |given: &Given| given.candidates.top[0].id;
     let prompts: Vec<Vec<u32>> = (0..3).map(|n| random_ids(&BITNET, 90 + n, 5 + 3 * n as usize)).collect();
     let expected: Vec<Vec<u32>> = prompts
@@ -324,11 +329,12 @@ fn greedy_sequences_do_not_meet() {
 /// A fork holds what it was forked from, and they part.
 #[test]
 fn a_fork_goes_on_by_itself() {
+    let devices = &mut Devices::default();
     for (kv, max_binding_bytes) in [(KvType::F16, None), (KvType::Q8_0, None), (KvType::F16, Some(50_000))] {
         let model = Arc::new(random_model(&BITNET, 64));
         let tuning = Tuning { max_binding_bytes, ..Tuning::default() };
-        let Some(mut gpu) = open(&model, &sizes(kv, 4), tuning.clone()) else { return };
-        let mut alone = open(&model, &sizes(kv, 1), tuning).unwrap();
+        let Some(mut gpu) = open(devices, &model, &sizes(kv, 4), tuning.clone()) else { return };
+        let mut alone = open(devices, &model, &sizes(kv, 1), tuning).unwrap();
         let (ids, other) = (random_ids(&BITNET, 65, 40), random_ids(&BITNET, 66, 12));
         gpu.step(&[(1, 0, &ids, Want::Nothing)]);
         // In the same window and in another, and over what is there already.
@@ -355,9 +361,10 @@ fn a_fork_goes_on_by_itself() {
 /// States of a slot move to another one and through the CPU without a change.
 #[test]
 fn states_move_between_slots_and_backends() {
+    let devices = &mut Devices::default();
     for kv in [KvType::F16, KvType::Q8_0, KvType::F32] {
         let model = Arc::new(random_model(&QWEN3, 67));
-        let Some(mut gpu) = open(&model, &sizes(kv, 3), Tuning::default()) else { return };
+        let Some(mut gpu) = open(devices, &model, &sizes(kv, 3), Tuning::default()) else { return };
         let mut cpu = Loaded::new(CpuBackend::new(Isa::Scalar, 1), &model, &sizes(kv, 2));
         let ids = random_ids(&QWEN3, 68, 31);
         gpu.step(&[(0, 0, &random_ids(&QWEN3, 69, 9), Want::Nothing)]);
@@ -384,8 +391,9 @@ fn states_move_between_slots_and_backends() {
 
 #[test]
 fn what_a_slot_holds_is_known() {
+    let devices = &mut Devices::default();
     let model = Arc::new(random_model(&BITNET, 71));
-    let Some(mut gpu) = open(&model, &sizes(KvType::F16, 2), Tuning::default()) else { return };
+    let Some(mut gpu) = open(devices, &model, &sizes(KvType::F16, 2), Tuning::default()) else { return };
     let ids = random_ids(&BITNET, 72, 20);
     let refused = |gpu: &mut Loaded<GpuBackend>, rows: &[(usize, usize, &[u32], Want)], needle: &str| {
         let (batch, input) = step_of(rows);
@@ -412,11 +420,12 @@ fn what_a_slot_holds_is_known() {
 /// several tokens; nothing is created, and a few hundred bytes come back.
 #[test]
 fn a_step_of_eight_is_one_submit() {
+    let devices = &mut Devices::default();
     let spec = Spec { vocab: 1100, ..BITNET };
     let model = Arc::new(random_model(&spec, 73));
     for screen in [false, true] {
         let sizes = Sizes { head_screen: screen, ..sizes(KvType::F16, SEQUENCES) };
-        let Some(mut gpu) = open(&model, &sizes, Tuning::default()) else { return };
+        let Some(mut gpu) = open(devices, &model, &sizes, Tuning::default()) else { return };
         for at in 0..5 {
             let id = [[at as u32]; SEQUENCES];
             let rows: Vec<_> = (0..SEQUENCES).map(|slot| (slot, at, &id[slot][..], Want::Top(1))).collect();
@@ -436,9 +445,10 @@ fn a_step_of_eight_is_one_submit() {
 /// A step is looked after without waiting for it: chunk by chunk, for one that has several.
 #[test]
 fn steps_are_polled() {
+    let devices = &mut Devices::default();
     let model = Arc::new(random_model(&BITNET, 74));
     let tuning = Tuning { chunk_tokens: Some(16), ..Tuning::default() };
-    let Some(mut gpu) = open(&model, &sizes(KvType::F16, 2), tuning) else { return };
+    let Some(mut gpu) = open(devices, &model, &sizes(KvType::F16, 2), tuning) else { return };
     let ids = random_ids(&BITNET, 75, 70);
     let expected = gpu.step(&[(0, 0, &ids, Want::All)]).remove(0).logits;
     for (want, expected) in [(Want::All, &expected[..]), (Want::Last, &expected[69 * BITNET.vocab..])] {

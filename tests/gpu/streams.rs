@@ -15,7 +15,7 @@ use bitnet_gpu::{
 };
 
 use crate::common::{
-    gpu::{open_backend, open_gpu},
+    gpu::{Devices, open_gpu},
     shared,
 };
 
@@ -97,10 +97,17 @@ fn chosen_stream(session: &mut Session, prompt: &[u32], tokens: usize) -> (Vec<u
 }
 
 /// With a screened head, the ids of the GPU's own full head.
-fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tokens: usize, tuning: Tuning) {
-    let Some(gpu) = open_backend(tuning.clone()) else { return };
+fn assert_screen_changes_nothing(
+    devices: &mut Devices,
+    what: &str,
+    model: &Arc<Model>,
+    prompts: &[Vec<u32>],
+    tokens: usize,
+    tuning: Tuning,
+) {
+    let Some(gpu) = devices.backend(tuning.clone()) else { return };
     let mut full = session(model, BackendKind::Gpu, Box::new(gpu), F16, false);
-    let gpu = open_backend(tuning).unwrap();
+    let gpu = devices.backend(tuning).unwrap();
     let mut screened = session(model, BackendKind::Gpu, Box::new(gpu), F16, true);
     for (n, prompt) in prompts.iter().enumerate() {
         let (found, rows) = chosen_stream(&mut screened, prompt, tokens);
@@ -111,12 +118,20 @@ fn assert_screen_changes_nothing(what: &str, model: &Arc<Model>, prompts: &[Vec<
     }
 }
 
-fn assert_same_streams(what: &str, model: &Arc<Model>, prompts: &[Vec<u32>], tokens: usize, tuning: Tuning) {
-    assert_same_streams_with(F16, what, model, prompts, tokens, tuning);
+fn assert_same_streams(
+    devices: &mut Devices,
+    what: &str,
+    model: &Arc<Model>,
+    prompts: &[Vec<u32>],
+    tokens: usize,
+    tuning: Tuning,
+) {
+    assert_same_streams_with(devices, F16, what, model, prompts, tokens, tuning);
 }
 
 /// With caches of these types.
 fn assert_same_streams_with(
+    devices: &mut Devices,
     types: Types,
     what: &str,
     model: &Arc<Model>,
@@ -124,7 +139,7 @@ fn assert_same_streams_with(
     tokens: usize,
     tuning: Tuning,
 ) {
-    let Some(gpu) = open_backend(tuning) else { return };
+    let Some(gpu) = devices.backend(tuning) else { return };
     let mut gpu = session(model, BackendKind::Gpu, Box::new(gpu), types, false);
     let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), types, false);
     for (n, prompt) in prompts.iter().enumerate() {
@@ -148,29 +163,32 @@ fn demo_with(prompts: [&str; 8]) -> (Arc<Model>, Vec<Vec<u32>>) {
 
 #[test]
 fn the_demo_model() {
+    let devices = &mut Devices::default();
     let (model, prompts) = demo();
-    assert_same_streams("demo", &model, &prompts, LONG, Tuning::default());
+    assert_same_streams(devices, "demo", &model, &prompts, LONG, Tuning::default());
 }
 
 /// Other orders of additions: no subgroups, and norms as kernels of their own.
 #[test]
 fn the_demo_model_on_other_paths() {
+    let devices = &mut Devices::default();
     let (model, prompts) = demo();
     let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
-    assert_same_streams("no subgroups", &model, &prompts[..4], SHORT, plain);
+    assert_same_streams(devices, "no subgroups", &model, &prompts[..4], SHORT, plain);
     let own = Tuning { fold: Some(false), ..Tuning::default() };
-    assert_same_streams("norms of their own", &model, &prompts[4..6], SHORT, own);
+    assert_same_streams(devices, "norms of their own", &model, &prompts[4..6], SHORT, own);
 }
 
 #[test]
 fn the_demo_model_with_8_bit_caches() {
+    let devices = &mut Devices::default();
     let (model, prompts) = demo_with(PROMPTS_Q8_0);
-    assert_same_streams_with(Q8_0, "q8_0", &model, &prompts[..3], LONG, Tuning::default());
+    assert_same_streams_with(devices, Q8_0, "q8_0", &model, &prompts[..3], LONG, Tuning::default());
     let plain = Tuning { subgroups: Some(false), ..Tuning::default() };
-    assert_same_streams_with(Q8_0, "q8_0, no subgroups", &model, &prompts[4..6], SHORT, plain);
+    assert_same_streams_with(devices, Q8_0, "q8_0, no subgroups", &model, &prompts[4..6], SHORT, plain);
     for (mixed, prompt) in [(KvType::Q8_0, KvType::F16), (KvType::F16, KvType::Q8_0)].into_iter().zip(&prompts[6..]) {
         let prompt = std::slice::from_ref(prompt);
-        assert_same_streams_with(mixed, &format!("{mixed:?}"), &model, prompt, SHORT, Tuning::default());
+        assert_same_streams_with(devices, mixed, &format!("{mixed:?}"), &model, prompt, SHORT, Tuning::default());
     }
 }
 
@@ -182,35 +200,38 @@ fn random_prompts(model: &Model) -> Vec<Vec<u32>> {
 
 #[test]
 fn the_golden_models() {
+    let devices = &mut Devices::default();
     for name in ["bitnet-a", "bitnet-c"] {
         let Some(directory) = shared(&format!("golden/{name}")) else { return };
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("model.gguf");
         convert(&directory, &file, &ConvertOptions::default()).unwrap();
         let model = Arc::new(Model::open(&file).unwrap());
-        assert_same_streams(name, &model, &random_prompts(&model), SHORT, Tuning::default());
-        assert_screen_changes_nothing(name, &model, &random_prompts(&model)[..1], SHORT, Tuning::default());
-        assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[2..3], SHORT, Tuning::default());
+        assert_same_streams(devices, name, &model, &random_prompts(&model), SHORT, Tuning::default());
+        assert_screen_changes_nothing(devices, name, &model, &random_prompts(&model)[..1], SHORT, Tuning::default());
+        assert_same_streams_with(devices, Q8_0, name, &model, &random_prompts(&model)[2..3], SHORT, Tuning::default());
     }
 }
 
 #[test]
 fn a_screened_head_changes_no_stream() {
+    let devices = &mut Devices::default();
     let (model, prompts) = demo();
-    assert_screen_changes_nothing("demo", &model, &prompts[..2], LONG, Tuning::default());
+    assert_screen_changes_nothing(devices, "demo", &model, &prompts[..2], LONG, Tuning::default());
     let plain = Tuning { subgroups: Some(false), int8_dot: Some(false), ..Tuning::default() };
-    assert_screen_changes_nothing("no subgroups, f32", &model, &prompts[2..3], SHORT, plain);
+    assert_screen_changes_nothing(devices, "no subgroups, f32", &model, &prompts[2..3], SHORT, plain);
 }
 
 #[test]
 fn the_golden_models_with_group_scales() {
+    let devices = &mut Devices::default();
     for name in ["qwen3-q2_0-g64.gguf", "qwen3-q2_0-g128.gguf", "qwen3-tq2_0-g256.gguf"] {
         let Some(file) = shared(&format!("golden/qwen3-ternary/{name}")) else { return };
         let model = Arc::new(Model::open(&file).unwrap());
         // The groups of 64 all of them, the others two.
         let count = if name.ends_with("g64.gguf") { 4 } else { 2 };
-        assert_same_streams(name, &model, &random_prompts(&model)[..count], SHORT, Tuning::default());
-        assert_same_streams_with(Q8_0, name, &model, &random_prompts(&model)[..1], SHORT, Tuning::default());
+        assert_same_streams(devices, name, &model, &random_prompts(&model)[..count], SHORT, Tuning::default());
+        assert_same_streams_with(devices, Q8_0, name, &model, &random_prompts(&model)[..1], SHORT, Tuning::default());
     }
 }
 
@@ -218,15 +239,24 @@ fn the_golden_models_with_group_scales() {
 /// because the driver reads the width once.
 #[test]
 fn subgroups_of_four() {
+    let devices = &mut Devices::default();
     const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
     let Some(gpu) = open_gpu(Tuning::default()) else { return };
     if std::env::var_os(WIDTH).is_some() {
         assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
         let (model, prompts) = demo();
-        assert_same_streams("subgroups of four", &model, &prompts[..2], SHORT, Tuning::default());
-        assert_screen_changes_nothing("subgroups of four", &model, &prompts[4..5], SHORT, Tuning::default());
+        assert_same_streams(devices, "subgroups of four", &model, &prompts[..2], SHORT, Tuning::default());
+        assert_screen_changes_nothing(devices, "subgroups of four", &model, &prompts[4..5], SHORT, Tuning::default());
         let (model, prompts) = demo_with(PROMPTS_Q8_0);
-        assert_same_streams_with(Q8_0, "subgroups of four, q8_0", &model, &prompts[..1], SHORT, Tuning::default());
+        assert_same_streams_with(
+            devices,
+            Q8_0,
+            "subgroups of four, q8_0",
+            &model,
+            &prompts[..1],
+            SHORT,
+            Tuning::default(),
+        );
         return;
     }
     if !gpu.caps().name.contains("llvmpipe") {

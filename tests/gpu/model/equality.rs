@@ -175,11 +175,12 @@ fn every_path_gives_the_same_logits() {
 /// Keys and values go to the CPU and to another cache of the GPU bit by bit, and what is computed on them is the same.
 #[test]
 fn caches_move_without_a_change() {
+    let mut devices = Devices::default();
     for (spec, kv) in [(BITNET, KvType::F16), (LLAMA, KvType::Q8_0), (QWEN3, KvType::Q8_0), (QWEN3, KvType::F32)] {
         let model = Arc::new(random_model(&spec, 11));
-        let Some(mut gpu) = open(&model, kv, Tuning::default()) else { return };
+        let Some(mut gpu) = open_on(&mut devices, &model, kv, Tuning::default()) else { return };
         let mut cpu = Loaded::new(CpuBackend::new(Isa::Scalar, 1), &model, &sizes(kv));
-        let mut other = open(&model, kv, Tuning::default()).unwrap();
+        let mut other = open_on(&mut devices, &model, kv, Tuning::default()).unwrap();
         let ids = random_ids(&spec, 12, 31);
         gpu.run(&ids[..30], 0, Want::Nothing).unwrap();
         let (mut there, mut back) = (LayerState::default(), LayerState::default());
