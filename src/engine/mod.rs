@@ -15,6 +15,8 @@ mod device;
 
 mod fallback;
 
+mod fingerprint;
+
 mod load;
 
 mod observe;

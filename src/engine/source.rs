@@ -9,14 +9,14 @@ use std::{
 
 use super::{
     Observer,
+    fingerprint::fingerprint,
     observe::{Loading, Notice},
 };
 use crate::{
     bytes::{Access, Bytes},
-    cache_dir::stable_hash,
     error::{Error, ErrorKind, Remedy, Result, shown},
     generate::{Pooling, Recommended},
-    gguf::{File, TensorInfo, part_of_stem},
+    gguf::{File, part_of_stem},
     hub::{self, ModelName},
     machine,
     model::{self, I2sPacking, Model},
@@ -183,16 +183,10 @@ impl ModelFile {
         })
     }
 
-    /// A hash of names, types and the first bytes of all tensors: tells models of one shape apart, and is the same wherever the
-    /// file lies.
+    /// A number that tells models of one shape apart, and is the same wherever the file lies: a hash of all keys that results
+    /// depend on, and of names, types, sizes and samples of all tensors.
     pub fn fingerprint(&self) -> u64 {
-        const BYTES: usize = 64;
-        let of_tensor = |tensor: &TensorInfo| {
-            let data = self.file().data(tensor);
-            let first = data[..data.len().min(BYTES)].to_vec();
-            format!("{} {} ", tensor.name, tensor.id).into_bytes().into_iter().chain(first)
-        };
-        stable_hash(self.file().tensors().iter().flat_map(of_tensor))
+        fingerprint(self.file())
     }
 
     /// How a model that was made for embeddings pools them; `None` for one that writes text.

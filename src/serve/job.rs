@@ -36,8 +36,11 @@ pub struct VectorsJob {
     pub reply: oneshot::Sender<Result<Vec<Vec<f32>>>>,
 }
 
-/// Work on the model itself, with an empty sequence, between two steps of the answers.
-pub struct Loan(pub Box<dyn FnOnce(&mut Runtime, &mut Sequence) + Send>);
+/// Work on the model itself, with an empty sequence.
+type OnModel = dyn FnOnce(&mut Runtime, &mut Sequence) + Send;
+
+/// Such work, which is done between two steps of the answers.
+pub struct Loan(pub Box<OnModel>);
 
 /// Work on a slot, which is done when no answer is in it.
 pub struct SlotTask {

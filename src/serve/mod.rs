@@ -28,8 +28,6 @@ mod error;
 
 mod fields;
 
-mod fingerprint;
-
 mod grammars;
 
 mod guard;

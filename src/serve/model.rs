@@ -6,7 +6,6 @@ use super::{
     ServeOptions,
     about::Facts,
     error::{ApiError, ApiResult},
-    fingerprint::fingerprint,
     grammars, ids,
     offer::Opened,
 };

@@ -341,15 +341,18 @@ mod tests {
     /// Its checksum fits: it is damaged on purpose, or was saved after a fault.
     #[test]
     fn values_that_are_no_numbers_are_refused() {
+        /// Changes a value of the layers of a saved sequence.
+        type Spoil<'a> = &'a dyn Fn(&mut [LayerState]);
+
         let form = form();
-        let refused = |spoil: &dyn Fn(&mut [LayerState])| {
+        let refused = |spoil: Spoil| {
             let (mut saved, mut file) = (sequence(20), Vec::new());
             spoil(&mut saved.states);
             form.write(&saved, 7, &mut file).unwrap();
             form.read(7, &mut file.as_slice()).err().map(|error| error.to_string()).unwrap_or_default()
         };
         let infinity = f16::INFINITY.to_bits();
-        let spoils: [&dyn Fn(&mut [LayerState]); 4] = [
+        let spoils: [Spoil; 4] = [
             &|states| {
                 if let LayerState::Kv { k: KvRows::Q8_0 { scales, .. }, .. } = &mut states[2] {
                     scales[3] = infinity;
