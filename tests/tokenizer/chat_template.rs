@@ -207,7 +207,7 @@ fn templates_that_mean_harm() {
         (&texts, "in a tag"),
         (&doubled, "steps"),
         (&repeated, "too large"),
-        (&nested, "in a tag"),
+        (&nested, "recursion"),
         (&blocks, ""),
         ("{{ ''.__class__.__mro__ }}", ""),
         ("a\n{% for %}", "line 2"),
