@@ -286,7 +286,14 @@ const USAGE: u8 = 2;
 
 /// 2 for usage, as of the argument parser; 1 for everything else.
 fn exit_code(error: &Error) -> u8 {
-    if error.kind() == ErrorKind::Usage { USAGE } else { FAILURE }
+    match error {
+        Error::Remediable { error, .. } => exit_code(error),
+        Error::InFile { source, .. } => exit_code(source),
+        // What does not fit came from a file or a text.
+        Error::Argument { .. } => FAILURE,
+        error if error.kind() == ErrorKind::Usage => USAGE,
+        _ => FAILURE,
+    }
 }
 
 /// An error with the flag that may help.

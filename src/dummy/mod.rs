@@ -74,7 +74,7 @@ pub fn make(shape: &Shape, out: &Path, options: &DummyOptions) -> Result<Report>
             metadata.set(key, Value::Array(Array::U32(tiles)));
         }
     }
-    for (key, value) in words::vocabulary(shape.model.vocab) {
+    for (key, value) in words::vocabulary(shape.model.vocab)? {
         metadata.set(key, value);
     }
     let mut report = Report::new(out.to_path_buf(), &metadata, &specs);

@@ -1,24 +1,47 @@
-//! A vocabulary for models that mean nothing: text goes in byte by byte, and words with numbers come out.
+//! A vocabulary for models that mean nothing: text goes in, and words with numbers come out.
+//!
+//! Large ones take the pieces of the story model, so that a text has about as many tokens as it has for a real model: byte by
+//! byte it has four times as many, and a prompt takes as much longer.
 
-use crate::gguf::{Array, Value};
+use std::sync::Arc;
 
-/// Tokens 0 to 255 are the bytes, the others " w256", " w257" and so on. None of them ends a text.
-pub(super) fn vocabulary(size: usize) -> Vec<(String, Value)> {
-    let word = |id: usize| match u8::try_from(id) {
-        Ok(byte) => spelt(byte).to_string(),
-        Err(_) => format!("{}w{id}", spelt(b' ')),
-    };
+use crate::{
+    engine::{ModelFile, OpenOptions},
+    error::Result,
+    gguf::{Array, Value},
+};
+
+/// Size from which a vocabulary has pieces: those of published models are larger.
+const LARGE: usize = 16_384;
+
+/// Tokens 0 to 255 are the bytes; of large vocabularies pieces of English words come next; the others are " w2047",
+/// " w2048" and so on. None of them ends a text.
+///
+/// # Errors
+/// If the story model cannot be read.
+pub(super) fn vocabulary(size: usize) -> Result<Vec<(String, Value)>> {
+    let (pieces, merges) = if size < LARGE { Default::default() } else { pieces()? };
+    let bytes = (0..=u8::MAX).map(|byte| spelt(byte).to_string());
+    let words = (0..).map(|id| format!("{}w{id}", spelt(b' '))).skip(bytes.len() + pieces.len());
+    let tokens = bytes.chain(pieces).chain(words).take(size).collect();
     const NORMAL: i32 = 1;
     let entry = |key: &str, value| (format!("tokenizer.ggml.{key}"), value);
-    vec![
+    Ok(vec![
         entry("model", Value::String("gpt2".into())),
         entry("pre", Value::String("gpt-2".into())),
-        entry("tokens", Value::Array(Array::String((0..size).map(word).collect()))),
+        entry("tokens", Value::Array(Array::String(tokens))),
         entry("token_type", Value::Array(Array::I32(vec![NORMAL; size]))),
-        entry("merges", Value::Array(Array::String(Vec::new()))),
+        entry("merges", Value::Array(Array::String(merges))),
         entry("add_bos_token", Value::Bool(false)),
         entry("add_eos_token", Value::Bool(false)),
-    ]
+    ])
+}
+
+/// What the story model makes of two pieces, one for each merge, and the merges.
+fn pieces() -> Result<(Vec<String>, Vec<String>)> {
+    let story = ModelFile::built_in(&OpenOptions::default(), Arc::new(()))?;
+    let merges = story.file().metadata().strings("tokenizer.ggml.merges")?.unwrap_or_default().to_vec();
+    Ok((merges.iter().map(|merge| merge.replacen(' ', "", 1)).collect(), merges))
 }
 
 /// The character that stands for a byte in byte-level vocabularies (GPT-2's `bytes_to_unicode`): itself where it is
@@ -40,11 +63,27 @@ mod tests {
         tokenizer::{EncodeOptions, Tokenizer},
     };
 
+    fn tokenizer(size: usize) -> Tokenizer {
+        let mut metadata = Metadata::default();
+        vocabulary(size).unwrap().into_iter().for_each(|(key, value)| metadata.set(key, value));
+        Tokenizer::from_gguf(&metadata).unwrap()
+    }
+
+    /// English has a token or two a word, as with real models.
+    #[test]
+    fn large_vocabularies_have_pieces_of_words() {
+        let tokenizer = tokenizer(LARGE);
+        for text in ["The cat sat on the mat, and the little dog was happy.", "a b\n\u{e9}\0\u{ad}"] {
+            let ids = tokenizer.encode(text, &EncodeOptions::default()).unwrap();
+            assert!(ids.len() <= 2 * text.split_whitespace().count() + 6, "{ids:?}");
+            assert_eq!(tokenizer.decode(&ids, false), text);
+        }
+        assert_eq!(tokenizer.decode(&[LARGE as u32 - 1], false), format!(" w{}", LARGE - 1));
+    }
+
     #[test]
     fn any_text_goes_in_and_words_come_out() {
-        let mut metadata = Metadata::default();
-        vocabulary(300).into_iter().for_each(|(key, value)| metadata.set(key, value));
-        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        let tokenizer = tokenizer(300);
         let text = "a b\n\u{e9}\0\u{ad}";
         let ids = tokenizer.encode(text, &EncodeOptions::default()).unwrap();
         assert_eq!(ids, text.bytes().map(u32::from).collect::<Vec<_>>());

@@ -1,5 +1,7 @@
 //! Checks of what callers hand a runtime, before anything runs.
 
+use std::sync::atomic::Ordering;
+
 use super::{Phase, Runtime, Sequence};
 use crate::error::{Error, Result};
 
@@ -41,5 +43,13 @@ impl Runtime {
             return Err(Error::ContextFull { needed, context: self.sizes.context_tokens });
         }
         Ok(())
+    }
+
+    /// That a batch may begin. Backends look at the flag in a batch that takes long, not before each of many short ones.
+    pub(super) fn check_cancelled(&self) -> Result<()> {
+        match &self.cancel {
+            Some(raised) if raised.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use super::{Phase, Runtime, Sequence, Standby, Work};
@@ -184,10 +181,8 @@ impl Session {
 
     pub(crate) fn run_ids(&mut self, ids: &[u32], want: Want, phase: Phase) -> Result<()> {
         let Self { runtime, sequence } = self;
-        // Backends look at the flag in a batch that takes long, not before each of many short ones.
-        let is_raised = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
-        if phase == Phase::Prefill && runtime.cancel.as_ref().is_some_and(is_raised) {
-            return Err(Error::Cancelled);
+        if phase == Phase::Prefill {
+            runtime.check_cancelled()?;
         }
         runtime.run(&mut [Work { sequence, ids, want, phase }])
     }

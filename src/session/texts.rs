@@ -40,6 +40,7 @@ impl Runtime {
     pub fn score(&mut self, sequence: &mut Sequence, ids: &[u32], mut use_logits: impl FnMut(&[f32])) -> Result<()> {
         self.check(sequence, ids)?;
         for batch in ids.chunks(self.sizes.batch_tokens) {
+            self.check_cancelled()?;
             self.run(&mut [Work { sequence: &mut *sequence, ids: batch, want: Want::All, phase: Phase::Prefill }])?;
             self.logits.chunks_exact(self.vocab).for_each(&mut use_logits);
         }
