@@ -63,7 +63,7 @@ def test_options_of_the_wrong_type_or_value():
 
 
 def test_a_context_beyond_all_memory_is_refused():
-    with pytest.raises(ValueError, match="n_ctx"):
+    with pytest.raises(MemoryError, match="n_ctx"):
         LLM(backend="cpu", n_ctx=1 << 24, n_seqs=1024)
 
 
