@@ -29,7 +29,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of a sample; NaN of none.
+    /// Mean and deviation of a sample; NaN of none.
     pub fn of(values: &[f64]) -> Self {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;

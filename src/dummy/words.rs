@@ -37,7 +37,7 @@ pub(super) fn vocabulary(size: usize) -> Result<Vec<(String, Value)>> {
     ])
 }
 
-/// What the story model makes of two pieces, one for each merge, and the merges; words with a space before them are made
+/// Pieces of the story model that are made of two, one for each merge, and the merges; words with a space before them are made
 /// without it as well, as a line begins with them.
 fn pieces() -> Result<(Vec<String>, Vec<String>)> {
     let story = ModelFile::built_in(&OpenOptions::default(), Arc::new(()))?;

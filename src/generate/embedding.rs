@@ -228,7 +228,7 @@ impl<'a> Pooled<'a> {
         }
     }
 
-    /// Of length 1.
+    /// The vector, of length 1.
     fn vector(&self) -> Result<Vec<f32>> {
         // The mean needs no division, as the length is set to 1 anyway.
         let length = self.sum.iter().map(|x| x * x).sum::<f64>().sqrt();

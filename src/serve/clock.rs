@@ -114,7 +114,7 @@ mod tests {
         assert!(!clock.is_over(after(319)) && clock.is_over(after(320)));
     }
 
-    /// What has been made is not what has arrived: a large answer takes its time.
+    /// A large answer takes its time from the server to the client.
     #[test]
     fn a_pause_begins_when_the_answer_is_sent_and_a_client_that_takes_nothing_ends_it() {
         let start = Instant::now();

@@ -177,7 +177,7 @@ impl ApiError {
     }
 }
 
-/// What an API makes of errors.
+/// Form in which an API tells errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorForm {
     #[default]

@@ -16,7 +16,7 @@ struct Number {
     soft: (f64, f64),
 }
 
-/// What single precision holds, products of two such numbers by far not.
+/// Far within single precision; products of two such numbers are beyond it.
 const ANY: (f64, f64) = (-1e30, 1e30);
 const SHARE: (f64, f64) = (0.0, 1.0);
 const AT_LEAST_0: (f64, f64) = (0.0, f64::INFINITY);

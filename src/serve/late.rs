@@ -29,7 +29,7 @@ pub async fn answer<T: IntoResponse + Send + 'static>(
     in_time(client, Patience::Some, work).await.map_or_else(|late| late, IntoResponse::into_response)
 }
 
-/// What `work` gives, if it does before anything has to be sent; else, as an error, the response that ends with it.
+/// Waits for `work`: its result if it comes before anything has to be sent; else, as an error, the response that ends with it.
 pub async fn in_time<T: IntoResponse + Send + 'static>(
     mut client: ClientSide,
     patience: Patience,

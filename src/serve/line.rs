@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{clock::Clock, error::ErrorForm, listener::Stream};
 
-/// What is sent to a client that may be gone before its answer. All clients of HTTP/1.1 skip it (RFC 9110, 15.2).
+/// Response to a client that may be gone before its answer. All clients of HTTP/1.1 skip it (RFC 9110, 15.2).
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Bytes of a next request that are read while one is answered.

@@ -60,12 +60,12 @@ struct Json {
     escaped: bool,
 }
 
-/// End that a character of JSON is.
+/// Value that ends at a character of JSON.
 enum Closes {
     Nothing,
     /// The outermost object or array.
     Outermost,
-    /// What is around: a number or a text came before.
+    /// One around it: a number or a text came before.
     Outside,
 }
 
