@@ -203,7 +203,13 @@ fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
     let mut cache = KvCache::new(kv_heads, head_dim, before + tokens, ty, ty);
     let width = kv_heads * head_dim;
     let (k, v) = (rng.floats((before + tokens) * width), rng.floats((before + tokens) * width));
-    append(&cpu, slice::from_mut(&mut cache), &[Placed { cache: 0, start: 0, tokens: before + tokens }], &k, &v);
+    append(
+        &cpu,
+        slice::from_mut(&mut cache),
+        &[Placed { cache: 0, start: 0, tokens: before + tokens, is_prompt: true }],
+        &k,
+        &v,
+    );
     let q = rng.floats(tokens * heads * head_dim);
     let mut out = vec![0.0; q.len()];
     // Each pair of a query and a key costs two products an element.
@@ -213,7 +219,7 @@ fn attention_case(isa: Isa, ty: KvType, tokens: usize, before: usize) -> Case {
         isa,
         work: Work::Values((pairs * heads * head_dim * 2) as u64),
         run: Box::new(move |cpu| {
-            let rows = [Placed { cache: 0, start: before, tokens }];
+            let rows = [Placed { cache: 0, start: before, tokens, is_prompt: tokens > 1 }];
             attend(cpu, &q, heads, slice::from_ref(&cache), &rows, 0.088, &mut out);
         }),
     }

@@ -41,11 +41,13 @@ pub struct Row {
     pub positions: Range<usize>,
     /// Logits to produce.
     pub want: Want,
+    /// Part of a prompt; see [`Limits::least_prompt`].
+    pub is_prompt: bool,
 }
 
 /// The rows of a step, in the order in which their tokens are stacked in ids and hidden states.
 ///
-/// Each slot stands there at most once. The kernels for few and for many tokens may differ in the last bit, and what a
+/// Each slot stands there at most once. The kernels for answers and for prompts may differ in the last bit, and what a
 /// sequence gets must not depend on who is beside it. So either all rows together have at most [`Limits::exact_tokens`]
 /// tokens, or there is a single row, unless the backend [chooses by row](Limits::mixes_rows).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,9 +57,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A single row of the first slot.
+    /// A single row of the first slot, not of a prompt.
     pub fn one(positions: Range<usize>, want: Want) -> Self {
-        Self { rows: vec![Row { slot: SlotId(0), positions, want }] }
+        Self { rows: vec![Row { slot: SlotId(0), positions, want, is_prompt: false }] }
     }
 
     /// Tokens of all rows.
@@ -123,6 +125,9 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Up to this many tokens in one batch, of one sequence or of several, give the same bits as so many batches of one.
     pub exact_tokens: usize,
+    /// Fewest tokens of a prompt's row that get the bits that they get in any longer one; those of a shorter row may differ
+    /// in the last bit.
+    pub least_prompt: usize,
     /// Rows of any lengths may share a batch: each gets the bits that it gets alone.
     pub mixes_rows: bool,
     /// Largest [`Want::Top`] that is answered with candidates; 0 without a shortcut.
@@ -142,6 +147,7 @@ impl Limits {
         Self {
             max_tokens: self.max_tokens.min(other.max_tokens),
             exact_tokens: self.exact_tokens.min(other.exact_tokens),
+            least_prompt: self.least_prompt.max(other.least_prompt),
             mixes_rows: self.mixes_rows && other.mixes_rows,
             most_top: self.most_top.min(other.most_top),
             most_each: self.most_each.min(other.most_each),

@@ -53,16 +53,17 @@ impl Runtime {
         sequence.tokens.len().saturating_sub(sequence.filled[Phase::Decode as usize])
     }
 
-    /// True where the tokens that are missing run in the batch of the new ones: a wrong draft then costs no pass. Without a
-    /// head, each hidden state that comes out belongs to a new token.
+    /// True where the tokens that are missing run in the batch of the new ones: a wrong draft then costs no pass. Those of a
+    /// prompt do not run as steps of an answer. Without a head, each hidden state that comes out belongs to a new token.
     pub(super) fn joins(&self, one: &Work<'_>) -> bool {
-        let most = match one.phase {
-            Phase::Decode => self.limits().exact_tokens,
-            Phase::Prefill => self.sizes.batch_tokens,
-        };
         let missing = self.missing(one.sequence);
+        let held = one.sequence.tokens.len();
+        let (most, alike) = match one.phase {
+            Phase::Decode => (self.limits().exact_tokens, one.sequence.steps.hold(held - missing..held)),
+            Phase::Prefill => (self.sizes.batch_tokens, true),
+        };
         let fits = missing > 0 && missing + one.ids.len() <= most;
-        fits && one.sequence.epoch == self.epoch && self.phases.loaded.iter().any(|loaded| loaded.segment.head)
+        fits && alike && one.sequence.epoch == self.epoch && self.phases.loaded.iter().any(|loaded| loaded.segment.head)
     }
 
     /// Before the last tokens of prompts, and before drafts: checkpoints, as what follows may have to be forgotten. Of a
@@ -79,7 +80,7 @@ impl Runtime {
                     let (first, last) = one.ids.split_at(one.ids.len().saturating_sub(PROMPT_TAIL));
                     if !first.is_empty() {
                         parted.push((at, one.sequence.tokens.len(), one.ids));
-                        self.run_silently(one.sequence, first, phase)?;
+                        self.run_prompt(one.sequence, first)?;
                         one.ids = last;
                     }
                     let stands = !one.sequence.tokens.is_empty() && self.missing(one.sequence) == 0;

@@ -143,10 +143,12 @@ impl Runtime {
         let (most_top, most_summed) = heads.map_or((0, 0), |limits| (limits.most_top, limits.most_summed));
         let (most_each, most_drafted) = heads.map_or((0, 0), |limits| (limits.most_each, limits.most_drafted));
         let (max_tokens, exact_tokens) = all.map_or((1, 1), |limits| (limits.max_tokens, limits.exact_tokens));
+        let prompts = self.phases.segments(Phase::Prefill).map(of).reduce(Limits::and);
         let batch_tokens = self.sizes.batch_tokens;
         Limits {
             max_tokens: max_tokens.min(batch_tokens),
             exact_tokens: exact_tokens.min(batch_tokens),
+            least_prompt: prompts.map_or(1, |limits| limits.least_prompt),
             mixes_rows: all.is_some_and(|limits| limits.mixes_rows),
             most_top,
             most_each,
@@ -392,9 +394,13 @@ impl Runtime {
             work.iter_mut().for_each(|one| one.sequence.lose_states(self.epoch));
         }
         done?;
-        let exact_tokens = self.limits().exact_tokens;
-        for Work { sequence, ids, .. } in work.iter_mut() {
-            if ids.len() <= exact_tokens {
+        let Limits { exact_tokens, least_prompt, .. } = self.limits();
+        for Work { sequence, ids, phase, .. } in work.iter_mut() {
+            let are_steps = match phase {
+                Phase::Decode => ids.len() <= exact_tokens,
+                Phase::Prefill => ids.len() < least_prompt,
+            };
+            if are_steps {
                 sequence.steps.add(sequence.tokens.len(), ids.len());
             }
             sequence.tokens.extend_from_slice(ids);
@@ -409,10 +415,10 @@ impl Runtime {
         done
     }
 
-    /// Runs tokens of one sequence of which no logits are wanted.
-    pub(super) fn run_silently(&mut self, sequence: &mut Sequence, ids: &[u32], phase: Phase) -> Result<()> {
-        let mut one = [Work { sequence: &mut *sequence, ids, want: Want::Nothing, phase }];
-        let done = self.run_batch(phase, &mut one, &[0]);
+    /// Runs a part of a prompt of which no logits are wanted.
+    pub(super) fn run_prompt(&mut self, sequence: &mut Sequence, ids: &[u32]) -> Result<()> {
+        let mut one = [Work { sequence: &mut *sequence, ids, want: Want::Nothing, phase: Phase::Prefill }];
+        let done = self.run_batch(self.phases.effective(Phase::Prefill), &mut one, &[0]);
         match done {
             Ok(()) => sequence.tokens.extend_from_slice(ids),
             Err(_) if !self.can_rewind => sequence.lose_states(self.epoch),
@@ -429,11 +435,12 @@ impl Runtime {
         let most = if mixes_rows { self.sizes.batch_tokens } else { exact };
         members.clear();
         let mut tokens = 0;
-        // Short rows first: they share parallel regions.
-        for is_long in [false, true] {
+        // Answers first: they share parallel regions.
+        for of_prompts in [false, true] {
             for next in 0..work.len() {
                 let len = self.missing(work[next].sequence) + work[next].ids.len();
-                if self.phases.effective(work[next].phase) != phase || (len > exact) != is_long {
+                let is_prompt = work[next].phase == Phase::Prefill;
+                if self.phases.effective(work[next].phase) != phase || is_prompt != of_prompts {
                     continue;
                 }
                 if !members.is_empty() && tokens + len > most {
@@ -455,7 +462,8 @@ impl Runtime {
         self.repeated.clear();
         self.activations.ids.clear();
         for &at in members {
-            let Work { sequence, ids, want, .. } = &mut work[at];
+            let Work { sequence, ids, want, phase: own_phase } = &mut work[at];
+            let is_prompt = *own_phase == Phase::Prefill;
             let repeated = self.missing(sequence);
             let (start, end) = (sequence.tokens.len() - repeated, sequence.tokens.len() + ids.len());
             self.bring_states(sequence, phase)?;
@@ -464,7 +472,7 @@ impl Runtime {
                 let filled = &mut sequence.filled[other as usize];
                 *filled = (*filled).min(start);
             }
-            self.batch.rows.push(Row { slot: sequence.slot, positions: start..end, want: *want });
+            self.batch.rows.push(Row { slot: sequence.slot, positions: start..end, want: *want, is_prompt });
             self.repeated.push(repeated);
             self.activations.ids.extend_from_slice(&sequence.tokens[start..]);
             self.activations.ids.extend_from_slice(ids);
@@ -550,11 +558,10 @@ impl Runtime {
         if filled >= sequence.tokens.len() {
             return Ok(());
         }
-        let phase = self.phases.effective(Phase::Prefill);
         sequence.steps.truncate(filled);
         let tokens = sequence.tokens.split_off(filled);
         let mut batches = tokens.chunks(self.sizes.batch_tokens);
-        let done = batches.try_for_each(|ids| self.run_silently(sequence, ids, phase));
+        let done = batches.try_for_each(|ids| self.run_prompt(sequence, ids));
         // After an error the rest is still to be run.
         sequence.tokens.extend_from_slice(&tokens[sequence.tokens.len() - filled..]);
         done

@@ -23,8 +23,8 @@ impl SavedSequence {
     }
 
     /// As [`Sequence::reusable_prefix`].
-    pub fn reusable_prefix(&self, prompt: &[u32], exact_tokens: usize) -> usize {
-        self.steps.reusable_of(&self.tokens, prompt, exact_tokens)
+    pub fn reusable_prefix(&self, prompt: &[u32], least_prompt: usize) -> usize {
+        self.steps.reusable_of(&self.tokens, prompt, least_prompt)
     }
 
     /// Main memory that it takes.

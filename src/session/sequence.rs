@@ -45,18 +45,23 @@ pub struct Sequence {
     pub(super) steps: Steps,
 }
 
-/// Positions that ran in small batches, [`Limits::exact_tokens`](crate::backend::Limits) and fewer: answers, and prompts
-/// of a few words. Their states differ in the last bits from those of a prompt that is read in large batches.
+/// Positions that ran as steps of an answer, or as a prompt below [`Limits::least_prompt`](crate::backend::Limits). Their
+/// states differ in the last bits from those of a longer prompt.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Steps(Vec<Range<usize>>);
 
 impl Steps {
-    /// `len` more tokens from `start` on ran in a small batch.
+    /// `len` more tokens from `start` on ran so.
     pub fn add(&mut self, start: usize, len: usize) {
         match self.0.last_mut() {
             Some(last) if last.end == start => last.end += len,
             _ => self.0.push(start..start + len),
         }
+    }
+
+    /// True where all of `positions` ran so.
+    pub fn hold(&self, positions: Range<usize>) -> bool {
+        self.0.iter().any(|span| span.start <= positions.start && positions.end <= span.end)
     }
 
     /// Beginnings and ends, in order.
@@ -90,10 +95,10 @@ impl Steps {
         cut.map_or(common, |span| span.start)
     }
 
-    /// As [`Self::reusable`] for a sequence of `tokens`, up to where `prompt` needs a large batch of its own.
-    pub fn reusable_of(&self, tokens: &[u32], prompt: &[u32], exact_tokens: usize) -> usize {
+    /// As [`Self::reusable`] for a sequence of `tokens`; at least `least_prompt` tokens of `prompt` are left to run.
+    pub fn reusable_of(&self, tokens: &[u32], prompt: &[u32], least_prompt: usize) -> usize {
         let common = tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        self.reusable(common).min(prompt.len().saturating_sub(exact_tokens + 1))
+        self.reusable(common).min(prompt.len().saturating_sub(least_prompt))
     }
 }
 
@@ -175,10 +180,10 @@ impl Sequence {
     }
 
     /// As [`common_prefix`](Self::common_prefix), as far as the answer to `prompt` is then what it is without, bit for bit,
-    /// where it does not go on from an earlier answer: the rest is more than `exact_tokens`, and what others were answered
-    /// is no part of it.
-    pub fn reusable_prefix(&self, prompt: &[u32], exact_tokens: usize) -> usize {
-        self.steps.reusable_of(&self.tokens, prompt, exact_tokens)
+    /// where it does not go on from an earlier answer: the rest is at least `least_prompt` tokens
+    /// ([`Limits::least_prompt`](crate::backend::Limits)), and what others were answered is no part of it.
+    pub fn reusable_prefix(&self, prompt: &[u32], least_prompt: usize) -> usize {
+        self.steps.reusable_of(&self.tokens, prompt, least_prompt)
     }
 }
 
@@ -201,7 +206,7 @@ mod tests {
         let reusable = |common: usize| {
             let mut prompt = tokens[..common].to_vec();
             prompt.extend([999; 50]);
-            steps.reusable_of(&tokens, &prompt, 8)
+            steps.reusable_of(&tokens, &prompt, 9)
         };
         assert_eq!((reusable(10), reusable(20)), (10, 20), "within the prompt");
         assert_eq!((reusable(21), reusable(61)), (20, 20), "within the answer");
@@ -211,9 +216,10 @@ mod tests {
             (100, 100, 105),
             "a short one has no ending to spare"
         );
-        assert_eq!(steps.reusable_of(&tokens, &tokens[..30], 8), 20);
-        assert_eq!(steps.reusable_of(&tokens, &tokens[..20], 8), 11, "the rest takes a large batch");
-        assert_eq!(steps.reusable_of(&tokens, &tokens[..8], 8), 0);
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..30], 9), 20);
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..20], 9), 11, "the rest is a prompt of its own");
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..8], 9), 0);
+        assert_eq!(steps.reusable_of(&tokens, &tokens[..20], 1), 19, "one token runs to give logits");
         steps.truncate(50);
         assert_eq!(steps.0, vec![Range { start: 20, end: 50 }]);
         steps.truncate(20);

@@ -111,7 +111,7 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
     let (head_dim, tokens) = (64, 40);
     let values: Vec<f32> = (0..tokens * head_dim).map(|i| rng.f32() * 2.0_f32.powi((i / 32) as i32 / 2 - 20)).collect();
     let mut cache = KvCache::new(1, head_dim, tokens, KvType::Q8_0, KvType::Q8_0);
-    let rows = [Placed { cache: 0, start: 0, tokens }];
+    let rows = [Placed { cache: 0, start: 0, tokens, is_prompt: true }];
     append(&Cpu::new(Isa::Scalar, 1), slice::from_mut(&mut cache), &rows, &values, &values);
     let [KvRows::Q8_0 { codes, scales }, _] = cache.read(0..tokens) else { panic!("rows of q8_0") };
     let heads = codes.chunks_exact(head_dim).zip(scales.chunks_exact(2));

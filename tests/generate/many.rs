@@ -290,12 +290,12 @@ fn answers_do_not_depend_on_others_where_a_gpu_has_a_part() {
     });
 }
 
-/// A server reads a prompt in pieces as its time allows: each of more than `exact_tokens`.
+/// A server reads a prompt in pieces as its time allows, down to single tokens.
 #[test]
 fn where_a_prompt_is_cut_does_not_change_a_bit() {
-    let story = Story::new();
-    let ids: Vec<u32> = (0..100).map(|i| (i * 7919 + 13) % 500 + 3).collect();
-    for isa in Isa::available() {
+    let ids: Vec<u32> = (0..100).map(|i| (i * 7919 + 13) % 300).collect();
+    let stories = [Story::new(), Story::hybrid(hybrid::SMALL), Story::hybrid(hybrid::ROTATED)];
+    for (story, isa) in stories.iter().flat_map(|story| Isa::available().into_iter().map(move |isa| (story, isa))) {
         for kv in [KvType::F16, KvType::Q8_0, KvType::F32] {
             let mut runtime = story.on_cpu(isa, 2, Sizes { batch_tokens: 128, ..story.sizes(1, kv) });
             let mut logits = |cuts: &[usize]| -> Vec<u32> {
@@ -312,7 +312,9 @@ fn where_a_prompt_is_cut_does_not_change_a_bit() {
                 runtime.output_and_logits(0).1.iter().map(|logit| logit.to_bits()).collect()
             };
             let whole = logits(&[100]);
-            for cuts in [&[50, 50][..], &[9, 91], &[33, 67], &[64, 9, 27], &[91, 9], &[24, 10, 33, 9, 24]] {
+            for cuts in
+                [&[50, 50][..], &[9, 91], &[64, 9, 27], &[24, 10, 33, 9, 24], &[1, 7, 90, 2], &[92, 8], &[1; 100]]
+            {
                 assert!(logits(cuts) == whole, "{isa}, {kv:?}: {cuts:?}");
             }
         }
@@ -402,15 +404,16 @@ fn check_forks(story: &Story) {
     assert!(runtime.fork(&first, 1).unwrap().is_none(), "all slots are taken");
     let last = ids.len() - 1;
     let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
-    // A single token after the same prompt: the kernels of few tokens.
+    // Where the prompt is cut does not matter.
     let mut alone = story.on_cpu(Isa::detect(), 2, story.sizes(1, KvType::F16));
     let mut fresh = alone.begin().unwrap();
     run(&mut alone, &mut fresh, &ids[..last]);
     let single = run(&mut alone, &mut fresh, &ids[last..]);
-    assert_eq!(bits(&run(&mut runtime, &mut second, &ids[last..])), bits(&single));
+    assert!(bits(&run(&mut runtime, &mut second, &ids[last..])) == bits(&single));
     let rest = run(&mut runtime, &mut third, &ids[4..]);
     let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.05);
-    assert!(close(&rest, &expected) && close(&single, &expected));
+    assert!(bits(&single) == bits(&expected));
+    assert!(close(&rest, &expected));
     runtime.end(second);
     assert!(runtime.fork(&third, 2).unwrap().is_some());
 }

@@ -398,6 +398,7 @@ fn highest(logits: &[f32], n: usize, summed: bool) -> Candidates {
 const LIMITS: Limits = Limits {
     max_tokens: 512,
     exact_tokens: 8,
+    least_prompt: 1,
     mixes_rows: true,
     most_top: 2000,
     most_each: 0,

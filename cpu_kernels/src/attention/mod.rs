@@ -32,7 +32,7 @@ pub use placed::Placed;
 pub(crate) use placed::{are_different, groups};
 pub use rows::KvRows;
 
-use crate::{ALIKE_TOKENS, Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
+use crate::{Cpu, Isa, isa::Base, threads::Disjoint, tokens_of};
 
 /// Most values of the queries, and of the results, of a tile: on the stack, 32 KiB each.
 const TILE_VALUES: usize = 8192;
@@ -58,10 +58,9 @@ struct Tile<'a> {
     /// (rows, cache.stride), times the scale, zero from head_dim on
     queries: &'a [f32],
     first_row: usize,
-    /// Rows of all tiles of a head: the way through a tile depends on this alone, so that a token gets the same bits
-    /// however its prompt is cut.
+    /// Part of a prompt: the way through a tile must not depend on how many tokens of it there are.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "one way for all"))]
-    step_rows: usize,
+    is_prompt: bool,
     group: usize,
     start_pos: usize,
     /// Positions; rows see those of them that are not after their own.
@@ -137,20 +136,21 @@ fn attend_group(cpu: &Cpu, q: &[f32], heads: usize, caches: &[KvCache], rows: &[
     let tokens = placed::tokens(rows);
     // Few tokens are as many steps of one, side by side: each gives the bits it would give alone. A reading of the keys
     // for all tokens of a sequence would save less than the order of its sums costs, see [`ALIKE_TOKENS`].
-    let (runs, run_tokens) = if tokens <= ALIKE_TOKENS { (tokens, 1) } else { (1, tokens) };
+    let is_prompt = rows[0].is_together();
+    let (runs, run_tokens) = if is_prompt { (1, tokens) } else { (tokens, 1) };
     let (run_rows, run_values) = (run_tokens * heads, run_tokens * heads * head_dim);
     let run_at = |run: usize| {
         let (row, start) = placed::locate(rows, run * run_tokens);
-        Placed { cache: rows[row].cache, start, tokens: run_tokens }
+        Placed { cache: rows[row].cache, start, tokens: run_tokens, is_prompt }
     };
     let step = |run: usize| {
         let (q, at) = (&q[run * run_values..][..run_values], run_at(run));
-        Step { isa: cpu.isa(), q, heads, cache: &caches[at.cache], start_pos: at.start, scale }
+        Step { isa: cpu.isa(), q, heads, cache: &caches[at.cache], start_pos: at.start, scale, is_prompt }
     };
     // All runs have as many, and so has each alone.
     let tiles = if runs == 0 { 0 } else { kv_heads * step(0).tiles_per_head() };
     // A prompt has tiles enough, and where it is cut must not change how its sums are ordered.
-    let splits_of = |run: usize| if run_tokens > 1 { 1 } else { splits(cpu.threads(), tiles, run_at(run).end()) };
+    let splits_of = |run: usize| if is_prompt { 1 } else { splits(cpu.threads(), tiles, run_at(run).end()) };
     let most_splits = (0..runs).map(splits_of).max().unwrap_or(1);
     if most_splits == 1 {
         let out = Disjoint::new(out);
@@ -219,6 +219,7 @@ struct Step<'a> {
     cache: &'a KvCache,
     start_pos: usize,
     scale: f32,
+    is_prompt: bool,
 }
 
 impl Step<'_> {
@@ -273,8 +274,8 @@ impl Step<'_> {
             query.iter_mut().zip(q).for_each(|(x, q)| *x = q * self.scale);
         }
         let queries = &queries[..rows * stride];
-        let (step_rows, start_pos) = (self.rows(), self.start_pos);
-        let tile = Tile { cache: self.cache, kv_head, queries, first_row, step_rows, group, start_pos, keys };
+        let Self { cache, start_pos, is_prompt, .. } = *self;
+        let tile = Tile { cache, kv_head, queries, first_row, is_prompt, group, start_pos, keys };
         let mut results = [0.0; VALUES];
         let mut softmaxes = [Softmax::START; TILE_ROWS];
         let softmaxes = &mut softmaxes[..rows];

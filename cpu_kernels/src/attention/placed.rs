@@ -14,12 +14,20 @@ pub struct Placed {
     pub start: usize,
     /// Tokens, at `start` and the positions after it.
     pub tokens: usize,
+    /// Part of a prompt: its sums are ordered alike for any number of tokens, so that where a prompt is cut does not change
+    /// what its tokens get.
+    pub is_prompt: bool,
 }
 
 impl Placed {
     /// Positions up to and with the last token's.
     pub(super) fn end(&self) -> usize {
         self.start + self.tokens
+    }
+
+    /// True where its tokens are computed together, false where each is as a step of its own.
+    pub(super) fn is_together(&self) -> bool {
+        self.is_prompt || self.tokens > ALIKE_TOKENS
     }
 }
 
@@ -51,16 +59,19 @@ pub(super) fn check(what: &str, caches: &[KvCache], rows: &[Placed]) -> Option<H
     Some(heads)
 }
 
-/// The rows of a step in groups that an operation runs side by side, each with its tokens: a longer row by itself,
-/// neighbours of together at most [`ALIKE_TOKENS`] tokens as one. What a row gets depends on its own length, not on who is
-/// beside it.
+/// The rows of a step in groups that an operation runs side by side, each with its tokens: a prompt by itself, neighbours of
+/// together at most [`ALIKE_TOKENS`] tokens as one. What a row gets does not depend on who is beside it.
 pub(crate) fn groups(rows: &[Placed]) -> impl Iterator<Item = (Range<usize>, &[Placed])> {
     let (mut row, mut token) = (0, 0);
     iter::from_fn(move || {
         let (first, start) = (row, token);
         token += rows.get(first)?.tokens;
         row += 1;
-        while row < rows.len().min(first + ALIKE_TOKENS) && token - start + rows[row].tokens <= ALIKE_TOKENS {
+        let joins = |row: &Placed, tokens: usize| !row.is_together() && tokens + row.tokens <= ALIKE_TOKENS;
+        while !rows[first].is_together()
+            && row < rows.len().min(first + ALIKE_TOKENS)
+            && joins(&rows[row], token - start)
+        {
             token += rows[row].tokens;
             row += 1;
         }

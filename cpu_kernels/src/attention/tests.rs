@@ -16,14 +16,22 @@ const TYPES: [(KvType, KvType); 5] = [
 /// Writes at positions from `start` on.
 fn fill(cpu: &Cpu, cache: &mut KvCache, start: usize, k: &[f32], v: &[f32]) {
     let tokens = k.len() / (cache.kv_heads * cache.head_dim);
-    append(cpu, slice::from_mut(cache), &[Placed { cache: 0, start, tokens }], k, v);
+    append(cpu, slice::from_mut(cache), &[Placed { cache: 0, start, tokens, is_prompt: false }], k, v);
 }
 
 /// Attention of the tokens of one sequence from position `start` on.
 fn attend_one(cpu: &Cpu, q: &[f32], heads: usize, cache: &KvCache, start: usize, scale: f32) -> Vec<f32> {
     let mut out = vec![f32::NAN; q.len()];
     let tokens = q.len() / (heads * cache.head_dim);
-    attend(cpu, q, heads, slice::from_ref(cache), &[Placed { cache: 0, start, tokens }], scale, &mut out);
+    attend(
+        cpu,
+        q,
+        heads,
+        slice::from_ref(cache),
+        &[Placed { cache: 0, start, tokens, is_prompt: false }],
+        scale,
+        &mut out,
+    );
     out
 }
 

@@ -108,7 +108,7 @@ fn states(shape: Shape, count: usize) -> Vec<State> {
 }
 
 fn one_row(start: usize, tokens: usize) -> [Placed; 1] {
-    [Placed { cache: 0, start, tokens }]
+    [Placed { cache: 0, start, tokens, is_prompt: false }]
 }
 
 /// Rounding errors of a few hundred steps, against values of the size of `x`.
@@ -207,7 +207,7 @@ fn check_side_by_side(rng: &mut Rng, shape: Shape, cases: &[Case], parts: &[(usi
             batch.m.extend(of(&case.m, shape.channels()));
             batch.a.extend(of(&case.a, shape.value_heads));
             batch.b.extend(of(&case.b, shape.value_heads));
-            rows.push(Placed { cache: *cache, start: range.start, tokens: range.len() });
+            rows.push(Placed { cache: *cache, start: range.start, tokens: range.len(), is_prompt: false });
             expected.extend(case.run(&cpu, alone, &one_row(range.start, range.len()), range.clone()));
         }
         let batch = Case { m: batch.m, a: batch.a, b: batch.b, ..Case::new(&mut Rng::new(7), shape, 0) };
@@ -345,19 +345,19 @@ fn run_rows(rows: &[Placed], tokens: usize) {
 #[test]
 #[should_panic(expected = "delta::conv: two rows of one sequence")]
 fn a_sequence_cannot_stand_there_twice() {
-    run_rows(&[1, 1].map(|cache| Placed { cache, start: 0, tokens: 1 }), 2);
+    run_rows(&[1, 1].map(|cache| Placed { cache, start: 0, tokens: 1, is_prompt: false }), 2);
 }
 
 #[test]
 #[should_panic(expected = "delta::conv: no state 2")]
 fn a_sequence_without_a_state_panics() {
-    run_rows(&[Placed { cache: 2, start: 0, tokens: 1 }], 1);
+    run_rows(&[Placed { cache: 2, start: 0, tokens: 1, is_prompt: false }], 1);
 }
 
 #[test]
 #[should_panic(expected = "delta::conv: tokens of the rows")]
 fn tokens_that_stand_nowhere_panic() {
-    run_rows(&[Placed { cache: 0, start: 0, tokens: 1 }], 2);
+    run_rows(&[Placed { cache: 0, start: 0, tokens: 1, is_prompt: false }], 2);
 }
 
 #[test]

@@ -81,7 +81,11 @@ impl CpuSegment {
             let tokens = (trail.ids.len() - at).min(self.batch_tokens);
             let outputs = &trail.outputs[at * trail.dim..][..tokens * trail.dim];
             self.join(cpu, &mut mtp.joined, &trail.ids[at..][..tokens], outputs);
-            self.run_block(cpu, &mtp.graph.keys, Placed { cache: slot.index(), start: trail.filled, tokens });
+            self.run_block(
+                cpu,
+                &mtp.graph.keys,
+                Placed { cache: slot.index(), start: trail.filled, tokens, is_prompt: false },
+            );
             trail.filled += tokens;
         }
         trail.shorten();
@@ -91,7 +95,7 @@ impl CpuSegment {
     /// numbers.
     fn predict(&mut self, cpu: &Cpu, mtp: &mut Mtp, (slot, start): (SlotId, usize), id: u32) -> Option<u32> {
         self.join(cpu, &mut mtp.joined, &[id], &mtp.output);
-        self.run_block(cpu, &mtp.graph.block, Placed { cache: slot.index(), start, tokens: 1 });
+        self.run_block(cpu, &mtp.graph.block, Placed { cache: slot.index(), start, tokens: 1, is_prompt: false });
         let model = Arc::clone(&self.model);
         let (config, block) = (&model.config, block_of(&model));
         let weight = block.head_norm.as_ref().unwrap_or(&model.weights.output_norm);

@@ -28,7 +28,7 @@ impl CpuSegment {
         let first: usize = earlier.map(|row| row.positions.len()).sum();
         let tokens = row.positions.len();
         self.placed.clear();
-        self.placed.push(Placed { cache: slot, start: row.positions.start, tokens });
+        self.placed.push(Placed { cache: slot, start: row.positions.start, tokens, is_prompt: false });
         for (index, layer) in self.layers.clone().enumerate() {
             let LayerStates::Recurrent { live, kept } = &mut self.states.layers[index] else { continue };
             live[slot].copy_from(&kept[slot][place.index()]);

@@ -112,6 +112,7 @@ impl CpuSegment {
         Limits {
             max_tokens: self.batch_tokens,
             exact_tokens: ALIKE_TOKENS.min(self.batch_tokens),
+            least_prompt: 1,
             mixes_rows: true,
             most_top: self.head.as_ref().map_or(0, Head::most_top),
             most_each: self.head.as_ref().map_or(0, Head::most_top),
@@ -142,6 +143,7 @@ impl CpuSegment {
             cache: row.slot.index(),
             start: row.positions.start,
             tokens: row.positions.len(),
+            is_prompt: row.is_prompt,
         }));
         self.rope.fill(batch.rows.iter().flat_map(|row| row.positions.clone()));
         self.states.begin(&batch.rows);

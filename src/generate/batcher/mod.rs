@@ -326,7 +326,7 @@ impl Batcher {
         // Each in a pass of its own would read all weights once more.
         let most = if limits.mixes_rows { prompts.len() } else { 1 };
         for (number, (at, _, left)) in prompts.into_iter().take(most).enumerate() {
-            let piece = whole_piece(left, wanted, limits.exact_tokens, batch_tokens);
+            let piece = whole_piece(left, wanted, limits.least_prompt, batch_tokens);
             if number > 0 && piece > wanted {
                 continue;
             }

@@ -42,8 +42,8 @@ impl Place {
     }
 
     /// Tokens of `prompt` that it holds.
-    fn common(&self, prompt: &[u32], exact_tokens: usize) -> usize {
-        self.sequence.as_ref().map_or(0, |sequence| sequence.reusable_prefix(prompt, exact_tokens))
+    fn common(&self, prompt: &[u32], least_prompt: usize) -> usize {
+        self.sequence.as_ref().map_or(0, |sequence| sequence.reusable_prefix(prompt, least_prompt))
     }
 }
 
@@ -51,21 +51,21 @@ impl Batcher {
     /// A free place for `prompt` that holds as much of it as any place or kept prefix does, and nothing else;
     /// where one is `asked` for, that one, which is free.
     pub(super) fn take_place(&mut self, asked: Option<usize>, prompt: &[u32], reuse: bool) -> Result<usize> {
-        let exact_tokens = self.runtime.limits().exact_tokens;
+        let least_prompt = self.runtime.limits().least_prompt;
         if let Some(at) = asked {
-            self.prepare_asked(at, prompt, reuse, exact_tokens)?;
+            self.prepare_asked(at, prompt, reuse, least_prompt)?;
             return Ok(at);
         }
-        let common: Vec<usize> = self.places.iter().map(|place| place.common(prompt, exact_tokens)).collect();
+        let common: Vec<usize> = self.places.iter().map(|place| place.common(prompt, least_prompt)).collect();
         // Of equal ones a free one.
         let best = (0..common.len()).max_by_key(|&at| (common[at], self.places[at].answer.is_none()));
         let Some((from, most)) = best.map(|at| (at, common[at])).filter(|&(_, most)| reuse && most > 0) else {
-            let kept = if reuse { self.prefixes.longest(prompt, exact_tokens) } else { 0 };
-            return self.take_least_recent(prompt, kept, exact_tokens);
+            let kept = if reuse { self.prefixes.longest(prompt, least_prompt) } else { 0 };
+            return self.take_least_recent(prompt, kept, least_prompt);
         };
-        let kept = self.prefixes.longest(prompt, exact_tokens);
+        let kept = self.prefixes.longest(prompt, least_prompt);
         if kept > most + WORTH_COPYING {
-            return self.take_least_recent(prompt, kept, exact_tokens);
+            return self.take_least_recent(prompt, kept, least_prompt);
         }
         // It goes on, or nearly so: little is lost.
         let held = self.places[from].tokens().len();
@@ -79,7 +79,7 @@ impl Batcher {
             }
             return Ok(at);
         }
-        let at = if goes_on || from == at { from } else { return self.take_least_recent(prompt, 0, exact_tokens) };
+        let at = if goes_on || from == at { from } else { return self.take_least_recent(prompt, 0, least_prompt) };
         if !goes_on {
             self.keep(at);
         }
@@ -90,48 +90,48 @@ impl Batcher {
     }
 
     /// Leaves in the free place `at` what it holds of `prompt`, or more of it that another place or a kept prefix holds.
-    fn prepare_asked(&mut self, at: usize, prompt: &[u32], reuse: bool, exact_tokens: usize) -> Result<()> {
-        let common_of = |place: &Place| if reuse { place.common(prompt, exact_tokens) } else { 0 };
+    fn prepare_asked(&mut self, at: usize, prompt: &[u32], reuse: bool, least_prompt: usize) -> Result<()> {
+        let common_of = |place: &Place| if reuse { place.common(prompt, least_prompt) } else { 0 };
         let own = common_of(&self.places[at]);
-        let kept = if reuse { self.prefixes.longest(prompt, exact_tokens) } else { 0 };
+        let kept = if reuse { self.prefixes.longest(prompt, least_prompt) } else { 0 };
         let others = (0..self.places.len()).map(|other| (common_of(&self.places[other]), other));
         let (most, from) = others.max_by_key(|&(common, other)| (common, other == at)).unwrap_or((own, at));
         if own < self.places[at].tokens().len() {
             self.keep(at);
         }
         if kept > most.max(own + WORTH_COPYING) {
-            return self.bring_back(at, prompt, kept, exact_tokens);
+            return self.bring_back(at, prompt, kept, least_prompt);
         }
         if most > own + WORTH_COPYING {
             // A layer may not have the state after an earlier position.
             let Err(error) = self.fork_into(from, at, most) else { return Ok(()) };
             log::debug!("a common beginning is computed again: {error}");
-            return self.bring_back(at, prompt, 0, exact_tokens);
+            return self.bring_back(at, prompt, 0, least_prompt);
         }
         match &mut self.places[at].sequence {
             Some(sequence) if own > 0 => self.runtime.rewind(sequence, own),
-            _ => self.bring_back(at, prompt, 0, exact_tokens),
+            _ => self.bring_back(at, prompt, 0, least_prompt),
         }
     }
 
     /// The place unused for longest, empty but for a kept prefix of `kept` tokens, if there is one.
-    fn take_least_recent(&mut self, prompt: &[u32], kept: usize, exact_tokens: usize) -> Result<usize> {
+    fn take_least_recent(&mut self, prompt: &[u32], kept: usize, least_prompt: usize) -> Result<usize> {
         let at = self.least_recent();
         self.keep(at);
-        self.bring_back(at, prompt, kept, exact_tokens)?;
+        self.bring_back(at, prompt, kept, least_prompt)?;
         Ok(at)
     }
 
     /// Replaces what a place holds by a kept prefix of `kept` tokens; 0: by nothing.
-    fn bring_back(&mut self, at: usize, prompt: &[u32], kept: usize, exact_tokens: usize) -> Result<()> {
+    fn bring_back(&mut self, at: usize, prompt: &[u32], kept: usize, least_prompt: usize) -> Result<()> {
         if let Some(sequence) = self.places[at].sequence.take() {
             self.runtime.end(sequence);
         }
         // What the place held may have taken the room of the best one.
-        let kept = kept.min(self.prefixes.longest(prompt, exact_tokens));
+        let kept = kept.min(self.prefixes.longest(prompt, least_prompt));
         if kept > 0 {
             let mut sequence = self.runtime.begin().ok_or_else(no_sequence)?;
-            self.prefixes.bring_back(&mut self.runtime, &mut sequence, prompt, exact_tokens)?;
+            self.prefixes.bring_back(&mut self.runtime, &mut sequence, prompt, least_prompt)?;
             self.runtime.rewind(&mut sequence, kept)?;
             self.places[at].sequence = Some(sequence);
         }

@@ -27,8 +27,8 @@ impl Prefixes {
     }
 
     /// Tokens of `prompt` that the best of them holds.
-    pub fn longest(&self, prompt: &[u32], exact_tokens: usize) -> usize {
-        self.kept.iter().map(|kept| kept.reusable_prefix(prompt, exact_tokens)).max().unwrap_or(0)
+    pub fn longest(&self, prompt: &[u32], least_prompt: usize) -> usize {
+        self.kept.iter().map(|kept| kept.reusable_prefix(prompt, least_prompt)).max().unwrap_or(0)
     }
 
     /// Keeps a copy of what a sequence holds, unless something kept goes further.
@@ -62,9 +62,9 @@ impl Prefixes {
         runtime: &mut Runtime,
         sequence: &mut Sequence,
         prompt: &[u32],
-        exact_tokens: usize,
+        least_prompt: usize,
     ) -> Result<()> {
-        let best = (0..self.kept.len()).max_by_key(|&at| self.kept[at].reusable_prefix(prompt, exact_tokens));
+        let best = (0..self.kept.len()).max_by_key(|&at| self.kept[at].reusable_prefix(prompt, least_prompt));
         let Some(saved) = best.and_then(|at| self.kept.remove(at)) else { return Ok(()) };
         if !runtime.takes(&saved) {
             return Ok(());

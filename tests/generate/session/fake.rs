@@ -78,7 +78,7 @@ impl Fake {
     }
 
     fn run_row(&mut self, segment: usize, number: usize, row: &Row, hidden: &[f32]) -> Result<()> {
-        let Row { slot, positions, want } = row.clone();
+        let Row { slot, positions, want, .. } = row.clone();
         self.log.push(Call { backend: self.name, positions: positions.clone(), wanted: want });
         if let Some((at, error)) = self.fault
             && positions.contains(&at)
@@ -135,6 +135,7 @@ impl Backend for Fake {
         Limits {
             max_tokens: usize::MAX,
             exact_tokens: ALIKE,
+            least_prompt: ALIKE + 1,
             mixes_rows: false,
             most_top: VOCAB,
             most_each: 0,

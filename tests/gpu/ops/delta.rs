@@ -168,7 +168,7 @@ impl Layer {
         let half = |at: usize| tokens.gates.chunks(heads).skip(at).step_by(2).flatten().copied().collect::<Vec<f32>>();
         let (mut a, mut b) = (half(0), half(1));
         let mut out = vec![0.0; count * shape.width()];
-        let rows = [Placed { cache: 0, start: 0, tokens: count }];
+        let rows = [Placed { cache: 0, start: 0, tokens: count, is_prompt: false }];
         let states = std::slice::from_mut(state);
         delta::conv(&cpu, shape, &Taps::new(shape, &self.taps), states, &rows, &mut c);
         let decay = Decay { rate: &self.rate, bias: &self.bias };

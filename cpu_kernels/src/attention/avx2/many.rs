@@ -11,7 +11,7 @@ use crate::{
     x86::{self, LANES, load, store},
 };
 
-/// Rows above which converting a block for all of them pays.
+/// Rows of a step of one token above which converting a block for all of them pays.
 const FEW_ROWS: usize = 8;
 
 /// Widest head whose converted block is small enough to keep on the stack and in the second-level cache.
@@ -23,7 +23,7 @@ struct Converted([f32; BLOCK * MOST_DIMS]);
 
 /// Whether this is the way for a tile.
 pub fn pays(tile: &Tile) -> bool {
-    tile.step_rows > FEW_ROWS && tile.cache.stride <= MOST_DIMS
+    (tile.is_prompt || tile.group > FEW_ROWS) && tile.cache.stride <= MOST_DIMS
 }
 
 /// [`Softmax::weigh`].

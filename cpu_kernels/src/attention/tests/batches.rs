@@ -66,6 +66,7 @@ impl Batch {
             cache: if number == rows.len() - 1 { number + 1 } else { number },
             start,
             tokens,
+            is_prompt: false,
         };
         let rows: Vec<Placed> = rows.iter().enumerate().map(place).rev().collect();
         let tokens: usize = rows.iter().map(|row| row.tokens).sum();
@@ -187,7 +188,7 @@ fn sequences_together_agree_with_the_reference() {
 fn a_step_of_nothing_is_nothing() {
     let mut caches = [KvCache::new(1, 4, 2, KvType::F16, KvType::F16)];
     let cpu = &cpus()[0];
-    for rows in [&[][..], &[Placed { cache: 0, start: 2, tokens: 0 }]] {
+    for rows in [&[][..], &[Placed { cache: 0, start: 2, tokens: 0, is_prompt: false }]] {
         append(cpu, &mut caches, rows, &[], &[]);
         attend(cpu, &[], 2, &caches, rows, 1.0, &mut []);
     }
@@ -207,7 +208,7 @@ fn refusal(rows: &[Placed], tokens: usize) -> String {
 
 #[test]
 fn rows_that_are_no_batch_are_refused() {
-    let row = |cache, start, tokens| Placed { cache, start, tokens };
+    let row = |cache, start, tokens| Placed { cache, start, tokens, is_prompt: false };
     for (rows, tokens, expected) in [
         (&[row(0, 9, 2)][..], 2, "2 positions from 9 on, of 10"),
         (&[row(0, usize::MAX, 2)], 2, "positions from"),
@@ -218,5 +219,59 @@ fn rows_that_are_no_batch_are_refused() {
     ] {
         let message = refusal(rows, tokens);
         assert!(message.contains(expected), "{rows:?}: {message}");
+    }
+}
+
+/// Down to single tokens, also beside an answer, and for heads that go other ways than most.
+#[test]
+fn prompts_cut_anywhere_give_the_same_bits() {
+    let mut rng = Rng::new(31);
+    let cpus = cpus();
+    for (heads, kv_heads, head_dim) in [(4, 4, 64), (20, 5, 128), (12, 1, 32), (4, 2, 48), (2, 1, 288), (3, 1, 17)] {
+        for (start, cuts) in [(0, &[1, 8, 1, 20][..]), (0, &[2, 7, 1]), (70, &[7, 2, 9]), (513, &[1; 10])] {
+            let tokens = cuts.iter().sum();
+            let types = TYPES[(tokens + head_dim) % TYPES.len()];
+            let mut batch = Batch::new(&mut rng, (heads, kv_heads, head_dim), types, &[(start, tokens)]);
+            batch.rows[0].is_prompt = true;
+            for cpu in &cpus {
+                let (_, whole) = batch.together(cpu);
+                let (mut caches, mut parts) = (batch.caches.clone(), Vec::new());
+                let mut done = 0;
+                for &tokens in cuts {
+                    let row = Placed { start: start + done, tokens, ..batch.rows[0] };
+                    let of = |width: usize| done * width..(done + tokens) * width;
+                    let (q, kv) = (of(heads * head_dim), of(kv_heads * head_dim));
+                    done += tokens;
+                    let mut out = vec![f32::NAN; q.len()];
+                    append(cpu, &mut caches, &[row], &batch.k[kv.clone()], &batch.v[kv]);
+                    attend(cpu, &batch.q[q], heads, &caches, &[row], 0.3, &mut out);
+                    parts.extend(out);
+                }
+                let what =
+                    format!("{cpu:?}, {heads}/{kv_heads} heads of {head_dim}, {types:?}, {cuts:?} from {start} on");
+                assert!(same_bits(&whole, &parts), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_beside_a_short_prompt_is_not_part_of_it() {
+    let mut rng = Rng::new(32);
+    for cpu in cpus() {
+        let mut batch = Batch::new(&mut rng, (8, 2, 64), TYPES[0], &[(90, 1), (20, 3), (33, 1)]);
+        batch.rows[1].is_prompt = true;
+        let (_, together) = batch.together(&cpu);
+        let (mut alone, mut token) = (Vec::new(), 0);
+        for row in &batch.rows {
+            let of = |width: usize| token * width..(token + row.tokens) * width;
+            let (q, kv) = (of(8 * 64), of(2 * 64));
+            token += row.tokens;
+            let (mut caches, mut out) = (batch.caches.clone(), vec![f32::NAN; q.len()]);
+            append(&cpu, &mut caches, &[*row], &batch.k[kv.clone()], &batch.v[kv]);
+            attend(&cpu, &batch.q[q], 8, &caches, &[*row], 0.3, &mut out);
+            alone.extend(out);
+        }
+        assert!(same_bits(&together, &alone), "{cpu:?}");
     }
 }

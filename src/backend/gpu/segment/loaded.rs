@@ -171,6 +171,7 @@ impl GpuSegment {
         Limits {
             max_tokens: self.sizes.batch_tokens,
             exact_tokens: self.shape.small_batch,
+            least_prompt: self.shape.small_batch + 1,
             mixes_rows: false,
             most_top: most,
             most_each: 0,

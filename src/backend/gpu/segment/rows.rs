@@ -126,6 +126,7 @@ mod tests {
             slot: SlotId(*slot),
             positions: positions.clone(),
             want: *want,
+            is_prompt: false,
         };
         let batch = Batch { rows: rows.iter().map(row).collect() };
         super::rows(&batch, |count| Selection::of(count, 10_000, false)).collect()

@@ -80,7 +80,7 @@ pub fn self_test_delta(gpu: &Gpu, delta: &DeltaNet) -> Result<()> {
 fn reference(shape: &Shape, m: &[f32], taps: &[f32], gates: &[f32], decay: Decay<'_>) -> Result<Vec<f32>> {
     let state = State::try_new(*shape).map_err(|e| Error::unsupported("a recurrent layer", e.to_string()))?;
     let mut states: Vec<State> = state.into_iter().collect();
-    let (cpu, rows) = (Cpu::new(Isa::Scalar, 1), [Placed { cache: 0, start: 0, tokens: TOKENS }]);
+    let (cpu, rows) = (Cpu::new(Isa::Scalar, 1), [Placed { cache: 0, start: 0, tokens: TOKENS, is_prompt: true }]);
     let half = |at: usize| gates.chunks(shape.value_heads).skip(at).step_by(2).flatten().copied().collect::<Vec<f32>>();
     let (mut c, mut a, mut b) = (m.to_vec(), half(0), half(1));
     let mut out = vec![0.0; TOKENS * shape.width()];

@@ -174,12 +174,12 @@ fn cache_values(bytes: &[u8], ty: KvType, head_dim: usize) -> Vec<f32> {
 
 /// [`attention::append`] of one sequence's tokens, by the reference.
 fn append(cache: &mut KvCache, start: usize, tokens: usize, k: &[f32], v: &[f32]) {
-    attention::append(&scalar(), slice::from_mut(cache), &[Placed { cache: 0, start, tokens }], k, v);
+    attention::append(&scalar(), slice::from_mut(cache), &[Placed { cache: 0, start, tokens, is_prompt: false }], k, v);
 }
 
 /// [`attention::attend`] of one sequence's tokens from `start` on, by the reference.
 fn attend(q: &[f32], heads: usize, cache: &KvCache, start: usize, scale: f32, out: &mut [f32]) {
-    let rows = [Placed { cache: 0, start, tokens: q.len() / (heads * cache.head_dim()) }];
+    let rows = [Placed { cache: 0, start, tokens: q.len() / (heads * cache.head_dim()), is_prompt: false }];
     attention::attend(&scalar(), q, heads, slice::from_ref(cache), &rows, scale, out);
 }
 
