@@ -1,4 +1,4 @@
-//! Few rows: keys and values are streamed from memory once for up to four rows, block by block.
+//! Keys and values are streamed from memory once for up to four rows, or for all rows of a tile, block by block.
 //!
 //! A block's values are fetched into the cache while its keys are multiplied, and the next block's keys while its values
 //! are: memory is read in whole stretches, whatever the order in which the kernels go through a block. Without that, 32
@@ -18,10 +18,12 @@ pub struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    /// Positions `start` .. `end` of one of the cache's arrays, at most a block of them, in `steps` steps.
+    /// Positions `start` .. `end` of one of the cache's arrays, at most a block of them, in `steps` steps; nothing where `start`
+    /// is behind them.
     pub fn new(tile: &Tile, store: &'a Store, start: usize, end: usize, steps: usize) -> Self {
         let (stride, head) = (tile.cache.stride, tile.kv_head * tile.cache.capacity);
-        let end = end.min(start + BLOCK).max(start);
+        let start = start.min(end);
+        let end = end.min(start + BLOCK);
         let left = store.raw((head + start) * stride..(head + end) * stride);
         let lines = left.len().div_ceil(LINE);
         Self { left, bytes_per_step: lines.div_ceil(steps.max(1)) * LINE }

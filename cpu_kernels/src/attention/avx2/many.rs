@@ -1,14 +1,18 @@
 //! Many rows: a block of keys and values is converted to f32 once, and two small matrix products serve all rows.
+//!
+//! Scores stand as (keys, rows): the queries are transposed once for all blocks, so that no key has to be, and a vector
+//! holds the scores of a key for as many rows, each of which has its own maximum and sum.
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Unit, VECTORS, load_f16s, load_f32s, load_q8s, scale};
+use super::{BLOCK, Unit, load_f16s, load_f32s, load_q8s, scale};
 use crate::{
     attention::{
-        Softmax, TILE_ROWS, Tile,
+        Softmax, TILE_ROWS, TILE_VALUES, Tile,
         cache::{Store, UNIT, with_rows},
+        stream::Fetch,
     },
-    x86::{self, LANES, load, store},
+    x86::{self, LANES, exp::exp, load, store},
 };
 
 /// Rows of a step of one token above which converting a block for all of them pays.
@@ -21,16 +25,47 @@ const MOST_DIMS: usize = 256;
 #[repr(align(64))]
 struct Converted([f32; BLOCK * MOST_DIMS]);
 
+/// The queries of a tile, (stride, columns): a column for each row, in whole units.
+#[repr(align(64))]
+struct Queries([f32; TILE_VALUES + (UNIT - 1) * MOST_DIMS]);
+
+/// Scores of a block, then weights, (BLOCK, columns).
+#[repr(align(64))]
+struct Scores([f32; BLOCK * TILE_ROWS]);
+
+/// [`Softmax`] of the rows of a tile, a lane each.
+#[derive(Clone)]
+#[repr(align(64))]
+pub struct Rows {
+    /// Largest scores so far.
+    pub max: [f32; TILE_ROWS],
+    /// Sums so far.
+    pub sum: [f32; TILE_ROWS],
+    /// Keys of the block at hand that a row sees.
+    pub visible: [i32; TILE_ROWS],
+    /// Factors that the block at hand asks of the sums before it.
+    pub shrink: [f32; TILE_ROWS],
+}
+
 /// Whether this is the way for a tile.
 pub fn pays(tile: &Tile) -> bool {
     (tile.is_prompt || tile.group > FEW_ROWS) && tile.cache.stride <= MOST_DIMS
 }
 
-/// [`Softmax::weigh`].
-pub type Weigh = unsafe fn(&mut Softmax, &mut [f32; BLOCK], usize) -> Option<f32>;
+/// [`weigh`].
+pub type Weigh = unsafe fn(&mut Rows, &mut [f32], usize);
 
 /// [`multiply_add`].
-pub type MultiplyAdd = unsafe fn(&[f32], usize, &[f32], &mut [f32], usize);
+pub type MultiplyAdd = unsafe fn(Factors, &[f32], &mut [f32], usize);
+
+/// The left matrix of a product, (rows, n), and where its element (row, i) lies.
+#[derive(Clone, Copy)]
+pub enum Factors<'a> {
+    /// At row * stride + i.
+    ByRow(&'a [f32], usize),
+    /// At i * stride + row.
+    ByColumn(&'a [f32], usize),
+}
 
 /// # Safety
 /// - `weigh` and `multiply_add` run on this processor.
@@ -44,64 +79,99 @@ pub unsafe fn attend(
 ) {
     let stride = tile.cache.stride;
     let rows = tile.rows();
-    let mut weights = [[0.0; BLOCK]; TILE_ROWS];
-    let (mut keys_t, mut values) = (Converted([0.0; _]), Converted([0.0; _]));
+    let columns = rows.next_multiple_of(UNIT);
+    let mut queries = Queries([0.0; _]);
+    let queries = &mut queries.0[..stride * columns];
+    for row in 0..rows {
+        queries.iter_mut().skip(row).step_by(columns).zip(tile.query(row)).for_each(|(to, x)| *to = *x);
+    }
+    let mut of_rows = Rows {
+        max: [f32::NEG_INFINITY; TILE_ROWS],
+        sum: [0.0; TILE_ROWS],
+        visible: [0; TILE_ROWS],
+        shrink: [1.0; TILE_ROWS],
+    };
+    let mut scores = Scores([0.0; _]);
+    let mut converted = Converted([0.0; _]);
     let end = tile.end(rows - 1);
     for start in (tile.keys.start..end).step_by(BLOCK) {
         let keys = BLOCK.min(end - start);
-        // (stride, BLOCK) and (keys, stride)
-        let (keys_t, values) = (&mut keys_t.0[..stride * BLOCK], &mut values.0[..keys * stride]);
-        with_rows!(tile, &tile.cache.k, start, keys, |rows, load| transpose(rows, stride, keys_t, load));
-        with_rows!(tile, &tile.cache.v, start, keys, |rows, load| convert(rows, stride, values, load));
-        // Positions rise with the row: rows that see none of the block's keys stand before all that do.
-        let first = (0..rows).find(|&row| tile.end(row) > start).expect("the last row sees every block");
-        let results = &mut results[first * stride..];
-        let weights = &mut weights[first..rows];
-        weights.fill([0.0; BLOCK]);
+        let block = &mut converted.0[..keys * stride];
+        let scores = &mut scores.0[..keys * columns];
+        scores.fill(0.0);
+        let mut fetch = Fetch::new(tile, &tile.cache.v, start, end, keys);
+        with_rows!(tile, &tile.cache.k, start, keys, |rows, load| convert(rows, stride, block, &mut fetch, load));
         // SAFETY: the caller's promise.
-        unsafe { multiply_add(&tile.queries[first * stride..], stride, keys_t, weights.as_flattened_mut(), BLOCK) };
-        for (i, weights) in weights.iter_mut().enumerate() {
-            let visible = (tile.end(first + i) - start).min(keys);
-            // SAFETY: the caller's promise.
-            if let Some(shrink) = unsafe { weigh(&mut softmaxes[first + i], weights, visible) } {
-                scale(&mut results[i * stride..][..stride], shrink);
-            }
+        unsafe { multiply_add(Factors::ByRow(block, stride), queries, scores, columns) };
+        for (row, visible) in of_rows.visible[..rows].iter_mut().enumerate() {
+            *visible = tile.end(row).saturating_sub(start).min(keys) as i32;
         }
         // SAFETY: the caller's promise.
-        unsafe { multiply_add(weights.as_flattened(), BLOCK, values, results, stride) };
+        unsafe { weigh(&mut of_rows, scores, columns) };
+        for (shrink, result) in of_rows.shrink[..rows].iter().zip(results.chunks_exact_mut(stride)) {
+            if *shrink != 1.0 {
+                scale(result, *shrink);
+            }
+        }
+        let mut fetch = Fetch::new(tile, &tile.cache.k, start + BLOCK, end, keys);
+        with_rows!(tile, &tile.cache.v, start, keys, |rows, load| convert(rows, stride, block, &mut fetch, load));
+        // SAFETY: the caller's promise.
+        unsafe { multiply_add(Factors::ByColumn(scores, columns), block, results, stride) };
+    }
+    for (row, softmax) in softmaxes.iter_mut().enumerate() {
+        *softmax = Softmax { max: of_rows.max[row], sum: of_rows.sum[row] };
     }
 }
 
-/// `from` (keys, stride) as f32, (stride, BLOCK) in `to`; columns past the keys are left as they are or zero.
-#[inline]
+/// Turns the scores of a block, (keys, columns), into weights e^(score - m), and those of keys that a row does not see into
+/// 0; the factors for what went before are left in `rows.shrink`.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn transpose<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; UNIT], usize, usize) -> Unit) {
-    let keys: usize = from.len() / stride;
-    for first in (0..keys).step_by(LANES) {
-        for unit in 0..stride / UNIT {
-            let mut rows = [[_mm256_setzero_si256(); LANES]; VECTORS];
-            for key in first..keys.min(first + LANES) {
-                let vectors = load(&from[key * stride..].as_chunks().0[unit], key, unit);
-                for i in 0..VECTORS {
-                    rows[i][key - first] = _mm256_castps_si256(vectors[i]);
-                }
-            }
-            for (rows, dim) in rows.into_iter().zip((unit * UNIT..).step_by(LANES)) {
-                let columns = x86::transpose(rows);
-                for i in 0..LANES {
-                    let to = to[(dim + i) * BLOCK + first..].first_chunk_mut().expect("a block is whole vectors");
-                    store(to, _mm256_castsi256_ps(columns[i]));
-                }
-            }
+pub fn weigh(rows: &mut Rows, scores: &mut [f32], columns: usize) {
+    let keys = scores.len() / columns;
+    for first in (0..columns).step_by(LANES) {
+        let at = |key: usize| key * columns + first..key * columns + first + LANES;
+        let visible = x86::load_i32(rows.visible[first..].first_chunk().expect("whole vectors of rows"));
+        let sees = |key: usize| _mm256_castsi256_ps(_mm256_cmpgt_epi32(visible, _mm256_set1_epi32(key as i32)));
+        let [max, sum, shrink] = [&mut rows.max, &mut rows.sum, &mut rows.shrink]
+            .map(|all| all[first..].first_chunk_mut::<LANES>().expect("whole vectors of rows"));
+        let lowest = _mm256_set1_ps(f32::NEG_INFINITY);
+        let before = load(max);
+        let mut largest = before;
+        for key in 0..keys {
+            // The second operand is the result where one is NaN: NaN is skipped.
+            let score = load(scores[at(key)].as_chunks().0.first().expect("a vector of scores"));
+            largest = _mm256_max_ps(_mm256_blendv_ps(lowest, score, sees(key)), largest);
         }
+        let grown = _mm256_cmp_ps::<_CMP_GT_OQ>(largest, before);
+        let factor = _mm256_blendv_ps(_mm256_set1_ps(1.0), exp(_mm256_sub_ps(before, largest)), grown);
+        store(max, largest);
+        store(shrink, factor);
+        let mut total = _mm256_mul_ps(load(sum), factor);
+        for key in 0..keys {
+            let scores = scores[at(key)].first_chunk_mut().expect("a vector of scores");
+            let (score, sees) = (load(scores), sees(key));
+            let weight = _mm256_and_ps(sees, exp(_mm256_sub_ps(score, largest)));
+            store(scores, weight);
+            // score * 0 is 0 for a number and NaN for -infinity, which must not pass as a weight of 0.
+            let poison = _mm256_and_ps(sees, _mm256_mul_ps(score, _mm256_setzero_ps()));
+            total = _mm256_add_ps(total, _mm256_add_ps(weight, poison));
+        }
+        store(sum, total);
     }
 }
 
-/// `from` (keys, stride) as f32.
+/// `from` (keys, stride) as f32; each key is a step of `fetch`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn convert<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; UNIT], usize, usize) -> Unit) {
+fn convert<T>(
+    from: &[T],
+    stride: usize,
+    to: &mut [f32],
+    fetch: &mut Fetch,
+    load: impl Fn(&[T; UNIT], usize, usize) -> Unit,
+) {
     for (key, (from, to)) in from.chunks_exact(stride).zip(to.chunks_exact_mut(stride)).enumerate() {
+        fetch.step();
         for (unit, (from, to)) in from.as_chunks().0.iter().zip(to.as_chunks_mut::<UNIT>().0).enumerate() {
             let vectors = load(from, key, unit);
             for (to, vector) in to.as_chunks_mut().0.iter_mut().zip(vectors) {
@@ -111,29 +181,64 @@ fn convert<T>(from: &[T], stride: usize, to: &mut [f32], load: impl Fn(&[T; UNIT
     }
 }
 
-/// `c` (rows, cols) += `a` (rows, a_stride) * `b` (n, cols), with the first n columns of `a`; `cols` is a multiple of
-/// two vectors.
+/// `c` (rows, cols) += `a` (rows, n) * `b` (n, cols); `cols` is a multiple of two vectors.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn multiply_add(a: &[f32], a_stride: usize, b: &[f32], c: &mut [f32], cols: usize) {
+pub fn multiply_add(a: Factors, b: &[f32], c: &mut [f32], cols: usize) {
     /// Rows that share a load of `b`: with four vectors of columns 12 of the 16 registers are accumulators.
     const ROWS: usize = 3;
     let rows = c.len() / cols;
     let wide = cols / (4 * LANES) * (4 * LANES);
     for row in (0..rows).step_by(ROWS) {
         let c = &mut c[row * cols..rows.min(row + ROWS) * cols];
-        let a = &a[row * a_stride..];
+        let a = a.skip_rows(row);
         for col in (0..wide).step_by(4 * LANES) {
             match rows - row {
-                1 => multiply_add_block::<1, 4>(a, a_stride, b, c, cols, col),
-                2 => multiply_add_block::<2, 4>(a, a_stride, b, c, cols, col),
-                _ => multiply_add_block::<ROWS, 4>(a, a_stride, b, c, cols, col),
+                1 => multiply_add_block::<1, 4>(a, b, c, cols, col),
+                2 => multiply_add_block::<2, 4>(a, b, c, cols, col),
+                _ => multiply_add_block::<ROWS, 4>(a, b, c, cols, col),
             }
         }
         for col in (wide..cols).step_by(2 * LANES) {
             match rows - row {
-                1 => multiply_add_block::<1, 2>(a, a_stride, b, c, cols, col),
-                2 => multiply_add_block::<2, 2>(a, a_stride, b, c, cols, col),
-                _ => multiply_add_block::<ROWS, 2>(a, a_stride, b, c, cols, col),
+                1 => multiply_add_block::<1, 2>(a, b, c, cols, col),
+                2 => multiply_add_block::<2, 2>(a, b, c, cols, col),
+                _ => multiply_add_block::<ROWS, 2>(a, b, c, cols, col),
+            }
+        }
+    }
+}
+
+impl<'a> Factors<'a> {
+    /// What is left behind the first `row` rows.
+    #[inline]
+    pub fn skip_rows(self, row: usize) -> Self {
+        match self {
+            Self::ByRow(values, stride) => Self::ByRow(&values[row * stride..], stride),
+            Self::ByColumn(values, stride) => Self::ByColumn(&values[row..], stride),
+        }
+    }
+
+    /// Calls `each` with the numbers from 0 to `n` - 1 and the first `R` elements of those columns.
+    #[inline(always)]
+    pub fn columns<const R: usize>(self, n: usize, mut each: impl FnMut(usize, [f32; R])) {
+        match self {
+            Self::ByRow(values, stride) => {
+                let mut rows: [&[f32]; R] = [&[]; R];
+                for r in 0..R {
+                    rows[r] = &values[r * stride..][..n];
+                }
+                for i in 0..n {
+                    let mut column = [0.0; R];
+                    for r in 0..R {
+                        column[r] = rows[r][i];
+                    }
+                    each(i, column);
+                }
+            }
+            Self::ByColumn(values, stride) => {
+                for i in 0..n {
+                    each(i, *values[i * stride..].first_chunk().expect("a column has all rows"));
+                }
             }
         }
     }
@@ -142,25 +247,13 @@ pub fn multiply_add(a: &[f32], a_stride: usize, b: &[f32], c: &mut [f32], cols: 
 /// `R` rows and `V` vectors of columns from `col` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn multiply_add_block<const R: usize, const V: usize>(
-    a: &[f32],
-    a_stride: usize,
-    b: &[f32],
-    c: &mut [f32],
-    cols: usize,
-    col: usize,
-) {
-    let n = b.len() / cols;
-    let mut rows: [&[f32]; R] = [&[]; R];
-    for r in 0..R {
-        rows[r] = &a[r * a_stride..][..n];
-    }
+fn multiply_add_block<const R: usize, const V: usize>(a: Factors, b: &[f32], c: &mut [f32], cols: usize, col: usize) {
     let mut sums = [[_mm256_setzero_ps(); V]; R];
-    for (i, b) in b.chunks_exact(cols).enumerate() {
-        let b = &b[col..][..V * LANES].as_chunks::<LANES>().0;
+    a.columns::<R>(b.len() / cols, |i, column| {
+        let b = &b[i * cols + col..][..V * LANES].as_chunks::<LANES>().0;
         let mut factors = [_mm256_setzero_ps(); R];
         for r in 0..R {
-            factors[r] = _mm256_set1_ps(rows[r][i]);
+            factors[r] = _mm256_set1_ps(column[r]);
         }
         for v in 0..V {
             let b = load(&b[v]);
@@ -168,7 +261,7 @@ fn multiply_add_block<const R: usize, const V: usize>(
                 sums[r][v] = _mm256_fmadd_ps(factors[r], b, sums[r][v]);
             }
         }
-    }
+    });
     for r in 0..R {
         let c = c[r * cols + col..][..V * LANES].as_chunks_mut().0;
         for v in 0..V {

@@ -1,7 +1,7 @@
 //! Blocks of 32 keys: their scores, then their weights, then the mix of their values.
 //!
 //! Few rows (a decoded token) read keys and values straight from the cache; many rows (a prompt) share a block that is
-//! converted to f32 once, with the keys transposed, and multiply it as a small matrix.
+//! converted to f32 once, and multiply it as a small matrix.
 
 mod few;
 pub(super) mod many;
@@ -28,7 +28,7 @@ pub fn attend(_: Avx2, tile: &Tile, results: &mut [f32], softmaxes: &mut [Softma
     // SAFETY: the capability token proves the features.
     unsafe {
         if many::pays(tile) {
-            many::attend(tile, results, softmaxes, Softmax::weigh, many::multiply_add);
+            many::attend(tile, results, softmaxes, many::weigh, many::multiply_add);
         } else {
             few::attend(tile, results, softmaxes);
         }

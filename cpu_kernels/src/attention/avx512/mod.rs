@@ -23,7 +23,7 @@ pub fn attend(_: Avx512Vnni, tile: &Tile, results: &mut [f32], softmaxes: &mut [
     // SAFETY: the capability token proves the features.
     unsafe {
         if avx2::many::pays(tile) {
-            avx2::many::attend(tile, results, softmaxes, Softmax::weigh_wide, many::multiply_add);
+            avx2::many::attend(tile, results, softmaxes, many::weigh, many::multiply_add);
         } else {
             few::attend(tile, results, softmaxes);
         }
