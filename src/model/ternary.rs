@@ -222,6 +222,11 @@ impl TernaryMatrix {
             assert_eq!(rows, 0..self.rows, "rows of {to:?}");
             return repack_into(&self.plain()?, self.rows, cols, to, out);
         }
+        if let TernaryCodes::Encoded { codec, data } = &self.codes
+            && codec.pack_rows(data, rows.clone(), to, out)
+        {
+            return Ok(());
+        }
         // Few at a time stay in the caches.
         let mut plain = vec![0; ternary_bytes(Layout::I2sP128, rows.len().min(ROW_STEP), cols)];
         let parts = out.chunks_mut(ternary_bytes(to, ROW_STEP, cols).max(1));

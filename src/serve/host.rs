@@ -68,6 +68,7 @@ pub fn start(
     let (is_there, gone) = watch::channel(());
     let queue = queue::queue(options.queue);
     let (prefix_bytes, metrics, log) = (options.prefix_bytes, Arc::clone(metrics), Arc::clone(log));
+    let saves_slots = options.slot_folder.is_some();
     let work = move || {
         let (jobs, receiver) = queue;
         let places = Arc::new(Mutex::new(Vec::new()));
@@ -75,7 +76,7 @@ pub fn start(
             let used = Mutex::new(Instant::now());
             Arc::new(Host { served: Arc::new(served), jobs, places: Arc::clone(&places), used })
         };
-        match load(opened, names) {
+        match load(opened, names, saves_slots) {
             Err(error) => _ = told.send(Err(error)),
             Ok(Loaded::Vectors(served, runtime, pooling, file)) => {
                 log.ready(&format!("{} on {}: embeddings", served.name, runtime.devices()));
@@ -111,14 +112,19 @@ enum Loaded {
     Vectors(Served, Box<Runtime>, Pooling, ModelFile),
 }
 
-fn load(opened: Opened, names: Vec<String>) -> Result<Loaded> {
+fn load(opened: Opened, names: Vec<String>, saves_slots: bool) -> Result<Loaded> {
     if let Some(pooling) = opened.pooling()? {
         let runtime = opened.engine.runtime(&Purpose::Hidden)?;
         let file = opened.file.clone();
-        return Ok(Loaded::Vectors(Served::new(opened, names, &runtime)?, Box::new(runtime), pooling, file));
+        return Ok(Loaded::Vectors(
+            Served::new(opened, names, &runtime, saves_slots)?,
+            Box::new(runtime),
+            pooling,
+            file,
+        ));
     }
     let runtime = opened.engine.runtime(&Purpose::Sample(&opened.sample))?;
-    let served = Served::new(opened, names, &runtime)?;
+    let served = Served::new(opened, names, &runtime, saves_slots)?;
     Ok(Loaded::Text(served, Box::new(runtime)))
 }
 

@@ -45,7 +45,7 @@ pub struct Served {
     pub created: u64,
     /// Shape of what slots hold, for files.
     pub saved_form: SavedForm,
-    /// Tells models of one shape apart.
+    /// Tells models of one shape apart, where slots are saved; reading the weights for it takes time.
     pub fingerprint: u64,
     grammars: OnceLock<Result<GrammarVocabulary, String>>,
 }
@@ -70,7 +70,7 @@ impl Placement {
 
 impl Served {
     /// A model that has been loaded, and its names: answers carry the first.
-    pub fn new(opened: Opened, names: Vec<String>, runtime: &Runtime) -> Result<Self> {
+    pub fn new(opened: Opened, names: Vec<String>, runtime: &Runtime, saves_slots: bool) -> Result<Self> {
         let Opened { file, template, sample, .. } = opened;
         let config = &file.model()?.config;
         let mut names = names.into_iter();
@@ -88,7 +88,7 @@ impl Served {
             placement: runtime.segments().map(Placement::of).collect(),
             facts: Facts::of_model(file.file(), config),
             saved_form: runtime.saved_form(),
-            fingerprint: file.fingerprint(),
+            fingerprint: if saves_slots { file.fingerprint() } else { 0 },
             created: ids::now(),
             grammars: OnceLock::new(),
         })

@@ -24,6 +24,11 @@ pub fn row_bytes(cols: usize) -> usize {
     cols.div_ceil(BLOCKS * I2S_BLOCK).saturating_mul(RUN_BYTES)
 }
 
+/// Bytes of 16 rows.
+pub fn panel_bytes(cols: usize) -> usize {
+    PANEL_ROWS * row_bytes(cols)
+}
+
 /// Bytes of a (rows, cols) matrix; `usize::MAX` if that is too large a number.
 pub fn bytes(rows: usize, cols: usize) -> usize {
     rows.div_ceil(PANEL_ROWS).saturating_mul(PANEL_ROWS).saturating_mul(row_bytes(cols))
@@ -58,7 +63,7 @@ fn pack_rows_plain(plain: &[u8], plain_bytes: usize, cols: usize, out: &mut [u8]
     if plain_bytes == 0 {
         return Ok(());
     }
-    let panel_bytes = PANEL_ROWS * row_bytes(cols);
+    let panel_bytes = panel_bytes(cols);
     for (panel, (rows, out)) in
         plain.chunks(PANEL_ROWS * plain_bytes).zip(out.chunks_exact_mut(panel_bytes)).enumerate()
     {

@@ -1,6 +1,7 @@
 //! Projections: the codes of any ternary dialect, checked and left in the file, and scales of one kind for the whole model.
 
 use bitnet_cpu_kernels::format::{Codec, FormatError, Layout, MatrixScales, ScaleKind, only_indices, ternary_bytes};
+use half::f16;
 
 use super::{Loader, tensor};
 use crate::{
@@ -84,6 +85,12 @@ impl Loader<'_> {
             return Ok((matrix, simplest));
         };
         let data = self.file.data(info);
+        if !scan && self.differ_by_group(info, &codec, &data, &names::linear_scale(layer, role))? {
+            let codes = codes(codec, data, scan).map_err(|e| blame(&info.name, cols, e))?;
+            let ScaleKind::PerGroup(size) = codec.scale_kind() else { unreachable!("groups that differ are some") };
+            let scales = TernaryScales::Encoded { size, factor: 1.0 };
+            return Ok((TernaryMatrix { rows, cols, codes, scales }, None));
+        }
         let (scales, factor) = self.scales(info, &codec, &data, &names::linear_scale(layer, role))?;
         let codes = codes(codec, data, scan).map_err(|e| blame(&info.name, cols, e))?;
         // Those of groups are many: they stay in the file.
@@ -122,6 +129,18 @@ impl Loader<'_> {
         };
         let codes = TernaryCodes::Packed { bytes: codes.into(), layout: Layout::I2sP128 };
         Ok(TernaryMatrix { rows, cols, codes, scales: scales.into() })
+    }
+
+    /// True where the groups of the first row have scales of their own: then so has the matrix, and the others need not be
+    /// read now. False where a factor has still to be multiplied.
+    fn differ_by_group(&self, info: &TensorInfo, codec: &Codec, data: &[u8], factor: &str) -> Result<bool> {
+        if !matches!(codec.scale_kind(), ScaleKind::PerGroup(_)) || self.file.tensor(factor).is_some() {
+            return Ok(false);
+        }
+        let scales = codec.group_scales(data, 0..1).map_err(|e| blame(&info.name, codec.cols(), e))?;
+        let mut others = scales.iter().filter(|scale| **scale != f16::ZERO);
+        let first = others.next();
+        Ok(others.any(|scale| Some(scale) != first))
     }
 
     /// The scales of a tensor, multiplied by the factor that may stand in a tensor of its own, and that factor.

@@ -35,6 +35,7 @@ pub use tile::{Tile, TileTable};
 use super::{
     FormatError, I2S_BLOCK, Layout,
     lookup::{LOOKUP_ROWS, lookup_shape},
+    rows16::PANEL_ROWS,
     scales::{MatrixScales, ScaleKind},
     ternary_bytes,
 };
@@ -342,6 +343,22 @@ impl Codec {
             }
             Ok(())
         })
+    }
+
+    /// Packs `rows` of the matrix, from a multiple of 16 on, into `out` as `to`, where there is a way that does not go through
+    /// [`Self::decode_rows`]; false, and nothing done, where there is none.
+    ///
+    /// # Panics
+    /// If `bytes` are not [`Self::bytes`] many, or `out` is not as long as those rows are.
+    pub fn pack_rows(&self, bytes: &[u8], rows: Range<usize>, to: Layout, out: &mut [u8]) -> bool {
+        if (self.dialect, to) != (Dialect::PTQ1_0, Layout::Base3R16) {
+            return false;
+        }
+        self.check(bytes);
+        assert!(rows.start.is_multiple_of(PANEL_ROWS) && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert_eq!(out.len(), ternary_bytes(to, rows.len(), self.cols), "bytes of {} rows", rows.len());
+        ptq1_0::pack_rows16(bytes, self.cols, rows, out);
+        true
     }
 
     /// Packs the whole matrix as [`Layout::I2sP128`].
