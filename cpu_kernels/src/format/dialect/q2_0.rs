@@ -27,7 +27,9 @@ pub(super) fn coding_128(cols: usize) -> Blocks<BYTES_128, 128> {
 
 fn unpack<const B: usize, const N: usize>(block: &[u8; B], codes: &mut [u8; N]) {
     for (byte, codes) in block[2..].iter().zip(codes.as_chunks_mut::<4>().0) {
-        *codes = [byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6];
+        // A number for each byte becomes a lane of a vector, a code for each does not.
+        let byte = u32::from(*byte);
+        *codes = ((byte | byte << 6 | byte << 12 | byte << 18) & 0x0303_0303).to_le_bytes();
     }
 }
 
