@@ -114,28 +114,46 @@ fn file_name(area: &str, key: &str, extension: &str) -> String {
             break;
         }
     }
-    let hash = stable_hash(key.bytes());
+    let hash = StableHash::new().with(key.as_bytes()).value();
     format!("{area}-{}-{hash:016x}.{extension}", words.trim_end_matches('-'))
 }
 
-/// FNV-1a: the same in every build, which the standard library's hasher does not promise.
-pub fn stable_hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+/// A hash that is the same in every build, which the standard library's hasher does not promise: FNV-1a with a rotation, and
+/// eight bytes at a time, for it is also taken of gigabytes. What is added in other pieces has another hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StableHash(u64);
+
+impl StableHash {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// With more bytes.
+    #[must_use]
+    pub fn with(self, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+        let hash = words.iter().fold(self.0, |hash, word| step(hash, u64::from_le_bytes(*word)));
+        Self(rest.iter().fold(hash, |hash, &byte| step(hash, byte.into())))
+    }
+
+    /// The number.
+    pub fn value(self) -> u64 {
+        self.0
+    }
 }
 
-/// `hash` with more bytes, eight at a time: for gigabytes. It is the same in every build as well.
-pub fn hash_on(hash: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
-    let hash = words.iter().fold(hash, |hash, word| step(hash, u64::from_le_bytes(*word)));
-    rest.iter().fold(hash, |hash, &byte| step(hash, byte.into()))
+impl Default for StableHash {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 const CHECKSUM_BYTES: usize = 8;
 
 fn checksum_of(key: &str, bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    stable_hash(key.bytes().chain(bytes.iter().copied())).to_le_bytes()
+    StableHash::new().with(key.as_bytes()).with(bytes).value().to_le_bytes()
 }
 
 /// The folder that an environment asks for.
@@ -283,6 +301,13 @@ mod tests {
         assert_eq!(of("linux", &[home, (VARIABLE, "here")]).as_deref(), Some("here"));
         assert_eq!(of("linux", &[home, (VARIABLE, "")]), None, "switched off");
         assert_eq!(of("linux", &[]), None);
+    }
+
+    /// The value by a few lines of Python.
+    #[test]
+    fn the_hash_is_the_same_in_every_build() {
+        assert_eq!(StableHash::new().with(b"eight by eight").value(), 0x0cf5_d364_ffe7_b64d);
+        assert_eq!(StableHash::new().with(b"eight by").with(b" eight"), StableHash::new().with(b"eight by eight"));
     }
 
     #[test]

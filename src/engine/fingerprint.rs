@@ -5,7 +5,7 @@
 //! 2.1 GHz with other work).
 
 use crate::{
-    cache_dir::{hash_on, stable_hash},
+    cache_dir::StableHash,
     gguf::{Array, File, TensorInfo, Value},
 };
 
@@ -15,7 +15,7 @@ const PIECE_BYTES: usize = 512;
 
 /// The number of a file.
 pub(super) fn fingerprint(file: &File) -> u64 {
-    let mut sum = Sum(stable_hash([]));
+    let mut sum = Sum(StableHash::new());
     for (key, value) in file.metadata().iter().filter(|(key, _)| is_of_results(key)) {
         sum.add(key.as_bytes());
         sum.add_value(value);
@@ -23,7 +23,7 @@ pub(super) fn fingerprint(file: &File) -> u64 {
     for tensor in file.tensors() {
         sum.add_tensor(tensor, &file.data(tensor));
     }
-    sum.0
+    sum.0.value()
 }
 
 /// False for keys that only describe: names, authors, how the file is split, and the form of prompts, whose tokens are saved
@@ -34,11 +34,11 @@ fn is_of_results(key: &str) -> bool {
 }
 
 /// A hash of parts, each with its length in front.
-struct Sum(u64);
+struct Sum(StableHash);
 
 impl Sum {
     fn add(&mut self, bytes: &[u8]) {
-        self.0 = hash_on(hash_on(self.0, &(bytes.len() as u64).to_le_bytes()), bytes);
+        self.0 = self.0.with(&(bytes.len() as u64).to_le_bytes()).with(bytes);
     }
 
     fn add_value(&mut self, value: &Value) {

@@ -11,7 +11,7 @@ use half::f16;
 use super::{Phase, Runtime, SavedSequence, sequence::Steps};
 use crate::{
     backend::{KvRows, LayerState},
-    cache_dir::{hash_on, stable_hash},
+    cache_dir::StableHash,
     error::{Error, Result},
     graph::StateKind,
     plan::KvType,
@@ -77,7 +77,7 @@ impl SavedForm {
             let reason = "saved sequence: expected one of this form, found one of another";
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason));
         }
-        let mut to = Counted { to, hash: stable_hash([]), len: 0 };
+        let mut to = Counted { to, hash: StableHash::new(), len: 0 };
         to.write(&MAGIC)?;
         to.write(&self.hash(model).to_le_bytes())?;
         to.write(&(saved.tokens.len() as u64).to_le_bytes())?;
@@ -105,7 +105,7 @@ impl SavedForm {
                 }
             }
         }
-        let hash = to.hash;
+        let hash = to.hash.value();
         to.write(&hash.to_le_bytes())?;
         Ok(to.len)
     }
@@ -121,7 +121,7 @@ impl SavedForm {
     /// # Errors
     /// If it is something else, of another model or form, longer than the context, or damaged, or a value is no number.
     pub fn read(&self, model: u64, from: &mut impl Read) -> Result<(SavedSequence, u64)> {
-        let mut from = Checked { from, hash: stable_hash([]), len: 0 };
+        let mut from = Checked { from, hash: StableHash::new(), len: 0 };
         if from.bytes::<8>()? != MAGIC {
             return Err(wrong("one as it is written here", "another file"));
         }
@@ -139,7 +139,7 @@ impl SavedForm {
         let bounds = from.values(bounds, u32::from_le_bytes)?;
         let steps = Steps::from_bounds(bounds.iter().map(|&bound| bound as usize), len).ok_or_else(damaged)?;
         let states = self.states.iter().map(|kind| self.state(*kind, len, &mut from)).collect::<Result<_>>()?;
-        let hash = from.hash;
+        let hash = from.hash.value();
         if from.number()? != hash || from.from.read(&mut [0]).map_err(unreadable)? != 0 {
             return Err(damaged());
         }
@@ -174,7 +174,7 @@ impl SavedForm {
     /// The context may differ: what fits is taken.
     fn hash(&self, model: u64) -> u64 {
         let form = format!("{model} {:?} {:?} {:?} {}", self.states, self.k_type, self.v_type, self.vocab);
-        stable_hash(form.bytes())
+        StableHash::new().with(form.as_bytes()).value()
     }
 }
 
@@ -199,13 +199,13 @@ fn unreadable(error: std::io::Error) -> Error {
 /// Counts and sums up what is written.
 struct Counted<'a, W> {
     to: &'a mut W,
-    hash: u64,
+    hash: StableHash,
     len: u64,
 }
 
 impl<W: Write> Counted<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.hash = hash_on(self.hash, bytes);
+        self.hash = self.hash.with(bytes);
         self.len += bytes.len() as u64;
         self.to.write_all(bytes)
     }
@@ -227,14 +227,14 @@ const CHUNK: usize = 4096;
 /// Sums up what is read.
 struct Checked<'a, R> {
     from: &'a mut R,
-    hash: u64,
+    hash: StableHash,
     len: u64,
 }
 
 impl<R: Read> Checked<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> Result<()> {
         self.from.read_exact(into).map_err(unreadable)?;
-        self.hash = hash_on(self.hash, into);
+        self.hash = self.hash.with(into);
         self.len += into.len() as u64;
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::{
         known_layer::{self, DIM, TOKENS},
         known_product::KnownProduct,
     },
-    cache_dir::stable_hash,
+    cache_dir::StableHash,
     error::{Error, Result},
     plan::{BackendKind, KvType, Segment, Sizes},
 };
@@ -112,7 +112,7 @@ pub(crate) fn prepare(
 fn key(gpu: &Gpu, options: &OpenOptions) -> String {
     let texts = Shader::ALL.iter().flat_map(|shader| shader.programs());
     let texts = texts.map(|program| Variant::new(program, gpu.choices(), None).compose());
-    let hash = stable_hash(texts.flat_map(String::into_bytes));
+    let hash = texts.fold(StableHash::new(), |hash, text| hash.with(text.as_bytes())).value();
     let (caps, choices, measure) = (gpu.caps(), gpu.choices(), options.measure);
     let cut = gpu.tuning().geometry;
     format!("{} | {caps} | {choices} | {cut:?} | timed {measure:?} | {hash:016x}", env!("CARGO_PKG_VERSION"))
