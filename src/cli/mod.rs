@@ -139,11 +139,7 @@ pub fn run(args: Vec<OsString>, look_up: fn() -> io::Result<process::Command>) -
     let parsed = command.try_get_matches_from(argv.args);
     let (cli, matches) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
         Ok(parsed) => parsed,
-        // Help and --version come this way too, with exit code 0.
-        Err(answer) => {
-            let _ = answer.print();
-            return answer.exit_code() as u8;
-        }
+        Err(answer) => return print_answer(&answer),
     };
     init_log(cli.verbose, cli.quiet);
     output::set_quiet(cli.quiet);
@@ -162,6 +158,19 @@ pub fn run(args: Vec<OsString>, look_up: fn() -> io::Result<process::Command>) -
         }
         // The hook has printed it.
         Err(_) => FAILURE,
+    }
+}
+
+/// Prints what the parser of arguments answers and returns the exit code: wrong usage, or help and `--version`, which are
+/// results.
+fn print_answer(answer: &clap::Error) -> u8 {
+    let printed = answer.print().and_then(|()| io::stdout().flush()).map_err(output::stdout_error);
+    match printed {
+        Err(error) if !answer.use_stderr() && !output::is_closed_pipe(&error) => {
+            output::error(error);
+            FAILURE
+        }
+        _ => answer.exit_code() as u8,
     }
 }
 

@@ -62,7 +62,8 @@ pub fn error(message: impl Display) {
     let _ = writeln!(io::stderr(), "error: {message}");
 }
 
-fn stdout_error(error: io::Error) -> Error {
+/// A failure to write to standard output.
+pub fn stdout_error(error: io::Error) -> Error {
     Error::io("write", STDOUT, error)
 }
 

@@ -344,11 +344,13 @@ fn a_reader_that_has_seen_enough_is_a_quiet_end() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error() {
-    let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let output = program(&short(&["-p", "Hi"])).stdout(full).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.starts_with("error: cannot write standard output: "), "{stderr}");
+    for args in [&short(&["-p", "Hi"])[..], &["--help"], &["run", "-h"], &["--version"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = program(args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.starts_with("error: cannot write standard output: "), "{args:?}: {stderr}");
+    }
 }
 
 #[cfg(unix)]
