@@ -298,8 +298,6 @@ fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Remediable { error, .. } => exit_code(error),
         Error::InFile { source, .. } => exit_code(source),
-        // What does not fit came from a file or a text.
-        Error::Argument { .. } => FAILURE,
         error if error.kind() == ErrorKind::Usage => USAGE,
         _ => FAILURE,
     }
@@ -346,6 +344,7 @@ mod tests {
         let exists = Error::Usage("out.gguf exists".into()).with_remedy(Remedy::Overwrite).in_file("x");
         assert_eq!(error_text(&exists), "x: out.gguf exists; --force overwrites it");
         assert_eq!((exit_code(&exists), exit_code(&Error::missing("key", ""))), (2, 1));
+        assert_eq!(exit_code(&Error::argument("name of the prompt", "query", "none")), 2);
         let option = Error::BadOption { name: "top-p".into(), reason: "must be between 0 and 1, not 2".into() };
         assert_eq!((error_text(&option).as_str(), exit_code(&option)), ("--top-p must be between 0 and 1, not 2", 2));
     }

@@ -89,7 +89,7 @@ pub fn perplexity_by(
     let chunks = ids.chunks_exact(context);
     let count = chunks.len();
     if count == 0 {
-        return Err(Error::argument("the text", format!("at least {context} tokens, one chunk"), ids.len()));
+        return Err(Error::malformed("the text", format!("at least {context} tokens, one chunk"), ids.len()));
     }
     let mut likelihood = Likelihood::default();
     let mut chunk = vec![0; context];
