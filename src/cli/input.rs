@@ -14,18 +14,28 @@ use crate::error::{Error, Result};
 /// A device or a pipe may have no end. The longest context has some megabytes.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// Grammars, templates and lists of keys have kilobytes.
+const MAX_SMALL_BYTES: u64 = 4 << 20;
+
 /// The text of `-p` as it is, of `-f`, or of standard input; `None` when that is a terminal.
 pub fn text(prompt: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
     match (prompt, file) {
         (Some(prompt), _) => Ok(Some(prompt.to_owned())),
-        (None, Some(path)) => {
-            let failed = |e| Error::io("read", path, e);
-            let bytes = all_of(fs::File::open(path).map_err(failed)?, failed);
-            bytes.and_then(utf8).map_err(|e| e.in_file(path.display().to_string())).map(Some)
-        }
+        (None, Some(path)) => file_of(path, MAX_BYTES).map(Some),
         (None, None) if io::stdin().is_terminal() => Ok(None),
         (None, None) => standard_input().and_then(utf8).map(Some),
     }
+}
+
+/// The text of a file that describes something: a grammar, a template, keys.
+pub fn small_file(path: &Path) -> Result<String> {
+    file_of(path, MAX_SMALL_BYTES)
+}
+
+fn file_of(path: &Path, most_bytes: u64) -> Result<String> {
+    let failed = |e| Error::io("read", path, e);
+    let bytes = all_of(fs::File::open(path).map_err(failed)?, most_bytes, failed);
+    bytes.and_then(utf8).map_err(|e| e.in_file(path.display().to_string()))
 }
 
 /// Standard input, if there is any: `None` when it is a terminal, empty, or silent for two seconds. For the
@@ -65,14 +75,14 @@ pub fn standard_input_if_any() -> Result<Option<String>> {
 }
 
 fn standard_input() -> Result<Vec<u8>> {
-    all_of(io::stdin(), stdin_error)
+    all_of(io::stdin(), MAX_BYTES, stdin_error)
 }
 
-fn all_of(from: impl Read, failed: impl Fn(io::Error) -> Error) -> Result<Vec<u8>> {
+fn all_of(from: impl Read, most_bytes: u64, failed: impl Fn(io::Error) -> Error) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::malformed("text", format!("at most {} MiB", MAX_BYTES >> 20), "more"));
+    from.take(most_bytes + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > most_bytes {
+        return Err(Error::malformed("text", format!("at most {} MiB", most_bytes >> 20), "more"));
     }
     Ok(bytes)
 }

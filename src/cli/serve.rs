@@ -6,7 +6,7 @@ use super::{
     args::{ModelArgs, ReasoningFormatChoice, SampleArgs, ServeArgs},
     chat::template,
     download::fetched,
-    interrupt, output, source,
+    input, interrupt, output, source,
 };
 use crate::{
     chat::Variables,
@@ -134,7 +134,7 @@ impl Opener {
 fn keys(args: &ServeArgs) -> Result<Vec<String>> {
     let mut keys = args.api_key.clone();
     if let Some(file) = &args.api_key_file {
-        let text = fs::read_to_string(file).map_err(|error| Error::io("read", file, error))?;
+        let text = input::small_file(file)?;
         keys.extend(text.lines().map(|line| line.trim().to_owned()));
     }
     keys.retain(|key| !key.is_empty());

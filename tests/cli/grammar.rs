@@ -108,3 +108,7 @@ fn a_bad_grammar_is_an_error_that_says_where() {
     let both = run(&["run", "--grammar", "root ::= \"a\"", "-j", "{}"]);
     assert!(both.code == Some(2) && both.stderr.contains("cannot be used with"), "{both:?}");
 }
+        #[cfg(unix)]
+        (["--grammar-file", "/dev/zero"], "/dev/zero: text: expected at most 4 MiB, found more"),
+        #[cfg(unix)]
+        (["--chat-template", "/dev/zero"], "/dev/zero: text: expected at most 4 MiB, found more"),

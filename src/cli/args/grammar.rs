@@ -1,11 +1,12 @@
 //! Options for the form of an answer: a grammar or a JSON schema.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::{
-    error::{Error, Result},
+    cli::input,
+    error::Result,
     generate::{Constraint, Grammar},
     tokenizer::Tokenizer,
 };
@@ -37,7 +38,7 @@ impl GrammarArgs {
     pub fn constraint(&self, tokenizer: &Tokenizer) -> Result<Option<Constraint>> {
         let given = |text: &Option<String>, file: &Option<PathBuf>| match (text, file) {
             (Some(text), _) => Ok(Some(text.clone())),
-            (None, Some(file)) => fs::read_to_string(file).map(Some).map_err(|e| Error::io("read", file, e)),
+            (None, Some(file)) => input::small_file(file).map(Some),
             (None, None) => Ok(None),
         };
         let grammar = match given(&self.grammar, &self.grammar_file)? {

@@ -6,7 +6,7 @@ mod lines;
 
 mod voice;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use clap::ValueEnum;
 
@@ -146,15 +146,13 @@ pub fn template(wish: Option<&str>, tokenizer: &Tokenizer, model: &str) -> Resul
     if wish.contains("{{") || wish.contains("{%") {
         return Template::jinja(wish, tokenizer);
     }
-    match fs::read_to_string(wish) {
-        Ok(source) => Template::jinja(&source, tokenizer).map_err(|e| e.in_file(wish)),
-        Err(error) if Path::new(wish).exists() => Err(Error::io("read", wish, error)),
-        Err(_) => {
-            let own = tokenizer.named_chat_templates().iter().map(|(name, _)| name.as_str());
-            let names = Format::ALL.map(Format::name).into_iter().chain(own).collect::<Vec<_>>().join(", ");
-            Err(Error::Usage(format!("no chat template {wish:?}: it is none of {names}, and no file")))
-        }
+    if !Path::new(wish).exists() {
+        let own = tokenizer.named_chat_templates().iter().map(|(name, _)| name.as_str());
+        let names = Format::ALL.map(Format::name).into_iter().chain(own).collect::<Vec<_>>().join(", ");
+        return Err(Error::Usage(format!("no chat template {wish:?}: it is none of {names}, and no file")));
     }
+    let source = input::small_file(Path::new(wish))?;
+    Template::jinja(&source, tokenizer).map_err(|e| e.in_file(wish))
 }
 
 struct Chat {
