@@ -1,11 +1,12 @@
 //! `embed`: texts -> vectors, as JSON or as a NumPy file.
 
-use std::{fs, path::Path};
+use std::io::Write;
 
 use serde_json::json;
 
 use super::{args::EmbedArgs, input, interrupt, output, progress, source, usage};
 use crate::{
+    convert::target::Target,
     engine::{Engine, EngineOptions, Purpose},
     error::{Error, Result},
     generate::{Pooling, Prompts, embeddings},
@@ -64,6 +65,8 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     (options.context_tokens, options.failover) = (Some(longest), false);
     // Longer ones share no batch, and their caches take memory.
     options.sequences = if longest <= options.batch_tokens { ids.len().min(SIDE_BY_SIDE) } else { 1 };
+    // A path that cannot be written is refused before the work.
+    let target = args.output.as_deref().map(|path| Target::create(path, &[], true)).transpose()?;
     let mut runtime = Engine::new(&source, options).runtime(&Purpose::Hidden)?;
 
     runtime.cancel_when(Some(interrupt::catch()));
@@ -77,8 +80,8 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         vectors => vectors?,
     };
     bar.finish_and_clear();
-    if let Some(path) = &args.output {
-        return write_npy(path, &vectors, config.dim);
+    if let Some(target) = target {
+        return write_npy(target, &vectors, config.dim);
     }
     let embeddings: Vec<_> =
         ids.iter().zip(&vectors).map(|(ids, vector)| json!({"tokens": ids.len(), "embedding": vector})).collect();
@@ -108,7 +111,7 @@ fn pooling(config: &Config, metadata: &Metadata, asked: Option<Pooling>) -> Resu
 }
 
 /// NumPy's format 1.0: a header of text, padded to 64 bytes, and the rows.
-fn write_npy(path: &Path, vectors: &[Vec<f32>], dim: usize) -> Result<()> {
+fn write_npy(target: Target, vectors: &[Vec<f32>], dim: usize) -> Result<()> {
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {dim}), }}", vectors.len());
     const BEFORE: usize = 10;
     let padded = (BEFORE + header.len() + 1).next_multiple_of(64) - BEFORE;
@@ -118,5 +121,8 @@ fn write_npy(path: &Path, vectors: &[Vec<f32>], dim: usize) -> Result<()> {
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.as_bytes());
     bytes.extend(vectors.iter().flatten().flat_map(|value| value.to_le_bytes()));
-    fs::write(path, bytes).map_err(|e| Error::io("write", path, e))
+    let mut out = target.buffered();
+    out.write_all(&bytes).and_then(|()| out.flush()).map_err(|e| Error::io("write", target.path(), e))?;
+    drop(out);
+    target.finish().map(drop)
 }

@@ -73,7 +73,7 @@ impl Target {
     fn check_existing(path: &Path, found: &fs::Metadata, inputs: &[PathBuf], force: bool) -> Result<()> {
         let shown = path.display();
         if !found.is_file() {
-            return Err(Error::Usage(format!("{shown} is not a regular file, so the model cannot go there")));
+            return Err(Error::Usage(format!("{shown} is not a regular file, so nothing can be put in its place")));
         }
         let same = |input: &PathBuf| fs::canonicalize(input).ok() == fs::canonicalize(path).ok();
         if inputs.iter().any(same) {

@@ -437,6 +437,15 @@ fn texts_become_json_or_a_numpy_file() {
     let values: Vec<f32> = bytes[10 + header..].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(values.len(), 3 * 128);
     assert_eq!(values[128..256], vector(&three, 1));
+
+    // In one step: who has the file open, or another name of it, keeps what was there.
+    let kept = case.file("kept.npy");
+    fs::hard_link(&out, &kept).unwrap();
+    assert_eq!(embed(&["-p", "hello", "-o", &out]).code, Some(0));
+    assert_eq!(fs::read(&kept).unwrap(), bytes);
+    assert_ne!(fs::read(&out).unwrap(), bytes);
+    let nowhere = embed(&["-p", "hello", "-o", &case.file("no/folder/out.npy")]);
+    assert!(nowhere.one_line_error(1).contains("out.npy: there is no folder"), "{nowhere:?}");
 }
 
 #[test]
