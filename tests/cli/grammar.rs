@@ -87,6 +87,19 @@ fn each_answer_of_a_chat_follows_the_grammar() {
 }
 
 #[test]
+fn a_schema_of_too_many_optional_properties_is_refused_in_plain_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("schema.json");
+    let properties: serde_json::Map<_, _> =
+        (0..1000).map(|n| (format!("p{n}"), serde_json::json!({"type": "string"}))).collect();
+    fs::write(&file, serde_json::json!({"type": "object", "properties": properties}).to_string()).unwrap();
+    let refused = run(&["run", "-p", "Hi", "-n", "99", "--backend", "cpu", "-s", "1", "-jf", file.to_str().unwrap()]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("this JSON schema is not supported: it has too many ways to go on"), "{refused:?}");
+    assert!(refused.stderr.contains("where 2000 are the most") && refused.stderr.contains("required"), "{refused:?}");
+}
+
+#[test]
 fn a_bad_grammar_is_an_error_that_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.gbnf");
@@ -101,6 +114,10 @@ fn a_bad_grammar_is_an_error_that_says_where() {
         // Nothing is a string of at most 1 and at least 2 characters.
         (["-j", r#"{"type":"string","minLength":2,"maxLength":1}"#], "this JSON schema is not supported"),
         (["-jf", "/no/such/file"], "cannot read /no/such/file"),
+        #[cfg(unix)]
+        (["--grammar-file", "/dev/zero"], "/dev/zero: text: expected at most 4 MiB, found more"),
+        #[cfg(unix)]
+        (["--chat-template", "/dev/zero"], "/dev/zero: text: expected at most 4 MiB, found more"),
     ] {
         let finished = run(&["run", "-p", "Hi", "-n", "4", "--backend", "cpu", flags[0], flags[1]]);
         assert!(finished.one_line_error(1).contains(expected), "{finished:?}");
@@ -108,7 +125,3 @@ fn a_bad_grammar_is_an_error_that_says_where() {
     let both = run(&["run", "--grammar", "root ::= \"a\"", "-j", "{}"]);
     assert!(both.code == Some(2) && both.stderr.contains("cannot be used with"), "{both:?}");
 }
-        #[cfg(unix)]
-        (["--grammar-file", "/dev/zero"], "/dev/zero: text: expected at most 4 MiB, found more"),
-        #[cfg(unix)]
-        (["--chat-template", "/dev/zero"], "/dev/zero: text: expected at most 4 MiB, found more"),

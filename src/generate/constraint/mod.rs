@@ -75,7 +75,7 @@ impl Constraint {
     /// As [`new`](Self::new), for tokens that were prepared.
     pub fn compile(grammar: &Grammar, vocabulary: &GrammarVocabulary) -> Result<Self> {
         let name = grammar.name();
-        let wrong = |reason: String| Error::unsupported(format!("this {name}"), one_line(&reason));
+        let wrong = |reason: String| Error::unsupported(format!("this {name}"), reason_of(&reason));
         let top = match grammar {
             Grammar::Text(text) if text.contains("::=") => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
             Grammar::Text(text) => TopLevelGrammar::from_lark(text.clone()),
@@ -123,7 +123,7 @@ impl Constraint {
 
     /// There is no way on.
     pub(super) fn broken(&self, reason: &str) -> Error {
-        Error::unsupported(format!("this {}", self.name), one_line(reason))
+        Error::unsupported(format!("this {}", self.name), reason_of(reason))
     }
 }
 
@@ -165,6 +165,22 @@ fn tokens(tokenizer: &Tokenizer) -> TokEnv {
     let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, first_end), &words);
     let trie = if ends.is_empty() { trie } else { trie.with_eos_tokens(ends) };
     Arc::new(ApproximateTokEnv::new(trie))
+}
+
+/// llguidance's words for what went wrong, or plainer ones where those speak of its insides.
+fn reason_of(text: &str) -> String {
+    let numbers = text.split_once("Current row has ").and_then(|(_, rest)| {
+        let (items, rest) = rest.split_once(" items; max is ")?;
+        let most = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some((items.parse::<usize>().ok()?, most.parse::<usize>().ok()?))
+    });
+    match numbers {
+        Some((items, most)) => format!(
+            "it has too many ways to go on at one place: {items} parts of rules, where {most} are the most (each \
+             property that may be left out adds some: `required` takes them away)"
+        ),
+        None => one_line(text),
+    }
 }
 
 /// Messages of several lines in one.
