@@ -6,6 +6,8 @@ mod lines;
 
 mod voice;
 
+mod wrap;
+
 use std::{path::Path, sync::Arc};
 
 use clap::ValueEnum;
@@ -14,6 +16,7 @@ use self::{
     command::{Command, HELP},
     lines::Lines,
     voice::Voice,
+    wrap::Wrap,
 };
 use super::{
     answering::{Answered, Said, answer, answer_options, purpose, settings_text, unescape},
@@ -236,10 +239,11 @@ impl Chat {
             interrupt::clear();
             let limit = ReasoningLimit::after(&prompt, self.reasoning.max_tokens(), &self.tokenizer)?;
             let options = AnswerOptions { reasoning: Some(limit), ..self.options.clone() };
-            let mut voice = Voice::of_stdout();
-            let show = |said: &Said<'_>| output::print(&voice.say(said));
+            let (mut voice, mut wrap) = (Voice::of_stdout(), Wrap::of_stdout());
+            let show = |said: &Said<'_>| output::print(&wrap.push(&voice.say(said)));
             let answered = answer(&self.tokenizer, &prompt, &mut self.session, &mut self.chooser, options, show);
-            output::print(&format!("{}\n", voice.end()))?;
+            let last = wrap.push(voice.end()) + &wrap.end();
+            output::print(&format!("{last}\n"))?;
             answered.map(|answered| (prompt, answered))
         });
         interrupt::clear();
