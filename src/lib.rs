@@ -40,6 +40,8 @@ mod machine;
 
 mod numbers;
 
+mod steady;
+
 #[doc(hidden)]
 pub mod bytes;
 

@@ -44,6 +44,10 @@ impl Observer for Notices {
             Notice::NoLayerOnGpu { reason } => format!("no layer goes to the GPU: {reason}"),
             Notice::GpuNotUsed(error) => format!("the GPU is not used: {error}"),
             Notice::GpuFailed(error) => format!("the GPU failed: {error}: the CPU goes on"),
+            Notice::CostsDisturbed => {
+                "what was measured for the plan differs from round to round, and is not kept: something else uses this machine"
+                    .into()
+            }
             Notice::GpuFault { reason } | Notice::FewerLayers { reason, .. } => reason.clone(),
             Notice::TookOver { reason, .. } => format!("the GPU failed, and the CPU goes on: {reason}"),
             _ => return,

@@ -78,6 +78,10 @@ impl Observer for Terminal {
             Notice::NoLayerOnGpu { reason } => log::warn!("no layer goes to the GPU: {reason}"),
             Notice::GpuNotUsed(error) => log::warn!("the GPU is not used: {}", error_text(error)),
             Notice::GpuFailed(error) => log::warn!("the GPU failed: {}: the CPU goes on", error_text(error)),
+            Notice::CostsDisturbed => log::warn!(
+                "something else uses this machine: what was measured for the plan differs from round to round, and is not \
+                 kept"
+            ),
             Notice::GpuFault { reason } => log::warn!("{reason}"),
             Notice::FewerLayers { tokens, reason } => {
                 if tokens.is_some() {

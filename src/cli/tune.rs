@@ -27,21 +27,35 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     let told = |shape: &str| log::info!("matrices of {shape}");
     let report = tune::measure(Isa::detect(), threads, model, told)?;
     let choice = report.choice();
-    let kept = tuned::keep(model, threads, &choice);
+    let is_kept = report.disturbed.is_empty() || args.force;
+    let kept = if is_kept { tuned::keep(model, threads, &choice) } else { None };
     if args.json {
         let mut json = to_json(&report, &choice);
         json["model"] = json!(source.name());
         json["variant"] = json!(Isa::detect().name());
         json["n_threads"] = json!(threads);
         json["kept"] = json!(kept);
+        let disturbed = report.disturbed.iter().map(|(rows, cols)| json!({"rows": rows, "cols": cols}));
+        json["disturbed"] = disturbed.collect();
         return output::print_json(&json);
     }
     let end = match kept {
         Some(path) => format!("kept in {path} for --kernel auto"),
+        None if !is_kept => disturbed_text(&report.disturbed),
         None => "not kept: there is no folder for it (BITNET_CACHE)".into(),
     };
     let (isa, threads) = (Isa::detect(), format::count(threads, "thread"));
     output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name(), to_text(&report, &choice)))
+}
+
+/// What kept a measurement from being kept.
+fn disturbed_text(shapes: &[(usize, usize)]) -> String {
+    let shapes: Vec<String> = shapes.iter().map(|&of| shape(of)).collect();
+    format!(
+        "not kept: the times of {} differ from round to round, as they do where something else uses this machine \
+         (measure again, or keep them with --force)",
+        shapes.join(", ")
+    )
 }
 
 fn is_chosen(choice: &CpuTuning, timing: &Timing) -> bool {
@@ -166,4 +180,16 @@ fn microseconds(time: Duration) -> f64 {
 /// Multiply-adds a second.
 fn prompt_rate(timing: &Timing) -> f64 {
     (timing.shape.0 * timing.shape.1 * PROMPT_TOKENS) as f64 / timing.prompt.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_named() {
+        let text = disturbed_text(&[(2560, 640), (6912, 2560)]);
+        assert!(text.starts_with("not kept: the times of 2560 x 640, 6912 x 2560 differ"), "{text}");
+        assert!(text.ends_with("--force)"), "{text}");
+    }
 }

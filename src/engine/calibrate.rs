@@ -1,6 +1,9 @@
 //! Costs of steps on a backend: a few real ones through a few layers and through more.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bitnet_cpu_kernels::{Isa, screen::Screen};
 
@@ -10,13 +13,14 @@ use crate::{
     model::{Block, Config, Model},
     numbers::median,
     plan::{BackendCost, BackendKind, Segment, Sizes, StepCost, Workload},
+    steady::{self, Steady},
 };
 
 /// Steps before timing starts: drivers compile shaders at the first dispatch.
 const WARM_UP_STEPS: usize = 2;
-/// Timed decode steps; the median counts.
+/// Timed decode steps of a round; the median counts.
 const DECODE_STEPS: usize = 7;
-/// Timed batches of a prompt, likewise; they take longer and vary less.
+/// Timed batches of a prompt in a round, likewise; they take longer and vary less.
 const PREFILL_STEPS: usize = 3;
 /// Tokens of such a batch: enough that weights are read once for many, and a fraction of a second on any machine.
 pub const BATCH_TOKENS: usize = 64;
@@ -24,16 +28,20 @@ pub const BATCH_TOKENS: usize = 64;
 /// (submission, synchronisation), which on a GPU can exceed that of a layer.
 const LAYERS: usize = 4;
 
+// Each decode step has a position of its own.
+const _: () = assert!(WARM_UP_STEPS + steady::MOST_ROUNDS * DECODE_STEPS <= BATCH_TOKENS);
+
 /// Cost of a decode step and of a batch of [`BATCH_TOKENS`] on `backend`.
 ///
 /// The backend keeps the layers it was measured with: pass one that is dropped afterwards.
-pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<BackendCost> {
+pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<Steady<BackendCost>> {
     let (few, many) = measured_layers(&model.config);
     let mut measure = |layers| -> Result<Steps> {
         let mut loaded = Loaded::new(backend, model, sizes, layers)?;
-        let (decode_ms, millijoules) = loaded.step_ms(backend, 1, DECODE_STEPS)?;
-        let (prefill_ms, _) = loaded.step_ms(backend, BATCH_TOKENS, PREFILL_STEPS)?;
-        Ok(Steps { decode_ms, prefill_ms, millijoules })
+        let (decode, millijoules) = loaded.step_ms(backend, 1, DECODE_STEPS)?;
+        let (prefill, _) = loaded.step_ms(backend, BATCH_TOKENS, PREFILL_STEPS)?;
+        let agreed = decode.agreed && prefill.agreed;
+        Ok(Steps { decode_ms: decode.value, prefill_ms: prefill.value, millijoules, agreed })
     };
     let short = measure(few)?;
     let long = if many == few { None } else { Some(measure(many)?) };
@@ -51,7 +59,8 @@ pub fn cost(backend: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Res
     let prefill = StepCost { head_ms: decode.head_ms, ..prefill };
     let joules = long.as_ref().and_then(|long| long.millijoules).zip(short.millijoules);
     let layer_mj = joules.map(|(long, short)| (long - short) / (many - few) as f64).filter(|&mj| mj > 0.0);
-    Ok(BackendCost { decode, prefill, layer_mj })
+    let agreed = short.agreed && long.is_none_or(|long| long.agreed);
+    Ok(Steady { value: BackendCost { decode, prefill, layer_mj }, agreed })
 }
 
 /// Numbers of layers of the two runs: whole periods of the kinds of layers where the model is long enough, so that their
@@ -63,28 +72,33 @@ fn measured_layers(config: &Config) -> (usize, usize) {
 
 /// Milliseconds for what one layer holds of one token from `from` to `to`. What a recurrent layer holds is of one size:
 /// a token has its share in a usual prompt.
-pub fn move_ms(from: &mut dyn Backend, to: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<f64> {
+pub fn move_ms(from: &mut dyn Backend, to: &mut dyn Backend, model: &Arc<Model>, sizes: &Sizes) -> Result<Steady<f64>> {
     let layers = model.config.layer_period();
     let mut source = Loaded::new(from, model, sizes, layers)?;
     let target = Loaded::new(to, model, sizes, layers)?;
     source.step(from, 0, BATCH_TOKENS)?;
     let mut state = LayerState::default();
-    let mut of_token_ms = 0.0;
-    for layer in 0..layers {
-        let mut times_ms = Vec::with_capacity(PREFILL_STEPS);
+    let mut layer_time = |layer: usize| -> Result<Duration> {
+        let mut times = Vec::with_capacity(PREFILL_STEPS);
         for step in 0..=PREFILL_STEPS {
             let start = Instant::now();
             from.states(source.id)?.export(layer, SlotId(0), 0..BATCH_TOKENS, &mut state)?;
             to.states(target.id)?.import(layer, SlotId(0), 0..BATCH_TOKENS, &state)?;
             if step > 0 {
-                times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+                times.push(start.elapsed());
             }
         }
-        let is_recurrent = model.config.is_recurrent(layer);
-        let tokens = if is_recurrent { Workload::default().prompt_tokens } else { BATCH_TOKENS };
-        of_token_ms += median(times_ms) / tokens as f64;
-    }
-    Ok(of_token_ms / layers as f64)
+        Ok(median(times))
+    };
+    let times = steady::shortest(|| (0..layers).map(&mut layer_time).collect())?;
+    let tokens = |layer| match model.config.is_recurrent(layer) {
+        true => Workload::default().prompt_tokens,
+        false => BATCH_TOKENS,
+    };
+    Ok(times.map(|times| {
+        let of_token = times.iter().enumerate().map(|(layer, time)| milliseconds(*time) / tokens(layer) as f64);
+        of_token.sum::<f64>() / layers as f64
+    }))
 }
 
 /// Medians of a number of layers.
@@ -92,6 +106,12 @@ struct Steps {
     decode_ms: f64,
     prefill_ms: f64,
     millijoules: Option<f64>,
+    /// Whether rounds agreed about the times.
+    agreed: bool,
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// The part of a step and the part of a layer, from steps through a few layers and through more, each with their number.
@@ -136,23 +156,33 @@ impl Loaded {
         backend.run(self.id, &Batch::one(start..start + tokens, Want::Nothing), &mut self.activations)
     }
 
-    /// Median milliseconds of a step of `tokens`, and the mean energy of one where the machine tells.
-    fn step_ms(&mut self, backend: &mut dyn Backend, tokens: usize, steps: usize) -> Result<(f64, Option<f64>)> {
-        let mut times_ms = Vec::with_capacity(steps);
-        let mut before = None;
-        for step in 0..WARM_UP_STEPS + steps {
-            if step == WARM_UP_STEPS {
-                before = energy::Package::read();
-            }
-            let position = if tokens == 1 { step } else { 0 };
+    /// Milliseconds of a step of `tokens`, the median of `steps`, and the mean energy of one where the machine tells.
+    fn step_ms(
+        &mut self,
+        backend: &mut dyn Backend,
+        tokens: usize,
+        steps: usize,
+    ) -> Result<(Steady<f64>, Option<f64>)> {
+        let mut done = 0;
+        let mut timed_step = || -> Result<Duration> {
+            let position = if tokens == 1 { done } else { 0 };
+            done += 1;
             let start = Instant::now();
             self.step(backend, position, tokens)?;
-            if step >= WARM_UP_STEPS {
-                times_ms.push(start.elapsed().as_secs_f64() * 1e3);
-            }
+            Ok(start.elapsed())
+        };
+        for _ in 0..WARM_UP_STEPS {
+            timed_step()?;
         }
-        let millijoules = before.and_then(|before| before.millijoules_since()).map(|mj| mj / steps as f64);
-        Ok((median(times_ms), millijoules))
+        let before = energy::Package::read();
+        let round = || -> Result<Vec<Duration>> {
+            let times = (0..steps).map(|_| timed_step()).collect::<Result<_>>()?;
+            Ok(vec![median(times)])
+        };
+        let times = steady::shortest(round)?;
+        let timed = (done - WARM_UP_STEPS) as f64;
+        let millijoules = before.and_then(|before| before.millijoules_since()).map(|mj| mj / timed);
+        Ok((times.map(|times| milliseconds(times[0])), millijoules))
     }
 }
 

@@ -76,6 +76,9 @@ pub enum Notice {
     GpuNotUsed(Error),
     /// The GPU failed before the first token, and the CPU does its work.
     GpuFailed(Error),
+    /// What steps cost on either backend differed from round to round, as it does where something else uses the machine: the
+    /// plan rests on it, but it is measured anew the next time.
+    CostsDisturbed,
     /// The GPU gets something wrong, and does it in another way.
     GpuFault {
         /// What, and on which one.

@@ -297,7 +297,7 @@ impl Engine {
     }
 
     /// Measured on backends of its own, as a backend keeps the layers it was measured with; once for a machine, driver
-    /// and shape of model.
+    /// and shape of model, or again where something disturbed it.
     fn costs(&self, gpu: &Device, sizes: &Sizes) -> Result<Costs> {
         let model = self.model()?;
         let cache = Cache::of_user();
@@ -306,13 +306,20 @@ impl Engine {
             return Ok(costs);
         }
         let (mut cpu, mut gpu) = (self.cpu_backend(model), gpu.anew());
+        let of_cpu = calibrate::cost(&mut cpu, model, sizes)?;
+        let of_gpu = calibrate::cost(gpu.backend_mut(), model, sizes)?;
+        let move_ms = calibrate::move_ms(gpu.backend_mut(), &mut cpu, model, sizes)?;
         let costs = Costs {
-            cpu: calibrate::cost(&mut cpu, model, sizes)?,
-            gpu: calibrate::cost(gpu.backend_mut(), model, sizes)?,
+            cpu: of_cpu.value,
+            gpu: of_gpu.value,
             batch_tokens: calibrate::BATCH_TOKENS,
-            move_ms: calibrate::move_ms(gpu.backend_mut(), &mut cpu, model, sizes)?,
+            move_ms: move_ms.value,
         };
-        cache.put(CALIBRATION, &key, &costs);
+        if of_cpu.agreed && of_gpu.agreed && move_ms.agreed {
+            cache.put(CALIBRATION, &key, &costs);
+        } else {
+            self.observer.notice(&Notice::CostsDisturbed);
+        }
         Ok(costs)
     }
 

@@ -42,7 +42,7 @@ fn what_is_measured_is_kept_and_used() {
     let (plain, hash) = bench("auto");
     assert_eq!(bench("i2_s"), (plain.clone(), hash.clone()));
 
-    let done = run_in(&cache, &["tune", "-m", &model, "-t", "2", "--json"]);
+    let done = run_in(&cache, &["tune", "-m", &model, "-t", "2", "--json", "--force"]);
     assert_eq!(done.code, Some(0), "{done:?}");
     let report: Value = serde_json::from_str(&done.stdout).unwrap();
     let timings = report["timings"].as_array().unwrap();
@@ -69,6 +69,8 @@ fn what_is_measured_is_kept_and_used() {
         assert!(counts.contains(&report[field].as_u64().unwrap()), "{report}");
     }
     let kept = report["kept"].as_str().unwrap();
+    // The machine may be busy, so that either is right.
+    assert!(report["disturbed"].as_array().is_some_and(|shapes| shapes.len() <= 4), "{report}");
 
     // Whatever it found, the kept choice decides: here all are made the same.
     let text = fs::read_to_string(kept).unwrap();

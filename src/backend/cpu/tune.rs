@@ -17,13 +17,14 @@ use crate::{
     error::Result,
     model::{Model, PackedMatrix, TernaryMatrix, dialect::blame, names},
     numbers::median,
+    steady::{self, Steady},
 };
 
 /// Bytes of matrices that are gone through before one comes again, where a model has as many: more than caches hold.
 const COLD_BYTES: usize = 96 << 20;
 
-/// How often all of them are gone through.
-const ROUNDS: usize = 5;
+/// How often all of them are gone through before times are compared with those of another such round.
+const TIMES: usize = 3;
 
 /// Tokens of the timed prompts.
 pub const PROMPT_TOKENS: usize = 128;
@@ -43,11 +44,11 @@ pub struct Timing {
     pub matrices: usize,
     /// The kernel of steps of few tokens.
     pub kernel: Kernel,
-    /// One token, the weights in no cache if the model has enough of them: the median.
+    /// One token, the weights in no cache if the model has enough of them: the shortest median of several rounds.
     pub decode: Duration,
     /// Bytes that it reads.
     pub decode_bytes: usize,
-    /// [`PROMPT_TOKENS`] tokens: the median.
+    /// [`PROMPT_TOKENS`] tokens, likewise.
     pub prompt: Duration,
 }
 
@@ -56,7 +57,7 @@ pub struct Timing {
 pub struct TilingTimes {
     /// (rows, cols)
     pub shape: (usize, usize),
-    /// One token, by the bytes of a piece: the medians.
+    /// One token, by the bytes of a piece.
     pub decode: Vec<(usize, Duration)>,
     /// A prompt, by rows and tokens of a tile.
     pub prompt: Vec<((usize, usize), Duration)>,
@@ -84,6 +85,8 @@ pub struct TuningReport {
     pub tilings: Vec<TilingTimes>,
     /// From one thread to all.
     pub threads: Vec<ThreadsTimes>,
+    /// Shapes whose times differed from round to round, as they do where something else uses the machine.
+    pub disturbed: Vec<(usize, usize)>,
 }
 
 impl TuningReport {
@@ -141,23 +144,30 @@ pub fn measure(isa: Isa, threads: usize, model: &Model, mut told: impl FnMut(&st
         timings: Vec::new(),
         tilings: Vec::new(),
         threads: counts.iter().map(|&threads| none(threads)).collect(),
+        disturbed: Vec::new(),
     };
     for shape in shapes {
         told(&format!("{} x {}", shape.0, shape.1));
         let matrices: Vec<_> = all.iter().filter(|(_, m)| (m.rows, m.cols) == shape).collect();
         let few = COLD_BYTES.div_ceil(ternary_bytes(Layout::I2sP128, shape.0, shape.1).max(1));
         let mut forms = forms(cpu.isa(), &matrices[..few.min(matrices.len())])?;
-        let timings = measure_kernels(&cpu, &mut forms, matrices.len());
-        let (_, kernel) = fastest(&timings)[0];
-        report.timings.extend(timings);
+        let timings = measure_kernels(&cpu, &forms, matrices.len())?;
+        let (_, kernel) = fastest(&timings.value)[0];
+        report.timings.extend(timings.value);
         forms.retain(|form| form.kernel == kernel);
-        let times = measure_tilings(&mut cpu, &forms[0]);
-        cpu.set_tilings(vec![(shape, times.chosen)]);
-        report.tilings.push(times);
+        let times = measure_tilings(&mut cpu, &forms[0])?;
+        cpu.set_tilings(vec![(shape, times.value.chosen)]);
+        report.tilings.push(times.value);
+        let mut agreed = timings.agreed && times.agreed;
         for times in &mut report.threads {
-            let (decode, prompt) = measure_threads(&cpu, &forms[0], times.threads);
+            let found = measure_threads(&cpu, &forms[0], times.threads)?;
+            agreed &= found.agreed;
+            let (decode, prompt) = found.value;
             times.decode += decode * matrices.len() as u32;
             times.prompt += prompt * matrices.len() as u32;
+        }
+        if !agreed {
+            report.disturbed.push(shape);
         }
     }
     Ok(report)
@@ -182,81 +192,93 @@ fn forms(isa: Isa, matrices: &[&(String, &TernaryMatrix)]) -> Result<Vec<Form>> 
         }
         let few = matrices.iter().map(|matrix| packed(matrix, kernel.layout(matrix.1))).collect::<Result<Vec<_>>>()?;
         let many = if few[0].layout == Layout::I2sP128 { few[0].clone() } else { own.clone() };
-        forms.push(Form { kernel, few, many, decode: Vec::new(), prompt: Vec::new() });
+        forms.push(Form { kernel, few, many });
     }
     Ok(forms)
 }
 
 /// The kernels take turns, so that whatever else the machine does disturbs all alike.
-fn measure_kernels(cpu: &Cpu, forms: &mut Vec<Form>, count: usize) -> Vec<Timing> {
+fn measure_kernels(cpu: &Cpu, forms: &[Form], count: usize) -> Result<Steady<Vec<Timing>>> {
     let shape @ (rows, _) = forms[0].shape();
     let (one, prompt) = (acts(&forms[0].many, 1), acts(&forms[0].many, PROMPT_TOKENS));
     let mut out = vec![0.0; PROMPT_TOKENS * rows];
-    for _ in 0..ROUNDS {
-        for form in &mut *forms {
-            for matrix in &form.few {
-                form.decode.push(time(cpu, &one, matrix, &mut out[..rows]));
+    let times = steady::shortest(|| {
+        let mut times = vec![(Vec::new(), Vec::new()); forms.len()];
+        for _ in 0..TIMES {
+            for (form, (decode, prompts)) in forms.iter().zip(&mut times) {
+                decode.extend(form.few.iter().map(|matrix| time(cpu, &one, matrix, &mut out[..rows])));
+                prompts.push(time(cpu, &prompt, &form.many, &mut out));
             }
-            form.prompt.push(time(cpu, &prompt, &form.many, &mut out));
         }
-    }
-    let timing = |form: &mut Form| Timing {
+        Ok(times.into_iter().flat_map(|(decode, prompts)| [median(decode), median(prompts)]).collect())
+    })?;
+    let timing = |(form, times): (&Form, &[Duration])| Timing {
         shape,
         matrices: count,
         kernel: form.kernel,
         decode_bytes: form.few[0].codes.len(),
-        decode: median(std::mem::take(&mut form.decode)),
-        prompt: median(std::mem::take(&mut form.prompt)),
+        decode: times[0],
+        prompt: times[1],
     };
-    forms.iter_mut().map(timing).collect()
+    Ok(times.map(|times| forms.iter().zip(times.chunks(2)).map(timing).collect()))
 }
 
 /// In turns, too.
-fn measure_tilings(cpu: &mut Cpu, form: &Form) -> TilingTimes {
+fn measure_tilings(cpu: &mut Cpu, form: &Form) -> Result<Steady<TilingTimes>> {
     let shape @ (rows, _) = form.shape();
     let (one, prompt) = (acts(&form.many, 1), acts(&form.many, TILE_TOKENS));
     let mut out = vec![0.0; TILE_TOKENS * rows];
     let default = Tiling::default();
-    let mut decode = Tiling::FEW_BYTES.map(|bytes| (bytes, Vec::new()));
-    let mut prompts = Tiling::TILES.map(|tile| (tile, Vec::new()));
-    for round in 0..ROUNDS {
-        // Each matrix meets one piece after the other, so that none finds it in the caches more often than the others.
-        for turn in 0..decode.len() {
-            for (at, matrix) in form.few.iter().enumerate() {
-                let (bytes, times) = &mut decode[(at + turn) % Tiling::FEW_BYTES.len()];
-                let tiling = Tiling::new(*bytes, default.rows(), default.tokens());
+    let pieces = Tiling::FEW_BYTES.len();
+    let times = steady::shortest(|| {
+        let mut times = vec![Vec::new(); pieces + Tiling::TILES.len()];
+        for round in 0..TIMES {
+            // Each matrix meets one piece after the other, so that none finds it in the caches more often than the others.
+            for turn in 0..pieces {
+                for (at, matrix) in form.few.iter().enumerate() {
+                    let piece = (at + turn) % pieces;
+                    let tiling = Tiling::new(Tiling::FEW_BYTES[piece], default.rows(), default.tokens());
+                    cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
+                    times[piece].push(time(cpu, &one, matrix, &mut out[..rows]));
+                }
+            }
+            for turn in 0..Tiling::TILES.len() {
+                let tile = (round + turn) % Tiling::TILES.len();
+                let (rows, tokens) = Tiling::TILES[tile];
+                let tiling = Tiling::new(default.few_bytes(), rows, tokens);
                 cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
-                times.push(time(cpu, &one, matrix, &mut out[..rows]));
+                times[pieces + tile].push(time(cpu, &prompt, &form.many, &mut out));
             }
         }
-        for turn in 0..prompts.len() {
-            let ((rows, tokens), times) = &mut prompts[(round + turn) % Tiling::TILES.len()];
-            let tiling = Tiling::new(default.few_bytes(), *rows, *tokens);
-            cpu.set_tilings(vec![(shape, tiling.unwrap_or_default())]);
-            times.push(time(cpu, &prompt, &form.many, &mut out));
-        }
-    }
+        Ok(times.into_iter().map(median).collect())
+    })?;
     cpu.set_tilings(Vec::new());
-    let decode = decode.map(|(bytes, times)| (bytes, median(times))).to_vec();
-    let prompt = prompts.map(|(tile, times)| (tile, median(times))).to_vec();
-    let bytes = worth(&decode, default.few_bytes());
-    let (rows, tokens) = worth(&prompt, (default.rows(), default.tokens()));
-    TilingTimes { shape, decode, prompt, chosen: Tiling::new(bytes, rows, tokens).unwrap_or_default() }
+    Ok(times.map(|times| {
+        let (decode, prompt) = times.split_at(pieces);
+        let decode: Vec<_> = Tiling::FEW_BYTES.into_iter().zip(decode.iter().copied()).collect();
+        let prompt: Vec<_> = Tiling::TILES.into_iter().zip(prompt.iter().copied()).collect();
+        let bytes = worth(&decode, default.few_bytes());
+        let (rows, tokens) = worth(&prompt, (default.rows(), default.tokens()));
+        TilingTimes { shape, decode, prompt, chosen: Tiling::new(bytes, rows, tokens).unwrap_or_default() }
+    }))
 }
 
-/// Medians of a token and of a prompt on so many threads.
-fn measure_threads(cpu: &Cpu, form: &Form, threads: usize) -> (Duration, Duration) {
+/// Times of a token and of a prompt on so many threads.
+fn measure_threads(cpu: &Cpu, form: &Form, threads: usize) -> Result<Steady<(Duration, Duration)>> {
     let (rows, _) = form.shape();
     let (one, prompt) = (acts(&form.many, 1), acts(&form.many, TILE_TOKENS));
     let mut out = vec![0.0; TILE_TOKENS * rows];
-    let (mut decode, mut prompts) = (Vec::new(), Vec::new());
     cpu.pool().limit(threads);
-    for _ in 0..ROUNDS {
-        decode.extend(form.few.iter().map(|matrix| time(cpu, &one, matrix, &mut out[..rows])));
-        prompts.push(time(cpu, &prompt, &form.many, &mut out));
-    }
+    let times = steady::shortest(|| {
+        let (mut decode, mut prompts) = (Vec::new(), Vec::new());
+        for _ in 0..TIMES {
+            decode.extend(form.few.iter().map(|matrix| time(cpu, &one, matrix, &mut out[..rows])));
+            prompts.push(time(cpu, &prompt, &form.many, &mut out));
+        }
+        Ok(vec![median(decode), median(prompts)])
+    })?;
     cpu.pool().limit(cpu.threads());
-    (median(decode), median(prompts))
+    Ok(times.map(|times| (times[0], times[1])))
 }
 
 /// The fastest one, if it is worth leaving the default for it.
@@ -272,14 +294,12 @@ fn fewest_fast(times: &[ThreadsTimes], of: impl Fn(&ThreadsTimes) -> Duration) -
     times.iter().find(|times| of(times).mul_f64(WORTH) <= best).map_or(1, |times| times.threads)
 }
 
-/// Matrices of a shape in the form that a kernel reads, and what it took for them.
+/// Matrices of a shape in the form that a kernel reads.
 struct Form {
     kernel: Kernel,
     few: Vec<PackedMatrix>,
     /// The first one as a prompt multiplies it.
     many: PackedMatrix,
-    decode: Vec<Duration>,
-    prompt: Vec<Duration>,
 }
 
 impl Form {

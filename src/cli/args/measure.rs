@@ -242,6 +242,10 @@ pub struct TuneArgs {
     #[arg(long, conflicts_with = "json")]
     pub forget: bool,
 
+    /// Keep times that differ from round to round, too, as they do where something else uses the machine
+    #[arg(long, conflicts_with = "forget")]
+    pub force: bool,
+
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -28,6 +28,7 @@ use crate::{
     cache_dir::StableHash,
     error::{Error, Result},
     plan::{BackendKind, KvType, Segment, Sizes},
+    steady::Steady,
 };
 
 /// The area of the user's cache.
@@ -89,12 +90,13 @@ pub(crate) fn prepare(
         Measure::Always => true,
     };
     let known = KnownProduct::new();
-    let candidates = compare(&gpu, candidates(&gpu, timed), &known, timed)?;
+    let Steady { value: candidates, mut agreed } = compare(&gpu, candidates(&gpu, timed), &known, timed)?;
     let Choices { lanes, product, .. } = fastest(&candidates);
     gpu.choose(Choices { lanes, product, ..gpu.choices() });
     if timed && gpu.tuning().geometry.is_none() {
         let geometry = measure::measure(&gpu, &known)?;
-        gpu.set_geometry(geometry);
+        gpu.set_geometry(geometry.value);
+        agreed &= geometry.agreed;
     }
     let gpu = Arc::new(gpu);
     gpu.set_testing(true);
@@ -104,7 +106,13 @@ pub(crate) fn prepare(
         test_head(&gpu, &mut *backend(&gpu))?;
     }
     gpu.set_testing(false);
-    options.cache.put(AREA, &key, &Passed { lanes, product, geometry: gpu.geometry() });
+    // A software adapter shares the processor with everything else.
+    if agreed || gpu.caps().software {
+        options.cache.put(AREA, &key, &Passed { lanes, product, geometry: gpu.geometry() });
+    } else {
+        let caps = gpu.caps();
+        gpu.add_note(format!("{caps}: times differ from round to round, as something else uses it: none is kept"));
+    }
     Ok((gpu, candidates))
 }
 
@@ -135,15 +143,25 @@ fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
 }
 
 /// The candidates that get every number right, measured if asked for. Where some do not, a note says so.
-fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<TestedChoices>> {
+fn compare(
+    gpu: &Gpu,
+    candidates: Vec<Choices>,
+    known: &KnownProduct,
+    measure: bool,
+) -> Result<Steady<Vec<TestedChoices>>> {
     let mut right = Vec::new();
+    let mut agreed = true;
+    let mut us = |choices, tokens| -> Result<f64> {
+        let time = product_us(gpu, choices, tokens)?;
+        agreed &= time.agreed;
+        Ok(time.value)
+    };
     let mut faults = Vec::new();
     for choices in candidates {
         match product_fault(gpu, known, choices)? {
             Some(fault) => faults.push(format!("{fault} (with {choices})")),
             None => {
-                let us =
-                    if measure { Some([product_us(gpu, choices, 1)?, product_us(gpu, choices, 64)?]) } else { None };
+                let us = if measure { Some([us(choices, 1)?, us(choices, 64)?]) } else { None };
                 right.push(TestedChoices { choices, us });
             }
         }
@@ -155,7 +173,7 @@ fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: b
     for fault in faults {
         gpu.add_note(format!("{} failed the self-test of {fault}: other kernels are used", gpu.caps()));
     }
-    Ok(right)
+    Ok(Steady { value: right, agreed })
 }
 
 fn failed(gpu: &Gpu, fault: &str) -> Error {
@@ -191,7 +209,7 @@ const MATVEC_ROWS: usize = 4096;
 /// Rows for 64 tokens, which take more time each.
 const MATMUL_ROWS: usize = 1024;
 /// Microseconds of a product of `tokens`.
-fn product_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<f64> {
+fn product_us(gpu: &Gpu, choices: Choices, tokens: usize) -> Result<Steady<f64>> {
     let (shader, rows) =
         if tokens == 1 { (Shader::TernaryMatvec, MATVEC_ROWS) } else { (Shader::TernaryMatmul, MATMUL_ROWS) };
     let usage = wgpu::BufferUsages::STORAGE;

@@ -9,13 +9,14 @@ use crate::{
         record::encode::{Builder, Dispatch, Recorder, StepParams},
     },
     error::Result,
+    steady::{self, Steady},
 };
 
-/// How long one candidate is run at most, beside the warm-up.
-const TIMED: Duration = Duration::from_millis(4);
+/// How long one candidate is run in a round, beside the warm-up.
+const TIMED: Duration = Duration::from_micros(1300);
 
-/// Microseconds of dispatches one after the other: the best of three runs of several times all of them.
-pub fn time_us(gpu: &Gpu, builder: Builder<'_>, dispatches: &[Dispatch], tokens: usize) -> Result<f64> {
+/// Microseconds of dispatches one after the other, each round several times all of them.
+pub fn time_us(gpu: &Gpu, builder: Builder<'_>, dispatches: &[Dispatch], tokens: usize) -> Result<Steady<f64>> {
     let mut uniforms = builder.finish()?;
     let mut run = |times: usize| -> Result<Duration> {
         let begin = Instant::now();
@@ -32,10 +33,7 @@ pub fn time_us(gpu: &Gpu, builder: Builder<'_>, dispatches: &[Dispatch], tokens:
     // The first run clears the buffers and compiles what the driver has put off.
     run(1)?;
     let one = run(1)?;
-    let times = (TIMED.as_secs_f64() / 3.0 / one.as_secs_f64().max(1e-6)).clamp(1.0, 64.0) as usize;
-    let mut best = one.as_secs_f64();
-    for _ in 0..3 {
-        best = best.min(run(times)?.as_secs_f64() / times as f64);
-    }
-    Ok(best * 1e6)
+    let times = (TIMED.as_secs_f64() / one.as_secs_f64().max(1e-6)).clamp(1.0, 64.0) as usize;
+    let all = steady::shortest(|| Ok(vec![run(times)?]))?;
+    Ok(all.map(|all| all[0].as_secs_f64() * 1e6 / times as f64))
 }
