@@ -43,7 +43,7 @@ impl Wrap {
     fn new(columns: Option<usize>) -> Self {
         Self {
             // The last column stays free: terminals differ in where the cursor is once it is taken.
-            columns: columns.map(|columns| columns - 1).filter(|&columns| columns > 0),
+            columns: columns.and_then(|columns| columns.checked_sub(1)).filter(|&columns| columns > 0),
             column: 0,
             space: String::new(),
             word: String::new(),
