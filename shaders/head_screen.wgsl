@@ -16,26 +16,28 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     // Run r of a block has columns 64 r on, 16 in each invocation's part.
     let h = 16u * b + quarter;
     let l = h + 16u * p.blocks;
-    let h0 = planes[h];
-    let h1 = planes[h + 4u];
-    let h2 = planes[h + 8u];
-    let h3 = planes[h + 12u];
-    let l0 = planes[l];
-    let l1 = planes[l + 4u];
-    let l2 = planes[l + 8u];
-    let l3 = planes[l + 12u];
+    var c: array<array<vec4<u32>, 3>, ROWS>;
     for (var t = 0u; t < ROWS; t++) {
       let row = min(first + t * (WG / 4u), p.rows - 1u);
       let at = p.copy0 + row * row_quads + 12u * b + quarter;
-      let c0 = copy[at];
-      let c1 = copy[at + 4u];
-      let c2 = copy[at + 8u];
-      let u0 = (c0 >> vec4(2u)) & six;
-      let u1 = (c1 >> vec4(2u)) & six;
-      let u2 = (c2 >> vec4(2u)) & six;
-      let u3 = ((c0 & two) << vec4(4u)) | ((c1 & two) << vec4(2u)) | (c2 & two);
-      high[t] += i32(dots(u0, h0) + dots(u1, h1) + dots(u2, h2) + dots(u3, h3));
-      low[t] += i32(dots(u0, l0) + dots(u1, l1) + dots(u2, l2) + dots(u3, l3));
+      c[t] = array(copy[at], copy[at + 4u], copy[at + 8u]);
+    }
+    // Run after run: all of a token's unpacked at once would not fit in the registers.
+    for (var r = 0u; r < 3u; r++) {
+      let high_run = planes[h + 4u * r];
+      let low_run = planes[l + 4u * r];
+      for (var t = 0u; t < ROWS; t++) {
+        let u = (c[t][r] >> vec4(2u)) & six;
+        high[t] += i32(dots(u, high_run));
+        low[t] += i32(dots(u, low_run));
+      }
+    }
+    let high_run = planes[h + 12u];
+    let low_run = planes[l + 12u];
+    for (var t = 0u; t < ROWS; t++) {
+      let u = ((c[t][0] & two) << vec4(4u)) | ((c[t][1] & two) << vec4(2u)) | (c[t][2] & two);
+      high[t] += i32(dots(u, high_run));
+      low[t] += i32(dots(u, low_run));
     }
   }
   var best = none();

@@ -28,18 +28,35 @@ fn scaled(before: f32, total: Acc, first: bool, scale: f32, act: Act) -> f32 {
   return fma(ternary(total, select(0i, act.sum, first)), scale * act.step, before);
 }
 
-fn added(before: Sums, row: Row, up: Row, token: u32, c: u32) -> Sums {
-  let b = (c >> 1u) * 8u + (c & 1u);
+// Sums of codes with a token, without scales: those up to the middle of the block, and from it. Each of a row and, with
+// GATE, of the row that goes with it.
+struct Parts { low: vec2<Acc>, high: vec2<Acc> }
+
+fn all_parts(row: Row, up: Row, token: u32, b: u32) -> Parts {
   let x0 = x_of(token, b);
   let x1 = x_of(token, b + 2u);
   let x2 = x_of(token, b + 4u);
   let x3 = x_of(token, b + 6u);
-  var low = vec2(two_parts(row.codes, 6u, x0, x1), Acc(0));
-  var high = vec2(two_parts(row.codes, 2u, x2, x3), Acc(0));
+  var result = Parts(vec2(two_parts(row.codes, 6u, x0, x1), Acc(0)), vec2(two_parts(row.codes, 2u, x2, x3), Acc(0)));
   if (GATE != 0u) {
-    low.y = two_parts(up.codes, 6u, x0, x1);
-    high.y = two_parts(up.codes, 2u, x2, x3);
+    result.low.y = two_parts(up.codes, 6u, x0, x1);
+    result.high.y = two_parts(up.codes, 2u, x2, x3);
   }
+  return result;
+}
+
+// With one part more.
+fn and_part(before: Parts, row: Row, up: Row, token: u32, b: u32, part: u32) -> Parts {
+  let x0 = x_of(token, b + 2u * part);
+  var own = vec2(one_part(row.codes, part, x0), Acc(0));
+  if (GATE != 0u) { own.y = one_part(up.codes, part, x0); }
+  if (part < 2u) { return Parts(before.low + own, before.high); }
+  return Parts(before.low, before.high + own);
+}
+
+fn added(before: Sums, parts: Parts, row: Row, up: Row, token: u32, c: u32) -> Sums {
+  let low = parts.low;
+  let high = parts.high;
   var result = before;
   if (GROUP == 0u) {
     result.whole += low + high;
@@ -93,14 +110,44 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     let q = row_at(r, c);
     var u = Row(vec4<u32>(), 0.0, 0.0);
     if (GATE != 0u) { u = row_at(r + p.rows, c); }
-    total0 = added(total0, q, u, 0u, c);
-    total1 = added(total1, q, u, 1u, c);
-    if (p.tokens > 2u) { total2 = added(total2, q, u, 2u, c); }
-    if (p.tokens > 3u) { total3 = added(total3, q, u, 3u, c); }
-    if (p.tokens > 4u) { total4 = added(total4, q, u, 4u, c); }
-    if (p.tokens > 5u) { total5 = added(total5, q, u, 5u, c); }
-    if (p.tokens > 6u) { total6 = added(total6, q, u, 6u, c); }
-    if (p.tokens > 7u) { total7 = added(total7, q, u, 7u, c); }
+    let b = (c >> 1u) * 8u + (c & 1u);
+    if (TOGETHER == 4u) {
+      total0 = added(total0, all_parts(q, u, 0u, b), q, u, 0u, c);
+      total1 = added(total1, all_parts(q, u, 1u, b), q, u, 1u, c);
+      if (p.tokens > 2u) { total2 = added(total2, all_parts(q, u, 2u, b), q, u, 2u, c); }
+      if (p.tokens > 3u) { total3 = added(total3, all_parts(q, u, 3u, b), q, u, 3u, c); }
+      if (p.tokens > 4u) { total4 = added(total4, all_parts(q, u, 4u, b), q, u, 4u, c); }
+      if (p.tokens > 5u) { total5 = added(total5, all_parts(q, u, 5u, b), q, u, 5u, c); }
+      if (p.tokens > 6u) { total6 = added(total6, all_parts(q, u, 6u, b), q, u, 6u, c); }
+      if (p.tokens > 7u) { total7 = added(total7, all_parts(q, u, 7u, b), q, u, 7u, c); }
+    } else {
+      var parts0 = Parts();
+      var parts1 = Parts();
+      var parts2 = Parts();
+      var parts3 = Parts();
+      var parts4 = Parts();
+      var parts5 = Parts();
+      var parts6 = Parts();
+      var parts7 = Parts();
+      for (var part = 0u; part < 4u; part++) {
+        parts0 = and_part(parts0, q, u, 0u, b, part);
+        parts1 = and_part(parts1, q, u, 1u, b, part);
+        if (p.tokens > 2u) { parts2 = and_part(parts2, q, u, 2u, b, part); }
+        if (p.tokens > 3u) { parts3 = and_part(parts3, q, u, 3u, b, part); }
+        if (p.tokens > 4u) { parts4 = and_part(parts4, q, u, 4u, b, part); }
+        if (p.tokens > 5u) { parts5 = and_part(parts5, q, u, 5u, b, part); }
+        if (p.tokens > 6u) { parts6 = and_part(parts6, q, u, 6u, b, part); }
+        if (p.tokens > 7u) { parts7 = and_part(parts7, q, u, 7u, b, part); }
+      }
+      total0 = added(total0, parts0, q, u, 0u, c);
+      total1 = added(total1, parts1, q, u, 1u, c);
+      if (p.tokens > 2u) { total2 = added(total2, parts2, q, u, 2u, c); }
+      if (p.tokens > 3u) { total3 = added(total3, parts3, q, u, 3u, c); }
+      if (p.tokens > 4u) { total4 = added(total4, parts4, q, u, 4u, c); }
+      if (p.tokens > 5u) { total5 = added(total5, parts5, q, u, 5u, c); }
+      if (p.tokens > 6u) { total6 = added(total6, parts6, q, u, 6u, c); }
+      if (p.tokens > 7u) { total7 = added(total7, parts7, q, u, 7u, c); }
+    }
   }
   finish(total0, 0u, row, lane);
   finish(total1, 1u, row, lane);

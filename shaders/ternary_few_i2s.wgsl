@@ -4,9 +4,14 @@
 // Grid: (ceil(rows / (WG / 4))). Four invocations a row, as in ternary_matvec_i2s.wgsl; codes are read once for all tokens.
 // Reference: bitnet_cpu_kernels::ternary::matmul. Test: tests/gpu/ops/ternary.rs.
 
-// Sums of a row and, with GATE, of the row that goes with it.
-fn sums(q: vec4<u32>, u: vec4<u32>, token: u32, b: u32) -> vec2<Acc> {
-  let x0 = x_of(token, b);
+// Sums of TOGETHER parts from `part` on, of a row and, with GATE, of the row that goes with it.
+fn sums(q: vec4<u32>, u: vec4<u32>, token: u32, b: u32, part: u32) -> vec2<Acc> {
+  let x0 = x_of(token, b + 2u * part);
+  if (TOGETHER == 1u) {
+    var result = vec2(one_part(q, part, x0), Acc(0));
+    if (GATE != 0u) { result.y = one_part(u, part, x0); }
+    return result;
+  }
   let x1 = x_of(token, b + 2u);
   let x2 = x_of(token, b + 4u);
   let x3 = x_of(token, b + 6u);
@@ -43,14 +48,16 @@ fn kernel(group: vec3<u32>, lane: Lane) {
     let q = codes[codes_at + c];
     var u = vec4<u32>();
     if (GATE != 0u) { u = codes[codes_at + p.rows * p.row_quads + c]; }
-    total0 += sums(q, u, 0u, b);
-    total1 += sums(q, u, 1u, b);
-    if (p.tokens > 2u) { total2 += sums(q, u, 2u, b); }
-    if (p.tokens > 3u) { total3 += sums(q, u, 3u, b); }
-    if (p.tokens > 4u) { total4 += sums(q, u, 4u, b); }
-    if (p.tokens > 5u) { total5 += sums(q, u, 5u, b); }
-    if (p.tokens > 6u) { total6 += sums(q, u, 6u, b); }
-    if (p.tokens > 7u) { total7 += sums(q, u, 7u, b); }
+    for (var part = 0u; part < 4u; part += TOGETHER) {
+      total0 += sums(q, u, 0u, b, part);
+      total1 += sums(q, u, 1u, b, part);
+      if (p.tokens > 2u) { total2 += sums(q, u, 2u, b, part); }
+      if (p.tokens > 3u) { total3 += sums(q, u, 3u, b, part); }
+      if (p.tokens > 4u) { total4 += sums(q, u, 4u, b, part); }
+      if (p.tokens > 5u) { total5 += sums(q, u, 5u, b, part); }
+      if (p.tokens > 6u) { total6 += sums(q, u, 6u, b, part); }
+      if (p.tokens > 7u) { total7 += sums(q, u, 7u, b, part); }
+    }
   }
   finish(total0, 0u, row, lane);
   finish(total1, 1u, row, lane);

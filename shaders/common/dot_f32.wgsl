@@ -4,6 +4,9 @@
 
 alias Acc = f32;
 
+// As in dot_int8.wgsl. Compilers keep codes as f32 for the next token: those of more parts would not fit in the registers.
+const TOGETHER: u32 = 1u;
+
 fn dot4(codes: u32, x: u32) -> Acc { return dot(vec4<f32>(unpack4xU8(codes)), vec4<f32>(unpack4xI8(x))); }
 
 fn sum4(value: Acc, lane: Lane) -> Acc { return sum4_f32(value, lane); }

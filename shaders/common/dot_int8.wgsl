@@ -3,6 +3,8 @@
 
 alias Acc = i32;
 
+const TOGETHER: u32 = 4u; // parts of a quad of codes that ternary_few takes for one token before the next
+
 fn dot4(codes: u32, x: u32) -> Acc { return dot4I8Packed(codes, x); }
 
 fn sum4(value: Acc, lane: Lane) -> Acc { return sum4_i32(value, lane); }

@@ -13,3 +13,9 @@ fn two_parts(q: vec4<u32>, shift: u32, x0: vec4<u32>, x1: vec4<u32>) -> Acc {
 fn four_parts(q: vec4<u32>, x0: vec4<u32>, x1: vec4<u32>, x2: vec4<u32>, x3: vec4<u32>) -> Acc {
   return two_parts(q, 6u, x0, x1) + two_parts(q, 2u, x2, x3);
 }
+
+// One of the four.
+fn one_part(q: vec4<u32>, part: u32, x: vec4<u32>) -> Acc {
+  let c = (q >> vec4(6u - 2u * part)) & vec4(0x03030303u);
+  return dot4(c.x, x.x) + dot4(c.y, x.y) + dot4(c.z, x.z) + dot4(c.w, x.w);
+}
