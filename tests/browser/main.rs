@@ -21,7 +21,7 @@ use bitnet_cpu_kernels::{
 };
 use bitnet_gpu::backend::gpu::{
     params::{self, Dynamic, Params},
-    pipelines::{Choices, Lanes, ParamSource, Product, Program, Shader, Variant},
+    pipelines::{Choices, Lanes, ParamSource, Product, Program, Shader, Tile, Variant},
 };
 use constants::constant_sets;
 use page::{Page, Run};
@@ -35,8 +35,9 @@ fn variants(program: Program) -> Vec<Variant> {
 /// Every text once with some of its constants, and every set of constants with some of the texts: all pairs would take
 /// the browser minutes.
 fn add_pipelines(page: &mut Page, program: Program) {
-    let (variants, sets) = (variants(program), constant_sets(program));
+    let variants = variants(program);
     for (v, variant) in variants.iter().enumerate() {
+        let sets = constant_sets(variant);
         let own = |&n: &usize| n % variants.len() == v;
         let own = (0..variants.len().max(sets.len())).filter(own).map(|n| sets[n % sets.len()].clone());
         page.compile(variant, &own.collect::<Vec<_>>());
@@ -44,7 +45,7 @@ fn add_pipelines(page: &mut Page, program: Program) {
 }
 
 fn choices(lanes: Lanes, product: Product) -> Choices {
-    Choices { lanes, product, params: ParamSource::Uniform }
+    Choices { lanes, product, tile: Tile::Words, params: ParamSource::Uniform }
 }
 
 /// A product of random bytes of codes (code 3 too, which counts as +2) and its integers from the scalar reference. They
@@ -79,7 +80,7 @@ fn ternary_runs(rng: &mut Rng) -> Vec<Run> {
             ..Default::default()
         });
         for lanes in [Lanes::Subgroup, Lanes::Workgroup] {
-            for product in [Product::Int8, Product::F32] {
+            for product in Product::ALL {
                 let variant = Variant::new(shader, choices(lanes, product), None);
                 if variant.choices.lanes != lanes {
                     continue; // it has one entry point only
@@ -154,7 +155,7 @@ fn cache_runs(rng: &mut Rng) -> Vec<Run> {
 #[test]
 fn every_pipeline_constant_has_values_here() {
     for program in Shader::ALL.iter().flat_map(|shader| shader.programs()) {
-        assert!(!constant_sets(program).is_empty(), "{program:?}");
+        assert!(variants(program).iter().all(|variant| !constant_sets(variant).is_empty()), "{program:?}");
     }
 }
 

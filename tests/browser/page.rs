@@ -57,7 +57,7 @@ impl Page {
 
     /// Runs a kernel and compares.
     pub fn run(&mut self, run: &Run) {
-        let workgroup = f64::from(run.variant.program.workgroup());
+        let workgroup = f64::from(run.variant.workgroup());
         let constants = [&[("WG", workgroup)], &run.constants[..]].concat();
         let (binding, expected) = &run.result;
         self.runs.push(json!({

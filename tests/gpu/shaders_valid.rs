@@ -45,7 +45,7 @@ fn parse(variant: &Variant) -> (naga::Module, ModuleInfo) {
 fn constants(variant: &Variant) -> PipelineConstants {
     let names = variant.constants().into_iter();
     let mut constants: PipelineConstants = names.map(|name| (name.to_owned(), 1.0)).collect();
-    constants.insert("WG".to_owned(), f64::from(variant.program.workgroup()));
+    constants.insert("WG".to_owned(), f64::from(variant.workgroup()));
     constants
 }
 
@@ -91,7 +91,7 @@ fn every_variant_validates_and_matches_the_table() {
         let mut expected: Vec<String> = constants(variant).into_keys().collect();
         expected.sort();
         assert_eq!(overrides, expected, "{name}: pipeline constants");
-        let workgroup = variant.program.workgroup();
+        let workgroup = variant.workgroup();
         assert!(workgroup.is_power_of_two() && workgroup <= 256, "{name}");
         assert!(kernel.bindings.len() <= 8, "{name}: more storage buffers than every device has");
         let entry_points: Vec<_> = module.entry_points.iter().map(|e| e.name.as_str()).collect();

@@ -23,7 +23,7 @@ pub fn all() -> Vec<Pipeline> {
 }
 
 fn of_variant(variant: Variant) -> impl Iterator<Item = Pipeline> {
-    constant_sets(variant.program).into_iter().map(move |constants| {
+    constant_sets(&variant).into_iter().map(move |constants| {
         let mut name = variant.name().replace("-immediate", "");
         for &(constant, value) in &constants {
             // WG follows from the program, and windows go with the types of the cache.

@@ -1,6 +1,6 @@
 //! Pipeline constants as the engine gives them: values for BitNet b1.58 2B-4T where they are sizes of a model.
 
-use bitnet_gpu::backend::gpu::pipelines::{Input, Program};
+use bitnet_gpu::backend::gpu::pipelines::{Input, Program, Variant};
 
 /// Values of a pipeline constant that the engine gives it, the most usual one first.
 pub fn values(name: &str, program: Program) -> &'static [f64] {
@@ -38,13 +38,13 @@ pub fn values(name: &str, program: Program) -> &'static [f64] {
 /// Invocations of a workgroup of the delta rule, which has other than its program's.
 const RULE_WORKGROUP: f64 = 64.0;
 
-/// Constants for pipelines of a kernel: as many sets as its longest list of values, so that each value is in one of
+/// Constants for pipelines of a variant: as many sets as its longest list of values, so that each value is in one of
 /// them.
-pub fn constant_sets(program: Program) -> Vec<Vec<(&'static str, f64)>> {
-    let names = program.variants()[0].constants().into_iter().filter(|&name| name != "WG");
-    let lists: Vec<_> = names.map(|name| (name, values(name, program))).collect();
+pub fn constant_sets(variant: &Variant) -> Vec<Vec<(&'static str, f64)>> {
+    let names = variant.constants().into_iter().filter(|&name| name != "WG");
+    let lists: Vec<_> = names.map(|name| (name, values(name, variant.program))).collect();
     let is_rule = lists.iter().any(|(name, _)| *name == "HELD");
-    let workgroup = if is_rule { RULE_WORKGROUP } else { f64::from(program.workgroup()) };
+    let workgroup = if is_rule { RULE_WORKGROUP } else { f64::from(variant.workgroup()) };
     let count = lists.iter().map(|(_, values)| values.len()).max().unwrap_or(1);
     let set = |n: usize| {
         let own = lists.iter().map(|&(name, values)| (name, values[n % values.len()]));

@@ -18,7 +18,7 @@ use super::lane_choices;
 use crate::common::gpu::{activations, bytes, floats, open_gpu, scalar};
 
 fn all_choices(gpu: &Gpu) -> Vec<Choices> {
-    let products = [Product::Int8, Product::F32];
+    let products = Product::ALL;
     lane_choices(gpu).into_iter().flat_map(|lanes| products.map(|product| Choices { product, ..lanes })).collect()
 }
 

@@ -11,7 +11,7 @@ use bitnet_gpu::backend::gpu::{
     Gpu, Tuning,
     debug::{self, Run},
     params::{self, Dynamic},
-    pipelines::{Choices, Input, Lanes, Product, Shader, Variant},
+    pipelines::{Choices, Input, Shader, Variant},
 };
 use half::f16;
 
@@ -24,13 +24,13 @@ const SHADERS: [Shader; 3] = [Shader::TernaryMatvecGrouped, Shader::TernaryFewGr
 fn all_choices(gpu: &Gpu, tokens: usize) -> Vec<(Shader, Choices)> {
     let mut all = Vec::new();
     for lanes in lane_choices(gpu) {
-        for product in [Product::Int8, Product::F32] {
+        for choices in lanes.products() {
             for shader in SHADERS {
-                // The matrix product has one entry point only.
-                let one_entry = shader == Shader::TernaryMatmulGrouped;
+                // The matrix product has one entry point only, and it alone has tiles.
+                let is_text = Variant::new(shader, choices, None).choices == choices;
                 let taken = shader != Shader::TernaryFewGrouped || FEW.contains(&tokens);
-                if taken && !(one_entry && lanes.lanes == Lanes::Subgroup) {
-                    all.push((shader, Choices { product, ..lanes }));
+                if taken && is_text {
+                    all.push((shader, choices));
                 }
             }
         }

@@ -204,10 +204,7 @@ fn full(gpu: &Gpu, choices: Choices, head: DenseView<'_>, normed: &[f32]) -> Vec
 /// Every way to compute: int8 and f32, with and without subgroups.
 fn all_choices(gpu: &Gpu) -> Vec<Choices> {
     let lanes = lane_choices(gpu);
-    [Product::Int8, Product::F32]
-        .into_iter()
-        .flat_map(|product| lanes.iter().map(move |&c| Choices { product, ..c }))
-        .collect()
+    Product::ALL.into_iter().flat_map(|product| lanes.iter().map(move |&c| Choices { product, ..c })).collect()
 }
 
 /// Runs a case in every way. Returns the rows computed in full, which are the same in all.

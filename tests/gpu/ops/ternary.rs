@@ -11,7 +11,7 @@ use bitnet_gpu::backend::gpu::{
     Tuning,
     debug::{self, Run},
     params::{self, Dynamic},
-    pipelines::{Choices, Input, Lanes, ParamSource, Product, Program, Shader, Variant},
+    pipelines::{Choices, Input, ParamSource, Product, Program, Shader, Variant},
 };
 
 use super::{CLOSE, FEW, lane_choices};
@@ -69,15 +69,14 @@ fn every_ternary_variant_equals_the_scalar_integers() {
         let mut expected = vec![0; tokens * rows];
         ternary::matmul_i32(&scalar(), &quantized, weights, &mut expected);
         for lanes in lane_choices(&gpu) {
-            for product in [Product::Int8, Product::F32] {
+            for choices in lanes.products() {
                 for shader in [Shader::TernaryMatvec, Shader::TernaryFew, Shader::TernaryMatmul] {
-                    if shader == Shader::TernaryMatmul && lanes.lanes == Lanes::Subgroup {
-                        continue; // it has one entry point only
+                    if Variant::new(shader, choices, None).choices != choices {
+                        continue; // the matrix product has one entry point only, and it alone has tiles
                     }
                     if shader == Shader::TernaryFew && !FEW.contains(&tokens) {
                         continue;
                     }
-                    let choices = Choices { product, ..lanes };
                     let found = debug::ternary_product(&gpu, shader, choices, &weights, &acts).unwrap();
                     let name = Variant::new(shader, choices, None).name();
                     let at = found.iter().zip(&expected).position(|(a, b)| a != b);
@@ -108,7 +107,7 @@ fn every_cut_gives_the_scalar_integers() {
             let folded = [1, 2, 4, 8, 40].map(|rounds| (Shader::TernaryMatvec.reading(Input::Slot), (256, rounds)));
             for (program, cut) in cuts.into_iter().chain(folded) {
                 for lanes in lane_choices(&gpu) {
-                    for product in [Product::Int8, Product::F32] {
+                    for product in Product::ALL {
                         let choices = Choices { product, ..lanes };
                         let found = debug::ternary_product_cut(&gpu, program, choices, cut, &weights, &acts).unwrap();
                         let at = found.iter().zip(&expected).position(|(a, b)| a != b);

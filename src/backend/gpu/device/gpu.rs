@@ -25,7 +25,7 @@ use crate::{
         common::{lock, one_line},
         kernels::{
             compile::{Compiler, Settings},
-            pipelines::{Choices, Lanes, ParamSource, Product},
+            pipelines::{Choices, Lanes, ParamSource, Product, Tile},
         },
     },
     error::{Error, Result},
@@ -100,6 +100,8 @@ impl Gpu {
         let choices = Choices {
             lanes: if can_subgroup && tuning.subgroups != Some(false) { Lanes::Subgroup } else { Lanes::Workgroup },
             product: if int8 { Product::Int8 } else { Product::F32 },
+            // Until it is measured: a device that has no product of int8 takes longer by vectors.
+            tile: Tile::Words,
             params: if immediates { ParamSource::Immediate } else { ParamSource::Uniform },
         };
         let limits = device.limits();

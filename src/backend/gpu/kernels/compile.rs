@@ -194,14 +194,13 @@ impl Compiler {
         // Scopes belong to a thread: the error is this kernel's.
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = wanted.module.module.get_or_init(|| self.module(wanted.variant));
-        let program = wanted.variant.program;
         let mut constants = wanted.constants.clone();
         if constants.iter().all(|&(name, _)| name != "WG") {
-            constants.push(("WG", f64::from(program.workgroup())));
+            constants.push(("WG", f64::from(wanted.variant.workgroup())));
         }
         self.count();
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(program.name()),
+            label: Some(wanted.variant.program.name()),
             layout: Some(&wanted.layout),
             module,
             entry_point: Some("main"),

@@ -46,12 +46,29 @@ pub enum Lanes {
     Workgroup,
 }
 
-/// Which twin of the ternary product. Both give the same bits.
+/// Which twin of the ternary product. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Product {
     Int8,
+    /// By the product of unsigned int8, for devices that have no signed one.
+    Uint8,
     F32,
+}
+
+impl Product {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Int8, Self::Uint8, Self::F32];
+}
+
+/// Which twin of the tile of a matrix product. Both give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Tile {
+    /// Read by words.
+    Words,
+    /// Read by vectors of four words, for [`Product::Int8`] on devices that have it: elsewhere what is unpacked for the
+    /// products of a vector does not fit in the registers.
+    Vectors,
 }
 
 /// How parameters reach a kernel.
@@ -69,7 +86,21 @@ pub enum ParamSource {
 pub struct Choices {
     pub lanes: Lanes,
     pub product: Product,
+    pub tile: Tile,
     pub params: ParamSource,
+}
+
+impl Choices {
+    /// These with each product and its tiles.
+    pub fn products(self) -> [Self; 4] {
+        let with = |product, tile| Self { product, tile, ..self };
+        [
+            with(Product::Int8, Tile::Words),
+            with(Product::Int8, Tile::Vectors),
+            with(Product::Uint8, Tile::Words),
+            with(Product::F32, Tile::Words),
+        ]
+    }
 }
 
 impl fmt::Display for Choices {
@@ -80,13 +111,18 @@ impl fmt::Display for Choices {
         };
         let product = match self.product {
             Product::Int8 => "int8 dot products",
+            Product::Uint8 => "uint8 dot products",
             Product::F32 => "f32 products",
         };
         let params = match self.params {
             ParamSource::Immediate => "immediates",
             ParamSource::Uniform => "a uniform buffer",
         };
-        write!(f, "{lanes}, {product}, {params}")
+        let tile = match self.tile {
+            Tile::Words => "",
+            Tile::Vectors => " by vectors",
+        };
+        write!(f, "{lanes}, {product}{tile}, {params}")
     }
 }
 
@@ -101,6 +137,8 @@ pub(super) enum Piece {
     PlainLane,
     /// The product of [`Product`].
     Dot,
+    /// The tile of a matrix product, by [`Tile`].
+    Tile,
     /// The reader of a dense type.
     Dense,
     /// The input of a kernel that norms rows, by [`Flavour`].

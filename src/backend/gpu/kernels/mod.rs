@@ -11,7 +11,7 @@ mod words;
 pub mod pipelines {
     pub(crate) use super::kernel::Streams;
     pub use super::{
-        kernel::{Access, Choices, Flavour, Input, KernelRow, Lanes, ParamSource, Product},
+        kernel::{Access, Choices, Flavour, Input, KernelRow, Lanes, ParamSource, Product, Tile},
         table::Shader,
         variant::{Program, Variant, reads},
     };

@@ -165,7 +165,7 @@ kernels! {
     TernaryMatmul: KernelRow {
         source: shader!("ternary_matmul_i2s.wgsl"),
         flavours: &[(PLAIN, "ternary_matmul_i2s")],
-        pieces: &[Piece::PlainLane, Piece::Dot, TERNARY, Piece::Acts, TERNARY_STORE, FINITE],
+        pieces: &[Piece::PlainLane, Piece::Dot, Piece::Tile, TERNARY, Piece::Acts, TERNARY_STORE, FINITE],
         bindings: &[R, R, R, W, W],
         workgroup: 256,
         params: Ternary::FIELDS,
@@ -202,7 +202,15 @@ kernels! {
     TernaryMatmulGrouped: KernelRow {
         source: shader!("ternary_matmul_grouped.wgsl"),
         flavours: &[(GROUPED, "ternary_matmul_grouped")],
-        pieces: &[Piece::PlainLane, Piece::Dot, TERNARY_GROUPED, Piece::Acts, TERNARY_STORE, FINITE],
+        pieces: &[
+            Piece::PlainLane,
+            Piece::Dot,
+            Piece::Tile,
+            TERNARY_GROUPED,
+            Piece::Acts,
+            TERNARY_STORE,
+            FINITE,
+        ],
         bindings: &[R, R, R, W, W, R],
         workgroup: 256,
         params: TernaryGrouped::FIELDS,

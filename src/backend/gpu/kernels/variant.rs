@@ -7,7 +7,7 @@
 use bitnet_cpu_kernels::format::DenseType;
 
 use super::{
-    kernel::{Choices, Flavour, Input, KernelRow, Lanes, ParamSource, Piece, Product, Streams},
+    kernel::{Choices, Flavour, Input, KernelRow, Lanes, ParamSource, Piece, Product, Streams, Tile},
     table::{Shader, shader},
 };
 
@@ -78,8 +78,8 @@ impl Program {
         own.unwrap_or_else(|| unreachable!("{self:?} is not in the table")).1
     }
 
-    /// Invocations of a workgroup, unless a dispatch has another. What quantises its input is as wide as
-    /// `norm_quantize`, whose order of additions it repeats; so many rows share that work.
+    /// Invocations of a workgroup, unless the [variant](Variant::workgroup) or a dispatch has another. What quantises its
+    /// input is as wide as `norm_quantize`, whose order of additions it repeats; so many rows share that work.
     pub const fn workgroup(self) -> u32 {
         match self.flavour.input {
             Input::Quantized => self.kernel().workgroup,
@@ -106,8 +106,7 @@ impl Program {
     pub fn variants(self) -> Vec<Variant> {
         let lanes: &[Lanes] =
             if self.shader.uses(Piece::Lane) { &[Lanes::Subgroup, Lanes::Workgroup] } else { &[Lanes::Workgroup] };
-        let products: &[Product] =
-            if self.shader.uses(Piece::Dot) { &[Product::Int8, Product::F32] } else { &[Product::Int8] };
+        let products: &[Product] = if self.shader.uses(Piece::Dot) { &Product::ALL } else { &[Product::Int8] };
         let dense: Vec<Option<DenseType>> =
             if self.shader.uses(Piece::Dense) { DENSE.iter().map(|&(ty, _)| Some(ty)).collect() } else { vec![None] };
         let mut all = Vec::new();
@@ -115,7 +114,12 @@ impl Program {
             for &lanes in lanes {
                 for &product in products {
                     for &dense in &dense {
-                        all.push(Variant { program: self, choices: Choices { lanes, product, params }, dense });
+                        for tile in [Tile::Words, Tile::Vectors] {
+                            let variant = Variant::new(self, Choices { lanes, product, tile, params }, dense);
+                            if variant.choices.tile == tile {
+                                all.push(variant);
+                            }
+                        }
                     }
                 }
             }
@@ -164,8 +168,9 @@ impl Variant {
         let uses = |piece| program.shader.uses(piece);
         let lanes = if uses(Piece::Lane) { choices.lanes } else { Lanes::Workgroup };
         let product = if uses(Piece::Dot) { choices.product } else { Product::Int8 };
+        let tile = if uses(Piece::Tile) && product == Product::Int8 { choices.tile } else { Tile::Words };
         let dense = dense.filter(|_| uses(Piece::Dense));
-        Self { program, choices: Choices { lanes, product, params: choices.params }, dense }
+        Self { program, choices: Choices { lanes, product, tile, params: choices.params }, dense }
     }
 
     /// A name for labels, logs and test failures: "ternary_matvec_i2s-subgroup-int8-immediate".
@@ -181,11 +186,39 @@ impl Variant {
         if self.program.shader.uses(Piece::Dot) {
             push(format!("{:?}", self.choices.product));
         }
+        if self.choices.tile == Tile::Vectors {
+            push(format!("{:?}", self.choices.tile));
+        }
         if let Some(dense) = self.dense {
             push(format!("{dense:?}"));
         }
         push(format!("{:?}", self.choices.params));
         name
+    }
+
+    /// The tile of a matrix product.
+    fn tile(&self) -> [&'static str; 2] {
+        let tokens = match self.tokens_each() {
+            8 => shader!("common/tokens_8.wgsl"),
+            _ => shader!("common/tokens_4.wgsl"),
+        };
+        let tile = match self.choices.tile {
+            Tile::Vectors => shader!("common/tile_vectors.wgsl"),
+            Tile::Words => shader!("common/tile_words.wgsl"),
+        };
+        [tokens, tile]
+    }
+
+    /// Tokens of a tile that one invocation takes. By vectors for eight, 66 and 69 % of the instructions are products of int8 on
+    /// Intel's Xe and Xe2 (41 and 42 % by words for four) and 77 % on AMD's RDNA3 (64 %). With scales by groups there are two
+    /// sums for each token, and eight would not fit in the registers.
+    fn tokens_each(&self) -> u32 {
+        if self.choices.tile == Tile::Vectors && !self.program.flavour.grouped { 8 } else { 4 }
+    }
+
+    /// Invocations of a workgroup, unless a dispatch has another: of a tile, 16 for the rows times those for its 64 tokens.
+    pub fn workgroup(&self) -> u32 {
+        if self.program.shader.uses(Piece::Tile) { 16 * 64 / self.tokens_each() } else { self.program.workgroup() }
     }
 
     /// The pieces in front of the kernel, and the kernel.
@@ -230,8 +263,10 @@ impl Variant {
                 Piece::PlainLane => texts.push(shader!("common/lane.wgsl")),
                 Piece::Dot => texts.push(match self.choices.product {
                     Product::Int8 => shader!("common/dot_int8.wgsl"),
+                    Product::Uint8 => shader!("common/dot_uint8.wgsl"),
                     Product::F32 => shader!("common/dot_f32.wgsl"),
                 }),
+                Piece::Tile => texts.extend(self.tile()),
                 Piece::Dense => {
                     let own = DENSE.iter().find(|&&(ty, _)| Some(ty) == self.dense);
                     texts.extend(own.into_iter().flat_map(|&(_, texts)| texts));

@@ -92,7 +92,8 @@ pub fn ternary_product(
     acts: &[i8],
 ) -> Result<Vec<i32>> {
     let program = program.into();
-    ternary_product_cut(gpu, program, choices, (program.workgroup(), 1), weights, acts)
+    let workgroup = Variant::new(program, choices, None).workgroup();
+    ternary_product_cut(gpu, program, choices, (workgroup, 1), weights, acts)
 }
 
 /// As [`ternary_product`], of kernels for one token in other workgroups: invocations, and rounds of rows of a folded one.
@@ -138,7 +139,7 @@ pub fn ternary_product_cut(
     };
     let grid = match shader {
         TernaryMatvec | TernaryMatvecGrouped => [rows.div_ceil(workgroup as usize / 4 * rounds), tokens, 1],
-        TernaryFew | TernaryFewGrouped => [rows.div_ceil(program.workgroup() as usize / 4), 1, 1],
+        TernaryFew | TernaryFewGrouped => [rows.div_ceil(workgroup as usize / 4), 1, 1],
         TernaryMatmul | TernaryMatmulGrouped => [rows.div_ceil(64), tokens.div_ceil(64), 1],
         other => panic!("{other:?} is not a ternary product"),
     };
@@ -206,7 +207,8 @@ fn compare(gpu: &Gpu, known: &KnownProduct, weights: &TernaryView<'_>, programs:
     for &program in programs {
         // As it is going to be run.
         let plain = program == Shader::TernaryMatvecGrouped.into();
-        let workgroup = if plain { gpu.geometry().workgroup } else { program.workgroup() };
+        let own = Variant::new(program, gpu.choices(), None).workgroup();
+        let workgroup = if plain { gpu.geometry().workgroup } else { own };
         let found = ternary_product_cut(gpu, program, gpu.choices(), (workgroup, 1), weights, &known.acts)?;
         if let Some(fault) = known.fault(&found) {
             let reason = format!("{} failed the self-test of {}: {fault}", gpu.caps(), program.name());

@@ -18,7 +18,7 @@ use crate::{
             device::{Fault, Geometry, Gpu, Measure, OpenOptions},
             kernels::{
                 params,
-                pipelines::{Choices, Input, Lanes, Product, Program, Shader, Variant},
+                pipelines::{Choices, Input, Lanes, Product, Program, Shader, Tile, Variant},
             },
             record::encode::{Builder, Extent},
         },
@@ -51,6 +51,8 @@ pub struct TestedChoices {
     pub choices: Choices,
     /// Microseconds for a product of one token, and of 64 tokens; `None` where nothing was measured.
     pub us: Option<[f64; 2]>,
+    /// Whether one round of measurements agreed with another.
+    pub agreed: bool,
 }
 
 impl fmt::Display for TestedChoices {
@@ -68,6 +70,7 @@ impl fmt::Display for TestedChoices {
 struct Passed {
     lanes: Lanes,
     product: Product,
+    tile: Tile,
     geometry: Geometry,
 }
 
@@ -79,8 +82,8 @@ pub(crate) fn prepare(
     backend: impl Fn(&Arc<Gpu>) -> Box<dyn Backend>,
 ) -> Result<(Arc<Gpu>, Vec<TestedChoices>)> {
     let key = key(&gpu, options);
-    if let Some(Passed { lanes, product, geometry }) = options.cache.get(AREA, &key) {
-        gpu.choose(Choices { lanes, product, ..gpu.choices() });
+    if let Some(Passed { lanes, product, tile, geometry }) = options.cache.get(AREA, &key) {
+        gpu.choose(Choices { lanes, product, tile, ..gpu.choices() });
         gpu.set_geometry(geometry);
         return Ok((Arc::new(gpu), Vec::new()));
     }
@@ -90,9 +93,15 @@ pub(crate) fn prepare(
         Measure::Always => true,
     };
     let known = KnownProduct::new();
-    let Steady { value: candidates, mut agreed } = compare(&gpu, candidates(&gpu, timed), &known, timed)?;
-    let Choices { lanes, product, .. } = fastest(&candidates);
-    gpu.choose(Choices { lanes, product, ..gpu.choices() });
+    let mut compared = compare(&gpu, candidates(&gpu, timed), &known, timed)?;
+    if let Some(further) = further(&gpu, &compared) {
+        match tested(&gpu, further, &known, timed)? {
+            Ok(right) => compared.push(right),
+            Err(fault) => note_fault(&gpu, &fault),
+        }
+    }
+    gpu.choose(fastest(&compared));
+    let mut agreed = compared.iter().all(|choices| choices.agreed);
     if timed && gpu.tuning().geometry.is_none() {
         let geometry = measure::measure(&gpu, &known)?;
         gpu.set_geometry(geometry.value);
@@ -108,18 +117,20 @@ pub(crate) fn prepare(
     gpu.set_testing(false);
     // A software adapter shares the processor with everything else.
     if agreed || gpu.caps().software {
-        options.cache.put(AREA, &key, &Passed { lanes, product, geometry: gpu.geometry() });
+        let Choices { lanes, product, tile, .. } = gpu.choices();
+        options.cache.put(AREA, &key, &Passed { lanes, product, tile, geometry: gpu.geometry() });
     } else {
         let caps = gpu.caps();
         gpu.add_note(format!("{caps}: times differ from round to round, as something else uses it: none is kept"));
     }
-    Ok((gpu, candidates))
+    Ok((gpu, compared))
 }
 
 /// All that a result depends on. With the kernels' text, so that a new build of the program tests anew.
 fn key(gpu: &Gpu, options: &OpenOptions) -> String {
     let texts = Shader::ALL.iter().flat_map(|shader| shader.programs());
-    let texts = texts.map(|program| Variant::new(program, gpu.choices(), None).compose());
+    let products = gpu.choices().products();
+    let texts = texts.flat_map(|program| products.map(|choices| Variant::new(program, choices, None).compose()));
     let hash = texts.fold(StableHash::new(), |hash, text| hash.with(text.as_bytes())).value();
     let (caps, choices, measure) = (gpu.caps(), gpu.choices(), options.measure);
     let cut = gpu.tuning().geometry;
@@ -142,38 +153,59 @@ fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
     lanes.into_iter().flat_map(with).collect()
 }
 
+/// A candidate more, by what was the fastest. Where int8 is, the device has instructions for it, and tiles may be read by
+/// vectors. Where f32 is, products of signed int8 are made of other instructions: those of unsigned ones may be fewer, or be
+/// instructions of the device.
+fn further(gpu: &Gpu, compared: &[TestedChoices]) -> Option<Choices> {
+    let best = fastest(compared);
+    let is_timed = compared.iter().any(|c| c.us.is_some());
+    let has_both = compared.iter().any(|c| c.choices.product == Product::Int8);
+    let is_free = gpu.tuning().int8_dot.is_none();
+    match best.product {
+        Product::Int8 if is_timed => Some(Choices { tile: Tile::Vectors, ..best }),
+        Product::F32 if is_timed && has_both && is_free => Some(Choices { product: Product::Uint8, ..best }),
+        _ => None,
+    }
+}
+
 /// The candidates that get every number right, measured if asked for. Where some do not, a note says so.
-fn compare(
-    gpu: &Gpu,
-    candidates: Vec<Choices>,
-    known: &KnownProduct,
-    measure: bool,
-) -> Result<Steady<Vec<TestedChoices>>> {
+fn compare(gpu: &Gpu, candidates: Vec<Choices>, known: &KnownProduct, measure: bool) -> Result<Vec<TestedChoices>> {
     let mut right = Vec::new();
-    let mut agreed = true;
-    let mut us = |choices, tokens| -> Result<f64> {
-        let time = product_us(gpu, choices, tokens)?;
-        agreed &= time.agreed;
-        Ok(time.value)
-    };
     let mut faults = Vec::new();
     for choices in candidates {
-        match product_fault(gpu, known, choices)? {
-            Some(fault) => faults.push(format!("{fault} (with {choices})")),
-            None => {
-                let us = if measure { Some([us(choices, 1)?, us(choices, 64)?]) } else { None };
-                right.push(TestedChoices { choices, us });
-            }
+        match tested(gpu, choices, known, measure)? {
+            Ok(own) => right.push(own),
+            Err(fault) => faults.push(fault),
         }
     }
     match faults.first() {
         Some(fault) if right.is_empty() => return Err(failed(gpu, fault)),
         _ => {}
     }
-    for fault in faults {
-        gpu.add_note(format!("{} failed the self-test of {fault}: other kernels are used", gpu.caps()));
+    faults.iter().for_each(|fault| note_fault(gpu, fault));
+    Ok(right)
+}
+
+/// A candidate, measured if asked for, or what it gets wrong.
+fn tested(
+    gpu: &Gpu,
+    choices: Choices,
+    known: &KnownProduct,
+    measure: bool,
+) -> Result<std::result::Result<TestedChoices, String>> {
+    if let Some(fault) = product_fault(gpu, known, choices)? {
+        return Ok(Err(format!("{fault} (with {choices})")));
     }
-    Ok(Steady { value: right, agreed })
+    if !measure {
+        return Ok(Ok(TestedChoices { choices, us: None, agreed: true }));
+    }
+    let us = [product_us(gpu, choices, 1)?, product_us(gpu, choices, 64)?];
+    let agreed = us.iter().all(|us| us.agreed);
+    Ok(Ok(TestedChoices { choices, us: Some(us.map(|us| us.value)), agreed }))
+}
+
+fn note_fault(gpu: &Gpu, fault: &str) {
+    gpu.add_note(format!("{} failed the self-test of {fault}: other kernels are used", gpu.caps()));
 }
 
 fn failed(gpu: &Gpu, fault: &str) -> Error {
@@ -377,7 +409,10 @@ mod tests {
         let expected = candidates(&gpu, true);
         assert!(expected.len() >= 2, "{expected:?}");
         let (first, compared) = prepare(gpu, &options(Measure::Always, cache.clone()), backend).unwrap();
-        assert_eq!(compared.iter().map(|c| c.choices).collect::<Vec<_>>(), expected);
+        let choices: Vec<_> = compared.iter().map(|c| c.choices).collect();
+        assert_eq!(choices[..expected.len()], expected);
+        let is_further = |c: &Choices| c.product == Product::Uint8 || c.tile == Tile::Vectors;
+        assert!(choices[expected.len()..].iter().all(is_further), "{choices:?}");
         assert!(compared.iter().all(|c| c.us.is_some_and(|us| us.iter().all(|&us| us > 0.0))), "{compared:?}");
         assert_eq!(first.choices(), fastest(&compared));
         let Geometry { workgroup, folded_workgroups, .. } = first.geometry();
@@ -433,11 +468,34 @@ mod tests {
     }
 
     #[test]
+    fn what_else_is_tried_follows_from_the_fastest() {
+        let Some(gpu) = open(Tuning::default()) else { return };
+        let own = gpu.choices();
+        let compared = |int8: f64, f32: f64| {
+            [(Product::Int8, int8), (Product::F32, f32)].map(|(product, us)| TestedChoices {
+                choices: Choices { product, ..own },
+                us: Some([us, us]),
+                agreed: true,
+            })
+        };
+        let unsigned = Choices { product: Product::Uint8, ..own };
+        assert_eq!(further(&gpu, &compared(2.0, 1.0)), Some(unsigned));
+        let vectors = Choices { product: Product::Int8, tile: Tile::Vectors, ..own };
+        assert_eq!(further(&gpu, &compared(1.0, 2.0)), Some(vectors));
+        // Without a comparison there is nothing to conclude from.
+        assert_eq!(further(&gpu, &compared(2.0, 1.0)[1..]), None);
+        assert_eq!(further(&gpu, &[TestedChoices { choices: own, us: None, agreed: true }]), None);
+        let Some(fixed) = open(Tuning { int8_dot: Some(false), ..Tuning::default() }) else { return };
+        assert_eq!(further(&fixed, &compared(2.0, 1.0)), None);
+    }
+
+    #[test]
     fn the_fastest_is_so_in_both_phases_together() {
         let Some(gpu) = open(Tuning::default()) else { return };
         let all = candidates(&gpu, true);
         let with = |us: [[f64; 2]; 2]| {
-            let candidates: Vec<_> = (0..2).map(|i| TestedChoices { choices: all[i], us: Some(us[i]) }).collect();
+            let candidates: Vec<_> =
+                (0..2).map(|i| TestedChoices { choices: all[i], us: Some(us[i]), agreed: true }).collect();
             all.iter().position(|&choices| choices == fastest(&candidates)).unwrap()
         };
         assert_eq!(with([[10.0, 100.0], [11.0, 50.0]]), 1);
