@@ -26,6 +26,8 @@ fn cols() -> u32 { return p.cols; }
 
 fn words() -> u32 { return p.cols / 4u; }
 
+fn whole_words() -> bool { return true; }
+
 fn eps() -> f32 { return p.eps; }
 
 fn in_stride() -> u32 { return p.in_stride; }

@@ -20,6 +20,10 @@ fn cols() -> u32 { return COLS; }
 
 fn words() -> u32 { return WORDS; }
 
+// Whether words are read without a branch, so that compilers keep all of an invocation's in registers: none may be of columns
+// within the row and past it, and eight of the row and of its weights leave room for as many subgroups as before.
+fn whole_words() -> bool { return COLS % 4u == 0u && COLS <= 32u * WG; }
+
 fn eps() -> f32 { return EPS; }
 
 fn in_stride() -> u32 { return IN_STRIDE; }

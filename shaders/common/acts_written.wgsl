@@ -7,6 +7,9 @@ fn cols() -> u32 { return p.cols; }
 
 fn words() -> u32 { return p.words; }
 
+// Twin of acts_folded.wgsl, for which it pays.
+fn whole_words() -> bool { return false; }
+
 fn eps() -> f32 { return p.eps; }
 
 fn put_word(token: u32, w: u32, word: u32) { xq[token * p.words + w] = word; }

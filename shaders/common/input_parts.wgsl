@@ -11,6 +11,10 @@ fn place_of(token: u32, column: u32) -> u32 {
 
 fn values(token: u32, w: u32) -> vec4<f32> {
   let c = 4u * w;
+  if (HEAD_DIM % 4u == 0u && whole_words()) {
+    let at = place_of(token, min(c, cols() - 4u));
+    return select(vec4<f32>(), vec4(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]), c < cols());
+  }
   if (HEAD_DIM % 4u == 0u && c + 4u <= cols()) {
     let at = place_of(token, c);
     return vec4(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);

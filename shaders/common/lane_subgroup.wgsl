@@ -6,7 +6,7 @@
 
 override WG: u32 = 64u;
 
-struct Lane { index: u32, in_subgroup: u32, subgroup: u32, subgroups: u32 }
+struct Lane { index: u32, in_subgroup: u32, subgroup: u32, subgroups: u32, size: u32 }
 
 var<workgroup> lane_f32: array<f32, WG>;
 var<workgroup> lane_i32: array<i32, WG>;
@@ -15,18 +15,19 @@ var<workgroup> lane_i32: array<i32, WG>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_id) subgroup: u32,
         @builtin(num_subgroups) subgroups: u32, @builtin(subgroup_size) size: u32,
         @builtin(subgroup_invocation_id) in_subgroup: u32) {
-  kernel(group, Lane(subgroup * size + in_subgroup, in_subgroup, subgroup, subgroups));
+  kernel(group, Lane(subgroup * size + in_subgroup, in_subgroup, subgroup, subgroups, size));
 }
 
-// The sum over the workgroup, in every invocation. The barrier after the read lets the array be used again.
+// The sum over the workgroup, in every invocation: of a subgroup, then of the sums of all, by each subgroup for itself. The
+// barrier after the read lets the array be used again.
 fn reduce_add(value: f32, lane: Lane) -> f32 {
   let part = subgroupAdd(value);
   if (lane.in_subgroup == 0u) { lane_f32[lane.subgroup] = part; }
   workgroupBarrier();
-  var total = 0.0;
-  for (var s = 0u; s < lane.subgroups; s++) { total += lane_f32[s]; }
+  var own = 0.0;
+  for (var s = lane.in_subgroup; s < lane.subgroups; s += lane.size) { own += lane_f32[s]; }
   workgroupBarrier();
-  return total;
+  return subgroupAdd(own);
 }
 
 fn reduce_max(value: f32, lane: Lane) -> f32 {
@@ -34,19 +35,19 @@ fn reduce_max(value: f32, lane: Lane) -> f32 {
   if (lane.in_subgroup == 0u) { lane_f32[lane.subgroup] = part; }
   workgroupBarrier();
   var most = lane_f32[0];
-  for (var s = 1u; s < lane.subgroups; s++) { most = max(most, lane_f32[s]); }
+  for (var s = lane.in_subgroup; s < lane.subgroups; s += lane.size) { most = max(most, lane_f32[s]); }
   workgroupBarrier();
-  return most;
+  return subgroupMax(most);
 }
 
 fn reduce_add_i32(value: i32, lane: Lane) -> i32 {
   let part = subgroupAdd(value);
   if (lane.in_subgroup == 0u) { lane_i32[lane.subgroup] = part; }
   workgroupBarrier();
-  var total = 0i;
-  for (var s = 0u; s < lane.subgroups; s++) { total += lane_i32[s]; }
+  var own = 0i;
+  for (var s = lane.in_subgroup; s < lane.subgroups; s += lane.size) { own += lane_i32[s]; }
   workgroupBarrier();
-  return total;
+  return subgroupAdd(own);
 }
 
 // The sum over four adjacent invocations (those with the same index / 4), in each of them.

@@ -4,8 +4,8 @@ fn quantize_row(token: u32, lane: Lane) {
   let norm = norm_of_row(token, lane);
   var most = 0.0;
   var all = 0.0; // NaN and infinity of any value end up here
-  for (var w = lane.index; w < words(); w += WG) {
-    let n = normed(token, w, norm);
+  for (var base = 0u; base < words(); base += WG) {
+    let n = normed(token, base + lane.index, norm);
     most = max(most, largest(n));
     all += dot(abs(n), vec4(1.0));
   }
@@ -13,10 +13,11 @@ fn quantize_row(token: u32, lane: Lane) {
   let top = max(reduce_max(most, lane), 1e-5);
 
   var sum = 0i;
-  for (var w = lane.index; w < words(); w += WG) {
+  for (var base = 0u; base < words(); base += WG) {
+    let w = base + lane.index;
     let q = quantised(normed(token, w, norm), top);
     sum += q.x + q.y + q.z + q.w;
-    put_word(token, w, pack4xI8(q));
+    if (w < words()) { put_word(token, w, pack4xI8(q)); }
   }
   let total = reduce_add_i32(sum, lane);
   if (lane.index == 0u) { put_act(token, 0u, Act(top / 127.0, total)); }
