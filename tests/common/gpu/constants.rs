@@ -15,7 +15,7 @@ pub fn values(name: &str, program: Program) -> &'static [f64] {
         "TILE" | "ROUNDS" => &[1.0, 4.0],
         "COLS" | "IN_STRIDE" => &[2560.0],
         "WORDS" => &[640.0],
-        "SPLIT_KEYS" => &[128.0],
+        "SPLIT_KEYS" => &[64.0],
         "ACTS" | "HEADS" => &[20.0],
         "HEAD_DIM" => &[128.0],
         "GATE_DIM" => &[0.0, 64.0],

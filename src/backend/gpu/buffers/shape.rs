@@ -25,8 +25,6 @@ const SMALL_BATCH: usize = 8;
 /// Workgroup memory for the keys of a step in attention_decode, in f32: the rest takes 8.6 KiB of the 16 KiB that every
 /// device has.
 const FRESH_VALUES: usize = 1792;
-/// Keys of one split of attention_decode: four tiles of 32, so that reading keys outweighs the merge.
-pub const SPLIT_KEYS: usize = 128;
 /// Most splits: with 5 kv heads, 32 make 160 workgroups, more than an integrated GPU runs at once.
 const MAX_SPLITS: usize = 32;
 /// Logits computed and read back at once when those of every token are wanted.
@@ -65,6 +63,8 @@ pub struct Shape {
     pub chunk_tokens: usize,
     /// Most tokens that take the matrix-vector kernels.
     pub small_batch: usize,
+    /// Keys for which there is a split, up to the most splits.
+    pub split_keys: usize,
     /// Most splits of the keys.
     pub max_splits: usize,
     /// Most rows of logits computed together; 0 without a head.
@@ -116,14 +116,15 @@ fn stream_width(config: &Config) -> usize {
 
 impl Shape {
     /// The sizes for `segment` with bindings of at most `max_binding` bytes. `act_group` columns share a scale of the
-    /// quantised activations; `None` = all of a token.
+    /// quantised activations; `None` = all of a token. At most `chunk` tokens are computed together, and there is a split
+    /// for `split_keys` keys.
     pub fn new(
         config: &Config,
         act_group: Option<usize>,
         segment: &Segment,
         sizes: &Sizes,
         max_binding: u64,
-        chunk: Option<usize>,
+        (chunk, split_keys): (Option<usize>, usize),
     ) -> Result<Self> {
         let widest = qkv_width(config).max(2 * config.ffn_dim).max(config.dim).max(delta_width(config));
         let most = (max_binding / (4 * widest as u64)) as usize;
@@ -151,7 +152,7 @@ impl Shape {
             .clamp(small_batch, chunk_tokens);
         let max_splits = sizes
             .context_tokens
-            .div_ceil(SPLIT_KEYS)
+            .div_ceil(split_keys)
             .clamp(1, MAX_SPLITS)
             .min(most_rows(max_binding, part_bytes * small_batch).max(1));
         let cache_bytes = |ty| (sizes.context_tokens * cache::position_bytes(ty, config)) as u64;
@@ -174,6 +175,7 @@ impl Shape {
         let shape = Self {
             chunk_tokens,
             small_batch,
+            split_keys,
             max_splits,
             logit_rows: if segment.head { logit_rows } else { 0 },
             top_rows: if sizes.sequences > 1 { small_batch } else { 1 },
@@ -312,7 +314,7 @@ mod tests {
         let sizes = Sizes::new(context_tokens, 512).with_kv(k_type, v_type);
         let segment =
             Segment { layers: 0..30, backend: BackendKind::Gpu, embed: true, head: true, reason: String::new() };
-        Shape::new(config, None, &segment, &sizes, max_binding, None)
+        Shape::new(config, None, &segment, &sizes, max_binding, (None, 64))
     }
 
     const BINDING: u64 = 128 << 20;
@@ -335,6 +337,14 @@ mod tests {
         assert_eq!(of(&large).chunk(&large, 131_071, 1000, FAST), 256);
         // 128256 x 4096 multiply-adds a token: no more than a small batch together.
         assert_eq!(of(&large).logit_rows, 8);
+    }
+
+    #[test]
+    fn there_is_a_split_for_so_many_keys_up_to_the_most() {
+        let small = config(512, 1408, 4, 2, 32000);
+        for (context, splits) in [(64, 1), (65, 2), (512, 8), (2048, 32), (4096, 32)] {
+            assert_eq!(shape(&small, context, BINDING).unwrap().max_splits, splits, "{context} tokens");
+        }
     }
 
     #[test]

@@ -210,6 +210,13 @@ impl Gpu {
         self.tuning.fold.is_none() && !self.geometry.fold
     }
 
+    /// Keys for which attention has a split: two tiles of 32. With 5 heads of keys and a context of 512 there are 40
+    /// workgroups then, which the 6 to 12 units of an integrated GPU run at once; 20 of four tiles take twice as long. The
+    /// processor has its few threads busy with fewer.
+    pub fn split_keys(&self) -> usize {
+        if self.caps.software { 128 } else { 64 }
+    }
+
     /// Most bytes of workgroup memory.
     pub fn max_workgroup_bytes(&self) -> usize {
         self.device.limits().max_compute_workgroup_storage_size as usize

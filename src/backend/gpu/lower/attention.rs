@@ -7,10 +7,7 @@ use super::{
 };
 use crate::{
     backend::gpu::{
-        buffers::{
-            cache::CacheWindow,
-            shape::{SPLIT_KEYS, qkv_width},
-        },
+        buffers::{cache::CacheWindow, shape::qkv_width},
         kernels::{params, pipelines::Shader},
         record::encode::{Dispatch, Extent},
     },
@@ -135,7 +132,8 @@ impl<'a> Lowering<'a> {
         buffers.extend(self.heads_buffers(heads, weights, window)?);
         buffers.push(all(&activations.parts));
         let mut constants = self.heads_constants(heads, window);
-        constants.extend([("FRESH", (self.small_batch * config.head_dim) as f64), ("SPLIT_KEYS", SPLIT_KEYS as f64)]);
+        constants
+            .extend([("FRESH", (self.small_batch * config.head_dim) as f64), ("SPLIT_KEYS", self.split_keys as f64)]);
         let bundles = config.kv_heads * (config.heads / config.kv_heads).div_ceil(4);
         let grid = [Extent::Fixed(bundles), Extent::Splits, Extent::PerTokens(1)];
         let variant = self.builder.variant(Shader::AttentionDecode);

@@ -53,6 +53,8 @@ pub struct Lowering<'a> {
     pub weights: &'a Weights,
     /// Most tokens of a step of [`KernelPhase::Few`].
     pub small_batch: usize,
+    /// Keys for which attention has a split.
+    pub split_keys: usize,
     /// So many layers leave the norm and quantisation before their largest product to a kernel of its own.
     pub apart_layers: usize,
 }

@@ -71,6 +71,7 @@ impl Lists {
             arenas,
             weights,
             small_batch: shape.small_batch,
+            split_keys: shape.split_keys,
             apart_layers: 0,
         };
         let embed = match &weights.embed {

@@ -22,8 +22,8 @@ pub struct Planned {
 pub fn plan(gpu: &Gpu, model: &Model, segment: &Segment, sizes: &Sizes) -> Result<Planned> {
     let mut layout = Layout::new(gpu.max_arena_bytes(), gpu.max_binding_bytes(), gpu.offset_alignment());
     let weights = Weights::place(&mut layout, model, &Graph::of(&model.config), segment, sizes)?;
-    let (binding, chunk) = (gpu.max_binding_bytes(), gpu.tuning().chunk_tokens);
-    let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, chunk)?;
+    let (binding, cut) = (gpu.max_binding_bytes(), (gpu.tuning().chunk_tokens, gpu.split_keys()));
+    let shape = Shape::new(&model.config, model.weights.act_group(), segment, sizes, binding, cut)?;
     Ok(Planned { layout, weights, shape })
 }
 

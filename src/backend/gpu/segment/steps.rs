@@ -20,7 +20,7 @@ use crate::{
     backend::{
         Activations, Batch, RowOutput,
         gpu::{
-            buffers::{readback::Pending, shape::SPLIT_KEYS},
+            buffers::readback::Pending,
             device::{Fault, Gpu},
             kernels::params::Dynamic,
             lower::{lowering::damaged_place, screen::Screen, select::Selection},
@@ -145,7 +145,7 @@ impl GpuSegment {
     pub fn chunk_part(&self, step_rows: &[StepRow], chunk: Range<usize>, busy: Option<usize>) -> Part {
         let here = || step_rows.iter().filter(|row| row.tokens.start < chunk.end && row.tokens.end > chunk.start);
         let ends = || here().map(|row| row.end_position(chunk.end));
-        let splits = ends().max().unwrap_or(1).div_ceil(SPLIT_KEYS).clamp(1, self.shape.max_splits);
+        let splits = ends().max().unwrap_or(1).div_ceil(self.shape.split_keys).clamp(1, self.shape.max_splits);
         let windows = here().fold(0, |windows, row| windows | 1 << (row.slot.index() / self.shape.window_slots));
         let params = StepParams {
             dynamic: Dynamic { tokens: chunk.len() as u32, normed: 0, splits: splits as u32, first: 0 },
