@@ -89,3 +89,14 @@ fn choices_follow_the_adapter_and_the_tuning() {
     assert_eq!(choices.params, ParamSource::Uniform);
     assert_eq!((gpu.max_binding_bytes(), gpu.memory_bytes()), (992, 77));
 }
+
+/// A device that has nothing beside what the kernels need: wgpu refuses a kernel that takes more.
+#[test]
+fn the_least_device_has_no_more_than_every_device() {
+    let Some(gpu) = open_gpu(Tuning { least: true, ..Tuning::default() }) else { return };
+    let caps = gpu.caps();
+    assert_eq!((caps.subgroups, caps.immediates, caps.mappable, caps.timestamps), (None, false, false, false));
+    assert_eq!((gpu.max_binding_bytes(), gpu.max_workgroup_bytes()), (128 << 20, 16 << 10));
+    let choices = gpu.choices();
+    assert_eq!((choices.lanes, choices.params), (Lanes::Workgroup, ParamSource::Uniform));
+}

@@ -150,6 +150,7 @@ fn every_path_gives_the_same_logits() {
             ("large workgroups", Tuning { geometry: Some(LARGE), fold: Some(false), ..Tuning::default() }),
             ("one folded workgroup", Tuning { geometry: Some(LARGE), ..Tuning::default() }),
             ("uniform parameters", Tuning { immediates: Some(false), ..Tuning::default() }),
+            ("the least device", Tuning { least: true, ..Tuning::default() }),
             ("checked shaders", Tuning { checked_shaders: true, ..Tuning::default() }),
             // Two thirds of a gate-and-up pair, a fifth of the table.
             ("windows", Tuning { max_binding_bytes: Some(26 << 10), ..Tuning::default() }),

@@ -36,13 +36,24 @@ use crate::common::gpu::open_gpu;
 /// The width of the software driver's vectors in bits, read once in a process.
 const WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
 
-/// Everything that uses subgroups once more with subgroups of four, where Mesa's software driver is there: they are as
-/// wide as its vectors, which are 8 by default. In a process of its own, because the driver reads the width once.
+/// Everything that uses subgroups once more with subgroups of four and of sixteen, where Mesa's software driver is there:
+/// they are as wide as its vectors, which are 8 by default. In processes of their own, because the driver reads the width
+/// once.
 #[test]
 fn subgroups_of_four() {
+    subgroups_of(4);
+}
+
+#[test]
+fn subgroups_of_sixteen() {
+    subgroups_of(16);
+}
+
+fn subgroups_of(size: u32) {
     let Some(gpu) = open_gpu(Tuning::default()) else { return };
-    if std::env::var_os(WIDTH).is_some() {
-        assert_eq!(gpu.caps().subgroups, Some((4, 4)), "{}", gpu.caps());
+    if let Some(width) = std::env::var_os(WIDTH) {
+        let own = width.to_str().and_then(|bits| bits.parse::<u32>().ok()).map(|bits| bits / 32);
+        assert_eq!(gpu.caps().subgroups, own.map(|own| (own, own)), "{}", gpu.caps());
         return;
     }
     if !gpu.caps().name.contains("llvmpipe") {
@@ -50,7 +61,7 @@ fn subgroups_of_four() {
         return;
     }
     let own = std::env::current_exe().unwrap();
-    let out = std::process::Command::new(own).arg("ops::").env(WIDTH, "128").output().unwrap();
+    let out = std::process::Command::new(own).arg("ops::").env(WIDTH, (32 * size).to_string()).output().unwrap();
     let stdout = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success() && !stdout.contains(" 0 passed"), "{stdout}");
 }

@@ -53,6 +53,14 @@ impl fmt::Display for AdapterCaps {
     }
 }
 
+/// What is asked of a device.
+pub(super) struct Asked {
+    /// What it has then.
+    pub caps: AdapterCaps,
+    pub limits: wgpu::Limits,
+    pub features: wgpu::Features,
+}
+
 impl AdapterCaps {
     /// Order of preference: discrete, integrated, virtual, unknown, software. Of one kind Vulkan is before DirectX 12,
     /// which without dxcompiler.dll has neither subgroups nor integer dot products; but on Qualcomm's GPUs behind it, as
@@ -68,6 +76,25 @@ impl AdapterCaps {
         };
         let is_qualcomm = self.name.contains("Adreno");
         (kind, (self.backend == "DX12") != is_qualcomm)
+    }
+
+    /// What is asked of the device, and what it then has: everything of the adapter, or the least that the kernels need.
+    pub(super) fn asked(self, adapter: &wgpu::Adapter, wanted: wgpu::Features, is_least: bool) -> Asked {
+        if !is_least {
+            return Asked { caps: self, limits: adapter.limits(), features: wanted & adapter.features() };
+        }
+        let limits = least();
+        let caps = Self {
+            subgroups: None,
+            f16: false,
+            immediates: false,
+            timestamps: false,
+            mappable: false,
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
+            ..self
+        };
+        Asked { caps, limits, features: wgpu::Features::empty() }
     }
 
     fn new(adapter: &wgpu::Adapter) -> Self {
@@ -114,17 +141,33 @@ impl AdapterCaps {
     }
 }
 
-/// The kernels stay within the limits every WebGPU device has, so this is for exotic drivers only.
+/// What the kernels need of a device: no more than every device of WebGPU has.
+fn least() -> wgpu::Limits {
+    wgpu::Limits {
+        max_storage_buffers_per_shader_stage: 8,
+        max_compute_invocations_per_workgroup: 256,
+        max_compute_workgroup_storage_size: 16 << 10,
+        max_compute_workgroups_per_dimension: 65535,
+        max_storage_buffer_binding_size: 128 << 20,
+        max_immediate_size: 0,
+        ..wgpu::Limits::default()
+    }
+}
+
+/// For exotic drivers only.
 fn unusable(limits: &wgpu::Limits) -> Option<String> {
-    let needs = [
-        ("storage buffers of a kernel", 8, limits.max_storage_buffers_per_shader_stage),
-        ("invocations of a workgroup", 256, limits.max_compute_invocations_per_workgroup),
-        ("bytes of workgroup memory", 16 << 10, limits.max_compute_workgroup_storage_size),
-        ("workgroups of a dispatch", 65535, limits.max_compute_workgroups_per_dimension),
+    type Limit = fn(&wgpu::Limits) -> u32;
+    let needs: [(&str, Limit); 4] = [
+        ("storage buffers of a kernel", |of| of.max_storage_buffers_per_shader_stage),
+        ("invocations of a workgroup", |of| of.max_compute_invocations_per_workgroup),
+        ("bytes of workgroup memory", |of| of.max_compute_workgroup_storage_size),
+        ("workgroups of a dispatch", |of| of.max_compute_workgroups_per_dimension),
     ];
+    let least = least();
     needs
         .iter()
-        .find(|&&(_, needed, offered)| offered < needed)
+        .map(|(what, limit)| (what, limit(&least), limit(limits)))
+        .find(|&(_, needed, offered)| offered < needed)
         .map(|(what, needed, offered)| format!("{what}: {needed} needed, {offered} offered"))
 }
 

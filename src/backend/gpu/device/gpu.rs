@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     abandoned::abandon,
-    adapter::{self, AdapterCaps, Candidate},
+    adapter::{self, AdapterCaps, Asked, Candidate},
     geometry::Geometry,
     health::{Failure, Health},
     memory::{self, Memory},
@@ -79,10 +79,11 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
             | wgpu::Features::PIPELINE_CACHE;
+        let Asked { caps, limits, features } = caps.asked(&adapter, wanted, tuning.least);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bitnet-gpu"),
-            required_features: wanted & adapter.features(),
-            required_limits: adapter.limits(),
+            required_features: features,
+            required_limits: limits,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,

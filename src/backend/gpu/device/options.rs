@@ -86,6 +86,8 @@ pub struct Tuning {
     pub geometry: Option<Geometry>,
     /// Let wgpu add bounds checks to the shaders.
     pub checked_shaders: bool,
+    /// Ask of the device no more than the kernels need: no features, and limits that every device has.
+    pub least: bool,
     /// Bytes of device memory that turn out to be left when a model is loaded.
     #[cfg(feature = "fault-injection")]
     pub later_memory_bytes: Option<u64>,
