@@ -35,7 +35,7 @@ fn warning(finished: &Finished) -> &str {
 }
 
 const GREEDY: [&str; 2] = ["--temp", "0"];
-const SEEDED: [&str; 4] = ["--temp", "0.9", "--seed", "11"];
+const SEEDED: [&str; 4] = ["--temp", "0.9", "--seed", "12"];
 
 /// 60 tokens of the built-in model.
 fn sixty<'a>(backend: &[&'a str], sample: &[&'a str]) -> Vec<&'a str> {
