@@ -255,7 +255,7 @@ fn a_repository_gives_the_vectors_of_the_file_made_of_it() {
     assert_eq!((&with_prompt["pooling"], &with_prompt["embeddings"][0]["tokens"]), (&json!("mean"), &json!(4)));
     assert_eq!(with_prompt["embeddings"], embed(&["-p", "hello hell"]).json()["embeddings"]);
     let unknown = embed(&["-p", "hell", "--prompt-name", "title"]);
-    assert!(unknown.one_line_error(1).contains("expected query, document, found title"), "{unknown:?}");
+    assert!(unknown.one_line_error(2).contains("expected query, document, found title"), "{unknown:?}");
     put("modules.json", json!([{"type": "x.Transformer", "path": ""}, {"type": "x.Dense", "path": "2_Dense"}]));
     let dense = embed(&["-p", "hell"]);
     assert!(dense.one_line_error(1).contains("the module Dense is not supported"), "{dense:?}");
