@@ -1,4 +1,4 @@
-//! Greedy streams of the GPU are those of the CPU, token by token: of the demo model, and of the random models that
+//! Greedy streams of the GPU are those of the CPU, token by token, but for near-ties: of the demo model, and of the random models that
 //! transformers computed logits for (shared `golden/`).
 
 use std::{path::Path, process::Command, sync::Arc};
@@ -25,9 +25,11 @@ const LONG: usize = 256;
 const SHORT: usize = 144;
 const CONTEXT: usize = LONG + 32;
 
-/// Prompts on whose way the two likeliest logits of the demo model are never closer than 0.03. The order of additions
-/// alone rounds one int8 in a thousand the other way, which moves its logits by up to 0.02: instruction sets of the CPU
-/// part at such ties, too.
+/// How far a token of the GPU may be behind the CPU's. The order of additions alone rounds one int8 in a thousand the other
+/// way, which moves logits of the demo model by up to 0.02: instruction sets of the CPU part at such ties, too.
+const NEAR_TIE: f32 = 0.03;
+
+/// Prompts of the demo model.
 const PROMPTS: [&str; 8] = [
     "A little girl was happy",
     "The old man lived in a house",
@@ -70,8 +72,11 @@ fn session(
     Session::load(model, &plan, vec![(kind, backend)], &mut |_| {}).unwrap()
 }
 
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
 fn stream(session: &mut Session, prompt: &[u32], tokens: usize) -> Vec<u32> {
-    let best = |logits: &mut [f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
     session.truncate(0).unwrap();
     let mut ids = vec![best(session.prefill(prompt).unwrap())];
     while ids.len() < tokens {
@@ -144,9 +149,19 @@ fn assert_same_streams_with(
     let mut cpu = session(model, BackendKind::Cpu, Box::new(CpuBackend::new(Isa::Scalar, 2)), types, false);
     for (n, prompt) in prompts.iter().enumerate() {
         assert!(prompt.len() + tokens <= CONTEXT, "{what}: prompt {n} has {} tokens", prompt.len());
-        let (found, expected) = (stream(&mut gpu, prompt, tokens), stream(&mut cpu, prompt, tokens));
-        let at = found.iter().zip(&expected).position(|(a, b)| a != b);
-        assert_eq!(at, None, "{what}: prompt {n}: GPU {found:?}, CPU {expected:?}");
+        let found = stream(&mut gpu, prompt, tokens);
+        // Along the GPU's text, so that a near-tie that went the other way does not end the comparison.
+        cpu.truncate(0).unwrap();
+        let mut logits = cpu.prefill(prompt).unwrap();
+        let mut ties = 0;
+        for (at, &id) in found.iter().enumerate() {
+            let (best, highest) = (best(logits), logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let behind = highest - logits[id as usize];
+            assert!(behind < NEAR_TIE, "{what}: prompt {n}, token {at}: GPU {id}, CPU {best}, {behind} ahead");
+            ties += usize::from(best != id);
+            logits = cpu.step(id).unwrap();
+        }
+        assert!(ties * 20 <= tokens, "{what}: prompt {n}: {ties} of {tokens} tokens differ");
     }
 }
 
