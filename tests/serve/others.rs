@@ -267,7 +267,7 @@ fn messages_of_anthropic() {
     );
     let tools = json!([{ "name": "now", "description": "The time.", "input_schema": { "type": "object", "properties": {}, "additionalProperties": false } }]);
     let called =
-        post("/v1/messages", &body(json!({ "tools": tools, "tool_choice": { "type": "any" }, "max_tokens": 99 })))
+        post("/v1/messages", &body(json!({ "tools": tools, "tool_choice": { "type": "any" }, "max_tokens": 200 })))
             .json();
     assert_eq!((&called["stop_reason"], &called["content"][0]["type"]), (&json!("tool_use"), &json!("tool_use")));
     assert_eq!(called["content"][0]["input"], json!({}));

@@ -70,7 +70,7 @@ fn forced_calls_are_made_whatever_the_model() {
         assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
         // Cut off, it is no call.
         request["stream"] = json!(false);
-        request["max_tokens"] = json!(3);
+        request["max_tokens"] = json!(2);
         assert_eq!(server.post(CHAT, &request).json()["choices"][0]["finish_reason"], "length");
     }
 }
