@@ -61,7 +61,11 @@ WEATHER = {
         "description": "The weather at a place.",
         "parameters": {
             "type": "object",
-            "properties": {"place": {"type": "string", "maxLength": 20}, "days": {"type": "integer"}},
+            # Bounds, or a small model goes on with digits.
+            "properties": {
+                "place": {"type": "string", "maxLength": 20},
+                "days": {"type": "integer", "minimum": 0, "maximum": 9},
+            },
             "required": ["place", "days"],
             "additionalProperties": False,
         },

@@ -96,6 +96,9 @@ def test_stop(server, browser):
     browser.get(server.address)
     browser.find_element(By.ID, "show-settings").click()
     set_field(browser, "max_tokens", "3000")
+    # A story that finds no end.
+    for name, value in [("temperature", "2"), ("top_p", "1"), ("top_k", "0"), ("min_p", "0"), ("seed", "12")]:
+        set_field(browser, name, value)
     # The answer of a small model may end sooner than a driver can click.
     browser.execute_script(
         """
