@@ -124,7 +124,7 @@ fn file_name(area: &str, key: &str, extension: &str) -> String {
 pub struct StableHash(u64);
 
 impl StableHash {
-    /// Of nothing yet.
+    /// The hash of no bytes.
     pub fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }

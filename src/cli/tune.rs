@@ -48,7 +48,7 @@ pub fn run(args: &TuneArgs) -> Result<()> {
     output::print(&format!("{}: {isa}, {threads}\n{}{end}\n", source.name(), to_text(&report, &choice)))
 }
 
-/// What kept a measurement from being kept.
+/// The reason why a measurement is not kept.
 fn disturbed_text(shapes: &[(usize, usize)]) -> String {
     let shapes: Vec<String> = shapes.iter().map(|&of| shape(of)).collect();
     format!(

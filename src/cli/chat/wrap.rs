@@ -87,7 +87,7 @@ impl Wrap {
         out
     }
 
-    /// What was held back, at the end of the answer.
+    /// Text held back, at the end of the answer.
     pub fn end(&mut self) -> String {
         let mut out = String::new();
         if let Some(columns) = self.columns {

@@ -34,7 +34,6 @@ struct Queries([f32; TILE_VALUES + (UNIT - 1) * MOST_DIMS]);
 struct Scores([f32; BLOCK * TILE_ROWS]);
 
 /// [`Softmax`] of the rows of a tile, a lane each.
-#[derive(Clone)]
 #[repr(align(64))]
 pub struct Rows {
     /// Largest scores so far.
@@ -209,7 +208,7 @@ pub fn multiply_add(a: Factors, b: &[f32], c: &mut [f32], cols: usize) {
 }
 
 impl<'a> Factors<'a> {
-    /// What is left behind the first `row` rows.
+    /// Without the first `row` rows.
     #[inline]
     pub fn skip_rows(self, row: usize) -> Self {
         match self {

@@ -53,9 +53,9 @@ impl fmt::Display for AdapterCaps {
     }
 }
 
-/// What is asked of a device.
+/// A request for a device.
 pub(super) struct Asked {
-    /// What it has then.
+    /// Limits and features of the device that answers it.
     pub caps: AdapterCaps,
     pub limits: wgpu::Limits,
     pub features: wgpu::Features,
@@ -78,7 +78,7 @@ impl AdapterCaps {
         (kind, (self.backend == "DX12") != is_qualcomm)
     }
 
-    /// What is asked of the device, and what it then has: everything of the adapter, or the least that the kernels need.
+    /// The request for a device, with everything that the adapter has, or the least that the kernels need.
     pub(super) fn asked(self, adapter: &wgpu::Adapter, wanted: wgpu::Features, is_least: bool) -> Asked {
         if !is_least {
             return Asked { caps: self, limits: adapter.limits(), features: wanted & adapter.features() };
@@ -141,7 +141,7 @@ impl AdapterCaps {
     }
 }
 
-/// What the kernels need of a device: no more than every device of WebGPU has.
+/// Limits that the kernels need: no more than every device of WebGPU has.
 fn least() -> wgpu::Limits {
     wgpu::Limits {
         max_storage_buffers_per_shader_stage: 8,
