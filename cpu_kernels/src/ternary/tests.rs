@@ -184,6 +184,27 @@ fn every_tiling_gives_the_same_sums() {
 }
 
 #[test]
+fn each_thread_fetches_the_rows_that_it_multiplies_first() {
+    let mut cpu = Cpu::new(Isa::Scalar, 2);
+    // Tiles of 32 rows of 64 bytes: three of the first matrix and two of the second, the first three for the caller.
+    cpu.set_tilings([96, 64].map(|rows| ((rows, 256), Tiling::new(1, 32, 1).unwrap())).into());
+    let codes = [vec![0_u8; 96 * 64], vec![0; 64 * 64]];
+    let view = |codes, rows, layout| TernaryView { rows, cols: 256, codes, layout, scales: Scales::PerTensor(1.0) };
+    let [first, second] = [view(&codes[0], 96, Layout::I2sP128), view(&codes[1], 64, Layout::I2sP128)];
+    let ends = || [0, 1].map(|n| cpu.pool().left_ahead(n).end);
+    let end = |codes: &[u8]| codes.as_ptr_range().end.addr();
+    fetch_ahead(&cpu, 1, [first, second].into_iter());
+    assert_eq!(cpu.pool().left_ahead(0).start, codes[0].as_ptr().addr());
+    assert_eq!(ends(), [end(&codes[0]), end(&codes[1])]);
+    fetch_ahead(&cpu, SMALL_BATCH, [second].into_iter());
+    assert_eq!(ends(), [end(&codes[1]); 2]);
+    for (tokens, parts) in [(SMALL_BATCH + 1, &[first][..]), (1, &[])] {
+        fetch_ahead(&cpu, tokens, parts.iter().copied());
+        assert!([0, 1].map(|n| cpu.pool().left_ahead(n)).iter().all(Range::is_empty), "{tokens} tokens");
+    }
+}
+
+#[test]
 fn parts_share_one_call() {
     let cols = 256;
     let mut rng = Rng::new(10);

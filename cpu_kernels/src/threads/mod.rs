@@ -3,12 +3,15 @@
 //! A decode step runs about 250 operations of 5 to 500 us each, so a barrier must cost a microsecond; and the
 //! machine is shared, so a thread that the system has put aside must not hold up the others. Hence:
 //!
-//! - Chunks are claimed one by one from a counter: a slow thread takes fewer.
+//! - Each thread has a range of the chunks, which it claims one by one from a counter, and then those that others have not
+//!   come to: a slow thread takes fewer. Chunks that follow each other mostly run on one thread, so what a kernel fetches
+//!   past the end of its weights is what that thread reads next.
 //! - The caller works too, and never waits for a worker that has not begun: when no chunk is left it closes the
 //!   job, and a worker that wakes up late finds it closed.
 //! - Workers wait for the next job by spinning for 50 us, then sleep. Nobody spins without end.
 //! - Nothing is allocated per operation.
 
+mod ahead;
 mod split;
 
 use std::{
@@ -24,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ahead::Ahead;
 pub use split::Disjoint;
 
 /// How long a thread spins before it sleeps: longer than the serial stretches between the parallel operations of a
@@ -43,7 +47,26 @@ pub struct Pool {
 struct Job {
     call: *const (dyn Fn(usize) + Sync),
     chunks: usize,
+    /// Threads that have a range of the chunks, at least one.
+    ranges: usize,
 }
+
+impl Job {
+    /// Where range number `n` begins, which is where the one before ends.
+    fn start(self, n: usize) -> usize {
+        first_chunk(self.chunks, self.ranges, n)
+    }
+}
+
+/// The chunk that thread `n` of `threads` begins with, of `chunks` in all, at least as many.
+fn first_chunk(chunks: usize, threads: usize, n: usize) -> usize {
+    chunks / threads * n + (chunks % threads).min(n)
+}
+
+/// The next chunk to claim of a range; on a line of its own, and beside none that is fetched along with it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Next(AtomicUsize);
 
 /// State shared by the caller and the workers.
 ///
@@ -53,8 +76,10 @@ struct Job {
 struct Shared {
     state: AtomicU64,
     job: UnsafeCell<Job>,
-    /// Next chunk to claim.
-    next: AtomicUsize,
+    /// By thread.
+    next: Box<[Next]>,
+    /// By thread.
+    ahead: Box<[Ahead]>,
     /// Workers asleep, or about to be; changed only under `lock`.
     sleepers: AtomicUsize,
     /// The caller is asleep, or about to be; changed only under `lock`.
@@ -91,8 +116,9 @@ impl Pool {
         assert!((1..INSIDE as usize).contains(&threads), "a pool of {threads} threads");
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { call: &|_| {}, chunks: 0 }),
-            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { call: &|_| {}, chunks: 0, ranges: 1 }),
+            next: (0..threads).map(|_| Next::default()).collect(),
+            ahead: (0..threads).map(|_| Ahead::default()).collect(),
             sleepers: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
             lock: Mutex::new(()),
@@ -127,6 +153,21 @@ impl Pool {
         self.shared.raised.notify_all();
     }
 
+    /// Has each thread, whenever it waits from now on, in a job or for one, fetch the bytes into its cache that it will read
+    /// first in a job of so many chunks: `bytes` has them by the first chunk. They take the place of those named before.
+    pub fn fetch_ahead<'a>(&self, chunks: usize, bytes: impl Fn(usize) -> &'a [u8]) {
+        let threads = chunks.min(self.shared.active.load(Ordering::Relaxed) + 1);
+        for (n, ahead) in self.shared.ahead.iter().enumerate() {
+            ahead.set(if n < threads { bytes(first_chunk(chunks, threads, n)) } else { &[] });
+        }
+    }
+
+    /// The addresses of what thread `n` is still to fetch.
+    #[cfg(test)]
+    pub(crate) fn left_ahead(&self, n: usize) -> std::ops::Range<usize> {
+        self.shared.ahead[n].left()
+    }
+
     /// Calls `call(0)`, `call(1)`, .. `call(chunks - 1)`, each once, on all threads, and returns when all are done.
     ///
     /// A single chunk, a pool of one thread, and a call from within a running job all stay on the calling thread.
@@ -145,12 +186,16 @@ impl Pool {
         // SAFETY: only the lifetime changes. `Closing` below outlives no return and no unwinding from here: it waits
         // until every worker has left the job, so the pointer is not used after `call` is gone.
         let call: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(call) };
+        let ranges = chunks.min(self.shared.active.load(Ordering::Relaxed) + 1);
+        let job = Job { call, chunks, ranges };
+        for (n, next) in self.shared.next[..ranges].iter().enumerate() {
+            next.0.store(job.start(n), Ordering::Relaxed);
+        }
         // SAFETY: `running` is held, the previous job is closed and its last worker has left (`Closing` saw to it).
-        unsafe { *self.shared.job.get() = Job { call, chunks } };
-        self.shared.next.store(0, Ordering::Relaxed);
+        unsafe { *self.shared.job.get() = job };
         self.shared.open();
         let closing = Closing(&self.shared);
-        self.shared.claim(call, chunks);
+        self.shared.claim(0, job, call);
         drop(closing);
         let panicked = lock(&self.shared.panic).take();
         if let Some(payload) = panicked {
@@ -199,26 +244,30 @@ impl Shared {
         while let Some(number) = self.enter(last, n) {
             last = number;
             // SAFETY: this thread is inside (see `enter`), so `job` is not written and its closure is alive.
-            let (call, chunks) = unsafe {
+            let (job, call) = unsafe {
                 let job = *self.job.get();
-                (&*job.call, job.chunks)
+                (job, &*job.call)
             };
-            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.claim(call, chunks))) {
-                self.next.store(chunks, Ordering::Relaxed);
+            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.claim(n, job, call))) {
+                self.next.iter().for_each(|next| next.0.store(job.chunks, Ordering::Relaxed));
                 lock(&self.panic).get_or_insert(payload);
             }
             self.leave();
         }
     }
 
-    /// Runs chunks until none is left.
-    fn claim(&self, call: &(dyn Fn(usize) + Sync), chunks: usize) {
-        loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= chunks {
-                return;
+    /// Runs chunks until none is left, those of thread `n` first.
+    fn claim(&self, n: usize, job: Job, call: &(dyn Fn(usize) + Sync)) {
+        for at in 0..job.ranges {
+            let range = (n + at) % job.ranges;
+            let end = job.start(range + 1);
+            loop {
+                let chunk = self.next[range].0.fetch_add(1, Ordering::Relaxed);
+                if chunk >= end {
+                    break;
+                }
+                call(chunk);
             }
-            call(chunk);
         }
     }
 
@@ -238,7 +287,7 @@ impl Shared {
                 if entered.is_ok() {
                     return Some(state >> JOB_NUMBER_SHIFT);
                 }
-            } else if !spin.again() {
+            } else if !self.ahead[n].fetch() && !spin.again() {
                 self.sleep(last);
                 spin = Spin::new();
             }
@@ -290,7 +339,7 @@ impl Shared {
         self.state.fetch_and(!OPEN, Ordering::SeqCst);
         let mut spin = Spin::new();
         while self.state.load(Ordering::Acquire) & INSIDE != 0 {
-            if !spin.again() {
+            if !self.ahead[0].fetch() && !spin.again() {
                 let mut guard = lock(&self.lock);
                 self.caller_sleeps.store(true, Ordering::SeqCst);
                 while self.state.load(Ordering::SeqCst) & INSIDE != 0 {

@@ -85,6 +85,70 @@ fn other_threads_take_part() {
 }
 
 #[test]
+fn ranges_of_chunks_follow_each_other_and_differ_by_one_at_most() {
+    for (chunks, threads) in [(1, 1), (7, 1), (8, 2), (9, 2), (11, 4), (4, 4), (1000, 7)] {
+        let starts: Vec<usize> = (0..=threads).map(|n| first_chunk(chunks, threads, n)).collect();
+        assert_eq!((starts[0], starts[threads]), (0, chunks));
+        let lens: Vec<usize> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let (least, most) = (lens.iter().min().unwrap(), lens.iter().max().unwrap());
+        assert!(*least >= 1 && most - least <= 1, "{chunks} chunks, {threads} threads: {lens:?}");
+    }
+}
+
+#[test]
+fn a_thread_runs_its_own_range_in_order_and_then_what_others_left() {
+    let pool = Pool::new(2);
+    let caller = thread::current().id();
+    let seen = Mutex::new((Vec::new(), Vec::new()));
+    let start = Instant::now();
+    let has_worker = || !seen.lock().unwrap().1.is_empty() || start.elapsed() > Duration::from_secs(20);
+    // Each thread waits in its first chunk until both are in; then the worker stays in its own until all else is done.
+    pool.run(8, |chunk| {
+        let is_caller = thread::current().id() == caller;
+        let count = {
+            let mut seen = seen.lock().unwrap();
+            if is_caller {
+                seen.0.push(chunk)
+            } else {
+                seen.1.push(chunk)
+            }
+            seen.0.len() + seen.1.len()
+        };
+        while is_caller && count == 1 && !has_worker() {
+            thread::yield_now();
+        }
+        while !is_caller && seen.lock().unwrap().0.len() < 7 && start.elapsed() < Duration::from_secs(20) {
+            thread::yield_now();
+        }
+    });
+    assert_eq!(*seen.lock().unwrap(), (vec![0, 1, 2, 3, 5, 6, 7], vec![4]));
+}
+
+#[test]
+fn what_is_fetched_ahead_is_what_each_thread_reads_first() {
+    let pool = Pool::new(3);
+    let bytes = vec![0_u8; 100 << 10];
+    // The caller fetches nothing before it waits, and a worker that rests nothing at all.
+    pool.limit(1);
+    let left = |n| pool.left_ahead(n);
+    let part = |chunk: usize| &bytes[chunk << 10..(chunk + 2) << 10];
+    pool.fetch_ahead(10, part);
+    assert_eq!(left(0), part(0).as_ptr_range().start.addr()..part(0).as_ptr_range().end.addr());
+    assert!(left(1).is_empty() && left(2).is_empty(), "they take no part");
+    pool.limit(3);
+    pool.fetch_ahead(10, part);
+    for (n, chunk) in [(0, 0), (1, 4), (2, 7)] {
+        let end = part(chunk).as_ptr_range().end.addr();
+        assert_eq!(left(n).end, end, "thread {n}");
+    }
+    // More threads than chunks, and none.
+    pool.fetch_ahead(1, part);
+    assert!(left(1).is_empty() && left(2).is_empty());
+    pool.fetch_ahead(0, |_| unreachable!("no chunk"));
+    assert!(left(0).is_empty());
+}
+
+#[test]
 fn a_worker_that_is_late_is_not_waited_for() {
     let pool = Pool::new(2);
     thread::sleep(Duration::from_millis(5));

@@ -15,8 +15,8 @@ pub const LANES: usize = 8;
 
 /// How far ahead of their use weights are fetched that are in no cache. The processor's own prefetching reaches less far,
 /// and the loads that it holds back fill the window of instructions in flight. Decode steps of the 2B-4T shape on Zen 4
-/// and two threads, tokens a second: without 35-37, at 2048 bytes 37-42, at 4096 45-48, at 8192 50-53, at 16384 44-46. Two
-/// threads share the tail of each other's pieces, and lose what is fetched past them.
+/// and two threads, tokens a second: without 35-37, at 2048 bytes 37-42, at 4096 45-48, at 8192 50-53, at 16384 44-46. What
+/// is fetched past a piece is lost where another thread reads it.
 pub const AHEAD: usize = 8192;
 
 /// As [`AHEAD`], for the codes and signs of lookups.

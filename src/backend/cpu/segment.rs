@@ -151,10 +151,16 @@ impl CpuSegment {
         let graph = std::mem::take(&mut self.graph);
         let mut is_cancelled = false;
         let damaged = self.layers.clone().enumerate().find(|&(index, layer)| {
-            for op in &graph.layer(layer).ops {
+            let ops = &graph.layer(layer).ops;
+            for (at, op) in ops.iter().enumerate() {
                 is_cancelled |= cancel.is_some_and(|raised| raised.load(Ordering::Relaxed));
                 if is_cancelled {
                     return true;
+                }
+                if let Op::Linear { .. } = op {
+                    let after = if layer + 1 < self.layers.end { &graph.layer(layer + 1).ops[..] } else { &[] };
+                    let rest = ops[at + 1..].iter().map(|op| (index, op));
+                    self.fetch_ahead(cpu, rest.chain(after.iter().map(|op| (index + 1, op))), tokens);
                 }
                 self.run_op(cpu, op, &model.weights.blocks[layer], index, tokens);
             }
@@ -183,6 +189,18 @@ impl CpuSegment {
             self.note_outputs(cpu, batch, &input.ids);
         }
         Ok(())
+    }
+
+    /// Has threads that wait fetch the weights of the first linear of `ops`, which stand beside the number of their layer.
+    fn fetch_ahead<'a>(&self, cpu: &Cpu, mut ops: impl Iterator<Item = (usize, &'a Op)>, tokens: usize) {
+        let next =
+            ops.find_map(|(index, op)| if let Op::Linear { parts } = op { Some((index, &parts[..])) } else { None });
+        let (index, parts) = next.unwrap_or((0, &[]));
+        ternary::fetch_ahead(
+            cpu,
+            tokens,
+            parts.iter().map(|part| self.matrices.get(index, part.weight, tokens).view()),
+        );
     }
 
     /// All logits of a slot whose last step gave candidates.
