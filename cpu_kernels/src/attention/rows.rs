@@ -117,8 +117,11 @@ fn heads_at(kv_heads: usize, capacity: usize, positions: Range<usize>) -> impl I
 }
 
 /// The first `width` of the `stride` elements of each head.
-fn gather<T: Copy>(from: &[T], heads: impl Iterator<Item = usize>, stride: usize, width: usize) -> Vec<T> {
-    heads.flat_map(|at| &from[at * stride..][..width]).copied().collect()
+fn gather<T: Copy>(from: &[T], heads: impl Iterator<Item = usize> + Clone, stride: usize, width: usize) -> Vec<T> {
+    // Not element by element: the server keeps the caches of thousands of tokens while others wait for their next one.
+    let mut rows = Vec::with_capacity(heads.clone().count() * width);
+    heads.for_each(|at| rows.extend_from_slice(&from[at * stride..][..width]));
+    rows
 }
 
 /// Puts the heads that [`gather`] gave where `heads` lie.

@@ -33,11 +33,12 @@ fn sums_avx512(codes: &[u8], tokens: &[Planes], sums: &mut [Sums]) {
     }
     let row_bytes = tokens[0][0].len() / BLOCK * BLOCK_BYTES;
     let count = codes.len() / row_bytes;
-    for first in (0..count).step_by(ROWS) {
-        // The last row again for the one past it.
-        let numbers: [usize; ROWS] = std::array::from_fn(|r| (first + r).min(count - 1));
-        let rows = numbers.map(|number| codes[number * row_bytes..][..row_bytes].as_chunks().0);
-        for (tokens, sums) in tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS)) {
+    // Tokens outside: with rows outside, the values of eight tokens of 2560 columns pass through the first-level cache.
+    for (tokens, sums) in tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS)) {
+        for first in (0..count).step_by(ROWS) {
+            // The last row again for the one past it.
+            let numbers: [usize; ROWS] = std::array::from_fn(|r| (first + r).min(count - 1));
+            let rows = numbers.map(|number| codes[number * row_bytes..][..row_bytes].as_chunks().0);
             match tokens.len() {
                 1 => some_tokens::<1>(rows, numbers, tokens, sums),
                 2 => some_tokens::<2>(rows, numbers, tokens, sums),

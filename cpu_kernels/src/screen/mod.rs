@@ -137,8 +137,8 @@ pub struct Screen {
     upper: Vec<f32>,
     /// (tokens, chunks) what is known of each
     chunks: Vec<Chunk>,
-    /// Rows to be computed exactly for one token, and their products.
-    exact: Vec<Product>,
+    /// Rows to be computed exactly for each token, and their products; (tokens)
+    exact: Vec<Vec<Product>>,
 }
 
 /// The upper and the lower bytes of a token, (stride) each.
@@ -222,7 +222,7 @@ impl Screen {
             planes: vec![Line([0; 64]); tokens * 2 * stride / size_of::<Line>()],
             upper: vec![0.0; tokens * rows],
             chunks: vec![chunk; tokens * rows.div_ceil(CHUNK_ROWS)],
-            exact: Vec::with_capacity(rows / MOST_EXACT),
+            exact: (0..tokens).map(|_| Vec::with_capacity(rows / MOST_EXACT)).collect(),
         })
     }
 
@@ -261,14 +261,24 @@ impl Screen {
             return;
         }
         self.bound_all(cpu, count);
-        for (slot, &t) in tokens[..count].iter().enumerate() {
-            let Top { count, products, exact } = &mut tops[t];
-            *exact = self.choose(cpu, head, slot, &x[t * self.cols..][..self.cols], *count);
-            if exact.is_some() {
-                products.extend_from_slice(&self.exact[..*count]);
-                products.sort_unstable_by(Product::by_rank);
+        let Self { exact, upper, chunks, bounds, cols, .. } = self;
+        let (rows, of_token) = (bounds.len(), bounds.len().div_ceil(CHUNK_ROWS));
+        let (exact, chunks, tops) = (Disjoint::new(exact), Disjoint::new(chunks), Disjoint::new(tops));
+        // Several tokens each on a thread of its own: what little there is for one has stretches that cannot be shared.
+        cpu.pool().run(count, |slot| {
+            let t = tokens[slot];
+            // SAFETY: chunks are different slots, of different tokens.
+            let (exact, chunks, top) = unsafe {
+                let of_slot = chunks.part(slot * of_token..(slot + 1) * of_token);
+                (&mut exact.part(slot..slot + 1)[0], of_slot, &mut tops.part(t..t + 1)[0])
+            };
+            let mut choice = Choice { upper: &upper[slot * rows..][..rows], chunks, exact };
+            top.exact = choice.choose(cpu, head, &x[t * *cols..][..*cols], top.count);
+            if top.exact.is_some() {
+                top.products.extend_from_slice(&choice.exact[..top.count]);
+                top.products.sort_unstable_by(Product::by_rank);
             }
-        }
+        });
     }
 
     /// Makes `x` token number `slot`; false if its `k` highest products have to be found in another way.
@@ -282,37 +292,6 @@ impl Screen {
         let fits = self.norm * query.norm() <= MAX_NORM;
         self.queries[slot] = query;
         fits
-    }
-
-    /// The `k` highest products with token number `slot`, `x`, into the first places of `exact`, in no order. Returns
-    /// how many rows were computed exactly.
-    fn choose(&mut self, cpu: &Cpu, head: DenseView, slot: usize, x: &[f32], k: usize) -> Option<usize> {
-        let Self { exact, upper, chunks, bounds, .. } = self;
-        let (rows, of_token) = (bounds.len(), bounds.len().div_ceil(CHUNK_ROWS));
-        let (upper, chunks) = (&upper[slot * rows..][..rows], &mut chunks[slot * of_token..][..of_token]);
-        chunks.select_nth_unstable_by(k - 1, |a, b| b.approximate.total_cmp(&a.approximate));
-        exact.clear();
-        exact.extend(chunks[..k].iter().map(|chunk| Product { row: chunk.row, value: 0.0 }));
-        multiply(cpu, head, x, exact);
-        let threshold = exact.iter().map(|product| product.value).fold(f32::INFINITY, f32::min);
-
-        exact.clear();
-        for chunk in chunks.iter().filter(|chunk| chunk.upper >= threshold) {
-            let start = chunk.row as usize / CHUNK_ROWS * CHUNK_ROWS;
-            let uppers = &upper[start..rows.min(start + CHUNK_ROWS)];
-            if exact.len() + uppers.len() > rows / MOST_EXACT {
-                return None;
-            }
-            let possible = uppers.iter().zip(start as u32..).filter(|&(&upper, _)| upper >= threshold);
-            exact.extend(possible.map(|(_, row)| Product { row, value: 0.0 }));
-        }
-        // In the order of memory.
-        exact.sort_unstable_by_key(|product| product.row);
-        multiply(cpu, head, x, exact);
-        if exact.len() > k {
-            exact.select_nth_unstable_by(k - 1, Product::by_rank);
-        }
-        Some(exact.len())
     }
 
     /// Multiplies the copy with the first `tokens` tokens, and notes the upper bounds of each row.
@@ -344,6 +323,47 @@ impl Screen {
                 }
             });
         });
+    }
+}
+
+/// What is known of the products with one token.
+struct Choice<'a> {
+    /// (rows)
+    upper: &'a [f32],
+    chunks: &'a mut [Chunk],
+    /// Room for products.
+    exact: &'a mut Vec<Product>,
+}
+
+impl Choice<'_> {
+    /// The `k` highest products with the token, `x`, into the first places of `exact`, in no order. Returns how many rows
+    /// were computed exactly.
+    fn choose(&mut self, cpu: &Cpu, head: DenseView, x: &[f32], k: usize) -> Option<usize> {
+        let Self { upper, chunks, exact } = self;
+        let rows = upper.len();
+        chunks.select_nth_unstable_by(k - 1, |a, b| b.approximate.total_cmp(&a.approximate));
+        exact.clear();
+        exact.extend(chunks[..k].iter().map(|chunk| Product { row: chunk.row, value: 0.0 }));
+        multiply(cpu, head, x, exact);
+        let threshold = exact.iter().map(|product| product.value).fold(f32::INFINITY, f32::min);
+
+        exact.clear();
+        for chunk in chunks.iter().filter(|chunk| chunk.upper >= threshold) {
+            let start = chunk.row as usize / CHUNK_ROWS * CHUNK_ROWS;
+            let uppers = &upper[start..rows.min(start + CHUNK_ROWS)];
+            if exact.len() + uppers.len() > rows / MOST_EXACT {
+                return None;
+            }
+            let possible = uppers.iter().zip(start as u32..).filter(|&(&upper, _)| upper >= threshold);
+            exact.extend(possible.map(|(_, row)| Product { row, value: 0.0 }));
+        }
+        // In the order of memory.
+        exact.sort_unstable_by_key(|product| product.row);
+        multiply(cpu, head, x, exact);
+        if exact.len() > k {
+            exact.select_nth_unstable_by(k - 1, Product::by_rank);
+        }
+        Some(exact.len())
     }
 }
 

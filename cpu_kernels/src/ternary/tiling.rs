@@ -16,8 +16,9 @@ const LEAST_BYTES: usize = 16 << 10;
 
 impl Default for Tiling {
     /// For few tokens, pieces in which a thread can stream: where one takes over a piece of another's range, nothing was
-    /// fetched ahead for it. When all pieces began so, two threads read 41 GB/s with 64 KiB, 60 with 256 (Zen 5). For many, rows are unpacked once for all tokens of the tile: with 128 instead of 512,
-    /// unpacking took 6 % of the time of a prompt of 512 tokens (Zen 5).
+    /// fetched ahead for it. When all pieces began so, two threads read 41 GB/s with 64 KiB, 60 with 256 (Zen 5). For
+    /// many, rows are unpacked once for all tokens of the tile: with 128 instead of 512, unpacking took 6 % of the time of
+    /// a prompt of 512 tokens (Zen 5).
     fn default() -> Self {
         Self { few_bytes: 256 << 10, rows: PREFILL_ROWS, tokens: TILE_SUMS / PREFILL_ROWS }
     }

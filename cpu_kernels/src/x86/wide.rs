@@ -125,14 +125,36 @@ pub fn sum_each_i32(x: [__m512i; 4]) -> __m128i {
     _mm_add_epi32(low, high)
 }
 
+/// The sums of 16 vectors of 16 x i32 each, in their order.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+pub fn sum_sixteen_i32(x: &[[__m512i; 4]; 4]) -> __m512i {
+    let low = sum_pairs_i32(sum_quarters_i32(x[0]), sum_quarters_i32(x[1]));
+    let high = sum_pairs_i32(sum_quarters_i32(x[2]), sum_quarters_i32(x[3]));
+    sum_pairs_i32(low, high)
+}
+
+/// The first quarter of a plus the second, the third plus the fourth, and those of b.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn sum_pairs_i32(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
+}
+
+/// In each quarter, the sums of that quarter of each vector.
+#[inline]
+#[target_feature(enable = "avx2,avx512f")]
+fn sum_quarters_i32([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+}
+
 /// The sum of the lower lanes of each, and that of the upper ones.
 #[inline]
 #[target_feature(enable = "avx2,avx512f")]
 pub fn sum_halves_i32(x: [__m512i; 4]) -> [__m128i; 2] {
-    let [a, b, c, d] = x;
-    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    let quarters = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let quarters = sum_quarters_i32(x);
     let halves = [_mm512_castsi512_si256(quarters), _mm512_extracti64x4_epi64::<1>(quarters)];
     halves.map(|half| _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half)))
 }

@@ -2,7 +2,7 @@
 //! that do not stand in the bytes as they are. What follows is I2_S's way: codes stay at their bit positions, and each
 //! position has a sum of its own.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::Tile;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     ternary::SMALL_BATCH,
     x86::{
         AHEAD, prefetch_ahead,
-        wide::{load_i8, load_u8},
+        wide::{load_i8, load_u8, store_i32, sum_sixteen_i32},
     },
 };
 
@@ -30,11 +30,11 @@ pub fn sums(_: Avx512Vbmi, tile: Tile, sums: &mut [i32]) {
                 1 => pass::<1>(tile, first, sums),
                 2 => pass::<2>(tile, first, sums),
                 3 => pass::<3>(tile, first, sums),
-                4 => shared::<4>(tile, first, sums),
-                5 => shared::<5>(tile, first, sums),
-                6 => shared::<6>(tile, first, sums),
-                7 => shared::<7>(tile, first, sums),
-                _ => shared::<SMALL_BATCH>(tile, first, sums),
+                4 => in_strips::<4>(tile, first, sums),
+                5 => in_strips::<5>(tile, first, sums),
+                6 => in_strips::<6>(tile, first, sums),
+                7 => in_strips::<7>(tile, first, sums),
+                _ => in_strips::<SMALL_BATCH>(tile, first, sums),
             }
         }
     }
@@ -43,47 +43,80 @@ pub fn sums(_: Avx512Vbmi, tile: Tile, sums: &mut [i32]) {
 /// Rows that share the loads of a token's values in [`shared`]: with one, those took as long as the multiply-adds.
 const ROWS: usize = 2;
 
-/// All rows against `N` tokens that share the codes of a block, each brought to the lowest bits: then a token needs no sum
-/// of its own for each bit position, and the sums of many fit in registers.
+/// Bytes of the values of all tokens of a strip of [`in_strips`]: they stay in a first-level cache of 32 KiB or more beside the
+/// codes that pass through it.
+const STRIP_BYTES: usize = 28 << 10;
+
+/// All rows against `N` tokens, strip after strip of the columns.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-fn shared<const N: usize>(tile: Tile, first_token: usize, sums: &mut [i32]) {
-    let whole = tile.runs / RUNS;
+fn in_strips<const N: usize>(tile: Tile, first_token: usize, sums: &mut [i32]) {
+    let strips = (N * BASE3_BLOCK * tile.blocks).div_ceil(STRIP_BYTES);
+    let blocks = tile.blocks.div_ceil(strips);
+    for start in (0..tile.blocks).step_by(blocks) {
+        shared::<N>(tile, first_token, start..tile.blocks.min(start + blocks), sums);
+    }
+}
+
+/// Some blocks of all rows against `N` tokens, added to `sums` but for the first ones. Tokens share the codes of a block,
+/// each brought to the lowest bits: then a token needs no sum of its own for each bit position, and the sums of many fit in
+/// registers.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn shared<const N: usize>(tile: Tile, first_token: usize, strip: Range<usize>, sums: &mut [i32]) {
+    let whole = strip.start..strip.end.min(tile.runs / RUNS);
     let mut values: [&[[[i8; BASE3_RUN]; RUNS]]; N] = [&[]; N];
     let mut rest: [&[[i8; BASE3_RUN]]; N] = [&[]; N];
     for n in 0..N {
         let (blocks, others) = tile.token(first_token + n).as_chunks();
         // The same length for all, in sight of the compiler, which then checks one index for all.
-        (values[n], rest[n]) = (&blocks[..whole], others);
+        (values[n], rest[n]) = (&blocks[whole.clone()][..whole.len()], others);
     }
     for row in (0..tile.rows).step_by(ROWS) {
         // The last row again for the one past it; its sums are not kept.
-        let codes: [&[[u8; BASE3_BLOCK_BYTES]]; ROWS] =
-            std::array::from_fn(|r| &tile.row((row + r).min(tile.rows - 1))[..tile.blocks]);
-        let mut lanes = [[_mm512_setzero_si512(); ROWS]; N];
-        for block in 0..whole {
-            add_block::<N, RUNS>(&mut lanes, codes.map(|codes| &codes[block]), values.map(|values| &values[block]));
+        let mut codes: [&[[u8; BASE3_BLOCK_BYTES]]; ROWS] = [&[]; ROWS];
+        for r in 0..ROWS {
+            codes[r] = &tile.row((row + r).min(tile.rows - 1))[strip.clone()][..strip.len()];
         }
-        if whole < tile.blocks {
-            let codes = codes.map(|codes| &codes[whole]);
+        let mut lanes = [[_mm512_setzero_si512(); ROWS]; N];
+        for block in 0..whole.len() {
+            let mut of_block = [&NO_RUNS; N];
+            for n in 0..N {
+                of_block[n] = &values[n][block];
+            }
+            add_block::<N, RUNS>(&mut lanes, [&codes[0][block], &codes[1][block]], of_block);
+        }
+        if whole.len() < strip.len() {
+            let codes = [&codes[0][whole.len()], &codes[1][whole.len()]];
             match tile.runs % RUNS {
-                1 => add_block::<N, 1>(&mut lanes, codes, rest.map(runs)),
-                2 => add_block::<N, 2>(&mut lanes, codes, rest.map(runs)),
-                3 => add_block::<N, 3>(&mut lanes, codes, rest.map(runs)),
-                _ => add_block::<N, 4>(&mut lanes, codes, rest.map(runs)),
+                1 => add_block::<N, 1>(&mut lanes, codes, runs(rest)),
+                2 => add_block::<N, 2>(&mut lanes, codes, runs(rest)),
+                3 => add_block::<N, 3>(&mut lanes, codes, runs(rest)),
+                _ => add_block::<N, 4>(&mut lanes, codes, runs(rest)),
             }
         }
+        let mut vectors = [[_mm512_setzero_si512(); 4]; 4];
         for n in 0..N {
-            for r in 0..ROWS.min(tile.rows - row) {
-                sums[(first_token + n) * tile.rows + row + r] = _mm512_reduce_add_epi32(lanes[n][r]);
+            for r in 0..ROWS {
+                vectors[(n * ROWS + r) / 4][(n * ROWS + r) % 4] = lanes[n][r];
+            }
+        }
+        let mut all = [0; ROWS * SMALL_BATCH];
+        store_i32(&mut all, sum_sixteen_i32(&vectors));
+        for (n, of_rows) in all.as_chunks::<ROWS>().0[..N].iter().enumerate() {
+            let sums = &mut sums[(first_token + n) * tile.rows + row..][..ROWS.min(tile.rows - row)];
+            for (sum, &of_row) in sums.iter_mut().zip(of_rows) {
+                *sum = if strip.start == 0 { of_row } else { *sum + of_row };
             }
         }
     }
 }
 
+/// Values of a block, to be overwritten.
+static NO_RUNS: [[i8; BASE3_RUN]; RUNS] = [[0; BASE3_RUN]; RUNS];
+
 /// The values of a row's last block, which has not all runs.
 #[inline]
-fn runs<const R: usize>(rest: &[[i8; BASE3_RUN]]) -> &[[i8; BASE3_RUN]; R] {
-    rest.first_chunk().expect("as many runs as are left")
+fn runs<const N: usize, const R: usize>(rest: [&[[i8; BASE3_RUN]]; N]) -> [&[[i8; BASE3_RUN]; R]; N] {
+    rest.map(|rest| rest.first_chunk().expect("as many runs as are left"))
 }
 
 /// The first `R` runs of a block, added to the sums of [`shared`].
