@@ -35,16 +35,33 @@ impl Memory {
     /// pages give 12 to 13.5, two give no worse, and filling 660 MB takes 0.2 s instead of 0.5, or as long in one of three
     /// runs.
     pub fn zeroed(len: usize) -> Self {
-        if len >= HUGE_BYTES
-            && let Ok(map) = MmapMut::map_anon(len)
-        {
-            #[cfg(target_os = "linux")]
-            if let Err(error) = map.advise(memmap2::Advice::HugePage) {
-                log::debug!("no huge pages: {error}");
-            }
-            return Self { storage: Storage::Pages(map), len };
+        let pages = Self::pages(len);
+        pages.unwrap_or_else(|| Self {
+            storage: Storage::Lines(bytemuck::zeroed_vec(len.div_ceil(size_of::<Line>()))),
+            len,
+        })
+    }
+
+    /// As [`Self::zeroed`]; `None` if there is not the memory.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        let lines = || {
+            let lines = bytemuck::try_zeroed_vec(len.div_ceil(size_of::<Line>())).ok()?;
+            Some(Self { storage: Storage::Lines(lines), len })
+        };
+        Self::pages(len).or_else(lines)
+    }
+
+    /// Where they are worth it and the system has them.
+    fn pages(len: usize) -> Option<Self> {
+        if len < HUGE_BYTES {
+            return None;
         }
-        Self { storage: Storage::Lines(bytemuck::zeroed_vec(len.div_ceil(size_of::<Line>()))), len }
+        let map = MmapMut::map_anon(len).ok()?;
+        #[cfg(target_os = "linux")]
+        if let Err(error) = map.advise(memmap2::Advice::HugePage) {
+            log::debug!("no huge pages: {error}");
+        }
+        Some(Self { storage: Storage::Pages(map), len })
     }
 
     /// As [`Self::zeroed`], for copies of whole files, in small pages: one of 1.2 GB took 2.2 to 4.5 s to copy into
@@ -88,7 +105,8 @@ mod tests {
     #[test]
     fn memory_is_zeroed_aligned_and_writable_to_its_last_byte() {
         for len in [0, 1, 63, 64, 65, HUGE_BYTES - 1, HUGE_BYTES, HUGE_BYTES + 1, 3 * HUGE_BYTES + 77] {
-            for mut memory in [Memory::zeroed(len), Memory::for_file(len as u64).unwrap()] {
+            let tried = Memory::try_zeroed(len).unwrap();
+            for mut memory in [Memory::zeroed(len), tried, Memory::for_file(len as u64).unwrap()] {
                 assert_eq!(memory.len(), len);
                 assert!(memory.iter().all(|&byte| byte == 0), "{len}");
                 assert!(len == 0 || memory.as_ptr().addr().is_multiple_of(64), "{len}");
@@ -100,6 +118,7 @@ mod tests {
 
     #[test]
     fn more_than_there_is_is_an_error() {
+        assert!(Memory::try_zeroed(usize::MAX / 4).is_none());
         assert_eq!(Memory::for_file(u64::MAX / 4).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
 }

@@ -1,22 +1,18 @@
 //! State of one sequence and layer between steps.
 
-use bytemuck::{Pod, Zeroable, allocation::try_zeroed_vec};
+use bytemuck::allocation::try_zeroed_vec;
 
 use super::{Shape, ShapeError};
-
-/// A cache line, so that rows of S, which are mostly whole lines, begin on one.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+use crate::memory::Memory;
 
 /// The state of one sequence in one layer, allocated once; zero before the first token.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct State {
     shape: Shape,
     /// (kernel - 1, channels)
     conv: Vec<f32>,
-    /// (value_heads, dim, dim), and what the last line has left.
-    memory: Vec<Line>,
+    /// (value_heads, dim, dim) f32: rows of S, which are mostly whole cache lines, begin on one.
+    memory: Memory,
 }
 
 impl State {
@@ -26,8 +22,9 @@ impl State {
     /// If there is no such shape.
     pub fn try_new(shape: Shape) -> Result<Option<Self>, ShapeError> {
         shape.check()?;
-        let (conv, memory) = (try_zeroed_vec(shape.conv_len()), try_zeroed_vec(shape.memory_len().div_ceil(16)));
-        Ok(conv.ok().zip(memory.ok()).map(|(conv, memory)| Self { shape, conv, memory }))
+        let conv = try_zeroed_vec(shape.conv_len()).ok();
+        let memory = shape.memory_len().checked_mul(size_of::<f32>()).and_then(Memory::try_zeroed);
+        Ok(conv.zip(memory).map(|(conv, memory)| Self { shape, conv, memory }))
     }
 
     /// Heads of the layer.
@@ -38,7 +35,7 @@ impl State {
     /// Back to the state before the first token.
     pub fn clear(&mut self) {
         self.conv.fill(0.0);
-        self.memory.fill(Line::zeroed());
+        self.memory.fill(0);
     }
 
     /// Becomes what `from` is: to keep a copy of a state, and to go back to it.
@@ -63,11 +60,11 @@ impl State {
 
     /// S of each value head, (value_heads, dim, dim): row j has the weights of all keys for value j.
     pub fn memory(&self) -> &[f32] {
-        &bytemuck::cast_slice(&self.memory)[..self.shape.memory_len()]
+        bytemuck::cast_slice(&self.memory)
     }
 
     /// As [`Self::memory`], to write.
     pub fn memory_mut(&mut self) -> &mut [f32] {
-        &mut bytemuck::cast_slice_mut(&mut self.memory)[..self.shape.memory_len()]
+        bytemuck::cast_slice_mut(&mut self.memory)
     }
 }

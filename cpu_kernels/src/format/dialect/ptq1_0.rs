@@ -56,13 +56,16 @@ const ZEROS: [u8; BYTES] = {
 type Lines = [[u8; 4 * PANEL_ROWS]; RUN_BYTES / 4];
 
 /// `rows` of a matrix of `cols` columns, from a multiple of 16 on, as [`Layout::Base3R16`](crate::format::Layout::Base3R16):
-/// without two bits a weight in between, as loading a large file would spend half of its time there.
-pub(super) fn pack_rows16(bytes: &[u8], cols: usize, rows: Range<usize>, out: &mut [u8]) {
+/// without two bits a weight in between, as loading a large file would spend half of its time there. True: every byte is
+/// five digits.
+pub(super) fn pack_rows16(bytes: &[u8], cols: usize, rows: Range<usize>, out: &mut [u8]) -> bool {
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = Avx2::detect() {
-        return pack_rows16_avx2(avx2, bytes, cols, rows, out);
+        pack_rows16_avx2(avx2, bytes, cols, rows, out);
+        return true;
     }
     pack_rows16_plain(bytes, cols, rows, out);
+    true
 }
 
 #[cfg(target_arch = "x86_64")]
