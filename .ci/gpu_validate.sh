@@ -102,7 +102,22 @@ gpu_validate_sees() {
     done
 }
 
+# The newest release knows the most rules.
+gpu_validate_modules() {
+    local release=${gpu_validate_releases[0]} root libraries
+    if ! gpu_validate_fetch "$release"; then
+        not_covered+=("SPIR-V of the kernels: Debian's archive could not be reached")
+        return
+    fi
+    step "SPIR-V of the kernels by spirv-val of Debian $release"
+    root=$gpu_validate_folder/$release/root
+    libraries=$(dirname "$root"/usr/lib/*/libVkLayer_khronos_validation.so)
+    BITNET_SPIRV_VAL="$(echo "$libraries"/ld-linux*.so.*) --library-path $libraries $root/usr/bin/spirv-val" \
+        cargo test --locked --test gpu_stats -- valid:: --nocapture
+}
+
 gpu_validate() {
+    gpu_validate_modules
     local kind release seen messages
     for kind in "${gpu_validate_kinds[@]}"; do
         seen=

@@ -10,11 +10,15 @@ mod driver;
 
 mod gpus;
 
+mod layouts;
+
 mod pipelines;
 
 mod report;
 
 mod spirv;
+
+mod valid;
 
 use std::{
     env, fs,
