@@ -27,7 +27,7 @@ use super::{
     blocks::Blocks,
 };
 #[cfg(target_arch = "x86_64")]
-use crate::isa::Avx2;
+use crate::{isa::Avx2, x86::prefetch_at};
 
 pub(super) const BYTES_64: usize = 18;
 pub(super) const BYTES_128: usize = 34;
@@ -111,9 +111,16 @@ fn each_run<const B: usize, const N: usize>(
             for place in 0..PANEL_ROWS {
                 let row = if first + place < rows.end { &blocks[(first + place) * of_row..][..of_row] } else { &[] };
                 let row = &row[row.len().min(run * BLOCKS * I2S_BLOCK / N)..];
+                // 16 rows side by side are more than the processor follows by itself.
+                #[cfg(target_arch = "x86_64")]
+                if let Some(block) = row.get(2 * BLOCKS * I2S_BLOCK / N) {
+                    (0..BLOCKS * I2S_BLOCK / N * B).step_by(64).for_each(|at| prefetch_at(block.as_ptr(), at));
+                }
                 let mut codes = [[ZEROS; CODES]; BLOCKS];
-                for (part, block) in codes.as_flattened_mut().chunks_exact_mut(N / 4).zip(row) {
-                    part.copy_from_slice(&block[2..]);
+                if N == 64 {
+                    copy_codes::<B, 16>(row, &mut codes)
+                } else {
+                    copy_codes::<B, 32>(row, &mut codes)
                 }
                 let mut quads = [[0; 4]; RUN_BYTES / 4];
                 threes |= pack(&codes, &mut quads);
@@ -124,6 +131,14 @@ fn each_run<const B: usize, const N: usize>(
         }
     }
     threes == 0
+}
+
+/// The codes of the first blocks of a row, `C` bytes each.
+#[inline(always)]
+fn copy_codes<const B: usize, const C: usize>(row: &[[u8; B]], codes: &mut Blocks5) {
+    for (codes, block) in codes.as_flattened_mut().as_chunks_mut::<C>().0.iter_mut().zip(row) {
+        *codes = *block[2..].first_chunk().expect("codes behind the scale");
+    }
 }
 
 /// The bytes of five blocks, whose byte `m` holds columns `4 m` to `4 m + 3`; not 0 if one has code 3.
