@@ -1,4 +1,4 @@
-//! Keys and values are streamed from memory once for up to four rows, or for all rows of a tile, block by block.
+//! Keys and values are streamed from memory once for a few rows, or for all rows of a tile, block by block.
 //!
 //! A block's values are fetched into the cache while its keys are multiplied, and the next block's keys while its values
 //! are: memory is read in whole stretches, whatever the order in which the kernels go through a block. Without that, 32
@@ -41,22 +41,20 @@ impl<'a> Fetch<'a> {
 /// `attend(tile, results, softmaxes)` for the instructions `$features`, from functions that stand where the macro is
 /// used: `scores(queries, keys, scores, fetch, load)`, with a step of fetching for each key;
 /// `mix(weights, values, stride, results, fetch, load)`, with one for each key in each of `mix_passes(stride)` passes; and
-/// the method `Softmax::$weigh`.
+/// the method `Softmax::$weigh`. `$most` rows share what is loaded, or one of the `$fewer`: as many as have room in registers.
 macro_rules! few_rows {
-    ($features:literal, $weigh:ident) => {
+    ($features:literal, $weigh:ident, $($fewer:literal)*, $most:literal) => {
         /// Mixes the values of a tile's keys for each row, `results` (rows, stride), which is zero.
         #[target_feature(enable = $features)]
         pub fn attend(tile: &Tile, results: &mut [f32], softmaxes: &mut [Softmax]) {
             let stride = tile.cache.stride;
             let rows = tile.rows();
-            for first in (0..rows).step_by(4) {
-                let last = rows.min(first + 4);
+            for first in (0..rows).step_by($most) {
+                let last = rows.min(first + $most);
                 let (results, softmaxes) = (&mut results[first * stride..last * stride], &mut softmaxes[first..last]);
                 match last - first {
-                    1 => attend_rows::<1>(tile, first, results, softmaxes),
-                    2 => attend_rows::<2>(tile, first, results, softmaxes),
-                    3 => attend_rows::<3>(tile, first, results, softmaxes),
-                    _ => attend_rows::<4>(tile, first, results, softmaxes),
+                    $($fewer => attend_rows::<$fewer>(tile, first, results, softmaxes),)*
+                    _ => attend_rows::<$most>(tile, first, results, softmaxes),
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::{
     x86::{self, load},
 };
 
-few_rows!("avx2,fma,f16c", weigh);
+few_rows!("avx2,fma,f16c", weigh, 1 2 3, 4);
 
 /// Passes of [`mix`] over a block.
 fn mix_passes(stride: usize) -> usize {

@@ -1,4 +1,4 @@
-//! Few rows: each key and value is loaded once for up to four rows.
+//! Few rows: each key and value is loaded once for up to six rows, the queries of a head of keys in Qwen3.5.
 
 use std::arch::x86_64::*;
 
@@ -13,10 +13,10 @@ use crate::{
     x86::{store_four, wide},
 };
 
-/// Units of a pass of [`mix`]: with four rows, 16 sums and 4 vectors of values in 32 registers.
+/// Units of a pass of [`mix`]: with six rows, 24 sums and 4 vectors of values in 32 registers.
 const MIX_UNITS: usize = 4;
 
-few_rows!("avx2,fma,f16c,avx512f,avx512bw,avx512vl", weigh_wide);
+few_rows!("avx2,fma,f16c,avx512f,avx512bw,avx512vl", weigh_wide, 1 2 3 4 5, 6);
 
 /// Passes of [`mix`] over a block.
 fn mix_passes(stride: usize) -> usize {
@@ -34,7 +34,7 @@ fn scores<const R: usize, T>(
     fetch: &mut Fetch,
     load_key: impl Fn(&[T; UNIT], usize, usize) -> __m512,
 ) {
-    /// Keys that share a load of the queries: with four rows half of the 32 registers are sums.
+    /// Keys that share a load of the queries: with six rows 24 of the 32 registers are sums.
     const KEYS: usize = 4;
     let units = queries[0].len();
     let stride = units * UNIT;
