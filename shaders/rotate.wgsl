@@ -24,6 +24,8 @@ override INVERSE: bool = false;
 
 fn cols() -> u32 { return p.cols; }
 
+fn divisor() -> u32 { return p.cols; }
+
 fn words() -> u32 { return p.cols / 4u; }
 
 fn whole_words() -> bool { return true; }

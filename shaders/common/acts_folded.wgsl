@@ -18,6 +18,9 @@ var<workgroup> row_acts: array<Act, ACTS>;
 
 fn cols() -> u32 { return COLS; }
 
+// A row of codes is no shorter, which only the engine knows.
+fn divisor() -> u32 { return min(COLS, 64u * p.row_quads); }
+
 fn words() -> u32 { return WORDS; }
 
 // Whether words are read without a branch, so that compilers keep all of an invocation's in registers: none may be of columns

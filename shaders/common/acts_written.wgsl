@@ -5,6 +5,8 @@
 
 fn cols() -> u32 { return p.cols; }
 
+fn divisor() -> u32 { return p.cols; }
+
 fn words() -> u32 { return p.words; }
 
 // Twin of acts_folded.wgsl, for which it pays.

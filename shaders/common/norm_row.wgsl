@@ -1,4 +1,4 @@
-// The norm of a row, by words as in quantize.wgsl. `values` (input_*.wgsl), `cols`, `words` and `eps` say what the row is.
+// The norm of a row, by words as in quantize.wgsl. `values` (input_*.wgsl), `cols`, `divisor`, `words` and `eps` say what the row is.
 
 override NORM: bool = true; // false: without a norm
 
@@ -14,9 +14,10 @@ fn squares_of_row(token: u32, lane: Lane) -> f32 {
   return squares;
 }
 
-// 1 / sqrt(mean(x^2) + eps) of the row.
+// 1 / sqrt(mean(x^2) + eps) of the row. `divisor` is `cols` as a compiler must not know it: by a number that it knows it would
+// multiply with the reciprocal, and the twins of a kernel would part in the last bit.
 fn norm_of_row(token: u32, lane: Lane) -> f32 {
   let squares = squares_of_row(token, lane);
   if (!NORM) { return 1.0; }
-  return 1.0 / sqrt(reduce_add(squares, lane) / f32(cols()) + eps());
+  return 1.0 / sqrt(reduce_add(squares, lane) / f32(divisor()) + eps());
 }
