@@ -17,6 +17,11 @@ fn tools() -> Value {
     ])
 }
 
+/// A `tool_choice` that names some of the tools.
+fn allowed(mode: &str, tools: &[Value]) -> Value {
+    json!({ "type": "allowed_tools", "allowed_tools": { "mode": mode, "tools": tools } })
+}
+
 #[test]
 fn a_template_without_tools_answers_with_text_as_it_comes() {
     let server = Server::start(&[]);
@@ -36,6 +41,12 @@ fn forced_calls_are_made_whatever_the_model() {
         (json!("required"), &["weather", "now"][..]),
         (json!({ "type": "function", "function": { "name": "weather" } }), &["weather"]),
         (json!({ "type": "function", "function": { "name": "now" } }), &["now"]),
+        (allowed("required", &[json!({ "type": "function", "function": { "name": "now" } })]), &["now"]),
+        // As responses have it.
+        (
+            json!({ "type": "allowed_tools", "mode": "required", "tools": [{ "type": "function", "name": "weather" }] }),
+            &["weather"],
+        ),
     ] {
         let mut request = chat(
             "What is it like?",
@@ -123,6 +134,11 @@ fn choices_of_tools_that_cannot_be_are_refused() {
         json!({ "tool_choice": "required" }),
         json!({ "tools": tools(), "tool_choice": "perhaps" }),
         json!({ "tools": tools(), "tool_choice": { "type": "function", "function": { "name": "none" } } }),
+        json!({ "tools": tools(), "tool_choice": allowed("auto", &[json!({ "function": { "name": "none" } })]) }),
+        json!({ "tools": tools(), "tool_choice": allowed("auto", &[json!({})]) }),
+        json!({ "tools": tools(), "tool_choice": allowed("always", &[json!({ "name": "now" })]) }),
+        json!({ "tools": tools(), "tool_choice": allowed("required", &[]) }),
+        json!({ "tools": tools(), "tool_choice": { "type": "allowed_tools" } }),
         json!({ "tools": [{}] }),
         json!({ "tools": "all" }),
         json!({ "tools": tools(), "tool_choice": "required", "grammar": "root ::= \"a\"" }),
@@ -147,6 +163,8 @@ fn templates_get_tools_thoughts_and_variables() {
         rendered.json()["prompt"].as_str().unwrap_or_else(|| panic!("{rendered:?}")).to_owned()
     };
     assert_eq!(prompt(json!({})), "user=Hi|A:<think>");
+    let some = json!({ "tools": tools(), "tool_choice": allowed("auto", &[json!({ "name": "now" })]) });
+    assert!(prompt(some.clone()).starts_with("T:{") && !prompt(some).contains("weather"));
     assert_eq!(prompt(json!({ "chat_template_kwargs": { "enable_thinking": false } })), "user=Hi|A:");
     assert_eq!(prompt(json!({ "reasoning_effort": "none" })), "user=Hi|A:");
     assert_eq!(

@@ -1,5 +1,7 @@
 //! The prompt of a chat: messages, tools and variables through the template of the model.
 
+use std::borrow::Cow;
+
 use jiff::Zoned;
 use serde_json::{Map, Value, json};
 
@@ -42,7 +44,8 @@ impl ChatPrompt {
     /// Renders a request. `options` have what it does not say: the variables of the template, what becomes of thoughts.
     pub fn read(fields: Fields<'_>, model: &Served, options: &ServeOptions) -> ApiResult<Self> {
         let mut messages = messages::read(fields)?;
-        let tools = tools(fields)?;
+        let tools = allowed_tools(fields)?;
+        let tools = tools.as_deref();
         let choice = ToolChoice::read(fields, tools)?;
         let continues = fields.bool("continue_final_message")?.unwrap_or(false);
         let with_answer = fields.bool("add_generation_prompt")?;
@@ -87,7 +90,7 @@ impl ChatPrompt {
 
     /// The grammar of calls that must be made.
     pub fn grammar(&self, fields: Fields<'_>) -> ApiResult<Option<Grammar>> {
-        let tools = tools(fields)?.unwrap_or_default();
+        let tools = allowed_tools(fields)?.unwrap_or_default();
         match &self.calls {
             Some(CallForm::ArgumentsOf(name)) => Ok(tools
                 .iter()
@@ -183,6 +186,38 @@ fn tools(fields: Fields<'_>) -> ApiResult<Option<&[Value]>> {
     Ok(Some(tools))
 }
 
+/// The tools of a request, or those of them that its `tool_choice` of type [`ALLOWED`] names.
+fn allowed_tools(fields: Fields<'_>) -> ApiResult<Option<Cow<'_, [Value]>>> {
+    let Some(tools) = tools(fields)? else { return Ok(None) };
+    let choice = fields.get(ToolChoice::NAME).filter(|choice| choice["type"] == ALLOWED);
+    let Some(choice) = choice else { return Ok(Some(tools.into())) };
+    let bad = |message: String| ApiError::bad_field(ToolChoice::NAME, message);
+    let Value::Array(named) = &stated(choice)["tools"] else {
+        return Err(bad(format!("a tool_choice of type {ALLOWED} has an array 'tools'")));
+    };
+    let mut allowed = Vec::new();
+    for (at, named) in named.iter().enumerate() {
+        // Nested in chats, flat in responses.
+        let name = named["function"]["name"].as_str().or_else(|| named["name"].as_str());
+        let name = name.ok_or_else(|| bad(format!("tool_choice: 'name' of allowed tool {at} is missing")))?;
+        let tool = tools.iter().find(|tool| tool["function"]["name"] == name);
+        allowed.push(tool.ok_or_else(|| bad(not_among(name)))?.clone());
+    }
+    Ok(Some(allowed.into()).filter(|allowed: &Cow<[Value]>| !allowed.is_empty()))
+}
+
+/// The type of a `tool_choice` that names some of the tools, and says whether one has to be called.
+const ALLOWED: &str = "allowed_tools";
+
+/// What such a choice says: in an object of its own in chats, beside the type in responses.
+fn stated(choice: &Value) -> &Value {
+    choice.get(ALLOWED).unwrap_or(choice)
+}
+
+fn not_among(name: &str) -> String {
+    format!("tool_choice names {name:?}, which is not among the tools")
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ToolChoice {
     None,
@@ -199,6 +234,14 @@ impl ToolChoice {
             None => Self::Auto,
             Some(Value::String(word)) => Self::of_word(word)
                 .ok_or_else(|| ApiError::bad_field(Self::NAME, format!("there is no tool_choice {word:?}")))?,
+            Some(choice) if choice["type"] == ALLOWED => match stated(choice)["mode"].as_str() {
+                Some("auto") | None => Self::Auto,
+                Some("required") => Self::Required,
+                Some(other) => {
+                    let message = format!("tool_choice: mode is \"auto\" or \"required\", but got {other:?}");
+                    return Err(ApiError::bad_field(Self::NAME, message));
+                }
+            },
             Some(Value::Object(named)) => {
                 // Anthropic's form, which some clients send to every API.
                 if let Some(choice) = named.get("type").and_then(Value::as_str).and_then(Self::of_word) {
@@ -229,10 +272,7 @@ impl ToolChoice {
     fn of_tools(choice: Self, tools: Option<&[Value]>) -> ApiResult<Self> {
         let has = |name: &str| tools.unwrap_or_default().iter().any(|tool| tool["function"]["name"] == name);
         match &choice {
-            Self::Named(name) if !has(name) => Err(ApiError::bad_field(
-                Self::NAME,
-                format!("tool_choice names {name:?}, which is not among the tools"),
-            )),
+            Self::Named(name) if !has(name) => Err(ApiError::bad_field(Self::NAME, not_among(name))),
             Self::Required if tools.is_none() => {
                 Err(ApiError::bad_field(Self::NAME, "tool_choice requires a call, and there are no tools"))
             }
