@@ -69,11 +69,17 @@ gpu_validate_fetch() {
     touch "$root/complete"
 }
 
+# $1: release. Its program loader with its libraries, to put before a program.
+gpu_validate_loader() {
+    local libraries
+    libraries=$(dirname "$gpu_validate_folder/$1"/root/usr/lib/*/libVkLayer_khronos_validation.so)
+    echo "$libraries"/ld-linux*.so.* --library-path "$libraries"
+}
+
 # $1: release, $2: kind; the rest: arguments of cargo test, whose programs run on the release's libraries. What they start by
 # their own path would be the loader. Leaves what the layer says in messages.log.
 gpu_validate_test() (
-    local root=$gpu_validate_folder/$1/root libraries log=$gpu_validate_folder/messages.log setting host
-    libraries=$(dirname "$root"/usr/lib/*/libVkLayer_khronos_validation.so)
+    local root=$gpu_validate_folder/$1/root log=$gpu_validate_folder/messages.log setting host
     {
         printf 'khronos_validation.%s\n' debug_action=VK_DBG_LAYER_ACTION_LOG_MSG report_flags=error,warn "log_filename=$log" \
             message_id_filter=VUID-StandaloneSpirv-None-10684
@@ -83,7 +89,7 @@ gpu_validate_test() (
     } >"$gpu_validate_folder/vk_layer_settings.txt"
     : >"$log"
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-    export "CARGO_TARGET_${host}_RUNNER=$(echo "$libraries"/ld-linux*.so.*) --library-path $libraries"
+    export "CARGO_TARGET_${host}_RUNNER=$(gpu_validate_loader "$1")"
     export BITNET_REQUIRE_GPU=1 VK_DRIVER_FILES="$root/usr/${gpu_validate_driver[$2]}"
     unset VK_ICD_FILENAMES VK_ADD_DRIVER_FILES
     export VK_LAYER_PATH="$root/usr/share/vulkan/explicit_layer.d" VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation
@@ -114,15 +120,13 @@ gpu_validate_sees() {
 
 # The newest release knows the most rules.
 gpu_validate_modules() {
-    local release=${gpu_validate_releases[0]} root libraries
+    local release=${gpu_validate_releases[0]}
     if ! gpu_validate_fetch "$release"; then
         not_covered+=("SPIR-V of the kernels: Debian's archive could not be reached")
         return
     fi
     step "SPIR-V of the kernels by spirv-val of Debian $release"
-    root=$gpu_validate_folder/$release/root
-    libraries=$(dirname "$root"/usr/lib/*/libVkLayer_khronos_validation.so)
-    BITNET_SPIRV_VAL="$(echo "$libraries"/ld-linux*.so.*) --library-path $libraries $root/usr/bin/spirv-val" \
+    BITNET_SPIRV_VAL="$(gpu_validate_loader "$release") $gpu_validate_folder/$release/root/usr/bin/spirv-val" \
         cargo test --locked --test gpu_stats -- valid:: --nocapture
 }
 

@@ -1,4 +1,5 @@
-// The norm of a row, by words as in quantize.wgsl. `values` (input_*.wgsl), `cols`, `divisor`, `words` and `eps` say what the row is.
+// The norm of a row, by words as in quantize.wgsl. `values` (input_*.wgsl), `cols`, `divisor`, `words` and `eps` say what
+// the row is.
 
 override NORM: bool = true; // false: without a norm
 

@@ -13,7 +13,7 @@ use super::{layouts, pipelines, spirv};
 /// Names the validator, with its arguments; `spirv-val` by default.
 const VALIDATOR: &str = "BITNET_SPIRV_VAL";
 
-/// What it says of a layout where there may be none.
+/// Its rule against layouts of variables that may have none.
 const LAYOUT: &str = "VUID-StandaloneSpirv-None-10684";
 
 /// The validator's command; `None`, and a line that says so, where there is none.
@@ -27,7 +27,7 @@ fn validator() -> Option<Vec<String>> {
     Some(words)
 }
 
-/// What the validator says of a module; empty: nothing.
+/// Messages of the validator about a module; empty if it is valid.
 fn said(validator: &[String], words: &[u32], file: &Path) -> String {
     fs::write(file, bytemuck::cast_slice(words)).unwrap();
     let output = Command::new(&validator[0])

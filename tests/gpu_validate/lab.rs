@@ -181,7 +181,7 @@ impl Lab {
     }
 }
 
-/// What is left open would be a fault of its own.
+/// Destroys everything: an object left behind would be a fault of its own.
 impl Drop for Lab {
     fn drop(&mut self) {
         let (device, Bound { set_layout, layout, pool, .. }) = (&self.device, &self.bound);

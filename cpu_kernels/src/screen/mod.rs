@@ -326,7 +326,7 @@ impl Screen {
     }
 }
 
-/// What is known of the products with one token.
+/// Bounds of the products with one token, and the products themselves that are computed.
 struct Choice<'a> {
     /// (rows)
     upper: &'a [f32],

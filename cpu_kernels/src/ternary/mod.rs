@@ -162,8 +162,11 @@ pub fn matmul(cpu: &Cpu, acts: &QuantizedActs, parts: &mut [Part]) {
 }
 
 /// Has threads that wait for each other fetch the weights that they will read first in a [`matmul`] of so many tokens, if
-/// that is bound by reading them; else nothing.
+/// that is bound by reading them; else nothing. A single thread waits for nobody.
 pub fn fetch_ahead<'a>(cpu: &Cpu, tokens: usize, parts: impl Iterator<Item = TernaryView<'a>> + Clone) {
+    if cpu.threads() == 1 {
+        return;
+    }
     // Rows for lookups are not read one after the other.
     let parts = || parts.clone().filter(|part| tokens <= SMALL_BATCH && !part.layout.is_lookup());
     let rows = |part: &TernaryView| few_rows(cpu, part);

@@ -76,9 +76,9 @@ struct Next(AtomicUsize);
 struct Shared {
     state: AtomicU64,
     job: UnsafeCell<Job>,
-    /// By thread.
+    /// Next chunk of each thread's range.
     next: Box<[Next]>,
-    /// By thread.
+    /// Weights that each thread fetches while it waits.
     ahead: Box<[Ahead]>,
     /// Workers asleep, or about to be; changed only under `lock`.
     sleepers: AtomicUsize,

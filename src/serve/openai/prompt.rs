@@ -209,7 +209,7 @@ fn allowed_tools(fields: Fields<'_>) -> ApiResult<Option<Cow<'_, [Value]>>> {
 /// The type of a `tool_choice` that names some of the tools, and says whether one has to be called.
 const ALLOWED: &str = "allowed_tools";
 
-/// What such a choice says: in an object of its own in chats, beside the type in responses.
+/// Mode and tools of such a choice: in an object of its own in chats, beside the type in responses.
 fn stated(choice: &Value) -> &Value {
     choice.get(ALLOWED).unwrap_or(choice)
 }
