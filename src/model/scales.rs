@@ -1,5 +1,7 @@
 //! The scales of ternary matrices: at hand, or left in the file where there are many.
 
+use std::ops::Range;
+
 use bitnet_cpu_kernels::format::{Codec, FormatError, GROUP_SIZES, MatrixScales, ScaleKind};
 use half::f16;
 
@@ -52,17 +54,26 @@ impl TernaryScales {
         }
     }
 
-    /// Scales of the groups of a file, as [`Self::Encoded`] says.
+    /// Scales of the groups of some rows of a file, as [`Self::Encoded`] says.
     ///
     /// # Errors
     /// Names a scale that is not finite, or that would be rounded.
-    pub(super) fn decode(codec: &Codec, data: &[u8], size: usize, factor: f32) -> Result<MatrixScales, FormatError> {
+    pub(super) fn decode(
+        codec: &Codec,
+        data: &[u8],
+        rows: Range<usize>,
+        size: usize,
+        factor: f32,
+    ) -> Result<MatrixScales, FormatError> {
         let rounded = |found: String| FormatError::Scale { element: None, found };
-        let scales = multiplied(codec.scales(data)?, factor).map_err(|product| rounded(product.to_string()))?;
+        let ScaleKind::PerGroup(of_file) = codec.scale_kind() else { unreachable!("groups in a file without them") };
+        let found = codec.group_scales(data, rows.clone())?;
+        let scales = MatrixScales::PerGroup { size: of_file, values: found.into() };
+        let scales = multiplied(scales, factor).map_err(|product| rounded(product.to_string()))?;
         if scales.view().group() == Some(size) {
             return Ok(scales);
         }
-        let fitted = scales.fitted(ScaleKind::PerGroup(size), codec.rows(), codec.cols(), false);
+        let fitted = scales.fitted(ScaleKind::PerGroup(size), rows.len(), codec.cols(), false);
         fitted.map_err(|loss| rounded(loss.to_string()))
     }
 }

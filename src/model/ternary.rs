@@ -3,9 +3,13 @@
 use std::{borrow::Cow, ops::Range};
 
 use bitnet_cpu_kernels::{
-    format::{Codec, FormatError, Layout, MatrixScales, TernaryView, repack_into, ternary_bytes, unpack_rows},
+    format::{
+        Codec, FormatError, Layout, MatrixScales, PANEL_ROWS, TernaryView, interleave_scales_into, repack_into,
+        ternary_bytes, unpack_rows,
+    },
     memory::Memory,
 };
+use half::f16;
 
 use super::{
     dialect::{ROW_STEP, share, share_rows},
@@ -196,7 +200,7 @@ impl TernaryMatrix {
         let by_row = match (&self.scales, &self.codes) {
             (TernaryScales::Given(scales), _) => scales.clone(),
             (TernaryScales::Encoded { size, factor }, TernaryCodes::Encoded { codec, data }) => {
-                TernaryScales::decode(codec, data, *size, *factor)?
+                TernaryScales::decode(codec, data, 0..rows, *size, *factor)?
             }
             (TernaryScales::Encoded { size, .. }, TernaryCodes::Packed { .. }) => {
                 return Err(FormatError::Groups { cols, size: *size });
@@ -214,18 +218,77 @@ impl TernaryMatrix {
     /// # Panics
     /// If `out` has not the bytes of such rows.
     pub fn pack_rows(&self, rows: Range<usize>, to: Layout, out: &mut [u8]) -> Result<(), FormatError> {
+        self.pack_rows_and(rows, to, out, |_| Ok(()))
+    }
+
+    /// As [`Self::pack_rows`], of a matrix with scales of groups and for a layout of rows side by side: with
+    /// [`Self::scales_beside`], while the caches hold what both are read from.
+    ///
+    /// # Errors
+    /// As [`Self::packed`].
+    ///
+    /// # Panics
+    /// As [`Self::pack_rows`] and [`Self::scales_beside`].
+    pub fn pack_rows_with_scales(
+        &self,
+        rows: Range<usize>,
+        to: Layout,
+        out: &mut [u8],
+        scales: &mut [f16],
+    ) -> Result<(), FormatError> {
+        let mut parts = scales.chunks_mut(self.scales_of(ROW_STEP).max(1));
+        self.pack_rows_and(rows, to, out, |rows| self.scales_beside(rows, parts.next().unwrap_or_default()))
+    }
+
+    /// The scales of groups of some rows in the order of rows side by side, into zeros.
+    ///
+    /// # Errors
+    /// Names a scale that is not finite.
+    ///
+    /// # Panics
+    /// If the matrix has other scales, or `out` not [`Self::scales_of`] so many rows.
+    pub fn scales_beside(&self, rows: Range<usize>, out: &mut [f16]) -> Result<(), FormatError> {
+        assert_eq!(out.len(), self.scales_of(rows.len()), "scales of {} rows", rows.len());
+        let decoded = match (&self.scales, &self.codes) {
+            (TernaryScales::Given(scales), _) => scales,
+            (TernaryScales::Encoded { size, factor }, TernaryCodes::Encoded { codec, data }) => {
+                &TernaryScales::decode(codec, data, rows.clone(), *size, *factor)?
+            }
+            (TernaryScales::Encoded { size, .. }, TernaryCodes::Packed { .. }) => {
+                return Err(FormatError::Groups { cols: self.cols, size: *size });
+            }
+        };
+        let MatrixScales::PerGroup { size, values } = decoded else { panic!("scales of groups: {decoded:?}") };
+        let groups = self.cols / size;
+        // Those at hand are of all rows.
+        let first = if matches!(self.scales, TernaryScales::Given(_)) { rows.start * groups } else { 0 };
+        let values = &values[first..first + rows.len() * groups];
+        interleave_scales_into(values, groups, out);
+        Ok(())
+    }
+
+    /// Number of scales of so many rows side by side; 0 without groups.
+    pub fn scales_of(&self, rows: usize) -> usize {
+        self.scales.group().map_or(0, |size| rows.next_multiple_of(PANEL_ROWS) * (self.cols / size))
+    }
+
+    /// As [`Self::pack_rows`], and calls `beside` with the rows of each part that was packed.
+    fn pack_rows_and(
+        &self,
+        rows: Range<usize>,
+        to: Layout,
+        out: &mut [u8],
+        mut beside: impl FnMut(Range<usize>) -> Result<(), FormatError>,
+    ) -> Result<(), FormatError> {
         let cols = self.cols;
         if to == Layout::I2sP128 {
-            return self.plain_rows(rows, out);
+            self.plain_rows(rows.clone(), out)?;
+            return beside(rows);
         }
         if to.is_lookup() {
             assert_eq!(rows, 0..self.rows, "rows of {to:?}");
-            return repack_into(&self.plain()?, self.rows, cols, to, out);
-        }
-        if let TernaryCodes::Encoded { codec, data } = &self.codes
-            && codec.pack_rows(data, rows.clone(), to, out)
-        {
-            return Ok(());
+            repack_into(&self.plain()?, self.rows, cols, to, out)?;
+            return beside(rows);
         }
         // Few at a time stay in the caches.
         let mut plain = vec![0; ternary_bytes(Layout::I2sP128, rows.len().min(ROW_STEP), cols)];
@@ -234,7 +297,8 @@ impl TernaryMatrix {
             let rows = first..rows.end.min(first + ROW_STEP);
             let plain = &mut plain[..ternary_bytes(Layout::I2sP128, rows.len(), cols)];
             self.plain_rows(rows.clone(), plain)?;
-            repack_rows(plain, rows, cols, to, out)?;
+            repack_rows(plain, rows.clone(), cols, to, out)?;
+            beside(rows)?;
         }
         Ok(())
     }

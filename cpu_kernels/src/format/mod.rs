@@ -25,7 +25,7 @@ pub use base3::{BASE3_BLOCK_BYTES, BASE3_RUN};
 pub use dialect::{Codec, Dialect, I2sPacking, TRAILER_BYTES, Tile, TileTable, pack_row};
 use half::f16;
 pub use lookup::{LOOKUP_ROWS, only_indices, repack, repack_into, unpack_rows};
-pub use rows16::PANEL_ROWS;
+pub use rows16::{PANEL_ROWS, interleave_scales_into};
 pub use scales::{GroupScales, MatrixScales, ScaleKind, ScaleLoss};
 pub use ternary::{I2S_BLOCK, I2S_BLOCK_BYTES, MAX_COLS, pack, padded_cols, ternary_bytes, unpack};
 

@@ -1,11 +1,20 @@
 //! [`Layout::I2sR16`](super::Layout::I2sR16): the blocks of [`Layout::I2sP128`](super::Layout::I2sP128), 16 rows side
 //! by side.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::_mm256_setzero_si256;
 use std::ops::Range;
 
 use half::f16;
 
+#[cfg(target_arch = "x86_64")]
+use super::I2S_BLOCK_BYTES;
 use super::ternary::{ZERO, padded_cols};
+#[cfg(target_arch = "x86_64")]
+use crate::{
+    isa::Avx2,
+    x86::{load_u8, store_u8, transpose},
+};
 
 /// Rows that stand side by side.
 pub const PANEL_ROWS: usize = 16;
@@ -25,13 +34,49 @@ pub(crate) fn interleave(plain: &[u8], row_bytes: usize, out: &mut [u8]) {
         if rows.len() < panel_bytes {
             panel.fill(ZEROS);
         }
-        let panel = panel.as_chunks_mut::<4>().0;
-        for (row, codes) in rows.chunks_exact(row_bytes).enumerate() {
-            for (at, quad) in codes.as_chunks::<4>().0.iter().enumerate() {
-                panel[at * PANEL_ROWS + row] = *quad;
+        #[cfg(target_arch = "x86_64")]
+        if rows.len() == panel_bytes
+            && let Some(avx2) = Avx2::detect()
+        {
+            interleave_avx2(avx2, rows, row_bytes, panel);
+            continue;
+        }
+        interleave_panel(rows, row_bytes, panel);
+    }
+}
+
+/// Up to 16 rows.
+fn interleave_panel(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    let panel = panel.as_chunks_mut::<4>().0;
+    for (row, codes) in rows.chunks_exact(row_bytes).enumerate() {
+        for (at, quad) in codes.as_chunks::<4>().0.iter().enumerate() {
+            panel[at * PANEL_ROWS + row] = *quad;
+        }
+    }
+}
+
+/// 16 rows, eight fours of columns of eight of them at a time.
+#[cfg(target_arch = "x86_64")]
+fn interleave_avx2(_: Avx2, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    #[target_feature(enable = "avx2")]
+    fn with_avx2(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+        let blocks = rows.as_chunks::<I2S_BLOCK_BYTES>().0;
+        let of_row = row_bytes / I2S_BLOCK_BYTES;
+        let halves = panel.as_chunks_mut::<{ 4 * PANEL_ROWS / 2 }>().0;
+        for (at, halves) in halves.as_chunks_mut::<{ 2 * I2S_BLOCK_BYTES / 4 }>().0.iter_mut().enumerate() {
+            for half in 0..2 {
+                let mut eight = [_mm256_setzero_si256(); PANEL_ROWS / 2];
+                for (row, to) in eight.iter_mut().enumerate() {
+                    *to = load_u8(&blocks[(half * PANEL_ROWS / 2 + row) * of_row + at]);
+                }
+                for (line, fours) in transpose(eight).into_iter().enumerate() {
+                    store_u8(&mut halves[2 * line + half], fours);
+                }
             }
         }
     }
+    // SAFETY: the capability token proves the features.
+    unsafe { with_avx2(rows, row_bytes, panel) }
 }
 
 /// The rows `range` of such a matrix, one after the other.
@@ -48,13 +93,20 @@ pub(super) fn part(packed: &[u8], row_bytes: usize, range: Range<usize>, out: &m
 pub(crate) fn interleave_scales(values: &[f16], groups: usize) -> Vec<f16> {
     let rows = values.len().checked_div(groups).unwrap_or(0);
     let mut out = vec![f16::ZERO; rows.next_multiple_of(PANEL_ROWS) * groups];
-    for (row, values) in values.chunks_exact(groups.max(1)).enumerate() {
-        let panel = &mut out[row / PANEL_ROWS * PANEL_ROWS * groups..];
-        for (group, value) in values.iter().enumerate() {
-            panel[group * PANEL_ROWS + row % PANEL_ROWS] = *value;
+    interleave_scales_into(values, groups, &mut out);
+    out
+}
+
+/// As [`interleave_scales`], into zeros.
+pub fn interleave_scales_into(values: &[f16], groups: usize, out: &mut [f16]) {
+    let panel = PANEL_ROWS * groups.max(1);
+    for (values, panel) in values.chunks(panel).zip(out.chunks_exact_mut(panel)) {
+        for (group, panel) in panel.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
+            for (value, to) in values[group..].iter().step_by(groups).zip(panel) {
+                *to = *value;
+            }
         }
     }
-    out
 }
 
 /// The inverse of [`interleave_scales`], for `rows` rows.

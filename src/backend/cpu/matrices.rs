@@ -8,10 +8,12 @@ use std::{
 
 use bitnet_cpu_kernels::{
     Cpu, Isa,
-    format::{FormatError, Layout, MatrixScales, scales::gather, ternary_bytes},
+    format::{FormatError, GroupScales, Layout, MatrixScales, ternary_bytes},
     memory::Memory,
     ternary,
 };
+
+use half::f16;
 
 use super::kernel::{Kernels, Layouts};
 use crate::{
@@ -82,8 +84,10 @@ struct Job<'a> {
     written: [Option<Layout>; 2],
     /// A code that the layout for few tokens has no room for is an error.
     demand: bool,
-    scales: OnceLock<Result<MatrixScales, FormatError>>,
 }
+
+/// What is written of some rows: codes for many and for few tokens as [`Job::written`] says, and scales of groups.
+type Parts<T> = [T; 3];
 
 impl<'a> Job<'a> {
     fn new(isa: Isa, name: String, matrix: &'a TernaryMatrix, kernels: &Kernels) -> Result<Self> {
@@ -91,16 +95,19 @@ impl<'a> Job<'a> {
         let write = |layout| Some(layout).filter(|&layout| !matrix.is_packed_as(layout));
         let few = write(layouts.few).filter(|&few| few != layouts.many);
         let written = [write(layouts.many), few];
-        Ok(Self { name, matrix, layouts, written, demand: kernels.is_demand(), scales: OnceLock::new() })
+        Ok(Self { name, matrix, layouts, written, demand: kernels.is_demand() })
     }
 
-    /// Bytes of so many rows, by [`Self::written`].
-    fn bytes(&self, rows: usize) -> [usize; 2] {
-        self.written.map(|layout| layout.map_or(0, |layout| ternary_bytes(layout, rows, self.matrix.cols)))
+    /// Bytes of so many rows.
+    fn bytes(&self, rows: usize) -> Parts<usize> {
+        let of_codes =
+            |layout: Option<Layout>| layout.map_or(0, |layout| ternary_bytes(layout, rows, self.matrix.cols));
+        let [many, few] = self.written.map(of_codes);
+        [many, few, self.matrix.scales_of(rows) * size_of::<f16>()]
     }
 
     /// As [`Self::bytes`] for all rows, up to where the next matrix begins.
-    fn room(&self) -> [usize; 2] {
+    fn room(&self) -> Parts<usize> {
         self.bytes(self.matrix.rows).map(|bytes| bytes.next_multiple_of(LINE_BYTES))
     }
 
@@ -113,14 +120,14 @@ impl<'a> Job<'a> {
     }
 
     /// Writes some rows. False where the layout for few tokens has no room for one of their codes.
-    fn write(&self, rows: Range<usize>, [many, few]: &mut [&mut [u8]; 2]) -> Result<bool, FormatError> {
+    fn write(&self, rows: Range<usize>, [many, few, scales]: &mut Parts<&mut [u8]>) -> Result<bool, FormatError> {
         let matrix = self.matrix;
-        if rows.start == 0 {
-            // Those for few and for many tokens have one order.
-            self.scales.get_or_init(|| matrix.scales_in(self.layouts.many));
-        }
-        if let Some(layout) = self.written[0] {
-            matrix.pack_rows(rows.clone(), layout, many)?;
+        let scales: &mut [f16] = bytemuck::cast_slice_mut(scales);
+        match self.written[0] {
+            Some(layout) if scales.is_empty() => matrix.pack_rows(rows.clone(), layout, many)?,
+            Some(layout) => matrix.pack_rows_with_scales(rows.clone(), layout, many, scales)?,
+            None if scales.is_empty() => {}
+            None => matrix.scales_beside(rows.clone(), scales)?,
         }
         let written = match self.written {
             [_, None] => Ok(()),
@@ -142,17 +149,14 @@ impl<'a> Job<'a> {
         [self.layouts.few, self.layouts.many].into_iter().any(|layout| self.matrix.is_packed_as(layout))
     }
 
-    /// The scales, where something was written and they were fine.
-    fn read_scales(&mut self) -> Option<&mut MatrixScales> {
-        self.scales.get_mut()?.as_mut().ok()
-    }
-
-    /// The forms, from what was written.
-    fn forms(self, codes: [Option<Bytes>; 2], has_few: bool) -> Result<Forms> {
+    /// The forms, from what was written; `scales` of groups, where the matrix has them.
+    fn forms(self, codes: [Option<Bytes>; 2], scales: GroupScales, has_few: bool) -> Result<Forms> {
         let reads_file = self.reads_file();
-        let Self { name, matrix, layouts, scales, .. } = self;
-        let blame = |e| blame(&name, matrix.cols, e);
-        let scales = scales.into_inner().unwrap_or_else(|| matrix.scales_in(layouts.many)).map_err(blame)?;
+        let Self { name, matrix, layouts, .. } = self;
+        let scales = match matrix.scales.group() {
+            Some(size) => MatrixScales::PerGroup { size, values: scales },
+            None => matrix.scales_in(layouts.many).map_err(|e| blame(&name, matrix.cols, e))?,
+        };
         let form = |layout, codes: Option<Bytes>| {
             let codes = codes.unwrap_or_else(|| matrix.source().clone());
             PackedMatrix { rows: matrix.rows, cols: matrix.cols, codes, layout, scales: scales.clone() }
@@ -172,7 +176,7 @@ struct PackedRows<'a> {
     /// Which of the jobs.
     job: usize,
     rows: Range<usize>,
-    out: Mutex<[&'a mut [u8]; 2]>,
+    out: Mutex<Parts<&'a mut [u8]>>,
     done: OnceLock<Result<bool, FormatError>>,
 }
 
@@ -189,15 +193,18 @@ fn pack_blocks(
         places.extend(weights.linears().map(|(role, matrix)| (block, role, matrix)));
     }
     let job = |&(block, role, matrix)| Job::new(cpu.isa(), names::linear(first + block, role), matrix, kernels);
-    let mut jobs: Vec<Job> = places.iter().map(job).collect::<Result<_>>()?;
-    let mut memory = Memory::zeroed(jobs.iter().flat_map(Job::room).sum());
-    let mut left = &mut memory[..];
+    let jobs: Vec<Job> = places.iter().map(job).collect::<Result<_>>()?;
+    let rooms = || jobs.iter().map(Job::room);
+    let mut memory = Memory::zeroed(rooms().map(|[many, few, _]| many + few).sum());
+    let mut of_scales = Memory::zeroed(rooms().map(|[.., scales]| scales).sum());
+    let (mut left, mut left_scales) = (&mut memory[..], &mut of_scales[..]);
     let mut pieces = Vec::new();
     for (at, job) in jobs.iter().enumerate() {
-        let mut parts = job.room().map(|room| take(&mut left, room));
+        let [many, few, scales] = job.room();
+        let mut parts = [take(&mut left, many), take(&mut left, few), take(&mut left_scales, scales)];
         for rows in job.pieces() {
-            let [many, few] = job.bytes(rows.len());
-            let out = [take(&mut parts[0], many), take(&mut parts[1], few)];
+            let [many, few, scales] = job.bytes(rows.len());
+            let out = [take(&mut parts[0], many), take(&mut parts[1], few), take(&mut parts[2], scales)];
             pieces.push(PackedRows { job: at, rows, out: Mutex::new(out), done: OnceLock::new() });
         }
     }
@@ -213,7 +220,6 @@ fn pack_blocks(
         let error = |e| blame(name, matrix.cols, e);
         has_few[job] &= done.into_inner().unwrap_or(Ok(false)).map_err(error)?;
     }
-    gather(&mut jobs.iter_mut().filter_map(Job::read_scales).collect::<Vec<_>>());
     let memory = Bytes::from(memory);
     let mut start = 0;
     let mut codes = |job: &Job| {
@@ -224,10 +230,17 @@ fn pack_blocks(
             codes.filter(|_| job.written[at].is_some())
         })
     };
+    let ends = jobs.iter().scan(0, |end, job| {
+        let ([.., bytes], [.., room]) = (job.bytes(job.matrix.rows), job.room());
+        *end += room;
+        Some(*end - room..*end - room + bytes)
+    });
+    let mut scales = GroupScales::cut(of_scales, ends.collect::<Vec<_>>().into_iter());
     let mut layers = vec![[const { None }; Linear::ALL.len()]; blocks.len()];
     for ((job, has_few), (block, role, _)) in jobs.into_iter().zip(has_few).zip(places) {
         let codes = codes(&job);
-        layers[block][role as usize] = Some(job.forms(codes, has_few)?);
+        let scales = scales.next().unwrap_or_else(|| unreachable!("scales for each job"));
+        layers[block][role as usize] = Some(job.forms(codes, scales, has_few)?);
     }
     Ok(layers)
 }
@@ -263,7 +276,7 @@ mod tests {
         // More rows than a piece has, and some left over.
         let (rows, cols) = (2 * PIECE_ROWS + 20, 256);
         let codec = Codec::new(Dialect::TQ1_0, rows, cols).unwrap();
-        let groups: Vec<half::f16> = (0..rows).map(|row| half::f16::from_f32(1.0 + row as f32)).collect();
+        let groups: Vec<f16> = (0..rows).map(|row| f16::from_f32(1.0 + row as f32)).collect();
         let file_scales = MatrixScales::PerGroup { size: 256, values: groups.into() };
         let mut encoded = |scales: TernaryScales| {
             let plain = pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols));

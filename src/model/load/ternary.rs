@@ -17,8 +17,9 @@ use crate::{
     },
 };
 
-/// Codes that kernels read in place are scanned for invalid values at load up to this many bytes of ternary weights
-/// (0.1 s at 20 GB/s). Scanning more would make a model that is larger than memory unusable; [`crate::inspect`] does it.
+/// Codes are scanned for invalid values when a file is opened up to this many bytes of ternary weights (0.1 s at 20 GB/s).
+/// Scanning more would make a model that is larger than memory unusable, and others would be read twice: backends find
+/// invalid codes when they decode them, and [`crate::inspect`] looks at all.
 const CODE_SCAN_LIMIT_BYTES: usize = 2 << 30;
 
 impl Loader<'_> {
@@ -32,7 +33,9 @@ impl Loader<'_> {
         let weights = (0..layers).map(of_layer).fold(0, usize::saturating_add);
         let scan = weights / 4 <= CODE_SCAN_LIMIT_BYTES;
         if !scan {
-            log::info!("{layers} layers of {weights} weights in all: invalid codes are not looked for at load");
+            log::info!(
+                "{layers} layers of {weights} weights in all: invalid codes are looked for where they are decoded only"
+            );
         }
         let (mut blocks, mut simplest) = (Vec::with_capacity(layers), Vec::with_capacity(layers * Linear::ALL.len()));
         for layer in 0..layers {
@@ -171,7 +174,7 @@ impl Loader<'_> {
     }
 }
 
-/// The codes of a tensor, checked. Without `scan`, those that kernels read in place are not looked at.
+/// The codes of a tensor; checked, if `scan` says so.
 fn codes(codec: Codec, data: Bytes, scan: bool) -> Result<TernaryCodes, FormatError> {
     let layout = match codec.lookup_layout() {
         Some(layout @ Layout::Tl2(_)) => Some(layout),
@@ -180,7 +183,9 @@ fn codes(codec: Codec, data: Bytes, scan: bool) -> Result<TernaryCodes, FormatEr
     let (rows, cols) = (codec.rows(), codec.cols());
     let in_place = layout.and_then(|layout| Some((layout, data.slice(0..ternary_bytes(layout, rows, cols))?)));
     let Some((layout, bytes)) = in_place else {
-        check(&codec, &data)?;
+        if scan {
+            check(&codec, &data)?;
+        }
         return Ok(TernaryCodes::Encoded { codec, data });
     };
     let valid = || if layout.is_lookup() { only_indices(layout, rows, cols, &bytes) } else { !has_code_3(&bytes) };

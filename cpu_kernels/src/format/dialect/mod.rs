@@ -17,6 +17,7 @@ mod iq2_bn_r4;
 mod pairs;
 pub(super) mod ptq1_0;
 mod q2_0;
+mod straight;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -35,7 +36,6 @@ pub use tile::{Tile, TileTable};
 use super::{
     FormatError, I2S_BLOCK, Layout,
     lookup::{LOOKUP_ROWS, lookup_shape},
-    rows16::PANEL_ROWS,
     scales::{MatrixScales, ScaleKind},
     ternary_bytes,
 };
@@ -315,22 +315,6 @@ impl Codec {
         matches!(self.dialect, Dialect::TQ1_0 | Dialect::PTQ1_0)
     }
 
-    /// True where a look at the bytes of `rows` shows that all their weights are ternary; else [`Self::decode_rows`] tells.
-    ///
-    /// # Panics
-    /// If `bytes` are not [`Self::bytes`] many.
-    pub fn is_ternary(&self, bytes: &[u8], rows: Range<usize>) -> bool {
-        self.check(bytes);
-        let of_rows = |block: usize, size: usize| {
-            &bytes[rows.start * self.cols / size * block..rows.end * self.cols / size * block]
-        };
-        match self.dialect {
-            Dialect::Q2_0 => !q2_0::has_three::<{ q2_0::BYTES_64 }>(of_rows(q2_0::BYTES_64, 64)),
-            Dialect::Q2_0G128 => !q2_0::has_three::<{ q2_0::BYTES_128 }>(of_rows(q2_0::BYTES_128, 128)),
-            _ => self.is_always_ternary(),
-        }
-    }
-
     /// Packs `rows` of the matrix into `out` as [`Layout::I2sP128`].
     ///
     /// # Errors
@@ -344,6 +328,9 @@ impl Codec {
         let row_bytes = ternary_bytes(Layout::I2sP128, 1, self.cols);
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         assert_eq!(out.len(), rows.len() * row_bytes, "bytes of {} rows of {} columns", rows.len(), self.cols);
+        if straight::rows(self.dialect, bytes, self.bytes / self.rows, rows.clone(), out) == Some(true) {
+            return Ok(());
+        }
         self.with(|coding| {
             let step = coding.step();
             assert!(
@@ -359,24 +346,6 @@ impl Codec {
             }
             Ok(())
         })
-    }
-
-    /// Packs `rows` of the matrix, from a multiple of 16 on, into `out` as `to`, where there is a way that does not go through
-    /// [`Self::decode_rows`]; false where there is none, or a weight is not ternary, which that names.
-    ///
-    /// # Panics
-    /// If `bytes` are not [`Self::bytes`] many, or `out` is not as long as those rows are.
-    pub fn pack_rows(&self, bytes: &[u8], rows: Range<usize>, to: Layout, out: &mut [u8]) -> bool {
-        let pack: fn(&[u8], usize, Range<usize>, &mut [u8]) -> bool = match (self.dialect, to) {
-            (Dialect::PTQ1_0, Layout::Base3R16) => ptq1_0::pack_rows16,
-            (Dialect::Q2_0, Layout::Base3R16) => q2_0::pack_rows16::<{ q2_0::BYTES_64 }, 64>,
-            (Dialect::Q2_0G128, Layout::Base3R16) => q2_0::pack_rows16::<{ q2_0::BYTES_128 }, 128>,
-            _ => return false,
-        };
-        self.check(bytes);
-        assert!(rows.start.is_multiple_of(PANEL_ROWS) && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        assert_eq!(out.len(), ternary_bytes(to, rows.len(), self.cols), "bytes of {} rows", rows.len());
-        pack(bytes, self.cols, rows, out)
     }
 
     /// Packs the whole matrix as [`Layout::I2sP128`].

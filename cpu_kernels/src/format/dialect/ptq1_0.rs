@@ -10,19 +10,12 @@
 //!
 //! Source: PrismML's description of Ternary Bonsai files; no file of this type was at hand.
 
-use std::ops::Range;
-
 use super::{
-    super::{
-        base3::five_in_a_byte,
-        base3_rows16::{BLOCKS, RUN_BYTES, panel_bytes},
-        rows16::PANEL_ROWS,
-    },
+    super::I2S_BLOCK_BYTES,
     blocks::Blocks,
-    tq1_0::{pack_digits, unpack_digits},
+    straight::from_quarters,
+    tq1_0::{digits, pack_digits, unpack_digits},
 };
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Avx2;
 
 pub(in super::super) const BYTES: usize = 28;
 
@@ -44,98 +37,28 @@ fn pack(codes: &[u8; 128], block: &mut [u8; BYTES]) {
     pack_digits::<2>(&codes[120..], &mut block[24..26]);
 }
 
-/// A block of zeros.
-const ZEROS: [u8; BYTES] = {
-    let mut block = [128; BYTES];
-    // Four zeros and a digit 0.
-    (block[24], block[25]) = (127, 127);
-    block
-};
-
-/// Bytes of 16 rows side by side, (4 columns of each row) a line.
-type Lines = [[u8; 4 * PANEL_ROWS]; RUN_BYTES / 4];
-
-/// `rows` of a matrix of `cols` columns, from a multiple of 16 on, as [`Layout::Base3R16`](crate::format::Layout::Base3R16):
-/// without two bits a weight in between, as loading a large file would spend half of its time there. True: every byte is
-/// five digits.
-pub(super) fn pack_rows16(bytes: &[u8], cols: usize, rows: Range<usize>, out: &mut [u8]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(avx2) = Avx2::detect() {
-        pack_rows16_avx2(avx2, bytes, cols, rows, out);
-        return true;
+/// A row as [`Layout::I2sP128`](crate::format::Layout::I2sP128), see [`super::straight`]. True: all bytes are codes.
+#[inline(always)]
+pub(super) fn plain_row(row: &[u8], out: &mut [[u8; I2S_BLOCK_BYTES]]) -> bool {
+    for (block, out) in row.as_chunks::<BYTES>().0.iter().zip(out) {
+        let mut bytes = [0; 32];
+        bytes[..BYTES].copy_from_slice(block);
+        let digits = digits(bytes);
+        let mut quarters = [[0; I2S_BLOCK_BYTES]; 4];
+        let mut put = |col: usize, codes: &[u8]| {
+            quarters[col / I2S_BLOCK_BYTES][col % I2S_BLOCK_BYTES..][..codes.len()].copy_from_slice(codes);
+        };
+        for (digit, codes) in digits.iter().enumerate() {
+            put(16 * digit, &codes[..16]);
+            put(80 + 8 * digit, &codes[16..24]);
+        }
+        // The last two bytes have four.
+        for (digit, codes) in digits[..4].iter().enumerate() {
+            put(120 + 2 * digit, &codes[24..26]);
+        }
+        *out = from_quarters(&quarters);
     }
-    pack_rows16_plain(bytes, cols, rows, out);
     true
-}
-
-#[cfg(target_arch = "x86_64")]
-fn pack_rows16_avx2(_: Avx2, bytes: &[u8], cols: usize, rows: Range<usize>, out: &mut [u8]) {
-    #[target_feature(enable = "avx2")]
-    fn with_avx2(bytes: &[u8], cols: usize, rows: Range<usize>, out: &mut [u8]) {
-        pack_rows16_plain(bytes, cols, rows, out);
-    }
-    // SAFETY: the capability token proves the features.
-    unsafe { with_avx2(bytes, cols, rows, out) }
-}
-
-/// Inlined into functions with target features, so that each gets the vectors it may use.
-#[inline(always)]
-fn pack_rows16_plain(bytes: &[u8], cols: usize, rows: Range<usize>, out: &mut [u8]) {
-    let of_row = cols / 128;
-    let blocks = bytes.as_chunks::<BYTES>().0;
-    for (first, out) in rows.clone().step_by(PANEL_ROWS).zip(out.chunks_exact_mut(panel_bytes(cols))) {
-        for (run, lines) in bytemuck::cast_slice_mut::<u8, Lines>(out).iter_mut().enumerate() {
-            let block = |row: usize, at: usize| match (run * BLOCKS + at, first + row) {
-                (block, row) if block < of_row && row < rows.end => &blocks[row * of_row + block],
-                _ => &ZEROS,
-            };
-            pack_bytes::<16, 5>(block, 0, 0, lines);
-            pack_bytes::<8, 5>(block, 16, 80, lines);
-            pack_bytes::<2, 4>(block, 24, 120, lines);
-        }
-    }
-}
-
-/// The `D` digits of `M` bytes from `at` on, in each of five blocks of each row, as the columns from `col` on.
-#[inline(always)]
-fn pack_bytes<'a, const M: usize, const D: usize>(
-    block: impl Fn(usize, usize) -> &'a [u8; BYTES],
-    at: usize,
-    col: usize,
-    lines: &mut Lines,
-) {
-    const LANES: usize = 64;
-    let together = (LANES / M).min(PANEL_ROWS);
-    for first in (0..PANEL_ROWS).step_by(together) {
-        let mut fractions = [[0_u8; LANES]; BLOCKS];
-        for (number, fractions) in fractions.iter_mut().enumerate() {
-            for (row, to) in fractions.chunks_exact_mut(M).take(together).enumerate() {
-                to.copy_from_slice(&block(first + row, number)[at..at + M]);
-            }
-        }
-        for digit in 0..D {
-            // Plain loops over lanes become vector instructions.
-            let mut codes = [[0; LANES]; BLOCKS];
-            for (codes, fractions) in codes.iter_mut().zip(&mut fractions) {
-                for (code, fraction) in codes.iter_mut().zip(fractions) {
-                    // The whole part of 3 / 256 times the byte, and 256 times what is left.
-                    *code = u8::from(*fraction >= 86) + u8::from(*fraction >= 171);
-                    *fraction = fraction.wrapping_add(*fraction).wrapping_add(*fraction);
-                }
-            }
-            let [a, b, c, d, e] = &codes;
-            let mut packed = [0; LANES];
-            for lane in 0..LANES {
-                packed[lane] = five_in_a_byte([a[lane], b[lane], c[lane], d[lane], e[lane]]);
-            }
-            for (row, packed) in packed.chunks_exact(M).take(together).enumerate() {
-                let step = M.min(4);
-                for (col, packed) in (col + M * digit..).step_by(step).zip(packed.chunks_exact(step)) {
-                    lines[col / 4][4 * (first + row) + col % 4..][..step].copy_from_slice(packed);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -143,31 +66,7 @@ mod tests {
     use super::super::{Dialect, tests::check_by_hand};
     use half::f16;
 
-    use super::{super::Codec, pack_rows16_plain};
-    use crate::{
-        format::{Layout, MatrixScales, repack, ternary_bytes},
-        testing::Rng,
-    };
-
-    #[test]
-    fn rows_side_by_side_are_those_of_the_decoded_matrix() {
-        let mut rng = Rng::new(6);
-        let layout = Layout::Base3R16;
-        for (rows, cols) in [(16, 640), (17, 128), (45, 768), (33, 1408), (1, 5120)] {
-            let codec = Codec::new(Dialect::PTQ1_0, rows, cols).unwrap();
-            // Any byte is valid, also those that are never written.
-            let bytes: Vec<u8> = (0..codec.bytes()).map(|_| rng.below(256) as u8).collect();
-            let expected = repack(&codec.decode(&bytes).unwrap(), rows, cols, layout).unwrap();
-            for first in (0..rows).step_by(16) {
-                let mut found = [(); 2].map(|()| vec![0; ternary_bytes(layout, rows - first, cols)]);
-                assert!(codec.pack_rows(&bytes, first..rows, layout, &mut found[0]));
-                pack_rows16_plain(&bytes, cols, first..rows, &mut found[1]);
-                let expected = &expected[ternary_bytes(layout, first, cols)..];
-                assert!(found.iter().all(|found| found == expected), "{rows} x {cols} from row {first}");
-            }
-            assert!(!codec.pack_rows(&bytes, 0..rows, Layout::I2sR16, &mut []));
-        }
-    }
+    use crate::format::MatrixScales;
 
     #[test]
     fn bytes_are_those_of_the_format() {

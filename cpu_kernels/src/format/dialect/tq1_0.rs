@@ -13,7 +13,7 @@
 //! Every byte has five digits, so every byte is valid; 13 of the 256 are never written. Source: ggml, `block_tq1_0`
 //! in ggml-common.h, `quantize_row_tq1_0_ref` and `dequantize_row_tq1_0` in ggml-quants.c.
 
-use super::blocks::Blocks;
+use super::{super::I2S_BLOCK_BYTES, blocks::Blocks, straight::from_quarters};
 
 pub(in super::super) const BYTES: usize = 54;
 
@@ -33,6 +33,44 @@ fn pack(codes: &[u8; 256], block: &mut [u8; BYTES]) {
     pack_digits::<32>(&codes[..160], &mut block[..32]);
     pack_digits::<16>(&codes[160..240], &mut block[32..48]);
     pack_digits::<4>(&codes[240..], &mut block[48..52]);
+}
+
+/// A row as [`Layout::I2sP128`](crate::format::Layout::I2sP128), see [`super::straight`]. True: all bytes are codes.
+#[inline(always)]
+pub(super) fn plain_row(row: &[u8], out: &mut [[u8; I2S_BLOCK_BYTES]]) -> bool {
+    for (block, out) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<2>().0) {
+        let (of_32, rest) = block.split_first_chunk().expect("32 bytes of 54");
+        let mut bytes = [0; 32];
+        bytes[..rest.len()].copy_from_slice(rest);
+        let (of_32, rest) = (digits::<32>(*of_32), digits(bytes));
+        let mut quarters = [[0; I2S_BLOCK_BYTES]; 8];
+        quarters[..5].copy_from_slice(&of_32);
+        for (digit, codes) in rest.iter().enumerate() {
+            quarters[5 + digit / 2][digit % 2 * 16..][..16].copy_from_slice(&codes[..16]);
+        }
+        // The last four bytes have four.
+        for (digit, codes) in rest[..4].iter().enumerate() {
+            quarters[7][16 + 4 * digit..][..4].copy_from_slice(&codes[16..20]);
+        }
+        for (quarters, out) in quarters.as_chunks().0.iter().zip(out) {
+            *out = from_quarters(quarters);
+        }
+    }
+    true
+}
+
+/// The five digits of each byte.
+#[inline(always)]
+pub(super) fn digits<const N: usize>(mut fractions: [u8; N]) -> [[u8; N]; 5] {
+    let mut digits = [[0; N]; 5];
+    for digits in &mut digits {
+        for (digit, fraction) in digits.iter_mut().zip(&mut fractions) {
+            // The whole part of 3 / 256 times the byte, and 256 times what is left. A comparison stays within its byte.
+            *digit = u8::from(*fraction >= 86) + u8::from(*fraction >= 171);
+            *fraction = fraction.wrapping_mul(3);
+        }
+    }
+    digits
 }
 
 /// Digit n of byte m becomes code `M` * n + m, for all m and as many n as there is room for.

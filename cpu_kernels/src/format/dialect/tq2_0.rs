@@ -15,7 +15,7 @@
 //!
 //! Source: ggml, `block_tq2_0` in ggml-common.h and `dequantize_row_tq2_0` in ggml-quants.c.
 
-use super::blocks::Blocks;
+use super::{super::I2S_BLOCK_BYTES, blocks::Blocks};
 
 pub(super) const BYTES: usize = 66;
 
@@ -40,6 +40,21 @@ fn pack(codes: &[u8; 256], block: &mut [u8; BYTES]) {
             *byte = codes[at] | codes[at + 32] << 2 | codes[at + 64] << 4 | codes[at + 96] << 6;
         }
     }
+}
+
+/// A row as [`Layout::I2sP128`](crate::format::Layout::I2sP128), see [`super::straight`]; false if it has a code 3. Bytes
+/// hold the same columns there, from their upper bits down.
+#[inline(always)]
+pub(super) fn plain_row(row: &[u8], out: &mut [[u8; I2S_BLOCK_BYTES]]) -> bool {
+    let mut threes = 0;
+    for (block, out) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<2>().0) {
+        for (byte, out) in block.iter().zip(out.as_flattened_mut()) {
+            let fields = byte >> 4 | byte << 4;
+            *out = fields >> 2 & 0x33 | (fields & 0x33) << 2;
+            threes |= byte & byte >> 1 & 0x55;
+        }
+    }
+    threes == 0
 }
 
 #[cfg(test)]

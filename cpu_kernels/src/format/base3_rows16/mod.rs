@@ -1,5 +1,8 @@
 //! [`Layout::Base3R16`](super::Layout::Base3R16): five weights a byte, of 16 rows side by side.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512vbmi;
+
 use std::ops::Range;
 
 use super::{
@@ -8,7 +11,7 @@ use super::{
     rows16::PANEL_ROWS,
 };
 #[cfg(target_arch = "x86_64")]
-use crate::isa::Avx2;
+use crate::isa::{Avx2, Avx512Vnni};
 
 /// Blocks of I2_S whose codes share bytes.
 pub const BLOCKS: usize = 5;
@@ -41,7 +44,15 @@ pub fn bytes(rows: usize, cols: usize) -> usize {
 /// The number of the first row that has a code 3, for which there is no digit.
 pub fn pack_rows(plain: &[u8], plain_bytes: usize, cols: usize, out: &mut [u8]) -> Result<(), usize> {
     #[cfg(target_arch = "x86_64")]
+    if plain_bytes > 0
+        && let Some(vbmi) = Avx512Vnni::detect().and_then(Avx512Vnni::vbmi)
+        && avx512vbmi::pack_rows(vbmi, plain, plain_bytes, cols, out)
+    {
+        return Ok(());
+    }
+    #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = Avx2::detect() {
+        // Finds the row of a code 3, too.
         return pack_rows_avx2(avx2, plain, plain_bytes, cols, out);
     }
     pack_rows_plain(plain, plain_bytes, cols, out)
