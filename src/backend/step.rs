@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Candidates;
+use super::{Candidates, Checkpoint};
 
 /// A sequence's place in every per-layer state of every segment; below [`crate::plan::Sizes::sequences`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +43,9 @@ pub struct Row {
     pub want: Want,
     /// Part of a prompt; see [`Limits::least_prompt`].
     pub is_prompt: bool,
+    /// A checkpoint of the states to be made on the way, behind the positions below this one, which is inside `positions`;
+    /// only where [`Limits::keeps_on_the_way`].
+    pub checkpoint: Option<(usize, Checkpoint)>,
 }
 
 /// The rows of a step, in the order in which their tokens are stacked in ids and hidden states.
@@ -59,7 +62,7 @@ pub struct Batch {
 impl Batch {
     /// A single row of the first slot, not of a prompt.
     pub fn one(positions: Range<usize>, want: Want) -> Self {
-        Self { rows: vec![Row { slot: SlotId(0), positions, want, is_prompt: false }] }
+        Self { rows: vec![Row { slot: SlotId(0), positions, want, is_prompt: false, checkpoint: None }] }
     }
 
     /// Tokens of all rows.
@@ -130,6 +133,8 @@ pub struct Limits {
     pub least_prompt: usize,
     /// Rows of any lengths may share a batch: each gets the bits that it gets alone.
     pub mixes_rows: bool,
+    /// Rows may have a [checkpoint](Row::checkpoint).
+    pub keeps_on_the_way: bool,
     /// Largest [`Want::Top`] that is answered with candidates; 0 without a shortcut.
     pub most_top: usize,
     /// As `most_top`, of [`Want::Each`].
@@ -149,6 +154,7 @@ impl Limits {
             exact_tokens: self.exact_tokens.min(other.exact_tokens),
             least_prompt: self.least_prompt.max(other.least_prompt),
             mixes_rows: self.mixes_rows && other.mixes_rows,
+            keeps_on_the_way: self.keeps_on_the_way && other.keeps_on_the_way,
             most_top: self.most_top.min(other.most_top),
             most_each: self.most_each.min(other.most_each),
             most_summed: self.most_summed.min(other.most_summed),

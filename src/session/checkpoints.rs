@@ -41,7 +41,7 @@ impl Runtime {
             let loaded = &self.phases.loaded[index];
             self.backends[loaded.backend].states(loaded.id)?.checkpoint(sequence.slot, place)?;
         }
-        sequence.mark(place, phase);
+        sequence.mark(place, phase, sequence.tokens.len());
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Runtime {
     }
 
     /// Before the last tokens of prompts, and before drafts: checkpoints, as what follows may have to be forgotten. Of a
-    /// prompt, the tokens before it run here, and `parted` is told.
+    /// prompt, the tokens before it run here, and `parted` is told, unless backends make it on the way.
     pub(super) fn run_to_checkpoints<'a>(
         &mut self,
         work: &mut [Work<'a>],
@@ -78,13 +78,20 @@ impl Runtime {
             match (one.phase, one.want) {
                 (Phase::Prefill, Want::Last | Want::Top(_)) => {
                     let (first, last) = one.ids.split_at(one.ids.len().saturating_sub(PROMPT_TAIL));
+                    let len = one.sequence.tokens.len() + first.len();
+                    if !first.is_empty() && self.limits().keeps_on_the_way {
+                        let place = one.sequence.place_in_prompt(phase, len);
+                        self.on_the_way.resize(at, None);
+                        self.on_the_way.push(place.map(|place| (len, place)));
+                        continue;
+                    }
                     if !first.is_empty() {
                         parted.push((at, one.sequence.tokens.len(), one.ids));
                         self.run_prompt(one.sequence, first)?;
                         one.ids = last;
                     }
                     let stands = !one.sequence.tokens.is_empty() && self.missing(one.sequence) == 0;
-                    if stands && let Some(place) = one.sequence.place_in_prompt(phase) {
+                    if stands && let Some(place) = one.sequence.place_in_prompt(phase, one.sequence.tokens.len()) {
                         self.bring_states(one.sequence, phase)?;
                         self.checkpoint(one.sequence, place, phase)?;
                     }

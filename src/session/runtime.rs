@@ -11,7 +11,7 @@ use super::{
     sequence::{FreeSlots, Sequence},
 };
 use crate::{
-    backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, Want},
+    backend::{Activations, Backend, Batch, Checkpoint, LayerState, Limits, Row, RowOutput, Want},
     error::{Error, Result},
     graph::{Graph, StateKind},
     model::Model,
@@ -49,6 +49,8 @@ pub struct Runtime {
     /// Tokens of each row of the batch that run once more, before those of its work.
     repeated: Vec<usize>,
     members: Vec<usize>,
+    /// By work: a checkpoint to be made inside its prompt, and the tokens before it.
+    pub(super) on_the_way: Vec<Option<(usize, Checkpoint)>>,
     pub(super) activations: Activations,
     moved: LayerState,
     /// One for each work of the last step.
@@ -91,6 +93,7 @@ impl Runtime {
             batch: Batch::default(),
             repeated: Vec::new(),
             members: Vec::new(),
+            on_the_way: Vec::new(),
             activations: Activations::default(),
             moved: LayerState::default(),
             outputs: Vec::new(),
@@ -150,6 +153,7 @@ impl Runtime {
             exact_tokens: exact_tokens.min(batch_tokens),
             least_prompt: prompts.map_or(1, |limits| limits.least_prompt),
             mixes_rows: all.is_some_and(|limits| limits.mixes_rows),
+            keeps_on_the_way: prompts.is_some_and(|limits| limits.keeps_on_the_way),
             most_top,
             most_each,
             most_summed,
@@ -371,6 +375,7 @@ impl Runtime {
 
     /// All works, in as few batches as the backends allow.
     fn try_run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
+        self.on_the_way.clear();
         self.outputs.resize_with(work.len(), RowOutput::default);
         self.logits.clear();
         self.hidden.clear();
@@ -395,7 +400,10 @@ impl Runtime {
         }
         done?;
         let Limits { exact_tokens, least_prompt, .. } = self.limits();
-        for Work { sequence, ids, phase, .. } in work.iter_mut() {
+        for (at, Work { sequence, ids, phase, .. }) in work.iter_mut().enumerate() {
+            if let Some((len, place)) = self.on_the_way.get(at).copied().flatten() {
+                sequence.mark(place, self.phases.effective(*phase), len);
+            }
             let are_steps = match phase {
                 Phase::Decode => ids.len() <= exact_tokens,
                 Phase::Prefill => ids.len() < least_prompt,
@@ -472,7 +480,9 @@ impl Runtime {
                 let filled = &mut sequence.filled[other as usize];
                 *filled = (*filled).min(start);
             }
-            self.batch.rows.push(Row { slot: sequence.slot, positions: start..end, want: *want, is_prompt });
+            let checkpoint = self.on_the_way.get(at).copied().flatten();
+            let slot = sequence.slot;
+            self.batch.rows.push(Row { slot, positions: start..end, want: *want, is_prompt, checkpoint });
             self.repeated.push(repeated);
             self.activations.ids.extend_from_slice(&sequence.tokens[start..]);
             self.activations.ids.extend_from_slice(ids);

@@ -146,9 +146,9 @@ impl Sequence {
         self.marks.iter_mut().filter(|mark| mark.is_some_and(|mark| mark.len > len)).for_each(|mark| *mark = None);
     }
 
-    /// A checkpoint of `phase` was made at `place`, behind all tokens.
-    pub(super) fn mark(&mut self, place: Checkpoint, phase: Phase) {
-        self.marks[place.index()] = Some(Mark { len: self.tokens.len(), phase });
+    /// A checkpoint of `phase` was made at `place`, behind `len` tokens.
+    pub(super) fn mark(&mut self, place: Checkpoint, phase: Phase, len: usize) {
+        self.marks[place.index()] = Some(Mark { len, phase });
     }
 
     /// The latest checkpoint of `phase`, and its tokens.
@@ -158,10 +158,10 @@ impl Sequence {
         of_phase.max_by_key(|(_, len)| *len)
     }
 
-    /// The place for a checkpoint in a prompt: a free one, or the one with the fewest tokens. `None` where there is a
-    /// checkpoint behind all tokens.
-    pub(super) fn place_in_prompt(&self, phase: Phase) -> Option<Checkpoint> {
-        if self.last_mark(phase).is_some_and(|(_, len)| len == self.tokens.len()) {
+    /// The place for a checkpoint in a prompt, behind `len` tokens: a free one, or the one with the fewest tokens. `None`
+    /// where there is one already.
+    pub(super) fn place_in_prompt(&self, phase: Phase, len: usize) -> Option<Checkpoint> {
+        if self.last_mark(phase).is_some_and(|(_, last)| last == len) {
             return None;
         }
         let places = (0..BEFORE_DRAFT.0).map(Checkpoint);

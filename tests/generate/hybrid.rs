@@ -131,6 +131,29 @@ fn the_next_prompt_goes_on_behind_a_checkpoint() {
     assert_eq!((found, reused), (fresh, 57));
 }
 
+/// The checkpoint before the last tokens of a prompt, which run in the same pass, is the state of a prompt that ends there.
+#[test]
+fn a_checkpoint_inside_a_pass_is_the_state_there() {
+    for (spec, isa) in
+        [SMALL, ROTATED].into_iter().flat_map(|spec| Isa::available().into_iter().map(move |isa| (spec, isa)))
+    {
+        let model = Arc::new(hybrid::random_model(&spec, 10));
+        let ids = hybrid::random_ids(&spec, 6, 45);
+        // From the beginning, and behind other tokens; the rest is at most what a pass takes.
+        for begun in [0, 20] {
+            let mut session = session(&model, isa, 2);
+            if begun > 0 {
+                session.prefill(&ids[..begun]).unwrap();
+            }
+            let rest = &ids[begun..begun + 25];
+            let expected = session.prefill(rest).unwrap().to_vec();
+            session.truncate(begun + 18).unwrap();
+            assert_eq!(session.tokens().len(), begun + 18, "{spec:?}, {isa}: a checkpoint is there");
+            assert_eq!(session.prefill(&rest[18..]).unwrap(), expected, "{spec:?}, {isa}, from {begun} on");
+        }
+    }
+}
+
 /// A step that fails leaves the sequence as it was, and the next one computes what is missing.
 #[test]
 fn a_sequence_survives_a_step_that_fails() {

@@ -400,6 +400,7 @@ const LIMITS: Limits = Limits {
     exact_tokens: 8,
     least_prompt: 1,
     mixes_rows: true,
+    keeps_on_the_way: false,
     most_top: 2000,
     most_each: 0,
     most_summed: 254,

@@ -88,6 +88,7 @@ fn step_of(rows: &[(usize, usize, &[u32], Want)]) -> (Batch, Activations) {
         positions: start..start + ids.len(),
         want,
         is_prompt: false,
+        checkpoint: None,
     };
     let ids = rows.iter().flat_map(|(_, _, ids, _)| ids.iter().copied()).collect();
     (Batch { rows: rows.iter().map(row).collect() }, Activations { ids, ..Activations::default() })

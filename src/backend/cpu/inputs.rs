@@ -61,6 +61,7 @@ impl Inputs {
         if let Some(row) = self.row(slot, len) {
             let mut row = row.clone();
             row.positions.end = len;
+            row.checkpoint = None;
             self.forget(slot);
             self.due.push((place, row));
         }

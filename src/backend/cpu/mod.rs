@@ -9,6 +9,7 @@ mod mtp_state;
 mod replay;
 mod rotations;
 mod segment;
+mod spans;
 mod states;
 pub mod tune;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bitnet_cpu_kernels::{Cpu, attention::Placed};
+use bitnet_cpu_kernels::Cpu;
 
 use super::{
     super::{Checkpoint, Row},
@@ -27,8 +27,7 @@ impl CpuSegment {
         let earlier = self.states.inputs.rows.iter().take_while(|other| other.slot != row.slot);
         let first: usize = earlier.map(|row| row.positions.len()).sum();
         let tokens = row.positions.len();
-        self.placed.clear();
-        self.placed.push(Placed { cache: slot, start: row.positions.start, tokens, is_prompt: false });
+        self.spans.set(std::slice::from_ref(row));
         for (index, layer) in self.layers.clone().enumerate() {
             let LayerStates::Recurrent { live, kept } = &mut self.states.layers[index] else { continue };
             live[slot].copy_from(&kept[slot][place.index()]);

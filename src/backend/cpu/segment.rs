@@ -24,6 +24,7 @@ use super::{
     matrices::Matrices,
     mtp_state::{MOST_DRAFTED, Mtp},
     rotations::Rotations,
+    spans::Spans,
     states::{LayerStates, SegmentStates, delta_shape},
 };
 use crate::{
@@ -50,6 +51,8 @@ pub(super) struct CpuSegment {
     pub(super) rope: RopeTable,
     /// The rows of the step, as attention takes them.
     pub(super) placed: Vec<Placed>,
+    /// The same, as recurrent layers take them.
+    pub(super) spans: Spans,
     pub(super) states: SegmentStates,
     pub(super) rotations: Rotations,
     /// Convolution weights by layer of the segment; `None` for layers of attention.
@@ -81,6 +84,7 @@ impl CpuSegment {
         Ok(Self {
             rope: model.rope_table(sizes.batch_tokens, sizes.context_tokens),
             placed: Vec::with_capacity(sizes.sequences),
+            spans: Spans::new(sizes.sequences),
             states: SegmentStates::new(&graph, config, segment, sizes, block.is_some())?,
             taps: segment.layers.clone().map(|layer| taps(model, layer)).collect(),
             slots: Slot::ALL.map(|slot| vec![0.0; sizes.batch_tokens * slot.width(config)]),
@@ -114,6 +118,7 @@ impl CpuSegment {
             exact_tokens: ALIKE_TOKENS.min(self.batch_tokens),
             least_prompt: 1,
             mixes_rows: true,
+            keeps_on_the_way: true,
             most_top: self.head.as_ref().map_or(0, Head::most_top),
             most_each: self.head.as_ref().map_or(0, Head::most_top),
             // The sum over the vocabulary is only known where all of it is computed.
@@ -145,6 +150,7 @@ impl CpuSegment {
             tokens: row.positions.len(),
             is_prompt: row.is_prompt,
         }));
+        self.spans.set(&batch.rows);
         self.rope.fill(batch.rows.iter().flat_map(|row| row.positions.clone()));
         self.states.begin(&batch.rows);
         // Taken out for the loop so that ops can be read while buffers are written.
@@ -368,7 +374,7 @@ impl CpuSegment {
         };
         let shape = delta_shape(heads);
         let len = |slot: Slot| tokens * slot.width(config);
-        let (qkv_len, width, gates) = (len(Slot::DeltaQkv), len(Slot::Delta), len(Slot::Alpha));
+        let (width, gates) = (len(Slot::Delta), len(Slot::Alpha));
         if let Op::DeltaGates = op {
             let [x, alpha, beta] = self.slots([Slot::Normed, Slot::Alpha, Slot::Beta]);
             let x = &x[..tokens * config.dim];
@@ -385,16 +391,29 @@ impl CpuSegment {
             .slots
             .get_disjoint_mut([Slot::DeltaQkv, Slot::Alpha, Slot::Beta, Slot::Delta].map(|slot| slot as usize))
             .unwrap_or_else(|_| unreachable!("four different slots"));
-        let (LayerStates::Recurrent { live, .. }, Some(taps)) = (&mut self.states.layers[index], &self.taps[index])
+        let (LayerStates::Recurrent { live, kept }, Some(taps)) = (&mut self.states.layers[index], &self.taps[index])
         else {
             unreachable!("a DeltaNet has a recurrent state and taps")
         };
-        if let Op::DeltaConv = op {
-            return delta::conv(cpu, &shape, taps, live, &self.placed, &mut qkv[..qkv_len]);
-        }
         let decay = delta::Decay { rate: &weights.rate, bias: &weights.dt_bias };
-        let (alpha, beta) = (&mut alpha[..gates], &mut beta[..gates]);
-        delta::mix(cpu, &shape, &qkv[..qkv_len], alpha, beta, decay, live, &self.placed, &mut out[..width]);
+        for (rows, tokens, checkpoint) in self.spans.iter() {
+            let of = |slot: Slot| tokens.start * slot.width(config)..tokens.end * slot.width(config);
+            let (qkv, gates) = (&mut qkv[of(Slot::DeltaQkv)], of(Slot::Alpha));
+            if let Op::DeltaConv = op {
+                delta::conv(cpu, &shape, taps, live, rows, qkv);
+            } else {
+                let (alpha, beta) = (&mut alpha[gates.clone()], &mut beta[gates]);
+                delta::mix(cpu, &shape, qkv, alpha, beta, decay, live, rows, &mut out[of(Slot::Delta)]);
+            }
+            if let Some((slot, place)) = checkpoint {
+                let (live, kept) = (&live[slot], &mut kept[slot][place.index()]);
+                if let Op::DeltaConv = op {
+                    kept.conv_mut().copy_from_slice(live.conv());
+                } else {
+                    kept.memory_mut().copy_from_slice(live.memory());
+                }
+            }
+        }
     }
 
     /// Different slots at a time.

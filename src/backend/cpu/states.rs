@@ -98,6 +98,10 @@ impl SegmentStates {
     /// After a step over `rows`.
     pub fn finish(&mut self, rows: &[Row]) {
         for row in rows {
+            if let Some((len, place)) = row.checkpoint {
+                self.lengths.set(row.slot, len);
+                self.lengths.keep(row.slot, place);
+            }
             self.lengths.set(row.slot, row.positions.end);
         }
     }

@@ -137,6 +137,7 @@ impl Backend for Fake {
             exact_tokens: ALIKE,
             least_prompt: ALIKE + 1,
             mixes_rows: false,
+            keeps_on_the_way: false,
             most_top: VOCAB,
             most_each: 0,
             most_summed: 0,

@@ -173,6 +173,7 @@ impl GpuSegment {
             exact_tokens: self.shape.small_batch,
             least_prompt: self.shape.small_batch + 1,
             mixes_rows: false,
+            keeps_on_the_way: false,
             most_top: most,
             most_each: 0,
             most_summed: most,

@@ -127,6 +127,7 @@ mod tests {
             positions: positions.clone(),
             want: *want,
             is_prompt: false,
+            checkpoint: None,
         };
         let batch = Batch { rows: rows.iter().map(row).collect() };
         super::rows(&batch, |count| Selection::of(count, 10_000, false)).collect()
