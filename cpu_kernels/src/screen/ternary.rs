@@ -13,7 +13,10 @@ use half::f16;
 use super::{CHUNK_ROWS, Query, Row, encode::up};
 use crate::{
     Cpu, Isa,
-    format::{Codec, DenseType, DenseView, Layout, MatrixScales, TernaryView, base3_rows16, rows16, ternary_bytes},
+    format::{
+        Codec, DenseType, DenseView, GroupScales, Layout, MatrixScales, PANEL_ROWS, ScaleKind, TernaryView,
+        interleave_scales_into, repack_into, ternary_bytes,
+    },
     memory::Memory,
     quantize::QuantizedActs,
     ternary::{self, Part},
@@ -50,7 +53,7 @@ fn layout(isa: Isa, cols: usize) -> Layout {
 
 /// Bytes of the codes, scales and products of a head of type `ty`.
 pub fn bytes(isa: Isa, rows: usize, cols: usize, ty: DenseType) -> usize {
-    let scales = rows.next_multiple_of(rows16::PANEL_ROWS) * (cols / ty.block_len()) * size_of::<f16>();
+    let scales = rows.next_multiple_of(PANEL_ROWS) * (cols / ty.block_len()) * size_of::<f16>();
     ternary_bytes(layout(isa, cols), rows, cols).saturating_add(scales).saturating_add(2 * size_of::<f32>() * rows)
 }
 
@@ -60,39 +63,42 @@ impl Codes {
     pub fn new(cpu: &Cpu, head: &DenseView, tokens: usize) -> Option<(Self, Vec<Row>)> {
         let DenseView { rows, cols, data, ty } = *head;
         let codec = Codec::new(ty.dialect()?, rows, cols).ok()?;
-        let scales = codec.scales(data).ok()?;
-        let MatrixScales::PerGroup { size, ref values } = scales else { return None };
+        let ScaleKind::PerGroup(size) = codec.scale_kind() else { return None };
         let groups = cols / size;
         let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
         let layout = layout(cpu.isa(), cols);
         let packed_bytes = |rows| ternary_bytes(layout, rows, cols);
-        let mut codes = Memory::zeroed(packed_bytes(rows));
+        let scale_bytes = |rows: usize| rows.next_multiple_of(PANEL_ROWS) * groups * size_of::<f16>();
+        let (mut codes, mut scales) = (Memory::zeroed(packed_bytes(rows)), Memory::zeroed(scale_bytes(rows)));
         let mut kept = vec![Row::default(); rows];
-        let is_ternary = AtomicBool::new(true);
-        let (to_codes, to_kept) = (Disjoint::new(&mut codes), Disjoint::new(&mut kept));
+        let is_fine = AtomicBool::new(true);
+        let (to_codes, to_scales) = (Disjoint::new(&mut codes), Disjoint::new(&mut scales));
+        let to_kept = Disjoint::new(&mut kept);
         cpu.pool().run(rows.div_ceil(CHUNK_ROWS), |chunk| {
             let range = chunk * CHUNK_ROWS..rows.min((chunk + 1) * CHUNK_ROWS);
             let mut plain = vec![0; range.len() * row_bytes];
-            if codec.decode_rows(data, range.clone(), &mut plain).is_err() {
-                return is_ternary.store(false, Ordering::Relaxed);
-            }
+            let decoded = codec.decode_rows(data, range.clone(), &mut plain);
+            let (Ok(()), Ok(values)) = (decoded, codec.group_scales(data, range.clone())) else {
+                return is_fine.store(false, Ordering::Relaxed);
+            };
             let panels = packed_bytes(range.start)..packed_bytes(range.end);
+            let of_panels = scale_bytes(range.start)..scale_bytes(range.end);
             // SAFETY: chunks are disjoint ranges of rows, and whole panels of 16 but for the last.
-            let (codes, kept) = unsafe { (to_codes.part(panels), to_kept.part(range.clone())) };
-            match layout {
-                Layout::Base3R16 => base3_rows16::pack_rows(&plain, row_bytes, cols, codes)
-                    .unwrap_or_else(|row| unreachable!("row {row}: the codes were decoded as ternary")),
-                _ => rows16::interleave(&plain, row_bytes, codes),
-            }
-            let scales = values[range.start * groups..].chunks_exact(groups);
-            for ((row, scales), kept) in plain.chunks_exact(row_bytes).zip(scales).zip(kept) {
+            let (codes, scales) = unsafe { (to_codes.part(panels), to_scales.part(of_panels)) };
+            // SAFETY: as above.
+            let kept = unsafe { to_kept.part(range.clone()) };
+            repack_into(&plain, range.len(), cols, layout, codes)
+                .unwrap_or_else(|error| unreachable!("{error}: the codes were decoded as ternary"));
+            interleave_scales_into(&values, groups, bytemuck::cast_slice_mut(scales));
+            for ((row, scales), kept) in plain.chunks_exact(row_bytes).zip(values.chunks_exact(groups)).zip(kept) {
                 *kept = Row { scale: 1.0, error: 0.0, norm: up(squares(row, size, scales).sqrt()) };
             }
         });
-        if !is_ternary.into_inner() {
+        if !is_fine.into_inner() {
             return None;
         }
-        let scales = scales.reordered(rows, cols, Layout::I2sP128, Layout::I2sR16);
+        let values = GroupScales::cut(scales, [0..scale_bytes(rows)].into_iter());
+        let scales = MatrixScales::PerGroup { size, values: values.last()? };
         let halves = QuantizedActs::with_group(2 * tokens, cols, Some(size));
         let (steps, products) = (vec![0.0; 2 * tokens * groups], vec![0.0; 2 * tokens * rows]);
         Some((Self { codes, layout, scales, rows, cols, groups, halves, steps, products }, kept))
@@ -128,18 +134,19 @@ impl Codes {
 
 /// The sum of the squares of a row of [`Layout::I2sP128`] with a scale for each `size` columns.
 fn squares(row: &[u8], size: usize, scales: &[f16]) -> f64 {
-    let halves = row.as_chunks::<32>().0.iter().flat_map(|block| [nonzero(block, 0x50), nonzero(block, 0x05)]);
+    let blocks = row.as_chunks::<32>().0;
+    let halves = blocks.iter().flat_map(nonzero);
     let of_half = halves.zip(scales.iter().flat_map(|scale| std::iter::repeat_n(scale.to_f64(), size / HALF)));
     of_half.map(|(count, scale)| f64::from(count) * scale * scale).sum()
 }
 
-/// Weights that are not 0 in the nibbles of a block that `mask` has the lower bits of each code of.
-fn nonzero(block: &[u8; 32], mask: u8) -> u32 {
-    let mask = u64::from_ne_bytes([mask; 8]);
-    let in_eight = |bytes: &[u8; 8]| {
-        // The weight 0 has the code 01.
-        let codes = u64::from_ne_bytes(*bytes) ^ 0x5555_5555_5555_5555;
-        ((codes | codes >> 1) & mask).count_ones()
-    };
-    block.as_chunks().0.iter().map(in_eight).sum()
+/// Weights that are not 0 in the upper nibbles of a block, and in the lower ones.
+fn nonzero(block: &[u8; 32]) -> [u32; 2] {
+    // The weight 0 has the code 01. Counts of up to 2 in each nibble, then of up to 64 in each byte.
+    let mut counts = [0_u8; 32];
+    for (count, byte) in counts.iter_mut().zip(block) {
+        let other = (byte ^ 0x55 | (byte ^ 0x55) >> 1) & 0x55;
+        *count = (other & 0x33) + (other >> 2 & 0x33);
+    }
+    [4, 0].map(|shift| counts.iter().fold(0_u8, |sum, count| sum + (count >> shift & 0x0F)).into())
 }

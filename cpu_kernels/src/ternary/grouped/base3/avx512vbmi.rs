@@ -17,7 +17,7 @@ use crate::{
     },
     isa::Avx512Vbmi,
     ternary::{
-        LINE, LINES, MOST_PASSES,
+        LINE, LINES, MOST_PASSES, SMALL_BATCH,
         panel::{Panel, STEP_COLS},
     },
     x86::{AHEAD, prefetch_ahead, prefetch_at, wide},
@@ -41,7 +41,13 @@ const SHIFTS: [u32; BLOCKS] = [6, 4, 2, 0, 6];
 /// Products of each token and row, `out` (tokens, rows); `packed` are the rows of the tile. False, and nothing done, where
 /// rows have to be unpacked to two bits first: many tokens and groups that runs cut.
 pub fn products(_: Avx512Vbmi, tile: &Grouped, packed: &[u8], out: &mut [f32]) -> bool {
-    let is_few = tile.tile.tokens <= MOST_PASSES;
+    // Where passes are as fast as panels, on Zen 5: in groups of 64 a pass has the sums of twice as many groups to scale.
+    let most_passes = match tile.size {
+        64 => SMALL_BATCH,
+        128 => 2 * MOST_PASSES,
+        _ => MOST_PASSES,
+    };
+    let is_few = tile.tile.tokens <= most_passes;
     // SAFETY: the capability token proves the features.
     unsafe {
         match tile.size {
