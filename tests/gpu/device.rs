@@ -77,7 +77,7 @@ fn choices_follow_the_adapter_and_the_tuning() {
     assert_eq!(gpu.memory_bytes(), caps.memory.bytes);
     let all_off = Tuning {
         subgroups: Some(false),
-        int8_dot: Some(false),
+        product: Some(Product::F32),
         immediates: Some(false),
         max_binding_bytes: Some(1000),
         memory_bytes: Some(77),

@@ -8,7 +8,7 @@ use bitnet_gpu::{
     backend::{
         Activations, Backend, Batch, Candidates, Checkpoint, LayerState, Row, SegmentId, SlotId, Want,
         cpu::CpuBackend,
-        gpu::{GpuBackend, Tuning},
+        gpu::{GpuBackend, Tuning, pipelines::Product},
     },
     model::Model,
     plan::{BackendKind, KvType, Segment, Sizes},
@@ -189,7 +189,7 @@ fn each_gets_what_it_gets_alone() {
         ("q8_0", BITNET, KvType::Q8_0, Tuning::default()),
         ("f32, head norms", QWEN3, KvType::F32, Tuning::default()),
         ("q8_0, head norms, no subgroups", QWEN3, KvType::Q8_0, plain()),
-        ("f16, no subgroups, f32 products", LLAMA, KvType::F16, Tuning { int8_dot: Some(false), ..plain() }),
+        ("f16, no subgroups, f32 products", LLAMA, KvType::F16, Tuning { product: Some(Product::F32), ..plain() }),
         ("f16, uniform parameters", BITNET, KvType::F16, Tuning { immediates: Some(false), ..Tuning::default() }),
         ("f16, groups of 64", grouped(64), KvType::F16, Tuning::default()),
         // Caches of 160 positions have 20 KB in f16: two a window.

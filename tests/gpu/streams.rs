@@ -5,7 +5,11 @@ use std::{path::Path, process::Command, sync::Arc};
 
 use bitnet_cpu_kernels::isa::Isa;
 use bitnet_gpu::{
-    backend::{Backend, Want, cpu::CpuBackend, gpu::Tuning},
+    backend::{
+        Backend, Want,
+        cpu::CpuBackend,
+        gpu::{Tuning, pipelines::Product},
+    },
     convert::{ConvertOptions, convert},
     gguf::File,
     model::Model,
@@ -233,7 +237,7 @@ fn a_screened_head_changes_no_stream() {
     let devices = &mut Devices::default();
     let (model, prompts) = demo();
     assert_screen_changes_nothing(devices, "demo", &model, &prompts[..2], LONG, Tuning::default());
-    let plain = Tuning { subgroups: Some(false), int8_dot: Some(false), ..Tuning::default() };
+    let plain = Tuning { subgroups: Some(false), product: Some(Product::F32), ..Tuning::default() };
     assert_screen_changes_nothing(devices, "no subgroups, f32", &model, &prompts[2..3], SHORT, plain);
 }
 

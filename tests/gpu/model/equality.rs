@@ -8,7 +8,10 @@ use bitnet_gpu::{
     backend::{
         Activations, Backend, Batch, KvRows, LayerState, SlotId, Want,
         cpu::CpuBackend,
-        gpu::{Geometry, GpuBackend, Tuning},
+        gpu::{
+            Geometry, GpuBackend, Tuning,
+            pipelines::{Choices, Product},
+        },
     },
     plan::{KvType, Sizes},
 };
@@ -144,7 +147,7 @@ fn every_path_gives_the_same_logits() {
         let expected = plain.run(&ids, 0, Want::All).unwrap();
         let paths = [
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
-            ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
+            ("f32 products", Tuning { product: Some(Product::F32), ..Tuning::default() }),
             ("norms of their own", Tuning { fold: Some(false), ..Tuning::default() }),
             ("the largest product apart", Tuning { geometry: Some(APART), ..Tuning::default() }),
             ("large workgroups", Tuning { geometry: Some(LARGE), fold: Some(false), ..Tuning::default() }),
@@ -169,6 +172,32 @@ fn every_path_gives_the_same_logits() {
             assert_close(&format!("{name}, last"), &last, &expected[39 * spec.vocab..], spec.vocab);
             let decoded = other.decode(&ids[..6]);
             assert_close(&format!("{name}, decode"), &decoded, &expected[..6 * spec.vocab], spec.vocab);
+        }
+    }
+}
+
+/// Products are whole numbers: whichever twin of them a device has chosen, logits have the same bits.
+#[test]
+fn every_product_gives_the_same_bits() {
+    let mut devices = Devices::default();
+    for spec in [BITNET, QWEN3, grouped(64), grouped(256)] {
+        let model = Arc::new(random_model(&spec, 16));
+        let ids = random_ids(&spec, 17, 80);
+        let Some(plain) = open_on(&mut devices, &model, KvType::F16, Tuning::default()) else { return };
+        let mut expected: Option<Vec<u32>> = None;
+        for Choices { product, tile, .. } in plain.backend.gpu().choices().products() {
+            let tuning = Tuning { product: Some(product), tile: Some(tile), ..Tuning::default() };
+            let mut gpu = open_on(&mut devices, &model, KvType::F16, tuning).unwrap();
+            let chosen = gpu.backend.gpu().choices();
+            assert_eq!((chosen.product, chosen.tile), (product, tile));
+            // A prompt, a few tokens, and one at a time.
+            let mut logits = gpu.run(&ids[..70], 0, Want::All).unwrap();
+            logits.extend(gpu.run(&ids[70..75], 70, Want::All).unwrap());
+            logits.extend((75..80).flat_map(|at| gpu.run(&ids[at..=at], at, Want::Last).unwrap()));
+            let found: Vec<u32> = logits.iter().map(|x| x.to_bits()).collect();
+            let expected = expected.get_or_insert_with(|| found.clone());
+            let at = found.iter().zip(expected.iter()).position(|(a, b)| a != b);
+            assert_eq!(at, None, "{:?} {:?}: {product:?}, {tile:?}", spec.family, spec.scales);
         }
     }
 }

@@ -7,7 +7,7 @@ use bitnet_gpu::{
     backend::{
         Backend, Checkpoint, LayerState, SlotId, States, Want,
         cpu::CpuBackend,
-        gpu::{Geometry, GpuBackend, Tuning},
+        gpu::{Geometry, GpuBackend, Tuning, pipelines::Product},
     },
     model::Model,
     plan::{BackendKind, KvType, Plan, Segment, Sizes},
@@ -72,7 +72,7 @@ fn every_path_gives_the_same_logits() {
         let expected = plain.decode(&ids);
         for (what, tuning) in [
             ("no subgroups", Tuning { subgroups: Some(false), ..Tuning::default() }),
-            ("f32 products", Tuning { int8_dot: Some(false), ..Tuning::default() }),
+            ("f32 products", Tuning { product: Some(Product::F32), ..Tuning::default() }),
             ("norms of their own", Tuning { fold: Some(false), ..Tuning::default() }),
             ("the largest product apart", Tuning { geometry: Some(apart), ..Tuning::default() }),
             ("uniform parameters", Tuning { immediates: Some(false), ..Tuning::default() }),

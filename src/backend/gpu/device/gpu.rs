@@ -96,13 +96,13 @@ impl Gpu {
         // Four adjacent invocations share a subgroup only if there are four in it.
         let can_subgroup = caps.subgroups.is_some_and(|(least, _)| least >= 4);
         // Metal has no int8 dot product: naga writes it as four multiplications there, and f32 is no slower.
-        let int8 = tuning.int8_dot.unwrap_or(caps.backend != "Metal");
+        let product = if caps.backend == "Metal" { Product::F32 } else { Product::Int8 };
         let immediates = caps.immediates && tuning.immediates != Some(false);
         let choices = Choices {
             lanes: if can_subgroup && tuning.subgroups != Some(false) { Lanes::Subgroup } else { Lanes::Workgroup },
-            product: if int8 { Product::Int8 } else { Product::F32 },
+            product: tuning.product.unwrap_or(product),
             // Until it is measured: a device that has no product of int8 takes longer by vectors.
-            tile: Tile::Words,
+            tile: tuning.tile.unwrap_or(Tile::Words),
             params: if immediates { ParamSource::Immediate } else { ParamSource::Uniform },
         };
         let limits = device.limits();

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::geometry::Geometry;
-use crate::cache_dir::Cache;
+use crate::{
+    backend::gpu::kernels::pipelines::{Product, Tile},
+    cache_dir::Cache,
+};
 
 /// How a GPU is looked for and opened.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +77,10 @@ pub struct Tuning {
     pub chunk_tokens: Option<usize>,
     /// Subgroup operations or not.
     pub subgroups: Option<bool>,
-    /// Integer dot products (true) or f32 (false) in the ternary products.
-    pub int8_dot: Option<bool>,
+    /// The twin of the ternary products.
+    pub product: Option<Product>,
+    /// The twin of their tiles.
+    pub tile: Option<Tile>,
     /// Parameters as immediates or through a uniform buffer.
     pub immediates: Option<bool>,
     /// Weights straight into mapped buffers (true) or through staging memory.

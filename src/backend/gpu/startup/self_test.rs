@@ -146,7 +146,7 @@ fn candidates(gpu: &Gpu, all: bool) -> Vec<Choices> {
         lanes.push(Lanes::Workgroup);
     }
     let mut products = vec![own.product];
-    if all && gpu.tuning().int8_dot.is_none() {
+    if all && gpu.tuning().product.is_none() {
         products.push(if own.product == Product::Int8 { Product::F32 } else { Product::Int8 });
     }
     let with = |lanes| products.iter().map(move |&product| Choices { lanes, product, ..own });
@@ -160,10 +160,10 @@ fn further(gpu: &Gpu, compared: &[TestedChoices]) -> Option<Choices> {
     let best = fastest(compared);
     let is_timed = compared.iter().any(|c| c.us.is_some());
     let has_both = compared.iter().any(|c| c.choices.product == Product::Int8);
-    let is_free = gpu.tuning().int8_dot.is_none();
+    let (product, tile) = (gpu.tuning().product, gpu.tuning().tile);
     match best.product {
-        Product::Int8 if is_timed => Some(Choices { tile: Tile::Vectors, ..best }),
-        Product::F32 if is_timed && has_both && is_free => Some(Choices { product: Product::Uint8, ..best }),
+        Product::Int8 if is_timed && tile.is_none() => Some(Choices { tile: Tile::Vectors, ..best }),
+        Product::F32 if is_timed && has_both && product.is_none() => Some(Choices { product: Product::Uint8, ..best }),
         _ => None,
     }
 }
@@ -424,7 +424,8 @@ mod tests {
         assert_eq!((second.choices(), compared), (first.choices(), Vec::new()));
         assert_eq!(second.geometry(), first.geometry());
         let cut = Geometry { workgroup: 128, folded_workgroups: 3, fold: false };
-        let fixed = Tuning { int8_dot: Some(false), subgroups: Some(false), geometry: Some(cut), ..Tuning::default() };
+        let fixed =
+            Tuning { product: Some(Product::F32), subgroups: Some(false), geometry: Some(cut), ..Tuning::default() };
         let (third, compared) = prepare(open(fixed).unwrap(), &options(Measure::Always, cache), backend).unwrap();
         assert_eq!(compared.len(), 1, "nothing is left to choose: {compared:?}");
         assert_eq!((third.choices().lanes, third.choices().product), (Lanes::Workgroup, Product::F32));
@@ -485,7 +486,7 @@ mod tests {
         // Without a comparison there is nothing to conclude from.
         assert_eq!(further(&gpu, &compared(2.0, 1.0)[1..]), None);
         assert_eq!(further(&gpu, &[TestedChoices { choices: own, us: None, agreed: true }]), None);
-        let Some(fixed) = open(Tuning { int8_dot: Some(false), ..Tuning::default() }) else { return };
+        let Some(fixed) = open(Tuning { product: Some(Product::F32), ..Tuning::default() }) else { return };
         assert_eq!(further(&fixed, &compared(2.0, 1.0)), None);
     }
 
