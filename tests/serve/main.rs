@@ -17,6 +17,7 @@ mod open_webui;
 mod others;
 mod parallel;
 mod routes;
+mod schemas;
 mod shutdown;
 mod slots;
 mod takeover;

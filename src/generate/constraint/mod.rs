@@ -2,6 +2,7 @@
 //! `llguidance`, on a tree of all tokens.
 
 mod gbnf;
+mod schema;
 
 use std::{sync::Arc, thread};
 
@@ -11,16 +12,10 @@ use llguidance::{
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
 
-use serde_json::{Value, json};
-
 use crate::{
     error::{Error, Result},
     tokenizer::Tokenizer,
 };
-
-/// White space between the parts of JSON, once at each place: without a bound, small models write line breaks for ever.
-/// A schema can say otherwise, under the key `x-guidance` of llguidance.
-const WHITE_SPACE: &str = r"[ ]|\n[ \t]{0,20}";
 
 /// Grammar that the text of an answer has to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,11 +75,8 @@ impl Constraint {
             Grammar::Text(text) if text.contains("::=") => TopLevelGrammar::from_lark(gbnf::to_lark(text)?),
             Grammar::Text(text) => TopLevelGrammar::from_lark(text.clone()),
             Grammar::JsonSchema(text) => {
-                let mut schema: Value = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-                if let Value::Object(schema) = &mut schema {
-                    schema.entry("x-guidance").or_insert_with(|| json!({ "whitespace_pattern": WHITE_SPACE }));
-                }
-                TopLevelGrammar::from_json_schema(schema)
+                let schema = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+                TopLevelGrammar::from_json_schema(schema::prepared(schema))
             }
         };
         let compile = || -> std::result::Result<Matcher, String> {
@@ -169,6 +161,9 @@ fn tokens(tokenizer: &Tokenizer) -> TokEnv {
 
 /// llguidance's words for what went wrong, or plainer ones where those speak of its insides.
 fn reason_of(text: &str) -> String {
+    if text.contains("NoExtensionBias") {
+        return "no text follows it: what it begins with refers only to itself".into();
+    }
     let numbers = text.split_once("Current row has ").and_then(|(_, rest)| {
         let (items, rest) = rest.split_once(" items; max is ")?;
         let most = rest.split(|c: char| !c.is_ascii_digit()).next()?;
