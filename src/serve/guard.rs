@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
@@ -38,6 +38,10 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     };
     response = ErrorForm::of_path(&path).apply(response);
     if method == Method::HEAD {
+        // The length is that of the body which is not sent.
+        if let Some(length) = response.body().size_hint().exact() {
+            response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
+        }
         *response.body_mut() = Body::empty();
     }
     if let Some(origin) = allowed {

@@ -131,3 +131,20 @@ fn a_connection_serves_request_after_request_and_slow_heads_harm_nobody() {
     connection.write(request.as_bytes());
     assert_eq!((connection.response().status, connection.response().status), (200, 200));
 }
+
+/// They wait for an answer in another protocol, or for the end of the line, which the server owes them before they end theirs.
+#[test]
+fn clients_of_another_protocol_learn_that_nothing_follows() {
+    let server = Server::start(&[]);
+    let upgrade = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n";
+    for (sent, answer) in [("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""), (upgrade, "{\"status\":\"ok\"}")] {
+        let mut connection = server.connect();
+        connection.write(sent.as_bytes());
+        assert!(connection.rest().ends_with(answer));
+        // It has not been closed: whoever still writes is heard out.
+        for _ in 0..3 {
+            assert!(connection.write_all(b"x").is_ok(), "{sent}");
+            sleep(LOOK);
+        }
+    }
+}

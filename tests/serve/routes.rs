@@ -47,6 +47,21 @@ fn errors_are_json_on_every_route() {
     assert_eq!(sent.status, 200);
 }
 
+#[test]
+fn heads_are_those_of_the_answers_without_their_bodies() {
+    let server = Server::start(&[]);
+    for path in ["/health", "/v1/models", "/", "/nothing"] {
+        let mut connection = server.connect();
+        let whole = connection.request("GET", path, &[], b"");
+        connection.send("HEAD", path, &[], b"");
+        let head = connection.head();
+        assert_eq!((head.status, head.header("content-type")), (whole.status, whole.header("content-type")), "{path}");
+        assert_eq!(head.header("content-length"), Some(whole.body.len().to_string().as_str()), "{path}");
+        // Nothing lies between it and the next answer.
+        assert_eq!(connection.request("GET", "/health", &[], b"").body, "{\"status\":\"ok\"}");
+    }
+}
+
 /// From wherever they come: the way in, the routes, the fields.
 #[test]
 fn errors_have_the_form_of_their_api() {
