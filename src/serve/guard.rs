@@ -21,6 +21,9 @@ use super::{
 /// Routes that need no key.
 const PUBLIC: [&str; 2] = ["/health", "/v1/health"];
 
+/// Methods that a page may ask with; the list is llama.cpp's, though no route here takes DELETE.
+const METHODS: &str = "GET, POST, DELETE, OPTIONS";
+
 /// Schemes of origins that are pages of the web.
 const WEB: [&str; 2] = ["http", "https"];
 
@@ -167,7 +170,7 @@ fn origin_may(options: &ServeOptions, origin: &HeaderValue) -> bool {
 fn allow(headers: &mut HeaderMap, origin: HeaderValue, asked: Option<HeaderValue>) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.unwrap_or(HeaderValue::from_static("*")));
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
 }

@@ -150,6 +150,10 @@ impl Metrics {
         counter("llamacpp:tokens_predicted_seconds_total", "Predict process time", c.answer_seconds);
         counter("llamacpp:n_decode_total", "Total number of steps.", c.steps as f64);
         counter("llamacpp:n_tokens_max", "Largest observed sequence.", c.longest_sequence as f64);
+        // Dashboards for llama.cpp add these up. Answers are written without drafts here.
+        counter("llamacpp:spec_decode_num_drafts_total", "Number of drafts.", 0.0);
+        counter("llamacpp:spec_decode_num_draft_tokens_total", "Number of drafted tokens.", 0.0);
+        counter("llamacpp:spec_decode_num_accepted_tokens_total", "Number of drafted tokens accepted.", 0.0);
         counter("bitnet:answers_total", "Answers that ended or were cancelled.", c.answers as f64);
         counter("bitnet:cancelled_total", "Answers whose client went away.", c.cancelled as f64);
         counter("bitnet:prefix_cache_queries_total", "Prompts looked up among what is held.", c.prefix_queries as f64);

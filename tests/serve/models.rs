@@ -17,7 +17,9 @@ fn folder() -> TempDir {
         fs::copy(BUILT_IN, folder.path().join(name)).unwrap();
     }
     fs::write(folder.path().join("broken.gguf"), b"GGUF and no more").unwrap();
-    fs::write(folder.path().join("notes.txt"), b"no model").unwrap();
+    for other in ["notes.txt", "._one.gguf"] {
+        fs::write(folder.path().join(other), b"no model").unwrap();
+    }
     folder
 }
 

@@ -13,6 +13,7 @@ fn models_are_listed_and_found_by_name() {
     for name in ["org/tiny", "org%2Ftiny", "other"] {
         assert_eq!(server.get(&format!("/v1/models/{name}")).json()["id"], "org/tiny", "{name}");
     }
+    assert_eq!(list["data"][0]["aliases"], json!(["org/tiny", "other"]));
     let error = server.get("/v1/models/none");
     assert!(error.error(404).contains("`none` does not exist"));
     assert_eq!(error.json()["error"]["code"], "model_not_found");

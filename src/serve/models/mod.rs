@@ -324,7 +324,8 @@ fn models_in(folder: &Path) -> Vec<(String, PathBuf)> {
         let file = path.file_name()?.to_str()?;
         let is_first = |stem: &str| part_of_stem(stem).is_none_or(|(_, number, _)| number == 1);
         let is_gguf = file.strip_suffix(".gguf").is_some_and(is_first);
-        let is_file = path.is_file() && is_gguf && !file.starts_with("mmproj");
+        // macOS puts files named `._` and so on beside those that it copies elsewhere.
+        let is_file = path.is_file() && is_gguf && !file.starts_with("mmproj") && !file.starts_with('.');
         let is_model = is_file || path.join("config.json").is_file();
         is_model.then(|| (short_name(file), path.clone()))
     };

@@ -27,12 +27,15 @@ pub fn entry(model: &Listed) -> Value {
             "size": facts.bytes,
         })
     });
+    // With more names than one, as llama.cpp has it, the first is among them.
+    let first = Some(&model.name).filter(|_| !model.aliases.is_empty());
+    let aliases: Vec<&String> = first.into_iter().chain(&model.aliases).collect();
     json!({
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "bitnet-gpu",
-        "aliases": model.aliases,
+        "aliases": aliases,
         "tags": model.tags,
         "meta": meta,
         "status": { "value": model.status() },
