@@ -134,19 +134,31 @@ impl Codes {
 
 /// The sum of the squares of a row of [`Layout::I2sP128`] with a scale for each `size` columns.
 fn squares(row: &[u8], size: usize, scales: &[f16]) -> f64 {
-    let blocks = row.as_chunks::<32>().0;
-    let halves = blocks.iter().flat_map(nonzero);
-    let of_half = halves.zip(scales.iter().flat_map(|scale| std::iter::repeat_n(scale.to_f64(), size / HALF)));
-    of_half.map(|(count, scale)| f64::from(count) * scale * scale).sum()
+    let mut sum = 0.0;
+    // All sizes are powers of two.
+    let shift = (size / HALF).trailing_zeros();
+    for (at, block) in row.as_chunks::<32>().0.iter().enumerate() {
+        for (half, count) in nonzero(block).into_iter().enumerate() {
+            // A row's last block may have one half.
+            let scale = scales.get((2 * at + half) >> shift).map_or(0.0, |scale| scale.to_f64());
+            sum += f64::from(count) * scale * scale;
+        }
+    }
+    sum
 }
 
-/// Weights that are not 0 in the upper nibbles of a block, and in the lower ones.
-fn nonzero(block: &[u8; 32]) -> [u32; 2] {
-    // The weight 0 has the code 01. Counts of up to 2 in each nibble, then of up to 64 in each byte.
-    let mut counts = [0_u8; 32];
-    for (count, byte) in counts.iter_mut().zip(block) {
-        let other = (byte ^ 0x55 | (byte ^ 0x55) >> 1) & 0x55;
-        *count = (other & 0x33) + (other >> 2 & 0x33);
+/// Weights that are not 0 in the upper nibbles of a block, and in the lower ones: plain loops that become vector
+/// instructions.
+fn nonzero(block: &[u8; 32]) -> [u8; 2] {
+    let (mut upper, mut lower) = (0, 0);
+    for byte in block {
+        // The weight 0 has the code 01.
+        let other = byte ^ 0x55;
+        let bits = (other | other >> 1) & 0x55;
+        // At most 2 in each nibble, and 64 in all.
+        let counts = (bits & 0x33) + (bits >> 2 & 0x33);
+        upper += counts >> 4;
+        lower += counts & 0x0F;
     }
-    [4, 0].map(|shift| counts.iter().fold(0_u8, |sum, count| sum + (count >> shift & 0x0F)).into())
+    [upper, lower]
 }
