@@ -35,7 +35,8 @@ pub fn run(args: &ServeArgs, verbose: bool) -> Result<()> {
     wishes.keys = keys(args)?;
     wishes.cors_origins = args.cors_origins.clone();
     wishes.max_tokens = args.max_tokens();
-    wishes.prefix_bytes = (args.cache_ram as usize) << 20;
+    let mib = usize::try_from(args.cache_ram);
+    wishes.prefix_bytes = mib.map_or(usize::MAX, |mib| mib.saturating_mul(1 << 20));
     wishes.queue = args.max_queue;
     wishes.metrics = args.metrics;
     wishes.slots = !args.no_slots;
@@ -43,7 +44,8 @@ pub fn run(args: &ServeArgs, verbose: bool) -> Result<()> {
     if let Some(folder) = &args.slot_save_path {
         fs::read_dir(folder).map_err(|error| Error::io("read", folder, error))?;
     }
-    wishes.ping = Duration::from_secs(args.sse_ping_interval);
+    let never = u64::from(u32::MAX);
+    wishes.ping = Duration::from_secs(u64::try_from(args.sse_ping_interval).ok().filter(|&s| s > 0).unwrap_or(never));
     wishes.reasoning = args.reasoning_format == ReasoningFormatChoice::Auto;
     wishes.thought_tokens = args.reasoning.max_tokens();
     wishes.template_variables = template_variables(args)?;

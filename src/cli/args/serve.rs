@@ -93,9 +93,16 @@ pub struct ServeArgs {
     )]
     pub n_predict: i64,
 
-    /// Main memory for the beginnings of conversations that had to give way to others, in MiB; 0 = none
-    #[arg(long, value_name = "MIB", default_value_t = 2048, env = "LLAMA_ARG_CACHE_RAM")]
-    pub cache_ram: u32,
+    /// Main memory for the beginnings of conversations that had to give way to others, in MiB; 0 = none, -1 = no bound
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 2048,
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)),
+        env = "LLAMA_ARG_CACHE_RAM"
+    )]
+    pub cache_ram: i64,
 
     /// Requests that wait at most; more are told to come again
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -117,15 +124,16 @@ pub struct ServeArgs {
     #[arg(long, overrides_with = "slots")]
     pub no_slots: bool,
 
-    /// Seconds of silence after which a stream sends a comment that keeps it open
+    /// Seconds of silence after which a stream sends a comment that keeps it open; 0 or -1 = never
     #[arg(
         long,
         value_name = "SECONDS",
         default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(1..=3600),
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..=3600),
         env = "LLAMA_ARG_SSE_PING_INTERVAL"
     )]
-    pub sse_ping_interval: u64,
+    pub sse_ping_interval: i64,
 
     /// Instead of the model's own: bitnet, llama3, falcon3, chatml, qwen3, or a file with a Jinja template
     #[arg(long, visible_alias = "chat-template-file", value_name = "NAME|FILE", env = "LLAMA_ARG_CHAT_TEMPLATE")]
