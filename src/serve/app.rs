@@ -6,6 +6,7 @@ use super::{
     Log, ServeOptions,
     answer::{self, Answers},
     beside::Turns,
+    body::Room,
     error::{ApiError, ApiResult},
     grammars, ids,
     job::Job,
@@ -28,6 +29,8 @@ pub struct App {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<dyn Log>,
+    /// For bodies of requests.
+    pub room: Room,
     pub grammar_turns: Turns,
     pub slot_turns: Turns,
     /// When the server began, in seconds since 1970.
@@ -52,7 +55,8 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let models = Arc::new(Models::new(offer, &options, &metrics, &log));
         let (grammar_turns, slot_turns) = (grammars::turns(), slots::turns());
-        Self { options, models, metrics, log, grammar_turns, slot_turns, started: ids::now() }
+        let room = Room::new(options.body_bytes);
+        Self { options, room, models, metrics, log, grammar_turns, slot_turns, started: ids::now() }
     }
 
     /// Generations for `wishes.n` answers to each of `prompts`, which `param` of the request has.

@@ -125,6 +125,12 @@ impl ApiError {
         Self { retry_after: Some(5), ..error }
     }
 
+    /// As many large bodies as the server holds are being read.
+    pub fn no_room() -> Self {
+        let message = "server busy, please try again: it has no memory for the body of the request beside others";
+        Self { message: message.into(), ..Self::busy() }
+    }
+
     pub fn no_slot() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "no slot available")
     }

@@ -16,6 +16,8 @@ mod anthropic;
 
 mod beside;
 
+mod body;
+
 mod clock;
 
 mod connection;

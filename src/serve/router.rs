@@ -7,7 +7,6 @@ use std::{
 
 use axum::{
     Router,
-    body::{Bytes, to_bytes},
     extract::{Path, Request, State},
     http::header,
     middleware::from_fn_with_state,
@@ -21,6 +20,7 @@ use super::{
     anthropic,
     app::{App, Prepared},
     beside::beside,
+    body::{self, Parsed},
     error::{ApiError, ApiResult},
     fields::Fields,
     grammars, guard,
@@ -44,9 +44,6 @@ use super::{
 
 /// Time for what comes before an answer: prompts, grammars. Only a hostile one needs a part of it.
 const PREPARATION_TIME: Duration = Duration::from_secs(30);
-
-/// Time in which a request's body has to arrive.
-const BODY_TIME: Duration = Duration::from_secs(60);
 
 type Shared = State<Arc<App>>;
 
@@ -137,7 +134,7 @@ async fn run_embedding(
     cuts: bool,
     form: Form,
 ) -> ApiResult<Response> {
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     let host = host_of(&app, &fields).await?;
     let asked = {
         let served = Arc::clone(&host.served);
@@ -167,7 +164,7 @@ async fn host_of(app: &Arc<App>, fields: &Map<String, Value>) -> ApiResult<Arc<H
 
 /// `/api/show` of one model.
 async fn show_one(app: Arc<App>, request: Request) -> ApiResult<Response> {
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     shown(app, move |app| {
         let fields = Fields(&fields);
         let name = fields.text("model")?.or(fields.text("name")?);
@@ -193,14 +190,14 @@ fn answered_by(prepare: Prepare) -> MethodRouter<Arc<App>> {
 /// Reads a request, prepares it beside the network's threads, and answers as the engine does.
 async fn run_prepared(app: Arc<App>, request: Request, prepare: Prepare) -> ApiResult<Response> {
     let client = ClientSide::of(&request);
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     answer(app, fields, client, prepare).await
 }
 
 /// As [`run_prepared`]; a request without a question loads or unloads its model.
 async fn run_ollama(app: Arc<App>, request: Request, prepare: Prepare, form: ollama::Form) -> ApiResult<Response> {
     let client = ClientSide::of(&request);
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     let name = Fields(&fields).text("model")?;
     let Some(done) = ollama::without_question(Fields(&fields), name.unwrap_or_default(), form)? else {
         return answer(app, fields, client, prepare).await;
@@ -213,12 +210,7 @@ async fn run_ollama(app: Arc<App>, request: Request, prepare: Prepare, form: oll
     Ok(json_response(&done))
 }
 
-async fn answer(
-    app: Arc<App>,
-    fields: Map<String, Value>,
-    mut client: ClientSide,
-    prepare: Prepare,
-) -> ApiResult<Response> {
+async fn answer(app: Arc<App>, fields: Parsed, mut client: ClientSide, prepare: Prepare) -> ApiResult<Response> {
     let ping = app.options.ping;
     let host = host_of(&app, &fields).await?;
     let (jobs, prepared) = {
@@ -253,48 +245,9 @@ async fn answer(
 }
 
 async fn run_compute(app: Arc<App>, request: Request, compute: Compute) -> ApiResult<Response> {
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     let host = host_of(&app, &fields).await?;
     beside((), move || compute(&app, &host.served, Fields(&fields)).map(|value| json_response(&value))).await
-}
-
-/// The fields of a request's body.
-async fn read_fields(app: &App, request: Request) -> ApiResult<Map<String, Value>> {
-    let body = read_body(app, request).await?;
-    beside((), move || parse(&body)).await
-}
-
-async fn read_body(app: &App, request: Request) -> ApiResult<Bytes> {
-    let encoding = request.headers().get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(ApiError::unsupported_encoding());
-    }
-    let most = app.options.body_bytes;
-    let length = request.headers().get(header::CONTENT_LENGTH);
-    let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > most as u64) {
-        return Err(ApiError::too_large(most));
-    }
-    let read = timeout(BODY_TIME, to_bytes(request.into_body(), most)).await.map_err(|_| ApiError::too_slow())?;
-    read.map_err(|error| {
-        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        if source.contains("length limit") {
-            ApiError::too_large(most)
-        } else {
-            ApiError::bad_request("the body of the request could not be read")
-        }
-    })
-}
-
-/// The fields of a body, whatever type its header claims.
-fn parse(body: &[u8]) -> ApiResult<Map<String, Value>> {
-    // Clients on Windows begin their texts with the mark of UTF-8.
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ApiError::bad_request("the body of the request must be a JSON object")),
-        Err(error) => Err(ApiError::bad_request(format!("the body of the request is no JSON: {error}"))),
-    }
 }
 
 async fn one_model(State(app): Shared, request: Request) -> ApiResult<Response> {
@@ -305,13 +258,13 @@ async fn one_model(State(app): Shared, request: Request) -> ApiResult<Response> 
 
 /// llama.cpp's way to load a model before it is asked something.
 async fn load_model(State(app): Shared, request: Request) -> ApiResult<Response> {
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     host_of(&app, &fields).await?;
     Ok(json_response(&json!({ "success": true })))
 }
 
 async fn unload_model(State(app): Shared, request: Request) -> ApiResult<Response> {
-    let fields = read_fields(&app, request).await?;
+    let fields = body::read(&app, request).await?;
     if !app.models.are_several() {
         return Err(ApiError::not_supported("this server has one model, which stays loaded"));
     }
@@ -365,11 +318,10 @@ async fn slot_action(State(app): Shared, Path(slot): Path<String>, request: Requ
 async fn act_on_slot(app: Arc<App>, slot: String, request: Request) -> ApiResult<Response> {
     let host = queried(&app, &request)?.ok_or_else(ApiError::loading)?;
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let body = read_body(&app, request).await?;
     // To erase takes no fields.
-    let fields = if body.is_empty() { Map::new() } else { parse(&body)? };
+    let fields = body::read_or_nothing(&app, request).await?;
     let folder = app.options.slot_folder.as_deref();
-    Ok(json_response(&slot_actions::act(&app.slot_turns, &host, folder, &slot, &query, fields).await?))
+    Ok(json_response(&slot_actions::act(&app.slot_turns, &host, folder, &slot, &query, &fields).await?))
 }
 
 async fn metrics(State(app): Shared) -> ApiResult<Response> {

@@ -80,7 +80,7 @@ pub async fn act(
     folder: Option<&Path>,
     slot: &str,
     query: &str,
-    fields: Map<String, Value>,
+    fields: &Map<String, Value>,
 ) -> ApiResult<Value> {
     let Some(folder) = folder else {
         let message = "This server does not support slots action. Start it with `--slot-save-path`";
@@ -100,7 +100,7 @@ pub async fn act(
         let Done::Erased(tokens) = done(host, place, Action::Erase).await? else { return Err(ApiError::bug()) };
         return Ok(json!({ "id_slot": place, "n_erased": tokens }));
     }
-    let (name, path) = file(folder, &fields)?;
+    let (name, path) = file(folder, fields)?;
     let of_task = Arc::clone(host);
     let (key, tokens, bytes) = if verb == Verb::Save {
         let Done::Saved(saved) = done(host, place, Action::Save).await? else { return Err(ApiError::bug()) };

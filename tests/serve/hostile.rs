@@ -148,3 +148,37 @@ fn clients_of_another_protocol_learn_that_nothing_follows() {
         }
     }
 }
+
+#[test]
+fn bodies_take_a_bounded_part_of_the_memory() {
+    let server = Server::start(&[]);
+    let post = |body: &str| server.connect().request("POST", CHAT, &[], body.as_bytes());
+    // A few megabytes of text that would take a hundred times as much.
+    let objects = format!("{{\"x\":[{}0]}}", "{},".repeat(200_000));
+    assert!(post(&objects).error(400).contains("values"));
+    let text = json!({ "messages": [{ "role": "user", "content": "[{,".repeat(1_000_000) }] }).to_string();
+    assert!(post(&text).error(400).contains("context"), "characters of a text are no values");
+    // Large ones that never end, almost all that are held at a time.
+    let stalled: Vec<_> = [32, 32, 32, 31]
+        .map(|size| {
+            let mut connection = server.connect();
+            let length = 32 << 20;
+            connection.write(
+                format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n").as_bytes(),
+            );
+            connection.write_all(&vec![b' '; (size << 20) - 1]).expect("room");
+            connection
+        })
+        .into();
+    let spaces = " ".repeat(2 << 20);
+    let becomes = |status: u16| {
+        (0..1000).any(|_| {
+            sleep(LOOK);
+            post(&spaces).status == status
+        })
+    };
+    assert!(becomes(503), "there is room for all of them");
+    assert_eq!(post(&chat("Hi", json!({})).to_string()).status, 200, "small ones need none");
+    drop(stalled);
+    assert!(becomes(400), "those who left take room");
+}
