@@ -1,9 +1,10 @@
 //! Heads of ternary weights: in place of a copy in 6 bits the weights themselves in 2, or in 1.6 where kernels read five a
-//! byte, 16 rows side by side, which the kernels of ternary matrices multiply with the upper and the lower bytes of a token, as two tokens. Nothing of a
-//! weight is left out, so the bounds hold only what rounding adds: of the token to 16 bits, and of sums in f32. Those sums
-//! are the same bits for any number of tokens, see the module `grouped`.
+//! byte, 16 rows side by side, which the kernels of ternary matrices multiply with the upper and the lower bytes of a
+//! token, as two tokens. Nothing of a weight is left out, so the bounds hold only what rounding adds: of the token to 16
+//! bits, and of sums in f32. Those sums are the same bits for any number of tokens, see the module `grouped`.
 
 use std::{
+    iter,
     ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -97,7 +98,7 @@ impl Codes {
         if !is_fine.into_inner() {
             return None;
         }
-        let values = GroupScales::cut(scales, [0..scale_bytes(rows)].into_iter());
+        let values = GroupScales::cut(scales, iter::once(0..scale_bytes(rows)));
         let scales = MatrixScales::PerGroup { size, values: values.last()? };
         let halves = QuantizedActs::with_group(2 * tokens, cols, Some(size));
         let (steps, products) = (vec![0.0; 2 * tokens * groups], vec![0.0; 2 * tokens * rows]);

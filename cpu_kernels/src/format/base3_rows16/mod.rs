@@ -174,6 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn every_way_of_packing_gives_the_same_bytes() {
+        let mut rng = Rng::new(9);
+        for (rows, cols) in [(1, 1), (15, 128), (16, 640), (17, 768), (45, 1408)] {
+            let plain = pack(Layout::I2sP128, rows, cols, &rng.codes(rows * cols));
+            let mut found = [(); 2].map(|()| vec![0; super::bytes(rows, cols)]);
+            super::pack_rows(&plain, plain.len() / rows, cols, &mut found[0]).unwrap();
+            super::pack_rows_plain(&plain, plain.len() / rows, cols, &mut found[1]).unwrap();
+            assert!(found[0] == found[1], "{rows} x {cols}");
+        }
+    }
+
+    #[test]
     fn a_row_takes_128_bytes_for_640_columns() {
         assert_eq!(ternary_bytes(Layout::Base3R16, 16, 5120), 16 * 1024);
         assert_eq!(ternary_bytes(Layout::Base3R16, 17, 17408), 32 * 28 * 128);

@@ -49,7 +49,7 @@ pub(super) fn plain_row(row: &[u8], out: &mut [[u8; I2S_BLOCK_BYTES]]) -> bool {
     let mut threes = 0;
     for (block, out) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<2>().0) {
         for (byte, out) in block.iter().zip(out.as_flattened_mut()) {
-            let fields = byte >> 4 | byte << 4;
+            let fields = byte.rotate_left(4);
             *out = fields >> 2 & 0x33 | (fields & 0x33) << 2;
             threes |= byte & byte >> 1 & 0x55;
         }
