@@ -488,6 +488,8 @@ mod tests {
         assert_eq!(further(&gpu, &[TestedChoices { choices: own, us: None, agreed: true }]), None);
         let Some(fixed) = open(Tuning { product: Some(Product::F32), ..Tuning::default() }) else { return };
         assert_eq!(further(&fixed, &compared(2.0, 1.0)), None);
+        let Some(fixed) = open(Tuning { tile: Some(Tile::Words), ..Tuning::default() }) else { return };
+        assert_eq!(further(&fixed, &compared(1.0, 2.0)), None);
     }
 
     #[test]
