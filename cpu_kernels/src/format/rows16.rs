@@ -97,7 +97,7 @@ pub(crate) fn interleave_scales(values: &[f16], groups: usize) -> Vec<f16> {
     out
 }
 
-/// As [`interleave_scales`], into zeros.
+/// Writes scales (rows, groups) in the order (rows / 16, groups, 16) into zeros, which rows that the last 16 lack keep.
 pub fn interleave_scales_into(values: &[f16], groups: usize, out: &mut [f16]) {
     let panel = PANEL_ROWS * groups.max(1);
     for (values, panel) in values.chunks(panel).zip(out.chunks_exact_mut(panel)) {
