@@ -81,8 +81,9 @@ impl Line {
         }
     }
 
-    /// Ends this side and reads on, for a while, until the client ends its own. Where a line is closed with bytes that nobody has read, the end of
-    /// the answer is lost, too (RFC 9112, 9.6): a client that sends a body which was refused would not see why.
+    /// Ends this side and reads on, for a while, until the client ends its own. Where a line is closed with bytes that
+    /// nobody has read, the end of the answer is lost, too (RFC 9112, 9.6): a client that sends a body which was refused would
+    /// not see why.
     pub async fn drain(&self) {
         // The connection leaves that to others where it was asked for another protocol (an upgrade, HTTP/2).
         let _ = poll_fn(|context| Pin::new(&mut self.lock().stream).poll_shutdown(context)).await;

@@ -66,6 +66,18 @@ impl Runtime {
         fits && alike && one.sequence.epoch == self.epoch && self.phases.loaded.iter().any(|loaded| loaded.segment.head)
     }
 
+    /// Where inside a prompt its batch makes a checkpoint: the tokens before it, and its place. `None` where it is not made on
+    /// the way.
+    pub(super) fn on_the_way(&self, one: &Work<'_>) -> Option<(usize, Checkpoint)> {
+        let is_prompt = one.phase == Phase::Prefill && matches!(one.want, Want::Last | Want::Top(_));
+        let is_long = one.ids.len() > PROMPT_TAIL;
+        if self.can_rewind || !is_prompt || !is_long || !self.limits().keeps_on_the_way {
+            return None;
+        }
+        let len = one.sequence.tokens.len() + one.ids.len() - PROMPT_TAIL;
+        Some((len, one.sequence.place_in_prompt(self.phases.effective(one.phase), len)?))
+    }
+
     /// Before the last tokens of prompts, and before drafts: checkpoints, as what follows may have to be forgotten. Of a
     /// prompt, the tokens before it run here, and `parted` is told, unless backends make it on the way.
     pub(super) fn run_to_checkpoints<'a>(
@@ -78,11 +90,7 @@ impl Runtime {
             match (one.phase, one.want) {
                 (Phase::Prefill, Want::Last | Want::Top(_)) => {
                     let (first, last) = one.ids.split_at(one.ids.len().saturating_sub(PROMPT_TAIL));
-                    let len = one.sequence.tokens.len() + first.len();
-                    if !first.is_empty() && self.limits().keeps_on_the_way {
-                        let place = one.sequence.place_in_prompt(phase, len);
-                        self.on_the_way.resize(at, None);
-                        self.on_the_way.push(place.map(|place| (len, place)));
+                    if self.on_the_way(one).is_some() {
                         continue;
                     }
                     if !first.is_empty() {

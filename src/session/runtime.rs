@@ -11,7 +11,7 @@ use super::{
     sequence::{FreeSlots, Sequence},
 };
 use crate::{
-    backend::{Activations, Backend, Batch, Checkpoint, LayerState, Limits, Row, RowOutput, Want},
+    backend::{Activations, Backend, Batch, LayerState, Limits, Row, RowOutput, Want},
     error::{Error, Result},
     graph::{Graph, StateKind},
     model::Model,
@@ -49,8 +49,6 @@ pub struct Runtime {
     /// Tokens of each row of the batch that run once more, before those of its work.
     repeated: Vec<usize>,
     members: Vec<usize>,
-    /// By work: a checkpoint to be made inside its prompt, and the tokens before it.
-    pub(super) on_the_way: Vec<Option<(usize, Checkpoint)>>,
     pub(super) activations: Activations,
     moved: LayerState,
     /// One for each work of the last step.
@@ -93,7 +91,6 @@ impl Runtime {
             batch: Batch::default(),
             repeated: Vec::new(),
             members: Vec::new(),
-            on_the_way: Vec::new(),
             activations: Activations::default(),
             moved: LayerState::default(),
             outputs: Vec::new(),
@@ -375,7 +372,6 @@ impl Runtime {
 
     /// All works, in as few batches as the backends allow.
     fn try_run(&mut self, work: &mut [Work<'_>]) -> Result<()> {
-        self.on_the_way.clear();
         self.outputs.resize_with(work.len(), RowOutput::default);
         self.logits.clear();
         self.hidden.clear();
@@ -400,8 +396,10 @@ impl Runtime {
         }
         done?;
         let Limits { exact_tokens, least_prompt, .. } = self.limits();
-        for (at, Work { sequence, ids, phase, .. }) in work.iter_mut().enumerate() {
-            if let Some((len, place)) = self.on_the_way.get(at).copied().flatten() {
+        for one in work.iter_mut() {
+            let made = self.on_the_way(one);
+            let Work { sequence, ids, phase, .. } = one;
+            if let Some((len, place)) = made {
                 sequence.mark(place, self.phases.effective(*phase), len);
             }
             let are_steps = match phase {
@@ -470,6 +468,7 @@ impl Runtime {
         self.repeated.clear();
         self.activations.ids.clear();
         for &at in members {
+            let checkpoint = self.on_the_way(&work[at]);
             let Work { sequence, ids, want, phase: own_phase } = &mut work[at];
             let is_prompt = *own_phase == Phase::Prefill;
             let repeated = self.missing(sequence);
@@ -480,7 +479,6 @@ impl Runtime {
                 let filled = &mut sequence.filled[other as usize];
                 *filled = (*filled).min(start);
             }
-            let checkpoint = self.on_the_way.get(at).copied().flatten();
             let slot = sequence.slot;
             self.batch.rows.push(Row { slot, positions: start..end, want: *want, is_prompt, checkpoint });
             self.repeated.push(repeated);

@@ -36,7 +36,7 @@ const NUDGE: f32 = 1.0 / (1 << 20) as f32;
 /// How many times as far as the logits of [`nudged`] those of the GPU may be from the reference, over all steps. Two releases of
 /// Mesa's software driver and SwiftShader have 0.4 to 0.7.
 const USUALLY: f64 = 1.25;
-/// The same of the worst step: 2 to 3 there.
+/// As [`USUALLY`], of the worst step: 2 to 3 there.
 const EVER: f64 = 6.0;
 
 /// Prompts of the demo model.

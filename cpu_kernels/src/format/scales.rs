@@ -59,11 +59,18 @@ impl Deref for GroupScales {
     }
 }
 
+impl From<Memory> for GroupScales {
+    fn from(memory: Memory) -> Self {
+        let range = 0..memory.len();
+        Self { memory: Arc::new(memory), range }
+    }
+}
+
 impl From<&[f16]> for GroupScales {
     fn from(values: &[f16]) -> Self {
         let mut memory = Memory::zeroed(size_of_val(values));
         memory.copy_from_slice(bytemuck::cast_slice(values));
-        Self { memory: Arc::new(memory), range: 0..size_of_val(values) }
+        memory.into()
     }
 }
 

@@ -4,7 +4,6 @@
 //! bits, and of sums in f32. Those sums are the same bits for any number of tokens, see the module `grouped`.
 
 use std::{
-    iter,
     ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -15,8 +14,8 @@ use super::{CHUNK_ROWS, Query, Row, encode::up};
 use crate::{
     Cpu, Isa,
     format::{
-        Codec, DenseType, DenseView, GroupScales, Layout, MatrixScales, PANEL_ROWS, ScaleKind, TernaryView,
-        interleave_scales_into, repack_into, ternary_bytes,
+        Codec, DenseType, DenseView, Layout, MatrixScales, PANEL_ROWS, ScaleKind, TernaryView, interleave_scales_into,
+        repack_into, ternary_bytes,
     },
     memory::Memory,
     quantize::QuantizedActs,
@@ -54,8 +53,13 @@ fn layout(isa: Isa, cols: usize) -> Layout {
 
 /// Bytes of the codes, scales and products of a head of type `ty`.
 pub fn bytes(isa: Isa, rows: usize, cols: usize, ty: DenseType) -> usize {
-    let scales = rows.next_multiple_of(PANEL_ROWS) * (cols / ty.block_len()) * size_of::<f16>();
+    let scales = scale_bytes(rows, cols / ty.block_len());
     ternary_bytes(layout(isa, cols), rows, cols).saturating_add(scales).saturating_add(2 * size_of::<f32>() * rows)
+}
+
+/// Bytes of the scales of so many rows, 16 side by side.
+fn scale_bytes(rows: usize, groups: usize) -> usize {
+    rows.next_multiple_of(PANEL_ROWS) * groups * size_of::<f16>()
 }
 
 impl Codes {
@@ -69,8 +73,7 @@ impl Codes {
         let row_bytes = ternary_bytes(Layout::I2sP128, 1, cols);
         let layout = layout(cpu.isa(), cols);
         let packed_bytes = |rows| ternary_bytes(layout, rows, cols);
-        let scale_bytes = |rows: usize| rows.next_multiple_of(PANEL_ROWS) * groups * size_of::<f16>();
-        let (mut codes, mut scales) = (Memory::zeroed(packed_bytes(rows)), Memory::zeroed(scale_bytes(rows)));
+        let (mut codes, mut scales) = (Memory::zeroed(packed_bytes(rows)), Memory::zeroed(scale_bytes(rows, groups)));
         let mut kept = vec![Row::default(); rows];
         let is_fine = AtomicBool::new(true);
         let (to_codes, to_scales) = (Disjoint::new(&mut codes), Disjoint::new(&mut scales));
@@ -83,7 +86,7 @@ impl Codes {
                 return is_fine.store(false, Ordering::Relaxed);
             };
             let panels = packed_bytes(range.start)..packed_bytes(range.end);
-            let of_panels = scale_bytes(range.start)..scale_bytes(range.end);
+            let of_panels = scale_bytes(range.start, groups)..scale_bytes(range.end, groups);
             // SAFETY: chunks are disjoint ranges of rows, and whole panels of 16 but for the last.
             let (codes, scales) = unsafe { (to_codes.part(panels), to_scales.part(of_panels)) };
             // SAFETY: as above.
@@ -98,8 +101,7 @@ impl Codes {
         if !is_fine.into_inner() {
             return None;
         }
-        let values = GroupScales::cut(scales, iter::once(0..scale_bytes(rows)));
-        let scales = MatrixScales::PerGroup { size, values: values.last()? };
+        let scales = MatrixScales::PerGroup { size, values: scales.into() };
         let halves = QuantizedActs::with_group(2 * tokens, cols, Some(size));
         let (steps, products) = (vec![0.0; 2 * tokens * groups], vec![0.0; 2 * tokens * rows]);
         Some((Self { codes, layout, scales, rows, cols, groups, halves, steps, products }, kept))

@@ -12,7 +12,6 @@ use bitnet_cpu_kernels::{
     memory::Memory,
     ternary,
 };
-
 use half::f16;
 
 use super::kernel::{Kernels, Layouts};
@@ -86,7 +85,7 @@ struct Job<'a> {
     demand: bool,
 }
 
-/// What is written of some rows: codes for many and for few tokens as [`Job::written`] says, and scales of groups.
+/// Parts written of some rows: codes for many and for few tokens as [`Job::written`] says, and scales of groups.
 type Parts<T> = [T; 3];
 
 impl<'a> Job<'a> {
@@ -230,12 +229,12 @@ fn pack_blocks(
             codes.filter(|_| job.written[at].is_some())
         })
     };
-    let ends = jobs.iter().scan(0, |end, job| {
+    let ranges = jobs.iter().scan(0, |end, job| {
         let ([.., bytes], [.., room]) = (job.bytes(job.matrix.rows), job.room());
         *end += room;
         Some(*end - room..*end - room + bytes)
     });
-    let mut scales = GroupScales::cut(of_scales, ends.collect::<Vec<_>>().into_iter());
+    let mut scales = GroupScales::cut(of_scales, ranges.collect::<Vec<_>>().into_iter());
     let mut layers = vec![[const { None }; Linear::ALL.len()]; blocks.len()];
     for ((job, has_few), (block, role, _)) in jobs.into_iter().zip(has_few).zip(places) {
         let codes = codes(&job);

@@ -26,7 +26,7 @@ static THREES: [u8; 64] = {
     table
 };
 
-/// What a fifth code e adds to four codes from 64 on: see [`five_in_a_byte`](crate::format::base3::five_in_a_byte).
+/// Number added for a fifth code e to four codes from 64 on: see [`five_in_a_byte`](crate::format::base3::five_in_a_byte).
 static FIFTHS: [u8; 64] = {
     let mut table = [0; 64];
     let mut at = 0;
